@@ -1,0 +1,92 @@
+"""Make the Airflow task that runs dbt: a pod on a cluster, a process elsewhere. The one place that makes pods.
+
+| environment variable | meaning |
+| --- | --- |
+| `DBT_IMAGE` | the project's dbt image; where it is set, dbt runs in a pod of it |
+| `DBT_PYTHON` | else: the Python of dbt's own environment |
+| `DBT_PROJECT_DIR` | else: the folder of the dbt project, where `run.py` is |
+
+dbt's own settings (`WAREHOUSE_…`, `DBT_…`) come from the worker's environment, or on a cluster from the secret
+`warehouse-transformer`.
+"""
+
+import logging
+import os
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator, task
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 30.0
+
+
+def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
+    """Return the task TASK_ID that runs `dbt ARGUMENTS`; call it inside a DAG."""
+    if image := os.environ.get("DBT_IMAGE"):
+        return _pod(task_id, image, arguments)
+    return _process(task_id, arguments)
+
+
+def _process(task_id: str, arguments: tuple[str, ...]) -> Any:
+    @task(task_id=task_id, execution_timeout=timedelta(hours=1))
+    def run_dbt() -> None:
+        run_process([os.environ["DBT_PYTHON"], str(Path(os.environ["DBT_PROJECT_DIR"]) / "run.py"), *arguments])
+
+    return run_dbt()
+
+
+def run_process(argv: list[str]) -> None:
+    """Run dbt's process with dbt's part of the environment alone, each line of its output to the log.
+
+    Raises:
+        RuntimeError: it ended with another exit code than 0; its last lines in the log say why.
+    """
+    passed_on = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ") or name.startswith(("DBT_", "WAREHOUSE_"))
+    }
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=passed_on)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.info("%s", line.rstrip("\n"))
+        code = process.wait()
+    finally:
+        if process.poll() is None:  # the task was ended; so is dbt, which then lets go of its locks
+            process.terminate()
+            process.wait(STOP_TIMEOUT_S)
+    if code:
+        raise RuntimeError(f"dbt ended with exit code {code}; the lines above say why")
+
+
+def _pod(task_id: str, image: str, arguments: tuple[str, ...]) -> BaseOperator:
+    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+    from kubernetes.client import models as k8s
+
+    return KubernetesPodOperator(
+        task_id=task_id,
+        name=task_id.replace("_", "-"),
+        image=image,
+        image_pull_policy="IfNotPresent",
+        arguments=list(arguments),
+        env_from=[k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name="warehouse-transformer"))],
+        container_resources=k8s.V1ResourceRequirements(
+            requests={"cpu": "250m", "memory": "256Mi"}, limits={"cpu": "2", "memory": "1Gi"}
+        ),
+        security_context={"runAsNonRoot": True},
+        automount_service_account_token=False,
+        random_name_suffix=True,
+        startup_timeout_seconds=300,
+        startup_check_interval_seconds=1,
+        execution_timeout=timedelta(hours=1),
+        active_deadline_seconds=3600,
+        get_logs=True,
+        log_events_on_failure=True,
+        on_finish_action="delete_succeeded_pod",
+        do_xcom_push=False,
+    )

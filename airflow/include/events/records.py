@@ -1,0 +1,147 @@
+"""Turn one line of an events file into an event, or say why it cannot be one. Pure: no I/O.
+
+| reason                | the row |
+| --------------------- | ------- |
+| `too_long`            | is longer than 1 MiB |
+| `not_utf8`            | has bytes that are not UTF-8 |
+| `nul_byte`            | has a NUL, which PostgreSQL cannot store |
+| `quoting`             | has a quote that is not closed, text after a closing one, or one inside a field without quotes |
+| `field_count`         | has not five fields |
+| `event_id`            | has an event id that is not an integer of 64 bits |
+| `event_type`          | has an event type that is none of the four |
+| `professional_id`     | has a professional's id that is not an integer of 64 bits |
+| `created_at`          | has no real time, `YYYY-MM-DD HH:MM:SS[.ffffff][Z]` or `…[±HH:MM]`; `T` may be the space |
+| `metadata_missing`    | is a proposal without metadata |
+| `metadata_unexpected` | has metadata and is no proposal |
+| `metadata`            | has metadata that is not `<service id>_<name>_<name>_<fee>` with both names |
+| `service_id`          | has a service id that is not an integer of 64 bits |
+| `lead_fee`            | has a fee that is not a number of at most 12 digits before and 6 after the point |
+| `duplicate_event_id`  | has the event id of an earlier valid row (the load finds these; a line alone cannot show it) |
+
+They are checked in this order; the first that holds is the row's reason.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+COLUMNS = ("event_id", "event_type", "professional_id_anonymized", "created_at", "meta_data")
+EVENT_TYPES = frozenset({"created_account", "became_able_to_propose", "became_unable_to_propose", "proposed"})
+DUPLICATE = "duplicate_event_id"
+MAX_LINE_BYTES = 1 << 20
+
+_FIELD = re.compile(r'(?:"((?:[^"]++|"")*+)"|([^";]*+))(;|\Z)')
+# `0*+` so that any number of leading zeros is fine and int() only ever sees the 19 digits that a bigint can have.
+_ID = re.compile(r"(-?)(?=[0-9])0*+([0-9]{0,19})")
+# What fromisoformat() takes beyond the format, or takes in some versions of Python only (24:00), stops here.
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
+    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
+)
+_FEE = re.compile(r"[+-]?[0-9]{1,12}(?:\.[0-9]{1,6})?")
+
+
+class Event(NamedTuple):
+    """A valid row; the fields are COLUMNS, `created_at` is in UTC, `meta_data` None unless the event is a proposal."""
+
+    event_id: int
+    event_type: str
+    professional_id_anonymized: int
+    created_at: datetime
+    meta_data: str | None
+
+
+class Reject(NamedTuple):
+    """Why a row is not valid: one of the reasons above."""
+
+    reason: str
+
+
+def is_header(line: bytes) -> bool:
+    """Say whether LINE (no line end, no byte order mark) is the header of an events file."""
+    return _split(line.decode(errors="replace")) == [*COLUMNS]
+
+
+def parse(line: bytes) -> Event | Reject:  # noqa: PLR0911 - a return for each reason, in their order
+    """Return the event in LINE (no line end), or why there is none."""
+    if len(line) > MAX_LINE_BYTES:
+        return Reject("too_long")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return Reject("not_utf8")
+    if "\0" in text:
+        return Reject("nul_byte")
+    if (fields := _split(text)) is None:
+        return Reject("quoting")
+    if len(fields) != len(COLUMNS):
+        return Reject("field_count")
+    event_id, event_type, professional_id, created_at, meta_data = fields
+    if (event_key := _id(event_id)) is None:
+        return Reject("event_id")
+    if event_type not in EVENT_TYPES:
+        return Reject("event_type")
+    if (professional_key := _id(professional_id)) is None:
+        return Reject("professional_id")
+    if (moment := _moment(created_at)) is None:
+        return Reject("created_at")
+    if event_type == "proposed":
+        if reason := _metadata_flaw(meta_data):
+            return Reject(reason)
+    elif meta_data:
+        return Reject("metadata_unexpected")
+    return Event(event_key, event_type, professional_key, moment, meta_data or None)
+
+
+def raw_text(line: bytes) -> str:
+    r"""Return LINE as text that PostgreSQL can store.
+
+    Bytes that are not UTF-8, and NULs, are shown as `\xNN`; of a line that is too long only the beginning is kept.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        return raw_text(line[:1000]) + "…"
+    return line.decode(errors="backslashreplace").replace("\0", "\\x00")
+
+
+def _split(text: str) -> list[str] | None:
+    """Return the fields of TEXT, or None if its quotes are not where they may be."""
+    if '"' not in text:
+        return text.split(";")
+    fields: list[str] = []
+    position = 0
+    while match := _FIELD.match(text, position):
+        fields.append(match[2] if match[1] is None else match[1].replace('""', '"'))
+        if not match[3]:
+            return fields
+        position = match.end()
+    return None
+
+
+def _id(text: str) -> int | None:
+    if not (match := _ID.fullmatch(text)):
+        return None
+    number = int(match[1] + (match[2] or "0"))
+    return number if -(2**63) <= number < 2**63 else None
+
+
+def _moment(text: str) -> datetime | None:
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # no such day, or the offset leads out of the years 1 to 9999
+        return None
+
+
+def _metadata_flaw(meta_data: str) -> str | None:
+    if not meta_data:
+        return "metadata_missing"
+    parts = meta_data.split("_")
+    if len(parts) != 4 or not (parts[1] and parts[2]):
+        return "metadata"
+    if _id(parts[0]) is None:
+        return "service_id"
+    if not _FEE.fullmatch(parts[3]):
+        return "lead_fee"
+    return None

@@ -1,0 +1,174 @@
+"""Drive Airflow over its REST API: the same client for every target."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from harness.errors import DagRunFailedError, ServiceFailedError
+
+REQUEST_TIMEOUT_S = 30.0
+RETRY_FOR_S = 60.0  # 429 and 5xx, and connections that are refused
+POLL_INTERVAL_S = 0.5
+ENDED = ("success", "failed")
+ERROR_MARK = "\N{CROSS MARK} "  # between a log line's text and the error that it carries
+
+TaskListener = Callable[[str, str], None]
+
+
+@dataclass
+class AirflowApi:
+    """A client of Airflow's REST API v2 that logs in by itself.
+
+    Attributes:
+        address: `http://host:port`, without a path.
+    """
+
+    address: str
+    username: str
+    password: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        self._http = httpx.Client(base_url=self.address, timeout=REQUEST_TIMEOUT_S)
+
+    def healthy(self) -> dict[str, bool]:
+        """Say for each component that reports whether it is healthy; empty while the API server does not answer."""
+        try:
+            components = self._http.get("/api/v2/monitor/health").raise_for_status().json()
+        except httpx.HTTPError:
+            return {}
+        return {name: told["status"] == "healthy" for name, told in components.items() if told["status"] is not None}
+
+    def import_errors(self) -> list[str]:
+        """Return `file: last line of the traceback` for each DAG file that could not be imported."""
+        errors = self._request("GET", "/api/v2/importErrors").json()["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+
+    def dag_ids(self) -> set[str]:
+        """Return the ids of the DAGs that are parsed."""
+        return {dag["dag_id"] for dag in self._request("GET", "/api/v2/dags", params={"limit": 1000}).json()["dags"]}
+
+    def unpause(self, dag_id: str) -> None:
+        """Unpause a DAG, which also makes one scheduled run of its last interval."""
+        self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Trigger a run without a logical date and return its id; CONF overrides the DAG's params."""
+        body = {"logical_date": None, "conf": conf}
+        return str(self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body).json()["dag_run_id"])
+
+    def runs(self, dag_id: str) -> dict[str, str]:
+        """Return the state of each run of a DAG, by run id."""
+        runs = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns", params={"limit": 100}).json()["dag_runs"]
+        return {run["dag_run_id"]: run["state"] for run in runs}
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Return the state of each task of a run, by task id; `none` before it is scheduled."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        return {
+            task["task_id"]: task["state"] or "none" for task in self._request("GET", path).json()["task_instances"]
+        }
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> list[str]:
+        """Return the lines of a task's log."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
+        content = self._request("GET", path, params={"full_content": True}).json()["content"]
+        return [_line(entry) for entry in content]
+
+    def follow(self, dag_id: str, run_id: str, timeout_s: float, changed: TaskListener) -> None:
+        """Wait for a run to end, calling CHANGED with task id and state each time that a task changes state.
+
+        Raises:
+            DagRunFailedError: it failed, or did not end in TIMEOUT_S seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        seen: dict[str, str] = {}
+        while True:
+            state = self.runs(dag_id).get(run_id, "gone")  # before the tasks: when it has ended they have, too
+            states = self.task_states(dag_id, run_id)
+            for task_id, task_state in states.items():
+                if task_state != "none" and seen.get(task_id) != task_state:
+                    changed(task_id, task_state)
+            seen = states
+            if state == "success":
+                return
+            if state in ("failed", "gone"):
+                raise self._failed(dag_id, run_id, states)
+            if time.monotonic() > deadline:
+                raise DagRunFailedError(
+                    f"{dag_id} did not end within {timeout_s:.0f} s; its tasks: {_told(states)}.",
+                    "The machine is most likely too slow or the scheduler is stuck.",
+                    "Look at the scheduler's log in the diagnostics.",
+                )
+            time.sleep(POLL_INTERVAL_S)
+
+    def _failed(self, dag_id: str, run_id: str, states: dict[str, str]) -> DagRunFailedError:
+        failed = [task_id for task_id, state in states.items() if state == "failed"]
+        if not failed:
+            return DagRunFailedError(
+                f"{dag_id} failed, and none of its tasks did: {_told(states)}.",
+                "Somebody, or the run's own time limit, ended it.",
+                "Look at the scheduler's log in the diagnostics.",
+            )
+        what, why, next_step = explain(self.task_log(dag_id, run_id, failed[0]))
+        return DagRunFailedError(f"{dag_id} failed in {failed[0]}: {what}", why, next_step)
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request; log in when that is asked for, try again where the server is busy, raise on anything else."""
+        deadline = time.monotonic() + RETRY_FOR_S
+        pause_s, logged_in = 0.25, False
+        while True:
+            try:
+                response = self._http.request(method, path, **options)
+                if response.status_code in (401, 403) and not logged_in:
+                    self._log_in()
+                    logged_in = True
+                    continue
+                if response.status_code != 429 and response.status_code < 500:
+                    return response.raise_for_status()
+                told = f"{response.status_code} {response.reason_phrase}"
+            except httpx.TransportError as error:
+                told = str(error) or type(error).__name__
+            if time.monotonic() > deadline:
+                raise ServiceFailedError(
+                    f"Airflow's API did not take {method} {path} for {RETRY_FOR_S:.0f} s: {told}.",
+                    "The API server is most likely overloaded or has ended.",
+                    "Look at its log in the diagnostics.",
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 4)
+
+    def _log_in(self) -> None:
+        body = {"username": self.username, "password": self.password}
+        token = self._http.post("/auth/token", json=body).raise_for_status().json()["access_token"]
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
+
+def explain(log: list[str]) -> tuple[str, str, str]:
+    """Return what a failed task's log says: what happened, why most likely, what to do next; one line each."""
+    for line in reversed(log):
+        lines = line.partition(ERROR_MARK)[2].split("\n")
+        if len(lines) == 3:  # an error that the pipeline foresaw
+            return lines[0], lines[1], lines[2]
+    from_dbt = [line for line in log if re.search(r"\b(FAIL \d+|ERROR creating|[A-Z]\w+ Error in|Failure in)\b", line)]
+    told = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
+    return (
+        told[0].replace(ERROR_MARK, "")[:300],
+        "dbt's log has the failing rows or the statement." if from_dbt else "It was not foreseen.",
+        "Read the task's whole log in the diagnostics.",
+    )
+
+
+def _line(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return str(entry)
+    causes = entry.get("error_detail") or []
+    text = str(entry.get("event", ""))
+    return f"{text} {ERROR_MARK}{causes[-1].get('exc_value')}" if causes else text
+
+
+def _told(states: dict[str, str]) -> str:
+    return ", ".join(f"{task_id} {state}" for task_id, state in states.items()) or "none made"

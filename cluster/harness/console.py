@@ -1,0 +1,74 @@
+"""Say on the terminal what happens: one line per step as it ends, plain text, groups on GitHub."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+ON_GITHUB = os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def error(what: str, why: str, next_step: str) -> None:
+    """Print a foreseen error: what happened, why most likely, what to run next."""
+    print(f"✗ {what}\n  {why}\n  {next_step}", file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, ["─" * width for width in widths], *rows):
+        cells = [cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(row)]
+        say("  " + "  ".join(cells))
+
+
+@contextlib.contextmanager
+def group(title: str) -> Iterator[None]:
+    """Fold what is printed inside on GitHub; elsewhere print the title above it."""
+    say(f"::group::{title}" if ON_GITHUB else f"── {title}")
+    try:
+        yield
+    finally:
+        if ON_GITHUB:
+            say("::endgroup::")
+
+
+@dataclass
+class Phases:
+    """What has been done so far, and how long each took.
+
+    Attributes:
+        seconds: by phase, in the order of their ends.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator["Phase"]:
+        """Time what is done inside, and print `✓ text (seconds)` when it ends well."""
+        phase = Phase(name)
+        begun = time.monotonic()
+        try:
+            yield phase
+        finally:
+            self.seconds[name] = time.monotonic() - begun
+        say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
+
+    @property
+    def total_s(self) -> float:
+        """Seconds since the first phase could begin."""
+        return time.monotonic() - self.started
+
+
+@dataclass
+class Phase:
+    """A phase under way; its text may be made more telling before it ends."""
+
+    text: str

@@ -1,0 +1,278 @@
+"""Run the three pipelines end to end on a target, and check every number against an independent computation.
+
+The weekly and the monthly run load the whole file again, and at the end so does a second daily run: after each, every
+table holds what it held after the first, byte for byte.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import psycopg
+
+from events.source import check_source
+from harness import oracle
+from harness.airflow_api import AirflowApi
+from harness.console import Phases, group, say, table
+from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError
+from harness.locks import ROOT
+from harness.targets import Deployment, Settings, choose
+from harness.warehouse import Warehouse
+
+DAG_IDS = ("events_pipeline_daily", "events_pipeline_weekly", "events_pipeline_monthly")
+SAMPLE = ROOT / "airflow" / "data" / "events.csv"
+DIAGNOSTICS = ROOT / "build" / "diagnostics"
+PARSED_TIMEOUT_S = 120.0
+RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
+MIN_FREE_BYTES = 1_000_000_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `nox -s e2e` was asked for.
+
+    Attributes:
+        target: a target's name, or `auto`.
+        events: the events file, a path or any fsspec URI; the sample by default.
+        max_rejected: the share of rows that may be rejected, 0 to 1.
+        keep: leave it up at the end.
+        ui_port: the port for Airflow's UI and API; None for a free one.
+    """
+
+    target: str = "auto"
+    events: str = str(SAMPLE)
+    max_rejected: float = 0.01
+    keep: bool = False
+    ui_port: int | None = None
+
+
+def run(options: Options) -> None:
+    """Bring the target up, run, check, and take it down.
+
+    Raises:
+        EventsError: something foreseen went wrong, the harness's own errors among them.
+    """
+    target, reason = choose(options.target)
+    say(f"target {target.name}: {reason}")
+    events_uri = absolute(options.events)
+    check_source(events_uri)
+    check_room(events_uri)
+
+    phases = Phases()
+    expected = InBackground(lambda: oracle.compute(events_uri))
+    rows: dict[str, int] = {}
+    try:
+        with target.up(Settings(events_uri, options.ui_port), phases) as deployment:
+            try:
+                rows = run_pipelines(deployment, expected, options, phases)
+            except Exception:
+                save_diagnostics(deployment)
+                if options.keep:
+                    keep(deployment)
+                raise
+            if options.keep:
+                keep(deployment)
+        if deployment.left:
+            raise LeftBehindError(
+                f"Left behind: {'; '.join(deployment.left)}.",
+                "It did not end when it was told to, or was made by somebody else.",
+                "End or remove it by hand.",
+            )
+    finally:
+        print_tables(phases, rows)
+    say(f"✓ e2e on {target.name}: everything holds ({phases.total_s:.0f} s)")
+
+
+def run_pipelines(
+    deployment: Deployment, expected: "InBackground[oracle.Expected]", options: Options, phases: Phases
+) -> dict[str, int]:
+    """Run every DAG, check the warehouse after the first and compare it after each; return rows by table."""
+    api = deployment.api
+    with phases.phase("DAGs parsed") as phase:
+        wait_until_parsed(api)
+        phase.text = f"{len(DAG_IDS)} DAGs parsed, no import errors"
+    conf = {"max_rejected": options.max_rejected}
+
+    first, *others = DAG_IDS
+    run_dag(api, first, conf, phases, first)
+    with phases.phase("numbers checked") as phase:
+        wanted = expected.result()
+        checks = check(wanted, deployment.warehouse)
+        before = fingerprints(deployment.warehouse)
+        days = len(wanted.active_professionals)
+        phase.text = f"{len(checks)} checks hold: rows, lead fees, {days:,} days of active professionals, rejects"
+
+    for dag_id in others:
+        run_dag(api, dag_id, conf, phases, dag_id)
+        check_unchanged(before, deployment.warehouse, dag_id)
+    run_dag(api, first, conf, phases, f"{first} again")
+    wait_for_scheduled_runs(api)
+    check_unchanged(before, deployment.warehouse, f"the second run of {first}")
+    check(wanted, deployment.warehouse)
+    say("✓ a second run changes nothing: every table holds what it held")
+    return wanted.rows
+
+
+def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, Any], phases: Phases, phase_name: str) -> None:
+    """Unpause and trigger a DAG and follow it to its end, a line per task as it changes state."""
+    with group(dag_id), phases.phase(phase_name) as phase:
+        phase.text = f"{phase_name} succeeded"
+        started = time.monotonic()
+
+        def changed(task_id: str, state: str) -> None:
+            say(f"  {time.monotonic() - started:5.1f} s  {task_id:<14} {state}")
+
+        api.unpause(dag_id)
+        api.follow(dag_id, api.trigger(dag_id, conf), RUN_TIMEOUT_S, changed)
+
+
+def wait_until_parsed(api: AirflowApi) -> None:
+    """Wait until Airflow knows exactly the project's DAGs.
+
+    Raises:
+        DagRunFailedError: a DAG file cannot be imported, or the DAGs are others.
+    """
+    deadline = time.monotonic() + PARSED_TIMEOUT_S
+    while (found := api.dag_ids()) != set(DAG_IDS) or api.import_errors():
+        if errors := api.import_errors():
+            raise DagRunFailedError(
+                f"A DAG file cannot be imported: {errors[0]}",
+                "The file, or something that it imports, is broken.",
+                "See the whole error: nox -s dags",
+            )
+        if time.monotonic() > deadline:
+            raise DagRunFailedError(
+                f"The DAGs are {', '.join(sorted(found)) or 'none'} and should be {', '.join(DAG_IDS)}.",
+                "A DAG was renamed or added, or the DAG processor does not see the folder.",
+                "See what is there: nox -s dags",
+            )
+        time.sleep(0.5)
+
+
+def wait_for_scheduled_runs(api: AirflowApi) -> None:
+    """Wait for the runs that unpausing made beside ours.
+
+    Raises:
+        DagRunFailedError: one failed, or did not end.
+    """
+    for dag_id in DAG_IDS:
+        for run_id in api.runs(dag_id):
+            api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)
+
+
+def check(expected: oracle.Expected, warehouse: Warehouse) -> list[oracle.Check]:
+    """Compare the warehouse with what the events file says.
+
+    Raises:
+        ChecksFailedError: a number differs.
+    """
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        checks = oracle.compare(expected, connection)
+    if wrong := [c for c in checks if not c.holds]:
+        for c in wrong:
+            say(f"✗ {c.name}: expected {c.expected}, found {c.actual}")
+        raise ChecksFailedError(
+            f"{len(wrong)} of {len(checks)} numbers are not what the events file says: {wrong[0].name}.",
+            "A change to the load or to a model most likely changed their meaning.",
+            "Compare what is expected and found above; the models' own tests: nox -s dbt",
+        )
+    return checks
+
+
+def fingerprints(warehouse: Warehouse) -> dict[str, str]:
+    """Return a digest of each table's content, by table."""
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        return oracle.fingerprint(connection)
+
+
+def check_unchanged(before: dict[str, str], warehouse: Warehouse, what: str) -> None:
+    """Compare every table's content with BEFORE.
+
+    Raises:
+        ChecksFailedError: WHAT changed a table.
+    """
+    after = fingerprints(warehouse)
+    if changed := [name for name in before if before[name] != after[name]]:
+        raise ChecksFailedError(
+            f"{what} changed {', '.join(changed)}.",
+            "The load or a model does not give the same result twice.",
+            "Look for what depends on the time, on the order of rows, or on the runs before.",
+        )
+
+
+def absolute(uri: str) -> str:
+    """Return URI, made absolute if it is a relative path: other processes have other working directories."""
+    return uri if urlsplit(uri).scheme else str(Path(uri).expanduser().absolute())
+
+
+def check_room(events_uri: str) -> None:
+    """Raise DiskFullError unless the temporary directory has room for the run."""
+    path = Path(events_uri)
+    needed = MIN_FREE_BYTES + (10 * path.stat().st_size if path.is_file() else 0)
+    where = tempfile.gettempdir()
+    free = shutil.disk_usage(where).free
+    if free < needed:
+        raise DiskFullError(
+            f"{where} has {free / 1e6:,.0f} MB free; the run needs {needed / 1e6:,.0f} MB.",
+            "PostgreSQL's files, Airflow's logs and a copy of the events go there.",
+            "Free some room, or point TMPDIR at a directory that has it.",
+        )
+
+
+def keep(deployment: Deployment) -> None:
+    """Leave the target up, and say how to reach it and how to take it down."""
+    deployment.keep()
+    api = deployment.api
+    say(f"  Airflow    {api.address}  user {api.username}, password {api.password}")
+    say(f"  warehouse  {deployment.warehouse.admin_dsn}")
+    say("  take it down: nox -s e2e -- --down")
+
+
+def save_diagnostics(deployment: Deployment) -> None:
+    """Copy the logs out of the run's directory before it is taken down, and say where they are."""
+    destination = DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S")
+    for name, source in deployment.logs().items():
+        shutil.copytree(source, destination / name, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    say(f"  diagnostics: {destination.relative_to(ROOT)}")
+
+
+def print_tables(phases: Phases, rows: dict[str, int]) -> None:
+    """Print the closing tables: phases with seconds, tables with rows."""
+    say("")
+    table(("phase", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in phases.seconds.items()])
+    if rows:
+        say("")
+        table(("table", "rows"), [(name, f"{count:,}") for name, count in rows.items()])
+    say("")
+
+
+class InBackground(Generic[T]):
+    """A computation in a thread that does not hold the process back when it ends early."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._outcome: list[T | BaseException] = []
+
+        def work() -> None:
+            try:
+                self._outcome.append(compute())
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
+                self._outcome.append(error)
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def result(self) -> T:
+        """Wait for the computation, and return what it returned or raise what it raised."""
+        self._thread.join()
+        [outcome] = self._outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome

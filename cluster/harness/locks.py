@@ -1,0 +1,98 @@
+"""Write `requirements/*.txt`, and tell when they are older than `pyproject.toml`.
+
+One resolution serves all groups (`constraints.txt`), so a version appears once; each group's lock then has the hashes
+of just what the group needs. A lock's first line is a digest of what it was made from: a clone has no useful times.
+
+    python cluster/harness/locks.py [OPTION of `uv pip compile`, --upgrade say]...
+
+Needs the standard library and uv alone: it runs before there is any environment.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ROOT / "requirements"
+CONSTRAINTS = LOCKS / "constraints.txt"
+COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")
+
+
+class LockError(Exception):
+    """A lock is missing or older than `pyproject.toml`; the message is one sentence."""
+
+
+def uv() -> str:
+    """Return the path of uv: the one that nox brings (`nox[uv]`), else the one on the path.
+
+    Raises:
+        LockError: there is none.
+    """
+    try:
+        from uv import find_uv_bin
+
+        return find_uv_bin()
+    except (ImportError, FileNotFoundError):
+        if path := shutil.which("uv"):
+            return path
+    raise LockError("uv is not installed; install nox with it: python3 -m pip install 'nox[uv]'")
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _digest(project: dict[str, Any]) -> str:
+    made_from = [project["project"]["requires-python"], project["dependency-groups"], project.get("tool", {}).get("uv")]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def path(group: str) -> Path:
+    """Return the path of GROUP's lock.
+
+    Raises:
+        LockError: it is missing, or older than what `pyproject.toml` asks for.
+    """
+    lock = LOCKS / f"{group}.txt"
+    first_line = lock.open(encoding="utf-8").readline() if lock.exists() else ""
+    if first_line != f"# made from {_digest(_project())}\n":
+        raise LockError(
+            f"requirements/{group}.txt is older than pyproject.toml: run nox -s lock, and commit what it writes."
+        )
+    return lock
+
+
+def write(*options: str) -> None:
+    """Write every lock anew; versions stay where they still fit, unless OPTIONS say --upgrade."""
+    project = _project()
+    groups = sorted(project["dependency-groups"])
+    header = f"# made from {_digest(project)}\n"
+    LOCKS.mkdir(exist_ok=True)
+    every = [option for group in groups for option in ("--group", group)]
+    _compile(CONSTRAINTS, header, *every, *options)
+    for group in groups:
+        constrained = ("--constraint", str(CONSTRAINTS.relative_to(ROOT)))
+        _compile(LOCKS / f"{group}.txt", header, "--group", group, *constrained, "--generate-hashes")
+    for stale in set(LOCKS.glob("*.txt")) - {CONSTRAINTS} - {LOCKS / f"{group}.txt" for group in groups}:
+        stale.unlink()
+
+
+def _compile(lock: Path, header: str, *options: str) -> None:
+    output = str(lock.relative_to(ROOT))
+    subprocess.run([uv(), *COMPILE, *options, "--output-file", output, "pyproject.toml"], cwd=ROOT, check=True)
+    lock.write_text(header + lock.read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"✓ {output}")
+
+
+if __name__ == "__main__":
+    try:
+        write(*sys.argv[1:])
+    except LockError as error:
+        sys.exit(str(error))
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)

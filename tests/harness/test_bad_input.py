@@ -1,0 +1,117 @@
+"""What a user gets wrong at `nox -s e2e`: three lines, no traceback, an exit code of its own, and nothing is left."""
+
+import gzip
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.locks import ROOT
+
+HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
+
+
+def e2e(*options: str, **env: str) -> tuple[int, list[str]]:
+    """Run `python -m harness e2e` and return its exit code and the lines that it says on standard error."""
+    argv = [sys.executable, "-m", "harness", "e2e", *options]
+    path = os.pathsep.join((str(ROOT / "cluster"), str(ROOT / "airflow" / "include")))
+    with tempfile.TemporaryDirectory() as directory:
+        env = os.environ | {"PYTHONPATH": path, "TMPDIR": directory} | env
+        done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120, check=False)
+        assert list(Path(env["TMPDIR"]).iterdir()) == []
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stderr.splitlines()
+
+
+def check(outcome: tuple[int, list[str]], code: int, what: str) -> None:
+    exit_code, lines = outcome
+    assert exit_code == code, lines
+    assert len(lines) == 3, lines
+    assert lines[0].startswith(f"✗ {what}"), lines
+    assert all(line.startswith("  ") and line.strip() for line in lines[1:])
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    path = tmp_path / "missing.csv"
+    check(e2e("--events", str(path)), 10, f"{path} does not exist.")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "empty.csv"
+    path.touch()
+    check(e2e("--events", str(path)), 11, f"{path} is empty.")
+
+
+def test_a_wrong_header(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("id,type\n1,a\n")
+    check(e2e("--events", str(path)), 12, f"{path} does not begin with the header of an events file: 'id,type'")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    check(e2e("--events", str(tmp_path)), 13, f"{tmp_path} is a directory.")
+
+
+def test_a_damaged_gzip_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv.gz"
+    path.write_bytes(gzip.compress(HEADER)[:12])
+    check(e2e("--events", str(path)), 19, f"{path} cannot be read")
+
+
+def test_a_scheme_whose_package_is_not_installed() -> None:
+    check(e2e("--events", "s3://bucket/events.csv"), 14, "s3:// needs the package s3fs, which is not installed.")
+
+
+def test_a_scheme_that_nobody_knows() -> None:
+    check(e2e("--events", "nonsense://events.csv"), 15, "No file system is known for nonsense://")
+
+
+def test_a_target_that_is_not_known() -> None:
+    check(e2e("--target", "mainframe"), 2, "There is no target 'mainframe'.")
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "many"])
+def test_a_share_of_rejects_that_is_none(share: str) -> None:
+    check(e2e("--max-rejected", share), 2, "--max-rejected")
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "http"])
+def test_a_port_that_is_none(port: str) -> None:
+    check(e2e("--ui-port", port), 2, "--ui-port")
+
+
+def test_an_option_that_is_not_known() -> None:
+    check(e2e("--evnts", "x"), 2, "nox -s e2e does not know --evnts x.")
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        check(e2e("--ui-port", port), 41, f"Port {port} cannot be used: Address already in use.")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a directory on a file system of its own with 20 MB."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", tmp_path], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_disk_without_room(small_disk: Path) -> None:
+    check(e2e(TMPDIR=str(small_disk)), 42, f"{small_disk} has 21 MB free; the run needs ")
+
+
+def test_down_without_anything_up(tmp_path: Path) -> None:
+    assert e2e("--down", TMPDIR=str(tmp_path)) == (0, [])

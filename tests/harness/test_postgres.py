@@ -1,0 +1,123 @@
+"""Each way to have a PostgreSQL gives the same one: version 18, UTC, the built-in locale; and what fails says why."""
+
+import os
+import socket
+
+import psycopg
+import pytest
+
+from harness import postgres
+from harness.errors import PortTakenError, PostgresError
+from harness.supervisor import Supervisor
+from harness.warehouse import Warehouse, create_warehouse, make_passwords
+
+needs_engine = pytest.mark.skipif(not postgres.engine_answers(), reason="no Docker engine answers")
+
+
+def check_promises(server: postgres.Server) -> None:
+    assert postgres.version(server).split(".")[0] == str(postgres.MAJOR)
+    warehouse = create_warehouse(server, "promises", make_passwords())
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        row = connection.execute(
+            "select current_setting('timezone'), datlocprovider, datlocale, pg_encoding_to_char(encoding),"
+            " (select array_agg(word order by word) from unnest(array['b', 'a', 'B', 'é', 'z']) as word)"
+            " from pg_database where datname = current_database()"
+        ).fetchone()
+    assert row == ("UTC", "b", "C.UTF-8", "UTF8", ["B", "a", "b", "z", "é"])
+
+
+def test_the_wheel_gives_what_is_promised_twice_at_once() -> None:
+    with Supervisor.launch() as one, Supervisor.launch() as other:
+        first, second = postgres.start_from_wheel(one), postgres.start_from_wheel(other)
+        assert first.port != second.port
+        check_promises(first)
+        check_promises(second)
+
+
+@needs_engine
+def test_the_container_gives_what_is_promised() -> None:
+    import docker
+
+    client = docker.from_env()
+    before = {container.id for container in client.containers.list(all=True)}
+    with Supervisor.launch() as supervisor:
+        check_promises(postgres.start_container(supervisor))
+        [container] = [c for c in client.containers.list() if c.id not in before and postgres.IMAGE in c.image.tags]
+    assert container.id not in {c.id for c in client.containers.list(all=True)}
+
+
+@needs_engine
+def test_an_image_that_cannot_be_had_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "IMAGE", "no.such.registry.invalid/postgres:18")
+    monkeypatch.setenv("PLATFORM_POSTGRES_IMAGE", "no.such.registry.invalid/postgres:18")
+    with Supervisor.launch() as supervisor, pytest.raises(PostgresError) as caught:
+        postgres.start_container(supervisor)
+    assert caught.value.what.startswith("The container no.such.registry.invalid/postgres:18 did not start: ")
+    assert "DOCKER_HOST=unix:///nowhere nox" in caught.value.next_step
+
+
+def test_a_port_that_was_taken_in_the_last_moment_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    free_port = postgres.free_port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [taken.getsockname()[1], free_port()]
+        monkeypatch.setattr(postgres, "free_port", lambda: ports.pop(0))
+        with Supervisor.launch() as supervisor:
+            server = postgres.start_from_wheel(supervisor)
+            assert server.port != taken.getsockname()[1]
+            assert ports == []
+
+
+def test_a_port_asked_for_that_is_taken_is_an_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTakenError) as caught:
+            postgres.check_port(port, "--ui-port")
+    assert caught.value.what == f"Port {port} cannot be used: Address already in use."
+    postgres.check_port(port, "--ui-port")  # free again
+
+
+def test_a_given_server_is_used_with_names_of_its_own(warehouse: Warehouse) -> None:
+    server = postgres.given(warehouse.server.dsn)
+    assert server.suffix
+    assert server.port == warehouse.server.port
+    assert server.suffix != postgres.given(warehouse.server.dsn).suffix
+
+
+def test_a_given_server_that_does_not_answer_is_explained() -> None:
+    with pytest.raises(PostgresError, match="does not answer"):
+        postgres.given(f"postgresql://postgres:x@127.0.0.1:{postgres.free_port()}/postgres")
+
+
+def test_a_dsn_that_is_none_is_explained() -> None:
+    with pytest.raises(PostgresError, match="does not answer"):
+        postgres.given("nonsense")
+
+
+def test_a_user_who_may_not_make_databases_is_refused(warehouse: Warehouse) -> None:
+    with pytest.raises(PostgresError, match=r"The user loader\w* of --postgres may not make databases and roles\."):
+        postgres.given(warehouse.loader_dsn)
+
+
+def test_without_an_engine_it_is_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    assert not postgres.engine_answers()
+    with postgres.ephemeral() as server:
+        assert server.origin == "a wheel"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run PostgreSQL")
+def test_as_root_postgresql_runs_as_nobody_and_no_user_is_made() -> None:
+    import pwd
+
+    import psutil
+
+    users = {user.pw_name for user in pwd.getpwall()}
+    with Supervisor.launch() as supervisor:
+        server = postgres.start_from_wheel(supervisor)
+        [pid] = {c.pid for c in psutil.net_connections("tcp4") if c.laddr == (server.host, server.port) and not c.raddr}
+        assert psutil.Process(pid or 0).username() == "nobody"
+    assert {user.pw_name for user in pwd.getpwall()} == users

@@ -1,0 +1,117 @@
+"""The rules of the dbt project that dbt itself does not enforce; a copy that breaks one shows that it is noticed."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2] / "dbt"
+
+
+def broken_rules(project: Path) -> Iterator[str]:
+    """Yield a line for each rule that PROJECT breaks."""
+    for name in ("packages.yml", "dependencies.yml"):
+        if (project / name).exists():
+            yield f"{name}: packages would be downloaded at run time"
+    for sql in sorted(project.glob("models/**/*.sql")):
+        for rule in (*rules_broken_in_sql(sql), *rules_broken_in_yml(sql)):
+            yield f"{sql.stem}: {rule}"
+
+
+def rules_broken_in_sql(sql: Path) -> Iterator[str]:
+    text = re.sub(r"--.*", "", sql.read_text())
+    if "staging" not in sql.parts and "source(" in text:
+        yield "reads a source past staging"
+    ctes = set(re.findall(r"^(\w+) as \($", text, re.MULTILINE))
+    for relation in re.findall(r"\b(?:from|join)\s+([a-z_]\w*\.?\w*)", re.sub(r"extract\([^)]*\)", "", text)):
+        if relation not in ctes:
+            yield f"reads {relation} without ref"
+
+
+def rules_broken_in_yml(sql: Path) -> Iterator[str]:
+    yml = sql.with_suffix(".yml")
+    if not yml.exists():
+        yield "no yml beside it"
+        return
+    properties = yaml.safe_load(yml.read_text())
+    [model] = [model for model in properties.get("models", []) if model["name"] == sql.stem] or [{}]
+    columns: list[dict[str, Any]] = model.get("columns", [])
+    if not re.match(r"One row per [^.]+\.(\s|$)", model.get("description", "")):
+        yield "no grain: its description does not start with a sentence `One row per ….`"
+    if model.get("config", {}).get("contract") != {"enforced": True}:
+        yield "no enforced contract"
+    if not any({"unique", "not_null"} <= set(map(str, column.get("data_tests", []))) for column in columns):
+        yield "no key: no column is tested to be both unique and not_null"
+    if "staging" not in sql.parts and not any(has_primary_key(column) for column in columns):
+        yield "no primary key among the constraints"
+    for column in columns:
+        if not column.get("description"):
+            yield f"{column['name']} has no description"
+    if not any(test["model"] == sql.stem for test in properties.get("unit_tests", [])):
+        yield "no unit test"
+
+
+def has_primary_key(column: dict[str, Any]) -> bool:
+    return {"type": "primary_key"} in column.get("constraints", [])
+
+
+def test_the_project_breaks_no_rule() -> None:
+    assert len(list(PROJECT.glob("models/**/*.sql"))) >= 6
+    assert list(broken_rules(PROJECT)) == []
+
+
+def replace(path: str, old: str, new: str) -> Callable[[Path], object]:
+    """Return what replaces the first OLD in the file PATH of a project by NEW."""
+
+    def break_it(project: Path) -> None:
+        file = project / path
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+
+    return break_it
+
+
+FACT_SQL, FACT_YML = "models/marts/fact/fct_events.sql", "models/marts/fact/fct_events.yml"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "rule"),
+    [
+        (lambda project: (project / FACT_YML).unlink(), "fct_events: no yml beside it"),
+        (lambda project: (project / "packages.yml").touch(), "packages.yml: packages would be downloaded at run time"),
+        (
+            replace(FACT_YML, "One row per", "Holds each"),
+            "fct_events: no grain: its description does not start with a sentence `One row per ….`",
+        ),
+        (replace(FACT_YML, "enforced: true", "enforced: false"), "fct_events: no enforced contract"),
+        (
+            replace(FACT_YML, "- unique", "- not_null"),
+            "fct_events: no key: no column is tested to be both unique and not_null",
+        ),
+        (replace(FACT_YML, "primary_key", "not_null"), "fct_events: no primary key among the constraints"),
+        (
+            replace(FACT_YML, "        description: The service proposed on.\n", ""),
+            "fct_events: service_id has no description",
+        ),
+        (replace(FACT_YML, "model: fct_events", "model: stg_events"), "fct_events: no unit test"),
+        (
+            replace(FACT_SQL, "ref('stg_events')", "source('raw', 'events')"),
+            "fct_events: reads a source past staging",
+        ),
+        (
+            replace(FACT_SQL, "{{ ref('stg_events') }}", "raw.events"),
+            "fct_events: reads raw.events without ref",
+        ),
+    ],
+)
+def test_a_broken_rule_is_noticed(break_it: Callable[[Path], object], rule: str, tmp_path: Path) -> None:
+    project = shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs"))
+
+    break_it(project)
+
+    assert list(broken_rules(project)) == [rule]

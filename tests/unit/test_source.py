@@ -1,0 +1,258 @@
+"""Any file that can be read gives its lines; any that cannot gives one clear error."""
+
+import gzip
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
+
+from events import errors
+from events.records import MAX_LINE_BYTES
+from events.source import check_source, open_source, redacted
+
+HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"
+CONTENT = HEADER + b"\n7;created_account;8;2020-01-31 00:00:00;\n"
+ROW = b"7;created_account;8;2020-01-31 00:00:00;"
+
+
+def rows(uri: str) -> list[tuple[int, bytes]]:
+    with open_source(uri) as source:
+        return list(source.rows)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "events.csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (HEADER, []),
+        (HEADER + b"\n", []),
+        (HEADER + b"\na\nb\n", [(2, b"a"), (3, b"b")]),
+        (HEADER + b"\na\nb", [(2, b"a"), (3, b"b")]),
+        (HEADER + b"\r\na\r\nb\r\n", [(2, b"a"), (3, b"b")]),
+        (HEADER + b"\r\na\nb\r", [(2, b"a"), (3, b"b")]),
+        (HEADER + b"\na\rb\n", [(2, b"a\rb")]),
+        (b"\xef\xbb\xbf" + HEADER + b"\n\xef\xbb\xbfa\n", [(2, b"\xef\xbb\xbfa")]),
+        (b"\n \r\n" + HEADER + b"\n\n \t\r\n\r\na\n\nb\n\n", [(7, b"a"), (9, b"b")]),
+        (b'"' + HEADER.replace(b";", b'";"') + b'"\na', [(2, b"a")]),
+    ],
+)
+@pytest.mark.parametrize("compress", [False, True])
+def test_lines(file: Path, content: bytes, expected: list[tuple[int, bytes]], compress: bool) -> None:
+    file.write_bytes(gzip.compress(content) if compress else content)
+    assert rows(str(file)) == expected
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("excess", [-1, 0, 1, 2, 3, MAX_LINE_BYTES, 2 * MAX_LINE_BYTES])
+def test_a_long_line_is_cut_and_the_next_is_whole(file: Path, excess: int, end: bytes) -> None:
+    size = MAX_LINE_BYTES + excess
+    file.write_bytes(end.join([HEADER, b"x" * size, b"a", b"x" * size]))
+    cut = b"x" * min(size, MAX_LINE_BYTES + 1)
+    assert rows(str(file)) == [(2, cut), (3, b"a"), (4, cut)]
+
+
+def test_a_long_blank_line_is_not_skipped(file: Path) -> None:
+    file.write_bytes(HEADER + b"\n" + b" " * (MAX_LINE_BYTES + 1))
+    assert rows(str(file)) == [(2, b" " * (MAX_LINE_BYTES + 1))]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_size_and_hash_are_those_of_the_stored_bytes(file: Path, compress: bool) -> None:
+    content = HEADER + b"\n" + os.urandom(3_000_000)
+    file.write_bytes(gzip.compress(content) if compress else content)
+    with open_source(str(file)) as source:
+        for _ in source.rows:
+            pass
+        assert source.size_bytes == file.stat().st_size
+        assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_gzip_of_several_members(file: Path) -> None:
+    file.write_bytes(gzip.compress(HEADER + b"\na\nb") + gzip.compress(b"c\nd\n"))
+    assert rows(str(file)) == [(2, b"a"), (3, b"bc"), (4, b"d")]
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[str]:
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(directory))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_any_uri(file: Path) -> None:
+    file.write_bytes(CONTENT)
+    fsspec.filesystem("memory").pipe("/test_source/events.csv", CONTENT)
+    with served(file.parent) as address:
+        for uri in (str(file), file.as_uri(), "memory://test_source/events.csv", f"{address}/events.csv"):
+            assert rows(uri) == [(2, ROW)], uri
+
+
+def test_a_relative_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_bytes(CONTENT)
+    monkeypatch.chdir(file.parent)
+    assert rows("events.csv") == [(2, ROW)]
+
+
+def check_fails(uri: str, kind: type[errors.EventsError], exit_code: int, *words: str) -> errors.EventsError:
+    with pytest.raises(kind) as caught:
+        check_source(uri)
+    error = caught.value
+    assert error.exit_code == exit_code
+    assert str(error).splitlines() == [error.what, error.why, error.next_step]
+    assert all((error.what, error.why, error.next_step))
+    for word in words:
+        assert word in str(error)
+    return error
+
+
+@pytest.mark.parametrize("content", [b"x", CONTENT])
+def test_the_source_is_closed(file: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_bytes(content)
+    opened = []
+
+    def open_(*args: Any) -> Any:
+        opened.append(original(*args))
+        return opened[-1]
+
+    original = LocalFileSystem.open
+    monkeypatch.setattr(LocalFileSystem, "open", open_)
+    with suppress(errors.WrongHeader):
+        check_source(str(file))
+    assert [stream.closed for stream in opened] == [True]
+
+
+def test_missing(file: Path) -> None:
+    check_fails(str(file), errors.SourceMissing, 10, f"{file} does not exist.")
+    check_fails("memory://test_source/nothing.csv", errors.SourceMissing, 10, "memory://test_source/nothing.csv")
+    file.touch()
+    check_fails(f"{file}/events.csv", errors.SourceMissing, 10, "does not exist.")
+    with served(file.parent) as address:
+        check_fails(f"{address}/nothing.csv", errors.SourceMissing, 10, f"{address}/nothing.csv does not exist.")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf", gzip.compress(b"")])
+def test_empty(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    check_fails(str(file), errors.SourceEmpty, 11, f"{file} is empty.", HEADER.decode())
+
+
+@pytest.mark.parametrize(
+    "content", [b"a;b;c\n", ROW + b"\n" + CONTENT, CONTENT.decode().encode("utf-16"), b"x" * 3_000_000]
+)
+def test_wrong_header(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    error = check_fails(str(file), errors.WrongHeader, 12, f"{file} does not begin with the header", HEADER.decode())
+    assert len(str(error)) < 1500
+
+
+def test_wrong_header_shows_what_is_there(file: Path) -> None:
+    file.write_bytes(HEADER.replace(b";", b","))
+    check_fails(
+        str(file), errors.WrongHeader, 12, "'event_id,event_type,professional_id_anonymized,created_at,meta_data'"
+    )
+
+
+def test_directory(tmp_path: Path) -> None:
+    check_fails(str(tmp_path), errors.SourceIsDirectory, 13, f"{tmp_path} is a directory.")
+    check_fails("", errors.SourceIsDirectory, 13, "is a directory.")
+    fsspec.filesystem("memory").pipe("/test_source/events.csv", CONTENT)
+    check_fails("memory://test_source", errors.SourceIsDirectory, 13, "memory://test_source is a directory.")
+
+
+def test_scheme_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(known_implementations, "glacier", {"class": "glacierfs.Files", "err": "Sorry."})
+    check_fails(
+        *("glacier://bucket/events.csv", errors.SchemePackageMissing, 14),
+        *(
+            "glacier:// needs the package glacierfs, which is not installed.",
+            "Add glacierfs",
+            "`events`",
+            "nox -s lock",
+        ),
+    )
+
+
+def test_unknown_scheme() -> None:
+    check_fails("htps://host/events.csv", errors.SchemeUnknown, 15, "htps://", "https, s3, gs")
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody for a while where this process is root, whom no permission stops."""
+    if (user := os.geteuid()) == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_permission_denied(file: Path) -> None:
+    file.write_bytes(CONTENT)
+    file.chmod(0)
+    with unprivileged():
+        check_fails(
+            str(file), errors.SourceUnreadable, 19, f"{file} cannot be read", "Permission denied", "may not read it"
+        )
+
+
+def test_connection_refused() -> None:
+    check_fails("http://127.0.0.1:9/events.csv", errors.SourceUnreadable, 19, "cannot be read", "The connection")
+
+
+WHOLE = gzip.compress(HEADER + b"\n" + b"\n".join(os.urandom(50).hex().encode() for _ in range(100_000)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WHOLE[: len(WHOLE) // 2],
+        WHOLE[:-1],
+        WHOLE[: len(WHOLE) // 2] + b"\0" * 1000 + WHOLE[len(WHOLE) // 2 + 1000 :],
+        WHOLE + b"garbage",
+    ],
+    ids=["half", "last byte missing", "overwritten", "garbage behind"],
+)
+def test_damaged_gzip(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(errors.SourceUnreadable, match="cannot be read") as caught:
+        rows(str(file))
+    assert caught.value.exit_code == 19
+    assert caught.value.why == "It is a gzip file that is damaged, or was still being written."
+
+
+def test_each_kind_of_error_has_its_own_exit_code() -> None:
+    kinds = [kind for kind in errors.EventsError.__subclasses__() if kind.__module__ == "events.errors"]
+    assert sorted(kind.exit_code for kind in kinds) == list(range(10, 21))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://user:hunter2@host/a@b?x=1", "https://***@host/a@b?x=1"),
+        (
+            "failed: https://host/a?x=1&X-Amz-Signature=abc&y=2 (403)",
+            "failed: https://host/a?x=1&X-Amz-Signature=***&y=2 (403)",
+        ),
+        ("s3://bucket/events.csv", "s3://bucket/events.csv"),
+        ("/data/a@b.csv", "/data/a@b.csv"),
+    ],
+)
+def test_nothing_secret_is_shown(text: str, expected: str) -> None:
+    assert redacted(text) == expected

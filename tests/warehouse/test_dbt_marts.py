@@ -1,0 +1,397 @@
+"""The dbt project against a real PostgreSQL: every mart, row by row, and how `dbt/run.py` behaves beside others."""
+
+import calendar
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from events.tables import create_tables
+from harness.postgres import Server
+from harness.warehouse import Warehouse, create_warehouse, drop_warehouse
+
+PROJECT = Path(__file__).parents[2] / "dbt"
+LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
+MARTS = {
+    "dim.dim_date": "calendar_id",
+    "dim.dim_professionals": "professional_id",
+    "dim.dim_services": "service_id",
+    "fact.fct_events": "event_id",
+    "analysis.availability_snapshot": "date",
+}
+Rows = list[dict[str, Any]]
+
+
+class Event(NamedTuple):
+    """One row of raw.events."""
+
+    event_id: int
+    event_type: str
+    professional_id: int
+    created_at: datetime
+    meta_data: str | None = None
+
+
+# --- what runs dbt -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def dbt_python() -> str:
+    """Give the Python of dbt's own environment."""
+    if python := os.environ.get("DBT_PYTHON"):
+        return python
+    pytest.fail("set DBT_PYTHON to the Python of an environment with dbt-core and dbt-postgres")
+
+
+@pytest.fixture
+def warehouse(server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
+    """Give a new warehouse of the same name for each test: dbt's parse of the project, which has it in, then holds."""
+    warehouse = create_warehouse(server, "warehouse_dbt", passwords)
+    yield warehouse
+    drop_warehouse(warehouse)
+
+
+@pytest.fixture
+def environment(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Give the environment of a dbt process on WAREHOUSE, whose raw tables exist, with target `test`."""
+    create_tables(warehouse.loader_dsn)
+    folder = tmp_path_factory.getbasetemp() / "dbt"
+    paths = {"DBT_TARGET_PATH": f"{folder / 'target'}", "DBT_LOG_PATH": f"{folder / 'logs'}"}
+    return {"PATH": os.environ["PATH"], "DBT_TARGET": "test", **paths, **warehouse.dbt_env()}
+
+
+@pytest.fixture
+def start(dbt_python: str, environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Give a function that starts `run.py ARGUMENTS`, with more environment variables by name."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
+        command = [dbt_python, str(PROJECT / "run.py"), *arguments]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, env=environment | more, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str]]:
+    """Give a function that runs `run.py ARGUMENTS` to its end and returns its exit code and its output."""
+
+    def run(*arguments: str, **more: str) -> tuple[int, str]:
+        process = start(*arguments, **more)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    return run
+
+
+# --- the tables ----------------------------------------------------------------------------------------------------
+
+
+def write(warehouse: Warehouse, events: list[Event]) -> None:
+    """Make EVENTS all that raw.events holds."""
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        connection.execute("truncate raw.events, raw.rejected_events, raw.loads restart identity")
+        connection.execute("insert into raw.loads (source_uri, status) values ('test', 'succeeded')")
+        with connection.cursor() as cursor:
+            cursor.executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", events)
+
+
+def read(warehouse: Warehouse, prefix: str = "test_") -> dict[str, Rows]:
+    """Return the rows of each mart in the order of its key."""
+    with psycopg.connect(warehouse.reader_dsn, row_factory=psycopg.rows.dict_row) as connection:
+        return {
+            mart: connection.execute(f"select * from {prefix}{mart} order by {key}").fetchall()  # noqa: S608 -- our names
+            for mart, key in MARTS.items()
+        }
+
+
+# --- the marts once more, by brute force ---------------------------------------------------------------------------
+
+
+def expected(events: list[Event]) -> dict[str, Rows]:
+    """Compute each mart from EVENTS by looking through all of them for every row."""
+    days = days_between([event.created_at.date() for event in events])
+    professionals = sorted({event.professional_id for event in events})
+    proposals = sorted(event for event in events if event.event_type == "proposed")
+    services = sorted({service_id(event) for event in proposals})
+    return {
+        "dim.dim_date": [expected_day(day) for day in days],
+        "dim.dim_professionals": [expected_professional(professional, events) for professional in professionals],
+        "dim.dim_services": [expected_service(service, proposals) for service in services],
+        "fact.fct_events": [expected_proposal(event) for event in proposals],
+        "analysis.availability_snapshot": [
+            {"date": day, "active_professionals": sum(is_active(who, day, events) for who in professionals)}
+            for day in days
+        ],
+    }
+
+
+def days_between(days: list[date]) -> list[date]:
+    return [min(days) + timedelta(number) for number in range((max(days) - min(days)).days + 1)] if days else []
+
+
+def expected_day(day: date) -> dict[str, Any]:
+    quarter = (day.month - 1) // 3
+    week = day.isocalendar()
+    return {
+        "calendar_id": day.year * 10000 + day.month * 100 + day.day,
+        "calendar_date": day,
+        "day_of_week": ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"].index(day.strftime("%a")) + 1,
+        "first_day_of_month": date(day.year, day.month, 1),
+        "last_day_of_month": date(day.year, day.month, calendar.monthrange(day.year, day.month)[1]),
+        "first_day_of_quarter": date(day.year, [1, 4, 7, 10][quarter], 1),
+        "last_day_of_quarter": date(day.year, [3, 6, 9, 12][quarter], [31, 30, 30, 31][quarter]),
+        "first_day_of_year": date(day.year, 1, 1),
+        "last_day_of_year": date(day.year, 12, 31),
+        "is_weekday": day.strftime("%a") not in ("Sat", "Sun"),
+        "fiscal_period_id": day.year * 100 + day.month,
+        "fiscal_week_id": week.year * 100 + week.week,
+    }
+
+
+def expected_professional(professional: int, events: list[Event]) -> dict[str, Any]:
+    own = [event for event in events if event.professional_id == professional]
+    accounts = [event.created_at for event in own if event.event_type == "created_account"]
+    return {
+        "professional_id": professional,
+        "account_created_at": naive(min(accounts)) if accounts else None,
+        "first_event_at": naive(min(event.created_at for event in own)),
+        "last_event_at": naive(max(event.created_at for event in own)),
+    }
+
+
+def expected_service(service: int, proposals: list[Event]) -> dict[str, Any]:
+    namings = [event for event in proposals if service_id(event) == service]
+    latest = max(namings, key=lambda event: (event.created_at, event.event_id))
+    _, name_nl, name_en, _ = str(latest.meta_data).split("_")
+    return {"service_id": service, "service_name_nl": name_nl, "service_name_en": name_en}
+
+
+def expected_proposal(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id,
+        "professional_id": event.professional_id,
+        "service_id": service_id(event),
+        "created_at": naive(event.created_at),
+        "service_lead_fee": Decimal(str(event.meta_data).split("_")[3]),
+    }
+
+
+def is_active(professional: int, day: date, events: list[Event]) -> bool:
+    statuses = [
+        (event.created_at, event.event_id, event.event_type)
+        for event in events
+        if event.professional_id == professional and "able_to_propose" in event.event_type
+        if event.created_at.date() <= day
+    ]
+    return bool(statuses) and max(statuses)[2] == "became_able_to_propose"
+
+
+def service_id(event: Event) -> int:
+    return int(str(event.meta_data).split("_")[0])
+
+
+def naive(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=None)
+
+
+# --- streams of events ---------------------------------------------------------------------------------------------
+
+# Few professionals, services and times of day: ties, flips within a day and renamed services come by themselves.
+FIRST_DAYS = [date(2019, 12, 28), date(2020, 2, 27), date(2020, 12, 30), date(2024, 6, 29)]
+TIMES = [time(0), time(12), time(12, 0, 0, 1), time(23, 59, 59, 999999)]
+TYPES = ["created_account", "became_able_to_propose", "became_unable_to_propose", "proposed"]
+FEES = ["0", "7.63", "-0.10", "+12.000001", "999999999999.999999"]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Event]:
+    """Draw the events of a few professionals within some days, at times with a gap of a month."""
+    first_day = draw(st.sampled_from(FIRST_DAYS))
+    days = st.sampled_from([0, 1, 2, 3, 4, 35]).map(lambda number: first_day + timedelta(number))
+    moments = st.builds(lambda day, at: datetime.combine(day, at, UTC), days, st.sampled_from(TIMES))
+    names = st.sampled_from(["tuin", "dak-en goot", "a b"])
+    services = st.builds("{}_{}_{}_{}".format, st.integers(-1, 2), names, names, st.sampled_from(FEES))
+    ids = draw(st.lists(st.integers(-3, 40), unique=True, max_size=25))
+    events = []
+    for event_id in ids:
+        event_type = draw(st.sampled_from(TYPES))
+        meta_data = draw(services) if event_type == "proposed" else None
+        events.append(Event(event_id, event_type, draw(st.integers(1, 3)), draw(moments), meta_data))
+    return events
+
+
+# --- the tests -----------------------------------------------------------------------------------------------------
+
+# Starting Python and dbt takes seconds, so this one process runs dbt for each line that it reads.
+DBT_LOOP = """
+import sys
+from run import main
+for line in sys.stdin:
+    print("exit code", main(line.split()), flush=True)
+"""
+
+
+def test_every_mart_equals_the_brute_force_computation(
+    dbt_python: str, environment: dict[str, str], warehouse: Warehouse
+) -> None:
+    with subprocess.Popen(
+        [dbt_python, "-c", DBT_LOOP],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment | {"PYTHONPATH": str(PROJECT)},
+        text=True,
+        bufsize=1,
+    ) as dbt:
+        commands, answers = dbt.stdin, dbt.stdout
+        assert commands
+        assert answers
+
+        @settings(max_examples=10, deadline=None)
+        @given(streams())
+        def check(events: list[Event]) -> None:
+            write(warehouse, events)
+            print("run --quiet", file=commands)
+            assert answers.readline() == "exit code 0\n"
+            assert read(warehouse) == expected(events)
+
+        check()
+        commands.close()
+
+
+def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_alone(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    exit_code, output = run("build", DBT_TARGET="prod", DBT_TARGET_PATH=str(tmp_path))
+
+    assert exit_code == 0, output
+    assert " WARN=0 ERROR=0 SKIP=0 " in output
+    assert "warning" not in output.lower()
+    assert "deprecat" not in output.lower()
+    assert read(warehouse, prefix="") == {mart: [] for mart in MARTS}
+    with psycopg.connect(warehouse.reader_dsn, autocommit=True) as connection:
+        for table in ("raw.events", "raw.loads", "raw.rejected_events", "staging.stg_events"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"table {table}")
+
+
+def test_a_violated_contract_leaves_the_old_table(run: Callable[..., tuple[int, str]], warehouse: Warehouse) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    events = [Event(1, "created_account", 5, noon), Event(2, "proposed", 5, noon, "7_tuin_garden_1.5")]
+    write(warehouse, events)
+    assert run("run")[0] == 0
+    with psycopg.connect(warehouse.loader_dsn) as connection:  # rows that no load would write
+        connection.execute("alter table raw.events drop constraint events_check")
+        connection.execute("alter table raw.events alter professional_id_anonymized drop not null")
+        connection.execute("insert into raw.events values (3, 'proposed', null, '2020-01-02', null, 1)")
+
+    exit_code, output = run("run")
+
+    assert exit_code == 1, output
+    for column, mart in [
+        ("professional_id", "dim_professionals"),
+        ("service_id", "dim_services"),
+        ("professional_id", "fct_events"),
+    ]:
+        assert f'null value in column "{column}" of relation "{mart}__dbt_tmp" violates not-null constraint' in output
+    after, before = read(warehouse), expected(events)
+    for mart in ("dim.dim_professionals", "dim.dim_services", "fact.fct_events"):
+        assert after[mart] == before[mart]
+
+
+def test_a_failing_test_shows_its_rows(run: Callable[..., tuple[int, str]], warehouse: Warehouse) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        connection.execute("alter table raw.loads drop constraint loads_status_check")
+        connection.execute("insert into raw.loads (source_uri, status) values ('test', 'forgotten')")
+
+    exit_code, output = run("test", "--select", "raw_loads_have_a_known_status")
+
+    assert exit_code == 1
+    assert output.splitlines()[-4:] == [
+        "rows that fail raw_loads_have_a_known_status, at most 10:",
+        "  value_field | n_records",
+        "  forgotten | 1",
+        "to see all of them: python dbt/run.py show --limit -1 --select raw_loads_have_a_known_status",
+    ]
+
+
+def test_two_builds_at_once_both_end_well(start: Callable[..., subprocess.Popen[str]]) -> None:
+    builds = [start("build", "--select", "+dim_services") for _ in range(2)]
+
+    outputs = [build.communicate(timeout=120)[0] for build in builds]
+
+    assert [build.returncode for build in builds] == [0, 0], outputs
+    assert sum("waiting for a load or another build to end" in output for output in outputs) == 1
+
+
+def test_a_build_waits_until_the_lock_is_free(
+    start: Callable[..., subprocess.Popen[str]], run: Callable[..., tuple[int, str]], warehouse: Warehouse
+) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as load:  # as a load does: till the end of its transaction
+        load.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
+        build = start("run", "--select", "stg_events", WAREHOUSE_LOCK_TIMEOUT="60")
+        assert build.stdout
+        assert build.stdout.readline() == "waiting for a load or another build to end, at most 60 s\n"
+
+        assert run("run", WAREHOUSE_LOCK_TIMEOUT="1") == (
+            31,
+            "waiting for a load or another build to end, at most 1 s\n"
+            "✗ The warehouse was still busy after 1 s.\n"
+            "  A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity say which.\n"
+            "  Run this again when it has ended, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600\n",
+        )
+        assert build.poll() is None
+
+    output, _ = build.communicate(timeout=120)
+    assert build.returncode == 0, output
+    assert output.startswith("✓ warehouse free (")
+
+
+def test_a_command_that_only_reads_takes_no_lock(run: Callable[..., tuple[int, str]], warehouse: Warehouse) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as load:
+        load.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
+
+        exit_code, output = run("ls", "--quiet", "--resource-type", "model")
+
+    assert (exit_code, output.split()) == (
+        0,
+        [
+            "marketplace.marts.analysis.availability_snapshot",
+            "marketplace.marts.dim.dim_date",
+            "marketplace.marts.dim.dim_professionals",
+            "marketplace.marts.dim.dim_services",
+            "marketplace.marts.fact.fct_events",
+            "marketplace.staging.stg_events",
+        ],
+    )
+
+
+def test_a_warehouse_that_is_not_reached(run: Callable[..., tuple[int, str]]) -> None:
+    exit_code, output = run("build", WAREHOUSE_PORT="1")
+
+    assert exit_code == 30
+    assert output.splitlines()[0] == "✗ The warehouse was not reached."
+    assert "port 1 failed: Connection refused" in output.splitlines()[1]
+    assert len(output.splitlines()) == 3
+
+
+def test_a_variable_that_is_missing(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("build", WAREHOUSE_HOST="", WAREHOUSE_USER="") == (
+        32,
+        "✗ dbt needs WAREHOUSE_HOST, WAREHOUSE_USER in the environment.\n"
+        "  profiles.yml takes the warehouse's address and credentials from there.\n"
+        "  Set what is missing, or run the session that does: nox -s dbt\n",
+    )
