@@ -180,7 +180,7 @@ steps = st.builds(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(files, min_size=2, max_size=2), st.lists(steps, min_size=3, max_size=5))
 def test_any_loads_in_any_order(

@@ -60,8 +60,10 @@ def publishing_locked(dsn: str) -> Iterator[None]:
         yield
 
 
-def waiting_for_lock(dsn: str) -> bool:
-    return bool(query(dsn, "select 1 from pg_locks where locktype = 'advisory' and not granted"))
+def advisory_locks(dsn: str, *, granted: bool) -> list[tuple[Any, ...]]:
+    """Return the process ids that hold advisory locks of this database, or wait for them."""
+    here = "locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())"
+    return query(dsn, f"select pid from pg_locks where {here} and granted = {granted}")  # noqa: S608
 
 
 def test_two_create_the_tables_at_once(warehouse: Warehouse) -> None:
@@ -119,7 +121,7 @@ def test_a_load_waits_for_its_turn(dsn: str, tmp_path: Path, caplog: pytest.LogC
     with ThreadPoolExecutor(1) as pool:
         with publishing_locked(dsn):
             waiting = pool.submit(load, uri, dsn)
-            wait_until(lambda: waiting_for_lock(dsn))
+            wait_until(lambda: advisory_locks(dsn, granted=False))
             assert query(dsn, "select count(*) from raw.events") == [(0,)]
             assert query(dsn, "select status from raw.loads") == [("running",)]
         assert waiting.result(DEADLINE_S).loaded == 100
@@ -146,7 +148,7 @@ def process_before_publishing(dsn: str, uri: str) -> Iterator[subprocess.Popen[b
             [sys.executable, "-c", code, uri], env=os.environ | {"LOADER_DSN": dsn}, stderr=subprocess.DEVNULL
         )
         try:
-            wait_until(lambda: waiting_for_lock(dsn))
+            wait_until(lambda: advisory_locks(dsn, granted=False))
             yield process
         finally:
             process.kill()
@@ -169,7 +171,7 @@ def test_a_killed_load_is_found_by_the_next_and_a_living_one_is_let_alone(dsn: s
             load(uri, dsn, lock_timeout_s=0.1)
         assert query(dsn, statuses) == [("running",), ("failed",)]
         process.kill()
-    wait_until(lambda: not query(dsn, "select 1 from pg_locks where locktype = 'advisory'"))
+    wait_until(lambda: not advisory_locks(dsn, granted=True))
     assert query(dsn, statuses) == [("running",), ("failed",)]
     assert query(dsn, "select count(*) from raw.events") == [(0,)]
     load(uri, dsn)
@@ -184,8 +186,9 @@ def test_a_connection_that_is_cut_is_in_the_ledger(warehouse: Warehouse, dsn: st
     uri = write(tmp_path / "events.csv", days=1)
     with ThreadPoolExecutor(1) as pool, publishing_locked(dsn):
         waiting = pool.submit(load, uri, dsn)
-        wait_until(lambda: waiting_for_lock(dsn))
-        query(warehouse.admin_dsn, "select pg_terminate_backend(pid) from pg_locks where not granted")
+        wait_until(lambda: advisory_locks(dsn, granted=False))
+        [(pid,)] = advisory_locks(dsn, granted=False)
+        query(warehouse.admin_dsn, f"select pg_terminate_backend({pid})")
         with pytest.raises(psycopg.OperationalError):
             waiting.result(DEADLINE_S)
     [(status, failure)] = query(dsn, "select status, failure from raw.loads")

@@ -5,7 +5,7 @@
 | `too_long`            | is longer than 1 MiB |
 | `not_utf8`            | has bytes that are not UTF-8 |
 | `nul_byte`            | has a NUL, which PostgreSQL cannot store |
-| `quoting`             | has a quote that is not closed, text after a closing one, or one inside a field without quotes |
+| `quoting`             | has a quote that is not closed, or text after a closing quote, or a quote in a bare field |
 | `field_count`         | has not five fields |
 | `event_id`            | has an event id that is not an integer of 64 bits |
 | `event_type`          | has an event type that is none of the four |
