@@ -54,7 +54,8 @@ def tests(session: nox.Session) -> None:
     """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
     install(session, "airflow")
     dbt = install(session, "dbt")
-    run(session, install(session, "tests"), "-m", "pytest", "--ignore=tests/dags", *session.posargs, DBT_PYTHON=dbt)
+    pytest = ("-m", "pytest", "--ignore=tests/dags", "--numprocesses=2", "--dist=loadfile")
+    run(session, install(session, "tests"), *pytest, *session.posargs, DBT_PYTHON=dbt)
 
 
 @nox.session(tags=["ci"])

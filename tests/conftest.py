@@ -1,12 +1,16 @@
 """What the tests share: one ephemeral PostgreSQL for the run, and a fresh warehouse on it for each test that asks."""
 
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from harness import postgres
 from harness.warehouse import Warehouse, create_warehouse, drop_roles, drop_warehouse, make_passwords
+
+# A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,12 +22,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which PostgreSQL the tests that need one get."""
+    return f"PostgreSQL {postgres.MAJOR}: {postgres.which(config.getoption('--postgres'))}"
+
+
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
-    """Give the PostgreSQL of this run, and say at once which it is."""
+    """Give the PostgreSQL of this run (of this process of it)."""
     with postgres.ephemeral(request.config.getoption("--postgres")) as server:
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\n{server}")
         yield server
         if server.suffix:  # on a server that is not ours nothing is left
             drop_roles(server)

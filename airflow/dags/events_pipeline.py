@@ -12,6 +12,7 @@ half-open) and without them the whole file.
 `raw.loads`. Red `dbt_build`: its log ends with the failing test. Fix the file or the model and clear the task.
 """
 
+import os
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,7 +42,11 @@ def events_pipeline(cadence: str) -> DAG:
             "start": instant("first instant to load (UTC); empty: from the file's beginning"),
             "end": instant("first instant not to load any more (UTC); empty: to the file's end"),
             "max_rejected": Param(
-                0.01, type="number", minimum=0, maximum=1, description="share of rows that may be rejected"
+                float(os.environ.get("EVENTS_MAX_REJECTED", "0.01")),
+                type="number",
+                minimum=0,
+                maximum=1,
+                description="share of rows that may be rejected",
             ),
             "allow_empty": Param(
                 False, type="boolean", description="replace an interval's events by none, if the file says so"
@@ -59,8 +64,6 @@ def events_pipeline(cadence: str) -> DAG:
 
         @task
         def load_events() -> dict[str, int]:
-            import os
-
             from airflow.sdk import Connection, get_current_context
 
             from events.load import load

@@ -101,7 +101,7 @@ class AirflowApi:
                 raise DagRunFailedError(
                     f"{dag_id} did not end within {timeout_s:.0f} s; its tasks: {_told(states)}.",
                     "The machine is most likely too slow or the scheduler is stuck.",
-                    "Look at the scheduler's log in the diagnostics.",
+                    "Look at the scheduler's log.",
                 )
             time.sleep(POLL_INTERVAL_S)
 
@@ -111,7 +111,7 @@ class AirflowApi:
             return DagRunFailedError(
                 f"{dag_id} failed, and none of its tasks did: {_told(states)}.",
                 "Somebody, or the run's own time limit, ended it.",
-                "Look at the scheduler's log in the diagnostics.",
+                "Look at the scheduler's log.",
             )
         what, why, next_step = explain(self.task_log(dag_id, run_id, failed[0]))
         return DagRunFailedError(f"{dag_id} failed in {failed[0]}: {what}", why, next_step)
@@ -136,7 +136,7 @@ class AirflowApi:
                 raise ServiceFailedError(
                     f"Airflow's API did not take {method} {path} for {RETRY_FOR_S:.0f} s: {told}.",
                     "The API server is most likely overloaded or has ended.",
-                    "Look at its log in the diagnostics.",
+                    "Look at its log.",
                 )
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 4)
@@ -158,7 +158,7 @@ def explain(log: list[str]) -> tuple[str, str, str]:
     return (
         told[0].replace(ERROR_MARK, "")[:300],
         "dbt's log has the failing rows or the statement." if from_dbt else "It was not foreseen.",
-        "Read the task's whole log in the diagnostics.",
+        "Read the task's whole log.",
     )
 
 

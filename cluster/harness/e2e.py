@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
@@ -27,7 +27,6 @@ from harness.warehouse import Warehouse
 
 DAG_IDS = ("events_pipeline_daily", "events_pipeline_weekly", "events_pipeline_monthly")
 SAMPLE = ROOT / "airflow" / "data" / "events.csv"
-DIAGNOSTICS = ROOT / "build" / "diagnostics"
 PARSED_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
 MIN_FREE_BYTES = 1_000_000_000
@@ -70,11 +69,10 @@ def run(options: Options) -> None:
     expected = InBackground(lambda: oracle.compute(events_uri))
     rows: dict[str, int] = {}
     try:
-        with target.up(Settings(events_uri, options.ui_port), phases) as deployment:
+        with target.up(Settings(events_uri, options.max_rejected, options.ui_port), phases) as deployment:
             try:
-                rows = run_pipelines(deployment, expected, options, phases)
+                rows = run_pipelines(deployment, expected, phases)
             except Exception:
-                save_diagnostics(deployment)
                 if options.keep:
                     keep(deployment)
                 raise
@@ -91,18 +89,14 @@ def run(options: Options) -> None:
     say(f"✓ e2e on {target.name}: everything holds ({phases.total_s:.0f} s)")
 
 
-def run_pipelines(
-    deployment: Deployment, expected: "InBackground[oracle.Expected]", options: Options, phases: Phases
-) -> dict[str, int]:
+def run_pipelines(deployment: Deployment, expected: "InBackground[oracle.Expected]", phases: Phases) -> dict[str, int]:
     """Run every DAG, check the warehouse after the first and compare it after each; return rows by table."""
     api = deployment.api
     with phases.phase("DAGs parsed") as phase:
         wait_until_parsed(api)
         phase.text = f"{len(DAG_IDS)} DAGs parsed, no import errors"
-    conf = {"max_rejected": options.max_rejected}
-
     first, *others = DAG_IDS
-    run_dag(api, first, conf, phases, first)
+    run_dag(api, first, phases, first)
     with phases.phase("numbers checked") as phase:
         wanted = expected.result()
         checks = check(wanted, deployment.warehouse)
@@ -111,9 +105,9 @@ def run_pipelines(
         phase.text = f"{len(checks)} checks hold: rows, lead fees, {days:,} days of active professionals, rejects"
 
     for dag_id in others:
-        run_dag(api, dag_id, conf, phases, dag_id)
+        run_dag(api, dag_id, phases, dag_id)
         check_unchanged(before, deployment.warehouse, dag_id)
-    run_dag(api, first, conf, phases, f"{first} again")
+    run_dag(api, first, phases, f"{first} again")
     wait_for_scheduled_runs(api)
     check_unchanged(before, deployment.warehouse, f"the second run of {first}")
     check(wanted, deployment.warehouse)
@@ -121,7 +115,7 @@ def run_pipelines(
     return wanted.rows
 
 
-def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, Any], phases: Phases, phase_name: str) -> None:
+def run_dag(api: AirflowApi, dag_id: str, phases: Phases, phase_name: str) -> None:
     """Unpause and trigger a DAG and follow it to its end, a line per task as it changes state."""
     with group(dag_id), phases.phase(phase_name) as phase:
         phase.text = f"{phase_name} succeeded"
@@ -131,7 +125,7 @@ def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, Any], phases: Phases, 
             say(f"  {time.monotonic() - started:5.1f} s  {task_id:<14} {state}")
 
         api.unpause(dag_id)
-        api.follow(dag_id, api.trigger(dag_id, conf), RUN_TIMEOUT_S, changed)
+        api.follow(dag_id, api.trigger(dag_id, {}), RUN_TIMEOUT_S, changed)
 
 
 def wait_until_parsed(api: AirflowApi) -> None:
@@ -234,14 +228,6 @@ def keep(deployment: Deployment) -> None:
     say(f"  Airflow    {api.address}  user {api.username}, password {api.password}")
     say(f"  warehouse  {deployment.warehouse.admin_dsn}")
     say("  take it down: nox -s e2e -- --down")
-
-
-def save_diagnostics(deployment: Deployment) -> None:
-    """Copy the logs out of the run's directory before it is taken down, and say where they are."""
-    destination = DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S")
-    for name, source in deployment.logs().items():
-        shutil.copytree(source, destination / name, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-    say(f"  diagnostics: {destination.relative_to(ROOT)}")
 
 
 def print_tables(phases: Phases, rows: dict[str, int]) -> None:

@@ -322,9 +322,18 @@ def given(dsn: str) -> Server:
     return server
 
 
+def which(dsn: str | None) -> str:
+    """Say which server `ephemeral` gives, and why."""
+    if dsn:
+        return "the server that --postgres names"
+    if engine_answers():
+        return f"a container of {IMAGE}, since a Docker engine answers"
+    return "from a wheel, since no Docker engine answers"
+
+
 @contextlib.contextmanager
 def ephemeral(dsn: str | None = None) -> Iterator[Server]:
-    """Have the server that tests and `nox -s dbt` use: DSN's if given, else a container's, else the wheel's.
+    """Have the server that tests and `nox -s dbt` use, the one that `which` names.
 
     Raises:
         PostgresError, ServiceFailedError: as said at `given`, `start_container` and `start_from_wheel`.

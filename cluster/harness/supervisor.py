@@ -225,7 +225,7 @@ def service_failed(name: str, log: Path, how: str) -> ServiceFailedError:
             "Free some room, or point TMPDIR at a directory with 2 GB free, and try again.",
         )
     said = (telling or lines or ["(its log is empty)"])[-1]
-    return ServiceFailedError(f"{name} {how}.", f"Its log says: {said[:300]}", f"Read the whole log: {log}")
+    return ServiceFailedError(f"{name} {how}.", f"Its log says: {said[:300]}", f"Read its whole log, {log.name}.")
 
 
 def kept() -> list[tuple[int, Path]]:

@@ -1,9 +1,7 @@
 """The places where the whole pipeline runs: one module each, behind one small protocol."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from harness.airflow_api import AirflowApi
@@ -18,10 +16,12 @@ class Settings:
 
     Attributes:
         events_uri: the events file, absolute; any fsspec URI.
+        max_rejected: the share of rows that may be rejected, 0 to 1.
         ui_port: the port for Airflow's UI and API; None for a free one.
     """
 
     events_uri: str
+    max_rejected: float
     ui_port: int | None = None
 
 
@@ -33,9 +33,6 @@ class Deployment(Protocol):
 
     def keep(self) -> None:
         """Let it outlive this process."""
-
-    def logs(self) -> Mapping[str, Path]:
-        """Return where the log, or the folder of logs, of each component is, by name."""
 
     @property
     def left(self) -> list[str]:
@@ -50,8 +47,10 @@ class Target(Protocol):
     def up(self, settings: Settings, phases: Phases) -> AbstractContextManager[Deployment]:
         """Bring it up; leaving the context takes it down, unless it is kept.
 
+        An exception in here or in the context leaves diagnostics behind, and everything is taken down.
+
         Raises:
-            HarnessError: something foreseen went wrong; what there was by then is taken down.
+            HarnessError: something foreseen went wrong.
         """
 
 
@@ -64,9 +63,9 @@ def choose(name: str) -> tuple[Target, str]:
     from harness.targets.embedded import Embedded
 
     if name == "embedded":
-        return Embedded(), "you named it"
+        return Embedded(), "as you asked"
     if name == "auto":
-        return Embedded(), "the kind target does not exist yet"
+        return Embedded(), "auto chose it, because the kind target does not exist yet"
     raise UsageError(
         f"There is no target {name!r}.",
         "The targets are: auto, embedded.",

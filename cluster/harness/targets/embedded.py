@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from harness import postgres, warehouse
+from harness import diagnostics, postgres, warehouse
 from harness.airflow_api import AirflowApi
 from harness.console import Phases
 from harness.environment import python_of
@@ -55,11 +55,6 @@ class EmbeddedDeployment:
         """Let it outlive this process."""
         self.supervisor.keep()
 
-    def logs(self) -> dict[str, Path]:
-        """Return the folders of the components' logs, the tasks' logs and dbt's artifacts."""
-        home = self.supervisor.directory
-        return {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
-
     @property
     def left(self) -> list[str]:
         """What could not be taken down."""
@@ -82,8 +77,15 @@ class Embedded:
         if settings.ui_port is not None:
             postgres.check_port(settings.ui_port, "--ui-port")
         with Supervisor.launch() as supervisor:
+            deployment = None
             try:
-                yield start(supervisor, settings, phases, airflow, dbt)
+                deployment = start(supervisor, settings, phases, airflow, dbt)
+                yield deployment
+            except Exception as error:
+                home = supervisor.directory
+                folders = {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
+                diagnostics.save(error, folders, deployment.warehouse if deployment else None)
+                raise
             finally:
                 take_down(supervisor, phases)
 
@@ -200,6 +202,7 @@ def pipeline_env(settings: Settings, house: warehouse.Warehouse, dbt: Path, arti
     return house.dbt_env() | {
         "AIRFLOW_CONN_WAREHOUSE_LOADER": house.loader_dsn,
         "EVENTS_URI": settings.events_uri,
+        "EVENTS_MAX_REJECTED": str(settings.max_rejected),
         "DBT_PYTHON": str(dbt),
         "DBT_PROJECT_DIR": str(ROOT / "dbt"),
         "DBT_TARGET": "prod",

@@ -1,0 +1,65 @@
+"""Save what explains a failure to `build/diagnostics/`, before anything is taken down."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from events.errors import EventsError
+from harness.console import say
+from harness.locks import ROOT
+from harness.warehouse import Warehouse
+
+DIAGNOSTICS = ROOT / "build" / "diagnostics"
+TABLES = ("loads", "rejected_events")
+
+
+def save(error: Exception, folders: Mapping[str, Path], warehouse: Warehouse | None = None) -> Path:
+    """Copy FOLDERS, by name, and the ledger and the rejects of WAREHOUSE; name the place in ERROR's last line.
+
+    Return the folder. What cannot be saved is said and left out: the failure itself matters more.
+    """
+    destination = unused(DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S"))
+    try:
+        for name, folder in folders.items():
+            if folder.exists():
+                shutil.copytree(folder, destination / name, ignore_dangling_symlinks=True)
+        if warehouse:
+            save_tables(warehouse, destination / "warehouse")
+    except (OSError, psycopg.Error) as second:
+        say(f"  the diagnostics are not complete: {second}")
+    place = f"Diagnostics: {destination.relative_to(ROOT)}"
+    if isinstance(error, EventsError):
+        error.next_step = f"{error.next_step} {place}"
+    else:
+        say(f"  {place}")
+    return destination
+
+
+def save_tables(warehouse: Warehouse, folder: Path) -> None:
+    """Write the ledger of loads and the rejected rows as CSV files, as far as the tables are there."""
+    folder.mkdir(parents=True)
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        for table in TABLES:
+            if connection.execute("select to_regclass(%s)", (f"raw.{table}",)).fetchone() == (None,):
+                continue
+            statement = sql.SQL("copy raw.{} to stdout (format csv, header)").format(sql.Identifier(table))
+            with connection.cursor().copy(statement) as rows, open(folder / f"{table}.csv", "wb") as file:
+                for block in rows:
+                    file.write(block)
+
+
+def unused(wanted: Path) -> Path:
+    """Make the folder WANTED, or one with a number behind it where another run has it, and return it."""
+    number = 1
+    while True:
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path

@@ -1,0 +1,121 @@
+"""End-to-end runs on the embedded target that do not go well: what they say, and that they leave nothing behind."""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from harness.airflow_api import AirflowApi
+from harness.locks import ROOT
+
+TIMEOUT_S = 150
+HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
+# The line after which the phase is under way, the signal, and the exit code of the harness.
+INTERRUPTS = {
+    "PostgreSQL starts": ("target embedded", signal.SIGINT, 130),
+    "the metadata database is migrated": ("✓ PostgreSQL", signal.SIGTERM, 143),
+    "Airflow starts": ("✓ Airflow's metadata", signal.SIGHUP, 129),
+    "a DAG runs": ("create_tables  running", signal.SIGINT, 130),
+    "killed while a DAG runs": ("load_events    running", signal.SIGKILL, -9),
+}
+
+
+def processes_below(directory: Path) -> list[str]:
+    """Return the processes whose command line, working directory or environment names DIRECTORY."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = [*process.cmdline(), process.cwd(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # zombies are no such process, too
+            continue
+        if process.pid != os.getpid() and any(str(directory) in text for text in told):
+            found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """Give a temporary directory for one run, which as root PostgreSQL reaches as another user."""
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        path.chmod(path.stat().st_mode | 0o011)
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    return directory
+
+
+def start(temporary: Path, *options: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join((str(ROOT / "cluster"), str(ROOT / "airflow" / "include")))
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", "e2e", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(temporary)},
+    )
+
+
+@pytest.mark.parametrize("phase", INTERRUPTS)
+def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
+    begun, number, code = INTERRUPTS[phase]
+    users = {user.pw_name for user in pwd.getpwall()}
+    harness = start(temporary, "--target", "embedded")
+    assert harness.stdout is not None
+    said = []
+    for line in harness.stdout:
+        said.append(line)
+        if begun in line:
+            time.sleep(0.5)  # into the phase
+            harness.send_signal(number)
+            break
+    said += harness.stdout.readlines()
+    assert harness.wait(TIMEOUT_S) == code, "".join(said)
+    if number != signal.SIGKILL:
+        assert said[-1] == f"✗ interrupted ({number.name})\n"
+        assert any(line.startswith("✓ everything taken down") for line in said)
+        assert "Traceback" not in "".join(said)
+    deadline = time.monotonic() + TIMEOUT_S  # after SIGKILL the supervisor goes on alone
+    while (left := [*processes_below(temporary), *temporary.iterdir()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+    assert {user.pw_name for user in pwd.getpwall()} == users
+
+
+def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken_down(temporary: Path) -> None:
+    events = temporary.parent / "events.csv"
+    good = [f"{number};created_account;{number};2020-01-01 00:00:00;" for number in range(97)]
+    events.write_text("\n".join([HEADER, *good, "x;created_account;1;2020-01-01 00:00:00;", "1;2", "1;2", ""]))
+
+    harness = start(temporary, "--events", str(events), "--keep")
+    text = harness.communicate(timeout=TIMEOUT_S)[0]
+    assert harness.returncode == 44
+    what, why, next_step = text.splitlines()[-3:]
+    refused = f"3 of 100 rows of {events} were rejected; at most 1% may be."
+    assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
+    assert "field_count 2, event_id 1" in why
+    diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
+    assert (diagnostics / "components" / "scheduler.log").exists()
+    assert list((diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
+    rejects = (diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
+    assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
+    shutil.rmtree(diagnostics)
+
+    [(address, username, password)] = re.findall(r"^  Airflow +(\S+)  user (\S+), password (\S+)$", text, re.MULTILINE)
+    [dsn] = re.findall(r"^  warehouse +(\S+)$", text, re.MULTILINE)
+    api = AirflowApi(address, username, password)
+    assert list(api.runs("events_pipeline_daily").values()).count("failed") >= 1
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("select count(*) from raw.events").fetchone() == (0,)
+
+    down = start(temporary, "--down")
+    assert "taken down" in down.communicate(timeout=TIMEOUT_S)[0]
+    assert down.returncode == 0
+    assert [*processes_below(temporary), *temporary.iterdir()] == []
