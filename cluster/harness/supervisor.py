@@ -15,6 +15,7 @@ Should it be killed itself, its services get their stop signal from the kernel, 
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -69,6 +70,7 @@ class Supervisor:
         self.directory = directory
         self.left: list[str] = []
         self.kept = False
+        self._ended = False
 
     @classmethod
     def launch(cls) -> Self:
@@ -166,19 +168,23 @@ class Supervisor:
         return self._process.pid
 
     def close(self) -> None:
-        """Take everything down and wait for it; afterwards `left` says what could not be."""
-        if self._process.stdin is None or self._process.stdin.closed:
+        """Take everything down and wait for it; afterwards `left` says what could not be.
+
+        May be called again, by who was interrupted in it: it then goes on waiting.
+        """
+        if self.kept or self._ended:
             return
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; what follows says so
             self._process.stdin.close()
-        if self.kept:
-            return
         try:
-            answer = self._receive()
+            while "left" not in (answer := self._receive()):
+                pass  # an answer that nobody waited for any more
             self._process.wait(TAKEDOWN_TIMEOUT_S)
-            self.left = answer.get("left", [])
+            self.left = answer["left"]
         except (ServiceFailedError, subprocess.TimeoutExpired):
             self.left = [f"the run's directory {self.directory}, and perhaps processes: its supervisor was killed"]
+        self._ended = True
 
     def __enter__(self) -> Self:
         return self
@@ -230,30 +236,28 @@ def service_failed(name: str, log: Path, how: str) -> ServiceFailedError:
 
 def kept() -> list[tuple[int, Path]]:
     """Return (process id of its supervisor, directory) of each run that `keep()` left up and that still is."""
-    return [(record["pid"], directory) for directory, record in _records() if record["kept"] and _is_alive(record)]
+    return [(record["pid"], directory) for directory, record, is_alive in _runs() if is_alive and record["kept"]]
 
 
 def remove_orphans() -> list[Path]:
     """Remove the directories of runs whose supervisor was killed, and return them."""
-    orphans = [directory for directory, record in _records() if not _is_alive(record)]
+    orphans = [directory for directory, _, is_alive in _runs() if not is_alive]
     for directory in orphans:
         shutil.rmtree(directory, ignore_errors=True)
     return orphans
 
 
-def _records() -> Iterator[tuple[Path, dict[str, Any]]]:
+def _runs() -> Iterator[tuple[Path, dict[str, Any], bool]]:
+    """Yield the directory of each run of this user, what it records, and whether its supervisor lives."""
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{RECORD}")):
-        with contextlib.suppress(OSError, ValueError):  # another user's, or just being removed
-            yield path.parent, json.loads(path.read_text())
-
-
-def _is_alive(record: dict[str, Any]) -> bool:
-    try:
-        process = psutil.Process(record["pid"])
-        is_same = bool(process.create_time() == record["created"])  # and not another that got the same id
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        with contextlib.suppress(OSError, ValueError), path.open() as file:  # another user's, or just being made
+            record = json.load(file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield path.parent, record, True
+            else:
+                yield path.parent, record, False
 
 
 # --- the supervisor's own side of the pipe --------------------------------------------------------------------------
@@ -267,14 +271,17 @@ class _Services:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._record = (directory / RECORD).open("w")
+        fcntl.flock(self._record, fcntl.LOCK_EX)  # held for as long as this process lives, whatever ends it
+        self.record(kept=False)
         self.processes: dict[str, tuple[Command, psutil.Popen]] = {}
 
     def record(self, *, kept: bool) -> None:
-        """Write down who owns the directory; whole or not at all."""
-        record = {"pid": os.getpid(), "created": psutil.Process().create_time(), "kept": kept}
-        new = self.directory / f"{RECORD}.new"
-        new.write_text(json.dumps(record))
-        new.rename(self.directory / RECORD)
+        """Write down who owns the directory."""
+        self._record.seek(0)
+        self._record.write(json.dumps({"pid": os.getpid(), "kept": kept}))
+        self._record.truncate()
+        self._record.flush()
 
     def start(self, command: Command) -> dict[str, Any]:
         try:
@@ -302,11 +309,12 @@ class _Services:
         for stage in sorted({command.stage for command, _ in self.processes.values()}, reverse=True):
             running = []
             for command, process in self.processes.values():
-                if command.stage == stage and process.poll() is None:
-                    process.send_signal(command.stop_signal)
+                if command.stage == stage:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(command.stop_signal)
                     running.append(process)
             psutil.wait_procs(running, timeout=STOP_TIMEOUT_S)
-        left = [f"process {p.pid} ({' '.join(p.cmdline())[:80]})" for p in self._kill_descendants()]
+        left = [f"process {process.pid}" for process in self._kill_descendants()]
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             left.append(f"directory {self.directory}")
@@ -358,7 +366,6 @@ def _serve() -> None:
         directory.chmod(0o711)  # as root, PostgreSQL runs as another user and must reach its own folder below
         (directory / "logs").mkdir(mode=0o700)
         services = _Services(directory)
-        services.record(kept=False)
     except OSError as error:
         _answer({"error": error.strerror})
         return
@@ -373,6 +380,8 @@ def _serve() -> None:
 def _handle_requests(services: _Services) -> None:
     kept = False
     for line in sys.stdin:
+        if not line.endswith("\n"):
+            break  # the harness ended while it wrote
         request = json.loads(line)
         match request["op"]:
             case "start":

@@ -52,10 +52,10 @@ def temporary(tmp_path: Path) -> Path:
     return directory
 
 
-def start(temporary: Path, *options: str) -> subprocess.Popen[str]:
+def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     path = os.pathsep.join((str(ROOT / "cluster"), str(ROOT / "airflow" / "include")))
     return subprocess.Popen(
-        [sys.executable, "-m", "harness", "e2e", *options],
+        [*under, sys.executable, "-m", "harness", "e2e", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,30 +63,50 @@ def start(temporary: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """Return the lines that PROCESS says, up to the one with TEXT."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if text in line:
+            break
+    return said
+
+
+def check_nothing_is_left(temporary: Path) -> None:
+    """Wait for what goes on alone when the harness is killed, and see that it leaves nothing."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (left := [*processes_below(temporary), *temporary.iterdir()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
 @pytest.mark.parametrize("phase", INTERRUPTS)
 def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
     begun, number, code = INTERRUPTS[phase]
     users = {user.pw_name for user in pwd.getpwall()}
     harness = start(temporary, "--target", "embedded")
-    assert harness.stdout is not None
-    said = []
-    for line in harness.stdout:
-        said.append(line)
-        if begun in line:
-            time.sleep(0.5)  # into the phase
-            harness.send_signal(number)
-            break
-    said += harness.stdout.readlines()
-    assert harness.wait(TIMEOUT_S) == code, "".join(said)
+    said = read_until(harness, begun)
+    time.sleep(0.5)  # into the phase
+    harness.send_signal(number)
+    said += harness.communicate(timeout=TIMEOUT_S)[0].splitlines(keepends=True)
+    assert harness.returncode == code, "".join(said)
     if number != signal.SIGKILL:
         assert said[-1] == f"✗ interrupted ({number.name})\n"
         assert any(line.startswith("✓ everything taken down") for line in said)
         assert "Traceback" not in "".join(said)
-    deadline = time.monotonic() + TIMEOUT_S  # after SIGKILL the supervisor goes on alone
-    while (left := [*processes_below(temporary), *temporary.iterdir()]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == []
+    check_nothing_is_left(temporary)
     assert {user.pw_name for user in pwd.getpwall()} == users
+
+
+def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -> None:
+    nox = start(temporary, under=(sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])"))
+    read_until(nox, "✓ PostgreSQL")
+    nox.kill()
+    said = nox.communicate(timeout=TIMEOUT_S)[0]
+    assert said.splitlines()[-1] == "✗ interrupted (SIGTERM)"
+    check_nothing_is_left(temporary)
 
 
 def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken_down(temporary: Path) -> None:
@@ -118,4 +138,4 @@ def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken
     down = start(temporary, "--down")
     assert "taken down" in down.communicate(timeout=TIMEOUT_S)[0]
     assert down.returncode == 0
-    assert [*processes_below(temporary), *temporary.iterdir()] == []
+    check_nothing_is_left(temporary)
