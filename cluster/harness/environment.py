@@ -41,7 +41,11 @@ def install(group: str) -> Path:
         return python
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     with open(ENVIRONMENTS / f".{environment.name}.lock", "w") as only_one:
-        fcntl.flock(only_one, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(only_one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"… waiting for another session, which is installing the {group} environment", flush=True)
+            fcntl.flock(only_one, fcntl.LOCK_EX)
         if not is_installed():
             count = sum("==" in line for line in lock.read_text().splitlines() if not line.startswith((" ", "#")))
             print(f"… installing the {group} environment: {count} packages, once", flush=True)
