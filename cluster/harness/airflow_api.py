@@ -25,11 +25,13 @@ class AirflowApi:
 
     Attributes:
         address: `http://host:port`, without a path.
+        watch: called again and again while something is waited for; raises where waiting has become pointless.
     """
 
     address: str
     username: str
     password: str = field(repr=False)
+    watch: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def __post_init__(self) -> None:
         self._http = httpx.Client(base_url=self.address, timeout=REQUEST_TIMEOUT_S)
@@ -97,6 +99,7 @@ class AirflowApi:
                 return
             if state in ("failed", "gone"):
                 raise self._failed(dag_id, run_id, states)
+            self.watch()
             if time.monotonic() > deadline:
                 raise DagRunFailedError(
                     f"{dag_id} did not end within {timeout_s:.0f} s; its tasks: {_told(states)}.",
@@ -132,6 +135,7 @@ class AirflowApi:
                 told = f"{response.status_code} {response.reason_phrase}"
             except httpx.TransportError as error:
                 told = str(error) or type(error).__name__
+            self.watch()
             if time.monotonic() > deadline:
                 raise ServiceFailedError(
                     f"Airflow's API did not take {method} {path} for {RETRY_FOR_S:.0f} s: {told}.",

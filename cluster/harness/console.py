@@ -57,8 +57,10 @@ class Phases:
         begun = time.monotonic()
         try:
             yield phase
-        finally:
-            self.seconds[name] = time.monotonic() - begun
+        except BaseException:
+            self.seconds[f"{name} (not finished)"] = time.monotonic() - begun
+            raise
+        self.seconds[name] = time.monotonic() - begun
         say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
 
     @property

@@ -23,7 +23,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from harness.errors import PortTakenError, PostgresError
-from harness.supervisor import Supervisor, service_failed
+from harness.supervisor import Supervisor, service_ended, service_failed
 
 MAJOR = 18
 IMAGE = os.environ.get("PLATFORM_POSTGRES_IMAGE", f"postgres:{MAJOR}")
@@ -178,7 +178,7 @@ def _wait_until_it_answers(supervisor: Supervisor, name: str, log: Path, server:
         if (code := supervisor.returncode(name)) is not None:
             if "could not bind" in log.read_text(errors="replace"):
                 return False
-            raise service_failed(name, log, f"ended with exit code {code}")
+            raise service_ended(name, log, code)
         if time.monotonic() > deadline:
             raise service_failed(name, log, f"does not answer after {START_TIMEOUT_S:.0f} s")
         time.sleep(0.05)

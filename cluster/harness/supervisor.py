@@ -158,7 +158,7 @@ class Supervisor:
                 raise service_failed(name, log, f"did not end within {timeout_s:.0f} s")
             time.sleep(0.02)
         if code:
-            raise service_failed(name, log, f"ended with exit code {code}")
+            raise service_ended(name, log, code)
         return log
 
     def keep(self) -> int:
@@ -214,6 +214,17 @@ class Supervisor:
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def service_ended(name: str, log: Path, code: int) -> ServiceFailedError:
+    """Return the error for a process that ended with the exit code CODE, or by the signal -CODE."""
+    if code < 0:
+        return ServiceFailedError(
+            f"{name} was ended by {signal.Signals(-code).name}.",
+            "Somebody killed it, or the machine ran out of memory.",
+            f"See whether memory was short (dmesg), and read its log, {log.name}.",
+        )
+    return service_failed(name, log, f"ended with exit code {code}")
 
 
 def service_failed(name: str, log: Path, how: str) -> ServiceFailedError:

@@ -1,5 +1,6 @@
 """End-to-end runs on the embedded target that do not go well: what they say, and that they leave nothing behind."""
 
+import contextlib
 import os
 import pwd
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -43,13 +45,14 @@ def processes_below(directory: Path) -> list[str]:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path) -> Path:
+def temporary(tmp_path: Path) -> Iterator[Path]:
     """Give a temporary directory for one run, which as root PostgreSQL reaches as another user."""
     for path in (tmp_path, *tmp_path.parents[:3]):
         path.chmod(path.stat().st_mode | 0o011)
     directory = tmp_path / "tmp"
     directory.mkdir()
-    return directory
+    yield directory
+    start(directory, "--down").communicate(timeout=TIMEOUT_S)  # what a failed test has kept
 
 
 def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -107,6 +110,32 @@ def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -
     said = nox.communicate(timeout=TIMEOUT_S)[0]
     assert said.splitlines()[-1] == "✗ interrupted (SIGTERM)"
     check_nothing_is_left(temporary)
+
+
+@pytest.fixture
+def small_disk(temporary: Path) -> Iterator[Path]:
+    """Give a file system of its own with just enough room for a run."""
+    directory = temporary.parent / "small"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1100m", "tmpfs", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root, where it may mount, can make a small file system")
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_a_disk_that_becomes_full_is_explained(small_disk: Path) -> None:
+    harness = start(small_disk)
+    read_until(harness, "✓ Airflow's metadata")
+    with contextlib.suppress(OSError), (small_disk / "fill").open("wb") as fill:
+        while True:
+            fill.write(bytes(1 << 20))
+    said = harness.communicate(timeout=TIMEOUT_S)[0].splitlines()
+    (small_disk / "fill").unlink()
+    assert harness.returncode == 42, said
+    assert re.search(rf"✗ The disk that holds {small_disk}/\S+ is full: \d+ MB are left\.", said[-3])
+    shutil.rmtree(ROOT / said[-1].rpartition("Diagnostics: ")[2])
+    check_nothing_is_left(small_disk)
 
 
 def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken_down(temporary: Path) -> None:

@@ -100,6 +100,14 @@ def test_a_failed_process_is_explained_by_its_log() -> None:
     assert caught.value.next_step == "Read its whole log, part.log."
 
 
+def test_a_process_that_was_killed_is_said_to_be() -> None:
+    program = "import os; os.kill(os.getpid(), 9)"
+    with Supervisor.launch() as supervisor, pytest.raises(ServiceFailedError) as caught:
+        supervisor.run("part", [sys.executable, "-c", program], env=ENV, timeout_s=30)
+    assert caught.value.what == "part was ended by SIGKILL."
+    assert caught.value.why == "Somebody killed it, or the machine ran out of memory."
+
+
 def test_a_full_disk_is_named_as_the_cause() -> None:
     program = "raise OSError(28, 'No space left on device')"
     with Supervisor.launch() as supervisor, pytest.raises(ServiceFailedError, match="no space left on the disk"):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
@@ -19,13 +20,14 @@ from harness import diagnostics, postgres, warehouse
 from harness.airflow_api import AirflowApi
 from harness.console import Phases
 from harness.environment import python_of
-from harness.errors import EnvironmentMissingError
+from harness.errors import DiskFullError, EnvironmentMissingError
 from harness.locks import ROOT
-from harness.supervisor import Supervisor, service_failed
+from harness.supervisor import Supervisor, service_ended, service_failed
 from harness.targets import Settings
 
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
+MIN_FREE_BYTES = 20_000_000  # with less than a WAL segment PostgreSQL stops
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
 # What an events file in an object store may need: credentials, proxies, certificates.
@@ -112,6 +114,7 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
         supervisor.start("api-server", [program, "api-server", "--port", str(port)], env=env)
         supervisor.start("scheduler", [program, "scheduler", "--skip-serve-logs"], env=env)
         supervisor.start("dag-processor", [program, "dag-processor"], env=env)
+        api.watch = lambda: check_alive(supervisor)
         wait_until_healthy(supervisor, api)
         phase.text = f"Airflow healthy at {api.address}: {', '.join(COMPONENTS)}"
     return EmbeddedDeployment(supervisor, api, house)
@@ -223,10 +226,29 @@ def wait_until_healthy(supervisor: Supervisor, api: AirflowApi) -> None:
         healthy = {name for name, well in api.healthy().items() if well}
         if needed <= healthy:
             return
-        for component in COMPONENTS:
-            log = supervisor.directory / "logs" / f"{component}.log"
-            if (code := supervisor.returncode(component)) is not None:
-                raise service_failed(component, log, f"ended with exit code {code}")
-            if time.monotonic() > deadline:
-                raise service_failed(component, log, f"is not healthy after {HEALTHY_TIMEOUT_S:.0f} s")
+        check_alive(supervisor)
+        if time.monotonic() > deadline:
+            late = next((name for name in COMPONENTS if name.replace("-", "_") not in healthy), COMPONENTS[0])
+            log = supervisor.directory / "logs" / f"{late}.log"
+            raise service_failed(late, log, f"is not healthy after {HEALTHY_TIMEOUT_S:.0f} s")
         time.sleep(0.25)
+
+
+def check_alive(supervisor: Supervisor) -> None:
+    """See that the run can go on.
+
+    Raises:
+        ServiceFailedError: a component has ended.
+        DiskFullError: there is no room left for logs and data; Airflow would wait for ever.
+    """
+    free = shutil.disk_usage(supervisor.directory).free
+    if free < MIN_FREE_BYTES:
+        raise DiskFullError(
+            f"The disk that holds {supervisor.directory} is full: {free / 1e6:,.0f} MB are left.",
+            "The events, or something else on the machine, took the room while the run went on.",
+            "Free some room, or point TMPDIR at a directory that has it.",
+        )
+    for component in COMPONENTS:
+        if (code := supervisor.returncode(component)) is not None:
+            log = supervisor.directory / "logs" / f"{component}.log"
+            raise service_ended(component, log, code)
