@@ -5,21 +5,24 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 - nox may run on any Python
     sys.exit("This project needs Python 3.11 or newer; nox runs on " + sys.version.split()[0] + ".")
 
+import os
 from pathlib import Path
 
 import nox
 
-ROOT = Path(__file__).parent
-sys.path.insert(0, str(ROOT / "cluster"))
+sys.path.insert(0, str(Path(__file__).parent / "cluster"))
 
-from harness import environment, locks  # noqa: E402 - standard library only
+from harness import environment, locks, paths  # standard library only
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`
 nox.options.sessions = ["lint", "types", "tests", "dags", "dbt"]
 
-PYTHONPATH = {"PYTHONPATH": f"{ROOT / 'cluster'}:{ROOT / 'airflow' / 'include'}"}
 TAKEDOWN_S = 90  # how long a session may take to clean up after Ctrl-C
+ENV = {
+    "PYTHONPATH": os.pathsep.join(map(str, paths.PYTHONPATH)),
+    "NOX_PID": str(os.getpid()),  # the harness takes everything down when this process is gone
+}
 
 
 def install(session: nox.Session, group: str) -> str:
@@ -32,9 +35,7 @@ def install(session: nox.Session, group: str) -> str:
 
 def run(session: nox.Session, *command: str, **env: str) -> None:
     """Run COMMAND with the project's packages on the path; an interrupt leaves it time to clean up."""
-    session.run(
-        *command, env=PYTHONPATH | env, external=True, interrupt_timeout=TAKEDOWN_S, terminate_timeout=TAKEDOWN_S
-    )
+    session.run(*command, env=ENV | env, external=True, interrupt_timeout=TAKEDOWN_S, terminate_timeout=TAKEDOWN_S)
 
 
 @nox.session(tags=["ci"])
@@ -88,4 +89,4 @@ def sample(session: nox.Session) -> None:
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Write requirements/*.txt anew from pyproject.toml; `-- --upgrade` takes the newest versions."""
-    run(session, sys.executable, "cluster/harness/locks.py", *session.posargs)
+    run(session, sys.executable, "-m", "harness.locks", *session.posargs)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import postgres
-from harness.warehouse import Warehouse, create_warehouse, drop_roles, drop_warehouse, make_passwords
+from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,10 +30,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
     """Give the PostgreSQL of this run (of this process of it)."""
-    with postgres.ephemeral(request.config.getoption("--postgres")) as server:
+    with ephemeral_server(request.config.getoption("--postgres")) as server:
         yield server
-        if server.suffix:  # on a server that is not ours nothing is left
-            drop_roles(server)
 
 
 @pytest.fixture(scope="session")

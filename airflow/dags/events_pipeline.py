@@ -100,9 +100,10 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
     """
     if context["dag_run"].run_type != "manual":
         return context["data_interval_start"], context["data_interval_end"]
-    bounds = (context["params"][name] for name in ("start", "end"))
-    start, end = (datetime.fromisoformat(bound) if bound else None for bound in bounds)
-    return start, end
+    from events.load import Interval
+
+    asked_for = Interval.parse(context["params"]["start"], context["params"]["end"])
+    return asked_for.start, asked_for.end
 
 
 for cadence in CADENCES:

@@ -2,21 +2,25 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from types import FrameType
 from typing import NoReturn
 
 import psutil
+import psycopg
 
 from events.errors import EventsError
 from harness import console, dbt, e2e
-from harness.errors import UsageError
-from harness.supervisor import TAKEDOWN_TIMEOUT_S, kept
+from harness.errors import DatabaseGoneError, DiskFullError, LeftBehindError, UsageError
+from harness.supervisor import ANSWER_TIMEOUT_S, kept
 
 PARENT_POLL_INTERVAL_S = 1.0
 
@@ -26,18 +30,42 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="nox -s", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     add_e2e(commands.add_parser("e2e", prog="nox -s e2e --", help="run the pipelines end to end", allow_abbrev=False))
-    add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", help="run dbt on the sample", allow_abbrev=False))
-    with interruptible():
-        try:
-            options, rest = parser.parse_known_args(arguments)
+    # What it does not know is dbt's, --help too.
+    add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
+    raise_interrupts()
+    try:
+        options, rest = parser.parse_known_args(arguments)
+        with translated_errors():
             options.run(options, rest)
-        except EventsError as error:
-            console.error(error.what, error.why, error.next_step)
-            return error.exit_code
-        except Interrupted as interrupt:
-            console.say(f"✗ interrupted ({signal.Signals(interrupt.number).name})")
-            return 128 + interrupt.number
+    except EventsError as error:
+        console.error(error.what, error.why, error.next_step)
+        return error.exit_code
+    except Interrupted as interrupt:
+        name = signal.Signals(interrupt.number).name
+        console.error(f"Interrupted by {name}.", "What was up is taken down.", f"Run it again: nox -s {arguments[0]}")
+        return 128 + interrupt.number
     return 0
+
+
+@contextlib.contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise what anything may run into, a full disk and a PostgreSQL that is gone, as foreseen errors."""
+    try:
+        yield
+    except (OSError, psycopg.errors.DiskFull) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(
+            f"The disk is full: {str(error).splitlines()[0]}",
+            f"The run's files go to {tempfile.gettempdir()}, diagnostics and documentation to build/.",
+            "Free some room, or point TMPDIR at a directory that has it.",
+        ) from error
+    except psycopg.OperationalError as error:
+        raise DatabaseGoneError(
+            f"The connection to PostgreSQL broke: {str(error).strip().splitlines()[0]}",
+            "PostgreSQL ended, or somebody ended the connection.",
+            "Run it again; if it happens again, see whether memory is short (dmesg).",
+        ) from error
 
 
 def add_e2e(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +73,8 @@ def add_e2e(parser: argparse.ArgumentParser) -> None:
     default = e2e.Options()
     parser.add_argument("--target", default=default.target, help="auto (the default) or embedded")
     parser.add_argument("--events", default=default.events, metavar="PATH_OR_URI", help="your own events file")
+    parser.add_argument("--start", metavar="INSTANT", help="load only from here on, 2020-02-01T09:00:00Z say")
+    parser.add_argument("--end", metavar="INSTANT", help="load only up to here, and without it")
     parser.add_argument("--max-rejected", type=share, default=default.max_rejected, metavar="SHARE", help="0.01 is 1%%")
     parser.add_argument("--ui-port", type=port, metavar="PORT", help="for Airflow's UI; a free one by default")
     parser.add_argument("--keep", action="store_true", help="leave it up and say how to reach it")
@@ -59,16 +89,25 @@ def run_e2e(options: argparse.Namespace, rest: list[str]) -> None:
     if options.down:
         take_down_kept()
         return
-    e2e.run(e2e.Options(options.target, options.events, options.max_rejected, options.keep, options.ui_port))
+    asked_for = vars(options)
+    e2e.run(e2e.Options(**{field.name: asked_for[field.name] for field in fields(e2e.Options)}))
 
 
 def take_down_kept() -> None:
     """Take down every run that --keep left up."""
     runs = kept()
     for process_id, directory in runs:
-        process = psutil.Process(process_id)
-        process.terminate()
-        process.wait(TAKEDOWN_TIMEOUT_S)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(process_id)
+            process.terminate()
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(ANSWER_TIMEOUT_S)
+        if directory.exists():
+            raise LeftBehindError(
+                f"{directory} is still there after {ANSWER_TIMEOUT_S:.0f} s.",
+                f"Its supervisor, process {process_id}, is stuck or was stopped.",
+                f"End it and what is below it, and remove the directory: kill -9 {process_id}",
+            )
         console.say(f"✓ {directory.name} taken down")
     if not runs:
         console.say("nothing was left up")
@@ -90,9 +129,7 @@ class Parser(argparse.ArgumentParser):
 
 def usage_error(what: str) -> UsageError:
     """Return the error for a command line that makes no sense."""
-    return UsageError(
-        what, "The option or its value is most likely misspelt.", "See what there is: nox -s e2e -- --help"
-    )
+    return UsageError(what, "The option or its value is most likely misspelt.", "The README lists what there is.")
 
 
 def share(text: str) -> float:
@@ -117,22 +154,19 @@ class Interrupted(BaseException):
         self.number = number
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise Interrupted once, at the first signal to end or when the parent is gone; then take down undisturbed."""
+def raise_interrupts() -> None:
+    """Have Interrupted raised, once, at the first signal to end or when nox is gone; the takedown is not disturbed."""
     interrupted = threading.Event()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            return
-        interrupted.set()
-        console.say("… interrupted; taking everything down")
-        raise Interrupted(number)
+        if not interrupted.is_set():  # and nothing is said here: it may have interrupted just that
+            interrupted.set()
+            raise Interrupted(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
-    yield
+    parent = int(os.environ.get("NOX_PID", os.getppid()))
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 
 def _watch_parent(parent: int) -> None:

@@ -4,10 +4,11 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
+from events.errors import EventsError
 from harness.errors import DagRunFailedError, ServiceFailedError
 
 REQUEST_TIMEOUT_S = 30.0
@@ -34,7 +35,8 @@ class AirflowApi:
     watch: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def __post_init__(self) -> None:
-        self._http = httpx.Client(base_url=self.address, timeout=REQUEST_TIMEOUT_S)
+        # Not the environment's proxies: the address is this machine's or the cluster's own.
+        self._http = httpx.Client(base_url=self.address, timeout=REQUEST_TIMEOUT_S, trust_env=False)
 
     def healthy(self) -> dict[str, bool]:
         """Say for each component that reports whether it is healthy; empty while the API server does not answer."""
@@ -78,7 +80,7 @@ class AirflowApi:
         """Return the lines of a task's log."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         content = self._request("GET", path, params={"full_content": True}).json()["content"]
-        return [_line(entry) for entry in content]
+        return [log_line(entry) for entry in content]
 
     def follow(self, dag_id: str, run_id: str, timeout_s: float, changed: TaskListener) -> None:
         """Wait for a run to end, calling CHANGED with task id and state each time that a task changes state.
@@ -116,8 +118,12 @@ class AirflowApi:
                 "Somebody, or the run's own time limit, ended it.",
                 "Look at the scheduler's log.",
             )
-        what, why, next_step = explain(self.task_log(dag_id, run_id, failed[0]))
-        return DagRunFailedError(f"{dag_id} failed in {failed[0]}: {what}", why, next_step)
+        explanation = explain(self.task_log(dag_id, run_id, failed[0]))
+        error = DagRunFailedError(
+            f"{dag_id} failed in {failed[0]}: {explanation.what}", explanation.why, explanation.next_step
+        )
+        error.exit_code = explanation.exit_code
+        return error
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request; log in when that is asked for, try again where the server is busy, raise on anything else."""
@@ -133,6 +139,12 @@ class AirflowApi:
                 if response.status_code != 429 and response.status_code < 500:
                     return response.raise_for_status()
                 told = f"{response.status_code} {response.reason_phrase}"
+            except httpx.HTTPStatusError as error:
+                raise ServiceFailedError(
+                    f"Airflow's API refused {method} {path}: {error.response.status_code} {error.response.text[:200]}",
+                    "Another program most likely answers at its address, or Airflow's API has changed.",
+                    "Look at the API server's log.",
+                ) from error
             except httpx.TransportError as error:
                 told = str(error) or type(error).__name__
             self.watch()
@@ -151,27 +163,38 @@ class AirflowApi:
         self._http.headers["Authorization"] = f"Bearer {token}"
 
 
-def explain(log: list[str]) -> tuple[str, str, str]:
-    """Return what a failed task's log says: what happened, why most likely, what to do next; one line each."""
+class Explanation(NamedTuple):
+    """What a failed task's log says: what happened, why most likely, what to do next; one line each."""
+
+    what: str
+    why: str
+    next_step: str
+    exit_code: int = DagRunFailedError.exit_code
+
+
+def explain(log: list[str]) -> Explanation:
+    """Explain a failed task by the lines of its log."""
+    foreseen = {kind.__name__: kind.exit_code for kind in EventsError.__subclasses__()}
     for line in reversed(log):
-        lines = line.partition(ERROR_MARK)[2].split("\n")
-        if len(lines) == 3:  # an error that the pipeline foresaw
-            return lines[0], lines[1], lines[2]
+        kind, _, text = line.partition(ERROR_MARK)[2].partition(": ")
+        if kind in foreseen and text.count("\n") == 2:
+            what, why, next_step = text.split("\n")
+            return Explanation(what, why, next_step, foreseen[kind])
     from_dbt = [line for line in log if re.search(r"\b(FAIL \d+|ERROR creating|[A-Z]\w+ Error in|Failure in)\b", line)]
     told = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
-    return (
+    return Explanation(
         told[0].replace(ERROR_MARK, "")[:300],
         "dbt's log has the failing rows or the statement." if from_dbt else "It was not foreseen.",
         "Read the task's whole log.",
     )
 
 
-def _line(entry: Any) -> str:
+def log_line(entry: Any) -> str:
+    """Return an entry of a task's log as text, with the error that it carries, not that error's causes."""
     if not isinstance(entry, dict):
         return str(entry)
-    causes = entry.get("error_detail") or []
-    text = str(entry.get("event", ""))
-    return f"{text} {ERROR_MARK}{causes[-1].get('exc_value')}" if causes else text
+    text, errors = str(entry.get("event", "")), entry.get("error_detail") or []
+    return f"{text} {ERROR_MARK}{errors[0].get('exc_type')}: {errors[0].get('exc_value')}" if errors else text
 
 
 def _told(states: dict[str, str]) -> str:

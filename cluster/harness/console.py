@@ -11,13 +11,15 @@ ON_GITHUB = os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
+    """Print a line at once; who has closed the terminal or the pipe does not stop what is under way."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def error(what: str, why: str, next_step: str) -> None:
     """Print a foreseen error: what happened, why most likely, what to run next."""
-    print(f"✗ {what}\n  {why}\n  {next_step}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"✗ {what}\n  {why}\n  {next_step}", file=sys.stderr, flush=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -61,7 +63,8 @@ class Phases:
             self.seconds[f"{name} (not finished)"] = time.monotonic() - begun
             raise
         self.seconds[name] = time.monotonic() - begun
-        say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
+        if phase.went_well:
+            say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
 
     @property
     def total_s(self) -> float:
@@ -71,6 +74,7 @@ class Phases:
 
 @dataclass
 class Phase:
-    """A phase under way; its text may be made more telling before it ends."""
+    """A phase under way; its text may be made more telling before it ends, or withheld."""
 
     text: str
+    went_well: bool = True

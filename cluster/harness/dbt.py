@@ -11,22 +11,15 @@ from pathlib import Path
 
 from events.load import load
 from events.tables import create_tables
-from harness import postgres
 from harness.console import Phases, say
-from harness.environment import python_of
-from harness.errors import HarnessError
-from harness.locks import ROOT
-from harness.warehouse import Warehouse, create_warehouse, drop_roles, drop_warehouse, make_passwords
+from harness.environment import only_one, python_of
+from harness.errors import DbtFailedError
+from harness.paths import BUILD, ROOT, SAMPLE
+from harness.postgres import describe
+from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
 
-SAMPLE = ROOT / "airflow" / "data" / "events.csv"
-ARTIFACTS = ROOT / "build" / "dbt"
-DOCS = ROOT / "build" / "dbt-docs"
-
-
-class DbtFailedError(HarnessError):
-    """dbt ended with another exit code than 0."""
-
-    exit_code = 49
+ARTIFACTS = BUILD / "dbt"
+DOCS = BUILD / "dbt-docs"
 
 
 def run(arguments: Sequence[str], dsn: str | None) -> None:
@@ -36,35 +29,31 @@ def run(arguments: Sequence[str], dsn: str | None) -> None:
         PostgresError, ServiceFailedError: there is no PostgreSQL.
         DbtFailedError: dbt failed; its output says why.
     """
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     phases = Phases()
-    with postgres.ephemeral(dsn) as server:
-        say(f"✓ {server}")
-        house = create_warehouse(server, "warehouse", make_passwords())
-        try:
-            with phases.phase("sample loaded") as phase:
-                create_tables(house.loader_dsn)
-                phase.text = f"sample loaded: {load(str(SAMPLE), house.loader_dsn).loaded:,} events"
-            if arguments:
-                run_dbt(arguments, house)
-            else:
-                run_dbt(["build"], house)
-                run_dbt(["docs", "generate", "--static", "--quiet"], house)
-                DOCS.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
-                say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
-        finally:
-            drop_warehouse(house)
-            if server.suffix:  # on a server that is not ours nothing is left
-                drop_roles(server)
+    with only_one(ARTIFACTS / ".lock", "which runs dbt in this clone"), ephemeral_server(dsn) as server:
+        say(f"✓ {describe(server)}")
+        warehouse = create_warehouse(server, "warehouse", make_passwords())
+        with phases.phase("sample loaded") as phase:
+            create_tables(warehouse.loader_dsn)
+            phase.text = f"sample loaded: {load(str(SAMPLE), warehouse.loader_dsn).loaded:,} events"
+        if arguments:
+            run_dbt(arguments, warehouse)
+            return
+        run_dbt(["build"], warehouse)
+        run_dbt(["docs", "generate", "--static", "--quiet"], warehouse)
+        DOCS.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
+        say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
 
 
-def run_dbt(arguments: Sequence[str], house: Warehouse) -> None:
+def run_dbt(arguments: Sequence[str], warehouse: Warehouse) -> None:
     """Run `dbt ARGUMENTS` on a warehouse, in dbt's own environment.
 
     Raises:
         DbtFailedError: it failed.
     """
-    env = house.dbt_env() | {
+    env = warehouse.dbt_env() | {
         "DBT_TARGET": os.environ.get("DBT_TARGET", "test"),
         "DBT_TARGET_PATH": str(ARTIFACTS / "target"),
         "DBT_LOG_PATH": str(ARTIFACTS / "logs"),

@@ -10,39 +10,40 @@ from psycopg import sql
 
 from events.errors import EventsError
 from harness.console import say
-from harness.locks import ROOT
-from harness.warehouse import Warehouse
+from harness.paths import BUILD, ROOT
 
-DIAGNOSTICS = ROOT / "build" / "diagnostics"
+DIAGNOSTICS = BUILD / "diagnostics"
 TABLES = ("loads", "rejected_events")
 
 
-def save(error: Exception, folders: Mapping[str, Path], warehouse: Warehouse | None = None) -> Path:
-    """Copy FOLDERS, by name, and the ledger and the rejects of WAREHOUSE; name the place in ERROR's last line.
+def save(error: Exception, folders: Mapping[str, Path], warehouse_dsn: str | None = None) -> None:
+    """Copy FOLDERS, by name, and the ledger and the rejects of a warehouse; name the place in ERROR's last line.
 
-    Return the folder. What cannot be saved is said and left out: the failure itself matters more.
+    What cannot be saved is said and left out: the failure itself matters more.
     """
-    destination = unused(DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S"))
+    destination = None
     try:
+        destination = unused(DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S"))
         for name, folder in folders.items():
             if folder.exists():
                 shutil.copytree(folder, destination / name, ignore_dangling_symlinks=True)
-        if warehouse:
-            save_tables(warehouse, destination / "warehouse")
+        if warehouse_dsn:
+            save_tables(warehouse_dsn, destination / "warehouse")
     except (OSError, psycopg.Error) as second:
         say(f"  the diagnostics are not complete: {second}")
+    if destination is None:
+        return
     place = f"Diagnostics: {destination.relative_to(ROOT)}"
     if isinstance(error, EventsError):
         error.next_step = f"{error.next_step} {place}"
     else:
         say(f"  {place}")
-    return destination
 
 
-def save_tables(warehouse: Warehouse, folder: Path) -> None:
+def save_tables(dsn: str, folder: Path) -> None:
     """Write the ledger of loads and the rejected rows as CSV files, as far as the tables are there."""
     folder.mkdir(parents=True)
-    with psycopg.connect(warehouse.admin_dsn) as connection:
+    with psycopg.connect(dsn) as connection:
         for table in TABLES:
             if connection.execute("select to_regclass(%s)", (f"raw.{table}",)).fetchone() == (None,):
                 continue

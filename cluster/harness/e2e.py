@@ -4,6 +4,7 @@ The weekly and the monthly run load the whole file again, and at the end so does
 table holds what it held after the first, byte for byte.
 """
 
+import os
 import shutil
 import tempfile
 import threading
@@ -12,21 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
-from urllib.parse import urlsplit
 
 import psycopg
 
+from events.load import Interval
 from events.source import check_source
 from harness import oracle
 from harness.airflow_api import AirflowApi
 from harness.console import Phases, group, say, table
 from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError
-from harness.locks import ROOT
+from harness.paths import SAMPLE
 from harness.targets import Deployment, Settings, choose
 from harness.warehouse import Warehouse
 
 DAG_IDS = ("events_pipeline_daily", "events_pipeline_weekly", "events_pipeline_monthly")
-SAMPLE = ROOT / "airflow" / "data" / "events.csv"
 PARSED_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
 MIN_FREE_BYTES = 1_000_000_000
@@ -41,6 +41,8 @@ class Options:
     Attributes:
         target: a target's name, or `auto`.
         events: the events file, a path or any fsspec URI; the sample by default.
+        start: the first instant to load, ISO 8601, UTC where it does not say; None for the file's beginning.
+        end: the first instant not to load any more, likewise; None for the file's end.
         max_rejected: the share of rows that may be rejected, 0 to 1.
         keep: leave it up at the end.
         ui_port: the port for Airflow's UI and API; None for a free one.
@@ -48,6 +50,8 @@ class Options:
 
     target: str = "auto"
     events: str = str(SAMPLE)
+    start: str | None = None
+    end: str | None = None
     max_rejected: float = 0.01
     keep: bool = False
     ui_port: int | None = None
@@ -62,16 +66,17 @@ def run(options: Options) -> None:
     target, reason = choose(options.target)
     say(f"target {target.name}: {reason}")
     events_uri = absolute(options.events)
+    interval = Interval.parse(options.start, options.end)
     check_source(events_uri)
     check_room(events_uri)
 
     phases = Phases()
-    expected = InBackground(lambda: oracle.compute(events_uri))
+    expected = InBackground(lambda: oracle.compute(events_uri, interval.start, interval.end))
     rows: dict[str, int] = {}
     try:
         with target.up(Settings(events_uri, options.max_rejected, options.ui_port), phases) as deployment:
             try:
-                rows = run_pipelines(deployment, expected, phases)
+                rows = run_pipelines(deployment, expected, interval, phases)
             except Exception:
                 if options.keep:
                     keep(deployment)
@@ -89,14 +94,18 @@ def run(options: Options) -> None:
     say(f"✓ e2e on {target.name}: everything holds ({phases.total_s:.0f} s)")
 
 
-def run_pipelines(deployment: Deployment, expected: "InBackground[oracle.Expected]", phases: Phases) -> dict[str, int]:
+def run_pipelines(
+    deployment: Deployment, expected: "InBackground[oracle.Expected]", interval: Interval, phases: Phases
+) -> dict[str, int]:
     """Run every DAG, check the warehouse after the first and compare it after each; return rows by table."""
     api = deployment.api
     with phases.phase("DAGs parsed") as phase:
         wait_until_parsed(api)
         phase.text = f"{len(DAG_IDS)} DAGs parsed, no import errors"
+    bounds = {"start": interval.start, "end": interval.end}
+    conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
     first, *others = DAG_IDS
-    run_dag(api, first, phases, first)
+    run_dag(api, first, conf, phases, first)
     with phases.phase("numbers checked") as phase:
         wanted = expected.result()
         checks = check(wanted, deployment.warehouse)
@@ -105,9 +114,9 @@ def run_pipelines(deployment: Deployment, expected: "InBackground[oracle.Expecte
         phase.text = f"{len(checks)} checks hold: rows, lead fees, {days:,} days of active professionals, rejects"
 
     for dag_id in others:
-        run_dag(api, dag_id, phases, dag_id)
+        run_dag(api, dag_id, conf, phases, dag_id)
         check_unchanged(before, deployment.warehouse, dag_id)
-    run_dag(api, first, phases, f"{first} again")
+    run_dag(api, first, conf, phases, f"{first} again")
     wait_for_scheduled_runs(api)
     check_unchanged(before, deployment.warehouse, f"the second run of {first}")
     check(wanted, deployment.warehouse)
@@ -115,7 +124,7 @@ def run_pipelines(deployment: Deployment, expected: "InBackground[oracle.Expecte
     return wanted.rows
 
 
-def run_dag(api: AirflowApi, dag_id: str, phases: Phases, phase_name: str) -> None:
+def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, str], phases: Phases, phase_name: str) -> None:
     """Unpause and trigger a DAG and follow it to its end, a line per task as it changes state."""
     with group(dag_id), phases.phase(phase_name) as phase:
         phase.text = f"{phase_name} succeeded"
@@ -125,7 +134,7 @@ def run_dag(api: AirflowApi, dag_id: str, phases: Phases, phase_name: str) -> No
             say(f"  {time.monotonic() - started:5.1f} s  {task_id:<14} {state}")
 
         api.unpause(dag_id)
-        api.follow(dag_id, api.trigger(dag_id, {}), RUN_TIMEOUT_S, changed)
+        api.follow(dag_id, api.trigger(dag_id, conf), RUN_TIMEOUT_S, changed)
 
 
 def wait_until_parsed(api: AirflowApi) -> None:
@@ -204,7 +213,10 @@ def check_unchanged(before: dict[str, str], warehouse: Warehouse, what: str) -> 
 
 def absolute(uri: str) -> str:
     """Return URI, made absolute if it is a relative path: other processes have other working directories."""
-    return uri if urlsplit(uri).scheme else str(Path(uri).expanduser().absolute())
+    path = uri.removeprefix("file://")
+    if "://" in path or "::" in path:
+        return uri
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - leaves a ~ that it does not know
 
 
 def check_room(events_uri: str) -> None:

@@ -4,17 +4,20 @@ Environments are in `.nox/envs` and shared by all sessions. Two sessions at once
 other waits. Needs the standard library and uv alone: the noxfile calls it before there is any environment.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness import locks
+from harness.paths import ROOT
 
-ENVIRONMENTS = locks.ROOT / ".nox" / "envs"
+ENVIRONMENTS = ROOT / ".nox" / "envs"
 
 
 def python_of(group: str) -> Path:
@@ -39,24 +42,38 @@ def install(group: str) -> Path:
 
     if is_installed():
         return python
-    ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-    with open(ENVIRONMENTS / f".{environment.name}.lock", "w") as only_one:
-        try:
-            fcntl.flock(only_one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"… waiting for another session, which is installing the {group} environment", flush=True)
-            fcntl.flock(only_one, fcntl.LOCK_EX)
-        if not is_installed():
-            count = sum("==" in line for line in lock.read_text().splitlines() if not line.startswith((" ", "#")))
-            print(f"… installing the {group} environment: {count} packages, once", flush=True)
-            started = time.monotonic()
-            uv = locks.uv()
-            _run(uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, environment)
-            sync = ("pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode", "--python", python, lock)
-            _run(uv, *sync)
-            installed.write_text(wanted)
-            print(f"✓ {group} environment installed ({time.monotonic() - started:.0f} s)", flush=True)
+    try:
+        ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+        with only_one(ENVIRONMENTS / f".{environment.name}.lock", f"which is installing the {group} environment"):
+            if not is_installed():
+                installed.unlink(missing_ok=True)
+                _sync(group, lock, environment)
+                installed.write_text(wanted)
+    except OSError as error:
+        raise locks.LockError(f"The {group} environment cannot be installed: {error}") from error
     return python
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file LOCK; while another session holds it, say that it is the one that is BUSY, and wait."""
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"… waiting for another session, {busy}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(group: str, lock: Path, environment: Path) -> None:
+    count = sum("==" in line for line in lock.read_text().splitlines() if not line.startswith((" ", "#")))
+    print(f"… installing the {group} environment: {count} packages, once", flush=True)
+    started = time.monotonic()
+    uv, python = locks.uv(), environment / "bin" / "python"
+    _run(uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, environment)
+    _run(uv, "pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode", "--python", python, lock)
+    print(f"✓ {group} environment installed ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 def _run(*argv: str | Path) -> None:

@@ -60,6 +60,18 @@ class LeftBehindError(HarnessError):
     exit_code = 47
 
 
+class DbtFailedError(HarnessError):
+    """dbt ended with another exit code than 0."""
+
+    exit_code = 49
+
+
+class DatabaseGoneError(HarnessError):
+    """PostgreSQL ended, or the connection to it broke, in the middle of something."""
+
+    exit_code = 50
+
+
 class EnvironmentMissingError(HarnessError):
     """A Python environment that the harness starts programs from is not installed."""
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.locks import ROOT
+from harness.paths import ROOT
 
 PROGRAMS = Path(sys.executable).parent
 

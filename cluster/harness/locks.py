@@ -3,7 +3,7 @@
 One resolution serves all groups (`constraints.txt`), so a version appears once; each group's lock then has the hashes
 of just what the group needs. A lock's first line is a digest of what it was made from: a clone has no useful times.
 
-    python cluster/harness/locks.py [OPTION of `uv pip compile`, --upgrade say]...
+    python -m harness.locks [OPTION of `uv pip compile`, --upgrade say]...
 
 Needs the standard library and uv alone: it runs before there is any environment.
 """
@@ -17,7 +17,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from harness.paths import ROOT
+
 LOCKS = ROOT / "requirements"
 CONSTRAINTS = LOCKS / "constraints.txt"
 COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -83,13 +83,16 @@ class Check:
     holds: bool
 
 
-def compute(uri: str) -> Expected:
-    """Return what the warehouse must hold for the events file at URI, a path or any URI that fsspec opens.
+def compute(uri: str, start: datetime | None = None, end: datetime | None = None) -> Expected:
+    """Return what an empty warehouse must hold after a load of the events file at URI, any that fsspec opens.
+
+    START and END, in UTC, are the half-open interval that is loaded; None is an open bound.
 
     Raises ValueError if the file has no header or another one, and what fsspec and gzip raise if it cannot be read.
     """
     reasons: Counter[str] = Counter()
     seen: set[int] = set()
+    loaded = 0
     services: set[int] = set()
     professionals: set[int] = set()
     days: set[date] = set()
@@ -107,6 +110,10 @@ def compute(uri: str) -> Expected:
                 reasons[str(error)] += 1
                 continue
             seen.add(event.event_id)
+            created_at = event.created_at.replace(tzinfo=UTC)
+            if (start is not None and created_at < start) or (end is not None and created_at >= end):
+                continue
+            loaded += 1
             professionals.add(event.professional_id)
             days.add(event.created_at.date())
             if event.service_id is not None and event.lead_fee is not None:
@@ -118,9 +125,9 @@ def compute(uri: str) -> Expected:
                 statuses.append((event.created_at, event.event_id, event.professional_id, able))
     active = active_by_day(statuses, min(days), max(days)) if days else {}
     rows = (
-        len(seen),
+        loaded,
         reasons.total(),
-        len(seen),
+        loaded,
         len(active),
         len(professionals),
         len(services),

@@ -22,13 +22,16 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from harness import diagnostics
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor, service_ended, service_failed
 
 MAJOR = 18
 IMAGE = os.environ.get("PLATFORM_POSTGRES_IMAGE", f"postgres:{MAJOR}")
+FREE_PORTS = range(20_000, 30_000)
 START_TIMEOUT_S = 60.0
 CONTAINER_TIMEOUT_S = 300.0  # a first run pulls the image
+DSN_PARTS = {"host", "port", "user", "password", "dbname"}
 SETTINGS = {
     "timezone": "UTC",
     "max_connections": "200",
@@ -61,15 +64,14 @@ class Server:
         """The administrator's connection URL."""
         return url(self.user, self.password, self.host, self.port, self.database)
 
-    def __str__(self) -> str:
-        return f"PostgreSQL {version(self)} from {self.origin} on {self.host}:{self.port}"
-
 
 def url(user: str, password: str, host: str, port: int, database: str) -> str:
     """Return a libpq connection URL; USER and PASSWORD are quoted."""
     from urllib.parse import quote
 
-    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{database}"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{quote(database, safe='')}"
 
 
 def version(server: Server) -> str:
@@ -78,16 +80,26 @@ def version(server: Server) -> str:
         return str(connection.info.parameter_status("server_version")).split()[0]
 
 
+def describe(server: Server) -> str:
+    """Return what SERVER is, where it comes from and where it listens, for people."""
+    return f"PostgreSQL {version(server)} from {server.origin} on {server.host}:{server.port}"
+
+
 def _options(settings: dict[str, str]) -> list[str]:
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on the loopback address now; somebody may take it before it is used."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that is free on the loopback address.
+
+    It is below the ports that systems give to outgoing connections and that Kubernetes gives to NodePorts, so that
+    hardly anybody takes it before it is used.
+    """
+    while True:
+        port = secrets.choice(FREE_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def check_port(port: int, option: str) -> None:
@@ -115,9 +127,16 @@ def start_from_wheel(supervisor: Supervisor) -> Server:
     Raises:
         ServiceFailedError: it did not start.
     """
+    forget_libpq_settings()
+    user = _unprivileged_user()
+    if user and (closed := _closed_to_others(supervisor.directory)):
+        raise PostgresError(
+            f"PostgreSQL cannot reach its directory: {closed} is closed to other users.",
+            "PostgreSQL does not run as root; as root it runs as `nobody` here.",
+            "Point TMPDIR at a directory that every user may enter, /tmp say, or run as an ordinary user.",
+        )
     home = supervisor.directory / "postgres"
     home.mkdir(mode=0o700)
-    user = _unprivileged_user()
     binaries = _binaries(supervisor.directory, user)
     if user:
         os.chown(home, *user)
@@ -218,20 +237,32 @@ def _binaries(directory: Path, user: tuple[int, int] | None) -> Path:
             "Use a Docker engine, or a server of your own: nox -s tests -- --postgres DSN",
         )
     package = Path(spec.origin).parent
-    if user and not all(p.stat().st_mode & stat.S_IXOTH for p in (package, *package.parents)):
+    if user and _closed_to_others(package / "pginstall" / "bin" / "postgres"):
         installed, package = package, directory / "pgsql" / package.name
-        package.parent.mkdir(mode=0o755)
         for part in (installed, installed.parent / f"{installed.name}.libs"):  # the libraries that the wheel brings
             if part.exists():
                 shutil.copytree(part, package.parent / part.name)
+        for path in (package.parent, *package.parent.rglob("*")):  # whatever the umask was, and is
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o444))
     return package / "pginstall" / "bin"
+
+
+def _closed_to_others(path: Path) -> Path | None:
+    """Return the first of PATH and its parents that other users may not enter or run, if there is one."""
+    return next((p for p in reversed((path, *path.parents)) if not p.stat().st_mode & stat.S_IXOTH), None)
+
+
+def forget_libpq_settings() -> None:
+    """Remove PGSSLMODE, PGOPTIONS and the like from the environment: the user has them for other servers than ours."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
 # --- from a container -----------------------------------------------------------------------------------------------
 
 
 def engine_answers() -> bool:
-    """Say whether a Docker engine answers where the environment (DOCKER_HOST, contexts) says that it is."""
+    """Say whether a Docker engine answers: at DOCKER_HOST, else at its usual socket; Docker's contexts are not read."""
     import docker
 
     try:
@@ -250,6 +281,7 @@ def start_container(supervisor: Supervisor) -> Server:
     Raises:
         PostgresError: it did not start, or does not answer.
     """
+    forget_libpq_settings()
     password = secrets.token_urlsafe(24)
     address = supervisor.directory / "address"
     log = supervisor.start(
@@ -278,6 +310,12 @@ def start_container(supervisor: Supervisor) -> Server:
                 "Name the engine's host in TESTCONTAINERS_HOST_OVERRIDE and try again.",
             )
         time.sleep(0.05)
+    if not version(server).startswith(f"{MAJOR}."):
+        raise PostgresError(
+            f"The image {IMAGE} holds PostgreSQL {version(server)}; the project is tested on {MAJOR}.",
+            "PLATFORM_POSTGRES_IMAGE most likely names another version.",
+            f"Name an image of PostgreSQL {MAJOR}, or unset PLATFORM_POSTGRES_IMAGE.",
+        )
     return server
 
 
@@ -287,26 +325,34 @@ def start_container(supervisor: Supervisor) -> Server:
 def given(dsn: str) -> Server:
     """Return the server that DSN (URL or key=value) names; its user must be allowed to make databases and roles.
 
+    What libpq's environment variables say (PGPASSWORD, PGSSLMODE …) holds for it, too.
+
     Raises:
-        PostgresError: it does not answer, is of another major version, or the user may not.
+        PostgresError: it does not answer, is not reached over TCP, is of another major version, or the user may not.
     """
     try:
+        told = conninfo_to_dict(dsn)
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             info = connection.info
             allowed = connection.execute(
                 "select rolsuper or (rolcreatedb and rolcreaterole) from pg_roles where rolname = current_user"
             ).fetchone()
             major = info.server_version // 10_000
-            password = str(conninfo_to_dict(dsn).get("password") or os.environ.get("PGPASSWORD", ""))
-            server = Server(
-                "--postgres", info.host, info.port, info.user, password, info.dbname, f"_{secrets.token_hex(4)}"
-            )
+            password = str(told.get("password") or os.environ.get("PGPASSWORD", ""))
+            suffix = f"_{secrets.token_hex(4)}"
+            server = Server("--postgres", info.host, info.port, info.user, password, info.dbname, suffix)
     except psycopg.Error as error:
         raise PostgresError(
             f"The PostgreSQL that --postgres names does not answer: {str(error).strip().splitlines()[-1]}",
             "It is most likely not running, or the user or password is wrong.",
             "Try the same DSN with psql, or leave --postgres out to get an ephemeral server.",
         ) from error
+    if not server.host or server.host.startswith("/") or not told.keys() <= DSN_PARTS:
+        raise PostgresError(
+            "The DSN of --postgres has other parts than host, port, user, password and dbname, or names no host.",
+            "The load, dbt and the tests each connect on their own, over TCP, with just these.",
+            "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, say.",
+        )
     if major != MAJOR:
         raise PostgresError(
             f"The PostgreSQL that --postgres names is version {major}; the project is tested on {MAJOR}.",
@@ -342,4 +388,9 @@ def ephemeral(dsn: str | None = None) -> Iterator[Server]:
         yield given(dsn)
         return
     with Supervisor.launch() as supervisor:
-        yield start_container(supervisor) if engine_answers() else start_from_wheel(supervisor)
+        try:
+            server = start_container(supervisor) if engine_answers() else start_from_wheel(supervisor)
+        except Exception as error:
+            diagnostics.save(error, {"postgres": supervisor.directory / "logs"})
+            raise
+        yield server

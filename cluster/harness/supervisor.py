@@ -18,6 +18,7 @@ import ctypes
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -32,11 +33,12 @@ from typing import Any, Self
 
 import psutil
 
-from harness.errors import DiskFullError, ServiceFailedError
+from harness.errors import DiskFullError, HarnessError, ServiceFailedError
 
 PREFIX = "events-platform-"
 STOP_TIMEOUT_S = 10.0  # for one stage to end by itself after its stop signal
-TAKEDOWN_TIMEOUT_S = 60.0  # for the supervisor to take everything down and say so
+ANSWER_TIMEOUT_S = 60.0  # for the supervisor to do what it is asked and say so, the takedown included
+MIN_FREE_BYTES = 20_000_000  # with less, a disk is as good as full: PostgreSQL's next WAL segment has 16 MB
 RECORD = "supervisor.json"  # in the run's directory: who owns it
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -65,7 +67,7 @@ class Supervisor:
         kept: whether everything outlives the harness.
     """
 
-    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
         self._process = process
         self.directory = directory
         self.left: list[str] = []
@@ -84,11 +86,10 @@ class Supervisor:
             [sys.executable, "-m", "harness.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=None,
-            text=True,
+            bufsize=0,
             start_new_session=True,  # a Ctrl-C at the terminal is for the harness alone
             cwd="/",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": tempfile.gettempdir()},
         )
         supervisor = cls(process, Path())
         answer = supervisor._receive()
@@ -163,8 +164,8 @@ class Supervisor:
 
     def keep(self) -> int:
         """Let everything outlive the harness; return the process id to which SIGTERM then takes it down."""
+        self.kept = True  # first: who is interrupted in the next line must not wait for a takedown
         self._ask({"op": "keep"})
-        self.kept = True
         return self._process.pid
 
     def close(self) -> None:
@@ -180,7 +181,7 @@ class Supervisor:
         try:
             while "left" not in (answer := self._receive()):
                 pass  # an answer that nobody waited for any more
-            self._process.wait(TAKEDOWN_TIMEOUT_S)
+            self._process.wait(ANSWER_TIMEOUT_S)
             self.left = answer["left"]
         except (ServiceFailedError, subprocess.TimeoutExpired):
             self.left = [f"the run's directory {self.directory}, and perhaps processes: its supervisor was killed"]
@@ -196,29 +197,27 @@ class Supervisor:
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # the answer, or its absence, tells
+        with contextlib.suppress(BrokenPipeError, ValueError):  # the answer, or its absence, tells
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        is_ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_S)  # it is unbuffered
+        line = self._process.stdout.readline() if is_ready else b""
         if not line:
             raise ServiceFailedError(
-                "The supervisor of this run's processes is gone.",
-                "Somebody ended it, most likely together with what it had started.",
+                "The supervisor of this run's processes is gone, or does not answer.",
+                "Somebody ended or stopped it, most likely together with what it had started.",
                 "Look for processes that were left (ps -ef | grep harness), end them, and try again.",
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
-def service_ended(name: str, log: Path, code: int) -> ServiceFailedError:
+def service_ended(name: str, log: Path, code: int) -> HarnessError:
     """Return the error for a process that ended with the exit code CODE, or by the signal -CODE."""
-    if code < 0:
+    if code < 0 and not disk_full(log.parent):
         return ServiceFailedError(
             f"{name} was ended by {signal.Signals(-code).name}.",
             "Somebody killed it, or the machine ran out of memory.",
@@ -227,22 +226,32 @@ def service_ended(name: str, log: Path, code: int) -> ServiceFailedError:
     return service_failed(name, log, f"ended with exit code {code}")
 
 
-def service_failed(name: str, log: Path, how: str) -> ServiceFailedError:
+def service_failed(name: str, log: Path, how: str) -> HarnessError:
     """Return the error for a process that failed, with the line of its log that most likely says why."""
     lines = (
         [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
     )
+    if any("No space left on device" in line for line in lines) or disk_full(log.parent):
+        return disk_full_error(log.parent)
     telling = [
         line for line in lines if any(word in line for word in ("FATAL", "ERROR", "Error", "error:", "No space left"))
     ]
-    if any("No space left on device" in line for line in lines):
-        return ServiceFailedError(
-            f"{name} {how}: no space left on the disk.",
-            f"The disk that holds {log.parents[1]} is full.",
-            "Free some room, or point TMPDIR at a directory with 2 GB free, and try again.",
-        )
     said = (telling or lines or ["(its log is empty)"])[-1]
     return ServiceFailedError(f"{name} {how}.", f"Its log says: {said[:300]}", f"Read its whole log, {log.name}.")
+
+
+def disk_full(path: Path) -> bool:
+    """Say whether the disk that holds PATH is as good as full."""
+    return shutil.disk_usage(path).free < MIN_FREE_BYTES
+
+
+def disk_full_error(path: Path) -> DiskFullError:
+    """Return the error for the disk that holds PATH."""
+    return DiskFullError(
+        f"The disk that holds {path} is full: {shutil.disk_usage(path).free / 1e6:,.0f} MB are left.",
+        "The events, or something else on the machine, took the room while the run went on.",
+        "Free some room, or point TMPDIR at a directory that has it.",
+    )
 
 
 def kept() -> list[tuple[int, Path]]:
@@ -261,7 +270,9 @@ def remove_orphans() -> list[Path]:
 def _runs() -> Iterator[tuple[Path, dict[str, Any], bool]]:
     """Yield the directory of each run of this user, what it records, and whether its supervisor lives."""
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{RECORD}")):
-        with contextlib.suppress(OSError, ValueError), path.open() as file:  # another user's, or just being made
+        with contextlib.suppress(OSError, ValueError), path.open() as file:  # just being made, or removed
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                continue
             record = json.load(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -282,6 +293,8 @@ class _Services:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        directory.chmod(0o711)  # as root, PostgreSQL runs as another user and must reach its own folder below
+        (directory / "logs").mkdir(mode=0o700)
         self._record = (directory / RECORD).open("w")
         fcntl.flock(self._record, fcntl.LOCK_EX)  # held for as long as this process lives, whatever ends it
         self.record(kept=False)
@@ -374,11 +387,14 @@ def _serve() -> None:
 
     try:
         directory = Path(tempfile.mkdtemp(prefix=PREFIX))
-        directory.chmod(0o711)  # as root, PostgreSQL runs as another user and must reach its own folder below
-        (directory / "logs").mkdir(mode=0o700)
-        services = _Services(directory)
     except OSError as error:
         _answer({"error": error.strerror})
+        return
+    try:
+        services = _Services(directory)
+    except (OSError, SystemExit) as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        _answer({"error": str(error) or type(error).__name__})
         return
     _answer({"directory": str(directory)})
     try:

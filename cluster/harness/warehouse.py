@@ -7,12 +7,15 @@
 | `reader`      | uses the models' schemas; dbt grants it `select` on the marts |
 """
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
 
+from harness import postgres
 from harness.postgres import Server, url
 
 ROLES = ("loader", "transformer", "reader")
@@ -106,11 +109,30 @@ def drop_warehouse(warehouse: Warehouse) -> None:
         connection.execute(statement.format(sql.Identifier(warehouse.database)))
 
 
-def drop_roles(server: Server) -> None:
-    """Drop the three roles, when no database of the server has anything of theirs."""
+@contextlib.contextmanager
+def ephemeral_server(dsn: str | None = None) -> Iterator[Server]:
+    """Have a server for warehouses as `postgres.ephemeral` gives it; on one that is not ours nothing is left."""
+    with postgres.ephemeral(dsn) as server:
+        try:
+            yield server
+        finally:
+            if server.suffix:
+                drop_all(server)
+
+
+def drop_all(server: Server) -> None:
+    """Drop every database and role that was made on a server that is not ours: those with its suffix."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        for role in ROLES:
-            connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(f"{role}{server.suffix}")))
+        found = connection.execute("select datname from pg_database where right(datname, %s) = %s", _suffix(server))
+        for (name,) in found.fetchall():
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        found = connection.execute("select rolname from pg_roles where right(rolname, %s) = %s", _suffix(server))
+        for (name,) in found.fetchall():
+            connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
+
+
+def _suffix(server: Server) -> tuple[int, str]:
+    return len(server.suffix), server.suffix
 
 
 def create_role(connection: psycopg.Connection, name: str, password: str) -> None:

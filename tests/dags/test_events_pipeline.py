@@ -1,6 +1,5 @@
 """The DAGs' integrity: which there are, how they are scheduled, what they are made of, and what parsing them costs."""
 
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -106,6 +105,15 @@ def test_a_manual_run_takes_its_params_and_else_the_whole_file() -> None:
     assert (start, end) == (datetime(2020, 2, 1, tzinfo=UTC), datetime(2020, 3, 1, tzinfo=UTC))
 
 
+def test_a_day_that_there_is_not_is_explained() -> None:
+    from events_pipeline import interval
+
+    from events.errors import IntervalUnreadable
+
+    with pytest.raises(IntervalUnreadable, match="'2020-02-30T00:00:00Z' is not a time"):
+        interval(context("manual", start="2020-02-30T00:00:00Z"))
+
+
 def test_parsing_imports_little_beyond_airflow() -> None:
     """The budget of parsing, in modules and not in seconds, since machines differ: no driver, no cluster client."""
     program = (
@@ -180,4 +188,3 @@ def test_dbt_ends_when_its_task_is_ended(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(KeyboardInterrupt):
         dbt_task.run_process([sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"])
     assert started[0].returncode == -15
-    assert not Path(f"/proc/{started[0].pid}").exists() or os.name != "posix"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import psycopg
 import pytest
 
 from harness.airflow_api import AirflowApi
-from harness.locks import ROOT
+from harness.paths import ROOT
 
 TIMEOUT_S = 150
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
@@ -45,14 +46,14 @@ def processes_below(directory: Path) -> list[str]:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path) -> Iterator[Path]:
-    """Give a temporary directory for one run, which as root PostgreSQL reaches as another user."""
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(path.stat().st_mode | 0o011)
-    directory = tmp_path / "tmp"
-    directory.mkdir()
-    yield directory
-    start(directory, "--down").communicate(timeout=TIMEOUT_S)  # what a failed test has kept
+def temporary() -> Iterator[Path]:
+    """Give a temporary directory for one run, which as root PostgreSQL reaches as another user: pytest's are closed."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "tmp"
+        path.mkdir()
+        path.parent.chmod(0o755)
+        yield path
+        start(path, "--down").communicate(timeout=TIMEOUT_S)  # what a failed test has kept
 
 
 def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -62,7 +63,7 @@ def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(temporary)},
+        env={k: v for k, v in os.environ.items() if k != "NOX_PID"} | {"PYTHONPATH": path, "TMPDIR": str(temporary)},
     )
 
 
@@ -96,7 +97,11 @@ def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
     said += harness.communicate(timeout=TIMEOUT_S)[0].splitlines(keepends=True)
     assert harness.returncode == code, "".join(said)
     if number != signal.SIGKILL:
-        assert said[-1] == f"✗ interrupted ({number.name})\n"
+        assert said[-3:] == [
+            f"✗ Interrupted by {number.name}.\n",
+            "  What was up is taken down.\n",
+            "  Run it again: nox -s e2e\n",
+        ]
         assert any(line.startswith("✓ everything taken down") for line in said)
         assert "Traceback" not in "".join(said)
     check_nothing_is_left(temporary)
@@ -108,7 +113,7 @@ def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -
     read_until(nox, "✓ PostgreSQL")
     nox.kill()
     said = nox.communicate(timeout=TIMEOUT_S)[0]
-    assert said.splitlines()[-1] == "✗ interrupted (SIGTERM)"
+    assert said.splitlines()[-3] == "✗ Interrupted by SIGTERM."
     check_nothing_is_left(temporary)
 
 
@@ -145,7 +150,7 @@ def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken
 
     harness = start(temporary, "--events", str(events), "--keep")
     text = harness.communicate(timeout=TIMEOUT_S)[0]
-    assert harness.returncode == 44
+    assert harness.returncode == 17  # that of a load with too many rejects
     what, why, next_step = text.splitlines()[-3:]
     refused = f"3 of 100 rows of {events} were rejected; at most 1% may be."
     assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"

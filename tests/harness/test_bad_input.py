@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.locks import ROOT
+from harness.paths import ROOT
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 
@@ -21,7 +21,8 @@ def e2e(*options: str, **env: str) -> tuple[int, list[str]]:
     argv = [sys.executable, "-m", "harness", "e2e", *options]
     path = os.pathsep.join((str(ROOT / "cluster"), str(ROOT / "airflow" / "include")))
     with tempfile.TemporaryDirectory() as directory:
-        env = os.environ | {"PYTHONPATH": path, "TMPDIR": directory} | env
+        mine = {name: value for name, value in os.environ.items() if name != "NOX_PID"}
+        env = mine | {"PYTHONPATH": path, "TMPDIR": directory} | env
         done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120, check=False)
         assert list(Path(env["TMPDIR"]).iterdir()) == []
     assert "Traceback" not in done.stdout + done.stderr
@@ -87,6 +88,34 @@ def test_a_port_that_is_none(port: str) -> None:
 
 def test_an_option_that_is_not_known() -> None:
     check(e2e("--evnts", "x"), 2, "nox -s e2e does not know --evnts x.")
+
+
+def test_an_interval_that_is_upside_down() -> None:
+    interval = ("--start", "2020-02-01", "--end", "2020-01-01")
+    check(e2e(*interval), 16, "The interval [2020-02-01 00:00:00+00:00, 2020-01-01 00:00:00+00:00) has nothing in it")
+
+
+def test_a_bound_of_the_interval_that_is_no_day() -> None:
+    check(e2e("--start", "2020-02-30"), 21, "'2020-02-30' is not a time")
+
+
+def test_a_home_that_there_is_not() -> None:
+    check(e2e("--events", "~nosuchuser/events.csv"), 10, f"{ROOT.cwd()}/~nosuchuser/events.csv does not exist.")
+
+
+def test_a_file_whose_name_looks_like_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(e2e("--events", "log:v2.csv"), 10, f"{tmp_path}/log:v2.csv does not exist.")
+    check(e2e("--events", "file://log.csv"), 10, f"{tmp_path}/log.csv does not exist.")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as an ordinary user PostgreSQL is of that user")
+def test_as_root_a_temporary_directory_that_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    exit_code, lines = e2e(TMPDIR=str(tmp_path))
+    assert exit_code == 46
+    assert lines[-3].startswith("✗ PostgreSQL cannot reach its directory: ")
+    assert lines[-3].endswith(" is closed to other users.")
 
 
 def test_a_port_that_is_taken() -> None:

@@ -9,7 +9,7 @@ import pytest
 from harness import postgres
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor
-from harness.warehouse import Warehouse, create_warehouse, make_passwords
+from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
 
 needs_engine = pytest.mark.skipif(not postgres.engine_answers(), reason="no Docker engine answers")
 
@@ -85,6 +85,45 @@ def test_a_given_server_is_used_with_names_of_its_own(warehouse: Warehouse) -> N
     assert server.suffix
     assert server.port == warehouse.server.port
     assert server.suffix != postgres.given(warehouse.server.dsn).suffix
+
+
+def names(server: postgres.Server) -> set[str]:
+    with psycopg.connect(server.dsn) as connection:
+        rows = connection.execute("select datname from pg_database union select rolname from pg_roles").fetchall()
+    return {name for (name,) in rows}
+
+
+def test_nothing_is_left_on_a_given_server_whoever_administers_it(server: postgres.Server) -> None:
+    before = names(server)
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("create role administrator login createdb createrole password 'secret'")
+    try:
+        dsn = postgres.url("administrator", "secret", server.host, server.port, "postgres")
+        with ephemeral_server(dsn) as given:
+            warehouse = create_warehouse(given, "warehouse", make_passwords())
+            create_warehouse(given, "another", warehouse.passwords)
+            with psycopg.connect(warehouse.loader_dsn) as connection:
+                connection.execute("create table raw.t (id int)")
+            with psycopg.connect(warehouse.transformer_dsn) as connection:
+                connection.execute("select * from raw.t; create schema fact; create table fact.t (id int)")
+            assert names(server) > before
+    finally:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("drop role administrator")
+    assert names(server) == before
+
+
+@pytest.mark.parametrize("part", ["sslmode=prefer", "options=-cwork_mem%3D1MB"])
+def test_a_dsn_with_parts_that_not_everything_would_follow_is_refused(server: postgres.Server, part: str) -> None:
+    with pytest.raises(PostgresError, match="other parts than host, port, user, password and dbname"):
+        postgres.given(f"{server.dsn}?{part}")
+
+
+def test_what_the_environment_says_for_other_servers_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "require")
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=elsewhere")
+    with Supervisor.launch() as supervisor:
+        assert postgres.version(postgres.start_from_wheel(supervisor)).startswith("18.")
 
 
 def test_a_given_server_that_does_not_answer_is_explained() -> None:

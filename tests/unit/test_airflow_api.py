@@ -1,11 +1,15 @@
 """What is said about a task that failed, from the lines of its log."""
 
-from harness.airflow_api import ERROR_MARK, explain
+from harness.airflow_api import ERROR_MARK, explain, log_line
 
 
 def test_an_error_that_the_pipeline_foresaw_is_said_as_it_is() -> None:
-    log = ["load 1: rejected 3 rows", f"Task failed with exception {ERROR_MARK}what\nwhy\nnext", "::endgroup::"]
-    assert explain(log) == ("what", "why", "next")
+    errors = [
+        {"exc_type": "SourceUnreadable", "exc_value": "what\nwhy\nnext"},
+        {"exc_type": "EOFError", "exc_value": "its cause"},  # the log has the error first, then its causes
+    ]
+    entries = [{"event": "load 1"}, {"event": "Task failed", "error_detail": errors}, "::endgroup::"]
+    assert explain([log_line(entry) for entry in entries]) == ("what", "why", "next", 19)
 
 
 def test_dbts_first_failure_is_said() -> None:
@@ -13,17 +17,18 @@ def test_dbts_first_failure_is_said() -> None:
         "12:00:01  1 of 3 PASS not_null_dim_date_calendar_id ... [PASS in 0.08s]",
         "12:00:02  2 of 3 FAIL 2 unique_dim_date_calendar_id ... [FAIL 2 in 0.05s]",
         "12:00:02  3 of 3 SKIP relation dim.other ... [SKIP]",
-        f"Task failed with exception {ERROR_MARK}dbt ended with exit code 1; the lines above say why",
+        f"Task failed with exception {ERROR_MARK}RuntimeError: dbt ended with exit code 1; the lines above say why",
     ]
-    what, why, next_step = explain(log)
+    what, why, next_step, exit_code = explain(log)
     assert what == log[1]
     assert why == "dbt's log has the failing rows or the statement."
     assert next_step == "Read the task's whole log."
+    assert exit_code == 44
 
 
 def test_an_error_that_was_not_foreseen_is_said_with_the_place_of_the_rest() -> None:
-    log = ["starting", f"Task failed with exception {ERROR_MARK}connection refused", "::endgroup::"]
-    assert explain(log)[0] == "Task failed with exception connection refused"
+    log = ["starting", f"Task failed with exception {ERROR_MARK}OSError: connection refused", "::endgroup::"]
+    assert explain(log)[0] == "Task failed with exception OSError: connection refused"
 
 
 def test_an_empty_log_is_said_to_be_empty() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness import environment, locks
+from harness.paths import ROOT
 
-PROJECT = tomllib.loads((locks.ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 @pytest.mark.parametrize("group", PROJECT["dependency-groups"])
@@ -78,4 +79,4 @@ def test_a_missing_lock_is_refused(copy: Path) -> None:
 def test_the_modules_that_run_before_any_environment_need_the_standard_library_alone() -> None:
     program = "from harness import environment, locks"
     argv = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, 'cluster'); {program}"]
-    subprocess.run(argv, cwd=locks.ROOT, check=True)
+    subprocess.run(argv, cwd=ROOT, check=True)

@@ -11,7 +11,7 @@ import pytest
 from events.load import load
 from events.tables import create_tables
 from harness import oracle, postgres
-from harness.locks import ROOT
+from harness.paths import ROOT
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
@@ -53,7 +53,8 @@ def built(server: postgres.Server, passwords: dict[str, str], events: Path) -> I
     create_tables(warehouse.loader_dsn)
     load(str(events), warehouse.loader_dsn, max_rejected=0.5)
     build = [os.environ["DBT_PYTHON"], str(ROOT / "dbt" / "run.py"), "--quiet", "run"]
-    subprocess.run(build, env=os.environ | warehouse.dbt_env() | {"DBT_TARGET": "prod"}, check=True)
+    written = {"DBT_TARGET_PATH": str(events.parent / "target"), "DBT_LOG_PATH": str(events.parent / "logs")}
+    subprocess.run(build, env=os.environ | warehouse.dbt_env() | written | {"DBT_TARGET": "prod"}, check=True)
     yield warehouse
     drop_warehouse(warehouse)
 

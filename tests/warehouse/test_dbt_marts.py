@@ -1,6 +1,7 @@
 """The dbt project against a real PostgreSQL: every mart, row by row, and how `dbt/run.py` behaves beside others."""
 
 import calendar
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -395,3 +396,19 @@ def test_a_variable_that_is_missing(run: Callable[..., tuple[int, str]]) -> None
         "  profiles.yml takes the warehouse's address and credentials from there.\n"
         "  Set what is missing, or run the session that does: nox -s dbt\n",
     )
+
+
+@pytest.mark.parametrize(("target", "prefix"), [("prod", ""), ("test", "test_"), ("dev", "mine_")])
+def test_each_target_has_schemas_of_its_own(run: Callable[..., tuple[int, str]], target: str, prefix: str) -> None:
+    listing = ("ls", "--quiet", "--resource-type", "model", "--output", "json", "--output-keys", "name schema")
+    exit_code, output = run(*listing, DBT_TARGET=target, WAREHOUSE_SCHEMA="mine")
+    assert exit_code == 0, output
+    models = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert {model["name"]: model["schema"] for model in models} == {
+        "stg_events": f"{prefix}staging",
+        "dim_date": f"{prefix}dim",
+        "dim_professionals": f"{prefix}dim",
+        "dim_services": f"{prefix}dim",
+        "fct_events": f"{prefix}fact",
+        "availability_snapshot": f"{prefix}analysis",
+    }

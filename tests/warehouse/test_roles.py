@@ -5,7 +5,7 @@ import pytest
 from psycopg import sql
 
 from events.tables import create_tables
-from harness.warehouse import ROLES, Warehouse, create_warehouse
+from harness.warehouse import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 INSERT_LOAD = "insert into raw.loads (source_uri, status) values ('memory://x', 'running')"
 DENIED = psycopg.errors.InsufficientPrivilege
@@ -66,5 +66,8 @@ def test_every_role_keeps_time_in_utc(warehouse: Warehouse, role: str) -> None:
 
 def test_another_warehouse_on_the_server_leaves_the_first_ones_logins_alone(warehouse: Warehouse) -> None:
     other = create_warehouse(warehouse.server, "another", warehouse.passwords)
-    attempt(warehouse.reader_dsn, "select 1")
-    attempt(other.reader_dsn, "select 1")
+    try:
+        attempt(warehouse.reader_dsn, "select 1")
+        attempt(other.reader_dsn, "select 1")
+    finally:
+        drop_warehouse(other)

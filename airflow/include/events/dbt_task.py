@@ -59,7 +59,11 @@ def run_process(argv: list[str]) -> None:
     finally:
         if process.poll() is None:  # the task was ended; so is dbt, which then lets go of its locks
             process.terminate()
-            process.wait(STOP_TIMEOUT_S)
+            try:
+                process.communicate(timeout=STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     if code:
         raise RuntimeError(f"dbt ended with exit code {code}; the lines above say why")
 

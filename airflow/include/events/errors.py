@@ -2,8 +2,6 @@
 
 # ruff: noqa: N818 - each is named for what has happened
 
-from typing import ClassVar
-
 
 class EventsError(Exception):
     """A failure that was foreseen; `str()` gives its three lines.
@@ -15,7 +13,7 @@ class EventsError(Exception):
         exit_code: the exit code of the process that ends with it, 10 to 29.
     """
 
-    exit_code: ClassVar[int]
+    exit_code: int
 
     def __init__(self, what: str, why: str, next_step: str) -> None:
         super().__init__(what, why, next_step)
@@ -83,6 +81,12 @@ class SourceUnreadable(EventsError):
     """The source is there and cannot be read: no permission, a damaged gzip file, the network."""
 
     exit_code = 19
+
+
+class IntervalUnreadable(EventsError):
+    """A bound of the interval is not a time."""
+
+    exit_code = 21
 
 
 class WarehouseBusy(EventsError):

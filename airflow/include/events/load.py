@@ -14,7 +14,14 @@ from datetime import UTC, datetime
 import psycopg
 from psycopg.errors import LockNotAvailable
 
-from events.errors import EmptyReplacement, EventsError, IntervalUpsideDown, TooManyRejected, WarehouseBusy
+from events.errors import (
+    EmptyReplacement,
+    EventsError,
+    IntervalUnreadable,
+    IntervalUpsideDown,
+    TooManyRejected,
+    WarehouseBusy,
+)
 from events.records import COLUMNS, DUPLICATE, Event, Reject, parse, raw_text
 from events.source import open_source, redacted
 
@@ -58,6 +65,15 @@ class Interval:
 
     def __contains__(self, moment: datetime) -> bool:
         return (self.start is None or self.start <= moment) and (self.end is None or moment < self.end)
+
+    @classmethod
+    def parse(cls, start: str | None, end: str | None) -> "Interval":
+        """Return the interval between two instants as people write them: ISO 8601, in UTC where they do not say.
+
+        Raises:
+            IntervalUnreadable, IntervalUpsideDown: see there.
+        """
+        return cls(_instant(start), _instant(end))
 
     @property
     def bounds(self) -> tuple[datetime | str, datetime | str]:
@@ -166,6 +182,17 @@ def load(
         *(result.load_id, staged.source_uri, interval, counts, time.monotonic() - began),
     )
     return result
+
+
+def _instant(text: str | None) -> datetime | None:
+    try:
+        return _utc(datetime.fromisoformat(text)) if text else None
+    except ValueError as error:
+        raise IntervalUnreadable(
+            f"{text!r} is not a time: {error}.",
+            "It is most likely misspelt, or a day that its month does not have.",
+            "Write it like 2020-02-01 or 2020-02-01T09:00:00Z.",
+        ) from error
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
@@ -16,33 +15,23 @@ from pathlib import Path
 
 import psycopg
 
-from harness import diagnostics, postgres, warehouse
+from harness import diagnostics, postgres
 from harness.airflow_api import AirflowApi
-from harness.console import Phases
+from harness.console import Phases, say
 from harness.environment import python_of
-from harness.errors import DiskFullError, EnvironmentMissingError
-from harness.locks import ROOT
-from harness.supervisor import Supervisor, service_ended, service_failed
+from harness.errors import EnvironmentMissingError
+from harness.paths import ROOT
+from harness.supervisor import Supervisor, disk_full, disk_full_error, service_ended, service_failed
 from harness.targets import Settings
+from harness.warehouse import Warehouse, create_database, create_role, create_warehouse, make_passwords
 
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
-MIN_FREE_BYTES = 20_000_000  # with less than a WAL segment PostgreSQL stops
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
+# What the tasks may need of the user's environment: an events file in an object store wants credentials, proxies and
+# certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
-# What an events file in an object store may need: credentials, proxies, certificates.
-PASSED_ON_PREFIXES = (
-    "AWS_",
-    "AZURE_",
-    "FSSPEC_",
-    "GCP_",
-    "GOOGLE_",
-    "SSL_",
-    "HTTP_",
-    "HTTPS_",
-    "NO_PROXY",
-    "REQUESTS_",
-)
+PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 
 @dataclass
@@ -51,7 +40,7 @@ class EmbeddedDeployment:
 
     supervisor: Supervisor
     api: AirflowApi
-    warehouse: warehouse.Warehouse
+    warehouse: Warehouse
 
     def keep(self) -> None:
         """Let it outlive this process."""
@@ -86,7 +75,7 @@ class Embedded:
             except Exception as error:
                 home = supervisor.directory
                 folders = {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
-                diagnostics.save(error, folders, deployment.warehouse if deployment else None)
+                diagnostics.save(error, folders, deployment.warehouse.admin_dsn if deployment else None)
                 raise
             finally:
                 take_down(supervisor, phases)
@@ -96,16 +85,16 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
     """Start everything with the Pythons of the environments AIRFLOW and DBT, and wait until it is healthy."""
     with phases.phase("PostgreSQL up") as phase:
         server = postgres.start_from_wheel(supervisor)
-        house = warehouse.create_warehouse(server, "warehouse", warehouse.make_passwords())
+        warehouse = create_warehouse(server, "warehouse", make_passwords())
         metadata_dsn = create_metadata_database(server)
-        phase.text = f"{server} up, with the databases and roles"
+        phase.text = f"{postgres.describe(server)} up, with the databases and roles"
 
     home = supervisor.directory / "airflow"
     home.mkdir(mode=0o700)
     port = settings.ui_port or postgres.free_port()
     api = AirflowApi(f"http://127.0.0.1:{port}", "admin", secrets.token_urlsafe(12))
     env = airflow_env(supervisor.directory, port, metadata_dsn, api)
-    env |= pipeline_env(settings, house, dbt, supervisor.directory / "dbt")
+    env |= pipeline_env(settings, warehouse, dbt, supervisor.directory / "dbt")
     program = airflow.with_name("airflow")
 
     with phases.phase("Airflow's metadata database migrated"):
@@ -117,16 +106,18 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
         api.watch = lambda: check_alive(supervisor)
         wait_until_healthy(supervisor, api)
         phase.text = f"Airflow healthy at {api.address}: {', '.join(COMPONENTS)}"
-    return EmbeddedDeployment(supervisor, api, house)
+    return EmbeddedDeployment(supervisor, api, warehouse)
 
 
 def take_down(supervisor: Supervisor, phases: Phases) -> None:
     """Take everything down, unless it is kept, and say so, or what is left."""
     if supervisor.kept:
         return
+    say("… taking everything down")
     with phases.phase("taken down") as phase:
         supervisor.close()
-        phase.text = f"taken down, except {'; '.join(supervisor.left)}" if supervisor.left else "everything taken down"
+        phase.text = "everything taken down"
+        phase.went_well = not supervisor.left
 
 
 def installed_python(group: str) -> Path:
@@ -149,8 +140,8 @@ def create_metadata_database(server: postgres.Server) -> str:
     """Make Airflow's own database and role, and return SQLAlchemy's URL of it."""
     password = secrets.token_urlsafe(24)
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        warehouse.create_role(connection, "airflow", password)
-        warehouse.create_database(connection, "airflow", owner="airflow")
+        create_role(connection, "airflow", password)
+        create_database(connection, "airflow", owner="airflow")
     url = postgres.url("airflow", password, server.host, server.port, "airflow")
     return url.replace("postgresql://", "postgresql+psycopg2://", 1)
 
@@ -164,8 +155,11 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
     passwords.write_text(json.dumps({api.username: api.password}))
     passwords.chmod(0o600)
     mine = {
-        name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED_ON or name.upper().endswith("_PROXY") or name.startswith(PASSED_ON_PREFIXES)
     }
+    local = ",".join(filter(None, ("127.0.0.1,localhost", mine.get("NO_PROXY") or mine.get("no_proxy"))))
     settings: dict[str, dict[str, object]] = {
         "core": {
             "dags_folder": ROOT / "airflow" / "dags",
@@ -192,6 +186,8 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "usage_data_collection": {"enabled": False},
     }
     return mine | {
+        "NO_PROXY": local,  # the components talk to each other
+        "no_proxy": local,
         "AIRFLOW_HOME": str(home),
         "PYTHONPATH": str(ROOT / "airflow" / "include"),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -200,10 +196,10 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
     }
 
 
-def pipeline_env(settings: Settings, house: warehouse.Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
+def pipeline_env(settings: Settings, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
     """Return the part of the environment that the DAGs' tasks read; dbt writes below ARTIFACTS."""
-    return house.dbt_env() | {
-        "AIRFLOW_CONN_WAREHOUSE_LOADER": house.loader_dsn,
+    return warehouse.dbt_env() | {
+        "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
         "EVENTS_URI": settings.events_uri,
         "EVENTS_MAX_REJECTED": str(settings.max_rejected),
         "DBT_PYTHON": str(dbt),
@@ -241,13 +237,8 @@ def check_alive(supervisor: Supervisor) -> None:
         ServiceFailedError: a component has ended.
         DiskFullError: there is no room left for logs and data; Airflow would wait for ever.
     """
-    free = shutil.disk_usage(supervisor.directory).free
-    if free < MIN_FREE_BYTES:
-        raise DiskFullError(
-            f"The disk that holds {supervisor.directory} is full: {free / 1e6:,.0f} MB are left.",
-            "The events, or something else on the machine, took the room while the run went on.",
-            "Free some room, or point TMPDIR at a directory that has it.",
-        )
+    if disk_full(supervisor.directory):
+        raise disk_full_error(supervisor.directory)
     for component in COMPONENTS:
         if (code := supervisor.returncode(component)) is not None:
             log = supervisor.directory / "logs" / f"{component}.log"
