@@ -42,7 +42,11 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except Interrupted as interrupt:
         name = signal.Signals(interrupt.number).name
-        console.error(f"Interrupted by {name}.", "What was up is taken down.", f"Run it again: nox -s {arguments[0]}")
+        console.error(
+            f"Interrupted by {name}.",
+            "What was up is taken down; what is not is named above.",
+            f"Run it again: nox -s {arguments[0]}",
+        )
         return 128 + interrupt.number
     return 0
 

@@ -99,7 +99,7 @@ def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
     if number != signal.SIGKILL:
         assert said[-3:] == [
             f"✗ Interrupted by {number.name}.\n",
-            "  What was up is taken down.\n",
+            "  What was up is taken down; what is not is named above.\n",
             "  Run it again: nox -s e2e\n",
         ]
         assert any(line.startswith("✓ everything taken down") for line in said)

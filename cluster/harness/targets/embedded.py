@@ -118,6 +118,8 @@ def take_down(supervisor: Supervisor, phases: Phases) -> None:
         supervisor.close()
         phase.text = "everything taken down"
         phase.went_well = not supervisor.left
+    for thing in supervisor.left:
+        say(f"✗ left behind: {thing}")
 
 
 def installed_python(group: str) -> Path:
