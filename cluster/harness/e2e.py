@@ -73,16 +73,19 @@ def run(options: Options) -> None:
     phases = Phases()
     expected = InBackground(lambda: oracle.compute(events_uri, interval.start, interval.end))
     rows: dict[str, int] = {}
+    kept: Deployment | None = None
     try:
         with target.up(Settings(events_uri, options.max_rejected, options.ui_port), phases) as deployment:
+            failure: Exception | None = None
             try:
                 rows = run_pipelines(deployment, expected, interval, phases)
-            except Exception:
-                if options.keep:
-                    keep(deployment)
-                raise
+            except Exception as error:  # noqa: BLE001 - it is raised below; an interrupt is none, and keeps nothing
+                failure = error
             if options.keep:
-                keep(deployment)
+                deployment.keep()
+                kept = deployment
+            if failure:
+                raise failure
         if deployment.left:
             raise LeftBehindError(
                 f"Left behind: {'; '.join(deployment.left)}.",
@@ -91,6 +94,8 @@ def run(options: Options) -> None:
             )
     finally:
         print_tables(phases, rows)
+        if kept:
+            print_addresses(kept)
     say(f"✓ e2e on {target.name}: everything holds ({phases.total_s:.0f} s)")
 
 
@@ -233,13 +238,13 @@ def check_room(events_uri: str) -> None:
         )
 
 
-def keep(deployment: Deployment) -> None:
-    """Leave the target up, and say how to reach it and how to take it down."""
-    deployment.keep()
+def print_addresses(deployment: Deployment) -> None:
+    """Print how to reach what was left up, and how to take it down."""
     api = deployment.api
     say(f"  Airflow    {api.address}  user {api.username}, password {api.password}")
     say(f"  warehouse  {deployment.warehouse.admin_dsn}")
     say("  take it down: nox -s e2e -- --down")
+    say("")
 
 
 def print_tables(phases: Phases, rows: dict[str, int]) -> None:
