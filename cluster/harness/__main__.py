@@ -20,7 +20,7 @@ import psycopg
 from events.errors import EventsError
 from harness import console, dbt, e2e
 from harness.errors import DatabaseGoneError, DiskFullError, LeftBehindError, UsageError
-from harness.supervisor import ANSWER_TIMEOUT_S, kept
+from harness.supervisor import ANSWER_TIMEOUT_S, kept, remove_orphans
 
 PARENT_POLL_INTERVAL_S = 1.0
 
@@ -98,7 +98,9 @@ def run_e2e(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def take_down_kept() -> None:
-    """Take down every run that --keep left up."""
+    """Take down every run that --keep left up, and what is left of runs that were killed, supervisor and all."""
+    for directory in remove_orphans():
+        console.say(f"✓ {directory.name}, whose supervisor was killed, taken down")
     runs = kept()
     for process_id, directory in runs:
         with contextlib.suppress(psutil.NoSuchProcess):

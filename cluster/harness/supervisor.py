@@ -4,7 +4,8 @@ A run's processes are children of one *supervisor*, a small process in a session
 over a pipe. There is one way down: the pipe closes. It does so when the harness is done, fails, is interrupted or is
 killed, and in each case the supervisor stops the services stage by stage, ends what is left below it and removes the
 run's directory. On Linux it is a subreaper: whatever its services start, daemons too, stays below it and is found.
-Should it be killed itself, its services get their stop signal from the kernel, and the next run removes the directory.
+Should it be killed itself, its services get their stop signal from the kernel, and the next run ends what is left and
+removes the directory.
 
     with Supervisor.launch() as supervisor:
         supervisor.run("initdb", [...])                     # to its end
@@ -260,9 +261,17 @@ def kept() -> list[tuple[int, Path]]:
 
 
 def remove_orphans() -> list[Path]:
-    """Remove the directories of runs whose supervisor was killed, and return them."""
+    """End what is left of runs whose supervisor was killed, remove their directories, and return them."""
     orphans = [directory for directory, _, is_alive in _runs() if not is_alive]
     for directory in orphans:
+        left = []
+        for process in psutil.process_iter():
+            # By the working directory, which a run's processes inherit: their titles and environments are overwritten.
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                if Path(process.cwd()).is_relative_to(directory):
+                    process.kill()
+                    left.append(process)
+        psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
         shutil.rmtree(directory, ignore_errors=True)
     return orphans
 

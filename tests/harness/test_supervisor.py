@@ -167,12 +167,13 @@ def test_a_killed_supervisor_takes_its_services_along_and_the_next_run_its_direc
     try:
         assert service
         assert eventually(lambda: all(map(gone, service)))
+        assert not gone(pids[1])  # a daemon of a service: nobody has told it
         assert directory in remove_orphans()
         assert not directory.exists()
+        assert eventually(lambda: all(map(gone, pids)))
     finally:
         owner.kill()
         owner.wait()
-        os.kill(pids[1], signal.SIGKILL)  # a daemon of a service is found by the supervisor alone
 
 
 def test_a_killed_supervisor_is_reported() -> None:
