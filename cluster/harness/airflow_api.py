@@ -14,7 +14,6 @@ from harness.errors import DagRunFailedError, ServiceFailedError
 REQUEST_TIMEOUT_S = 30.0
 RETRY_FOR_S = 60.0  # 429 and 5xx, and connections that are refused
 POLL_INTERVAL_S = 0.5
-ENDED = ("success", "failed")
 ERROR_MARK = "\N{CROSS MARK} "  # between a log line's text and the error that it carries
 
 TaskListener = Callable[[str, str], None]

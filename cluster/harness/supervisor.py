@@ -163,11 +163,10 @@ class Supervisor:
             raise service_ended(name, log, code)
         return log
 
-    def keep(self) -> int:
-        """Let everything outlive the harness; return the process id to which SIGTERM then takes it down."""
+    def keep(self) -> None:
+        """Let everything outlive the harness; `kept` tells how to find it."""
         self.kept = True  # first: who is interrupted in the next line must not wait for a takedown
         self._ask({"op": "keep"})
-        return self._process.pid
 
     def close(self) -> None:
         """Take everything down and wait for it; afterwards `left` says what could not be.
@@ -234,9 +233,7 @@ def service_failed(name: str, log: Path, how: str) -> HarnessError:
     )
     if any("No space left on device" in line for line in lines) or disk_full(log.parent):
         return disk_full_error(log.parent)
-    telling = [
-        line for line in lines if any(word in line for word in ("FATAL", "ERROR", "Error", "error:", "No space left"))
-    ]
+    telling = [line for line in lines if any(word in line for word in ("FATAL", "ERROR", "Error", "error:"))]
     said = (telling or lines or ["(its log is empty)"])[-1]
     return ServiceFailedError(f"{name} {how}.", f"Its log says: {said[:300]}", f"Read its whole log, {log.name}.")
 

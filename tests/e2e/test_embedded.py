@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from harness.airflow_api import AirflowApi
-from harness.paths import ROOT
+from harness.paths import PYTHONPATH, ROOT
 
 TIMEOUT_S = 150
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
@@ -57,7 +57,7 @@ def temporary() -> Iterator[Path]:
 
 
 def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    path = os.pathsep.join((str(ROOT / "cluster"), str(ROOT / "airflow" / "include")))
+    path = os.pathsep.join(map(str, PYTHONPATH))
     return subprocess.Popen(
         [*under, sys.executable, "-m", "harness", "e2e", *options],
         stdout=subprocess.PIPE,

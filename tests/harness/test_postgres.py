@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -12,6 +13,14 @@ from harness.supervisor import Supervisor
 from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
 
 needs_engine = pytest.mark.skipif(not postgres.engine_answers(), reason="no Docker engine answers")
+
+
+@pytest.fixture(autouse=True)
+def libpq_settings() -> Iterator[None]:
+    """Give the tests that come later their PGSSLMODE and the like back, which a server of our own has us forget."""
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    yield
+    os.environ.update(settings)
 
 
 def check_promises(server: postgres.Server) -> None:
