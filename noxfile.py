@@ -55,7 +55,8 @@ def tests(session: nox.Session) -> None:
     """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
     install(session, "airflow")
     dbt = install(session, "dbt")
-    pytest = ("-m", "pytest", "--ignore=tests/dags", "--numprocesses=2", "--dist=loadfile")
+    apart = ("--ignore=tests/dags", "--ignore=tests/cluster")
+    pytest = ("-m", "pytest", *apart, "--numprocesses=2", "--dist=loadfile")
     run(session, install(session, "tests"), *pytest, *session.posargs, DBT_PYTHON=dbt)
 
 
@@ -78,6 +79,18 @@ def e2e(session: nox.Session) -> None:
     install(session, "airflow")
     install(session, "dbt")
     run(session, install(session, "harness"), "-m", "harness", "e2e", *session.posargs)
+
+
+@nox.session(default=False)
+def cluster(session: nox.Session) -> None:
+    """Have a cluster with Airflow on it: `-- up`, `status`, `ui`, `logs`, `down`."""
+    run(session, install(session, "harness"), "-m", "harness", "cluster", *session.posargs)
+
+
+@nox.session(tags=["ci"], default=False)
+def faults(session: nox.Session) -> None:
+    """Break a kind cluster in every way, and check what is said of it and that nothing is left."""
+    run(session, install(session, "tests"), "-m", "pytest", "tests/cluster", *session.posargs)
 
 
 @nox.session(default=False)

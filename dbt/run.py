@@ -9,6 +9,7 @@ Exit codes: dbt's own (0 all well, 1 a model or test failed, 2 dbt could not run
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -142,7 +143,25 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
         return 2
     if connection:
         print_failing_rows(outcome.result, connection)
+    if not outcome.success:
+        keep_results()
     return 0 if outcome.success else 1
+
+
+def keep_results() -> None:
+    """Copy what dbt wrote of a failed run to DBT_FAILURES_PATH, if that is set: a pod's own files end with it."""
+    if not (folder := os.environ.get("DBT_FAILURES_PATH")):
+        return
+    target = Path(os.environ.get("DBT_TARGET_PATH", "target"))
+    try:
+        for name in ("run_results.json", "run", "compiled"):
+            if (target / name).is_dir():
+                shutil.copytree(target / name, Path(folder) / name, dirs_exist_ok=True)
+            elif (target / name).exists():
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy(target / name, folder)
+    except OSError as error:  # the failure itself matters more
+        print(f"dbt's results could not be kept: {error}", file=sys.stderr)
 
 
 def interrupt(number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The harness's command line: `python -m harness e2e`, `python -m harness dbt`. Sessions call it; see the noxfile."""
+"""The harness's command line: `python -m harness e2e`, `cluster` and `dbt`. Sessions call it; see the noxfile."""
 
 import argparse
 import contextlib
@@ -18,7 +18,8 @@ import psutil
 import psycopg
 
 from events.errors import EventsError
-from harness import console, dbt, e2e
+from events.source import check_source
+from harness import cluster, console, dbt, e2e, targets
 from harness.errors import DatabaseGoneError, DiskFullError, LeftBehindError, UsageError
 from harness.supervisor import ANSWER_TIMEOUT_S, kept, remove_orphans
 
@@ -30,6 +31,10 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="nox -s", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     add_e2e(commands.add_parser("e2e", prog="nox -s e2e --", help="run the pipelines end to end", allow_abbrev=False))
+    add_cluster(commands.add_parser("cluster", prog="nox -s cluster --", allow_abbrev=False))
+    takedown = commands.add_parser("takedown", prog="python -m harness takedown", help="for a run's supervisor alone")
+    takedown.add_argument("target")
+    takedown.set_defaults(run=lambda options, _: cluster.take_down_after_run(options.target))
     # What it does not know is dbt's, --help too.
     add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
     raise_interrupts()
@@ -75,15 +80,65 @@ def translated_errors() -> Iterator[None]:
 def add_e2e(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s e2e`."""
     default = e2e.Options()
-    parser.add_argument("--target", default=default.target, help="auto (the default) or embedded")
-    parser.add_argument("--events", default=default.events, metavar="PATH_OR_URI", help="your own events file")
+    parser.add_argument("--target", default=default.target, help=f"one of {', '.join(targets.NAMES)}")
+    add_deployment(parser)
     parser.add_argument("--start", metavar="INSTANT", help="load only from here on, 2020-02-01T09:00:00Z say")
     parser.add_argument("--end", metavar="INSTANT", help="load only up to here, and without it")
-    parser.add_argument("--max-rejected", type=share, default=default.max_rejected, metavar="SHARE", help="0.01 is 1%%")
-    parser.add_argument("--ui-port", type=port, metavar="PORT", help="for Airflow's UI; a free one by default")
+    parser.add_argument("--reuse", action="store_true", help="use the cluster that is up, and leave it up")
     parser.add_argument("--keep", action="store_true", help="leave it up and say how to reach it")
     parser.add_argument("--down", action="store_true", help="take down what --keep left up, and nothing else")
     parser.set_defaults(run=run_e2e)
+
+
+def add_deployment(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is deployed, and where."""
+    default = e2e.Options()
+    parser.add_argument("--events", default=default.events, metavar="PATH_OR_URI", help="your own events file")
+    parser.add_argument("--max-rejected", type=share, default=default.max_rejected, metavar="SHARE", help="0.01 is 1%%")
+    parser.add_argument("--ui-port", type=port, metavar="PORT", help="for Airflow's UI; a free one by default")
+    parser.add_argument("--namespace", metavar="NAME", help="target context: the namespace to use")
+    parser.add_argument("--registry", metavar="PREFIX", help="target context: where to push the images to")
+    parser.add_argument(
+        "--warehouse-dsn", metavar="DSN", help="target context: an administrator's DSN of a PostgreSQL 18"
+    )
+    parser.add_argument("--storage-class", metavar="NAME", help="target context: of the volume for task logs")
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `nox -s cluster`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="up|status|ui|logs|down")
+    for name in ("up", "status", "ui", "logs", "down"):
+        action = actions.add_parser(name, prog=f"nox -s cluster -- {name}", allow_abbrev=False)
+        action.add_argument("--target", default="kind", help="kind (the default), minikube or context")
+        add_deployment(action)
+        if name == "up":
+            action.add_argument("--recreate", action="store_true", help="take down what is there first")
+        if name == "logs":
+            action.add_argument("names", nargs="*", metavar="COMPONENT | DAG_ID TASK_ID")
+        if name == "down":
+            action.add_argument("--images", action="store_true", help="remove the images that were built, too")
+    parser.set_defaults(run=run_cluster)
+
+
+def run_cluster(options: argparse.Namespace, rest: list[str]) -> None:
+    """Run `nox -s cluster`."""
+    if rest:
+        raise usage_error(f"nox -s cluster does not know {' '.join(rest)}.")
+    if options.target not in targets.CLUSTERS:
+        raise usage_error(f"{options.target!r} is no cluster: there are {', '.join(targets.CLUSTERS)}.")
+    settings = e2e.settings(options, e2e.absolute(options.events))
+    match options.action:
+        case "up":
+            check_source(settings.events_uri)
+            cluster.up(options.target, settings, recreate=options.recreate)
+        case "status":
+            cluster.status(options.target, settings)
+        case "ui":
+            cluster.ui(options.target, settings)
+        case "logs":
+            cluster.logs(options.target, settings, options.names)
+        case "down":
+            cluster.down(options.target, settings, also_images=options.images)
 
 
 def run_e2e(options: argparse.Namespace, rest: list[str]) -> None:

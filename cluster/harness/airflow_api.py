@@ -14,6 +14,7 @@ from harness.errors import DagRunFailedError, ServiceFailedError
 REQUEST_TIMEOUT_S = 30.0
 RETRY_FOR_S = 60.0  # 429 and 5xx, and connections that are refused
 POLL_INTERVAL_S = 0.5
+COMPONENTS = ("metadatabase", "scheduler", "dag_processor")  # that report their health, the API server apart
 ERROR_MARK = "\N{CROSS MARK} "  # between a log line's text and the error that it carries
 
 TaskListener = Callable[[str, str], None]
@@ -44,6 +45,19 @@ class AirflowApi:
         except httpx.HTTPError:
             return {}
         return {name: told["status"] == "healthy" for name, told in components.items() if told["status"] is not None}
+
+    def wait_until_healthy(self, timeout_s: float) -> str | None:
+        """Wait until every component reports that it is healthy; return the one that does not in TIMEOUT_S seconds."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            healthy = self.healthy()
+            if late := next((name for name in COMPONENTS if not healthy.get(name)), None):
+                self.watch()
+                if time.monotonic() > deadline:
+                    return late.replace("_", "-") if healthy else "api-server"
+                time.sleep(0.25)
+            else:
+                return None
 
     def import_errors(self) -> list[str]:
         """Return `file: last line of the traceback` for each DAG file that could not be imported."""

@@ -1,11 +1,13 @@
 """Say on the terminal what happens: one line per step as it ends, plain text, groups on GitHub."""
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 ON_GITHUB = os.environ.get("GITHUB_ACTIONS") == "true"
 
@@ -78,3 +80,10 @@ class Phase:
 
     text: str
     went_well: bool = True
+
+
+def write_phases(path: Path, phases: Phases) -> None:
+    """Write the phase table as JSON: seconds by phase, in the order of their ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"total_s": round(phases.total_s, 1), "phases_s": {k: round(v, 1) for k, v in phases.seconds.items()}}
+    path.write_text(json.dumps(told, indent=2) + "\n")

@@ -1,9 +1,14 @@
-"""Hold a PostgreSQL container for as long as this process lives: `python -m harness.container ADDRESS_FILE`.
+"""Run a PostgreSQL container with testcontainers: for as long as this process lives, or until it is removed by name.
 
-A process of its own, so that the run's supervisor ends it, and with it the container, however the run ends. That is why
-testcontainers' own reaper, one more image to pull, stays off. The password is in the environment variable
-POSTGRES_PASSWORD, the server's settings are the arguments after ADDRESS_FILE; to that file `host port` is written
-when the container runs.
+    python -m harness.container ADDRESS_FILE [SETTING]...
+
+holds one until SIGTERM and writes `host port` to ADDRESS_FILE when it runs: a process of its own, so that the run's
+supervisor ends it, and with it the container, however the run ends.
+
+    python -m harness.container --name NAME --network NETWORK [SETTING]...
+
+starts one that stays. In either case testcontainers' own reaper, one more image to pull, stays off; the password is in
+the environment variable POSTGRES_PASSWORD, and the settings are the server's.
 """
 
 import os
@@ -14,16 +19,23 @@ from pathlib import Path
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.config import testcontainers_config
 
-from harness.postgres import IMAGE
+from harness import pins
 
 
-def main(address_file: Path, settings: list[str]) -> None:
-    """Start the container, say where it is, and remove it at SIGTERM."""
+def make(settings: list[str]) -> PostgresContainer:
+    """Return a container that is not started yet."""
     testcontainers_config.ryuk_disabled = True
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     password = os.environ["POSTGRES_PASSWORD"]
-    container = PostgresContainer(IMAGE, username="postgres", password=password, dbname="postgres", driver=None)
+    image = pins.image("postgres")
+    container = PostgresContainer(image, username="postgres", password=password, dbname="postgres", driver=None)
     container.with_command(["postgres", "-c", "listen_addresses=*", *settings])
+    return container
+
+
+def hold(address_file: Path, settings: list[str]) -> None:
+    """Start the container, say where it is, and remove it at SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    container = make(settings)
     try:
         container.start()
         host = container.get_container_host_ip().replace("localhost", "127.0.0.1")
@@ -35,5 +47,15 @@ def main(address_file: Path, settings: list[str]) -> None:
         container.stop()
 
 
+def leave(name: str, network: str, settings: list[str]) -> None:
+    """Start the container NAME on NETWORK and leave it."""
+    container = make(settings).with_name(name).with_kwargs(network=network, labels={"events-platform": name})
+    container.start()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    match sys.argv[1:]:
+        case ["--name", name, "--network", network, *settings]:
+            leave(name, network, settings)
+        case [address_file, *settings]:
+            hold(Path(address_file), settings)

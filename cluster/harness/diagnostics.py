@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psycopg
@@ -16,8 +16,15 @@ DIAGNOSTICS = BUILD / "diagnostics"
 TABLES = ("loads", "rejected_events")
 
 
-def save(error: Exception, folders: Mapping[str, Path], warehouse_dsn: str | None = None) -> None:
+def save(
+    error: Exception,
+    folders: Mapping[str, Path],
+    warehouse_dsn: str | None = None,
+    save_more: Callable[[Path], None] = lambda _: None,
+) -> None:
     """Copy FOLDERS, by name, and the ledger and the rejects of a warehouse; name the place in ERROR's last line.
+
+    SAVE_MORE is called with the folder of the diagnostics.
 
     What cannot be saved is said and left out: the failure itself matters more.
     """
@@ -27,9 +34,10 @@ def save(error: Exception, folders: Mapping[str, Path], warehouse_dsn: str | Non
         for name, folder in folders.items():
             if folder.exists():
                 shutil.copytree(folder, destination / name, ignore_dangling_symlinks=True)
+        save_more(destination)
         if warehouse_dsn:
             save_tables(warehouse_dsn, destination / "warehouse")
-    except (OSError, psycopg.Error) as second:
+    except (OSError, psycopg.Error, EventsError) as second:
         say(f"  the diagnostics are not complete: {second}")
     if destination is None:
         return

@@ -7,12 +7,10 @@ table holds what it held after the first, byte for byte.
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import psycopg
 
@@ -20,18 +18,19 @@ from events.load import Interval
 from events.source import check_source
 from harness import oracle
 from harness.airflow_api import AirflowApi
-from harness.console import Phases, group, say, table
+from harness.background import InBackground
+from harness.console import Phases, group, say, table, write_phases
 from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError
-from harness.paths import SAMPLE
+from harness.paths import BUILD, SAMPLE
 from harness.targets import Deployment, Settings, choose
 from harness.warehouse import Warehouse
 
 DAG_IDS = ("events_pipeline_daily", "events_pipeline_weekly", "events_pipeline_monthly")
 PARSED_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
+DBT_CLOSING_LINE = "Done. PASS="
+PHASES = BUILD / "e2e" / "phases.json"
 MIN_FREE_BYTES = 1_000_000_000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class Options:
         max_rejected: the share of rows that may be rejected, 0 to 1.
         keep: leave it up at the end.
         ui_port: the port for Airflow's UI and API; None for a free one.
+        reuse: use the cluster that is up, and leave it up.
+        namespace, registry, warehouse_dsn, storage_class: for a given cluster, see `targets.Settings`.
     """
 
     target: str = "auto"
@@ -55,6 +56,11 @@ class Options:
     max_rejected: float = 0.01
     keep: bool = False
     ui_port: int | None = None
+    reuse: bool = False
+    namespace: str | None = None
+    registry: str | None = None
+    warehouse_dsn: str | None = None
+    storage_class: str | None = None
 
 
 def run(options: Options) -> None:
@@ -75,9 +81,11 @@ def run(options: Options) -> None:
     rows: dict[str, int] = {}
     kept: Deployment | None = None
     try:
-        with target.up(Settings(events_uri, options.max_rejected, options.ui_port), phases) as deployment:
+        with target.up(settings(options, events_uri), phases) as deployment:
             failure: Exception | None = None
             try:
+                if options.reuse:
+                    deployment.reset()
                 rows = run_pipelines(deployment, expected, interval, phases)
             except Exception as error:  # noqa: BLE001 - it is raised below; an interrupt is none, and keeps nothing
                 failure = error
@@ -93,14 +101,22 @@ def run(options: Options) -> None:
                 "End or remove it by hand.",
             )
     finally:
+        write_phases(PHASES, phases)
         print_tables(phases, rows)
         if kept:
             print_addresses(kept)
     say(f"✓ e2e on {target.name}: everything holds ({phases.total_s:.0f} s)")
 
 
+def settings(options: Any, events_uri: str) -> Settings:
+    """Return what the target is asked for."""
+    asked_for = vars(options)
+    names = [field.name for field in fields(Settings) if field.name in asked_for]
+    return Settings(events_uri, **{name: asked_for[name] for name in names})
+
+
 def run_pipelines(
-    deployment: Deployment, expected: "InBackground[oracle.Expected]", interval: Interval, phases: Phases
+    deployment: Deployment, expected: InBackground[oracle.Expected], interval: Interval, phases: Phases
 ) -> dict[str, int]:
     """Run every DAG, check the warehouse after the first and compare it after each; return rows by table."""
     api = deployment.api
@@ -126,6 +142,9 @@ def run_pipelines(
     check_unchanged(before, deployment.warehouse, f"the second run of {first}")
     check(wanted, deployment.warehouse)
     say("✓ a second run changes nothing: every table holds what it held")
+    check_task_log(api, first)
+    for holds in deployment.check():
+        say(f"✓ {holds}")
     return wanted.rows
 
 
@@ -174,6 +193,23 @@ def wait_for_scheduled_runs(api: AirflowApi) -> None:
     for dag_id in DAG_IDS:
         for run_id in api.runs(dag_id):
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)
+
+
+def check_task_log(api: AirflowApi, dag_id: str) -> None:
+    """Check that the log of a task that has ended can be read over the API, dbt's own lines among it.
+
+    Raises:
+        ChecksFailedError: it cannot, or they are not.
+    """
+    run_id = next(iter(api.runs(dag_id)))
+    log = api.task_log(dag_id, run_id, "dbt_build")
+    if not any(DBT_CLOSING_LINE in line for line in log):
+        raise ChecksFailedError(
+            f"The log of {dag_id}'s task dbt_build has no line with {DBT_CLOSING_LINE!r}.",
+            "The task's log is lost with its pod, or dbt's output does not reach it.",
+            "Look at the task's log in the UI, and at logs.persistence in cluster/values.",
+        )
+    say(f"✓ the log of dbt_build is readable over the API, dbt's {len(log)} lines among it")
 
 
 def check(expected: oracle.Expected, warehouse: Warehouse) -> list[oracle.Check]:
@@ -243,7 +279,7 @@ def print_addresses(deployment: Deployment) -> None:
     api = deployment.api
     say(f"  Airflow    {api.address}  user {api.username}, password {api.password}")
     say(f"  warehouse  {deployment.warehouse.admin_dsn}")
-    say("  take it down: nox -s e2e -- --down")
+    say(f"  take it down: {deployment.down_command}")
     say("")
 
 
@@ -255,27 +291,3 @@ def print_tables(phases: Phases, rows: dict[str, int]) -> None:
         say("")
         table(("table", "rows"), [(name, f"{count:,}") for name, count in rows.items()])
     say("")
-
-
-class InBackground(Generic[T]):
-    """A computation in a thread that does not hold the process back when it ends early."""
-
-    def __init__(self, compute: Callable[[], T]) -> None:
-        self._outcome: list[T | BaseException] = []
-
-        def work() -> None:
-            try:
-                self._outcome.append(compute())
-            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
-                self._outcome.append(error)
-
-        self._thread = threading.Thread(target=work, daemon=True)
-        self._thread.start()
-
-    def result(self) -> T:
-        """Wait for the computation, and return what it returned or raise what it raised."""
-        self._thread.join()
-        [outcome] = self._outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome

@@ -55,15 +55,18 @@ def install(group: str) -> Path:
 
 
 @contextlib.contextmanager
-def only_one(lock: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file LOCK; while another session holds it, say that it is the one that is BUSY, and wait."""
+def only_one(lock: Path, busy: str) -> Iterator[int]:
+    """Hold the lock file LOCK; while another session holds it, say that it is the one that is BUSY, and wait.
+
+    Yields the descriptor: a process that inherits it holds the lock as well.
+    """
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"… waiting for another session, {busy}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def _sync(group: str, lock: Path, environment: Path) -> None:

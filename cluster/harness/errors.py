@@ -3,6 +3,8 @@
 Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to the harness.
 """
 
+from collections.abc import Sequence
+
 from events.errors import EventsError
 
 
@@ -76,3 +78,94 @@ class EnvironmentMissingError(HarnessError):
     """A Python environment that the harness starts programs from is not installed."""
 
     exit_code = 48
+
+
+class ToolMissingError(HarnessError):
+    """A program is missing or too old and cannot be fetched."""
+
+    exit_code = 52
+
+
+class DownloadError(HarnessError):
+    """A file cannot be fetched, or is not the one that is pinned."""
+
+    exit_code = 53
+
+
+class EngineMissingError(HarnessError):
+    """No Docker engine answers."""
+
+    exit_code = 54
+
+
+class TooSmallError(HarnessError):
+    """The engine has too little memory or disk for a cluster."""
+
+    exit_code = 55
+
+
+class ImageMissingError(HarnessError):
+    """An image is neither here nor can it be pulled."""
+
+    exit_code = 56
+
+
+class BuildFailedError(HarnessError):
+    """An image of ours could not be built."""
+
+    exit_code = 57
+
+
+class ChartMissingError(HarnessError):
+    """The chart is not where it is said to be."""
+
+    exit_code = 58
+
+
+class InstallFailedError(HarnessError):
+    """Helm could not install the chart."""
+
+    exit_code = 59
+
+
+class RollOutFailedError(HarnessError):
+    """A component of Airflow is not ready before its deadline, or never will be."""
+
+    exit_code = 60
+
+
+class CommandFailedError(HarnessError):
+    """A program ended with another exit code than 0, or not in time.
+
+    Attributes:
+        said: what it said, both streams.
+    """
+
+    exit_code = 51
+
+    def __init__(self, argv: Sequence[str], how: str, said: str) -> None:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        super().__init__(
+            f"`{' '.join(argv[:6])}{' …' if len(argv) > 6 else ''}` {how}.",
+            f"It said: {lines[-1][:300] if lines else 'nothing'}",
+            "Run it by hand to see more.",
+        )
+        self.said = said
+
+
+class ClusterFailedError(HarnessError):
+    """A cluster was not made, or does not answer."""
+
+    exit_code = 61
+
+
+class NotUpError(HarnessError):
+    """There is no cluster that is up, or it is not ours."""
+
+    exit_code = 62
+
+
+class AlreadyUpError(HarnessError):
+    """A cluster of this clone is up already, and nobody said that it may be used."""
+
+    exit_code = 63

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,19 @@ def _project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def _digest(project: dict[str, Any]) -> str:
-    made_from = [project["project"]["requires-python"], project["dependency-groups"], project.get("tool", {}).get("uv")]
+def _digest(project: dict[str, Any], groups: Iterable[str]) -> str:
+    """Return a digest of what the lock of GROUPS is made from: a lock stays as it is when another group changes."""
+    asked_for = {group: _dependencies(project, group) for group in groups}
+    made_from = [project["project"]["requires-python"], asked_for, project.get("tool", {}).get("uv")]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _dependencies(project: dict[str, Any], group: str) -> list[str]:
+    """Return what GROUP asks for, with the groups that it includes."""
+    found = []
+    for wanted in project["dependency-groups"][group]:
+        found += [wanted] if isinstance(wanted, str) else _dependencies(project, wanted["include-group"])
+    return sorted(set(found))
 
 
 def path(group: str) -> Path:
@@ -61,7 +72,7 @@ def path(group: str) -> Path:
     """
     lock = LOCKS / f"{group}.txt"
     first_line = lock.open(encoding="utf-8").readline() if lock.exists() else ""
-    if first_line != f"# made from {_digest(_project())}\n":
+    if first_line != f"# made from {_digest(_project(), [group])}\n":
         raise LockError(
             f"requirements/{group}.txt is older than pyproject.toml: run nox -s lock, and commit what it writes."
         )
@@ -72,15 +83,18 @@ def write(*options: str) -> None:
     """Write every lock anew; versions stay where they still fit, unless OPTIONS say --upgrade."""
     project = _project()
     groups = sorted(project["dependency-groups"])
-    header = f"# made from {_digest(project)}\n"
     LOCKS.mkdir(exist_ok=True)
     every = [option for group in groups for option in ("--group", group)]
-    _compile(CONSTRAINTS, header, *every, *options)
+    _compile(CONSTRAINTS, _header(project, groups), *every, *options)
     for group in groups:
         constrained = ("--constraint", str(CONSTRAINTS.relative_to(ROOT)))
-        _compile(LOCKS / f"{group}.txt", header, "--group", group, *constrained, "--generate-hashes")
+        _compile(LOCKS / f"{group}.txt", _header(project, [group]), "--group", group, *constrained, "--generate-hashes")
     for stale in set(LOCKS.glob("*.txt")) - {CONSTRAINTS} - {LOCKS / f"{group}.txt" for group in groups}:
         stale.unlink()
+
+
+def _header(project: dict[str, Any], groups: Sequence[str]) -> str:
+    return f"# made from {_digest(project, groups)}\n"
 
 
 def _compile(lock: Path, header: str, *options: str) -> None:

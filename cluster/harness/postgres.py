@@ -22,12 +22,11 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from harness import diagnostics
+from harness import diagnostics, pins
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor, service_ended, service_failed
 
 MAJOR = 18
-IMAGE = os.environ.get("PLATFORM_POSTGRES_IMAGE", f"postgres:{MAJOR}")
 FREE_PORTS = range(20_000, 30_000)
 START_TIMEOUT_S = 60.0
 CONTAINER_TIMEOUT_S = 300.0  # a first run pulls the image
@@ -85,7 +84,8 @@ def describe(server: Server) -> str:
     return f"PostgreSQL {version(server)} from {server.origin} on {server.host}:{server.port}"
 
 
-def _options(settings: dict[str, str]) -> list[str]:
+def options(settings: dict[str, str]) -> list[str]:
+    """Return SETTINGS as arguments of `postgres`."""
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
@@ -178,7 +178,7 @@ def start_from_wheel(supervisor: Supervisor) -> Server:
         settings = SETTINGS | {"listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": ""}
         log = supervisor.start(
             name,
-            [binaries / "postgres", "-D", data, *_options(settings)],
+            [binaries / "postgres", "-D", data, *options(settings)],
             env=env,
             cwd=home,
             stage=0,
@@ -202,6 +202,24 @@ def _wait_until_it_answers(supervisor: Supervisor, name: str, log: Path, server:
             raise service_failed(name, log, f"does not answer after {START_TIMEOUT_S:.0f} s")
         time.sleep(0.05)
     return True
+
+
+def wait_until_it_answers(server: Server, timeout_s: float) -> None:
+    """Wait until SERVER, which nobody here has started as a process, takes connections.
+
+    Raises:
+        PostgresError: it does not within TIMEOUT_S seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    # The image's first server, which only initialises, is not reached over TCP: the first answer is from the real one.
+    while not _answers(server):
+        if time.monotonic() > deadline:
+            raise PostgresError(
+                f"PostgreSQL from {server.origin} does not answer at {server.host}:{server.port}.",
+                "The engine most likely runs on another machine or publishes its ports elsewhere.",
+                "Name the engine's host in TESTCONTAINERS_HOST_OVERRIDE and try again.",
+            )
+        time.sleep(0.05)
 
 
 def _answers(server: Server) -> bool:
@@ -282,11 +300,12 @@ def start_container(supervisor: Supervisor) -> Server:
         PostgresError: it did not start, or does not answer.
     """
     forget_libpq_settings()
+    image = pins.image("postgres")
     password = secrets.token_urlsafe(24)
     address = supervisor.directory / "address"
     log = supervisor.start(
         "container",
-        [sys.executable, "-m", "harness.container", address, *_options(SETTINGS)],
+        [sys.executable, "-m", "harness.container", address, *options(SETTINGS)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "POSTGRES_PASSWORD": password},
     )
     deadline = time.monotonic() + CONTAINER_TIMEOUT_S
@@ -294,25 +313,17 @@ def start_container(supervisor: Supervisor) -> Server:
         if supervisor.returncode("container") is not None or time.monotonic() > deadline:
             said = log.read_text(errors="replace").strip().splitlines() or ["it did not start in time"]
             raise PostgresError(
-                f"The container {IMAGE} did not start: {said[-1][:300]}",
+                f"The container {image} did not start: {said[-1][:300]}",
                 "The image is most likely not here and cannot be pulled.",
-                f"See why: docker pull {IMAGE}; or do without an engine: DOCKER_HOST=unix:///nowhere nox",
+                f"See why: docker pull {image}; or do without an engine: DOCKER_HOST=unix:///nowhere nox",
             )
         time.sleep(0.05)
     host, port = address.read_text().split()
-    server = Server(f"the container image {IMAGE}", host, int(port), "postgres", password)
-    # The image's first server, which only initialises, is not reached over TCP: the first answer is from the real one.
-    while not _answers(server):
-        if time.monotonic() > deadline:
-            raise PostgresError(
-                f"The container {IMAGE} does not answer at {host}:{port}.",
-                "The engine most likely runs on another machine or publishes its ports elsewhere.",
-                "Name the engine's host in TESTCONTAINERS_HOST_OVERRIDE and try again.",
-            )
-        time.sleep(0.05)
+    server = Server(f"the container image {image}", host, int(port), "postgres", password)
+    wait_until_it_answers(server, deadline - time.monotonic())
     if not version(server).startswith(f"{MAJOR}."):
         raise PostgresError(
-            f"The image {IMAGE} holds PostgreSQL {version(server)}; the project is tested on {MAJOR}.",
+            f"The image {image} holds PostgreSQL {version(server)}; the project is tested on {MAJOR}.",
             "PLATFORM_POSTGRES_IMAGE most likely names another version.",
             f"Name an image of PostgreSQL {MAJOR}, or unset PLATFORM_POSTGRES_IMAGE.",
         )
@@ -322,8 +333,10 @@ def start_container(supervisor: Supervisor) -> Server:
 # --- on a server that is given --------------------------------------------------------------------------------------
 
 
-def given(dsn: str) -> Server:
+def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Server:
     """Return the server that DSN (URL or key=value) names; its user must be allowed to make databases and roles.
+
+    OPTION is where it was named. SUFFIX is that of the names that are made there, a random one by default.
 
     What libpq's environment variables say (PGPASSWORD, PGSSLMODE …) holds for it, too.
 
@@ -339,29 +352,29 @@ def given(dsn: str) -> Server:
             ).fetchone()
             major = info.server_version // 10_000
             password = str(told.get("password") or os.environ.get("PGPASSWORD", ""))
-            suffix = f"_{secrets.token_hex(4)}"
-            server = Server("--postgres", info.host, info.port, info.user, password, info.dbname, suffix)
+            suffix = suffix or f"_{secrets.token_hex(4)}"
+            server = Server(option, info.host, info.port, info.user, password, info.dbname, suffix)
     except psycopg.Error as error:
         raise PostgresError(
-            f"The PostgreSQL that --postgres names does not answer: {str(error).strip().splitlines()[-1]}",
+            f"The PostgreSQL that {option} names does not answer: {str(error).strip().splitlines()[-1]}",
             "It is most likely not running, or the user or password is wrong.",
-            "Try the same DSN with psql, or leave --postgres out to get an ephemeral server.",
+            f"Try the same DSN with psql, or leave {option} out to get an ephemeral server.",
         ) from error
     if not server.host or server.host.startswith("/") or not told.keys() <= DSN_PARTS:
         raise PostgresError(
-            "The DSN of --postgres has other parts than host, port, user, password and dbname, or names no host.",
+            f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",
             "The load, dbt and the tests each connect on their own, over TCP, with just these.",
             "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, say.",
         )
     if major != MAJOR:
         raise PostgresError(
-            f"The PostgreSQL that --postgres names is version {major}; the project is tested on {MAJOR}.",
+            f"The PostgreSQL that {option} names is version {major}; the project is tested on {MAJOR}.",
             "Results that hold on another major version would not be the same promise.",
-            f"Name a server of PostgreSQL {MAJOR}, or leave --postgres out to get an ephemeral one.",
+            f"Name a server of PostgreSQL {MAJOR}, or leave {option} out to get an ephemeral one.",
         )
     if not (allowed and allowed[0]):
         raise PostgresError(
-            f"The user {server.user} of --postgres may not make databases and roles.",
+            f"The user {server.user} of {option} may not make databases and roles.",
             "It has neither SUPERUSER nor CREATEDB and CREATEROLE.",
             "Name an administrator in the DSN.",
         )
@@ -373,7 +386,7 @@ def which(dsn: str | None) -> str:
     if dsn:
         return "the server that --postgres names"
     if engine_answers():
-        return f"a container of {IMAGE}, since a Docker engine answers"
+        return f"a container of {pins.image('postgres')}, since a Docker engine answers"
     return "from a wheel, since no Docker engine answers"
 
 

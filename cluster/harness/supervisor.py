@@ -11,7 +11,8 @@ removes the directory.
         supervisor.run("initdb", [...])                     # to its end
         supervisor.start("postgres", [...], stage=0)        # a service; higher stages are stopped first
 
-`keep()` lets the services outlive the harness; SIGTERM to the supervisor then takes them down (see `kept`).
+`keep()` lets the services outlive the harness; SIGTERM to the supervisor then takes them down (see `kept`). What is
+not a process, a cluster say, has a command that removes it: `at_end()`.
 """
 
 import contextlib
@@ -25,8 +26,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +36,10 @@ from typing import Any, Self
 
 import psutil
 
-from harness.errors import DiskFullError, HarnessError, ServiceFailedError
+from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
 
 PREFIX = "events-platform-"
+AT_END_TIMEOUT_S = 120.0  # for one command of `at_end`
 STOP_TIMEOUT_S = 10.0  # for one stage to end by itself after its stop signal
 ANSWER_TIMEOUT_S = 60.0  # for the supervisor to do what it is asked and say so, the takedown included
 MIN_FREE_BYTES = 20_000_000  # with less, a disk is as good as full: PostgreSQL's next WAL segment has 16 MB
@@ -70,14 +73,21 @@ class Supervisor:
 
     def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
         self._process = process
+        self._pipe = threading.Lock()  # one request and its answer at a time
         self.directory = directory
         self.left: list[str] = []
         self.kept = False
+        self._closing = False
         self._ended = False
+        self._answer_timeout_s = ANSWER_TIMEOUT_S
+        self._counts: dict[str, int] = {}
 
     @classmethod
-    def launch(cls) -> Self:
+    def launch(cls, hold: Sequence[int] = ()) -> Self:
         """Start a supervisor and make its run directory under the system's temporary directory.
+
+        Args:
+            hold: descriptors of files that it holds open, and with them their locks, until all is taken down.
 
         Raises:
             DiskFullError: the directory cannot be made.
@@ -90,6 +100,7 @@ class Supervisor:
             bufsize=0,
             start_new_session=True,  # a Ctrl-C at the terminal is for the harness alone
             cwd="/",
+            pass_fds=hold,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": tempfile.gettempdir()},
         )
         supervisor = cls(process, Path())
@@ -163,6 +174,64 @@ class Supervisor:
             raise service_ended(name, log, code)
         return log
 
+    def command(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Run a program to its end, for as long as this run lives, and return what it says on both streams.
+
+        Args:
+            name: its name in the run's logs; it may be run again under the same.
+            argv: the argument list; nothing secret, it is shown in the list of processes.
+            timeout_s: after so many seconds it has failed.
+            env: variables on top of the environment.
+            watch: called again and again while it runs; raises where waiting has become pointless.
+
+        Raises:
+            CommandFailedError: it failed, or took too long.
+        """
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        name = f"{name}-{count}" if count > 1 else name
+        log = self.start(name, argv, env=os.environ | dict(env or {}), cwd=Path.cwd())
+        deadline = time.monotonic() + timeout_s
+        while (code := self.returncode(name)) is None:
+            if time.monotonic() > deadline:
+                self.stop(name)
+                said = log.read_text(errors="replace")
+                raise CommandFailedError([str(a) for a in argv], f"did not end within {timeout_s:.0f} s", said)
+            watch()
+            time.sleep(0.05)
+        said = log.read_text(errors="replace")
+        if code:
+            raise CommandFailedError([str(a) for a in argv], f"ended with exit code {code}", said)
+        return said
+
+    def stop(self, name: str) -> None:
+        """Send a process its stop signal, if it still runs."""
+        self._ask({"op": "stop", "name": name})
+
+    def at_end(self, name: str, argv: Sequence[str | Path], told: Mapping[str, str]) -> None:
+        """Have a command run when everything is taken down, after the services have ended; it removes what is left.
+
+        TOLD are variables on top of the environment.
+        """
+        log = str(self.directory / "logs" / f"{name}.log")
+        env = {name: value for name, value in os.environ.items() if name != "NOX_PID"} | dict(
+            told
+        )  # nox may be gone by then
+        mine = Command(name, [str(a) for a in argv], env, log, str(Path.cwd()), 0, int(signal.SIGTERM), None, None)
+        self._answer_timeout_s += AT_END_TIMEOUT_S
+        self._ask({"op": "at_end", "command": asdict(mine)})
+
+    def call_off(self) -> None:
+        """Let what `at_end` would remove stay."""
+        self._ask({"op": "call_off"})
+
     def keep(self) -> None:
         """Let everything outlive the harness; `kept` tells how to find it."""
         self.kept = True  # first: who is interrupted in the next line must not wait for a takedown
@@ -176,12 +245,13 @@ class Supervisor:
         if self.kept or self._ended:
             return
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; what follows says so
+        with self._pipe, contextlib.suppress(BrokenPipeError):  # the supervisor is gone; what follows says so
+            self._closing = True
             self._process.stdin.close()
         try:
             while "left" not in (answer := self._receive()):
                 pass  # an answer that nobody waited for any more
-            self._process.wait(ANSWER_TIMEOUT_S)
+            self._process.wait(self._answer_timeout_s)
             self.left = answer["left"]
         except (ServiceFailedError, subprocess.TimeoutExpired):
             self.left = [f"the run's directory {self.directory}, and perhaps processes: its supervisor was killed"]
@@ -197,13 +267,18 @@ class Supervisor:
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # the answer, or its absence, tells
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        return self._receive()
+        with self._pipe:
+            if self._closing:  # what comes next on the pipe is for `close`
+                raise ServiceFailedError(
+                    "The run is being taken down.", "It was interrupted, or another part failed.", "Run it again."
+                )
+            with contextlib.suppress(BrokenPipeError, ValueError):  # the answer, or its absence, tells
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            return self._receive()
 
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        is_ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_S)  # it is unbuffered
+        is_ready, _, _ = select.select([self._process.stdout], [], [], self._answer_timeout_s)  # it is unbuffered
         line = self._process.stdout.readline() if is_ready else b""
         if not line:
             raise ServiceFailedError(
@@ -305,6 +380,7 @@ class _Services:
         fcntl.flock(self._record, fcntl.LOCK_EX)  # held for as long as this process lives, whatever ends it
         self.record(kept=False)
         self.processes: dict[str, tuple[Command, psutil.Popen]] = {}
+        self.at_end: list[Command] = []
 
     def record(self, *, kept: bool) -> None:
         """Write down who owns the directory."""
@@ -334,6 +410,24 @@ class _Services:
         self.processes[command.name] = (command, process)
         return {"pid": process.pid}
 
+    def run(self, command: Command) -> str:
+        """Run a command of `at_end` to its end; return why it failed, or nothing."""
+        if told := self.start(command).get("error"):
+            return str(told)
+        try:
+            code = self.processes[command.name][1].wait(AT_END_TIMEOUT_S)
+        except psutil.TimeoutExpired:
+            self._kill_descendants()
+            return f"it did not end within {AT_END_TIMEOUT_S:.0f} s"
+        lines = Path(command.log).read_text(errors="replace").split("\n")
+        return " ".join([line.strip() for line in lines if line.strip()][-3:]) or f"exit code {code}" if code else ""
+
+    def stop(self, name: str) -> None:
+        """Send a process its stop signal."""
+        command, process = self.processes[name]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(command.stop_signal)
+
     def take_down(self) -> list[str]:
         """Stop every service, highest stage first, then all that is left below, and remove the directory."""
         for stage in sorted({command.stage for command, _ in self.processes.values()}, reverse=True):
@@ -345,6 +439,7 @@ class _Services:
                     running.append(process)
             psutil.wait_procs(running, timeout=STOP_TIMEOUT_S)
         left = [f"process {process.pid}" for process in self._kill_descendants()]
+        left += [f"what `{command.name}` removes: {said}" for command in self.at_end if (said := self.run(command))]
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             left.append(f"directory {self.directory}")
@@ -421,6 +516,15 @@ def _handle_requests(services: _Services) -> None:
                 _answer(services.start(Command(**request["command"])))
             case "poll":
                 _answer({"returncode": services.processes[request["name"]][1].poll()})
+            case "stop":
+                services.stop(request["name"])
+                _answer({})
+            case "at_end":
+                services.at_end.append(Command(**request["command"]))
+                _answer({})
+            case "call_off":
+                services.at_end.clear()
+                _answer({})
             case "keep":
                 kept = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # whoever reads the harness's output must see its end

@@ -75,7 +75,7 @@ def make_passwords() -> dict[str, str]:
 
 
 def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -> Warehouse:
-    """Make the database DATABASE and the roles with PASSWORDS; roles that exist get these passwords."""
+    """Make the database DATABASE and the roles, as far as they are missing; every role gets its password."""
     warehouse = Warehouse(server, f"{database}{server.suffix}", passwords)
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         for role in ROLES:
@@ -90,7 +90,7 @@ def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -
         grant connect on database {database} to {loader}, {transformer}, {reader};
         grant temporary on database {database} to {loader}, {transformer};
         grant create on database {database} to {transformer};
-        create schema raw authorization {loader};
+        create schema if not exists raw authorization {loader};
         grant usage on schema raw to {transformer};
         alter default privileges for role {loader} in schema raw grant select on tables to {transformer};
         alter default privileges for role {transformer} grant usage on schemas to {reader};
@@ -145,7 +145,9 @@ def create_role(connection: psycopg.Connection, name: str, password: str) -> Non
 
 
 def create_database(connection: psycopg.Connection, name: str, owner: str | None = None) -> None:
-    """Make the database NAME with the built-in C.UTF-8 locale, owned by the role OWNER."""
+    """Make the database NAME, if it is missing, with the built-in C.UTF-8 locale, owned by the role OWNER."""
+    if connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
+        return
     statement = sql.SQL(
         "create database {} template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8'"
     ).format(sql.Identifier(name))

@@ -59,7 +59,7 @@ def temporary() -> Iterator[Path]:
 def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     path = os.pathsep.join(map(str, PYTHONPATH))
     return subprocess.Popen(
-        [*under, sys.executable, "-m", "harness", "e2e", *options],
+        [*under, sys.executable, "-m", "harness", "e2e", "--target", "embedded", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -90,7 +90,7 @@ def check_nothing_is_left(temporary: Path) -> None:
 def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
     begun, number, code = INTERRUPTS[phase]
     users = {user.pw_name for user in pwd.getpwall()}
-    harness = start(temporary, "--target", "embedded")
+    harness = start(temporary)
     said = read_until(harness, begun)
     time.sleep(0.5)  # into the phase
     harness.send_signal(number)

@@ -18,7 +18,7 @@ HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data\n
 
 def e2e(*options: str, **env: str) -> tuple[int, list[str]]:
     """Run `python -m harness e2e` and return its exit code and the lines that it says on standard error."""
-    argv = [sys.executable, "-m", "harness", "e2e", *options]
+    argv = [sys.executable, "-m", "harness", "e2e", "--target", "embedded", *options]
     path = os.pathsep.join(map(str, PYTHONPATH))
     with tempfile.TemporaryDirectory() as directory:
         mine = {name: value for name, value in os.environ.items() if name != "NOX_PID"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from harness import postgres
+from harness import pins, postgres
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor
 from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
@@ -51,13 +51,14 @@ def test_the_container_gives_what_is_promised() -> None:
     before = {container.id for container in client.containers.list(all=True)}
     with Supervisor.launch() as supervisor:
         check_promises(postgres.start_container(supervisor))
-        [container] = [c for c in client.containers.list() if c.id not in before and postgres.IMAGE in c.image.tags]
+        [container] = [
+            c for c in client.containers.list() if c.id not in before and pins.image("postgres") in c.image.tags
+        ]
     assert container.id not in {c.id for c in client.containers.list(all=True)}
 
 
 @needs_engine
 def test_an_image_that_cannot_be_had_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "IMAGE", "no.such.registry.invalid/postgres:18")
     monkeypatch.setenv("PLATFORM_POSTGRES_IMAGE", "no.such.registry.invalid/postgres:18")
     with Supervisor.launch() as supervisor, pytest.raises(PostgresError) as caught:
         postgres.start_container(supervisor)

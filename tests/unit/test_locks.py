@@ -48,9 +48,23 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nrequires-python = ">=3.11"\n[dependency-groups]\nevents = []\n'
     )
-    digest = locks._digest(locks._project())
+    digest = locks._digest(locks._project(), ["events"])
     (tmp_path / "requirements" / "events.txt").write_text(f"# made from {digest}\n")
     return tmp_path
+
+
+def test_a_lock_stays_fresh_when_another_group_changes(copy: Path) -> None:
+    pyproject = copy / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text() + 'tests = [{ include-group = "events" }, "pytest"]\n')
+    assert locks.path("events").exists()
+
+
+def test_a_lock_of_a_group_is_stale_when_one_that_it_includes_changes(copy: Path) -> None:
+    pyproject = copy / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text() + 'tests = [{ include-group = "events" }]\n')
+    before = locks._digest(locks._project(), ["tests"])
+    pyproject.write_text(pyproject.read_text().replace("events = []", 'events = ["fsspec"]'))
+    assert locks._digest(locks._project(), ["tests"]) != before
 
 
 def test_a_lock_that_is_older_than_the_project_is_refused_in_one_sentence(copy: Path) -> None:

@@ -22,6 +22,7 @@ from airflow.sdk import BaseOperator, task
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
+LOGS = "/var/log/tasks"  # where dbt's pod has the volume of the tasks' logs
 
 
 def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
@@ -78,12 +79,33 @@ def _pod(task_id: str, image: str, arguments: tuple[str, ...]) -> BaseOperator:
         image=image,
         image_pull_policy="IfNotPresent",
         arguments=list(arguments),
+        # Of a failed run dbt's results stay, beside the logs of the tasks, in a folder that has the pod's name.
+        env_vars=[
+            k8s.V1EnvVar(
+                "POD_NAME",
+                value_from=k8s.V1EnvVarSource(field_ref=k8s.V1ObjectFieldSelector(field_path="metadata.name")),
+            ),
+            k8s.V1EnvVar("DBT_FAILURES_PATH", f"{LOGS}/dbt/$(POD_NAME)"),
+        ],
+        volumes=[
+            k8s.V1Volume(
+                name="logs",
+                persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(claim_name="airflow-logs"),
+            )
+        ],
+        volume_mounts=[k8s.V1VolumeMount(name="logs", mount_path=LOGS)],
         env_from=[k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name="warehouse-transformer"))],
         container_resources=k8s.V1ResourceRequirements(
             requests={"cpu": "250m", "memory": "256Mi"}, limits={"cpu": "2", "memory": "1Gi"}
         ),
-        security_context={"runAsNonRoot": True},
+        service_account_name="dbt",
         automount_service_account_token=False,
+        security_context=k8s.V1PodSecurityContext(
+            run_as_non_root=True, fs_group=0, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
+        ),
+        container_security_context=k8s.V1SecurityContext(
+            allow_privilege_escalation=False, capabilities=k8s.V1Capabilities(drop=["ALL"])
+        ),
         random_name_suffix=True,
         startup_timeout_seconds=300,
         startup_check_interval_seconds=1,

@@ -9,6 +9,9 @@ from harness.console import Phases
 from harness.errors import UsageError
 from harness.warehouse import Warehouse
 
+CLUSTERS = ("kind", "minikube", "context")
+NAMES = ("auto", "embedded", *CLUSTERS)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,11 +21,21 @@ class Settings:
         events_uri: the events file, absolute; any fsspec URI.
         max_rejected: the share of rows that may be rejected, 0 to 1.
         ui_port: the port for Airflow's UI and API; None for a free one.
+        reuse: use what is up, and leave it up.
+        namespace: where on a given cluster.
+        registry: where images are pushed to, for a given cluster.
+        warehouse_dsn: an administrator's DSN of the PostgreSQL for a given cluster.
+        storage_class: of the volume for task logs on a given cluster; None for its default.
     """
 
     events_uri: str
     max_rejected: float
     ui_port: int | None = None
+    reuse: bool = False
+    namespace: str | None = None
+    registry: str | None = None
+    warehouse_dsn: str | None = None
+    storage_class: str | None = None
 
 
 class Deployment(Protocol):
@@ -33,6 +46,20 @@ class Deployment(Protocol):
 
     def keep(self) -> None:
         """Let it outlive this process."""
+
+    def reset(self) -> None:
+        """Empty the warehouse, if it was there before."""
+
+    def check(self) -> list[str]:
+        """Check, after all runs, what holds on this target alone; return a line for each thing that does.
+
+        Raises:
+            ChecksFailedError: it does not.
+        """
+
+    @property
+    def down_command(self) -> str:
+        """The command that takes it down when it was kept."""
 
     @property
     def left(self) -> list[str]:
@@ -60,14 +87,21 @@ def choose(name: str) -> tuple[Target, str]:
     Raises:
         UsageError: there is no such target.
     """
+    from harness.targets import kind, on_cluster
     from harness.targets.embedded import Embedded
 
     if name == "embedded":
         return Embedded(), "as you asked"
     if name == "auto":
-        return Embedded(), "auto chose it, because the kind target does not exist yet"
+        if reason := kind.why_not():
+            return Embedded(), f"auto chose it, because {reason}"
+        return on_cluster.OnCluster(
+            "kind"
+        ), "auto chose it: a Docker engine answers, images and chart are there or can be had"
+    if name in NAMES:
+        return on_cluster.OnCluster(name), "as you asked"
     raise UsageError(
         f"There is no target {name!r}.",
-        "The targets are: auto, embedded.",
+        f"The targets are: {', '.join(NAMES)}.",
         "Name one of them, or leave --target out: nox -s e2e",
     )

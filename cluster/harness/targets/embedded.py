@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ import psycopg
 
 from harness import diagnostics, postgres
 from harness.airflow_api import AirflowApi
-from harness.console import Phases, say
+from harness.console import Phases
 from harness.environment import python_of
 from harness.errors import EnvironmentMissingError
 from harness.paths import ROOT
 from harness.supervisor import Supervisor, disk_full, disk_full_error, service_ended, service_failed
 from harness.targets import Settings
+from harness.targets.teardown import take_down
 from harness.warehouse import Warehouse, create_database, create_role, create_warehouse, make_passwords
 
 MIGRATION_TIMEOUT_S = 180.0
@@ -45,6 +45,18 @@ class EmbeddedDeployment:
     def keep(self) -> None:
         """Let it outlive this process."""
         self.supervisor.keep()
+
+    def reset(self) -> None:
+        """There is nothing from before."""
+
+    def check(self) -> list[str]:
+        """There is nothing that holds here alone."""
+        return []
+
+    @property
+    def down_command(self) -> str:
+        """The command that takes it down when it was kept."""
+        return "nox -s e2e -- --down"
 
     @property
     def left(self) -> list[str]:
@@ -104,22 +116,11 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
         supervisor.start("scheduler", [program, "scheduler", "--skip-serve-logs"], env=env)
         supervisor.start("dag-processor", [program, "dag-processor"], env=env)
         api.watch = lambda: check_alive(supervisor)
-        wait_until_healthy(supervisor, api)
+        if late := api.wait_until_healthy(HEALTHY_TIMEOUT_S):
+            log = supervisor.directory / "logs" / f"{late}.log"
+            raise service_failed(late, log, f"is not healthy after {HEALTHY_TIMEOUT_S:.0f} s")
         phase.text = f"Airflow healthy at {api.address}: {', '.join(COMPONENTS)}"
     return EmbeddedDeployment(supervisor, api, warehouse)
-
-
-def take_down(supervisor: Supervisor, phases: Phases) -> None:
-    """Take everything down, unless it is kept, and say so, or what is left."""
-    if supervisor.kept:
-        return
-    say("… taking everything down")
-    with phases.phase("taken down") as phase:
-        supervisor.close()
-        phase.text = "everything taken down"
-        phase.went_well = not supervisor.left
-    for thing in supervisor.left:
-        say(f"✗ left behind: {thing}")
 
 
 def installed_python(group: str) -> Path:
@@ -210,26 +211,6 @@ def pipeline_env(settings: Settings, warehouse: Warehouse, dbt: Path, artifacts:
         "DBT_TARGET_PATH": str(artifacts / "target"),
         "DBT_LOG_PATH": str(artifacts / "logs"),
     }
-
-
-def wait_until_healthy(supervisor: Supervisor, api: AirflowApi) -> None:
-    """Wait until every component reports that it is healthy.
-
-    Raises:
-        ServiceFailedError: one of them ended, or is not healthy before the deadline.
-    """
-    deadline = time.monotonic() + HEALTHY_TIMEOUT_S
-    needed = {"metadatabase", "scheduler", "dag_processor"}
-    while True:
-        healthy = {name for name, well in api.healthy().items() if well}
-        if needed <= healthy:
-            return
-        check_alive(supervisor)
-        if time.monotonic() > deadline:
-            late = next((name for name in COMPONENTS if name.replace("-", "_") not in healthy), COMPONENTS[0])
-            log = supervisor.directory / "logs" / f"{late}.log"
-            raise service_failed(late, log, f"is not healthy after {HEALTHY_TIMEOUT_S:.0f} s")
-        time.sleep(0.25)
 
 
 def check_alive(supervisor: Supervisor) -> None:

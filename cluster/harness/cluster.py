@@ -1,0 +1,165 @@
+"""What `nox -s cluster` does: bring a cluster with Airflow up, look at it, take it down; nothing ends by itself."""
+
+import json
+import os
+from collections.abc import Sequence
+
+from harness import images, pins, release, tools
+from harness.airflow_api import AirflowApi
+from harness.console import Phases, say, table
+from harness.environment import only_one
+from harness.errors import NotUpError, UsageError
+from harness.kubectl import Kubectl
+from harness.paths import BUILD, ROOT
+from harness.supervisor import Supervisor
+from harness.targets import Settings, on_cluster
+from harness.targets.on_cluster import LOCK, Place, bring_up, save_diagnostics, that_is_up
+
+BUSY = "which has the cluster of this clone"
+
+
+def up(target: str, settings: Settings, *, recreate: bool) -> None:
+    """Bring everything up that is not up, and bring up to date what differs.
+
+    Raises:
+        HarnessError: something foreseen went wrong; what is up stays, and the next `up` goes on from there.
+    """
+    where = on_cluster.place(target, settings)
+    BUILD.mkdir(exist_ok=True)
+    phases = Phases()
+    with only_one(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
+        try:
+            if recreate:
+                where.delete()
+            where.check(supervisor)
+            deployment = bring_up(where, supervisor, settings, phases)
+        except Exception as error:
+            save_diagnostics(error, where, supervisor, phases, None)
+            raise
+        finally:
+            say("")
+            table(("phase", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in phases.seconds.items()])
+            say("")
+    say(f"✓ {where.title} is up ({phases.total_s:.0f} s)")
+    say_addresses(where, where.address(), deployment.api.password)
+    say(f"  take it down: {deployment.down_command}")
+
+
+def say_addresses(where: Place, address: str, password: str) -> None:
+    """Print how to reach Airflow and the cluster."""
+    say(f"  Airflow    {address}  user {release.USER}, password {password}")
+    if where.tunnel:
+        say(f"             after: {where.tunnel}")
+    if config := where.kubectl().kubeconfig:
+        where_it_is = f"KUBECONFIG={os.path.relpath(config, ROOT)}"
+        say(f"  kubectl    {where_it_is} kubectl --namespace {where.kubectl().namespace} get pods")
+
+
+def down(target: str, settings: Settings, *, also_images: bool) -> None:
+    """Remove everything of it, whatever state it is in."""
+    where = on_cluster.place(target, settings)
+    phases = Phases()
+    BUILD.mkdir(exist_ok=True)
+    with only_one(LOCK, BUSY):
+        with phases.phase("taken down") as phase:
+            phase.text = f"{where.title} taken down" if where.is_there() else "nothing was up"
+            where.delete()
+        if also_images:
+            with phases.phase("images removed") as phase:
+                phase.text = f"{len(images.remove_built())} images removed"
+
+
+def status(target: str, settings: Settings) -> None:
+    """Print what runs, its versions and its addresses.
+
+    Raises:
+        NotUpError: it is not up.
+    """
+    where = on_cluster.place(target, settings)
+    with Supervisor.launch() as supervisor:  # it holds the tunnel to Airflow, where there must be one
+        kubectl, api, warehouse = that_is_up(where, supervisor)
+        health = api.healthy()
+    node = kubectl.items("nodes")[0]["status"]["nodeInfo"]
+    versions = f"Airflow {pins.chart()['airflow']}, chart {pins.chart()['version']}"
+    say(f"{where.title}: Kubernetes {node['kubeletVersion']}, {versions}")
+    say("")
+    pods = sorted(kubectl.items("pods"), key=lambda pod: pod["metadata"]["name"])
+    rows = []
+    for pod in pods:
+        told = pod["status"].get("containerStatuses", [])
+        ready = f"{sum(c['ready'] for c in told)}/{len(told)}"
+        rows.append((pod["metadata"]["name"], pod["status"]["phase"], ready, str(sum(c["restartCount"] for c in told))))
+    table(("pod", "phase", "ready", "restarts"), rows)
+    say("")
+    not_well = [name.replace("_", "-") for name, well in health.items() if not well]
+    well = "all healthy" if health else "the API server does not answer"
+    say(f"  health     {', '.join(not_well) + ' not healthy' if not_well else well}")
+    say_addresses(where, where.address(), api.password)
+    say(f"  warehouse  {warehouse.reader_dsn}  (the role that reads the marts)")
+    for name in (*({"kind", "minikube"} & {where.name}), "kubectl", "helm"):
+        path = tools.find(name)
+        say(f"  {name:<10} {tools.version(name, path)} ({path})")
+
+
+def ui(target: str, settings: Settings) -> None:
+    """Print the UI's address and login."""
+    where = on_cluster.place(target, settings)
+    _, api, _ = that_is_up(where)
+    say_addresses(where, api.address, api.password)
+
+
+def logs(target: str, settings: Settings, names: Sequence[str]) -> None:
+    """Print the logs of components, all of them if none is named, or of a task: `DAG_ID TASK_ID`, its latest run.
+
+    Raises:
+        NotUpError: it is not up.
+        UsageError: there is no such component or task.
+    """
+    where = on_cluster.place(target, settings)
+    with Supervisor.launch() as supervisor:
+        kubectl, api, _ = that_is_up(where, supervisor)
+        if len(names) == 2:
+            say_task_log(api, *names)
+        else:
+            say_pod_logs(kubectl, names)
+
+
+def say_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
+    """Print the log of a task in its DAG's latest run."""
+    if dag_id not in api.dag_ids():
+        there = ", ".join(sorted(api.dag_ids()))
+        raise UsageError(f"There is no DAG {dag_id}.", f"The DAGs are: {there}.", "Name one of them.")
+    if not (runs := api.runs(dag_id)):
+        raise UsageError(f"{dag_id} has not run yet.", "There is nothing to show.", "Trigger it in the UI.")
+    for line in api.task_log(dag_id, next(iter(runs)), task_id):
+        say(line)
+
+
+def say_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
+    """Print the logs of components, of all if none is named."""
+    pods = kubectl.items("pods")
+    there = sorted({str(pod["metadata"]["labels"].get("component", "")) for pod in pods} - {""})
+    for name in names or there:
+        if name not in there:
+            raise UsageError(
+                f"There is no component {name!r} here.",
+                f"There are: {', '.join(there)}. A task is named by two words: its DAG's id and its own.",
+                "Name one of them, or none for all.",
+            )
+        for pod in pods:
+            if pod["metadata"]["labels"].get("component") == name:
+                for container in pod["spec"]["containers"]:
+                    say(f"── {pod['metadata']['name']} {container['name']}")
+                    say(kubectl.logs(pod["metadata"]["name"], container["name"]).rstrip())
+
+
+def take_down_after_run(target: str) -> None:
+    """Remove everything of a run whose harness has ended: the supervisor's last command.
+
+    Raises:
+        NotUpError: something of it is still there.
+    """
+    where = on_cluster.place(target, Settings(**json.loads(os.environ[on_cluster.TAKEDOWN])))
+    where.delete()
+    if where.is_there():
+        raise NotUpError(f"{where.title} is still there.", "It did not go.", "Take it down: nox -s cluster -- down")

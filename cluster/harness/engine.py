@@ -1,0 +1,114 @@
+"""Talk to the Docker engine, with the docker command."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness import pins
+from harness.commands import run
+from harness.errors import CommandFailedError, EngineMissingError, ImageMissingError, TooSmallError
+from harness.supervisor import Supervisor
+
+ANSWER_TIMEOUT_S = 10.0
+MIN_MEMORY_BYTES = 5_000_000_000
+MIN_FREE_BYTES = 6_000_000_000
+
+
+def info() -> dict[str, Any]:
+    """Return what the engine says about itself.
+
+    Raises:
+        EngineMissingError: none answers, or the docker command is missing.
+    """
+    if not shutil.which("docker"):
+        raise EngineMissingError(
+            "The docker command is not installed.",
+            "The cluster's nodes are containers, and kind makes them with it.",
+            "Install Docker, or run without it: nox -s e2e -- --target embedded",
+        )
+    try:
+        told: dict[str, Any] = json.loads(run("docker", "info", "--format", "json", timeout_s=ANSWER_TIMEOUT_S))
+    except (CommandFailedError, ValueError):
+        told = {}
+    if not told.get("ServerVersion"):
+        raise EngineMissingError(
+            f"The cluster needs a Docker engine, and none answers at {address()}.",
+            "It is most likely not running, or you may not use it.",
+            "Start it and try again, or run without one: nox -s e2e -- --target embedded",
+        )
+    return told
+
+
+def address() -> str:
+    """Return where the docker command looks for the engine."""
+    try:
+        told = run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}", timeout_s=ANSWER_TIMEOUT_S)
+    except CommandFailedError:
+        return "its usual socket"
+    return told.strip()
+
+
+def check_room() -> None:
+    """Raise TooSmallError unless the engine has the memory, and its disk the room, for a cluster."""
+    told = info()
+    if told["MemTotal"] < MIN_MEMORY_BYTES:
+        raise TooSmallError(
+            f"The Docker engine has {_gb(told['MemTotal'])} of memory; the cluster needs {_gb(MIN_MEMORY_BYTES)}.",
+            "Kubernetes, Airflow's three components and a few pods of tasks run in it at once.",
+            "Give it more (Docker Desktop: Settings, Resources), or: nox -s e2e -- --target embedded",
+        )
+    root = Path(told["DockerRootDir"])
+    if root.exists() and (free := shutil.disk_usage(root).free) < MIN_FREE_BYTES:  # else it is another machine's
+        raise TooSmallError(
+            f"The Docker engine's disk ({root}) has {_gb(free)} free; the cluster needs {_gb(MIN_FREE_BYTES)}.",
+            "The images are there twice: in the engine and in the cluster's node.",
+            "Free some room: docker system df says what takes it, docker system prune removes what nothing uses.",
+        )
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def has_image(reference: str) -> bool:
+    """Say whether the engine has an image."""
+    return inspect("image", reference) is not None
+
+
+def inspect(kind: str, name: str) -> dict[str, Any] | None:
+    """Return what the engine knows of a container, image or network; None if there is none."""
+    try:
+        told: list[dict[str, Any]] = json.loads(run("docker", kind, "inspect", name))
+    except CommandFailedError as error:
+        if "no such" in error.said.lower() or "not found" in error.said.lower():
+            return None
+        raise
+    return told[0]
+
+
+def pull(supervisor: Supervisor, reference: str) -> None:
+    """Pull an image, unless it is there.
+
+    Raises:
+        ImageMissingError: it cannot be pulled.
+    """
+    if has_image(reference):
+        return
+    try:
+        supervisor.command("pull", ["docker", "pull", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
+    except CommandFailedError as error:
+        raise ImageMissingError(
+            f"The image {reference} is not here and cannot be pulled.",
+            error.why,
+            "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”.",
+        ) from error
+
+
+def can_be_pulled(reference: str) -> bool:
+    """Say whether a registry answers for an image; nothing is pulled."""
+    try:
+        run("docker", "manifest", "inspect", reference, timeout_s=20)
+    except CommandFailedError:
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Put Airflow onto a cluster: namespace, rights, secrets, the chart, the roll-out. The same for every cluster.
+
+Secrets are made at the first `up` and live in the cluster alone; every later one takes them from there.
+
+| secret | for |
+| --- | --- |
+| `passwords` | the harness: of the roles, of Airflow's database, of the UI's user |
+| `airflow-metadata` | Airflow's components: the metadata database's URL |
+| `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
+| `warehouse-loader` | workers: the Airflow connection |
+| `warehouse-transformer` | dbt's pod: its environment |
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from harness import causes, chart, pins, postgres
+from harness.commands import run
+from harness.console import Phases, say
+from harness.errors import CommandFailedError, InstallFailedError, RollOutFailedError
+from harness.kubectl import Kubectl
+from harness.paths import ROOT
+from harness.supervisor import Supervisor
+from harness.warehouse import ROLES, Warehouse, create_database, create_role, create_warehouse
+
+NAMESPACE = "events-platform"
+MANIFESTS = ROOT / "cluster" / "manifests"
+COMPONENTS = ("api-server", "scheduler", "dag-processor")
+USER = "admin"
+METADATA = "airflow"  # the metadata database, and its role
+POLL_INTERVAL_S = 0.5
+WATCH_INTERVAL_S = 3.0  # between two looks for a cause; each costs three calls of kubectl
+OBJECTS = ("pods", "events", "persistentvolumeclaims", "jobs")
+
+
+@dataclass(frozen=True)
+class Database:
+    """A PostgreSQL as the harness reaches it, and where the cluster's pods do."""
+
+    server: postgres.Server
+    host: str
+    port: int
+
+    @property
+    def for_pods(self) -> postgres.Server:
+        """The server as pods reach it."""
+        return replace(self.server, host=self.host, port=self.port)
+
+
+def create_namespace(kubectl: Kubectl) -> None:
+    """Make the namespace and the rights in it."""
+    levels = {"enforce": "baseline", "warn": "restricted", "audit": "restricted"}
+    labels = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
+    labels["app.kubernetes.io/managed-by"] = "events-platform"
+    metadata = {"name": kubectl.namespace, "labels": labels}
+    kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+    kubectl.apply((MANIFESTS / "rights.yaml").read_text(encoding="utf-8"))
+
+
+def passwords(kubectl: Kubectl) -> dict[str, str]:
+    """Return the passwords that this deployment has, or new ones: of the roles, of Airflow's database, of the UI."""
+    there = read_secret(kubectl, "passwords")
+    return {name: there.get(name) or secrets.token_urlsafe(24) for name in (*ROLES, METADATA, USER)}
+
+
+def create_databases(database: Database, mine: dict[str, str]) -> tuple[Warehouse, str]:
+    """Make the warehouse, its roles and the metadata database; return the warehouse and the metadata URL for pods."""
+    server = database.server
+    warehouse = create_warehouse(server, "warehouse", {role: mine[role] for role in ROLES})
+    name = f"{METADATA}{server.suffix}"
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        create_role(connection, name, mine[METADATA])
+        create_database(connection, name, owner=name)
+    url = postgres.url(name, mine[METADATA], database.host, database.port, name)
+    return warehouse, url.replace("postgresql://", "postgresql+psycopg2://", 1)
+
+
+def create_secrets(
+    kubectl: Kubectl, mine: dict[str, str], warehouse: Warehouse, database: Database, metadata_url: str
+) -> dict[str, str]:
+    """Make the secrets, or bring them up to date; return the annotations of pods that read them."""
+    inside = replace(warehouse, server=database.for_pods)
+    keys = read_secret(kubectl, "airflow-keys") or {
+        "fernet-key": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+        "api-secret-key": secrets.token_hex(32),
+        "jwt-secret": secrets.token_hex(64),
+    }
+    contents = {
+        "passwords": mine,
+        "airflow-metadata": {"connection": metadata_url},
+        "airflow-keys": keys,
+        "airflow-login": {"passwords.json": json.dumps({USER: mine[USER]})},
+        "warehouse-loader": {"connection": inside.loader_dsn},
+        "warehouse-transformer": inside.dbt_env() | {"DBT_TARGET": "prod"},
+    }
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}
+        for name, content in contents.items()
+    )
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    return {"events-platform/secrets": digest[:16]}
+
+
+def read_secret(kubectl: Kubectl, name: str) -> dict[str, str]:
+    """Return what a secret holds; nothing if there is none."""
+    secret = kubectl.get("secret", name) or {}
+    return {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
+
+
+def look(kubectl: Kubectl, *kinds: str) -> list[dict[str, Any]]:
+    """Return what `causes` reads: the namespace's objects, KINDS among them, and the nodes if they may be listed."""
+    items = kubectl.items(*OBJECTS, *kinds)
+    with contextlib.suppress(CommandFailedError):
+        items += kubectl.items("nodes")
+    return items
+
+
+def cause_of(kubectl: Kubectl, items: list[dict[str, Any]], *, of_tasks: bool = False) -> causes.Cause | None:
+    """Return the most likely cause for what does not come up, its next step with the options that kubectl needs."""
+    find = causes.find_for_tasks if of_tasks else causes.find
+    cause = find(items, lambda pod, container, previous: kubectl.logs(pod, container, previous, lines=50))
+    kubectl_here = " ".join(["kubectl", *kubectl.argv[1:], ""])
+    return cause._replace(next_step=cause.next_step.replace("kubectl ", kubectl_here)) if cause else None
+
+
+class Watch:
+    """Called again and again while something is waited for: raises where the cluster says that it will never be."""
+
+    def __init__(self, kubectl: Kubectl, *, of_tasks: bool = False) -> None:
+        self._kubectl = kubectl
+        self._of_tasks = of_tasks
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        """Look, if the last look was long enough ago.
+
+        Raises:
+            RollOutFailedError: waiting longer is pointless, and why.
+        """
+        if time.monotonic() < self._next:
+            return
+        cause = cause_of(self._kubectl, look(self._kubectl), of_tasks=self._of_tasks)
+        if cause and cause.is_final:
+            raise RollOutFailedError(cause.what, cause.why, cause.next_step)
+        self._next = time.monotonic() + WATCH_INTERVAL_S
+
+
+def wait_for_roll_out(kubectl: Kubectl, component: str) -> None:
+    """Wait until COMPONENT runs as it was last installed, and nothing older of it does.
+
+    Raises:
+        RollOutFailedError: it does not before the deadline, or never will; with the cause, as far as it is recognised.
+    """
+    timeout_s = pins.deadline_s("roll_out")
+    deadline = time.monotonic() + timeout_s
+    watch = Watch(kubectl)
+    while not is_rolled_out(kubectl.items("deployments", "pods"), component):
+        watch()
+        if time.monotonic() > deadline:
+            cause = cause_of(kubectl, look(kubectl))
+            raise RollOutFailedError(
+                f"{component} is not ready after {timeout_s:.0f} s" + (f": {cause.what}" if cause else "."),
+                cause.why if cause else "The cluster names no cause: the machine is most likely too slow or too busy.",
+                cause.next_step if cause else f"See what it says: nox -s cluster -- logs {component}",
+            )
+        time.sleep(POLL_INTERVAL_S)
+
+
+def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
+    """Say by a namespace's objects whether a component runs as it was last installed.
+
+    Not by the deployment's own count of what is available: before Kubernetes 1.21 the kubelet takes a minute to call a
+    container ready that has a startup probe and no readiness probe. That it has started is what it means.
+    """
+    deployment = next((i for i in items if i["kind"] == "Deployment" and _component(i) == component), None)
+    if not deployment:
+        return False
+    status = deployment.get("status", {})
+    wanted = deployment["spec"]["replicas"]
+    if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
+        return False
+    if status.get("updatedReplicas", 0) != wanted or status.get("replicas", 0) != wanted:
+        return False
+    pods = [i for i in items if i["kind"] == "Pod" and _component(i) == component]
+    return len(pods) == wanted and all(_is_up(pod) for pod in pods)
+
+
+def _component(item: dict[str, Any]) -> str:
+    return str(item["metadata"].get("labels", {}).get("component", ""))
+
+
+def _is_up(pod: dict[str, Any]) -> bool:
+    has_readiness = {container["name"]: "readinessProbe" in container for container in pod["spec"]["containers"]}
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return len(statuses) == len(has_readiness) and all(
+        status["ready"]
+        or (status.get("started") and "running" in status["state"] and not has_readiness[status["name"]])
+        for status in statuses
+    )
+
+
+def install(
+    supervisor: Supervisor,
+    kubectl: Kubectl,
+    archive: Path,
+    values: list[Path],
+    phases: Phases,
+) -> None:
+    """Install the chart and wait for every component.
+
+    Raises:
+        InstallFailedError, RollOutFailedError: see there.
+    """
+    with phases.phase("chart installed") as phase:
+        try:
+            watch = Watch(kubectl)
+            chart.install(supervisor, kubectl, archive, values, retried=lambda why: say(f"… {why}"), watch=watch)
+        except InstallFailedError as error:
+            if cause := cause_of(kubectl, look(kubectl)):
+                error.what, error.why, error.next_step = f"{error.what} {cause.what}", cause.why, cause.next_step
+            raise
+        phase.text = f"chart {pins.chart()['version']} installed, metadata database migrated"
+    for component in COMPONENTS:
+        with phases.phase(f"{component} ready"):
+            wait_for_roll_out(kubectl, component)
+
+
+def uninstall(kubectl: Kubectl) -> None:
+    """Remove the release and the namespace, with all that is in it; what is not there is not missed."""
+    argv = chart.helm_argv(kubectl)
+    with contextlib.suppress(CommandFailedError):
+        run(*argv, "uninstall", chart.RELEASE, "--no-hooks", timeout_s=pins.deadline_s("delete"))
+    timeout_s = pins.deadline_s("delete")
+    kubectl.run("delete", "namespace", kubectl.namespace, "--ignore-not-found", "--wait", timeout_s=timeout_s)

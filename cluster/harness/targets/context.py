@@ -1,0 +1,180 @@
+"""The context target: a cluster that is somebody's, the current kubeconfig context. It is never made nor deleted.
+
+What is made in it is one namespace and what is in that; what is made on the given PostgreSQL has a suffix made of the
+namespace's name and the cluster's own id. Both go when it is taken down, and nothing else does.
+"""
+
+import hashlib
+from pathlib import Path
+
+from harness import engine, images, pins, postgres, release, tools
+from harness.commands import run
+from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
+from harness.kubectl import Kubectl
+from harness.supervisor import Supervisor
+from harness.targets import Settings, tunnel
+from harness.warehouse import drop_all
+
+MARK = ("app.kubernetes.io/managed-by", "events-platform")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class ContextPlace:
+    """See `harness.targets.on_cluster.Place`."""
+
+    name = "context"
+    values = "context.yaml"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.namespace = settings.namespace or release.NAMESPACE
+        self._context = ""
+
+    @property
+    def context(self) -> str:
+        """The current context's name, the one at the first call: a user may switch while a run goes on.
+
+        Raises:
+            NotUpError: there is none.
+        """
+        if not self._context:
+            try:
+                self._context = run(tools.find("kubectl"), "config", "current-context").strip()
+            except CommandFailedError as error:
+                raise NotUpError(
+                    "The kubeconfig has no current context.",
+                    error.why,
+                    "Choose one: kubectl config use-context NAME (kubectl config get-contexts lists them)",
+                ) from error
+        return self._context
+
+    @property
+    def title(self) -> str:
+        """The namespace and the cluster, for people."""
+        return f"namespace {self.namespace} of the context {self.context}"
+
+    def kubectl(self) -> Kubectl:
+        """Return the way to talk to the namespace."""
+        return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
+
+    def is_there(self) -> bool:
+        """Say whether the namespace is there and ours."""
+        found = self.kubectl().get("namespace", self.namespace)
+        return bool(found and found["metadata"].get("labels", {}).get(MARK[0]) == MARK[1])
+
+    def check(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
+        """Check everything that can be checked before anything is made.
+
+        Raises:
+            HarnessError: the cluster does not answer, the namespace is somebody else's, or there is no PostgreSQL.
+        """
+        engine.info()  # the images are built with it
+        tools.find("helm")
+        kubectl = self.kubectl()
+        if not kubectl.answers():
+            raise NotUpError(
+                f"The cluster of the context {self.context} does not answer.",
+                "It is not running, or your credentials for it have expired.",
+                "Try: kubectl version",
+            )
+        if kubectl.get("namespace", self.namespace) and not self.is_there():
+            raise UsageError(
+                f"The namespace {self.namespace} is there, and was not made by this project.",
+                "What is in it belongs to somebody, and taking down would remove it.",
+                "Name another: --namespace NAME",
+            )
+        server = self._server()
+        if server.host in LOOPBACK:
+            raise UsageError(
+                f"--warehouse-dsn names {server.host}, which pods do not reach.",
+                "Inside a pod that is the pod itself.",
+                "Name the address that both this machine and the cluster's pods reach.",
+            )
+
+    def check_is_free(self) -> None:
+        """Raise AlreadyUpError if a deployment is there."""
+        if self.is_there():
+            raise AlreadyUpError(
+                f"The {self.title} has a deployment of this project already.",
+                "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
+                "Use it with --reuse, name another with --namespace, or: nox -s cluster -- down --target context",
+            )
+
+    def prepare(self) -> None:
+        """There is nothing to make before the rest."""
+
+    def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster is there
+        """Say which cluster it is."""
+        return f"{self.title} taken"
+
+    def database(self, supervisor: Supervisor) -> release.Database:  # noqa: ARG002 - the server is there
+        """Return the given PostgreSQL."""
+        return self.database_that_is_up()
+
+    def database_that_is_up(self) -> release.Database:
+        """Return the given PostgreSQL."""
+        server = self._server()
+        return release.Database(server, server.host, server.port)
+
+    def _server(self) -> postgres.Server:
+        if not self.settings.warehouse_dsn:
+            raise UsageError(
+                "The context target needs a PostgreSQL 18 that the cluster's pods reach, and none is named.",
+                "It makes none, on a cluster that it does not own.",
+                "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
+            )
+        cluster = self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": self.context}}
+        digest = hashlib.sha256(f"{cluster['metadata']['uid']} {self.namespace}".encode()).hexdigest()[:8]
+        suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest}"
+        return postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
+
+    def bring(self, supervisor: Supervisor, image: images.Image) -> str:
+        """Push an image to the registry, and return the name that pods use; without one, nodes must have the image."""
+        if not self.settings.registry:
+            return image.reference
+        reference = f"{self.settings.registry.rstrip('/')}/{image.reference}"
+        run("docker", "tag", image.reference, reference)
+        try:
+            supervisor.command("push", ["docker", "push", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
+        except CommandFailedError as error:
+            raise ImageMissingError(
+                f"The image {reference} cannot be pushed.", error.why, "Log in to the registry: docker login"
+            ) from error
+        return reference
+
+    def make_volume(self, kubectl: Kubectl) -> None:
+        """Claim the volume for the tasks' logs. Pods on several nodes need a class that may be mounted on several."""
+        mode = "ReadWriteMany" if len(kubectl.items("nodes")) > 1 else "ReadWriteOnce"
+        spec: dict[str, object] = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
+        if self.settings.storage_class is not None:
+            spec["storageClassName"] = self.settings.storage_class
+        if not kubectl.get("persistentvolumeclaim", "airflow-logs"):  # nothing of a claim may change
+            metadata = {"name": "airflow-logs"}
+            kubectl.apply([{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}])
+
+    def save_task_logs(self, folder: Path) -> None:
+        """Copy the tasks' logs into FOLDER, out of the API server's pod, which has their volume."""
+        kubectl = self.kubectl()
+        [pod, *_] = kubectl.items("pods", selector="component=api-server")
+        source = f"{self.namespace}/{pod['metadata']['name']}:/opt/airflow/logs"
+        kubectl.run("cp", "--container", "api-server", source, str(folder), timeout_s=120)
+
+    def export(self, folder: Path) -> None:
+        """Save what the cluster says of the namespace."""
+        options = ("--namespaces", self.namespace, "--output-directory", str(folder))
+        self.kubectl().run("cluster-info", "dump", *options, timeout_s=120)
+
+    def address(self, supervisor: Supervisor | None = None) -> str:
+        """Return where Airflow's API is reached, through a tunnel."""
+        return tunnel.open_to_airflow(self.kubectl(), supervisor, self.settings.ui_port)
+
+    @property
+    def tunnel(self) -> str:
+        """The command that opens the way to Airflow by hand."""
+        return tunnel.command(self.kubectl(), tunnel.PORT)
+
+    def delete(self) -> None:
+        """Remove the namespace, if it is ours, and what was made on the given PostgreSQL."""
+        if self.is_there():
+            release.uninstall(self.kubectl())
+        drop_all(self._server())

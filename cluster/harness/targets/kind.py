@@ -1,0 +1,157 @@
+"""The kind target's cluster: one node as a container."""
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from harness import chart, engine, images, pins, postgres, tools
+from harness.commands import run
+from harness.console import say
+from harness.errors import ClusterFailedError, CommandFailedError, EngineMissingError, HarnessError, UsageError
+from harness.kubectl import Kubectl
+from harness.paths import ROOT
+from harness.supervisor import Supervisor
+from harness.targets.on_engine import CLONE, OnEngine
+
+CONFIG = ROOT / "cluster" / "kind.yaml"
+UI_NODE_PORT = "30080/tcp"  # values/kind.yaml
+HALF_THERE_TIMEOUT_S = 30.0  # for a cluster that was there before to answer
+
+
+def why_not() -> str:
+    """Say why the kind target cannot be had here; nothing if it can."""
+    try:
+        engine.check_room()
+    except EngineMissingError:
+        return "no Docker engine answers"
+    except HarnessError as error:
+        return f"it does not fit: {error.what.rstrip('.')}"
+    if missing := next((name for name in ("kind", "kubectl", "helm") if not tools.can_be_had(name)), None):
+        return f"{missing} is not installed and cannot be fetched"
+    for name in ("node", "postgres", *needed_bases()):
+        reference = pins.image(name)
+        if not engine.has_image(reference) and not engine.can_be_pulled(reference):
+            return f"the image {reference.partition('@')[0]} is not here and cannot be pulled"
+    return "" if chart.can_be_had() else f"the chart cannot be had from {chart.source()}"
+
+
+def needed_bases() -> list[str]:
+    """Return which base images a build would need: none for images that are built already."""
+    built = {"airflow": images.airflow(), "python": images.dbt()}
+    return [base for base, image in built.items() if not engine.has_image(image.reference)]
+
+
+class KindPlace(OnEngine):
+    """See `harness.targets.on_cluster.Place`."""
+
+    name = "kind"
+    values = "kind.yaml"
+    cluster = f"events-platform-{CLONE}"
+    node = f"{cluster}-control-plane"
+    tools = ("kind", "kubectl", "helm")
+
+    def check(self, supervisor: Supervisor) -> None:
+        """Check everything that can be checked before anything is made, and pull what is missing."""
+        node, wanted = engine.inspect("container", self.node), self.settings.ui_port
+        if node and wanted and (port := published(node)) != wanted:
+            raise UsageError(
+                f"Airflow's port is {port}, and cannot become {wanted} while the cluster is up.",
+                "A port of a kind cluster is given to its node when it is made.",
+                f"Make the cluster anew: nox -s cluster -- up --recreate --ui-port {wanted}",
+            )
+        if not node and wanted:
+            postgres.check_port(wanted, "--ui-port")
+        super().check(supervisor)
+        engine.pull(supervisor, pins.image("node"))
+
+    def create(self, supervisor: Supervisor) -> str:
+        """Make the cluster, or take up the one that is there, and wait until pods can be made; say which."""
+        if engine.inspect("container", self.node):
+            with contextlib.suppress(CommandFailedError, ClusterFailedError):
+                run("docker", "start", self.node)  # does nothing where it runs
+                self.kind("export", "kubeconfig", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
+                self._wait_for_node(HALF_THERE_TIMEOUT_S)
+                return f"{self.title} was there"
+            say("… the cluster that is there does not answer; making it anew")
+            self.delete_cluster()
+        try:
+            self._create(supervisor)
+        except CommandFailedError as error:
+            say(f"… the cluster was not made ({error.why.removeprefix('It said: ')}); once more")
+            self.delete_cluster()
+            try:
+                self._create(supervisor)
+            except CommandFailedError as second:
+                raise ClusterFailedError(
+                    "kind could not make the cluster, twice.",
+                    second.why,
+                    f"Try by hand: kind create cluster --name {self.cluster}",
+                ) from second
+        self._wait_for_node(pins.deadline_s("cluster"))
+        return f"{self.title} up"
+
+    def _create(self, supervisor: Supervisor) -> None:
+        config = supervisor.directory / "kind.yaml"
+        port = self.settings.ui_port or postgres.free_port()
+        config.write_text(Template(CONFIG.read_text(encoding="utf-8")).substitute(UI_PORT=port))
+        options = ("--name", self.cluster, "--image", pins.image("node"), "--config", str(config), "--wait", "0s")
+        argv = [str(tools.find("kind")), "create", "cluster", *options, "--kubeconfig", str(self.kubeconfig)]
+        supervisor.command("kind", argv, timeout_s=pins.deadline_s("cluster"), env=self._env)
+
+    def _wait_for_node(self, timeout_s: float) -> None:
+        """Wait until the node is ready and pods may be made: their default account comes last."""
+        deadline = time.monotonic() + timeout_s
+        kubectl = Kubectl(tools.find("kubectl"), "default", self.kubeconfig)
+        while True:
+            with contextlib.suppress(CommandFailedError):
+                conditions = [c for node in kubectl.items("nodes") for c in node["status"]["conditions"]]
+                is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+                if is_ready and kubectl.get("serviceaccount", "default"):
+                    return
+            if time.monotonic() > deadline:
+                raise ClusterFailedError(
+                    f"The node of {self.title} is not ready after {timeout_s:.0f} s.",
+                    "The machine is most likely too busy, or the image does not fit this version of kind.",
+                    f"See what the node says: docker logs {self.node}",
+                )
+            time.sleep(0.5)
+
+    def bring(self, supervisor: Supervisor, image: images.Image) -> str:
+        """Bring an image into the node, and return the name that pods use."""
+        argv = [sys.executable, "-m", "harness.image_stream", self.node, image.reference]
+        env = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        supervisor.command("import", argv, timeout_s=pins.deadline_s("import"), env=env)
+        return image.reference
+
+    def export(self, folder: Path) -> None:
+        """Save what kind knows of the cluster."""
+        self.kind("export", "logs", str(folder), "--name", self.cluster)
+
+    def address(self, supervisor: Supervisor | None = None) -> str:  # noqa: ARG002 - others need it
+        """Return where Airflow's API is reached from here."""
+        node = engine.inspect("container", self.node)
+        return f"http://127.0.0.1:{published(node) if node else 0}"
+
+    def delete_cluster(self) -> None:
+        """Remove the cluster alone."""
+        self.kind("delete", "cluster", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
+        Path(f"{self.kubeconfig}.lock").unlink(missing_ok=True)  # of a kind that was killed: the next would wait for it
+
+    def kind(self, *arguments: str) -> str:
+        """Run kind, on this cluster's network."""
+        return run(tools.find("kind"), *arguments, timeout_s=pins.deadline_s("delete"), env=self._env)
+
+    @property
+    def _env(self) -> dict[str, str]:
+        # kind's own name for it. The network that it uses otherwise belongs to all clusters of the machine, and stays.
+        return {"KIND_EXPERIMENTAL_DOCKER_NETWORK": self.cluster}
+
+
+def published(node: dict[str, Any]) -> int:
+    """Return the port of this machine that Airflow's NodePort is published on."""
+    bindings = node["HostConfig"]["PortBindings"].get(UI_NODE_PORT) or [{"HostPort": "0"}]
+    return int(bindings[0]["HostPort"])

@@ -1,0 +1,300 @@
+"""Every target that is a Kubernetes cluster: where it is differs (`Place`), what is put onto it does not."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from events.errors import EventsError
+from harness import chart, diagnostics, images, pins, postgres, release
+from harness.airflow_api import AirflowApi
+from harness.background import InBackground, wait_for
+from harness.console import Phases, say
+from harness.environment import only_one
+from harness.errors import ChecksFailedError, DagRunFailedError, NotUpError, RollOutFailedError
+from harness.kubectl import Kubectl
+from harness.paths import BUILD
+from harness.supervisor import Supervisor
+from harness.targets import Settings
+from harness.targets.teardown import take_down
+from harness.warehouse import ROLES, Warehouse, create_warehouse, drop_warehouse
+
+TAKEDOWN = "PLATFORM_TAKEDOWN"  # the settings of the run to take down
+LOCK = BUILD / ".cluster.lock"
+
+
+class Place(Protocol):
+    """A cluster, and what belongs to it: PostgreSQL, images, the volume for logs, the way to Airflow's port.
+
+    Attributes:
+        name: the target's name.
+        values: the file in `cluster/values` that says what it differs in.
+        title: for people: `kind cluster events-platform-1a2b3c`.
+    """
+
+    name: str
+    values: str
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+    def kubectl(self) -> Kubectl:
+        """Return the way to talk to the namespace."""
+
+    def is_there(self) -> bool:
+        """Say whether there is anything of it."""
+
+    def check(self, supervisor: Supervisor) -> None:
+        """Check everything that can be checked before anything is made."""
+
+    def check_is_free(self) -> None:
+        """Raise AlreadyUpError if a deployment is there."""
+
+    def prepare(self) -> None:
+        """Make what must be there before the rest is made at once."""
+
+    def create(self, supervisor: Supervisor) -> str:
+        """Make the cluster, or take up what is there, and say which."""
+
+    def database(self, supervisor: Supervisor) -> release.Database:
+        """Start PostgreSQL, or take up the one that is there."""
+
+    def database_that_is_up(self) -> release.Database:
+        """Return the PostgreSQL that runs."""
+
+    def bring(self, supervisor: Supervisor, image: images.Image) -> str:
+        """Bring an image to where pods find it, and return the name that they use."""
+
+    def make_volume(self, kubectl: Kubectl) -> None:
+        """Make the volume claim `airflow-logs`."""
+
+    def save_task_logs(self, folder: Path) -> None:
+        """Copy the tasks' logs into FOLDER."""
+
+    def export(self, folder: Path) -> None:
+        """Save what the cluster's maker knows of it."""
+
+    def address(self, supervisor: Supervisor | None = None) -> str:
+        """Return where Airflow's API is reached from here; a tunnel is the supervisor's."""
+
+    @property
+    def tunnel(self) -> str:
+        """The command that opens the way to Airflow by hand; empty where it is open."""
+
+    def delete(self) -> None:
+        """Remove everything that was made, whatever state it is in."""
+
+
+def place(name: str, settings: Settings) -> Place:
+    """Return the place of the target NAME."""
+    from harness.targets.context import ContextPlace
+    from harness.targets.kind import KindPlace
+    from harness.targets.minikube import MinikubePlace
+
+    places: dict[str, Callable[[Settings], Place]] = {
+        "kind": KindPlace,
+        "minikube": MinikubePlace,
+        "context": ContextPlace,
+    }
+    return places[name](settings)
+
+
+@dataclass
+class ClusterDeployment:
+    """Airflow on a cluster while it is up."""
+
+    place: Place
+    kubectl: Kubectl
+    supervisor: Supervisor
+    api: AirflowApi
+    warehouse: Warehouse
+
+    def keep(self) -> None:
+        """Let it outlive this process."""
+        self.supervisor.call_off()
+        say(f"  {self.place.title} stays up")
+
+    def reset(self) -> None:
+        """Make the warehouse anew: a run on a cluster that was used before begins with nothing loaded."""
+        drop_warehouse(self.warehouse)
+        create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
+
+    @property
+    def down_command(self) -> str:
+        """The command that takes it down when it was kept."""
+        target = "" if self.place.name == "kind" else f" --target {self.place.name}"
+        return f"nox -s cluster -- down{target}"
+
+    @property
+    def left(self) -> list[str]:
+        """What could not be taken down."""
+        return self.supervisor.left
+
+    def check(self) -> list[str]:
+        """Check that no pod of a task is left but those that failed.
+
+        Raises:
+            ChecksFailedError: there is one.
+        """
+        pods = [p for p in self.kubectl.items("pods") if is_of_a_task(p)]
+        left = [p["metadata"]["name"] for p in pods if p["status"].get("phase") != "Failed"]
+        left = [name for name in left if self._is_left(name)]
+        if left:
+            raise ChecksFailedError(
+                f"Pods are left of tasks that have ended: {', '.join(left)}.",
+                "The executor, or the pod operator, does not delete its pods any more.",
+                "Compare kubernetes_executor in cluster/values/base.yaml and on_finish_action in dbt_task.py.",
+            )
+        return ["no pod is left of any task"]
+
+    def _is_left(self, name: str) -> bool:
+        """Say whether a pod stays: the executor deletes it in its next round, a moment after the task's end."""
+        deadline = time.monotonic() + pins.deadline_s("delete")
+        while self.kubectl.get("pod", name):
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(1)
+        return False
+
+
+def is_of_a_task(pod: dict[str, Any]) -> bool:
+    """Say whether a pod is a worker or one that a task has started."""
+    labels = pod["metadata"].get("labels", {})
+    return "task_id" in labels or labels.get("component") == "worker"
+
+
+class OnCluster:
+    """A target that is a cluster; see `harness.targets.Target`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @contextlib.contextmanager
+    def up(self, settings: Settings, phases: Phases) -> Iterator[ClusterDeployment]:
+        """Bring it up; leaving the context takes it down, unless it is kept or was there before."""
+        where = place(self.name, settings)
+        BUILD.mkdir(exist_ok=True)
+        with only_one(LOCK, "which has the cluster of this clone") as lock, Supervisor.launch([lock]) as supervisor:
+            deployment = None
+            stays = settings.reuse
+            try:
+                if not stays:
+                    where.check_is_free()
+                where.check(supervisor)
+                if not stays:
+                    told = {TAKEDOWN: json.dumps(asdict(settings))}  # the DSN among it: not an argument
+                    supervisor.at_end("takedown", [sys.executable, "-m", "harness", "takedown", self.name], told)
+                deployment = bring_up(where, supervisor, settings, phases)
+                yield deployment
+            except Exception as error:
+                explain(error, where)
+                save_diagnostics(error, where, supervisor, phases, deployment)
+                raise
+            finally:
+                if not stays:
+                    take_down(supervisor, phases)
+
+
+def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: Phases) -> ClusterDeployment:
+    """Bring everything up that is not up, bring up to date what differs, and wait until Airflow is healthy."""
+    postgres.forget_libpq_settings()
+    archive = chart.locate()
+    where.prepare()
+    is_local = "://" not in settings.events_uri
+    airflow_image = images.airflow(Path(settings.events_uri) if is_local else None)
+    dbt_image = images.dbt()
+
+    def create() -> Kubectl:
+        with phases.phase("cluster ready") as phase:
+            phase.text = where.create(supervisor)
+        kubectl = where.kubectl()
+        release.create_namespace(kubectl)
+        where.make_volume(kubectl)
+        return kubectl
+
+    def start_database() -> release.Database:
+        with phases.phase("PostgreSQL up") as phase:
+            database = where.database(supervisor)
+            phase.text = f"{postgres.describe(database.server)} up"
+        return database
+
+    def bring_images() -> list[str]:
+        with phases.phase("images built") as phase:
+            is_new = [images.build(supervisor, image) for image in (dbt_image, airflow_image)]
+            phase.text = "images built" if any(is_new) else "images were built before"
+        with phases.phase("images brought in"):
+            return [where.bring(supervisor, image) for image in (airflow_image, dbt_image)]
+
+    making, starting, bringing = InBackground(create), InBackground(start_database), InBackground(bring_images)
+    wait_for(making, starting, bringing)
+    kubectl, database, (airflow_reference, dbt_reference) = making.result(), starting.result(), bringing.result()
+
+    with phases.phase("databases, roles and secrets made"):
+        mine = release.passwords(kubectl)
+        warehouse, metadata_url = release.create_databases(database, mine)
+        annotations = release.create_secrets(kubectl, mine, warehouse, database, metadata_url)
+    env = {
+        "DBT_IMAGE": dbt_reference,
+        "EVENTS_URI": images.EVENTS if is_local else settings.events_uri,
+        "EVENTS_MAX_REJECTED": str(settings.max_rejected),
+    }
+    mine_values = supervisor.directory / "values.json"
+    mine_values.write_text(json.dumps(chart.values(airflow_reference, env, annotations)))
+    files = [chart.VALUES / "base.yaml", chart.VALUES / where.values, mine_values]
+    release.install(supervisor, kubectl, archive, files, phases)
+
+    api = AirflowApi(where.address(supervisor), release.USER, mine[release.USER])
+    with phases.phase("Airflow healthy") as phase:
+        if late := api.wait_until_healthy(pins.deadline_s("healthy")):
+            raise RollOutFailedError(
+                f"{late} does not report that it is healthy after {pins.deadline_s('healthy'):.0f} s.",
+                "Its pod runs, but it does not reach the metadata database or another component.",
+                f"See what it says: nox -s cluster -- logs {late}",
+            )
+        phase.text = f"Airflow healthy at {api.address}"
+    api.watch = release.Watch(kubectl, of_tasks=True)
+    return ClusterDeployment(where, kubectl, supervisor, api, warehouse)
+
+
+def that_is_up(where: Place, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi, Warehouse]:
+    """Return the ways to a deployment that is up; nothing is changed.
+
+    Raises:
+        NotUpError: there is none, or it does not answer.
+    """
+    kubectl = where.kubectl()
+    mine = release.read_secret(kubectl, "passwords") if where.is_there() and kubectl.answers() else {}
+    if not mine:
+        raise NotUpError(
+            f"The {where.title} is not up.",
+            "Nobody brought it up, or it was taken down, or Docker was started anew.",
+            "Bring it up: nox -s cluster -- up",
+        )
+    server = where.database_that_is_up().server
+    warehouse = Warehouse(server, f"warehouse{server.suffix}", {role: mine[role] for role in ROLES})
+    return kubectl, AirflowApi(where.address(supervisor), release.USER, mine[release.USER]), warehouse
+
+
+def explain(error: Exception, where: Place) -> None:
+    """Put the cluster's own cause into ERROR, where a task failed for something that its log cannot know."""
+    if not isinstance(error, DagRunFailedError):
+        return
+    with contextlib.suppress(EventsError):  # the failure itself matters more
+        kubectl = where.kubectl()
+        if cause := release.cause_of(kubectl, release.look(kubectl), of_tasks=True):
+            error.what = f"{error.what} {cause.what}"
+            error.why, error.next_step = cause.why, cause.next_step
+
+
+def save_diagnostics(
+    error: Exception, where: Place, supervisor: Supervisor, phases: Phases, deployment: ClusterDeployment | None
+) -> None:
+    """Save what explains ERROR, before anything is taken down."""
+    admin_dsn = deployment.warehouse.admin_dsn if deployment else None
+    from harness import cluster_diagnostics  # which knows this module's Place
+
+    folders = {"commands": supervisor.directory / "logs"}
+    diagnostics.save(error, folders, admin_dsn, lambda folder: cluster_diagnostics.save(folder, where, phases))

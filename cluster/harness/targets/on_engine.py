@@ -1,0 +1,148 @@
+"""What kind and minikube share: a cluster in the Docker engine, and PostgreSQL as a container beside it.
+
+There is one cluster of each sort per clone, named for the clone's path; nothing of it is outside the engine but its
+kubeconfig. Both containers are on a network of their own, so that pods reach PostgreSQL by its address.
+"""
+
+import hashlib
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from testcontainers.core.docker_client import DockerClient
+
+from harness import engine, pins, postgres, release, tools
+from harness.commands import run
+from harness.errors import AlreadyUpError, PostgresError
+from harness.kubectl import Kubectl
+from harness.paths import BUILD, ROOT
+from harness.supervisor import Supervisor
+from harness.targets import Settings
+
+CLONE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
+LOGS = "/var/lib/airflow-logs"  # on the node: manifests/logs-on-node.yaml
+
+
+class OnEngine:
+    """The part of a `harness.targets.on_cluster.Place` that is the same for both.
+
+    Attributes:
+        name: the target's name.
+        values: the file in `cluster/values` that says what it differs in.
+        cluster: the cluster's own name, and its network's.
+        node: the node's container.
+        tools: the programs that it needs.
+    """
+
+    name: str
+    values: str
+    cluster: str
+    node: str
+    tools: tuple[str, ...]
+
+    @property
+    def tunnel(self) -> str:
+        """Nothing: Airflow's port is published."""
+        return ""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.postgres = f"{self.cluster}-postgres"
+        self.kubeconfig = BUILD / "cluster" / self.name / "kubeconfig"
+
+    @property
+    def title(self) -> str:
+        """The cluster's name, for people."""
+        return f"{self.name} cluster {self.cluster}"
+
+    def kubectl(self) -> Kubectl:
+        """Return the way to talk to it."""
+        return Kubectl(tools.find("kubectl"), release.NAMESPACE, self.kubeconfig)
+
+    def is_there(self) -> bool:
+        """Say whether there is anything of it."""
+        return any(engine.inspect("container", name) for name in (self.node, self.postgres))
+
+    def check(self, supervisor: Supervisor) -> None:
+        """Check everything that can be checked before anything is made, and pull what is missing.
+
+        Raises:
+            HarnessError: something is missing, too small, taken, or cannot be reached.
+        """
+        engine.check_room()
+        for name in self.tools:
+            tools.find(name)
+        engine.pull(supervisor, pins.image("postgres"))
+
+    def check_is_free(self) -> None:
+        """Raise AlreadyUpError if the cluster is there."""
+        if self.is_there():
+            target = "" if self.name == "kind" else f" --target {self.name}"
+            raise AlreadyUpError(
+                f"The {self.title} of this clone is up already.",
+                "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
+                f"Use it: nox -s e2e -- --target {self.name} --reuse; or remove it: nox -s cluster -- down{target}",
+            )
+
+    def prepare(self) -> None:
+        """Make what the cluster and PostgreSQL share: their network."""
+        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        if not engine.inspect("network", self.cluster):
+            run("docker", "network", "create", "--label", f"events-platform={self.cluster}", self.cluster)
+
+    def database(self, supervisor: Supervisor) -> release.Database:
+        """Start PostgreSQL, or take up the one that is there."""
+        if engine.inspect("container", self.postgres):
+            run("docker", "start", self.postgres)
+        else:
+            names = ("--name", self.postgres, "--network", self.cluster)
+            argv = [sys.executable, "-m", "harness.container", *names, *postgres.options(postgres.SETTINGS)]
+            env = {"PYTHONPATH": os.pathsep.join(sys.path), "POSTGRES_PASSWORD": secrets.token_urlsafe(24)}
+            supervisor.command("postgres", argv, timeout_s=pins.deadline_s("postgres"), env=env)
+        database = self.database_that_is_up()
+        postgres.wait_until_it_answers(database.server, pins.deadline_s("postgres"))
+        return database
+
+    def database_that_is_up(self) -> release.Database:
+        """Return the PostgreSQL that runs.
+
+        Raises:
+            PostgresError: it does not.
+        """
+        told = engine.inspect("container", self.postgres)
+        if not told or not told["State"]["Running"]:
+            raise PostgresError(
+                f"The PostgreSQL of {self.title}, the container {self.postgres}, does not run.",
+                "Somebody ended it, or the engine was started anew.",
+                "Bring it up again: nox -s cluster -- up",
+            )
+        env = dict(line.split("=", 1) for line in told["Config"]["Env"])
+        port = int(told["NetworkSettings"]["Ports"]["5432/tcp"][0]["HostPort"])
+        host = DockerClient().host().replace("localhost", "127.0.0.1")
+        origin = f"the container image {told['Config']['Image']}"
+        server = postgres.Server(origin, host, port, "postgres", env["POSTGRES_PASSWORD"])
+        return release.Database(server, told["NetworkSettings"]["Networks"][self.cluster]["IPAddress"], 5432)
+
+    def make_volume(self, kubectl: Kubectl) -> None:
+        """Make the volume for the tasks' logs: a directory of the node's that Airflow's user may write to."""
+        run("docker", "exec", self.node, "mkdir", "--parents", "--mode", "777", LOGS)
+        kubectl.apply((release.MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
+
+    def save_task_logs(self, folder: Path) -> None:
+        """Copy the tasks' logs into FOLDER."""
+        run("docker", "cp", f"{self.node}:{LOGS}/.", str(folder), timeout_s=120)
+
+    def delete(self) -> None:
+        """Remove everything, whatever state it is in."""
+        self.delete_cluster()
+        if engine.inspect("container", self.postgres):
+            argv = ("docker", "container", "rm", "--force", "--volumes", self.postgres)
+            run(*argv, timeout_s=pins.deadline_s("delete"))
+        if engine.inspect("network", self.cluster):
+            run("docker", "network", "rm", self.cluster)
+        self.kubeconfig.unlink(missing_ok=True)
+
+    def delete_cluster(self) -> None:
+        """Remove the cluster alone."""
+        raise NotImplementedError

@@ -1,0 +1,232 @@
+"""Small objects that go wrong on a cluster in the ways that `harness.causes` tells apart.
+
+The image is the only one they need, and the cluster has to have it: nothing is downloaded. What is missing is asked of
+a registry that one of them is, which the node's containerd reaches at its own 127.0.0.1.
+"""
+
+import json
+from typing import Any
+
+IMAGE = "python:3.13-slim-trixie"
+REGISTRY = "127.0.0.1:5990"
+
+NOTHING_HAS_IT = "404, {'code': 'MANIFEST_UNKNOWN', 'message': 'manifest unknown'}"
+WANTS_LOGIN = "401, {'code': 'UNAUTHORIZED', 'message': 'authentication required'}"
+
+# A registry that says the same to all, in the words of the distribution specification.
+REGISTRY_PROGRAM = """
+import http.server, json
+
+class Registry(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, error = %s
+        body = json.dumps({"errors": [error]}).encode()
+        self.send_response(status)
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="registry"')
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+http.server.HTTPServer(("127.0.0.1", 5990), Registry).serve_forever()
+"""
+
+# Airflow's last words when its database does not answer; recorded with 3.3.2.
+NO_DATABASE = """
+print('''Traceback (most recent call last):
+  File "/usr/local/lib/python3.13/site-packages/psycopg2/__init__.py", line 122, in connect
+    conn = _connect(dsn, connection_factory=connection_factory, **kwasync)
+sqlalchemy.exc.OperationalError: (psycopg2.OperationalError) connection to server at "172.18.0.9", port 5432 failed: \
+Connection refused
+\\tIs the server running on that host and accepting TCP/IP connections?
+
+(Background on this error at: https://sqlalche.me/e/21/e3q8)''')
+raise SystemExit(1)
+"""
+
+USE_MEMORY = "import time; time.sleep(2); held = [b'x' * (1 << 20) for _ in range(512)]"
+SLEEP = "import time; time.sleep(600)"
+
+
+def container(program: str = SLEEP, **fields: Any) -> dict[str, Any]:
+    """Return a container that runs a program of Python."""
+    return {
+        "name": "main",
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-uc", program],
+    } | (fields)
+
+
+def pod(
+    component: str, *containers: dict[str, Any], labels: dict[str, str] | None = None, **spec: Any
+) -> dict[str, Any]:
+    """Return a pod with the labels that the chart gives."""
+    labels = labels or {"component": component, "release": "faults", "tier": "airflow"}
+    own = {"terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False, "containers": list(containers)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": component, "labels": labels}, "spec": own | spec}
+
+
+def job(component: str, *containers: dict[str, Any], backoff_limit: int = 6, **spec: Any) -> dict[str, Any]:
+    """Return a job like the chart's, which has Kubernetes' own backoff limit."""
+    template = pod(component, *containers, restartPolicy="OnFailure", **spec)
+    del template["apiVersion"], template["kind"], template["metadata"]["name"]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"faults-{component}", "labels": template["metadata"]["labels"]},
+        "spec": {"template": template, "backoffLimit": backoff_limit},
+    }
+
+
+def claim(name: str, storage_class: str, **spec: Any) -> dict[str, Any]:
+    """Return a claim on a volume of STORAGE_CLASS."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": storage_class,
+            "resources": {"requests": {"storage": "1Gi"}},
+            **spec,
+        },
+    }
+
+
+def probed(component: str, kind: str, period_s: int = 1) -> dict[str, Any]:
+    """Return a pod whose probe of KIND meets nothing at its port."""
+    probe = {"httpGet": {"path": "/health", "port": 8080}, "periodSeconds": period_s, "failureThreshold": 3}
+    return pod(component, container() | {f"{kind}Probe": probe})
+
+
+def mounts(component: str, volume: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod that mounts VOLUME."""
+    mounted = container(volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    return pod(component, mounted, volumes=[{"name": "data", **volume}])
+
+
+def asks_registry(component: str, answer: str) -> tuple[dict[str, Any], ...]:
+    """Return a registry that says ANSWER and a pod whose image is asked of it."""
+    # Its own labels: the pods of one component count as one thing.
+    labels = {"component": "registry", "release": "faults"}
+    registry = pod(f"registry-{component}", container(REGISTRY_PROGRAM % answer), labels=labels, hostNetwork=True)
+    return registry, pod(component, container(image=f"{REGISTRY}/team/airflow:1"))
+
+
+def waits_for_migrations(component: str, program: str) -> dict[str, Any]:
+    """Return a pod like a component's of the chart, whose init container runs PROGRAM."""
+    waiting = container(program, name="wait-for-airflow-migrations")
+    return pod(component, container(), initContainers=[waiting])
+
+
+def of_a_task(name: str, *containers: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod like a worker's of the KubernetesExecutor."""
+    labels = {
+        "component": "worker",
+        "dag_id": "events_pipeline_daily",
+        "kubernetes_executor": "True",
+        "release": "faults",
+        "task_id": "load_events",
+    }
+    return pod(name, *containers, labels=labels, restartPolicy="Never")
+
+
+def limits(**amounts: str) -> dict[str, Any]:
+    """Return the resources of a container that is limited to AMOUNTS."""
+    return {"limits": {name.replace("_", "-"): amount for name, amount in amounts.items()}}
+
+
+def requests(**amounts: str) -> dict[str, Any]:
+    """Return the resources of a container that asks for AMOUNTS."""
+    return {"requests": dict(amounts)}
+
+
+def from_secret(name: str, key: str) -> list[dict[str, Any]]:
+    """Return an environment with a variable that a secret has."""
+    return [{"name": "CONNECTION", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}]
+
+
+OBJECTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "image-not-found": asks_registry("not-found", NOTHING_HAS_IT),
+    "image-unauthorized": asks_registry("unauthorized", WANTS_LOGIN),
+    "image-unreachable": (pod("unreachable", container(image="registry.invalid/team/airflow:1")),),
+    "image-refused": (pod("refused", container(image="127.0.0.1:5999/team/airflow:1")),),
+    "image-name": (pod("name", container(image="Team/Airflow:1")),),
+    "image-never-pulled": (pod("never-pulled", container(image="team/airflow:1", imagePullPolicy="Never")),),
+    "image-of-a-task": (of_a_task("task-image", container(image="team/airflow:1", imagePullPolicy="Never")),),
+    "probe-startup": (probed("startup", "startup"),),
+    "probe-liveness": (probed("liveness", "liveness"),),
+    "probe-readiness": (probed("readiness", "readiness"),),
+    "memory": (pod("memory", container(USE_MEMORY, resources=limits(memory="64Mi"))),),
+    "memory-of-a-child": (
+        pod(
+            "memory-child",
+            container(
+                f"import subprocess, sys; subprocess.run([sys.executable, '-c', {USE_MEMORY!r}], check=True)",
+                resources=limits(memory="64Mi"),
+            ),
+        ),
+    ),
+    "memory-of-a-task": (of_a_task("task-memory", container(USE_MEMORY, resources=limits(memory="64Mi"))),),
+    "config-secret": (pod("no-secret", container(env=from_secret("faults-missing", "connection"))),),
+    "config-key": (
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "faults-secret"}, "stringData": {"other": "1"}},
+        pod("no-key", container(env=from_secret("faults-secret", "connection"))),
+    ),
+    "config-mount": (mounts("no-config-map", {"configMap": {"name": "faults-missing"}}),),
+    "unschedulable-cpu": (pod("much-cpu", container(resources=requests(cpu="1000"))),),
+    "unschedulable-memory": (pod("much-memory", container(resources=requests(memory="10Ti"))),),
+    "unschedulable-node": (pod("other-node", container(), nodeSelector={"faults/none": "true"}),),
+    "claim-class": (
+        claim("faults-class", "faults-missing"),
+        mounts("claims-class", {"persistentVolumeClaim": {"claimName": "faults-class"}}),
+    ),
+    "claim-volume": (
+        claim("faults-volume", ""),
+        mounts("claims-volume", {"persistentVolumeClaim": {"claimName": "faults-volume"}}),
+    ),
+    "claim-named": (
+        claim("faults-named", "", volumeName="faults-missing"),
+        mounts("claims-named", {"persistentVolumeClaim": {"claimName": "faults-named"}}),
+    ),
+    "claim-missing": (mounts("claims-nothing", {"persistentVolumeClaim": {"claimName": "faults-missing"}}),),
+    "claim-path": (mounts("no-path", {"hostPath": {"path": "/faults/missing", "type": "Directory"}}),),
+    "crash": (pod("crash", container("raise ValueError('fernet key is not 32 bytes')")),),
+    "crash-database": (pod("crash-database", container(NO_DATABASE)),),
+    "crash-command": (pod("crash-command", container(command=["no-such-program"])),),
+    "migrations-hang": (
+        job(
+            "run-airflow-migrations", container(f"print('Performing upgrade'); {SLEEP}", name="run-airflow-migrations")
+        ),
+        waits_for_migrations("waits", f"print('Waiting for migrations... 1 second(s)'); {SLEEP}"),
+    ),
+    "migrations-fail": (
+        job("run-airflow-migrations", container(NO_DATABASE, name="run-airflow-migrations")),
+        waits_for_migrations(
+            "waits-too", "raise TimeoutError('There are still unapplied migrations after 1 seconds.')"
+        ),
+    ),
+    "migrations-given-up": (
+        job("run-airflow-migrations", container(NO_DATABASE, name="run-airflow-migrations"), backoff_limit=1),
+        waits_for_migrations("waits-still", f"print('Waiting for migrations... 1 second(s)'); {SLEEP}"),
+    ),
+    "refused": (job("no-account", container(), serviceAccountName="faults-missing"),),
+    "evicted": (
+        pod(
+            "evicted",
+            container(
+                f"open('/tmp/big', 'wb').write(bytes(8 << 20)); {SLEEP}", resources=limits(ephemeral_storage="1Mi")
+            ),
+        ),
+    ),
+}
+
+MANIFESTS = {
+    name: json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=1)
+    for name, objects in OBJECTS.items()
+}

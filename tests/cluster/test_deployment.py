@@ -1,0 +1,204 @@
+"""A deployment that is up: what its commands say, what `up` does about what differs or is missing, what it may do."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from harness.airflow_api import AirflowApi
+from harness.commands import run as run_command
+from harness.paths import ROOT
+from harness.release import read_secret
+from harness.targets.on_cluster import that_is_up
+from tests.cluster.conftest import PLACE, Cluster, read_until, run, start
+
+DBT_BUILD = ("events_pipeline_daily", "dbt_build")
+
+
+def pod_ids(cluster: Cluster) -> set[str]:
+    pods = [pod for pod in cluster.items("pods") if pod["metadata"]["labels"].get("component") != "worker"]
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+def last_lines(said: str) -> list[str]:
+    """Return the three lines of the error that SAID ends with."""
+    lines = said.rstrip().splitlines()[-3:]
+    assert lines[0].startswith("✗ "), said
+    assert "Traceback" not in said
+    return lines
+
+
+@pytest.mark.usefixtures("cluster")
+def test_status_ui_and_logs() -> None:
+    code, said = run("cluster", "status")
+    assert code == 0, said
+    assert re.search(r"Kubernetes v1\.\d+\.\d+, Airflow 3\.3\.2, chart 1\.22\.0", said)
+    assert "health     all healthy" in said
+    assert all(f"airflow-{component}-" in said for component in ("api-server", "scheduler", "dag-processor"))
+
+    code, said = run("cluster", "ui")
+    [(address, username, password)] = re.findall(r"Airflow +(\S+)  user (\S+), password (\S+)", said)
+    assert code == 0
+    assert AirflowApi(address, username, password).dag_ids() >= {"events_pipeline_daily"}
+
+    code, said = run("cluster", "logs", "scheduler")
+    assert code == 0
+    assert "Starting the scheduler" in said
+    code, said = run("cluster", "logs", "schedular")
+    assert code == 2
+    assert last_lines(said)[0] == "✗ There is no component 'schedular' here."
+
+
+def test_up_again_changes_nothing_and_a_change_is_rolled_out(cluster: Cluster) -> None:
+    before = pod_ids(cluster)
+    code, said = run("cluster", "up")
+    assert code == 0, said
+    assert pod_ids(cluster) == before
+
+    code, said = run("cluster", "up", "--max-rejected", "0.5")
+    assert code == 0, said
+    [pod] = [p for p in cluster.items("pods") if p["metadata"]["labels"].get("component") == "scheduler"]
+    env = {variable["name"]: variable.get("value") for variable in pod["spec"]["containers"][0]["env"]}
+    assert env["EVENTS_MAX_REJECTED"] == "0.5"
+    assert not pod_ids(cluster) & before
+
+
+def test_up_brings_back_what_is_missing(cluster: Cluster) -> None:
+    password = read_secret(cluster.kubectl, "passwords")
+    run_command("docker", "rm", "--force", "--volumes", PLACE.postgres)
+    run_command("docker", "stop", PLACE.node, timeout_s=120)
+    code, said = run("cluster", "status")
+    assert code == 62
+    assert "is not up." in last_lines(said)[0]
+
+    code, said = run("cluster", "up")
+    assert code == 0, said
+    assert f"kind cluster {PLACE.cluster} was there" in said
+    assert read_secret(cluster.kubectl, "passwords") == password
+    assert "all healthy" in run("cluster", "status")[1]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_hook_that_times_out_is_run_once_more_and_explained() -> None:
+    code, said = run("cluster", "up", "--max-rejected", "0.25", PLATFORM_DEADLINE_MIGRATIONS="1")
+    assert code == 59, said
+    assert said.count("… the migration hook did not end within 1 s; once more") == 1
+    what, why, next_step = last_lines(said)
+    assert what.startswith("✗ The chart's migration hook timed out twice, after 1 s each.")
+    assert "migration" in what + why
+    diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
+    for name in ("events.txt", "objects.txt", "nodes.txt", "phases.json", "chart/values.yaml", "chart/manifest.yaml"):
+        assert (diagnostics / name).stat().st_size, name
+    assert list((diagnostics / "pods").glob("airflow-api-server-*/api-server.log"))
+    assert list((diagnostics / "describe").glob("*.txt"))
+    assert (diagnostics / "export").is_dir()
+    shutil.rmtree(diagnostics)
+
+    code, said = run("cluster", "up")
+    assert code == 0, said
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_roll_out_that_is_late_is_explained() -> None:
+    code, said = run("cluster", "up", "--max-rejected", "0.125", PLATFORM_DEADLINE_ROLL_OUT="0.1")
+    assert code == 60, said
+    what, _, next_step = last_lines(said)
+    assert re.match(r"✗ [a-z-]+ is not ready after 0 s", what)
+    shutil.rmtree(ROOT / next_step.rpartition("Diagnostics: ")[2])
+    code, said = run("cluster", "up")
+    assert code == 0, said
+
+
+def test_each_account_has_the_least_rights(cluster: Cluster) -> None:
+    def may(account: str, *what: str) -> bool:
+        user = f"system:serviceaccount:{cluster.namespace}:{account}"
+        argv = [*cluster.kubectl.argv, "auth", "can-i", *what, "--as", user]
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+    assert may("airflow-scheduler", "create", "pods")
+    assert may("airflow-worker", "create", "pods")
+    assert may("airflow-worker", "get", "pods", "--subresource=log")
+    assert not may("dbt", "get", "pods")
+    assert not may("airflow-dag-processor", "get", "pods")
+    for account in ("airflow-scheduler", "airflow-worker", "airflow-api-server", "airflow-dag-processor", "dbt"):
+        assert not may(account, "get", "secrets"), account
+        assert not may(account, "create", "pods", "--subresource=exec"), account
+        assert not may(account, "create", "deployments.apps"), account
+        assert not may(account, "get", "nodes"), account
+
+
+def test_a_failing_dbt_test_is_explained_and_its_results_are_kept(cluster: Cluster) -> None:
+    e2e = start("e2e", "--target", "kind", "--reuse")
+    said = read_until(e2e, r"create_tables +success")
+    _, _, warehouse = that_is_up(PLACE)
+    with psycopg.connect(warehouse.admin_dsn) as connection:  # a row that no load can have written
+        connection.execute("alter table raw.loads drop constraint loads_status_check")
+        connection.execute("insert into raw.loads (source_uri, status) values ('nowhere', 'spoilt')")
+    said += e2e.communicate(timeout=600)[0]
+    assert e2e.returncode == 44, said
+    what, why, next_step = last_lines(said)
+    assert what.startswith("✗ events_pipeline_daily failed in dbt_build: ")
+    assert "raw_loads_have_a_known_status" in what
+    assert why == "  dbt's log has the failing rows or the statement."
+    diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
+    [results] = (diagnostics / "tasks" / "dbt").glob("*/run_results.json")
+    failed = [r["unique_id"] for r in json.loads(results.read_text())["results"] if r["status"] == "fail"]
+    assert len(failed) == 1
+    assert "raw_loads_have_a_known_status" in failed[0]
+    assert list((diagnostics / "tasks").glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
+    assert list((diagnostics / "warehouse").glob("loads.csv"))
+    shutil.rmtree(diagnostics)
+    failed_pods = [p for p in cluster.items("pods") if p["status"]["phase"] == "Failed"]
+    assert any(pod["metadata"]["name"].startswith("dbt-build-") for pod in failed_pods)
+
+    code, said = run("cluster", "logs", *DBT_BUILD)
+    assert code == 0
+    assert "raw_loads_have_a_known_status" in said
+
+
+@pytest.fixture
+def strangers_kubeconfig(cluster: Cluster, tmp_path: Path) -> Path:
+    """Give the cluster's kubeconfig as somebody else's, with a volume of a class of its own."""
+    path = tmp_path / "config"
+    shutil.copy(PLACE.kubeconfig, path)
+    run_command("docker", "exec", PLACE.node, "mkdir", "-p", "-m", "777", "/var/lib/strangers-logs")
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "strangers-logs"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "capacity": {"storage": "1Gi"},
+            "storageClassName": "strangers",
+            "hostPath": {"path": "/var/lib/strangers-logs"},
+        },
+    }
+    cluster.kubectl.apply([volume])
+    return path
+
+
+def test_a_strangers_cluster_is_used_and_left_as_it_was(cluster: Cluster, strangers_kubeconfig: Path) -> None:
+    server = PLACE.database_that_is_up()
+    before = pod_ids(cluster)
+    namespaces = {item["metadata"]["name"] for item in cluster.items("namespaces")}
+    with psycopg.connect(server.server.dsn) as connection:
+        databases = set(connection.execute("select datname from pg_database").fetchall())
+        roles = set(connection.execute("select rolname from pg_roles").fetchall())
+    code, said = run(
+        *("e2e", "--target", "context", "--namespace", "somebody", "--storage-class", "strangers"),
+        *("--warehouse-dsn", f"postgresql://postgres@{server.host}:{server.port}/postgres"),
+        KUBECONFIG=str(strangers_kubeconfig),
+        PGPASSWORD=server.server.password,
+    )
+    assert code == 0, said
+    assert server.server.password not in said
+    assert pod_ids(cluster) == before
+    assert {item["metadata"]["name"] for item in cluster.items("namespaces")} == namespaces
+    with psycopg.connect(server.server.dsn) as connection:
+        assert set(connection.execute("select datname from pg_database").fetchall()) == databases
+        assert set(connection.execute("select rolname from pg_roles").fetchall()) == roles
+    assert json.loads((ROOT / "build" / "e2e" / "phases.json").read_text())["total_s"] > 0
