@@ -140,6 +140,8 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
     if isinstance(outcome.exception, DbtUsageException):  # the one kind that dbt leaves to us to say
         print(outcome.exception, file=sys.stderr)
     if outcome.exception:
+        if isinstance(outcome.exception, OSError):  # it fails before it can log: nowhere to write to, say
+            print(outcome.exception, file=sys.stderr)
         return 2
     if connection:
         print_failing_rows(outcome.result, connection)
@@ -190,5 +192,21 @@ def stop(exit_code: int, what: str, why: str, next_step: str) -> NoReturn:
     raise SystemExit(exit_code)
 
 
+def leave_process_1() -> None:
+    """Go on in a child: the first process of a container gets no signal that it has no handler for."""
+    ended_by = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ended_by)
+    child = os.fork()
+    if child:
+        for number in ended_by:
+            signal.signal(number, lambda number, _: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ended_by)
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        raise SystemExit(code if code >= 0 else 128 - code)
+
+
 if __name__ == "__main__":
+    if os.getpid() == 1:
+        leave_process_1()
     raise SystemExit(main(sys.argv[1:]))

@@ -36,7 +36,10 @@ def run(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise CommandFailedError(argv, f"did not end within {timeout_s:.0f} s", str(error.stderr or "")) from error
+        said = b"".join(part for part in (error.stdout, error.stderr) if part)  # bytes, whatever was asked for
+        raise CommandFailedError(
+            argv, f"did not end within {timeout_s:.0f} s", said.decode(errors="replace")
+        ) from error
     except OSError as error:
         raise CommandFailedError(argv, "could not be started", str(error)) from error
     if done.returncode:

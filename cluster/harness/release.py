@@ -59,8 +59,7 @@ class Database:
 
 def create_namespace(kubectl: Kubectl) -> None:
     """Make the namespace and the rights in it."""
-    levels = {"enforce": "baseline", "warn": "restricted", "audit": "restricted"}
-    labels = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
     labels["app.kubernetes.io/managed-by"] = "events-platform"
     metadata = {"name": kubectl.namespace, "labels": labels}
     kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])

@@ -138,7 +138,7 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
         assert (pod.image, pod.image_pull_policy) == ("dbt:1", "IfNotPresent")
         assert pod.arguments == ["build", "--exclude-resource-type", "unit_test"]
         assert pod.env_from[0].secret_ref.name == "warehouse-transformer"
-        assert not pod.env_vars  # nothing secret in the pod's manifest
+        assert [variable.name for variable in pod.env_vars] == ["POD_NAME", "DBT_FAILURES_PATH"]  # nothing secret
         assert pod.on_finish_action.value == "delete_succeeded_pod"
         assert (pod.get_logs, pod.do_xcom_push, pod.deferrable, pod.random_name_suffix) == (True, False, False, True)
         assert pod.automount_service_account_token is False

@@ -91,9 +91,13 @@ def _pod(task_id: str, image: str, arguments: tuple[str, ...]) -> BaseOperator:
             k8s.V1Volume(
                 name="logs",
                 persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(claim_name="airflow-logs"),
-            )
+            ),
+            k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit="256Mi")),
         ],
-        volume_mounts=[k8s.V1VolumeMount(name="logs", mount_path=LOGS)],
+        volume_mounts=[
+            k8s.V1VolumeMount(name="logs", mount_path=LOGS),
+            k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108 - the pod's own
+        ],
         env_from=[k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name="warehouse-transformer"))],
         container_resources=k8s.V1ResourceRequirements(
             requests={"cpu": "250m", "memory": "256Mi"}, limits={"cpu": "2", "memory": "1Gi"}
@@ -104,7 +108,9 @@ def _pod(task_id: str, image: str, arguments: tuple[str, ...]) -> BaseOperator:
             run_as_non_root=True, fs_group=0, seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault")
         ),
         container_security_context=k8s.V1SecurityContext(
-            allow_privilege_escalation=False, capabilities=k8s.V1Capabilities(drop=["ALL"])
+            read_only_root_filesystem=True,
+            allow_privilege_escalation=False,
+            capabilities=k8s.V1Capabilities(drop=["ALL"]),
         ),
         random_name_suffix=True,
         startup_timeout_seconds=300,

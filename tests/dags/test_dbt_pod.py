@@ -1,0 +1,95 @@
+"""The pod that runs dbt, as the operator asks Kubernetes for it: it keeps to the rules of every pod of the project."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from airflow.dag_processing.dagbag import DagBag
+from kubernetes.client import ApiClient
+
+from tests import pod_rules
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "events-platform/dbt:0123456789abcdef"
+Pod = dict[str, Any]
+
+
+def image_user(dockerfile: str) -> int | None:
+    """Return whom the image runs as; None for a name, which Kubernetes cannot tell from root."""
+    *_, user = re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)
+    name = str(user).partition(":")[0]
+    return int(name) if name.isdecimal() else None
+
+
+@pytest.fixture(scope="module", params=["daily", "weekly", "monthly"])
+def built(request: pytest.FixtureRequest) -> Iterator[Pod]:
+    """Give the pod as JSON; no cluster is asked for anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBT_IMAGE", IMAGE)
+        bag = DagBag(dag_folder=str(ROOT / "airflow" / "dags"))
+        task: Any = bag.dags[f"events_pipeline_{request.param}"].get_task("dbt_build")
+        yield ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
+
+
+@pytest.fixture
+def pod(built: Pod) -> Pod:
+    """Give a pod that may be changed."""
+    return copy.deepcopy(built)
+
+
+def broken_rules(pod: Pod, dockerfile: str) -> Iterator[str]:
+    spec = pod["spec"]
+    yield from pod_rules.wrong_images(spec, {IMAGE})
+    yield from pod_rules.not_restricted(spec, image_user(dockerfile))
+    yield from pod_rules.without_resources(spec)
+    yield from pod_rules.clear_secrets(spec)
+    manifests = [*yaml.safe_load_all((ROOT / "cluster" / "manifests" / "rights.yaml").read_text())]
+    accounts = {item["metadata"]["name"] for item in manifests if item["kind"] == "ServiceAccount"}
+    bound = {subject["name"] for item in manifests for subject in item.get("subjects", [])}
+    if spec.get("serviceAccountName") not in accounts - bound or spec.get("automountServiceAccountToken") is not False:
+        yield "pod: has rights in the cluster"
+
+
+def dockerfile() -> str:
+    return (ROOT / "dbt" / "Dockerfile").read_text()
+
+
+def test_dbts_pod_breaks_no_rule(pod: Pod) -> None:
+    assert len(pod["spec"]["containers"]) == 1
+    assert list(broken_rules(pod, dockerfile())) == []
+
+
+def base(spec: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = spec["containers"][0]
+    return container
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda spec: base(spec).update(image="python:3"), "base: python:3 is not brought in"),
+        (lambda spec: base(spec).update(imagePullPolicy="Always"), "base: what is brought in may be pulled"),
+        (lambda spec: spec["securityContext"].pop("runAsNonRoot"), "base: may run as root"),
+        (lambda spec: spec["securityContext"].update(runAsUser=0), "base: its user is root, or not known"),
+        (lambda spec: base(spec)["resources"]["limits"].pop("memory"), "base: no limits of memory"),
+        (lambda spec: base(spec)["args"].append("--password x"), "base: a secret among its arguments"),
+        (
+            lambda spec: base(spec).setdefault("env", []).append({"name": "WAREHOUSE_PASSWORD", "value": "x"}),
+            "base: WAREHOUSE_PASSWORD is a secret in clear",
+        ),
+        (lambda spec: spec.update(serviceAccountName="airflow-worker"), "pod: has rights in the cluster"),
+        (lambda spec: spec.pop("automountServiceAccountToken"), "pod: has rights in the cluster"),
+    ],
+)
+def test_a_broken_rule_is_found(pod: Pod, change: Callable[[dict[str, Any]], object], line: str) -> None:
+    change(pod["spec"])
+    assert list(broken_rules(pod, dockerfile())) == [line]
+
+
+@pytest.mark.parametrize("user", ["root", "0:0", "nobody"])
+def test_an_image_that_runs_as_root_or_nobody_knows_whom_is_found(pod: Pod, user: str) -> None:
+    assert list(broken_rules(pod, f"FROM x\nUSER 50000\nUSER {user}\n")) == ["base: its user is root, or not known"]
