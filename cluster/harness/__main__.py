@@ -47,11 +47,13 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except Interrupted as interrupt:
         name = signal.Signals(interrupt.number).name
-        console.error(
-            f"Interrupted by {name}.",
-            "What was up is taken down; what is not is named above.",
-            f"Run it again: nox -s {arguments[0]}",
-        )
+        if arguments[:2] == ["cluster", "up"]:
+            what_is_up = "What is up stays."
+            next_step = "Go on from there: nox -s cluster -- up; or take it down: nox -s cluster -- down"
+        else:
+            what_is_up = "What was up is taken down; what is not is named above."
+            next_step = f"Run it again: nox -s {arguments[0]}"
+        console.error(f"Interrupted by {name}.", what_is_up, next_step)
         return 128 + interrupt.number
     return 0
 

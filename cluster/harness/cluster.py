@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 
-from harness import images, pins, release, tools
+from harness import chart, images, pins, release, tools
 from harness.airflow_api import AirflowApi
 from harness.console import Phases, say, table
 from harness.environment import only_one
@@ -31,6 +31,7 @@ def up(target: str, settings: Settings, *, recreate: bool) -> None:
         try:
             if recreate:
                 where.delete()
+            chart.locate()  # before anything is pulled
             where.check(supervisor)
             deployment = bring_up(where, supervisor, settings, phases)
         except Exception as error:
@@ -38,7 +39,7 @@ def up(target: str, settings: Settings, *, recreate: bool) -> None:
             raise
         finally:
             say("")
-            table(("phase", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in phases.seconds.items()])
+            phases.print()
             say("")
     say(f"✓ {where.title} is up ({phases.total_s:.0f} s)")
     say_addresses(where, where.address(), deployment.api.password)

@@ -68,6 +68,11 @@ class Phases:
         if phase.went_well:
             say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
 
+    def print(self) -> None:
+        """Print a table of the phases; some run beside or within others, so that they are more than the total."""
+        rows = [*self.seconds.items(), ("total", self.total_s)]
+        table(("phase", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in rows])
+
     @property
     def total_s(self) -> float:
         """Seconds since the first phase could begin."""

@@ -38,12 +38,13 @@ def save(
         if warehouse_dsn:
             save_tables(warehouse_dsn, destination / "warehouse")
     except (OSError, psycopg.Error, EventsError) as second:
-        say(f"  the diagnostics are not complete: {second}")
+        say(f"  the diagnostics are not complete: {str(second).splitlines()[0]}")
     if destination is None:
         return
     place = f"Diagnostics: {destination.relative_to(ROOT)}"
     if isinstance(error, EventsError):
-        error.next_step = f"{error.next_step} {place}"
+        dash = "" if error.next_step.endswith(".") else " —"
+        error.next_step = f"{error.next_step}{dash} {place}"
     else:
         say(f"  {place}")
 

@@ -20,7 +20,7 @@ from harness import oracle
 from harness.airflow_api import AirflowApi
 from harness.background import InBackground
 from harness.console import Phases, group, say, table, write_phases
-from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError
+from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError, UsageError
 from harness.paths import BUILD, SAMPLE
 from harness.targets import Deployment, Settings, choose
 from harness.warehouse import Warehouse
@@ -70,6 +70,12 @@ def run(options: Options) -> None:
         EventsError: something foreseen went wrong, the harness's own errors among them.
     """
     target, reason = choose(options.target)
+    if options.reuse and target.name == "embedded":
+        raise UsageError(
+            "--reuse is for a cluster that is up; the embedded target is made anew each time.",
+            f"The target is embedded: {reason}.",
+            "Leave --reuse out, or name the cluster: --target kind",
+        )
     say(f"target {target.name}: {reason}")
     events_uri = absolute(options.events)
     interval = Interval.parse(options.start, options.end)
@@ -98,7 +104,7 @@ def run(options: Options) -> None:
             raise LeftBehindError(
                 f"Left behind: {'; '.join(deployment.left)}.",
                 "It did not end when it was told to, or was made by somebody else.",
-                "End or remove it by hand.",
+                f"Take it down once more: {deployment.down_command}; or remove it by hand.",
             )
     finally:
         write_phases(PHASES, phases)
@@ -286,7 +292,7 @@ def print_addresses(deployment: Deployment) -> None:
 def print_tables(phases: Phases, rows: dict[str, int]) -> None:
     """Print the closing tables: phases with seconds, tables with rows."""
     say("")
-    table(("phase", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in phases.seconds.items()])
+    phases.print()
     if rows:
         say("")
         table(("table", "rows"), [(name, f"{count:,}") for name, count in rows.items()])

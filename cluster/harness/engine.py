@@ -1,6 +1,7 @@
 """Talk to the Docker engine, with the docker command."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ def inspect(kind: str, name: str) -> dict[str, Any] | None:
     try:
         told: list[dict[str, Any]] = json.loads(run("docker", kind, "inspect", name))
     except CommandFailedError as error:
-        if "no such" in error.said.lower() or "not found" in error.said.lower():
+        if re.search(r"no such (container|image|network|object)|network .* not found", error.said, re.IGNORECASE):
             return None
+        info()  # which says so, where there is no engine to ask
         raise
     return told[0]
 

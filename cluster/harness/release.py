@@ -110,6 +110,13 @@ def create_secrets(
     return {"events-platform/secrets": digest[:16]}
 
 
+def identity(server: postgres.Server) -> dict[str, str]:
+    """Return the annotation that tells a server's data from any other's: pods that knew another one begin anew."""
+    with psycopg.connect(server.dsn) as connection:
+        [(found,)] = connection.execute("select system_identifier from pg_control_system()").fetchall()
+    return {"events-platform/database": str(found)}
+
+
 def read_secret(kubectl: Kubectl, name: str) -> dict[str, str]:
     """Return what a secret holds; nothing if there is none."""
     secret = kubectl.get("secret", name) or {}
@@ -191,6 +198,7 @@ def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
     if status.get("updatedReplicas", 0) != wanted or status.get("replicas", 0) != wanted:
         return False
     pods = [i for i in items if i["kind"] == "Pod" and _component(i) == component]
+    pods = [pod for pod in pods if pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")]  # evicted, say
     return len(pods) == wanted and all(_is_up(pod) for pod in pods)
 
 

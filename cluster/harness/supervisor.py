@@ -439,7 +439,12 @@ class _Services:
                     running.append(process)
             psutil.wait_procs(running, timeout=STOP_TIMEOUT_S)
         left = [f"process {process.pid}" for process in self._kill_descendants()]
-        left += [f"what `{command.name}` removes: {said}" for command in self.at_end if (said := self.run(command))]
+        left += [
+            f"what its {command.name} should have removed: {said}"
+            for command in self.at_end
+            if (said := self.run(command))
+        ]
+        left += [f"process {process.pid}" for process in self._kill_descendants()]  # of those commands
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             left.append(f"directory {self.directory}")

@@ -144,3 +144,7 @@ def test_a_disk_without_room(small_disk: Path) -> None:
 
 def test_down_without_anything_up(tmp_path: Path) -> None:
     assert e2e("--down", TMPDIR=str(tmp_path)) == (0, [])
+
+
+def test_reuse_without_a_cluster() -> None:
+    check(e2e("--reuse"), 2, "--reuse is for a cluster that is up")

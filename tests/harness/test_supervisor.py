@@ -1,5 +1,6 @@
 """However a run ends, nothing of it is left: no process, not even a daemon, and no directory."""
 
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.errors import DiskFullError, ServiceFailedError
+from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
 from harness.supervisor import Supervisor, kept, remove_orphans
 
 ENV = {"PATH": os.defpath}
@@ -203,3 +204,151 @@ def test_a_kept_run_outlives_its_owner_until_it_is_ended() -> None:
 def test_errors_say_what_why_and_what_next() -> None:
     error = DiskFullError("what", "why", "next")
     assert (str(error), error.exit_code) == ("what\nwhy\nnext", 42)
+
+
+# Appends a word to the file TOLD; a program of its own, so that it can be a service, a command, or what ends a run.
+APPEND = "import os, sys; open(os.environ['TOLD'], 'a').write(sys.argv[1] + '\\n')"
+# A process that holds a lock and has commands run at its end, and waits to be killed.
+HOLDER = """
+import fcntl, json, sys, time
+from harness.supervisor import Supervisor
+with open(sys.argv[1], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with Supervisor.launch([lock.fileno()]) as supervisor:
+        supervisor.start("sleep", json.loads(sys.argv[2]), env={"PATH": "/bin:/usr/bin"})
+        for name, argv in json.loads(sys.argv[3]).items():
+            supervisor.at_end(name, argv, {"TOLD": sys.argv[4]})
+        print(supervisor.directory, flush=True)
+        time.sleep(600)
+"""
+
+
+def append(word: str) -> list[str]:
+    return [sys.executable, "-c", APPEND, word]
+
+
+def test_a_command_says_what_it_says_on_both_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ONE", "1")
+    monkeypatch.chdir(tmp_path)
+    program = (
+        "import os, sys; print(os.environ['ONE'], os.environ['TWO'], flush=True); print(os.getcwd(), file=sys.stderr)"
+    )
+    looks: list[int] = []
+    with Supervisor.launch() as supervisor:
+        argv = [sys.executable, "-c", program]
+        said = supervisor.command("part", argv, timeout_s=30, env={"TWO": "2"}, watch=lambda: looks.append(1))
+        assert said == f"1 2\n{tmp_path}\n"
+        assert looks
+        again = supervisor.command("part", argv, timeout_s=30, env={"TWO": "3"})
+        assert again.startswith("1 3\n")  # and not what the first said
+        assert sorted(log.name for log in (supervisor.directory / "logs").iterdir()) == ["part-2.log", "part.log"]
+
+
+def test_a_command_that_fails_is_explained_by_what_it_said() -> None:
+    program = "import sys; print('out', flush=True); print('because', file=sys.stderr); sys.exit(3)"
+    with Supervisor.launch() as supervisor, pytest.raises(CommandFailedError) as caught:
+        supervisor.command("part", [sys.executable, "-c", program], timeout_s=30)
+    assert caught.value.what.endswith("ended with exit code 3.")
+    assert (caught.value.said, caught.value.why) == ("out\nbecause\n", "It said: because")
+
+
+def test_a_command_that_takes_too_long_is_stopped() -> None:
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    with Supervisor.launch() as supervisor:
+        with pytest.raises(CommandFailedError, match=r"did not end within 1 s\.") as caught:
+            supervisor.command("part", [sys.executable, "-c", program], timeout_s=1)
+        assert eventually(lambda: gone(int(caught.value.said)))
+        assert supervisor.command("next", ["echo", "well"], timeout_s=30) == "well\n"
+
+
+def test_who_watches_a_command_may_end_the_waiting() -> None:
+    def watch() -> None:
+        raise HarnessError("It will never be.", "why", "next")
+
+    with Supervisor.launch() as supervisor:
+        with pytest.raises(HarnessError, match=r"It will never be\."):
+            supervisor.command("part", SLEEP, timeout_s=600, watch=watch)
+        [child] = psutil.Process(supervisor._process.pid).children()
+    assert gone(child.pid)
+
+
+def test_what_is_to_be_done_at_the_end_is_done_after_the_services_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOX_PID", "1")  # nox may be gone by then, and whoever sees that would end itself
+    told = tmp_path / "told"
+    service = (
+        "import signal, sys, time\n"
+        "def end(*_):\n time.sleep(0.2); open(sys.argv[1], 'a').write('service\\n'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(600)"
+    )
+    seen = (
+        "import os, sys; sys.exit(os.environ['MINE'] != 'mine' or 'NOX_PID' in os.environ or 'PATH' not in os.environ)"
+    )
+    with Supervisor.launch() as supervisor:
+        log = supervisor.start("service", [sys.executable, "-c", service, told], env=ENV)
+        supervisor.at_end("one", append("one"), {"TOLD": str(told)})
+        supervisor.at_end("two", append("two"), {"TOLD": str(told)})
+        supervisor.at_end("three", [sys.executable, "-c", seen], {"MINE": "mine"})
+        assert eventually(lambda: "ready" in log.read_text())
+        assert not told.exists()
+    assert told.read_text() == "service\none\ntwo\n"
+    assert supervisor.left == []
+    assert not supervisor.directory.exists()
+
+
+def test_what_cannot_be_done_at_the_end_is_left_and_the_rest_is_done(tmp_path: Path) -> None:
+    fails = "import sys; print('first'); print('second'); print('third'); print('fourth'); sys.exit(3)"
+    with Supervisor.launch() as supervisor:
+        supervisor.at_end("fails", [sys.executable, "-c", fails], {})
+        supervisor.at_end("silent", [sys.executable, "-c", "raise SystemExit(4)"], {})
+        supervisor.at_end("missing", ["/no/such/program"], {})
+        supervisor.at_end("last", append("last"), {"TOLD": str(tmp_path / "told")})
+    *others, missing = supervisor.left
+    removed = "should have removed"
+    assert others == [f"what its fails {removed}: second third fourth", f"what its silent {removed}: exit code 4"]
+    assert missing.startswith(f"what its missing {removed}: [Errno 2]")
+    assert (tmp_path / "told").read_text() == "last\n"
+    assert not supervisor.directory.exists()
+
+
+def test_what_was_called_off_is_not_done(tmp_path: Path) -> None:
+    with Supervisor.launch() as supervisor:
+        supervisor.at_end("one", append("one"), {"TOLD": str(tmp_path / "told")})
+        supervisor.call_off()
+        supervisor.at_end("two", append("two"), {"TOLD": str(tmp_path / "told")})
+    assert (tmp_path / "told").read_text() == "two\n"
+    assert supervisor.left == []
+
+
+def test_a_killed_harness_leaves_its_lock_to_the_supervisor_until_all_is_done(tmp_path: Path) -> None:
+    lock, told, go = tmp_path / "lock", tmp_path / "told", tmp_path / "go"
+    wait = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    commands = {"one": append("one"), "wait": [sys.executable, "-c", wait], "two": append("two")}
+    argv = [sys.executable, "-c", HOLDER, str(lock), json.dumps(SLEEP), json.dumps(commands), str(told)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env)
+    assert holder.stdout is not None
+    directory = Path(holder.stdout.readline().strip())
+
+    def is_locked() -> bool:
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    try:
+        assert is_locked()
+        assert not told.exists()
+        holder.kill()
+        holder.wait(60)
+        assert eventually(told.exists)  # the services have ended, and the second command waits
+        assert is_locked()
+        assert directory.exists()
+    finally:
+        go.touch()
+    assert eventually(lambda: not is_locked())
+    assert told.read_text() == "one\ntwo\n"
+    assert not directory.exists()

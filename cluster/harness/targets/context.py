@@ -7,6 +7,9 @@ namespace's name and the cluster's own id. Both go when it is taken down, and no
 import hashlib
 from pathlib import Path
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 from harness import engine, images, pins, postgres, release, tools
 from harness.commands import run
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
@@ -29,6 +32,8 @@ class ContextPlace:
         self.settings = settings
         self.namespace = settings.namespace or release.NAMESPACE
         self._context = ""
+        self._given: postgres.Server | None = None
+        self._pushed: set[str] = set()
 
     @property
     def context(self) -> str:
@@ -58,9 +63,23 @@ class ContextPlace:
         return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
 
     def is_there(self) -> bool:
-        """Say whether the namespace is there and ours."""
+        """Say whether the namespace is there and ours.
+
+        Raises:
+            NotUpError: the cluster does not answer.
+        """
+        self.check_it_answers()
         found = self.kubectl().get("namespace", self.namespace)
         return bool(found and found["metadata"].get("labels", {}).get(MARK[0]) == MARK[1])
+
+    def check_it_answers(self) -> None:
+        """Raise NotUpError unless the cluster answers."""
+        if not self.kubectl().answers():
+            raise NotUpError(
+                f"The cluster of the context {self.context} does not answer.",
+                "It is not running, or your credentials for it have expired.",
+                "Try: kubectl version",
+            )
 
     def check(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check everything that can be checked before anything is made.
@@ -70,26 +89,13 @@ class ContextPlace:
         """
         engine.info()  # the images are built with it
         tools.find("helm")
-        kubectl = self.kubectl()
-        if not kubectl.answers():
-            raise NotUpError(
-                f"The cluster of the context {self.context} does not answer.",
-                "It is not running, or your credentials for it have expired.",
-                "Try: kubectl version",
-            )
-        if kubectl.get("namespace", self.namespace) and not self.is_there():
+        if not self.is_there() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
                 f"The namespace {self.namespace} is there, and was not made by this project.",
                 "What is in it belongs to somebody, and taking down would remove it.",
                 "Name another: --namespace NAME",
             )
-        server = self._server()
-        if server.host in LOOPBACK:
-            raise UsageError(
-                f"--warehouse-dsn names {server.host}, which pods do not reach.",
-                "Inside a pod that is the pod itself.",
-                "Name the address that both this machine and the cluster's pods reach.",
-            )
+        self._server()
 
     def check_is_free(self) -> None:
         """Raise AlreadyUpError if a deployment is there."""
@@ -117,22 +123,34 @@ class ContextPlace:
         return release.Database(server, server.host, server.port)
 
     def _server(self) -> postgres.Server:
+        """Return the given PostgreSQL, looked at once."""
+        if self._given:
+            return self._given
         if not self.settings.warehouse_dsn:
             raise UsageError(
                 "The context target needs a PostgreSQL 18 that the cluster's pods reach, and none is named.",
                 "It makes none, on a cluster that it does not own.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )
+        if (host := host_of(self.settings.warehouse_dsn)) in LOOPBACK:
+            raise UsageError(
+                f"--warehouse-dsn names {host}, which pods do not reach.",
+                "Inside a pod that is the pod itself.",
+                "Name the address that both this machine and the cluster's pods reach.",
+            )
         cluster = self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": self.context}}
         digest = hashlib.sha256(f"{cluster['metadata']['uid']} {self.namespace}".encode()).hexdigest()[:8]
         suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest}"
-        return postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
+        self._given = postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
+        return self._given
 
     def bring(self, supervisor: Supervisor, image: images.Image) -> str:
         """Push an image to the registry, and return the name that pods use; without one, nodes must have the image."""
         if not self.settings.registry:
             return image.reference
         reference = f"{self.settings.registry.rstrip('/')}/{image.reference}"
+        if reference in self._pushed:
+            return reference
         run("docker", "tag", image.reference, reference)
         try:
             supervisor.command("push", ["docker", "push", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
@@ -140,6 +158,7 @@ class ContextPlace:
             raise ImageMissingError(
                 f"The image {reference} cannot be pushed.", error.why, "Log in to the registry: docker login"
             ) from error
+        self._pushed.add(reference)
         return reference
 
     def make_volume(self, kubectl: Kubectl) -> None:
@@ -175,6 +194,15 @@ class ContextPlace:
 
     def delete(self) -> None:
         """Remove the namespace, if it is ours, and what was made on the given PostgreSQL."""
+        server = self._server()  # before anything is removed: without it the databases would stay
         if self.is_there():
             release.uninstall(self.kubectl())
-        drop_all(self._server())
+        drop_all(server)
+
+
+def host_of(dsn: str) -> str:
+    """Return the host that a DSN (URL or key=value) names; nothing if it names none, or is none."""
+    try:
+        return str(conninfo_to_dict(dsn).get("host") or "")
+    except psycopg.Error:  # `given` says what is wrong with it
+        return ""

@@ -13,7 +13,7 @@ from events.errors import EventsError
 from harness import chart, diagnostics, images, pins, postgres, release
 from harness.airflow_api import AirflowApi
 from harness.background import InBackground, wait_for
-from harness.console import Phases, say
+from harness.console import Phases
 from harness.environment import only_one
 from harness.errors import ChecksFailedError, DagRunFailedError, NotUpError, RollOutFailedError
 from harness.kubectl import Kubectl
@@ -111,11 +111,12 @@ class ClusterDeployment:
     supervisor: Supervisor
     api: AirflowApi
     warehouse: Warehouse
+    stays: bool = False
 
     def keep(self) -> None:
         """Let it outlive this process."""
         self.supervisor.call_off()
-        say(f"  {self.place.title} stays up")
+        self.stays = True
 
     def reset(self) -> None:
         """Make the warehouse anew: a run on a cluster that was used before begins with nothing loaded."""
@@ -179,12 +180,12 @@ class OnCluster:
         BUILD.mkdir(exist_ok=True)
         with only_one(LOCK, "which has the cluster of this clone") as lock, Supervisor.launch([lock]) as supervisor:
             deployment = None
-            stays = settings.reuse
             try:
-                if not stays:
+                if not settings.reuse:
                     where.check_is_free()
+                chart.locate()  # before anything is pulled
                 where.check(supervisor)
-                if not stays:
+                if not settings.reuse:
                     told = {TAKEDOWN: json.dumps(asdict(settings))}  # the DSN among it: not an argument
                     supervisor.at_end("takedown", [sys.executable, "-m", "harness", "takedown", self.name], told)
                 deployment = bring_up(where, supervisor, settings, phases)
@@ -194,13 +195,12 @@ class OnCluster:
                 save_diagnostics(error, where, supervisor, phases, deployment)
                 raise
             finally:
-                if not stays:
+                if not (settings.reuse or (deployment and deployment.stays)):
                     take_down(supervisor, phases)
 
 
 def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: Phases) -> ClusterDeployment:
     """Bring everything up that is not up, bring up to date what differs, and wait until Airflow is healthy."""
-    postgres.forget_libpq_settings()
     archive = chart.locate()
     where.prepare()
     is_local = "://" not in settings.events_uri
@@ -230,12 +230,15 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
 
     making, starting, bringing = InBackground(create), InBackground(start_database), InBackground(bring_images)
     wait_for(making, starting, bringing)
+    for image in (airflow_image, dbt_image):
+        where.bring(supervisor, image)  # is done, unless the cluster had to be made twice
     kubectl, database, (airflow_reference, dbt_reference) = making.result(), starting.result(), bringing.result()
 
     with phases.phase("databases, roles and secrets made"):
         mine = release.passwords(kubectl)
         warehouse, metadata_url = release.create_databases(database, mine)
         annotations = release.create_secrets(kubectl, mine, warehouse, database, metadata_url)
+        annotations |= release.identity(database.server)
     env = {
         "DBT_IMAGE": dbt_reference,
         "EVENTS_URI": images.EVENTS if is_local else settings.events_uri,
@@ -244,7 +247,8 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
     mine_values = supervisor.directory / "values.json"
     mine_values.write_text(json.dumps(chart.values(airflow_reference, env, annotations)))
     files = [chart.VALUES / "base.yaml", chart.VALUES / where.values, mine_values]
-    release.install(supervisor, kubectl, archive, files, phases)
+    with phases.phase("chart ready"):
+        release.install(supervisor, kubectl, archive, files, phases)
 
     api = AirflowApi(where.address(supervisor), release.USER, mine[release.USER])
     with phases.phase("Airflow healthy") as phase:

@@ -4,17 +4,19 @@ There is one cluster of each sort per clone, named for the clone's path; nothing
 kubeconfig. Both containers are on a network of their own, so that pods reach PostgreSQL by its address.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 
 from testcontainers.core.docker_client import DockerClient
 
 from harness import engine, pins, postgres, release, tools
 from harness.commands import run
-from harness.errors import AlreadyUpError, PostgresError
+from harness.errors import AlreadyUpError, CommandFailedError, PostgresError
 from harness.kubectl import Kubectl
 from harness.paths import BUILD, ROOT
 from harness.supervisor import Supervisor
@@ -86,13 +88,27 @@ class OnEngine:
             )
 
     def prepare(self) -> None:
-        """Make what the cluster and PostgreSQL share: their network."""
+        """Make what the cluster and PostgreSQL share, their network, and start a node that was stopped.
+
+        The node comes first there, always: it gets the network's first address, which it keeps through any restart. A
+        control plane does not survive another one.
+        """
+        postgres.forget_libpq_settings()
+        node = engine.inspect("container", self.node)
+        if node and not node["State"]["Running"]:
+            if engine.inspect("container", self.postgres):
+                run("docker", "stop", self.postgres)
+            with contextlib.suppress(CommandFailedError):  # then it is made anew
+                run("docker", "start", self.node)
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         if not engine.inspect("network", self.cluster):
             run("docker", "network", "create", "--label", f"events-platform={self.cluster}", self.cluster)
 
     def database(self, supervisor: Supervisor) -> release.Database:
-        """Start PostgreSQL, or take up the one that is there."""
+        """Start PostgreSQL, or take up the one that is there, as soon as the node is."""
+        deadline = time.monotonic() + pins.deadline_s("cluster")
+        while not engine.inspect("container", self.node) and time.monotonic() < deadline:
+            time.sleep(0.5)
         if engine.inspect("container", self.postgres):
             run("docker", "start", self.postgres)
         else:

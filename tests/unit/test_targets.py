@@ -1,0 +1,72 @@
+"""Which target is chosen, and the reason that is given."""
+
+import pytest
+
+from harness import chart, engine, images, targets, tools
+from harness.errors import EngineMissingError, TooSmallError, UsageError
+from harness.targets import kind
+
+
+@pytest.fixture
+def all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an engine with every image, the tools and the chart."""
+    monkeypatch.setattr(engine, "check_room", lambda: None)
+    monkeypatch.setattr(engine, "has_image", lambda _: True)
+    monkeypatch.setattr(engine, "can_be_pulled", lambda _: False)
+    monkeypatch.setattr(tools, "can_be_had", lambda _: True)
+    monkeypatch.setattr(chart, "can_be_had", lambda: True)
+
+
+@pytest.mark.usefixtures("all_is_there")
+def test_auto_is_kind_where_it_can_be_had() -> None:
+    target, reason = targets.choose("auto")
+    assert target.name == "kind"
+    assert reason.startswith("auto chose it: a Docker engine answers")
+
+
+def raising(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.usefixtures("all_is_there")
+@pytest.mark.parametrize(
+    ("module", "function", "replacement", "reason"),
+    [
+        (engine, "check_room", lambda: raising(EngineMissingError("No.", "", "")), "no Docker engine answers"),
+        (engine, "check_room", lambda: raising(TooSmallError("It is small.", "", "")), "it does not fit: It is small"),
+        (tools, "can_be_had", lambda name: name != "helm", "helm is not installed and cannot be fetched"),
+        (
+            engine,
+            "has_image",
+            lambda name: "node" not in name,
+            "the image kindest/node:1 is not here and cannot be pulled",
+        ),
+        (chart, "can_be_had", lambda: False, "the chart cannot be had from /no/chart.tgz"),
+    ],
+)
+def test_auto_is_embedded_elsewhere_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, module: object, function: str, replacement: object, reason: str
+) -> None:
+    monkeypatch.setenv("PLATFORM_NODE_IMAGE", "kindest/node:1@sha256:0")
+    monkeypatch.setenv("PLATFORM_CHART", "/no/chart.tgz")
+    monkeypatch.setattr(module, function, replacement)
+    target, told = targets.choose("auto")
+    assert target.name == "embedded"
+    assert told == f"auto chose it, because {reason}"
+
+
+def test_bases_are_needed_for_images_that_are_not_built_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = {images.dbt().reference}
+    monkeypatch.setattr(engine, "has_image", lambda name: name in built)
+    assert kind.needed_bases() == ["airflow"]
+
+
+@pytest.mark.parametrize("name", ["embedded", "kind", "minikube", "context"])
+def test_a_target_that_is_named_is_taken(name: str) -> None:
+    target, reason = targets.choose(name)
+    assert (target.name, reason) == (name, "as you asked")
+
+
+def test_a_target_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UsageError, match="There is no target 'mainframe'"):
+        targets.choose("mainframe")
