@@ -47,13 +47,11 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except Interrupted as interrupt:
         name = signal.Signals(interrupt.number).name
-        if arguments[:2] == ["cluster", "up"]:
-            what_is_up = "What is up stays."
-            next_step = "Go on from there: nox -s cluster -- up; or take it down: nox -s cluster -- down"
-        else:
-            what_is_up = "What was up is taken down; what is not is named above."
-            next_step = f"Run it again: nox -s {arguments[0]}"
-        console.error(f"Interrupted by {name}.", what_is_up, next_step)
+        what_is_up, next_step = "What was up is taken down; what is not is named above.", f"nox -s {arguments[0]}"
+        if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
+            what_is_up = "What is named above stays as it is; a cluster that was up before is up."
+            next_step = f"nox -s {arguments[0]} -- {' '.join(arguments[1:])}"
+        console.error(f"Interrupted by {name}.", what_is_up, f"Run it again: {next_step}")
         return 128 + interrupt.number
     return 0
 
@@ -173,7 +171,7 @@ def take_down_kept() -> None:
             )
         console.say(f"✓ {directory.name} taken down")
     if not runs:
-        console.say("nothing was left up")
+        console.say("nothing was left up on the embedded target; a cluster: nox -s cluster -- down")
 
 
 def add_dbt(parser: argparse.ArgumentParser) -> None:

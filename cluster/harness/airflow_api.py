@@ -78,8 +78,9 @@ class AirflowApi:
         return str(self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body).json()["dag_run_id"])
 
     def runs(self, dag_id: str) -> dict[str, str]:
-        """Return the state of each run of a DAG, by run id."""
-        runs = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns", params={"limit": 100}).json()["dag_runs"]
+        """Return the state of each run of a DAG, by run id, the latest 100, the latest first."""
+        latest = {"limit": 100, "order_by": "-id"}
+        runs = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=latest).json()["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in runs}
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:

@@ -165,7 +165,7 @@ def forget_interrupted(argv: Sequence[str]) -> None:
         status = json.loads(run(*argv, "status", RELEASE, "--output", "json"))["info"]["status"]
     except (CommandFailedError, ValueError):
         return  # there is none
-    if status.startswith("pending"):
+    if status.startswith("pending") or status == "uninstalling":
         run(*argv, "uninstall", RELEASE, "--no-hooks", timeout_s=pins.deadline_s("delete"))
 
 

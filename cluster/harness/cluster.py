@@ -4,16 +4,16 @@ import json
 import os
 from collections.abc import Sequence
 
-from harness import chart, images, pins, release, tools
+from harness import chart, images, pins, tools
 from harness.airflow_api import AirflowApi
 from harness.console import Phases, say, table
 from harness.environment import only_one
 from harness.errors import NotUpError, UsageError
 from harness.kubectl import Kubectl
-from harness.paths import BUILD, ROOT
+from harness.paths import BUILD
 from harness.supervisor import Supervisor
 from harness.targets import Settings, on_cluster
-from harness.targets.on_cluster import LOCK, Place, bring_up, save_diagnostics, that_is_up
+from harness.targets.on_cluster import LOCK, bring_up, save_diagnostics, that_is_up, warehouse_of
 
 BUSY = "which has the cluster of this clone"
 
@@ -28,11 +28,11 @@ def up(target: str, settings: Settings, *, recreate: bool) -> None:
     BUILD.mkdir(exist_ok=True)
     phases = Phases()
     with only_one(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
+        if recreate:
+            chart.locate()  # what is up is not given away for what cannot be made
+            where.delete()
+        on_cluster.check(where, supervisor)
         try:
-            if recreate:
-                where.delete()
-            chart.locate()  # before anything is pulled
-            where.check(supervisor)
             deployment = bring_up(where, supervisor, settings, phases)
         except Exception as error:
             save_diagnostics(error, where, supervisor, phases, None)
@@ -42,18 +42,8 @@ def up(target: str, settings: Settings, *, recreate: bool) -> None:
             phases.print()
             say("")
     say(f"✓ {where.title} is up ({phases.total_s:.0f} s)")
-    say_addresses(where, where.address(), deployment.api.password)
-    say(f"  take it down: {deployment.down_command}")
-
-
-def say_addresses(where: Place, address: str, password: str) -> None:
-    """Print how to reach Airflow and the cluster."""
-    say(f"  Airflow    {address}  user {release.USER}, password {password}")
-    if where.tunnel:
-        say(f"             after: {where.tunnel}")
-    if config := where.kubectl().kubeconfig:
-        where_it_is = f"KUBECONFIG={os.path.relpath(config, ROOT)}"
-        say(f"  kubectl    {where_it_is} kubectl --namespace {where.kubectl().namespace} get pods")
+    for line in deployment.addresses():
+        say(line)
 
 
 def down(target: str, settings: Settings, *, also_images: bool) -> None:
@@ -78,7 +68,7 @@ def status(target: str, settings: Settings) -> None:
     """
     where = on_cluster.place(target, settings)
     with Supervisor.launch() as supervisor:  # it holds the tunnel to Airflow, where there must be one
-        kubectl, api, warehouse = that_is_up(where, supervisor)
+        kubectl, api = that_is_up(where, supervisor)
         health = api.healthy()
     node = kubectl.items("nodes")[0]["status"]["nodeInfo"]
     versions = f"Airflow {pins.chart()['airflow']}, chart {pins.chart()['version']}"
@@ -95,8 +85,9 @@ def status(target: str, settings: Settings) -> None:
     not_well = [name.replace("_", "-") for name, well in health.items() if not well]
     well = "all healthy" if health else "the API server does not answer"
     say(f"  health     {', '.join(not_well) + ' not healthy' if not_well else well}")
-    say_addresses(where, where.address(), api.password)
-    say(f"  warehouse  {warehouse.reader_dsn}  (the role that reads the marts)")
+    dsn = "" if where.name == "context" and not settings.warehouse_dsn else warehouse_of(where).reader_dsn
+    for line in on_cluster.addresses(where, api.password, dsn):
+        say(line)
     for name in (*({"kind", "minikube"} & {where.name}), "kubectl", "helm"):
         path = tools.find(name)
         say(f"  {name:<10} {tools.version(name, path)} ({path})")
@@ -105,8 +96,10 @@ def status(target: str, settings: Settings) -> None:
 def ui(target: str, settings: Settings) -> None:
     """Print the UI's address and login."""
     where = on_cluster.place(target, settings)
-    _, api, _ = that_is_up(where)
-    say_addresses(where, api.address, api.password)
+    _, api = that_is_up(where)
+    say(on_cluster.addresses(where, api.password, "")[0])
+    if where.tunnel:
+        say(f"  after: {where.tunnel}")
 
 
 def logs(target: str, settings: Settings, names: Sequence[str]) -> None:
@@ -118,8 +111,8 @@ def logs(target: str, settings: Settings, names: Sequence[str]) -> None:
     """
     where = on_cluster.place(target, settings)
     with Supervisor.launch() as supervisor:
-        kubectl, api, _ = that_is_up(where, supervisor)
-        if len(names) == 2:
+        kubectl, api = that_is_up(where, supervisor)
+        if len(names) == 2 and names[0] not in components(kubectl):
             say_task_log(api, *names)
         else:
             say_pod_logs(kubectl, names)
@@ -136,10 +129,15 @@ def say_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
         say(line)
 
 
+def components(kubectl: Kubectl) -> list[str]:
+    """Return the components that have pods."""
+    return sorted({str(pod["metadata"]["labels"].get("component", "")) for pod in kubectl.items("pods")} - {""})
+
+
 def say_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
     """Print the logs of components, of all if none is named."""
     pods = kubectl.items("pods")
-    there = sorted({str(pod["metadata"]["labels"].get("component", "")) for pod in pods} - {""})
+    there = components(kubectl)
     for name in names or there:
         if name not in there:
             raise UsageError(
@@ -149,7 +147,7 @@ def say_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
             )
         for pod in pods:
             if pod["metadata"]["labels"].get("component") == name:
-                for container in pod["spec"]["containers"]:
+                for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
                     say(f"── {pod['metadata']['name']} {container['name']}")
                     say(kubectl.logs(pod["metadata"]["name"], container["name"]).rstrip())
 

@@ -104,7 +104,7 @@ def run(options: Options) -> None:
             raise LeftBehindError(
                 f"Left behind: {'; '.join(deployment.left)}.",
                 "It did not end when it was told to, or was made by somebody else.",
-                f"Take it down once more: {deployment.down_command}; or remove it by hand.",
+                "End or remove it by hand; what is left of a cluster: nox -s cluster -- down --target NAME",
             )
     finally:
         write_phases(PHASES, phases)
@@ -129,6 +129,7 @@ def run_pipelines(
     with phases.phase("DAGs parsed") as phase:
         wait_until_parsed(api)
         phase.text = f"{len(DAG_IDS)} DAGs parsed, no import errors"
+    runs_before = {run_id for dag_id in DAG_IDS for run_id in api.runs(dag_id)}
     bounds = {"start": interval.start, "end": interval.end}
     conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
     first, *others = DAG_IDS
@@ -143,19 +144,19 @@ def run_pipelines(
     for dag_id in others:
         run_dag(api, dag_id, conf, phases, dag_id)
         check_unchanged(before, deployment.warehouse, dag_id)
-    run_dag(api, first, conf, phases, f"{first} again")
-    wait_for_scheduled_runs(api)
+    run_id = run_dag(api, first, conf, phases, f"{first} again")
+    wait_for_scheduled_runs(api, before=runs_before)
     check_unchanged(before, deployment.warehouse, f"the second run of {first}")
     check(wanted, deployment.warehouse)
     say("✓ a second run changes nothing: every table holds what it held")
-    check_task_log(api, first)
+    check_task_log(api, first, run_id)
     for holds in deployment.check():
         say(f"✓ {holds}")
     return wanted.rows
 
 
-def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, str], phases: Phases, phase_name: str) -> None:
-    """Unpause and trigger a DAG and follow it to its end, a line per task as it changes state."""
+def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, str], phases: Phases, phase_name: str) -> str:
+    """Unpause and trigger a DAG and follow it to its end, a line per task as it changes state; return the run's id."""
     with group(dag_id), phases.phase(phase_name) as phase:
         phase.text = f"{phase_name} succeeded"
         started = time.monotonic()
@@ -164,7 +165,9 @@ def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, str], phases: Phases, 
             say(f"  {time.monotonic() - started:5.1f} s  {task_id:<14} {state}")
 
         api.unpause(dag_id)
-        api.follow(dag_id, api.trigger(dag_id, conf), RUN_TIMEOUT_S, changed)
+        run_id = api.trigger(dag_id, conf)
+        api.follow(dag_id, run_id, RUN_TIMEOUT_S, changed)
+    return run_id
 
 
 def wait_until_parsed(api: AirflowApi) -> None:
@@ -190,24 +193,23 @@ def wait_until_parsed(api: AirflowApi) -> None:
         time.sleep(0.5)
 
 
-def wait_for_scheduled_runs(api: AirflowApi) -> None:
-    """Wait for the runs that unpausing made beside ours.
+def wait_for_scheduled_runs(api: AirflowApi, before: set[str]) -> None:
+    """Wait for the runs that unpausing made beside ours, not for those that were there BEFORE.
 
     Raises:
         DagRunFailedError: one failed, or did not end.
     """
     for dag_id in DAG_IDS:
-        for run_id in api.runs(dag_id):
+        for run_id in api.runs(dag_id).keys() - before:
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)
 
 
-def check_task_log(api: AirflowApi, dag_id: str) -> None:
+def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> None:
     """Check that the log of a task that has ended can be read over the API, dbt's own lines among it.
 
     Raises:
         ChecksFailedError: it cannot, or they are not.
     """
-    run_id = next(iter(api.runs(dag_id)))
     log = api.task_log(dag_id, run_id, "dbt_build")
     if not any(DBT_CLOSING_LINE in line for line in log):
         raise ChecksFailedError(
@@ -282,10 +284,8 @@ def check_room(events_uri: str) -> None:
 
 def print_addresses(deployment: Deployment) -> None:
     """Print how to reach what was left up, and how to take it down."""
-    api = deployment.api
-    say(f"  Airflow    {api.address}  user {api.username}, password {api.password}")
-    say(f"  warehouse  {deployment.warehouse.admin_dsn}")
-    say(f"  take it down: {deployment.down_command}")
+    for line in deployment.addresses():
+        say(line)
     say("")
 
 

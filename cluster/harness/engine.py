@@ -50,8 +50,8 @@ def address() -> str:
     return told.strip()
 
 
-def check_room() -> None:
-    """Raise TooSmallError unless the engine has the memory, and its disk the room, for a cluster."""
+def check_room(*, is_up: bool = False) -> None:
+    """Raise TooSmallError unless the engine has the memory, and its disk the room, for a cluster that IS_UP or not."""
     told = info()
     if told["MemTotal"] < MIN_MEMORY_BYTES:
         raise TooSmallError(
@@ -60,11 +60,13 @@ def check_room() -> None:
             "Give it more (Docker Desktop: Settings, Resources), or: nox -s e2e -- --target embedded",
         )
     root = Path(told["DockerRootDir"])
-    if root.exists() and (free := shutil.disk_usage(root).free) < MIN_FREE_BYTES:  # else it is another machine's
+    if (
+        not is_up and root.exists() and (free := shutil.disk_usage(root).free) < MIN_FREE_BYTES
+    ):  # else it is another machine's
         raise TooSmallError(
             f"The Docker engine's disk ({root}) has {_gb(free)} free; the cluster needs {_gb(MIN_FREE_BYTES)}.",
             "The images are there twice: in the engine and in the cluster's node.",
-            "Free some room: docker system df says what takes it, docker system prune removes what nothing uses.",
+            "Free some room: docker system df says what takes it.",
         )
 
 
@@ -105,6 +107,16 @@ def pull(supervisor: Supervisor, reference: str) -> None:
             error.why,
             "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”.",
         ) from error
+
+
+def check_image(reference: str) -> None:
+    """Raise ImageMissingError unless an image is here or can be pulled; nothing is pulled."""
+    if not has_image(reference) and not can_be_pulled(reference):
+        raise ImageMissingError(
+            f"The image {reference} is not here and cannot be pulled.",
+            "No registry answers for it.",
+            "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”.",
+        )
 
 
 def can_be_pulled(reference: str) -> bool:

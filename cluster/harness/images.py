@@ -116,10 +116,18 @@ def build(supervisor: Supervisor, image: Image) -> bool:
     return True
 
 
+def needed_bases() -> list[str]:
+    """Return which base images a build would need: none for images that are built already."""
+    built = {"airflow": airflow(), "python": dbt()}
+    return [base for base, image in built.items() if not engine.has_image(image.reference)]
+
+
 def remove_built() -> list[str]:
     """Remove every image that was built here, and return their names."""
     form = "{{.Repository}}:{{.Tag}}"
-    found = run("docker", "image", "ls", "--filter", f"label={LABEL}", "--format", form).split()
+    found = run(
+        "docker", "image", "ls", "--filter", f"label={LABEL}", "--filter", "dangling=false", "--format", form
+    ).split()
     if found:
         run("docker", "image", "rm", "--force", *found)
     return found

@@ -29,15 +29,16 @@ from harness.commands import run
 from harness.console import Phases, say
 from harness.errors import CommandFailedError, InstallFailedError, RollOutFailedError
 from harness.kubectl import Kubectl
-from harness.paths import ROOT
+from harness.paths import CLONE, ROOT
 from harness.supervisor import Supervisor
-from harness.warehouse import ROLES, Warehouse, create_database, create_role, create_warehouse
+from harness.warehouse import ROLES, Warehouse, create_metadata_database, create_warehouse
 
 NAMESPACE = "events-platform"
 MANIFESTS = ROOT / "cluster" / "manifests"
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 USER = "admin"
-METADATA = "airflow"  # the metadata database, and its role
+METADATA = "airflow"  # the metadata database's role
+OWNER = "events-platform/clone"  # the label of a namespace that says which clone made it
 POLL_INTERVAL_S = 0.5
 WATCH_INTERVAL_S = 3.0  # between two looks for a cause; each costs three calls of kubectl
 OBJECTS = ("pods", "events", "persistentvolumeclaims", "jobs")
@@ -58,9 +59,14 @@ class Database:
 
 
 def create_namespace(kubectl: Kubectl) -> None:
-    """Make the namespace and the rights in it."""
+    """Make the namespace and the rights in it; one that is still going, its takedown was cut off, goes first."""
+    there = kubectl.get("namespace", kubectl.namespace)
+    if there and there["metadata"].get("deletionTimestamp"):
+        timeout_s = pins.deadline_s("delete")
+        argv = ("wait", "--for=delete", f"namespace/{kubectl.namespace}", f"--timeout={timeout_s:.0f}s")
+        kubectl.run(*argv, timeout_s=timeout_s + 10)
     labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-    labels["app.kubernetes.io/managed-by"] = "events-platform"
+    labels |= {"app.kubernetes.io/managed-by": "events-platform", OWNER: CLONE}
     metadata = {"name": kubectl.namespace, "labels": labels}
     kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
     kubectl.apply((MANIFESTS / "rights.yaml").read_text(encoding="utf-8"))
@@ -76,12 +82,7 @@ def create_databases(database: Database, mine: dict[str, str]) -> tuple[Warehous
     """Make the warehouse, its roles and the metadata database; return the warehouse and the metadata URL for pods."""
     server = database.server
     warehouse = create_warehouse(server, "warehouse", {role: mine[role] for role in ROLES})
-    name = f"{METADATA}{server.suffix}"
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        create_role(connection, name, mine[METADATA])
-        create_database(connection, name, owner=name)
-    url = postgres.url(name, mine[METADATA], database.host, database.port, name)
-    return warehouse, url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    return warehouse, create_metadata_database(server, mine[METADATA], database.host, database.port)
 
 
 def create_secrets(
@@ -155,10 +156,13 @@ class Watch:
         """
         if time.monotonic() < self._next:
             return
-        cause = cause_of(self._kubectl, look(self._kubectl), of_tasks=self._of_tasks)
+        self._next = time.monotonic() + WATCH_INTERVAL_S
+        try:
+            cause = cause_of(self._kubectl, look(self._kubectl), of_tasks=self._of_tasks)
+        except CommandFailedError:
+            return  # the API server is busy, or being rolled out; whoever waits has a deadline
         if cause and cause.is_final:
             raise RollOutFailedError(cause.what, cause.why, cause.next_step)
-        self._next = time.monotonic() + WATCH_INTERVAL_S
 
 
 def wait_for_roll_out(kubectl: Kubectl, component: str) -> None:
@@ -170,7 +174,10 @@ def wait_for_roll_out(kubectl: Kubectl, component: str) -> None:
     timeout_s = pins.deadline_s("roll_out")
     deadline = time.monotonic() + timeout_s
     watch = Watch(kubectl)
-    while not is_rolled_out(kubectl.items("deployments", "pods"), component):
+    while True:
+        with contextlib.suppress(CommandFailedError):  # as in Watch
+            if is_rolled_out(kubectl.items("deployments", "pods"), component):
+                return
         watch()
         if time.monotonic() > deadline:
             cause = cause_of(kubectl, look(kubectl))
@@ -216,6 +223,20 @@ def _is_up(pod: dict[str, Any]) -> bool:
     )
 
 
+def clear_failed(kubectl: Kubectl) -> None:
+    """Remove what failed before: a migration that was given up, and pods that are not well.
+
+    Helm leaves them as they are where nothing of them changes; what was mended would be tried again in minutes only,
+    and their old states be taken for new ones.
+    """
+    for item in kubectl.items("jobs", "pods"):
+        component, name = _component(item), item["metadata"]["name"]
+        if item["kind"] == "Job" and component == "run-airflow-migrations" and not item["status"].get("succeeded"):
+            kubectl.run("delete", "job", name, "--ignore-not-found", "--wait=false")
+        if item["kind"] == "Pod" and component in COMPONENTS and not _is_up(item):
+            kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false")
+
+
 def install(
     supervisor: Supervisor,
     kubectl: Kubectl,
@@ -230,6 +251,7 @@ def install(
     """
     with phases.phase("chart installed") as phase:
         try:
+            clear_failed(kubectl)
             watch = Watch(kubectl)
             chart.install(supervisor, kubectl, archive, values, retried=lambda why: say(f"… {why}"), watch=watch)
         except InstallFailedError as error:

@@ -39,7 +39,6 @@ import psutil
 from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
 
 PREFIX = "events-platform-"
-AT_END_TIMEOUT_S = 120.0  # for one command of `at_end`
 STOP_TIMEOUT_S = 10.0  # for one stage to end by itself after its stop signal
 ANSWER_TIMEOUT_S = 60.0  # for the supervisor to do what it is asked and say so, the takedown included
 MIN_FREE_BYTES = 20_000_000  # with less, a disk is as good as full: PostgreSQL's next WAL segment has 16 MB
@@ -81,6 +80,7 @@ class Supervisor:
         self._ended = False
         self._answer_timeout_s = ANSWER_TIMEOUT_S
         self._counts: dict[str, int] = {}
+        self._at_end: list[str] = []
 
     @classmethod
     def launch(cls, hold: Sequence[int] = ()) -> Self:
@@ -215,21 +215,23 @@ class Supervisor:
         """Send a process its stop signal, if it still runs."""
         self._ask({"op": "stop", "name": name})
 
-    def at_end(self, name: str, argv: Sequence[str | Path], told: Mapping[str, str]) -> None:
+    def at_end(self, name: str, argv: Sequence[str | Path], told: Mapping[str, str], timeout_s: float) -> None:
         """Have a command run when everything is taken down, after the services have ended; it removes what is left.
 
-        TOLD are variables on top of the environment.
+        TOLD are variables on top of the environment. After TIMEOUT_S seconds it is killed, and has failed.
         """
         log = str(self.directory / "logs" / f"{name}.log")
         env = {name: value for name, value in os.environ.items() if name != "NOX_PID"} | dict(
             told
         )  # nox may be gone by then
         mine = Command(name, [str(a) for a in argv], env, log, str(Path.cwd()), 0, int(signal.SIGTERM), None, None)
-        self._answer_timeout_s += AT_END_TIMEOUT_S
-        self._ask({"op": "at_end", "command": asdict(mine)})
+        self._answer_timeout_s += timeout_s
+        self._at_end.append(name)
+        self._ask({"op": "at_end", "command": asdict(mine), "timeout_s": timeout_s})
 
     def call_off(self) -> None:
         """Let what `at_end` would remove stay."""
+        self._at_end.clear()
         self._ask({"op": "call_off"})
 
     def keep(self) -> None:
@@ -255,6 +257,7 @@ class Supervisor:
             self.left = answer["left"]
         except (ServiceFailedError, subprocess.TimeoutExpired):
             self.left = [f"the run's directory {self.directory}, and perhaps processes: its supervisor was killed"]
+            self.left += [f"what its {name} should have removed" for name in self._at_end]
         self._ended = True
 
     def __enter__(self) -> Self:
@@ -380,7 +383,7 @@ class _Services:
         fcntl.flock(self._record, fcntl.LOCK_EX)  # held for as long as this process lives, whatever ends it
         self.record(kept=False)
         self.processes: dict[str, tuple[Command, psutil.Popen]] = {}
-        self.at_end: list[Command] = []
+        self.at_end: list[tuple[Command, float]] = []
 
     def record(self, *, kept: bool) -> None:
         """Write down who owns the directory."""
@@ -410,15 +413,15 @@ class _Services:
         self.processes[command.name] = (command, process)
         return {"pid": process.pid}
 
-    def run(self, command: Command) -> str:
+    def run(self, command: Command, timeout_s: float) -> str:
         """Run a command of `at_end` to its end; return why it failed, or nothing."""
         if told := self.start(command).get("error"):
             return str(told)
         try:
-            code = self.processes[command.name][1].wait(AT_END_TIMEOUT_S)
+            code = self.processes[command.name][1].wait(timeout_s)
         except psutil.TimeoutExpired:
             self._kill_descendants()
-            return f"it did not end within {AT_END_TIMEOUT_S:.0f} s"
+            return f"it did not end within {timeout_s:.0f} s"
         lines = Path(command.log).read_text(errors="replace").split("\n")
         return " ".join([line.strip() for line in lines if line.strip()][-3:]) or f"exit code {code}" if code else ""
 
@@ -439,11 +442,9 @@ class _Services:
                     running.append(process)
             psutil.wait_procs(running, timeout=STOP_TIMEOUT_S)
         left = [f"process {process.pid}" for process in self._kill_descendants()]
-        left += [
-            f"what its {command.name} should have removed: {said}"
-            for command in self.at_end
-            if (said := self.run(command))
-        ]
+        for command, timeout_s in self.at_end:
+            if said := self.run(command, timeout_s):
+                left.append(f"what its {command.name} should have removed: {said}")
         left += [f"process {process.pid}" for process in self._kill_descendants()]  # of those commands
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
@@ -525,7 +526,7 @@ def _handle_requests(services: _Services) -> None:
                 services.stop(request["name"])
                 _answer({})
             case "at_end":
-                services.at_end.append(Command(**request["command"]))
+                services.at_end.append((Command(**request["command"]), request["timeout_s"]))
                 _answer({})
             case "call_off":
                 services.at_end.clear()

@@ -135,6 +135,17 @@ def _suffix(server: Server) -> tuple[int, str]:
     return len(server.suffix), server.suffix
 
 
+def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
+    """Make Airflow's own database and role, and return SQLAlchemy's URL of it at HOST and PORT, as Airflow sees it."""
+    name = f"airflow{server.suffix}"
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        create_role(connection, name, password)
+        # An administrator who is not a superuser gives a database away as a member of the role that gets it.
+        connection.execute(sql.SQL("grant {} to current_user").format(sql.Identifier(name)))
+        create_database(connection, name, owner=name)
+    return url(name, password, host, port, name).replace("postgresql://", "postgresql+psycopg2://", 1)
+
+
 def create_role(connection: psycopg.Connection, name: str, password: str) -> None:
     """Make the login role NAME if it is missing, and give it PASSWORD and UTC."""
     role = sql.Identifier(name)

@@ -237,7 +237,7 @@ def test_a_cluster_that_does_not_answer(clone: Path) -> None:
 def test_a_namespace_that_is_somebody_elses(clone: Path) -> None:
     theirs = json.dumps({"metadata": {"name": "mine", "labels": {"app.kubernetes.io/managed-by": "Helm"}}})
     outcome = context(clone, "--namespace", "mine", said={"version": "{}", "get namespace mine": theirs})
-    check(outcome, 2, "The namespace mine is there, and was not made by this project.")
+    check(outcome, 2, "The namespace mine is there, and was not made by this clone of the project.")
 
 
 @pytest.mark.usefixtures("docker")

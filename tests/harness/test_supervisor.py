@@ -217,7 +217,7 @@ with open(sys.argv[1], "w") as lock:
     with Supervisor.launch([lock.fileno()]) as supervisor:
         supervisor.start("sleep", json.loads(sys.argv[2]), env={"PATH": "/bin:/usr/bin"})
         for name, argv in json.loads(sys.argv[3]).items():
-            supervisor.at_end(name, argv, {"TOLD": sys.argv[4]})
+            supervisor.at_end(name, argv, {"TOLD": sys.argv[4]}, 60)
         print(supervisor.directory, flush=True)
         time.sleep(600)
 """
@@ -287,9 +287,9 @@ def test_what_is_to_be_done_at_the_end_is_done_after_the_services_and_in_order(
     )
     with Supervisor.launch() as supervisor:
         log = supervisor.start("service", [sys.executable, "-c", service, told], env=ENV)
-        supervisor.at_end("one", append("one"), {"TOLD": str(told)})
-        supervisor.at_end("two", append("two"), {"TOLD": str(told)})
-        supervisor.at_end("three", [sys.executable, "-c", seen], {"MINE": "mine"})
+        supervisor.at_end("one", append("one"), {"TOLD": str(told)}, 60)
+        supervisor.at_end("two", append("two"), {"TOLD": str(told)}, 60)
+        supervisor.at_end("three", [sys.executable, "-c", seen], {"MINE": "mine"}, 60)
         assert eventually(lambda: "ready" in log.read_text())
         assert not told.exists()
     assert told.read_text() == "service\none\ntwo\n"
@@ -300,10 +300,10 @@ def test_what_is_to_be_done_at_the_end_is_done_after_the_services_and_in_order(
 def test_what_cannot_be_done_at_the_end_is_left_and_the_rest_is_done(tmp_path: Path) -> None:
     fails = "import sys; print('first'); print('second'); print('third'); print('fourth'); sys.exit(3)"
     with Supervisor.launch() as supervisor:
-        supervisor.at_end("fails", [sys.executable, "-c", fails], {})
-        supervisor.at_end("silent", [sys.executable, "-c", "raise SystemExit(4)"], {})
-        supervisor.at_end("missing", ["/no/such/program"], {})
-        supervisor.at_end("last", append("last"), {"TOLD": str(tmp_path / "told")})
+        supervisor.at_end("fails", [sys.executable, "-c", fails], {}, 60)
+        supervisor.at_end("silent", [sys.executable, "-c", "raise SystemExit(4)"], {}, 60)
+        supervisor.at_end("missing", ["/no/such/program"], {}, 60)
+        supervisor.at_end("last", append("last"), {"TOLD": str(tmp_path / "told")}, 60)
     *others, missing = supervisor.left
     removed = "should have removed"
     assert others == [f"what its fails {removed}: second third fourth", f"what its silent {removed}: exit code 4"]
@@ -314,9 +314,9 @@ def test_what_cannot_be_done_at_the_end_is_left_and_the_rest_is_done(tmp_path: P
 
 def test_what_was_called_off_is_not_done(tmp_path: Path) -> None:
     with Supervisor.launch() as supervisor:
-        supervisor.at_end("one", append("one"), {"TOLD": str(tmp_path / "told")})
+        supervisor.at_end("one", append("one"), {"TOLD": str(tmp_path / "told")}, 60)
         supervisor.call_off()
-        supervisor.at_end("two", append("two"), {"TOLD": str(tmp_path / "told")})
+        supervisor.at_end("two", append("two"), {"TOLD": str(tmp_path / "told")}, 60)
     assert (tmp_path / "told").read_text() == "two\n"
     assert supervisor.left == []
 

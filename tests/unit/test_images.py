@@ -126,5 +126,5 @@ def test_the_base_image_is_what_the_dockerfile_is_told(monkeypatch: pytest.Monke
         told = image.files[image.dockerfile].read_text()
         for name in image.arguments:
             assert re.search(rf"^ARG {name}\b.*\n(?:.*\n)*?FROM \$\{{{name}\}}", told, re.MULTILINE)
-        for copied in re.findall(r"^COPY (?!--from)(\S+) ", told, re.MULTILINE):
+        for copied in re.findall(r"^COPY (?:--chmod=\S+ )?(?!--)(\S+) ", told, re.MULTILINE):
             assert any(path == copied or path.startswith(f"{copied.rstrip('/')}/") for path in image.files), copied

@@ -4,7 +4,6 @@ import pytest
 
 from harness import chart, engine, images, targets, tools
 from harness.errors import EngineMissingError, TooSmallError, UsageError
-from harness.targets import kind
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_auto_is_embedded_elsewhere_and_says_why(
 def test_bases_are_needed_for_images_that_are_not_built_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     built = {images.dbt().reference}
     monkeypatch.setattr(engine, "has_image", lambda name: name in built)
-    assert kind.needed_bases() == ["airflow"]
+    assert images.needed_bases() == ["airflow"]
 
 
 @pytest.mark.parametrize("name", ["embedded", "kind", "minikube", "context"])

@@ -22,6 +22,7 @@ class Settings:
         max_rejected: the share of rows that may be rejected, 0 to 1.
         ui_port: the port for Airflow's UI and API; None for a free one.
         reuse: use what is up, and leave it up.
+        context: the kubeconfig's context; None for the current one.
         namespace: where on a given cluster.
         registry: where images are pushed to, for a given cluster.
         warehouse_dsn: an administrator's DSN of the PostgreSQL for a given cluster.
@@ -32,6 +33,7 @@ class Settings:
     max_rejected: float
     ui_port: int | None = None
     reuse: bool = False
+    context: str | None = None
     namespace: str | None = None
     registry: str | None = None
     warehouse_dsn: str | None = None
@@ -57,9 +59,8 @@ class Deployment(Protocol):
             ChecksFailedError: it does not.
         """
 
-    @property
-    def down_command(self) -> str:
-        """The command that takes it down when it was kept."""
+    def addresses(self) -> list[str]:
+        """Return a line for each way to reach it when it was kept, and the command that takes it down."""
 
     @property
     def left(self) -> list[str]:

@@ -4,7 +4,9 @@ What is made in it is one namespace and what is in that; what is made on the giv
 namespace's name and the cluster's own id. Both go when it is taken down, and nothing else does.
 """
 
+import contextlib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -14,11 +16,11 @@ from harness import engine, images, pins, postgres, release, tools
 from harness.commands import run
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubectl import Kubectl
+from harness.paths import CLONE
 from harness.supervisor import Supervisor
 from harness.targets import Settings, tunnel
 from harness.warehouse import drop_all
 
-MARK = ("app.kubernetes.io/managed-by", "events-platform")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -31,7 +33,6 @@ class ContextPlace:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.namespace = settings.namespace or release.NAMESPACE
-        self._context = ""
         self._given: postgres.Server | None = None
         self._pushed: set[str] = set()
 
@@ -42,21 +43,31 @@ class ContextPlace:
         Raises:
             NotUpError: there is none.
         """
-        if not self._context:
+        if not self.settings.context:
             try:
-                self._context = run(tools.find("kubectl"), "config", "current-context").strip()
+                found = run(tools.find("kubectl"), "config", "current-context").strip()
+                self.settings = replace(self.settings, context=found)
             except CommandFailedError as error:
                 raise NotUpError(
                     "The kubeconfig has no current context.",
                     error.why,
                     "Choose one: kubectl config use-context NAME (kubectl config get-contexts lists them)",
                 ) from error
-        return self._context
+        return str(self.settings.context)
 
     @property
     def title(self) -> str:
         """The namespace and the cluster, for people."""
         return f"namespace {self.namespace} of the context {self.context}"
+
+    def command(self, action: str) -> str:
+        """Return the command that does ACTION here; a password that the DSN has is left out."""
+        options = f" --target context --namespace {self.namespace}"
+        if self.settings.warehouse_dsn:
+            told = conninfo_to_dict(self.settings.warehouse_dsn)
+            where = f"{told.get('host')}:{told.get('port') or 5432}/{told.get('dbname') or 'postgres'}"
+            options += f" --warehouse-dsn postgresql://{told.get('user', '')}@{where}"
+        return f"nox -s cluster -- {action}{options}"
 
     def kubectl(self) -> Kubectl:
         """Return the way to talk to the namespace."""
@@ -70,7 +81,7 @@ class ContextPlace:
         """
         self.check_it_answers()
         found = self.kubectl().get("namespace", self.namespace)
-        return bool(found and found["metadata"].get("labels", {}).get(MARK[0]) == MARK[1])
+        return bool(found and found["metadata"].get("labels", {}).get(release.OWNER) == CLONE)
 
     def check_it_answers(self) -> None:
         """Raise NotUpError unless the cluster answers."""
@@ -91,8 +102,8 @@ class ContextPlace:
         tools.find("helm")
         if not self.is_there() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
-                f"The namespace {self.namespace} is there, and was not made by this project.",
-                "What is in it belongs to somebody, and taking down would remove it.",
+                f"The namespace {self.namespace} is there, and was not made by this clone of the project.",
+                "What is in it belongs to somebody, and taking it down would remove that.",
                 "Name another: --namespace NAME",
             )
         self._server()
@@ -103,7 +114,7 @@ class ContextPlace:
             raise AlreadyUpError(
                 f"The {self.title} has a deployment of this project already.",
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
-                "Use it with --reuse, name another with --namespace, or: nox -s cluster -- down --target context",
+                f"Use it with --reuse, name another with --namespace, or remove it: {self.command('down')}",
             )
 
     def prepare(self) -> None:
@@ -138,8 +149,10 @@ class ContextPlace:
                 "Inside a pod that is the pod itself.",
                 "Name the address that both this machine and the cluster's pods reach.",
             )
-        cluster = self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": self.context}}
-        digest = hashlib.sha256(f"{cluster['metadata']['uid']} {self.namespace}".encode()).hexdigest()[:8]
+        uid = self.context
+        with contextlib.suppress(CommandFailedError):  # who may not read it: the context's name has to do
+            uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]
+        digest = hashlib.sha256(f"{uid} {self.namespace}".encode()).hexdigest()[:8]
         suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest}"
         self._given = postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
         return self._given
@@ -163,7 +176,10 @@ class ContextPlace:
 
     def make_volume(self, kubectl: Kubectl) -> None:
         """Claim the volume for the tasks' logs. Pods on several nodes need a class that may be mounted on several."""
-        mode = "ReadWriteMany" if len(kubectl.items("nodes")) > 1 else "ReadWriteOnce"
+        nodes = 2
+        with contextlib.suppress(CommandFailedError):  # who may not list them has most likely more than one
+            nodes = len(kubectl.items("nodes"))
+        mode = "ReadWriteMany" if nodes > 1 else "ReadWriteOnce"
         spec: dict[str, object] = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
         if self.settings.storage_class is not None:
             spec["storageClassName"] = self.settings.storage_class
@@ -190,7 +206,7 @@ class ContextPlace:
     @property
     def tunnel(self) -> str:
         """The command that opens the way to Airflow by hand."""
-        return tunnel.command(self.kubectl(), tunnel.PORT)
+        return tunnel.command(self.kubectl(), self.settings.ui_port or tunnel.PORT)
 
     def delete(self) -> None:
         """Remove the namespace, if it is ours, and what was made on the given PostgreSQL."""

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-
 from harness import diagnostics, postgres
 from harness.airflow_api import AirflowApi
 from harness.console import Phases
@@ -23,7 +21,7 @@ from harness.paths import ROOT
 from harness.supervisor import Supervisor, disk_full, disk_full_error, service_ended, service_failed
 from harness.targets import Settings
 from harness.targets.teardown import take_down
-from harness.warehouse import Warehouse, create_database, create_role, create_warehouse, make_passwords
+from harness.warehouse import Warehouse, create_metadata_database, create_warehouse, make_passwords
 
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
@@ -53,10 +51,14 @@ class EmbeddedDeployment:
         """There is nothing that holds here alone."""
         return []
 
-    @property
-    def down_command(self) -> str:
-        """The command that takes it down when it was kept."""
-        return "nox -s e2e -- --down"
+    def addresses(self) -> list[str]:
+        """How to reach what was kept."""
+        login = f"user {self.api.username}, password {self.api.password}"
+        return [
+            f"  Airflow    {self.api.address}  {login}",
+            f"  warehouse  {self.warehouse.admin_dsn}",
+            "  take it down: nox -s e2e -- --down",
+        ]
 
     @property
     def left(self) -> list[str]:
@@ -98,7 +100,7 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
     with phases.phase("PostgreSQL up") as phase:
         server = postgres.start_from_wheel(supervisor)
         warehouse = create_warehouse(server, "warehouse", make_passwords())
-        metadata_dsn = create_metadata_database(server)
+        metadata_dsn = create_metadata_database(server, secrets.token_urlsafe(24), server.host, server.port)
         phase.text = f"{postgres.describe(server)} up, with the databases and roles"
 
     home = supervisor.directory / "airflow"
@@ -137,16 +139,6 @@ def installed_python(group: str) -> Path:
             "Run it through its session: nox -s e2e",
         )
     return python
-
-
-def create_metadata_database(server: postgres.Server) -> str:
-    """Make Airflow's own database and role, and return SQLAlchemy's URL of it."""
-    password = secrets.token_urlsafe(24)
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        create_role(connection, "airflow", password)
-        create_database(connection, "airflow", owner="airflow")
-    url = postgres.url("airflow", password, server.host, server.port, "airflow")
-    return url.replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) -> dict[str, str]:

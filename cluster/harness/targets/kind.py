@@ -13,9 +13,9 @@ from harness.commands import run
 from harness.console import say
 from harness.errors import ClusterFailedError, CommandFailedError, EngineMissingError, HarnessError, UsageError
 from harness.kubectl import Kubectl
-from harness.paths import ROOT
+from harness.paths import CLONE, ROOT
 from harness.supervisor import Supervisor
-from harness.targets.on_engine import CLONE, OnEngine
+from harness.targets.on_engine import OnEngine
 
 CONFIG = ROOT / "cluster" / "kind.yaml"
 UI_NODE_PORT = "30080/tcp"  # values/kind.yaml
@@ -26,23 +26,18 @@ def why_not() -> str:
     """Say why the kind target cannot be had here; nothing if it can."""
     try:
         engine.check_room()
+        missing = [name for name in ("kind", "kubectl", "helm") if not tools.can_be_had(name)]
     except EngineMissingError:
         return "no Docker engine answers"
     except HarnessError as error:
         return f"it does not fit: {error.what.rstrip('.')}"
-    if missing := next((name for name in ("kind", "kubectl", "helm") if not tools.can_be_had(name)), None):
-        return f"{missing} is not installed and cannot be fetched"
-    for name in ("node", "postgres", *needed_bases()):
+    if missing:
+        return f"{missing[0]} is not installed and cannot be fetched"
+    for name in ("node", "postgres", *images.needed_bases()):
         reference = pins.image(name)
         if not engine.has_image(reference) and not engine.can_be_pulled(reference):
             return f"the image {reference.partition('@')[0]} is not here and cannot be pulled"
     return "" if chart.can_be_had() else f"the chart cannot be had from {chart.source()}"
-
-
-def needed_bases() -> list[str]:
-    """Return which base images a build would need: none for images that are built already."""
-    built = {"airflow": images.airflow(), "python": images.dbt()}
-    return [base for base, image in built.items() if not engine.has_image(image.reference)]
 
 
 class KindPlace(OnEngine):
@@ -65,6 +60,12 @@ class KindPlace(OnEngine):
             )
         if not node and wanted:
             postgres.check_port(wanted, "--ui-port")
+        if (address := engine.address()).startswith(("tcp://", "ssh://")):
+            raise UsageError(
+                f"The Docker engine is another machine's: {address}.",
+                "kind gives the cluster's ports to that machine's loopback address, which is not reached from here.",
+                "Run it there, or name an engine of this machine in DOCKER_HOST.",
+            )
         super().check(supervisor)
         engine.pull(supervisor, pins.image("node"))
 

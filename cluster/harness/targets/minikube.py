@@ -11,9 +11,10 @@ from pathlib import Path
 from harness import engine, images, pins, tools
 from harness.commands import run
 from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError
+from harness.paths import CLONE
 from harness.supervisor import Supervisor
 from harness.targets import Settings, tunnel
-from harness.targets.on_engine import CLONE, OnEngine
+from harness.targets.on_engine import OnEngine
 
 MEMORY = "no-limit"  # as for kind's node; minikube refuses a number that is above the engine's
 CPUS = "2"
@@ -104,7 +105,7 @@ class MinikubePlace(OnEngine):
     @property
     def tunnel(self) -> str:
         """The command that opens the way to Airflow by hand."""
-        return tunnel.command(self.kubectl(), tunnel.PORT)
+        return tunnel.command(self.kubectl(), self.settings.ui_port or tunnel.PORT)
 
     def delete_cluster(self) -> None:
         """Remove the profile, if there is one."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from harness.console import Phases
 from harness.environment import only_one
 from harness.errors import ChecksFailedError, DagRunFailedError, NotUpError, RollOutFailedError
 from harness.kubectl import Kubectl
-from harness.paths import BUILD
+from harness.paths import BUILD, ROOT
 from harness.supervisor import Supervisor
 from harness.targets import Settings
 from harness.targets.teardown import take_down
@@ -34,13 +35,18 @@ class Place(Protocol):
         name: the target's name.
         values: the file in `cluster/values` that says what it differs in.
         title: for people: `kind cluster events-platform-1a2b3c`.
+        settings: what was asked for.
     """
 
     name: str
     values: str
+    settings: Settings
 
     @property
     def title(self) -> str: ...  # noqa: D102
+    def command(self, action: str) -> str:
+        """Return the command of `nox -s cluster` that does ACTION here."""
+
     def kubectl(self) -> Kubectl:
         """Return the way to talk to the namespace."""
 
@@ -119,15 +125,16 @@ class ClusterDeployment:
         self.stays = True
 
     def reset(self) -> None:
-        """Make the warehouse anew: a run on a cluster that was used before begins with nothing loaded."""
+        """Make the warehouse anew and remove failed tasks' pods: a run begins with nothing loaded or failed."""
+        for pod in self.kubectl.items("pods"):
+            if is_of_a_task(pod) and pod["status"].get("phase") == "Failed":
+                self.kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found")
         drop_warehouse(self.warehouse)
         create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
 
-    @property
-    def down_command(self) -> str:
-        """The command that takes it down when it was kept."""
-        target = "" if self.place.name == "kind" else f" --target {self.place.name}"
-        return f"nox -s cluster -- down{target}"
+    def addresses(self) -> list[str]:
+        """How to reach what was kept."""
+        return addresses(self.place, self.api.password, self.warehouse.admin_dsn)
 
     @property
     def left(self) -> list[str]:
@@ -179,24 +186,34 @@ class OnCluster:
         where = place(self.name, settings)
         BUILD.mkdir(exist_ok=True)
         with only_one(LOCK, "which has the cluster of this clone") as lock, Supervisor.launch([lock]) as supervisor:
+            if not settings.reuse:
+                where.check_is_free()
+            check(where, supervisor)
+            if not settings.reuse:
+                told = {TAKEDOWN: json.dumps(asdict(where.settings))}  # the DSN among it: not an argument
+                argv = [sys.executable, "-m", "harness", "takedown", self.name]
+                supervisor.at_end("takedown", argv, told, 3 * pins.deadline_s("delete"))
             deployment = None
             try:
-                if not settings.reuse:
-                    where.check_is_free()
-                chart.locate()  # before anything is pulled
-                where.check(supervisor)
-                if not settings.reuse:
-                    told = {TAKEDOWN: json.dumps(asdict(settings))}  # the DSN among it: not an argument
-                    supervisor.at_end("takedown", [sys.executable, "-m", "harness", "takedown", self.name], told)
                 deployment = bring_up(where, supervisor, settings, phases)
                 yield deployment
             except Exception as error:
-                explain(error, where)
+                name_cause(error, where)
                 save_diagnostics(error, where, supervisor, phases, deployment)
                 raise
             finally:
                 if not (settings.reuse or (deployment and deployment.stays)):
                     take_down(supervisor, phases)
+
+
+def check(where: Place, supervisor: Supervisor) -> None:
+    """Check what can be checked before anything is made, and have at hand what must be there for it.
+
+    Raises:
+        HarnessError: something is missing, too small, taken, or cannot be reached.
+    """
+    chart.locate()  # before anything is pulled
+    where.check(supervisor)
 
 
 def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: Phases) -> ClusterDeployment:
@@ -263,7 +280,7 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
     return ClusterDeployment(where, kubectl, supervisor, api, warehouse)
 
 
-def that_is_up(where: Place, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi, Warehouse]:
+def that_is_up(where: Place, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi]:
     """Return the ways to a deployment that is up; nothing is changed.
 
     Raises:
@@ -275,14 +292,32 @@ def that_is_up(where: Place, supervisor: Supervisor | None = None) -> tuple[Kube
         raise NotUpError(
             f"The {where.title} is not up.",
             "Nobody brought it up, or it was taken down, or Docker was started anew.",
-            "Bring it up: nox -s cluster -- up",
+            f"Bring it up: {where.command('up')}",
         )
+    return kubectl, AirflowApi(where.address(supervisor), release.USER, mine[release.USER])
+
+
+def warehouse_of(where: Place) -> Warehouse:
+    """Return the warehouse of a deployment that is up."""
+    mine = release.read_secret(where.kubectl(), "passwords")
     server = where.database_that_is_up().server
-    warehouse = Warehouse(server, f"warehouse{server.suffix}", {role: mine[role] for role in ROLES})
-    return kubectl, AirflowApi(where.address(supervisor), release.USER, mine[release.USER]), warehouse
+    return Warehouse(server, f"warehouse{server.suffix}", {role: mine[role] for role in ROLES})
 
 
-def explain(error: Exception, where: Place) -> None:
+def addresses(where: Place, password: str, warehouse_dsn: str) -> list[str]:
+    """Return a line for each way to reach a deployment that stays, and the command that takes it down."""
+    lines = [f"  Airflow    {where.address()}  user {release.USER}, password {password}"]
+    if where.tunnel:
+        lines.append(f"             after: {where.tunnel}")
+    kubectl = where.kubectl()
+    config = f"KUBECONFIG={os.path.relpath(kubectl.kubeconfig, ROOT)} " if kubectl.kubeconfig else ""
+    lines.append(f"  kubectl    {config}kubectl --namespace {kubectl.namespace} get pods")
+    if warehouse_dsn:
+        lines.append(f"  warehouse  {warehouse_dsn}")
+    return [*lines, f"  take it down: {where.command('down')}"]
+
+
+def name_cause(error: Exception, where: Place) -> None:
     """Put the cluster's own cause into ERROR, where a task failed for something that its log cannot know."""
     if not isinstance(error, DagRunFailedError):
         return

@@ -5,7 +5,6 @@ kubeconfig. Both containers are on a network of their own, so that pods reach Po
 """
 
 import contextlib
-import hashlib
 import os
 import secrets
 import sys
@@ -14,15 +13,15 @@ from pathlib import Path
 
 from testcontainers.core.docker_client import DockerClient
 
-from harness import engine, pins, postgres, release, tools
+from harness import engine, images, pins, postgres, release, tools
 from harness.commands import run
 from harness.errors import AlreadyUpError, CommandFailedError, PostgresError
 from harness.kubectl import Kubectl
-from harness.paths import BUILD, ROOT
+from harness.paths import BUILD
 from harness.supervisor import Supervisor
 from harness.targets import Settings
 
-CLONE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
+RESTART_TIMEOUT_S = 30.0  # for a PostgreSQL that was there before
 LOGS = "/var/lib/airflow-logs"  # on the node: manifests/logs-on-node.yaml
 
 
@@ -58,6 +57,10 @@ class OnEngine:
         """The cluster's name, for people."""
         return f"{self.name} cluster {self.cluster}"
 
+    def command(self, action: str) -> str:
+        """Return the command of `nox -s cluster` that does ACTION here."""
+        return f"nox -s cluster -- {action}" + ("" if self.name == "kind" else f" --target {self.name}")
+
     def kubectl(self) -> Kubectl:
         """Return the way to talk to it."""
         return Kubectl(tools.find("kubectl"), release.NAMESPACE, self.kubeconfig)
@@ -72,19 +75,20 @@ class OnEngine:
         Raises:
             HarnessError: something is missing, too small, taken, or cannot be reached.
         """
-        engine.check_room()
+        engine.check_room(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)
         engine.pull(supervisor, pins.image("postgres"))
+        for base in images.needed_bases():  # pulled while the cluster is made
+            engine.check_image(pins.image(base))
 
     def check_is_free(self) -> None:
         """Raise AlreadyUpError if the cluster is there."""
         if self.is_there():
-            target = "" if self.name == "kind" else f" --target {self.name}"
             raise AlreadyUpError(
                 f"The {self.title} of this clone is up already.",
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
-                f"Use it: nox -s e2e -- --target {self.name} --reuse; or remove it: nox -s cluster -- down{target}",
+                f"Use it: nox -s e2e -- --target {self.name} --reuse; or remove it: {self.command('down')}",
             )
 
     def prepare(self) -> None:
@@ -109,9 +113,9 @@ class OnEngine:
         deadline = time.monotonic() + pins.deadline_s("cluster")
         while not engine.inspect("container", self.node) and time.monotonic() < deadline:
             time.sleep(0.5)
-        if engine.inspect("container", self.postgres):
-            run("docker", "start", self.postgres)
-        else:
+        if engine.inspect("container", self.postgres) and not self._starts_again():
+            self._remove_postgres()
+        if not engine.inspect("container", self.postgres):
             names = ("--name", self.postgres, "--network", self.cluster)
             argv = [sys.executable, "-m", "harness.container", *names, *postgres.options(postgres.SETTINGS)]
             env = {"PYTHONPATH": os.pathsep.join(sys.path), "POSTGRES_PASSWORD": secrets.token_urlsafe(24)}
@@ -119,6 +123,18 @@ class OnEngine:
         database = self.database_that_is_up()
         postgres.wait_until_it_answers(database.server, pins.deadline_s("postgres"))
         return database
+
+    def _starts_again(self) -> bool:
+        """Start the PostgreSQL that is there; say whether it still runs a moment later."""
+        with contextlib.suppress(CommandFailedError, PostgresError):  # its network is gone, its data are damaged
+            run("docker", "start", self.postgres)
+            postgres.wait_until_it_answers(self.database_that_is_up().server, RESTART_TIMEOUT_S)
+            return True
+        return False
+
+    def _remove_postgres(self) -> None:
+        argv = ("docker", "container", "rm", "--force", "--volumes", self.postgres)
+        run(*argv, timeout_s=pins.deadline_s("delete"))
 
     def database_that_is_up(self) -> release.Database:
         """Return the PostgreSQL that runs.
@@ -131,7 +147,7 @@ class OnEngine:
             raise PostgresError(
                 f"The PostgreSQL of {self.title}, the container {self.postgres}, does not run.",
                 "Somebody ended it, or the engine was started anew.",
-                "Bring it up again: nox -s cluster -- up",
+                f"Bring it up again: {self.command('up')}",
             )
         env = dict(line.split("=", 1) for line in told["Config"]["Env"])
         port = int(told["NetworkSettings"]["Ports"]["5432/tcp"][0]["HostPort"])
@@ -143,6 +159,9 @@ class OnEngine:
     def make_volume(self, kubectl: Kubectl) -> None:
         """Make the volume for the tasks' logs: a directory of the node's that Airflow's user may write to."""
         run("docker", "exec", self.node, "mkdir", "--parents", "--mode", "777", LOGS)
+        volume = kubectl.get("persistentvolume", "airflow-logs")
+        if volume and volume.get("status", {}).get("phase") in ("Released", "Failed"):  # its claim is gone
+            kubectl.run("delete", "persistentvolume", "airflow-logs")
         kubectl.apply((release.MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
 
     def save_task_logs(self, folder: Path) -> None:
@@ -153,8 +172,7 @@ class OnEngine:
         """Remove everything, whatever state it is in."""
         self.delete_cluster()
         if engine.inspect("container", self.postgres):
-            argv = ("docker", "container", "rm", "--force", "--volumes", self.postgres)
-            run(*argv, timeout_s=pins.deadline_s("delete"))
+            self._remove_postgres()
         if engine.inspect("network", self.cluster):
             run("docker", "network", "rm", self.cluster)
         self.kubeconfig.unlink(missing_ok=True)

@@ -12,9 +12,14 @@ from harness.supervisor import Supervisor
 
 SERVICE = "service/airflow-api-server"
 PORT = 8080
-RETRY = (  # kubectl ends a forward when the pod that it leads to goes; a roll-out must not cut the run off
-    "import subprocess, sys, time\nwhile True:\n    subprocess.run(sys.argv[1:])\n    time.sleep(1)\n"
-)
+# kubectl ends a forward when the pod that it leads to goes; a roll-out must not cut the run off.
+RETRY = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+while True:
+    subprocess.run(sys.argv[1:])
+    time.sleep(1)
+"""
 
 
 def open_to_airflow(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
