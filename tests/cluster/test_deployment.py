@@ -1,5 +1,6 @@
 """A deployment that is up: what its commands say, what `up` does about what differs or is missing, what it may do."""
 
+import gzip
 import json
 import re
 import shutil
@@ -9,9 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from harness import engine, images, pins
 from harness.airflow_api import AirflowApi
 from harness.commands import run as run_command
-from harness.paths import ROOT
+from harness.paths import ROOT, SAMPLE
 from harness.release import read_secret
 from harness.targets.on_cluster import warehouse_of
 from tests.cluster.conftest import PLACE, Cluster, read_until, run, start
@@ -113,6 +115,44 @@ def test_a_roll_out_that_is_late_is_explained() -> None:
     assert code == 0, said
 
 
+def test_up_does_not_mind_what_failed_before(cluster: Cluster) -> None:
+    labels = {"component": "run-airflow-migrations"}
+    restricted = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsUser": 50000,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    image = pins.image("python")
+    container = {"name": "migrate", "image": image, "command": ["false"], "securityContext": restricted}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "airflow-run-airflow-migrations", "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"restartPolicy": "Never", "containers": [container]},
+            },
+        },
+    }
+    cluster.kubectl.apply([job])
+    cluster.kubectl.run("wait", "--for=condition=failed", "job/airflow-run-airflow-migrations", "--timeout=60s")
+    code, said = run("cluster", "up")
+    assert code == 0, said
+
+
+@pytest.mark.usefixtures("cluster")
+def test_dbts_image_is_small_and_not_roots() -> None:
+    image, base = engine.inspect("image", images.dbt().reference), engine.inspect("image", pins.image("python"))
+    assert image
+    assert base
+    assert image["Size"] - base["Size"] < 250_000_000
+    assert image["Config"]["User"] == "50000:50000"
+
+
 def test_each_account_has_the_least_rights(cluster: Cluster) -> None:
     def may(account: str, *what: str) -> bool:
         user = f"system:serviceaccount:{cluster.namespace}:{account}"
@@ -131,7 +171,7 @@ def test_each_account_has_the_least_rights(cluster: Cluster) -> None:
         assert not may(account, "get", "nodes"), account
 
 
-def test_a_failing_dbt_test_is_explained_and_its_results_are_kept(cluster: Cluster) -> None:
+def test_a_failing_dbt_test_is_explained_and_the_next_run_succeeds(cluster: Cluster, tmp_path: Path) -> None:
     e2e = start("e2e", "--target", "kind", "--reuse")
     said = read_until(e2e, r"create_tables +success")
     warehouse = warehouse_of(PLACE)
@@ -160,6 +200,13 @@ def test_a_failing_dbt_test_is_explained_and_its_results_are_kept(cluster: Clust
     code, said = run("cluster", "logs", *DBT_BUILD)
     assert code == 0
     assert "raw_loads_have_a_known_status" in said
+
+    own = tmp_path / "own events.csv.gz"  # and what failed before does not matter to the next run
+    own.write_bytes(gzip.compress(b"".join(SAMPLE.read_bytes().splitlines(keepends=True)[:501])))
+    code, said = run("e2e", "--target", "kind", "--reuse", "--events", str(own))
+    assert code == 0, said
+    assert re.search(r"raw.events +500$", said, re.MULTILINE)
+    assert "✓ everything taken down" not in said
 
 
 @pytest.fixture
