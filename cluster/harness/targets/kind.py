@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -60,7 +61,7 @@ class KindPlace(OnEngine):
             )
         if not node and wanted:
             postgres.check_port(wanted, "--ui-port")
-        if (address := engine.address()).startswith(("tcp://", "ssh://")):
+        if re.match(r"(tcp|ssh)://(?!localhost\b|127\.|\[::1\])", address := engine.address()):
             raise UsageError(
                 f"The Docker engine is another machine's: {address}.",
                 "kind gives the cluster's ports to that machine's loopback address, which is not reached from here.",

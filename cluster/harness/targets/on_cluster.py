@@ -25,6 +25,8 @@ from harness.targets.teardown import take_down
 from harness.warehouse import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the settings of the run to take down
+TASK_IDS = ("create_tables", "load_events", "dbt_build")
+DBT_POD = "dbt-build-"
 LOCK = BUILD / ".cluster.lock"
 
 
@@ -142,11 +144,20 @@ class ClusterDeployment:
         return self.supervisor.left
 
     def check(self) -> list[str]:
-        """Check that no pod of a task is left but those that failed.
+        """Check that each task ran in a pod of its own, dbt in one more, and that only those are left that failed.
 
         Raises:
-            ChecksFailedError: there is one.
+            ChecksFailedError: one did not, or one is left.
         """
+        events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
+        ran = {event["involvedObject"]["name"] for event in events}
+        wanted = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in self.api.dag_ids() for task_id in TASK_IDS]
+        if missing := [start for start in (*wanted, DBT_POD) if not any(name.startswith(start) for name in ran)]:
+            raise ChecksFailedError(
+                f"No pod was made for {', '.join(missing)}.",
+                "Another executor or operator ran it, or the cluster forgot its events.",
+                "Compare executor in cluster/values/base.yaml and DBT_IMAGE in the workers' environment.",
+            )
         pods = [p for p in self.kubectl.items("pods") if is_of_a_task(p)]
         left = [p["metadata"]["name"] for p in pods if p["status"].get("phase") != "Failed"]
         left = [name for name in left if self._is_left(name)]
@@ -156,7 +167,8 @@ class ClusterDeployment:
                 "The executor, or the pod operator, does not delete its pods any more.",
                 "Compare kubernetes_executor in cluster/values/base.yaml and on_finish_action in dbt_task.py.",
             )
-        return ["no pod is left of any task"]
+        of_tasks = sum(name.startswith((*wanted, DBT_POD)) for name in ran)
+        return [f"each task ran in a pod of its own, and dbt in one more: {of_tasks} pods; none is left"]
 
     def _is_left(self, name: str) -> bool:
         """Say whether a pod stays: the executor deletes it in its next round, a moment after the task's end."""

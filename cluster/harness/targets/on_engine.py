@@ -15,6 +15,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness import engine, images, pins, postgres, release, tools
 from harness.commands import run
+from harness.console import say
 from harness.errors import AlreadyUpError, CommandFailedError, PostgresError
 from harness.kubectl import Kubectl
 from harness.paths import BUILD
@@ -100,6 +101,7 @@ class OnEngine:
         postgres.forget_libpq_settings()
         node = engine.inspect("container", self.node)
         if node and not node["State"]["Running"]:
+            say(f"… starting the node of {self.title}, which was stopped")
             if engine.inspect("container", self.postgres):
                 run("docker", "stop", self.postgres)
             with contextlib.suppress(CommandFailedError):  # then it is made anew
