@@ -230,3 +230,43 @@ MANIFESTS = {
     name: json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=1)
     for name, objects in OBJECTS.items()
 }
+
+# The words that hold in every version: of what happened, and why.
+EXPECTED = {
+    "image-not-found": (
+        "image",
+        "not-found does not get its image 127.0.0.1:5990/team/airflow:1",
+        "has no image or tag",
+    ),
+    "image-unauthorized": ("image", "401 Unauthorized", "wants a login"),
+    "image-unreachable": ("image", "registry.invalid/team/airflow:1", "does not reach registry.invalid"),
+    "image-refused": ("image", "connection refused", "does not reach 127.0.0.1:5999"),
+    "image-name": ("image", "Team/Airflow:1: invalid reference", "has no image or tag"),
+    "image-never-pulled": ("image", "policy of Never", "not brought into the node"),
+    "image-of-a-task": ("image", "events_pipeline_daily.load_events", "not brought into the node"),
+    "probe-startup": ("probe", "its startup probe failed", "does not listen yet"),
+    "probe-liveness": ("probe", "its liveness probe failed, and it was restarted", "does not listen yet"),
+    "probe-readiness": ("probe", "its readiness probe failed", "does not listen yet"),
+    "memory": ("memory", "than its limit, 64Mi", "needs more than that"),
+    "memory-of-a-child": ("memory", "than its limit, 64Mi", "needs more than that"),
+    "memory-of-a-task": ("memory", "events_pipeline_daily.load_events was killed", "needs more than that"),
+    "config-secret": ("config", 'secret "faults-missing" not found', "Nothing made the secret"),
+    "config-key": ("config", "couldn't find key connection", "faults-secret has other keys"),
+    "config-mount": ("config", 'configmap "faults-missing" not found', "Nothing made the configmap"),
+    "unschedulable-cpu": ("unschedulable", "Insufficient cpu", "less to give than it asks for"),
+    "unschedulable-memory": ("unschedulable", "Insufficient memory", "less to give than it asks for"),
+    "unschedulable-node": ("unschedulable", "didn't match Pod's node affinity", "labels that no node has"),
+    "claim-class": ("claim", '"faults-missing" not found', "has no storage class faults-missing"),
+    "claim-volume": ("claim", "no persistent volumes available", "Nothing made a volume that fits it"),
+    "claim-named": ("claim", "it names the volume faults-missing", "Nothing made a volume that fits it"),
+    "claim-missing": ("claim", 'persistentvolumeclaim "faults-missing" not found', "Its claim was not made"),
+    "claim-path": ("claim", "/faults/missing is not a directory", "most likely not there"),
+    "crash": ("crash", "ValueError: fernet key is not 32 bytes", "was not foreseen"),
+    "crash-database": ("crash", "port 5432 failed: Connection refused", "Nothing listens at the database's address"),
+    "crash-command": ("crash", '"no-such-program": executable file not found', "no such program"),
+    "migrations-hang": ("hook-timeout", "its last words: Performing upgrade", "most likely slow"),
+    "migrations-fail": ("hook-timeout", "port 5432 failed: Connection refused", "Nothing listens at the database's"),
+    "migrations-given-up": ("hook-timeout", "was given up: Job has reached", "their logs with them, were deleted"),
+    "refused": ("refused", 'serviceaccount "faults-missing" not found', "names what is not there"),
+    "evicted": ("evicted", "ephemeral local storage", "writes more to its own disk"),
+}

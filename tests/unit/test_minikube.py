@@ -82,7 +82,7 @@ config = pathlib.Path(os.environ.get("KUBECONFIG", "/nowhere").split(os.pathsep)
 match command:
     case "start":
         if (here / "start-fails").exists():
-            print("* Creating docker container ...")
+            print("* Creating docker container ...", flush=True)
             print("X Exiting due to GUEST_PROVISION: error provisioning guest", file=sys.stderr)
             sys.exit(80)
         state.mkdir(parents=True, exist_ok=True)
