@@ -102,7 +102,6 @@ def test_a_hook_that_times_out_is_run_once_more_and_explained() -> None:
     diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
     for name in ("events.txt", "objects.txt", "nodes.txt", "phases.json", "chart/values.yaml", "chart/manifest.yaml"):
         assert (diagnostics / name).stat().st_size, name
-    assert list((diagnostics / "pods").glob("airflow-api-server-*/api-server.log"))
     assert list((diagnostics / "describe").glob("*.txt"))
     assert (diagnostics / "export").is_dir()
     shutil.rmtree(diagnostics)
@@ -187,6 +186,8 @@ def test_a_failing_dbt_test_is_explained_and_the_next_run_succeeds(cluster: Clus
         assert "raw_loads_have_a_known_status" in failed[0]
     assert list((diagnostics / "tasks").glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
     assert list((diagnostics / "warehouse").glob("loads.csv"))
+    for component in ("api-server", "scheduler", "dag-processor"):
+        assert list((diagnostics / "pods").glob(f"airflow-{component}-*/{component}.log")), component
     shutil.rmtree(diagnostics)
     failed_pods = [p for p in cluster.items("pods") if p["status"]["phase"] == "Failed"]
     assert any(pod["metadata"]["name"].startswith("dbt-build-") for pod in failed_pods)
