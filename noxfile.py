@@ -73,7 +73,7 @@ def dbt(session: nox.Session) -> None:
     run(session, install(session, "harness"), "-m", "harness", "dbt", *session.posargs)
 
 
-@nox.session(tags=["ci"], default=False)
+@nox.session(tags=["ci", "engine", "target"], default=False)
 def e2e(session: nox.Session) -> None:
     """Run the three pipelines end to end on a target and check every number."""
     install(session, "airflow")
@@ -87,10 +87,22 @@ def cluster(session: nox.Session) -> None:
     run(session, install(session, "harness"), "-m", "harness", "cluster", *session.posargs)
 
 
-@nox.session(tags=["ci"], default=False)
+@nox.session(tags=["ci", "engine"], default=False)
 def faults(session: nox.Session) -> None:
     """Break a kind cluster in every way, and check what is said of it and that nothing is left."""
     run(session, install(session, "tests"), "-m", "pytest", "tests/cluster", *session.posargs)
+
+
+@nox.session(default=False)
+def plan(session: nox.Session) -> None:
+    """Plan what a workflow runs, by the sessions' tags: `-- --event push --base COMMIT`."""
+    run(session, sys.executable, "-m", "harness.plan", *session.posargs)
+
+
+@nox.session(default=False)
+def workflow(session: nox.Session) -> None:
+    """Run the jobs of .github/workflows/ci.yml here, as GitHub would; what follows `--` chooses among them."""
+    run(session, install(session, "workflow"), "-m", "harness.workflow", *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,0 +1,107 @@
+"""Run the jobs of a GitHub workflow on this machine, as GitHub would: `nox -s workflow`.
+
+[act](https://nektosact.com) reads the workflow, makes the matrix out of what the job `plan` has put out, evaluates each
+expression and condition, and runs every `run` line in a shell with the job's environment, in a clean copy of the last
+commit. What is GitHub's own is replaced by stand-ins (see STANDINS): nothing is fetched, so a job begins cold.
+
+    nox -s workflow -- pull_request                                 every job
+    nox -s workflow -- push --job session --matrix session:lint     one of them, and the plan
+
+What follows `--` is act's.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.console import say
+from harness.paths import ROOT
+
+GITHUB = ROOT / ".github"
+ACT = Path(sys.executable).parent / "act"
+RUNNER = "ubuntu-24.04"
+# What a job on GitHub would find in its machine's place: a Docker engine, mirrors, certificates, this machine's proxies.
+PASSED_ON = re.compile(r"(PLATFORM|DOCKER|TESTCONTAINERS|AIRGAP|SSL|PIP|UV|HTTPS?|NO)_|(https?|no)_proxy$|(HOME|TMPDIR|LANG)$")
+# By action; `actions/checkout` is act's own. One that is not here does nothing.
+STANDINS: dict[str, dict[str, Any]] = {
+    "actions/setup-python": {
+        "run": '"$PYTHON" -m venv "$RUNNER_TEMP/python" && echo "$RUNNER_TEMP/python/bin" >>"$GITHUB_PATH"',
+        "env": {"PYTHON": sys.executable},
+    },
+    "actions/upload-artifact": {
+        "run": 'for path in $WANTED; do [ ! -e "$path" ] || echo "would keep $path"; done',
+        "env": {"WANTED": "${{ inputs.path }}"},
+    },
+}
+
+
+def actions() -> Iterator[tuple[str, str]]:
+    """Yield the name and the commit of each action that the workflows use, those of this repository apart."""
+    for path in sorted([*GITHUB.glob("workflows/*.yml"), *GITHUB.glob("actions/*/action.yml")]):
+        for used in re.findall(r"uses: ([\w.-]+/[\w./-]+)@(\w+)", path.read_text(encoding="utf-8")):
+            yield used
+
+
+def make_standin(folder: Path, action: str) -> None:
+    """Write an action into FOLDER that stands in for ACTION."""
+    step = {"run": "true", "env": {}} | STANDINS.get(action, {}) | {"shell": "bash"}
+    inputs = {name: {"description": name, "default": ""} for name in re.findall(r"inputs\.(\w+)", json.dumps(step))}
+    told = {"name": action, "description": action, "inputs": inputs, "runs": {"using": "composite", "steps": [step]}}
+    folder.mkdir(parents=True)
+    (folder / "action.yml").write_text(yaml.safe_dump(told), encoding="utf-8")
+
+
+def command(directory: Path, arguments: Sequence[str]) -> list[str]:
+    """Return act's command line, and write what it needs into DIRECTORY."""
+    options = []
+    for action, commit in dict.fromkeys(actions()):
+        if action != "actions/checkout":
+            folder = directory / "actions" / action / commit
+            make_standin(folder, action)
+            options += ["--local-repository", f"{action}@{commit}={folder}"]
+    environment = directory / "environment"
+    passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.match(name) and "\n" not in value}
+    environment.touch(mode=0o600)
+    environment.write_text("".join(f"{name}={value}\n" for name, value in passed_on.items()), encoding="utf-8")
+    return [
+        str(ACT), *arguments, *options,
+        "--workflows", ".github/workflows/ci.yml",
+        "--platform", f"{RUNNER}=-self-hosted",
+        "--env-file", str(environment),
+        "--action-cache-path", str(directory / "cache"),
+        "--concurrent-jobs", "1",  # one machine does what GitHub gives several
+        "--pull=false", "--no-cache-server",
+    ]  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the jobs on a clean clone of the last commit; return act's exit code."""
+    with tempfile.TemporaryDirectory(prefix="events-platform-workflow-") as name:
+        directory = Path(name)
+        clone = directory / "clone"
+        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone)], check=True)
+        origin = "https://github.com/example/events-platform"  # act wants one of GitHub's, and asks it for nothing
+        subprocess.run(["git", "remote", "set-url", "origin", origin], cwd=clone, check=True)
+        for path in (clone / ".github").rglob("*.yml"):  # act 0.2 does not know this form yet; it has to know it to drop this
+            path.write_text(path.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
+        if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, check=True).stdout:
+            say("… what is not committed is not in the clone that the jobs run on")
+        argv = command(directory, arguments or ["push"])
+        with subprocess.Popen(argv, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as act:
+            assert act.stdout is not None
+            for line in act.stdout:
+                if "LocalRepositoryCache" not in line:  # a line for each look at a stand-in
+                    say(line.rstrip("\n"))
+        return act.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
