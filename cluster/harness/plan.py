@@ -68,7 +68,9 @@ class Plan:
     why: str
 
 
-def make(listed: Sequence[dict[str, Any]], minutes: dict[str, int], event: str, changed: list[str], target: str) -> Plan:
+def make(
+    listed: Sequence[dict[str, Any]], minutes: dict[str, int], event: str, changed: list[str], target: str
+) -> Plan:
     """Return the plan.
 
     Args:
@@ -99,7 +101,9 @@ def make(listed: Sequence[dict[str, Any]], minutes: dict[str, int], event: str, 
         for told in meant
         if "target" not in told["tags"]
     ]
-    runs = [TargetRun(name, limit("e2e")) for name in targets] if any("target" in told["tags"] for told in meant) else []
+    runs = (
+        [TargetRun(name, limit("e2e")) for name in targets] if any("target" in told["tags"] for told in meant) else []
+    )
     return Plan(sessions, runs, why)
 
 
@@ -134,7 +138,9 @@ def listed_sessions() -> list[dict[str, Any]]:
     argv = [sys.executable, "-m", "nox", "--list", "--json", "--noxfile", str(ROOT / "noxfile.py"), "--tags", *TAGS]
     told = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     if told.returncode:
-        raise PlanError(f"nox cannot list the sessions: {(told.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+        raise PlanError(
+            f"nox cannot list the sessions: {(told.stderr.strip().splitlines() or ['it says nothing'])[-1]}"
+        )
     sessions: list[dict[str, Any]] = json.loads(told.stdout)
     return sessions
 
@@ -158,12 +164,17 @@ def write(plan: Plan) -> None:
         print(f"  nox -s {f'e2e -- --target {run.target}':<24} at most {run.minutes} minutes")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Make the plan and write it; return the exit code."""
-    parser = argparse.ArgumentParser(prog="nox -s plan --", description="Plan what a workflow runs.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `nox -s plan`."""
     parser.add_argument("--event", choices=EVENTS, default="push", help="what started the workflow")
     parser.add_argument("--base", default="", metavar="COMMIT", help="what the change is compared with")
     parser.add_argument("--target", default="", choices=["", *TARGETS], help="where the end-to-end run is wanted")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the plan and write it; return the exit code."""
+    parser = argparse.ArgumentParser(prog="nox -s plan --", description="Plan what a workflow runs.")
+    add_options(parser)
     options = parser.parse_args(arguments)
     try:
         write(make(listed_sessions(), limits(), options.event, changed_since(options.base), options.target))

@@ -29,7 +29,9 @@ GITHUB = ROOT / ".github"
 ACT = Path(sys.executable).parent / "act"
 RUNNER = "ubuntu-24.04"
 # What a job on GitHub would find in its machine's place: a Docker engine, mirrors, certificates, this machine's proxies.
-PASSED_ON = re.compile(r"(PLATFORM|DOCKER|TESTCONTAINERS|AIRGAP|SSL|PIP|UV|HTTPS?|NO)_|(https?|no)_proxy$|(HOME|TMPDIR|LANG)$")
+PASSED_ON = re.compile(
+    r"(PLATFORM|DOCKER|TESTCONTAINERS|AIRGAP|SSL|PIP|UV|HTTPS?|NO)_|(https?|no)_proxy$|(HOME|TMPDIR|LANG)$"
+)
 # By action; `actions/checkout` is act's own. One that is not here does nothing.
 STANDINS: dict[str, dict[str, Any]] = {
     "actions/setup-python": {
@@ -90,7 +92,9 @@ def main(arguments: Sequence[str]) -> int:
         subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone)], check=True)
         origin = "https://github.com/example/events-platform"  # act wants one of GitHub's, and asks it for nothing
         subprocess.run(["git", "remote", "set-url", "origin", origin], cwd=clone, check=True)
-        for path in (clone / ".github").rglob("*.yml"):  # act 0.2 does not know this form yet; it has to know it to drop this
+        for path in (clone / ".github").rglob(
+            "*.yml"
+        ):  # act 0.2 does not know this form yet; it has to know it to drop this
             path.write_text(path.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
         if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, check=True).stdout:
             say("… what is not committed is not in the clone that the jobs run on")

@@ -1,0 +1,76 @@
+"""The workflow run by act, which reads it as GitHub does: what the plan puts out, and what the gate lets pass."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import workflow
+from harness.paths import ROOT
+
+CI = ROOT / ".github" / "workflows" / "ci.yml"
+PLAN = {"sessions": [{"session": "lint", "minutes": 5, "engine": False}], "targets": [{"target": "kind", "minutes": 5}]}
+RESULTS = {"success": "true", "failure": "false"}
+
+
+def act(repository: Path, *arguments: str) -> tuple[int, str]:
+    """Run the repository's workflow with act, and return its exit code and what it says."""
+    scratch = repository.parent / "scratch"
+    scratch.mkdir()
+    argv = workflow.command(scratch, arguments)
+    env = os.environ | {"DOCKER_HOST": "unix:///nowhere"}
+    done = subprocess.run(argv, cwd=repository, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def repository_with(path: Path, told: dict[Any, Any]) -> Path:
+    """Make a repository with the workflow TOLD."""
+    (path / ".github" / "workflows").mkdir(parents=True)
+    (path / ".github" / "workflows" / "ci.yml").write_text(yaml.safe_dump(told))
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.com")
+    for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "--message", "one")):
+        subprocess.run([*git, *command], cwd=path, check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("plan", "session", "e2e", "targets", "passes"),
+    [
+        ("success", "success", "success", True, True),
+        ("success", "success", "success", False, True),  # the plan leaves the end-to-end run out
+        ("success", "failure", "success", True, False),
+        ("success", "success", "failure", True, False),
+        ("success", "failure", "success", False, False),
+        ("failure", "success", "success", True, False),  # nothing else runs then
+    ],
+)
+def test_what_the_gate_lets_pass(
+    tmp_path: Path, plan: str, session: str, e2e: str, targets: bool, passes: bool
+) -> None:
+    told = yaml.safe_load(CI.read_text(encoding="utf-8"))
+    told["on"] = told.pop(True)  # YAML 1.1 takes the key for a boolean
+    outputs = PLAN if targets else PLAN | {"targets": []}
+    put_out = "".join(f"echo '{name}={json.dumps(jobs)}' >>\"$GITHUB_OUTPUT\"\n" for name, jobs in outputs.items())
+    told["jobs"]["plan"]["steps"] = [{"id": "plan", "run": put_out + RESULTS[plan]}]
+    told["jobs"]["session"]["steps"] = [{"run": RESULTS[session]}]
+    told["jobs"]["e2e"]["steps"] = [{"run": RESULTS[e2e]}]
+    code, said = act(repository_with(tmp_path / "repository", told), "push")
+    assert ("[CI/gate" in said and re.search(r"\[CI/gate *\] 🏁  Job succeeded", said) is not None) is passes, said
+    assert (code == 0) is passes, said
+    assert ("CI/e2e" in said) is (targets and plan == "success"), said
+
+
+def test_the_jobs_run_here(tmp_path: Path) -> None:
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    argv = [workflow.sys.executable, "-m", "harness.workflow", "pull_request", "--job", "plan"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [sessions] = re.findall(r"::set-output:: sessions=(.*)", done.stdout)
+    assert {"lint", "types", "tests"} <= {job["session"] for job in json.loads(sessions)}
+    assert '::set-output:: targets=[{"target": "kind"' in done.stdout
+    assert list(tmp_path.iterdir()) == []  # nothing of it is left
