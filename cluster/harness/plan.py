@@ -10,9 +10,9 @@ A session's tags decide:
 | `target` | once per target, in the job `e2e` |
 | `engine` | with the images and tools that an earlier run has kept |
 
-How long a job may take is in `pyproject.toml`, `[tool.events-platform.minutes]`. The plan goes to the file that
-GITHUB_OUTPUT names, as `sessions` and `targets`, each a list for a job's matrix, and to the terminal. Needs the standard
-library and nox alone: it runs before there is any environment.
+How long a job may take is in `pyproject.toml`, `[tool.events-platform.minutes]`. The plan goes to the terminal and to
+the file that GITHUB_OUTPUT names, as `sessions` and `targets`, each a list for a job's matrix. Needs the standard library
+and nox alone: it runs before there is any environment.
 
     python -m harness.plan --event push --base 0f3a… --target kind
 """
@@ -21,6 +21,7 @@ import argparse
 import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -118,11 +119,11 @@ def is_documentation(changed: Iterable[str]) -> bool:
 
 
 def changed_since(base: str) -> list[str]:
-    """Return the paths that differ from where this history left the commit BASE; nothing where there is no such commit."""
+    """Return the paths that differ from where this history left the commit BASE; nothing if there is no such commit."""
     if not base.strip("0"):
         return []  # a branch's first push has no commit before it
     told = subprocess.run(
-        ["git", "diff", "--name-only", "--no-renames", "-z", f"{base}...HEAD", "--"],
+        [shutil.which("git") or "git", "diff", "--name-only", "--no-renames", "-z", f"{base}...HEAD", "--"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return [path for path in told.stdout.split("\0") if path] if told.returncode == 0 else []

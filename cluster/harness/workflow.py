@@ -13,6 +13,7 @@ What follows `--` is act's.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from harness.paths import ROOT
 GITHUB = ROOT / ".github"
 ACT = Path(sys.executable).parent / "act"
 RUNNER = "ubuntu-24.04"
-# What a job on GitHub would find in its machine's place: a Docker engine, mirrors, certificates, this machine's proxies.
+# What a job here needs in place of what GitHub's machine has: this machine's engine, mirrors, certificates, proxies.
 PASSED_ON = re.compile(
     r"(PLATFORM|DOCKER|TESTCONTAINERS|AIRGAP|SSL|PIP|UV|HTTPS?|NO)_|(https?|no)_proxy$|(HOME|TMPDIR|LANG)$"
 )
@@ -48,8 +49,7 @@ STANDINS: dict[str, dict[str, Any]] = {
 def actions() -> Iterator[tuple[str, str]]:
     """Yield the name and the commit of each action that the workflows use, those of this repository apart."""
     for path in sorted([*GITHUB.glob("workflows/*.yml"), *GITHUB.glob("actions/*/action.yml")]):
-        for used in re.findall(r"uses: ([\w.-]+/[\w./-]+)@(\w+)", path.read_text(encoding="utf-8")):
-            yield used
+        yield from re.findall(r"uses: ([\w.-]+/[\w./-]+)@(\w+)", path.read_text(encoding="utf-8"))
 
 
 def make_standin(folder: Path, action: str) -> None:
@@ -84,19 +84,24 @@ def command(directory: Path, arguments: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def git(*arguments: str, cwd: Path) -> str:
+    """Run git and return what it says."""
+    argv = [shutil.which("git") or "git", *arguments]
+    return subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the jobs on a clean clone of the last commit; return act's exit code."""
     with tempfile.TemporaryDirectory(prefix="events-platform-workflow-") as name:
         directory = Path(name)
         clone = directory / "clone"
-        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone)], check=True)
+        git("clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone), cwd=directory)
         origin = "https://github.com/example/events-platform"  # act wants one of GitHub's, and asks it for nothing
-        subprocess.run(["git", "remote", "set-url", "origin", origin], cwd=clone, check=True)
-        for path in (clone / ".github").rglob(
-            "*.yml"
-        ):  # act 0.2 does not know this form yet; it has to know it to drop this
+        git("remote", "set-url", "origin", origin, cwd=clone)
+        # act 0.2 does not know this form of the name of a repository's own action yet.
+        for path in (clone / ".github").rglob("*.yml"):
             path.write_text(path.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
-        if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, check=True).stdout:
+        if git("status", "--porcelain", cwd=ROOT):
             say("… what is not committed is not in the clone that the jobs run on")
         argv = command(directory, arguments or ["push"])
         with subprocess.Popen(argv, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as act:
