@@ -106,6 +106,12 @@ def workflow(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Make a release: what is attached to it, and with `-- --push REGISTRY` its images; `-- --check` only checks."""
+    run(session, install(session, "harness"), "-m", "harness", "release", *session.posargs)
+
+
+@nox.session(default=False)
 def sample(session: nox.Session) -> None:
     """Generate events: `-- --events N --seed S --out PATH`."""
     run(session, install(session, "sample"), "airflow/data/generate.py", *session.posargs)

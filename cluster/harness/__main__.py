@@ -19,7 +19,7 @@ import psycopg
 
 from events.errors import EventsError
 from events.source import check_source
-from harness import cluster, console, dbt, e2e, targets
+from harness import cluster, console, dbt, e2e, publishing, targets
 from harness.errors import DatabaseGoneError, DiskFullError, LeftBehindError, UsageError
 from harness.supervisor import ANSWER_TIMEOUT_S, kept, remove_orphans
 
@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     takedown = commands.add_parser("takedown", prog="python -m harness takedown", help="for a run's supervisor alone")
     takedown.add_argument("target")
     takedown.set_defaults(run=lambda options, _: cluster.take_down_after_run(options.target))
+    add_release(commands.add_parser("release", prog="nox -s release --", allow_abbrev=False))
     # What it does not know is dbt's, --help too.
     add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
     raise_interrupts()
@@ -172,6 +173,27 @@ def take_down_kept() -> None:
         console.say(f"✓ {directory.name} taken down")
     if not runs:
         console.say("nothing was left up on the embedded target; a cluster: nox -s cluster -- down")
+
+
+def add_release(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `nox -s release`."""
+    parser.add_argument("--tag", help="the release's; that of the version by default")
+    parser.add_argument("--check", action="store_true", help="check tag and CHANGELOG.md, and make nothing")
+    parser.add_argument("--push", metavar="REGISTRY", help="build both images and push them below this name")
+    parser.add_argument("--source", default="", metavar="URL", help="the repository's address, for the images' labels")
+    parser.set_defaults(run=run_release)
+
+
+def run_release(options: argparse.Namespace, rest: list[str]) -> None:
+    """Run `nox -s release`."""
+    if rest:
+        raise usage_error(f"nox -s release does not know {' '.join(rest)}.")
+    tag = options.tag or f"v{publishing.version()}"
+    if options.check:
+        publishing.check(tag)
+        console.say(f"✓ {tag} is the version's tag, and CHANGELOG.md has its entry")
+    else:
+        publishing.run(tag, options.push, options.source)
 
 
 def add_dbt(parser: argparse.ArgumentParser) -> None:

@@ -165,6 +165,12 @@ class NotUpError(HarnessError):
     exit_code = 62
 
 
+class ReleaseError(HarnessError):
+    """A release is not ready: its tag, its notes or what is attached to it."""
+
+    exit_code = 64
+
+
 class AlreadyUpError(HarnessError):
     """A cluster of this clone is up already, and nobody said that it may be used."""
 

@@ -91,10 +91,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         return False
     engine.pull(supervisor, image.base)
     context = supervisor.directory / f"context-{image.name}"
-    for path, file in image.files.items():
-        (context / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, context / path)
-        (context / path).chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+    write_context(image, context)
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
@@ -114,6 +111,14 @@ def build(supervisor: Supervisor, image: Image) -> bool:
     finally:
         shutil.rmtree(context)
     return True
+
+
+def write_context(image: Image, folder: Path) -> None:
+    """Copy what goes into IMAGE into FOLDER."""
+    for path, file in image.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / path)
+        (folder / path).chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
 
 
 def needed_bases() -> list[str]:

@@ -11,8 +11,8 @@ A session's tags decide:
 | `engine` | with the images and tools that an earlier run has kept |
 
 How long a job may take is in `pyproject.toml`, `[tool.events-platform.minutes]`. The plan goes to the terminal and to
-the file that GITHUB_OUTPUT names, as `sessions` and `targets`, each a list for a job's matrix. Needs the standard library
-and nox alone: it runs before there is any environment.
+the file that GITHUB_OUTPUT names, as `sessions` and `targets`, each a list for a job's matrix. Needs the standard
+library and nox alone: it runs before there is any environment.
 
     python -m harness.plan --event push --base 0f3a… --target kind
 """
