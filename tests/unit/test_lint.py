@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import lint
+from harness import environment, lint
 from harness.paths import ROOT
 
 LINTERS = {linter.name: linter for linter in lint.LINTERS}
@@ -103,9 +103,10 @@ def clone(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         if name and (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
-    (ROOT / ".nox" / "envs").mkdir(parents=True, exist_ok=True)
-    (root / ".nox").symlink_to(ROOT / ".nox")  # environments are those of this clone
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "NOX", "PYTHONPATH"))}
+    environment.install("lint")  # from here: what is installed through a link has the link's path in it
+    (root / ".nox").symlink_to(ROOT / ".nox")
+    not_its_own = ("GIT_", "GITHUB_", "NOX", "PYTHONPATH", "FORCE_COLOR")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(not_its_own)}
     env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # nox and pre-commit
         "PRE_COMMIT_HOME": str(tmp_path / "pre-commit"),
