@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.paths import ROOT
@@ -75,10 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     if missing := [file for file in named if not (ROOT / file).is_file()]:
         print(f"✗ There is no file {' or '.join(missing)}; files are named from the root.", file=sys.stderr)
         return 2
-    linters = [linter for linter in LINTERS if linter.is_fast or "--fast" not in options]
-    if named:
-        linters = [linter for linter in linters if files_of(linter, named)]
-    failed = [linter.name for linter in linters if not run(linter, named, fix="--fix" in options)]
+    linters = chosen(named, fast="--fast" in options)
+    failed = [linter.name for linter in linters if not run(linter, fix="--fix" in options)]
     if failed:
         print(
             f"✗ {', '.join(failed)} found something; what can be mended by itself: nox -s lint -- --fix",
@@ -87,18 +85,28 @@ def main(arguments: Sequence[str]) -> int:
     return bool(failed)
 
 
-def files_of(linter: Linter, named: Sequence[str] = ()) -> list[str]:
-    """Return what LINTER gets, from the root: all that is its own, or of that what is NAMED."""
-    own = sorted({str(path.relative_to(ROOT)) for pattern in linter.files for path in ROOT.glob(pattern)})
+def chosen(named: Sequence[str] = (), *, fast: bool = False) -> list[Linter]:
+    """Return the linters to run, or the FAST ones; with files NAMED, those that have some of them, with these alone."""
+    linters = [linter for linter in LINTERS if linter.is_fast or not fast]
     if not named:
-        return own
-    wanted = {os.path.normpath(file) for file in named}
-    return [path for path in own if path in wanted or any(file.startswith(path + os.sep) for file in wanted)]
+        return linters
+    files = {os.path.normpath(file) for file in named}
+
+    def has(path: str) -> bool:
+        return path in files or any(file.startswith(path + os.sep) for file in files)
+
+    narrowed = [replace(linter, files=tuple(filter(has, files_of(linter)))) for linter in linters]
+    return [linter for linter in narrowed if linter.files]
 
 
-def run(linter: Linter, named: Sequence[str], *, fix: bool) -> bool:
-    """Run one linter on all its files, or on those NAMED, and say how it ended; True if it found nothing."""
-    files = files_of(linter, named)
+def files_of(linter: Linter) -> list[str]:
+    """Return what LINTER gets, from the root."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in linter.files for path in ROOT.glob(pattern))
+
+
+def run(linter: Linter, *, fix: bool) -> bool:
+    """Run one linter and say how it ended; True if it found nothing."""
+    files = files_of(linter)
     if not files:
         print(f"- {linter.name}: there is no {' or '.join(linter.files)} yet", flush=True)
         return True
