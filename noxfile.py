@@ -16,7 +16,7 @@ from harness import environment, locks, paths  # standard library only
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`
-nox.options.sessions = ["lint", "types", "tests", "dags", "dbt"]
+nox.options.sessions = ["lint", "docs", "types", "tests", "dags", "dbt"]
 
 TAKEDOWN_S = 90  # how long a session may take to clean up after Ctrl-C
 ENV = {
@@ -38,10 +38,17 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
     session.run(*command, env=ENV | env, external=True, interrupt_timeout=TAKEDOWN_S, terminate_timeout=TAKEDOWN_S)
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "docs"])
 def lint(session: nox.Session) -> None:
-    """Check style and mistakes in Python, SQL, shell, workflows and Dockerfiles; `-- --fix` mends."""
+    """Check style and mistakes in Python, SQL, shell, workflows, Dockerfiles and Markdown; `-- --fix` mends."""
     run(session, install(session, "lint"), "-m", "harness.lint", *session.posargs)
+
+
+@nox.session(tags=["ci", "docs"])
+def docs(session: nox.Session) -> None:
+    """Check the documentation: links, sessions, options, variables and exit codes are what the code has."""
+    pytest = ("-m", "pytest", "tests/docs", "--confcutdir=tests/docs")
+    run(session, install(session, "tests"), *pytest, *session.posargs)
 
 
 @nox.session(tags=["ci"])
@@ -55,7 +62,7 @@ def tests(session: nox.Session) -> None:
     """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
     install(session, "airflow")
     dbt = install(session, "dbt")
-    apart = ("--ignore=tests/dags", "--ignore=tests/cluster")
+    apart = ("--ignore=tests/dags", "--ignore=tests/cluster", "--ignore=tests/docs")
     pytest = ("-m", "pytest", *apart, "--numprocesses=2", "--dist=loadfile")
     run(session, install(session, "tests"), *pytest, *session.posargs, DBT_PYTHON=dbt)
 
