@@ -135,7 +135,7 @@ def sessions_called(text: str) -> set[str]:
     for line in code(text):
         for words in re.findall(r"\bnox(?:\[uv\]')? (?:-s|--sessions?) ([^`#|&;]+)", line):
             called |= set(re.split(r" -|\s*[,.)…]|$", words, maxsplit=1)[0].split())
-    return called
+    return {name for name in called if not name.startswith('"$')}  # which the plan names
 
 
 def options_called(text: str, command: str) -> set[str]:
