@@ -27,6 +27,7 @@ from harness.console import say
 from harness.paths import ROOT
 
 GITHUB = ROOT / ".github"
+CI = GITHUB / "workflows" / "ci.yml"
 ACT = Path(sys.executable).parent / "act"
 RUNNER = "ubuntu-24.04"
 # What a job here needs in place of what GitHub's machine has: this machine's engine, mirrors, certificates, proxies.
@@ -61,21 +62,24 @@ def make_standin(folder: Path, action: str) -> None:
     (folder / "action.yml").write_text(yaml.safe_dump(told), encoding="utf-8")
 
 
-def command(directory: Path, arguments: Sequence[str]) -> list[str]:
-    """Return act's command line, and write what it needs into DIRECTORY."""
+def command(directory: Path, arguments: Sequence[str], workflow: Path = CI) -> list[str]:
+    """Return act's command line for WORKFLOW, and write what it needs into DIRECTORY."""
     options = []
     for action, commit in dict.fromkeys(actions()):
         if action != "actions/checkout":
             folder = directory / "actions" / action / commit
             make_standin(folder, action)
             options += ["--local-repository", f"{action}@{commit}={folder}"]
+    # act 0.2 does not know `$/`, the repository itself; the clone stays as it is, for sessions that read it.
+    read = directory / "ci.yml"
+    read.write_text(workflow.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
     environment = directory / "environment"
     passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.match(name) and "\n" not in value}
     environment.touch(mode=0o600)
     environment.write_text("".join(f"{name}={value}\n" for name, value in passed_on.items()), encoding="utf-8")
     return [
         str(ACT), *arguments, *options,
-        "--workflows", ".github/workflows/ci.yml",
+        "--workflows", str(read),
         "--platform", f"{RUNNER}=-self-hosted",
         "--env-file", str(environment),
         "--action-cache-path", str(directory / "cache"),
@@ -98,9 +102,6 @@ def main(arguments: Sequence[str]) -> int:
         git("clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone), cwd=directory)
         origin = "https://github.com/example/events-platform"  # act wants one of GitHub's, and asks it for nothing
         git("remote", "set-url", "origin", origin, cwd=clone)
-        # act 0.2 does not know this form of the name of a repository's own action yet.
-        for path in (clone / ".github").rglob("*.yml"):
-            path.write_text(path.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
         if git("status", "--porcelain", cwd=ROOT):
             say("… what is not committed is not in the clone that the jobs run on")
         argv = command(directory, arguments or ["push"])

@@ -23,7 +23,7 @@ def act(repository: Path, *arguments: str) -> tuple[int, str]:
     """Run the repository's workflow with act, and return its exit code and what it says."""
     scratch = repository.parent / "scratch"
     scratch.mkdir()
-    argv = workflow.command(scratch, arguments)
+    argv = workflow.command(scratch, arguments, repository / ".github" / "workflows" / "ci.yml")
     env = os.environ | {"DOCKER_HOST": "unix:///nowhere"}
     done = subprocess.run(argv, cwd=repository, env=env, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
