@@ -8,7 +8,7 @@ import functools
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import engine, pins
@@ -95,6 +95,12 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         (context / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, context / path)
         (context / path).chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+    if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
+        raise BuildFailedError(
+            f"What goes into the image {image.name} has changed since this run began.",
+            "Somebody saved a file, or switched to another branch.",
+            "Run it again.",
+        )
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
