@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from events.errors import EventsError
 from events.source import check_source
 from harness import cluster, console, dbt, e2e, publishing, targets
 from harness.errors import DatabaseGoneError, DiskFullError, LeftBehindError, UsageError
+from harness.paths import BUILD
 from harness.supervisor import ANSWER_TIMEOUT_S, kept, remove_orphans
 
 PARENT_POLL_INTERVAL_S = 1.0
@@ -39,6 +41,7 @@ def main(arguments: list[str]) -> int:
     # What it does not know is dbt's, --help too.
     add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
     raise_interrupts()
+    os.environ.setdefault("KUBECACHEDIR", str(BUILD / "kube-cache"))  # else kubectl and helm write to the user's own
     try:
         options, rest = parser.parse_known_args(arguments)
         with translated_errors():
@@ -103,6 +106,9 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
         "--warehouse-dsn", metavar="DSN", help="target context: an administrator's DSN of a PostgreSQL 18"
     )
     parser.add_argument("--storage-class", metavar="NAME", help="target context: of the volume for task logs")
+    parser.add_argument(
+        "--values", type=absolute_file, metavar="FILE", help="clusters: values for the chart, over the project's own"
+    )
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +226,13 @@ def share(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
+
+
+def absolute_file(text: str) -> str:
+    """Return the absolute path of the file TEXT."""
+    if not Path(text).expanduser().is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no file")
+    return str(Path(text).expanduser().absolute())
 
 
 def port(text: str) -> int:

@@ -83,6 +83,14 @@ class AirflowApi:
         runs = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=latest).json()["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in runs}
 
+    def end(self, dag_id: str, run_id: str) -> None:
+        """End a run as failed, and with it what it still runs."""
+        self._request("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
+
+    def version(self) -> str:
+        """Return Airflow's version, `3.3.2` say."""
+        return str(self._request("GET", "/api/v2/version").json()["version"])
+
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return the state of each task of a run, by task id; `none` before it is scheduled."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"

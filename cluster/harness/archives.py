@@ -19,6 +19,16 @@ def path(name: str) -> Path | None:
     return tools.cache() / "images" / f"{name}.tar" if os.environ.get("PLATFORM_KEEP_IMAGES") == "true" else None
 
 
+def made_of(archive: Path) -> Path:
+    """Return the file that says which image an archive is of."""
+    return archive.with_suffix(".of")
+
+
+def is_of(archive: Path, reference: str) -> bool:
+    """Say whether an archive is there and of the image REFERENCE."""
+    return archive.exists() and made_of(archive).exists() and made_of(archive).read_text() == reference
+
+
 def load(name: str, reference: str) -> None:
     """Load the archive NAME into the engine, unless that has the image REFERENCE; a broken archive is removed."""
     archive = path(name)
@@ -32,15 +42,19 @@ def load(name: str, reference: str) -> None:
 
 
 def save(name: str, references: Sequence[str]) -> None:
-    """Write the archive NAME anew, with the images REFERENCES; that it fails is said, and nothing more."""
+    """Write the archive NAME with the images REFERENCES, the first of them first; that it fails is said, and no more.
+
+    One that was made of the same first image stays as it is.
+    """
     archive = path(name)
-    if not archive:
+    if not archive or is_of(archive, references[0]):
         return
     complete = archive.with_suffix(f".{os.getpid()}")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         run("docker", "save", "--output", complete, *references, timeout_s=pins.deadline_s("import"))
         complete.replace(archive)
+        made_of(archive).write_text(references[0])
     except (CommandFailedError, OSError) as error:
         say(f"… {name} is not kept for the next run: {str(error).splitlines()[0]}")
     finally:

@@ -84,12 +84,20 @@ def find_for_tasks(items: Sequence[Item], logs: Logs) -> Cause | None:
 
 def _deepest(causes: Iterable[Cause]) -> Cause | None:
     """Return the deepest cause as lines for the terminal; of several the first: the migrations', then newer pods'."""
-    deepest = min(causes, key=lambda cause: _DEPTH.index(cause.kind), default=None)
+    deepest = min(map(_of_full_disk, causes), key=lambda cause: _DEPTH.index(cause.kind), default=None)
     if not deepest:
         return None
     kind, *lines, is_final = deepest
     what, why, next_step = map(_line, lines)
     return Cause("hook-timeout" if kind == _STILL_RUNS else kind, what, why, next_step, is_final)
+
+
+def _of_full_disk(cause: Cause) -> Cause:
+    """Return CAUSE, or what is behind whatever fails on a disk that is full."""
+    if not re.search("no space left on device|disk quota exceeded", cause.what, re.IGNORECASE):
+        return cause
+    why = "The disk is full: the node's, which on kind and minikube is the Docker engine's, or a volume's."
+    return Cause("node", cause.what, why, _MORE_ROOM, is_final=True)
 
 
 # --- what is seen ----------------------------------------------------------------------------------------------------
@@ -374,7 +382,10 @@ def _image(seen: _Cluster, container: _Container) -> Cause:
     first, _, rest = image.partition("/")
     registry = first if rest and re.search(r"[.:]|^localhost$", first) else "docker.io"
     pull, is_final = f"docker pull {image}", True
-    if reason == "ErrImageNeverPull" or image.startswith(BUILT_HERE):
+    if image.startswith(BUILT_HERE) and container.spec.get("imagePullPolicy") == "Always":
+        why = "Its pull policy is Always, and no registry has an image that was built here."
+        next_step = f"Have pullPolicy: IfNotPresent {_FILE} and what overrides it, then: nox -s cluster -- up"
+    elif reason == "ErrImageNeverPull" or image.startswith(BUILT_HERE):
         why = "It was not brought into the node: a full disk, or another cluster."
         next_step = "Build it and bring it in again: nox -s cluster -- up"
         is_final = reason == "ErrImageNeverPull" or _count(failed) >= PULLS

@@ -7,6 +7,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.supervisor import Supervisor
 RELEASE = "airflow"
 VALUES = ROOT / "cluster" / "values"
 RENDER_TIMEOUT_S = 60.0
+_TOP_LEVEL = re.compile(r"^([A-Za-z]\w*):", re.MULTILINE)
 
 
 def _cached() -> Path:
@@ -118,6 +120,34 @@ def render(chart: Path, namespace: str, files: Sequence[Path]) -> str:
     )
 
 
+def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
+    """Check that the chart takes the values FILES, and knows each of them by name: what is misspelt would be left out.
+
+    The last of them is a run's own.
+
+    Raises:
+        InstallFailedError: it does not.
+    """
+    mine = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
+    try:
+        render(chart, namespace, files)
+        known = run(tools.find("helm"), "show", "values", chart, timeout_s=RENDER_TIMEOUT_S)
+    except CommandFailedError as error:
+        of_schema = "; ".join(re.findall(r"^- (.+)$", error.said, re.MULTILINE))[:300]
+        raise InstallFailedError(
+            f"The chart does not take the values in {', '.join(mine)}.",
+            f"It said: {of_schema}" if of_schema else error.why.replace(f"{ROOT}/", ""),
+            f"Mend the file, then look: helm template airflow {chart} {' '.join(f'--values {file}' for file in mine)}",
+        ) from error
+    for file, name in zip(files, mine, strict=False):
+        if unknown := set(_TOP_LEVEL.findall(file.read_text(encoding="utf-8"))) - set(_TOP_LEVEL.findall(known)):
+            raise InstallFailedError(
+                f"The chart has no value {', '.join(sorted(unknown))}, which {name} sets.",
+                "It is misspelt, or has gone with another version of the chart: helm would leave it out silently.",
+                f"See what there is: helm show values {chart}",
+            )
+
+
 def install(
     supervisor: Supervisor,
     kubectl: Kubectl,
@@ -149,12 +179,17 @@ def install(
             if is_timeout and attempt == 1:
                 retried(f"the migration hook did not end within {timeout_s:.0f} s; once more")
                 continue
+            is_of_hook = is_timeout or "hook" in error.said
             how = f"The chart's migration hook timed out twice, after {timeout_s:.0f} s each."
-            raise InstallFailedError(
+            failure = InstallFailedError(
                 how if is_timeout else "Helm could not install the chart.",
                 error.why,
-                "See its pods: nox -s cluster -- logs run-airflow-migrations",
-            ) from error
+                "See its pods: nox -s cluster -- logs run-airflow-migrations"
+                if is_of_hook
+                else "See what helm says in commands/helm.log, and what was changed in cluster/values.",
+            )
+            failure.is_of_hook = is_of_hook
+            raise failure from error
         else:
             return
 
@@ -167,6 +202,12 @@ def forget_interrupted(argv: Sequence[str]) -> None:
         return  # there is none
     if status.startswith("pending") or status == "uninstalling":
         run(*argv, "uninstall", RELEASE, "--no-hooks", timeout_s=pins.deadline_s("delete"))
+
+
+def installed_version(kubectl: Kubectl) -> str:
+    """Return the version of the chart that is installed, `1.22.0` say."""
+    releases = json.loads(run(*helm_argv(kubectl), "list", "--all", "--filter", f"^{RELEASE}$", "--output", "json"))
+    return str(releases[0]["chart"]).rpartition("-")[2] if releases else "not installed"
 
 
 def helm_argv(kubectl: Kubectl) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 
-from harness import chart, images, pins, tools
+from harness import chart, images, tools
 from harness.airflow_api import AirflowApi
 from harness.console import Phases, say, table
 from harness.environment import only_one
@@ -13,7 +13,7 @@ from harness.kubectl import Kubectl
 from harness.paths import BUILD
 from harness.supervisor import Supervisor
 from harness.targets import Settings, on_cluster
-from harness.targets.on_cluster import LOCK, bring_up, save_diagnostics, that_is_up, warehouse_of
+from harness.targets.on_cluster import LOCK, bring_up, explained, save_diagnostics, that_is_up, warehouse_of
 
 BUSY = "which has the cluster of this clone"
 
@@ -28,15 +28,18 @@ def up(target: str, settings: Settings, *, recreate: bool) -> None:
     BUILD.mkdir(exist_ok=True)
     phases = Phases()
     with only_one(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
+        on_cluster.check(where, supervisor)  # what is up is not given away for what cannot be made
         if recreate:
-            chart.locate()  # what is up is not given away for what cannot be made
             where.delete()
-        on_cluster.check(where, supervisor)
+        where.check_fits()
         try:
             deployment = bring_up(where, supervisor, settings, phases)
         except Exception as error:
-            save_diagnostics(error, where, supervisor, phases, None)
-            raise
+            failure = explained(error, where, None)
+            save_diagnostics(failure, where, supervisor, phases, None, stays=True)
+            if failure is error:
+                raise
+            raise failure from error
         finally:
             say("")
             phases.print()
@@ -71,7 +74,8 @@ def status(target: str, settings: Settings) -> None:
         kubectl, api = that_is_up(where, supervisor)
         health = api.healthy()
     node = kubectl.items("nodes")[0]["status"]["nodeInfo"]
-    versions = f"Airflow {pins.chart()['airflow']}, chart {pins.chart()['version']}"
+    airflow = api.version() if health else "that does not answer"
+    versions = f"Airflow {airflow}, chart {chart.installed_version(kubectl)}"
     say(f"{where.title}: Kubernetes {node['kubeletVersion']}, {versions}")
     say("")
     pods = sorted(kubectl.items("pods"), key=lambda pod: pod["metadata"]["name"])

@@ -4,14 +4,16 @@ Each thing is saved for itself: what is broken is often what cannot tell, and th
 """
 
 import contextlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from events.errors import EventsError
 from harness import chart
 from harness.commands import run
-from harness.console import Phases, say, write_phases
+from harness.console import say
+from harness.diagnostics import complaining
 from harness.kubectl import Kubectl
 from harness.targets.on_cluster import Place
 
@@ -19,27 +21,34 @@ KINDS = "pods,deployments,replicasets,jobs,services,persistentvolumeclaims,servi
 LOG_LINES = 20_000
 
 
-def save(folder: Path, where: Place, phases: Phases) -> None:
-    """Save everything into FOLDER."""
-    write_phases(folder / "phases.json", phases)
-    if not where.is_there():
+def save(folder: Path, where: Place, values: Sequence[Path]) -> None:
+    """Save everything into FOLDER; VALUES are the chart's values as they were given."""
+    with complaining("the chart's values"):
+        for path in values:
+            shutil.copy(path, made(folder / "chart"))
+    there = False
+    with complaining("what the cluster knows"):
+        there = where.is_there()
+    if not there:
         return
+    with complaining("the cluster's export"):
+        where.export(made(folder / "export"))
     kubectl = where.kubectl()
+    if not kubectl.answers():
+        say("  the diagnostics lack what Kubernetes knows: its API does not answer")
+        return
     steps: dict[str, Callable[[], None]] = {
         "events": lambda: save_text(folder / "events.txt", kubectl, "get", "events", "--sort-by=.lastTimestamp"),
         "objects": lambda: save_text(folder / "objects.txt", kubectl, "get", KINDS, "--output", "wide"),
         "nodes": lambda: save_text(folder / "nodes.txt", kubectl, "describe", "nodes"),
         "pods that are not well": lambda: describe_unwell(folder / "describe", kubectl),
         "logs": lambda: save_logs(folder / "pods", kubectl),
-        "the chart's values": lambda: save_values(folder / "chart", kubectl),
         "task logs": lambda: where.save_task_logs(made(folder / "tasks")),
-        "the cluster's export": lambda: where.export(made(folder / "export")),
+        "the chart as rendered": lambda: save_release(folder / "chart", kubectl),
     }
     for name, step in steps.items():
-        try:
+        with complaining(name):
             step()
-        except (EventsError, OSError, ValueError) as error:
-            say(f"  the diagnostics lack {name}: {str(error).splitlines()[0]}")
 
 
 def made(folder: Path) -> Path:
@@ -90,9 +99,9 @@ def save_logs(folder: Path, kubectl: Kubectl) -> None:
                     (made(folder / name) / f"{container}{end}").write_text(text)
 
 
-def save_values(folder: Path, kubectl: Kubectl) -> None:
-    """Write the chart's values and manifests as they were rendered; secrets are not among them, they are named only."""
+def save_release(folder: Path, kubectl: Kubectl) -> None:
+    """Write values, manifests and hooks as they were rendered; secrets are not among them, they are named only."""
     argv = chart.helm_argv(kubectl)
-    for what in ("values", "manifest"):
+    for what in ("values", "manifest", "hooks"):
         told = run(*argv, "get", what, chart.RELEASE, *(["--all"] if what == "values" else []))
         (made(folder) / f"{what}.yaml").write_text(told)

@@ -9,7 +9,11 @@ from harness.errors import CommandFailedError
 
 
 def run(
-    *command: str | Path, timeout_s: float = 60.0, stdin: str | None = None, env: Mapping[str, str] | None = None
+    *command: str | Path,
+    timeout_s: float = 60.0,
+    stdin: str | None = None,
+    env: Mapping[str, str] | None = None,
+    both_streams: bool = False,
 ) -> str:
     """Run COMMAND and return its standard output.
 
@@ -18,6 +22,7 @@ def run(
         timeout_s: after so many seconds it is killed.
         stdin: what it reads; secrets may be in here.
         env: variables on top of the environment.
+        both_streams: return what it says on standard error, too, in order.
 
     Raises:
         CommandFailedError: it failed, was not found, or took too long.
@@ -28,7 +33,8 @@ def run(
             argv,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if both_streams else subprocess.PIPE,
             text=True,
             errors="replace",
             timeout=timeout_s,
@@ -43,5 +49,5 @@ def run(
     except OSError as error:
         raise CommandFailedError(argv, "could not be started", str(error)) from error
     if done.returncode:
-        raise CommandFailedError(argv, f"ended with exit code {done.returncode}", done.stdout + done.stderr)
+        raise CommandFailedError(argv, f"ended with exit code {done.returncode}", done.stdout + (done.stderr or ""))
     return done.stdout

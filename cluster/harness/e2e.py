@@ -4,6 +4,7 @@ The weekly and the monthly run load the whole file again, and at the end so does
 table holds what it held after the first, byte for byte.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -46,7 +47,7 @@ class Options:
         keep: leave it up at the end.
         ui_port: the port for Airflow's UI and API; None for a free one.
         reuse: use the cluster that is up, and leave it up.
-        namespace, registry, warehouse_dsn, storage_class: for a given cluster, see `targets.Settings`.
+        namespace, registry, warehouse_dsn, storage_class, values: for a cluster, see `targets.Settings`.
     """
 
     target: str = "auto"
@@ -61,6 +62,7 @@ class Options:
     registry: str | None = None
     warehouse_dsn: str | None = None
     storage_class: str | None = None
+    values: str | None = None
 
 
 def run(options: Options) -> None:
@@ -107,7 +109,8 @@ def run(options: Options) -> None:
                 "End or remove it by hand; what is left of a cluster: nox -s cluster -- down --target NAME",
             )
     finally:
-        write_phases(PHASES, phases)
+        with contextlib.suppress(OSError):  # a disk that is full is what has failed already
+            write_phases(PHASES, phases)
         print_tables(phases, rows)
         if kept:
             print_addresses(kept)

@@ -8,8 +8,8 @@ from typing import Any
 
 from harness import pins
 from harness.commands import run
-from harness.errors import CommandFailedError, EngineMissingError, ImageMissingError, TooSmallError
-from harness.supervisor import Supervisor
+from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, ImageMissingError, TooSmallError
+from harness.supervisor import Supervisor, disk_full
 
 ANSWER_TIMEOUT_S = 10.0
 MIN_MEMORY_BYTES = 5_000_000_000
@@ -70,6 +70,17 @@ def check_room(*, is_up: bool = False) -> None:
         )
 
 
+def check_disk() -> None:
+    """Raise DiskFullError if the disk of an engine on this machine is as good as full."""
+    root = Path(info()["DockerRootDir"])
+    if root.exists() and disk_full(root):
+        raise DiskFullError(
+            f"The Docker engine's disk ({root}) is full.",
+            "The cluster, its images and the warehouse are on it; what failed, most likely failed of that.",
+            "Free some room (docker system df says what takes it), then begin anew: nox -s cluster -- down",
+        )
+
+
 def _gb(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
 
@@ -109,14 +120,13 @@ def pull(supervisor: Supervisor, reference: str) -> None:
         ) from error
 
 
-def check_image(reference: str) -> None:
-    """Raise ImageMissingError unless an image is here or can be pulled; nothing is pulled."""
+def check_image(supervisor: Supervisor, reference: str) -> None:
+    """Raise ImageMissingError unless an image is here or can be pulled; pulled at once only where nothing else tells.
+
+    The docker command asks a registry by itself, without the engine's mirrors and proxies.
+    """
     if not has_image(reference) and not can_be_pulled(reference):
-        raise ImageMissingError(
-            f"The image {reference} is not here and cannot be pulled.",
-            "No registry answers for it.",
-            "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”.",
-        )
+        pull(supervisor, reference)
 
 
 def can_be_pulled(reference: str) -> bool:

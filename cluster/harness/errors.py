@@ -3,6 +3,7 @@
 Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to the harness.
 """
 
+import re
 from collections.abc import Sequence
 
 from events.errors import EventsError
@@ -123,9 +124,14 @@ class ChartMissingError(HarnessError):
 
 
 class InstallFailedError(HarnessError):
-    """Helm could not install the chart."""
+    """Helm could not install the chart, or the chart does not take its values.
+
+    Attributes:
+        is_of_hook: the chart's hook, the migration, failed or timed out; not helm itself.
+    """
 
     exit_code = 59
+    is_of_hook = False
 
 
 class RollOutFailedError(HarnessError):
@@ -144,13 +150,25 @@ class CommandFailedError(HarnessError):
     exit_code = 51
 
     def __init__(self, argv: Sequence[str], how: str, said: str) -> None:
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
         super().__init__(
             f"`{' '.join(argv[:6])}{' …' if len(argv) > 6 else ''}` {how}.",
-            f"It said: {lines[-1][:300] if lines else 'nothing'}",
+            f"It said: {telling_line(said) or 'nothing'}",
             "Run it by hand to see more.",
         )
         self.said = said
+
+
+_TELLING = re.compile(
+    r"error|fail|denied|refused|no space|no such|not found|already|cannot|could not|unable|invalid|timed out",
+    re.IGNORECASE,
+)
+_HELP = re.compile(r"^(Run '|See '|To see |Usage:|For more )|--help\b")
+
+
+def telling_line(said: str) -> str:
+    """Return the line of what a program SAID that tells most about its failure: not the hint at its help."""
+    lines = [line.strip()[:300] for line in said.splitlines() if line.strip() and not _HELP.search(line.strip())]
+    return next((line for line in reversed(lines) if _TELLING.search(line)), lines[-1] if lines else "")
 
 
 class ClusterFailedError(HarnessError):

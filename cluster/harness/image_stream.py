@@ -10,18 +10,17 @@ import sys
 import time
 
 POLL_INTERVAL_S = 0.5
-ATTEMPTS = 4
 
 
 def main(node: str, images: list[str]) -> int:
-    """Bring IMAGES into NODE, as far as they are not there; return the exit code of what failed, at last."""
+    """Bring IMAGES into NODE, as far as they are not there; return the exit code of what failed."""
     docker = shutil.which("docker") or "docker"
     inside = (docker, "exec", "--interactive", node, "ctr", "--namespace", "k8s.io", "images")
     listing = [*inside, "ls", "--quiet"]
-    code = 0
-    for _ in range(ATTEMPTS):  # a cluster that could not be made is made once more, and the node with it
+    while True:
         while (listed := subprocess.run(listing, capture_output=True, text=True, check=False)).returncode:
             time.sleep(POLL_INTERVAL_S)  # the supervisor ends this process when it takes too long
+        before = identity(docker, node)
         there = listed.stdout.split()
         missing = [image for image in images if f"docker.io/{image}" not in there]
         if not missing:
@@ -31,7 +30,14 @@ def main(node: str, images: list[str]) -> int:
         if save.stdout:
             save.stdout.close()  # or docker save would wait for a reader that is gone
         code = save.wait() or loaded.returncode
-    return code
+        if code and identity(docker, node) == before:  # else the cluster could not be made and is made once more
+            return code
+
+
+def identity(docker: str, node: str) -> str:
+    """Return the id of the container NODE; nothing where none runs."""
+    argv = [docker, "container", "inspect", "--format", "{{if .State.Running}}{{.Id}}{{end}}", node]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import functools
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import engine, pins
+from harness import archives, engine, pins
 from harness.commands import run
 from harness.errors import BuildFailedError, CommandFailedError
 from harness.paths import ROOT, SAMPLE
@@ -88,10 +88,17 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         ImageMissingError: its base cannot be had.
     """
     if engine.has_image(image.reference):
+        archives.save(image.name, [image.reference, image.base])
         return False
     engine.pull(supervisor, image.base)
     context = supervisor.directory / f"context-{image.name}"
     write_context(image, context)
+    if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
+        raise BuildFailedError(
+            f"What goes into the image {image.name} has changed since this run began.",
+            "Somebody saved a file, or switched to another branch.",
+            "Run it again.",
+        )
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
@@ -110,6 +117,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         ) from error
     finally:
         shutil.rmtree(context)
+    archives.save(image.name, [image.reference, image.base])
     return True
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,28 +125,44 @@ def read_secret(kubectl: Kubectl, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
 
 
-def look(kubectl: Kubectl, *kinds: str) -> list[dict[str, Any]]:
-    """Return what `causes` reads: the namespace's objects, KINDS among them, and the nodes if they may be listed."""
-    items = kubectl.items(*OBJECTS, *kinds)
+def look(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """Return what `causes` reads: the namespace's objects, and the nodes if they may be listed."""
+    items = kubectl.items(*OBJECTS)
     with contextlib.suppress(CommandFailedError):
         items += kubectl.items("nodes")
     return items
 
 
-def cause_of(kubectl: Kubectl, items: list[dict[str, Any]], *, of_tasks: bool = False) -> causes.Cause | None:
-    """Return the most likely cause for what does not come up, its next step with the options that kubectl needs."""
-    find = causes.find_for_tasks if of_tasks else causes.find
-    cause = find(items, lambda pod, container, previous: kubectl.logs(pod, container, previous, lines=50))
+def causes_of(kubectl: Kubectl, *finders: Callable[..., causes.Cause | None]) -> list[causes.Cause]:
+    """Return the most likely cause that each of FINDERS, of `causes`, sees for what does not come up, or has ended.
+
+    A next step has the options that kubectl needs.
+    """
+    items = look(kubectl)
+
+    def logs(pod: str, container: str, previous: bool) -> str:
+        return kubectl.logs(pod, container, previous, lines=50)
+
     kubectl_here = " ".join(["kubectl", *kubectl.argv[1:], ""])
-    return cause._replace(next_step=cause.next_step.replace("kubectl ", kubectl_here)) if cause else None
+    found = [cause for find in finders if (cause := find(items, logs))]
+    return [cause._replace(next_step=cause.next_step.replace("kubectl ", kubectl_here)) for cause in found]
+
+
+def cause_of(kubectl: Kubectl) -> causes.Cause | None:
+    """Return the most likely cause for a component that does not come up, or has ended."""
+    return next(iter(causes_of(kubectl, causes.find)), None)
 
 
 class Watch:
-    """Called again and again while something is waited for: raises where the cluster says that it will never be."""
+    """Called again and again while something is waited for: raises where it will never be.
 
-    def __init__(self, kubectl: Kubectl, *, of_tasks: bool = False) -> None:
+    ALSO is called each time that it looks: it raises where what the cluster stands on is gone.
+    """
+
+    def __init__(self, kubectl: Kubectl, also: Callable[[], None] = lambda: None, *, of_tasks: bool = False) -> None:
         self._kubectl = kubectl
-        self._of_tasks = of_tasks
+        self._also = also
+        self._finders = (causes.find, causes.find_for_tasks) if of_tasks else (causes.find,)
         self._next = 0.0
 
     def __call__(self) -> None:
@@ -153,34 +170,35 @@ class Watch:
 
         Raises:
             RollOutFailedError: waiting longer is pointless, and why.
+            HarnessError: what `also` raises.
         """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + WATCH_INTERVAL_S
+        self._also()
         try:
-            cause = cause_of(self._kubectl, look(self._kubectl), of_tasks=self._of_tasks)
+            found = causes_of(self._kubectl, *self._finders)
         except CommandFailedError:
             return  # the API server is busy, or being rolled out; whoever waits has a deadline
-        if cause and cause.is_final:
-            raise RollOutFailedError(cause.what, cause.why, cause.next_step)
+        for cause in found:
+            if cause.is_final:
+                raise RollOutFailedError(cause.what, cause.why, cause.next_step)
 
 
-def wait_for_roll_out(kubectl: Kubectl, component: str) -> None:
+def wait_for_roll_out(kubectl: Kubectl, component: str, deadline: float, watch: Watch) -> None:
     """Wait until COMPONENT runs as it was last installed, and nothing older of it does.
 
     Raises:
-        RollOutFailedError: it does not before the deadline, or never will; with the cause, as far as it is recognised.
+        RollOutFailedError: it does not before the DEADLINE, or never will; with the cause, as far as it is recognised.
     """
     timeout_s = pins.deadline_s("roll_out")
-    deadline = time.monotonic() + timeout_s
-    watch = Watch(kubectl)
     while True:
         with contextlib.suppress(CommandFailedError):  # as in Watch
             if is_rolled_out(kubectl.items("deployments", "pods"), component):
                 return
         watch()
         if time.monotonic() > deadline:
-            cause = cause_of(kubectl, look(kubectl))
+            cause = cause_of(kubectl)
             raise RollOutFailedError(
                 f"{component} is not ready after {timeout_s:.0f} s" + (f": {cause.what}" if cause else "."),
                 cause.why if cause else "The cluster names no cause: the machine is most likely too slow or too busy.",
@@ -242,9 +260,11 @@ def install(
     kubectl: Kubectl,
     archive: Path,
     values: list[Path],
+    *,
     phases: Phases,
+    watch: Watch,
 ) -> None:
-    """Install the chart and wait for every component.
+    """Install the chart and wait for every component, all within one deadline.
 
     Raises:
         InstallFailedError, RollOutFailedError: see there.
@@ -252,16 +272,16 @@ def install(
     with phases.phase("chart installed") as phase:
         try:
             clear_failed(kubectl)
-            watch = Watch(kubectl)
             chart.install(supervisor, kubectl, archive, values, retried=lambda why: say(f"… {why}"), watch=watch)
         except InstallFailedError as error:
-            if cause := cause_of(kubectl, look(kubectl)):
+            if error.is_of_hook and (cause := cause_of(kubectl)):
                 error.what, error.why, error.next_step = f"{error.what} {cause.what}", cause.why, cause.next_step
             raise
         phase.text = f"chart {pins.chart()['version']} installed, metadata database migrated"
+    deadline = time.monotonic() + pins.deadline_s("roll_out")
     for component in COMPONENTS:
         with phases.phase(f"{component} ready"):
-            wait_for_roll_out(kubectl, component)
+            wait_for_roll_out(kubectl, component, deadline, watch)
 
 
 def uninstall(kubectl: Kubectl) -> None:

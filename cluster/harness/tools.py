@@ -78,12 +78,13 @@ def installed(name: str) -> Path | None:
 
 
 def is_new_enough(name: str, path: Path) -> bool:
-    """Say whether the program at PATH runs here and is at least the minimum version."""
+    """Say whether the program at PATH runs here and has at least the minimum version, and not one that is too new."""
     try:
         found = version(name, path)
     except CommandFailedError:
         return False
-    return _numbers(found) >= _numbers(pins.tool(name)["minimum"])
+    told = pins.tool(name)
+    return _numbers(told["minimum"]) <= _numbers(found) < _numbers(told.get("below", "999"))
 
 
 def version(name: str, path: Path) -> str:

@@ -90,7 +90,14 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Give this clone's cluster, up, with the image that faults are made of; it is taken down at the end."""
+    """Give this clone's cluster, up, with the image that faults are made of; it is taken down at the end.
+
+    The first `up` is killed while it makes the cluster: the second goes on with what is half there.
+    """
+    killed = start("cluster", "up")
+    read_until(killed, "✓ PostgreSQL")
+    killed.kill()
+    killed.wait()
     code, said = run("cluster", "up")
     assert code == 0, said
     python = pins.image("python")

@@ -76,16 +76,21 @@ def test_up_again_changes_nothing_and_a_change_is_rolled_out(cluster: Cluster) -
     assert not pod_ids(cluster) & before
 
 
-def test_up_brings_back_what_is_missing(cluster: Cluster) -> None:
+def test_up_brings_back_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
     password = read_secret(cluster.kubectl, "passwords")
+    node = ("docker", "exec", PLACE.node, "ctr", "--namespace", "k8s.io", "images")
+    run_command(*node, "rm", f"docker.io/{images.airflow().reference}")
     run_command("docker", "rm", "--force", "--volumes", PLACE.postgres)
     run_command("docker", "stop", PLACE.node, timeout_s=120)
     code, said = run("cluster", "status")
     assert code == 62
     assert "is not up." in last_lines(said)[0]
 
-    code, said = run("cluster", "up")
+    user = tmp_path / "kubeconfig"  # somebody's own is not touched
+    user.write_text("apiVersion: v1\nkind: Config\n")
+    code, said = run("cluster", "up", KUBECONFIG=str(user))
     assert code == 0, said
+    assert user.read_text() == "apiVersion: v1\nkind: Config\n"
     assert f"kind cluster {PLACE.cluster} was there" in said
     assert read_secret(cluster.kubectl, "passwords") == password
     assert "all healthy" in run("cluster", "status")[1]
@@ -133,6 +138,60 @@ def test_up_does_not_mind_what_failed_before(cluster: Cluster) -> None:
     cluster.kubectl.run("delete", "job", "airflow-run-airflow-migrations", "--ignore-not-found")
     cluster.kubectl.apply([job])
     cluster.kubectl.run("wait", "--for=condition=failed", "job/airflow-run-airflow-migrations", "--timeout=60s")
+    code, said = run("cluster", "up")
+    assert code == 0, said
+
+
+BROKEN = {
+    "too little memory": (
+        {"apiServer": {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}}},
+        r"✗ api-server.* was killed .* for using more memory than its limit, 64Mi\.$",
+        "  It needs more than that, or holds on to too much at once.",
+    ),
+    "a probe": (
+        {"scheduler": {"startupProbe": {"command": ["false"], "periodSeconds": 1, "failureThreshold": 20}}},
+        r"✗ scheduler is not ready after 60 s: scheduler: its startup probe failed",
+        "  It does not do what the probe asks; its log most likely says why.",
+    ),
+}
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_values_file_that_breaks_a_component_is_explained(name: str, tmp_path: Path) -> None:
+    values, what, why = BROKEN[name]
+    (tmp_path / "broken.yaml").write_text(json.dumps(values))
+    options = ("--values", str(tmp_path / "broken.yaml"))
+    code, said = run("cluster", "up", *options, PLATFORM_DEADLINE_ROLL_OUT="60")
+    assert code == 60, said
+    lines = last_lines(said)
+    assert re.match(what, lines[0]), said
+    assert lines[1] == why
+    diagnostics = ROOT / lines[2].rpartition("Diagnostics: ")[2]
+    summary = (diagnostics / "summary.txt").read_text()
+    assert lines[0].removeprefix("✗ ") in summary
+    assert (diagnostics / "chart" / "broken.yaml").exists()
+    assert (diagnostics / "chart" / "hooks.yaml").stat().st_size
+    assert (diagnostics / "export" / f"{PLACE.postgres}.log").stat().st_size
+    [component] = re.findall(r"(api-server|scheduler)", lines[0])[:1]
+    assert list((diagnostics / "pods").glob(f"airflow-{component}-*/*.previous.log") if "memory" in name else [1])
+    shutil.rmtree(diagnostics)
+
+
+def test_a_postgres_that_is_gone_is_named_at_once(cluster: Cluster) -> None:
+    code, said = run("cluster", "up")  # after what was broken above
+    assert code == 0, said
+    e2e = start("e2e", "--target", "kind", "--reuse")
+    said = read_until(e2e, r"create_tables +running")
+    run_command("docker", "kill", PLACE.postgres)
+    said += e2e.communicate(timeout=120)[0]
+    assert e2e.returncode == 46, said
+    lines = last_lines(said)
+    assert lines[0] == f"✗ The PostgreSQL of {PLACE.title}, the container {PLACE.postgres}, does not run."
+    diagnostics = ROOT / lines[2].rpartition("Diagnostics: ")[2]
+    assert (diagnostics / "export" / f"{PLACE.postgres}.log").stat().st_size
+    shutil.rmtree(diagnostics)
+    assert cluster.kubectl.answers()
     code, said = run("cluster", "up")
     assert code == 0, said
 

@@ -2,10 +2,11 @@
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import TIMEOUT_S, left, read_until, run, start
+from tests.cluster.conftest import PLACE, TIMEOUT_S, left, read_until, run, start
 
 # The line after which the phase is under way, how much later, the signal, and the exit code of the harness.
 INTERRUPTS = {
@@ -52,9 +53,12 @@ def test_a_cluster_that_is_half_there_is_taken_down() -> None:
     up.kill()
     up.wait()
     assert left() != []
+    PLACE.kubeconfig.write_text("apiVersion: v1\nclusters: [{")  # as a full disk leaves it
+    Path(f"{PLACE.kubeconfig}.lock").touch()
     code, said = run("e2e", "--target", "kind")
     assert code == 63, said
     assert "is up already." in said.splitlines()[-3]
     code, said = run("cluster", "down")
     assert code == 0, said
     assert left() == []
+    assert list(PLACE.kubeconfig.parent.iterdir()) == []

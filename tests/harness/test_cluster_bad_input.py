@@ -46,7 +46,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     nothing = tmp_path / "nothing"
     nothing.write_text("#!/bin/sh\n")
     nothing.chmod(0o755)
-    for name in ("KIND", "KUBECTL", "HELM", "MINIKUBE"):
+    for name in ("KIND", "KUBECTL", "HELM", "MINIKUBE", "CHART"):
         monkeypatch.setenv(f"PLATFORM_{name}", str(nothing))
     yield clone
     digest = hashlib.sha256(str(clone).encode()).hexdigest()[:6]

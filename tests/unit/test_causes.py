@@ -62,6 +62,25 @@ class Recording:
         return cause
 
 
+def test_whatever_fails_on_a_full_disk_fails_of_it() -> None:
+    recording = Recording("config-secret")
+    recording.waiting("CreateContainerError", "failed to create: mkdir /run/x: no space left on device")
+    cause = recording.cause()
+    assert cause.kind == "node"
+    assert cause.what == "no-secret cannot start: failed to create: mkdir /run/x: no space left on device"
+    assert cause.why.startswith("The disk is full: ")
+    assert cause.is_final
+
+
+def test_an_image_of_ours_that_is_always_pulled() -> None:
+    recording = Recording("image-unreachable")
+    container = recording.pod()["spec"]["containers"][0]
+    container |= {"image": "events-platform/airflow:1", "imagePullPolicy": "Always"}
+    cause = recording.cause()
+    assert cause.why == "Its pull policy is Always, and no registry has an image that was built here."
+    assert "pullPolicy: IfNotPresent" in cause.next_step
+
+
 # --- as recorded -----------------------------------------------------------------------------------------------------
 
 AS_RECORDED = {

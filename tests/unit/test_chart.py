@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from harness import chart, images, pins, postgres, release, tools
+from harness.errors import InstallFailedError
 from harness.kubectl import Kubectl
 from harness.paths import ROOT
 from harness.targets import context, kind, minikube, tunnel
@@ -100,6 +101,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if why_not():
         pytest.skip(f"not rendered: {why_not()}")
     return tmp_path_factory.mktemp("values")
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "why"),
+    [
+        ("scheduler: [", "The chart does not take the values in ", "own.yaml"),
+        ("scheduler: {replicas: many}", "The chart does not take the values in ", "replicas"),
+        ("schedulerr: {replicas: 1}", "The chart has no value schedulerr, which ", "misspelt"),
+        ("scheduler: {replicass: 1}", "The chart does not take the values in ", "replicass"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_values_that_the_chart_does_not_take(tmp_path: Path, text: str, what: str, why: str) -> None:
+    own, of_run = tmp_path / "own.yaml", tmp_path / "values.json"
+    own.write_text(text)
+    of_run.write_text(json.dumps(chart.values("events-platform/airflow:any", {}, {})))
+    files = [chart.VALUES / "base.yaml", chart.VALUES / "kind.yaml"]
+    chart.check_values(chart.locate(), release.NAMESPACE, [*files, of_run])
+    with pytest.raises(InstallFailedError) as caught:
+        chart.check_values(chart.locate(), release.NAMESPACE, [*files, own, of_run])
+    assert caught.value.what.startswith(what)
+    assert why in caught.value.why
 
 
 @pytest.fixture(params=TARGETS)

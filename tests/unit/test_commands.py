@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from harness.commands import run
-from harness.errors import CommandFailedError
+from harness.errors import CommandFailedError, telling_line
 
 PYTHON = (sys.executable, "-c")
 
@@ -20,6 +20,11 @@ def test_what_it_says_on_standard_output_is_returned() -> None:
     assert run(*PYTHON, program, env={"ONE": "1"}, stdin="two") == "1 two\n"
     assert run(*PYTHON, program, env={"ONE": "1"}) == "1 \n"  # it does not read the terminal
     assert run("printenv", "PATH") == os.environ["PATH"] + "\n"
+
+
+def test_both_streams_are_returned_in_order() -> None:
+    program = "import sys; [print(n, file=f, flush=True) for n, f in enumerate([sys.stderr, sys.stdout, sys.stderr])]"
+    assert run(*PYTHON, program, both_streams=True) == "0\n1\n2\n"
 
 
 def test_what_is_no_text_does_not_break_it() -> None:
@@ -34,6 +39,27 @@ def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
     assert caught.value.why == "It said: last"
     assert caught.value.said == "out\nfirst\nlast\n\n"
     assert caught.value.exit_code == 51
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "docker: Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated\n"
+            "\nRun 'docker run --help' for more information\n",
+            "docker: Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated",
+        ),
+        (
+            "error: no such node\nTo see the stack trace of this error execute with --v=5 or higher\n",
+            "error: no such node",
+        ),
+        ("Error: a\nError: b\nbye\n", "Error: b"),
+        ("one\ntwo\n", "two"),
+        ("Usage: docker run\n", ""),
+    ],
+)
+def test_the_line_that_tells_is_not_the_hint_at_the_help(said: str, told: str) -> None:
+    assert telling_line(said) == told
 
 
 def test_a_long_command_is_cut_and_silence_is_said() -> None:

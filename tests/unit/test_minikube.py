@@ -228,7 +228,7 @@ def test_from_nothing_to_nothing(
 
     assert place.bring(supervisor, image) == image.reference
     assert place.bring(supervisor, image) == image.reference  # it is there now
-    place.export(program)
+    place.export_cluster(program)
     assert (program / "minikube.log").read_text() == "==> Docker <==\n"
     assert place.create(supervisor) == f"minikube cluster {CLUSTER} was there"
     status = ask(program, "status", "--output", "json", "--profile", CLUSTER)

@@ -106,7 +106,7 @@ def lines_of(error: HarnessError) -> list[str]:
         ("kind", "version", "kind v0.27.0 go1.24.4 linux/amd64", "0.27.0"),  # the minimum itself
         ("kubectl", "version --client", "Client Version: v1.34.5\nKustomize Version: v5.7.1", "1.34.5"),
         ("helm", "version --short", "v3.19.0+g3d8990f", "3.19.0"),
-        ("helm", "version --short", "v4.0.1", "4.0.1"),
+        ("helm", "version --short", "v3.99.9", "3.99.9"),
         ("minikube", "version --short", "v1.38.1", "1.38.1"),
     ],
 )
@@ -136,6 +136,11 @@ def test_what_is_too_old_or_broken_is_replaced(
     assert tools.installed(name) is None
     served.files[pin(monkeypatch, served, name, PROGRAM)] = PROGRAM
     assert subprocess.check_output([tools.find(name)], text=True) == "fetched\n"
+
+
+def test_what_is_newer_than_was_tried_is_replaced(path: Path) -> None:
+    install(path, "helm", "v4.0.0+gabcdef0")
+    assert tools.installed("helm") is None
 
 
 def test_a_program_that_is_named_is_used_whatever_its_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ class Settings:
         registry: where images are pushed to, for a given cluster.
         warehouse_dsn: an administrator's DSN of the PostgreSQL for a given cluster.
         storage_class: of the volume for task logs on a given cluster; None for its default.
+        values: a file of values for the chart that win over the project's own; None for none.
     """
 
     events_uri: str
@@ -38,6 +39,7 @@ class Settings:
     registry: str | None = None
     warehouse_dsn: str | None = None
     storage_class: str | None = None
+    values: str | None = None
 
 
 class Deployment(Protocol):

@@ -1,7 +1,7 @@
 """The context target: a cluster that is somebody's, the current kubeconfig context. It is never made nor deleted.
 
 What is made in it is one namespace and what is in that; what is made on the given PostgreSQL has a suffix made of the
-namespace's name and the cluster's own id. Both go when it is taken down, and nothing else does.
+namespace's name, the cluster's own id and this clone. Both go when it is taken down, and nothing else does.
 """
 
 import contextlib
@@ -99,6 +99,8 @@ class ContextPlace:
             HarnessError: the cluster does not answer, the namespace is somebody else's, or there is no PostgreSQL.
         """
         engine.info()  # the images are built with it
+        if self.settings.ui_port:
+            postgres.check_port(self.settings.ui_port, "--ui-port")
         tools.find("helm")
         if not self.is_there() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
@@ -116,6 +118,12 @@ class ContextPlace:
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
                 f"Use it with --reuse, name another with --namespace, or remove it: {self.command('down')}",
             )
+
+    def check_fits(self) -> None:
+        """Nothing of it has been made for good."""
+
+    def check_stands(self, *, database: bool = True) -> None:
+        """Its PostgreSQL and its disks are somebody else's to watch."""
 
     def prepare(self) -> None:
         """There is nothing to make before the rest."""
@@ -152,7 +160,7 @@ class ContextPlace:
         uid = self.context
         with contextlib.suppress(CommandFailedError):  # who may not read it: the context's name has to do
             uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]
-        digest = hashlib.sha256(f"{uid} {self.namespace}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE}".encode()).hexdigest()[:8]  # nobody else's to drop
         suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest}"
         self._given = postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
         return self._given

@@ -89,7 +89,8 @@ class Embedded:
             except Exception as error:
                 home = supervisor.directory
                 folders = {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
-                diagnostics.save(error, folders, deployment.warehouse.admin_dsn if deployment else None)
+                admin_dsn = deployment.warehouse.admin_dsn if deployment else None
+                diagnostics.save(error, folders, admin_dsn, phases=phases)
                 raise
             finally:
                 take_down(supervisor, phases)

@@ -12,7 +12,16 @@ from typing import Any
 from harness import chart, engine, images, pins, postgres, tools
 from harness.commands import run
 from harness.console import say
-from harness.errors import ClusterFailedError, CommandFailedError, EngineMissingError, HarnessError, UsageError
+from harness.errors import (
+    ClusterFailedError,
+    CommandFailedError,
+    DiskFullError,
+    EngineMissingError,
+    HarnessError,
+    ImageMissingError,
+    PortTakenError,
+    UsageError,
+)
 from harness.kubectl import Kubectl
 from harness.paths import CLONE, ROOT
 from harness.supervisor import Supervisor
@@ -20,6 +29,7 @@ from harness.targets.on_engine import OnEngine
 
 CONFIG = ROOT / "cluster" / "kind.yaml"
 UI_NODE_PORT = "30080/tcp"  # values/kind.yaml
+MADE = "/kind/made"  # in the node: kind came to its end. Its last steps let pods run; without them a node looks ready
 HALF_THERE_TIMEOUT_S = 60.0  # for a cluster that was there before to answer
 
 
@@ -53,13 +63,7 @@ class KindPlace(OnEngine):
     def check(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is made, and pull what is missing."""
         node, wanted = engine.inspect("container", self.node), self.settings.ui_port
-        if node and wanted and (port := published(node)) != wanted:
-            raise UsageError(
-                f"Airflow's port is {port}, and cannot become {wanted} while the cluster is up.",
-                "A port of a kind cluster is given to its node when it is made.",
-                f"Make the cluster anew: nox -s cluster -- up --recreate --ui-port {wanted}",
-            )
-        if not node and wanted:
+        if wanted and not (node and published(node) == wanted):
             postgres.check_port(wanted, "--ui-port")
         if re.match(r"(tcp|ssh)://(?!localhost\b|127\.|\[::1\])", address := engine.address()):
             raise UsageError(
@@ -70,15 +74,32 @@ class KindPlace(OnEngine):
         super().check(supervisor)
         engine.pull(supervisor, pins.image("node"))
 
+    def check_fits(self) -> None:
+        """Raise UsageError if the cluster that is there has another port or node image than is asked for."""
+        node, wanted = engine.inspect("container", self.node), self.settings.ui_port
+        if node and wanted and (port := published(node)) != wanted:
+            raise UsageError(
+                f"Airflow's port is {port}, and cannot become {wanted} while the cluster is up.",
+                "A port of a kind cluster is given to its node when it is made.",
+                f"Make the cluster anew: nox -s cluster -- up --recreate --ui-port {wanted}",
+            )
+        super().check_fits()
+
+    def made_of(self) -> dict[str, str]:
+        """Return the image of each container that belongs to it."""
+        return super().made_of() | {self.node: pins.image("node")}
+
     def prepare(self) -> None:
         """Make what is shared, and remove a cluster that is there and does not answer."""
         super().prepare()
         if engine.inspect("container", self.node):
+            self._forget_kubeconfig()
             try:
+                run("docker", "exec", self.node, "test", "-f", MADE)
                 self.kind("export", "kubeconfig", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
                 self._wait_for_node(HALF_THERE_TIMEOUT_S)
             except (CommandFailedError, ClusterFailedError):
-                say("… the cluster that is there does not answer; making it anew")
+                say("… the cluster that is there does not answer, or was never finished; making it anew")
                 self.delete_cluster()
 
     def create(self, supervisor: Supervisor) -> str:
@@ -88,6 +109,7 @@ class KindPlace(OnEngine):
         try:
             self._create(supervisor)
         except CommandFailedError as error:
+            self._check_port_was_free(error)
             say(f"… the cluster was not made ({error.why.removeprefix('It said: ')}); once more")
             self.delete_cluster()
             try:
@@ -101,13 +123,24 @@ class KindPlace(OnEngine):
         self._wait_for_node(pins.deadline_s("cluster"))
         return f"{self.title} up"
 
+    def _check_port_was_free(self, error: CommandFailedError) -> None:
+        """Raise PortTakenError if kind failed because somebody took the wanted port; another free one may be tried."""
+        if self.settings.ui_port and re.search(r"port is already allocated|address already in use", error.said):
+            raise PortTakenError(
+                f"Port {self.settings.ui_port} was taken while the cluster was made.",
+                error.why,
+                "Name another with --ui-port, or leave it out to get a free one.",
+            ) from error
+
     def _create(self, supervisor: Supervisor) -> None:
         config = supervisor.directory / "kind.yaml"
         port = self.settings.ui_port or postgres.free_port()
         config.write_text(Template(CONFIG.read_text(encoding="utf-8")).substitute(UI_PORT=port))
-        options = ("--name", self.cluster, "--image", pins.image("node"), "--config", str(config), "--wait", "0s")
+        # What could not be made stays, for the diagnostics to tell why; `delete_cluster` removes it.
+        options = ("--name", self.cluster, "--image", pins.image("node"), "--config", str(config), "--retain")
         argv = [str(tools.find("kind")), "create", "cluster", *options, "--kubeconfig", str(self.kubeconfig)]
         supervisor.command("kind", argv, timeout_s=pins.deadline_s("cluster"), env=self._env)
+        run("docker", "exec", self.node, "touch", MADE)
 
     def _wait_for_node(self, timeout_s: float) -> None:
         """Wait until the node is ready and pods may be made: their default account comes last."""
@@ -131,10 +164,19 @@ class KindPlace(OnEngine):
         """Bring an image into the node, and return the name that pods use."""
         argv = [sys.executable, "-m", "harness.image_stream", self.node, image.reference]
         env = {"PYTHONPATH": os.pathsep.join(sys.path)}
-        supervisor.command("import", argv, timeout_s=pins.deadline_s("import"), env=env)
+        try:
+            supervisor.command("import", argv, timeout_s=pins.deadline_s("import"), env=env)
+        except CommandFailedError as error:
+            engine.check_disk()
+            kind = DiskFullError if "no space left" in error.said.lower() else ImageMissingError
+            raise kind(
+                f"The image {image.reference} could not be brought into the node {self.node}.",
+                error.why,
+                "See what the node has room for: docker system df; then nox -s cluster -- up",
+            ) from error
         return image.reference
 
-    def export(self, folder: Path) -> None:
+    def export_cluster(self, folder: Path) -> None:
         """Save what kind knows of the cluster; it goes on when a part cannot be had, and then fails at the end."""
         try:
             self.kind("export", "logs", str(folder), "--name", self.cluster)
@@ -149,8 +191,14 @@ class KindPlace(OnEngine):
 
     def delete_cluster(self) -> None:
         """Remove the cluster alone."""
-        self.kind("delete", "cluster", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
-        Path(f"{self.kubeconfig}.lock").unlink(missing_ok=True)  # of a kind that was killed: the next would wait for it
+        self._forget_kubeconfig()
+        if engine.inspect("container", self.node):
+            self.kind("delete", "cluster", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
+
+    def _forget_kubeconfig(self) -> None:
+        """Remove the kubeconfig: kind refuses to go on where one that was killed left half a file, or its lock."""
+        self.kubeconfig.unlink(missing_ok=True)
+        Path(f"{self.kubeconfig}.lock").unlink(missing_ok=True)
 
     def kind(self, *arguments: str) -> str:
         """Run kind, on this cluster's network."""

@@ -8,7 +8,7 @@ import re
 import threading
 from pathlib import Path
 
-from harness import engine, images, pins, tools
+from harness import engine, images, pins, postgres, tools
 from harness.commands import run
 from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError
 from harness.paths import CLONE
@@ -37,6 +37,8 @@ class MinikubePlace(OnEngine):
     def check(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is made."""
         program()
+        if self.settings.ui_port:
+            postgres.check_port(self.settings.ui_port, "--ui-port")
         super().check(supervisor)
 
     def prepare(self) -> None:
@@ -94,7 +96,7 @@ class MinikubePlace(OnEngine):
     def _has(self, image: images.Image) -> bool:
         return f"docker.io/{image.reference}" in self._minikube("image", "ls").split()
 
-    def export(self, folder: Path) -> None:
+    def export_cluster(self, folder: Path) -> None:
         """Save what minikube knows of the cluster."""
         self._minikube("logs", "--file", str(folder / "minikube.log"))
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,16 @@ from events.errors import EventsError
 from harness import chart, diagnostics, images, pins, postgres, release
 from harness.airflow_api import AirflowApi
 from harness.background import InBackground, wait_for
+from harness.causes import Cause, find, find_for_tasks
 from harness.console import Phases
 from harness.environment import only_one
-from harness.errors import ChecksFailedError, DagRunFailedError, NotUpError, RollOutFailedError
+from harness.errors import (
+    ChecksFailedError,
+    DagRunFailedError,
+    NotUpError,
+    RollOutFailedError,
+    ServiceFailedError,
+)
 from harness.kubectl import Kubectl
 from harness.paths import BUILD, ROOT
 from harness.supervisor import Supervisor
@@ -60,6 +68,12 @@ class Place(Protocol):
 
     def check_is_free(self) -> None:
         """Raise AlreadyUpError if a deployment is there."""
+
+    def check_fits(self) -> None:
+        """Raise UsageError if what is there was made in another way than is asked for, and cannot be changed."""
+
+    def check_stands(self, *, database: bool = True) -> None:
+        """Raise HarnessError if what a deployment stands on has gone: its disk, and its PostgreSQL if there was one."""
 
     def prepare(self) -> None:
         """Make what must be there before the rest is made at once."""
@@ -127,16 +141,20 @@ class ClusterDeployment:
         self.stays = True
 
     def reset(self) -> None:
-        """Make the warehouse anew and remove failed tasks' pods: a run begins with nothing loaded or failed."""
+        """End what still runs, remove tasks' pods and make the warehouse anew: a run begins with nothing."""
+        for dag_id in self.api.dag_ids():
+            for run_id, state in self.api.runs(dag_id).items():
+                if state in ("queued", "running"):
+                    self.api.end(dag_id, run_id)
         for pod in self.kubectl.items("pods"):
-            if is_of_a_task(pod) and pod["status"].get("phase") == "Failed":
+            if is_of_a_task(pod):
                 self.kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found")
         drop_warehouse(self.warehouse)
         create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
 
     def addresses(self) -> list[str]:
         """How to reach what was kept."""
-        return addresses(self.place, self.api.password, self.warehouse.admin_dsn)
+        return addresses(self.place, self.api.password, shown_dsn(self.warehouse))
 
     @property
     def left(self) -> list[str]:
@@ -201,6 +219,7 @@ class OnCluster:
             if not settings.reuse:
                 where.check_is_free()
             check(where, supervisor)
+            where.check_fits()
             if not settings.reuse:
                 told = {TAKEDOWN: json.dumps(asdict(where.settings))}  # the DSN among it: not an argument
                 argv = [sys.executable, "-m", "harness", "takedown", self.name]
@@ -210,9 +229,12 @@ class OnCluster:
                 deployment = bring_up(where, supervisor, settings, phases)
                 yield deployment
             except Exception as error:
-                name_cause(error, where)
-                save_diagnostics(error, where, supervisor, phases, deployment)
-                raise
+                stays = settings.reuse or bool(deployment and deployment.stays)
+                failure = explained(error, where, deployment)
+                save_diagnostics(failure, where, supervisor, phases, deployment, stays=stays)
+                if failure is error:
+                    raise
+                raise failure from error
             finally:
                 if not (settings.reuse or (deployment and deployment.stays)):
                     take_down(supervisor, phases)
@@ -224,8 +246,17 @@ def check(where: Place, supervisor: Supervisor) -> None:
     Raises:
         HarnessError: something is missing, too small, taken, or cannot be reached.
     """
-    chart.locate()  # before anything is pulled
+    archive = chart.locate()  # before anything is pulled
+    run_values = supervisor.directory / "any-values.json"
+    run_values.write_text(json.dumps(chart.values("events-platform/airflow:any", {}, {})))
     where.check(supervisor)
+    chart.check_values(archive, release.NAMESPACE, [*values_files(where), run_values])
+
+
+def values_files(where: Place) -> list[Path]:
+    """Return the chart's values that are kept in files, the ones that win last."""
+    own = [Path(where.settings.values)] if where.settings.values else []
+    return [chart.VALUES / "base.yaml", chart.VALUES / where.values, *own]
 
 
 def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: Phases) -> ClusterDeployment:
@@ -275,9 +306,10 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
     }
     mine_values = supervisor.directory / "values.json"
     mine_values.write_text(json.dumps(chart.values(airflow_reference, env, annotations)))
-    files = [chart.VALUES / "base.yaml", chart.VALUES / where.values, mine_values]
+    watch = release.Watch(kubectl, where.check_stands)
     with phases.phase("chart ready"):
-        release.install(supervisor, kubectl, archive, files, phases)
+        files = [*values_files(where), mine_values]
+        release.install(supervisor, kubectl, archive, files, phases=phases, watch=watch)
 
     api = AirflowApi(where.address(supervisor), release.USER, mine[release.USER])
     with phases.phase("Airflow healthy") as phase:
@@ -288,7 +320,7 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
                 f"See what it says: nox -s cluster -- logs {late}",
             )
         phase.text = f"Airflow healthy at {api.address}"
-    api.watch = release.Watch(kubectl, of_tasks=True)
+    api.watch = release.Watch(kubectl, where.check_stands, of_tasks=True)
     return ClusterDeployment(where, kubectl, supervisor, api, warehouse)
 
 
@@ -316,6 +348,11 @@ def warehouse_of(where: Place) -> Warehouse:
     return Warehouse(server, f"warehouse{server.suffix}", {role: mine[role] for role in ROLES})
 
 
+def shown_dsn(warehouse: Warehouse) -> str:
+    """Return the DSN to show: the administrator's, where its password was made for this deployment, else a reader's."""
+    return warehouse.reader_dsn if warehouse.server.suffix else warehouse.admin_dsn
+
+
 def addresses(where: Place, password: str, warehouse_dsn: str) -> list[str]:
     """Return a line for each way to reach a deployment that stays, and the command that takes it down."""
     lines = [f"  Airflow    {where.address()}  user {release.USER}, password {password}"]
@@ -329,23 +366,43 @@ def addresses(where: Place, password: str, warehouse_dsn: str) -> list[str]:
     return [*lines, f"  take it down: {where.command('down')}"]
 
 
-def name_cause(error: Exception, where: Place) -> None:
-    """Put the cluster's own cause into ERROR, where a task failed for something that its log cannot know."""
-    if not isinstance(error, DagRunFailedError):
-        return
+def explained(error: Exception, where: Place, deployment: ClusterDeployment | None) -> Exception:
+    """Return the failure that is behind ERROR: what the deployment stood on, or the cluster's own cause of it."""
+    if not isinstance(error, ChecksFailedError):
+        try:
+            where.check_stands(database=deployment is not None)
+        except EventsError as behind:
+            return behind
+    finders: tuple[Callable[..., Cause | None], ...]
+    match error:
+        case DagRunFailedError():  # its task's log says more than a component that has ended and runs again
+            finders = (find_for_tasks,)
+        case ServiceFailedError():
+            finders = (find, find_for_tasks)
+        case _:
+            return error
     with contextlib.suppress(EventsError):  # the failure itself matters more
-        kubectl = where.kubectl()
-        if cause := release.cause_of(kubectl, release.look(kubectl), of_tasks=True):
+        for cause in release.causes_of(where.kubectl(), *finders)[:1]:
             error.what = f"{error.what} {cause.what}"
             error.why, error.next_step = cause.why, cause.next_step
+    return error
 
 
 def save_diagnostics(
-    error: Exception, where: Place, supervisor: Supervisor, phases: Phases, deployment: ClusterDeployment | None
+    error: Exception,
+    where: Place,
+    supervisor: Supervisor,
+    phases: Phases,
+    deployment: ClusterDeployment | None,
+    *,
+    stays: bool,
 ) -> None:
-    """Save what explains ERROR, before anything is taken down."""
+    """Save what explains ERROR, before anything is taken down, unless it STAYS."""
     admin_dsn = deployment.warehouse.admin_dsn if deployment else None
     from harness import cluster_diagnostics  # which knows this module's Place
 
+    if not stays and isinstance(error, EventsError) and re.search(r"kubectl |cluster -- logs", error.next_step):
+        error.next_step = f"Read what was saved, or look at it while it is up ({where.command('up')})."
     folders = {"commands": supervisor.directory / "logs"}
-    diagnostics.save(error, folders, admin_dsn, lambda folder: cluster_diagnostics.save(folder, where, phases))
+    files = values_files(where)
+    diagnostics.save(error, folders, admin_dsn, lambda folder: cluster_diagnostics.save(folder, where, files), phases)

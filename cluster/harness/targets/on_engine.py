@@ -13,10 +13,10 @@ from pathlib import Path
 
 from testcontainers.core.docker_client import DockerClient
 
-from harness import engine, images, pins, postgres, release, tools
+from harness import archives, engine, images, pins, postgres, release, tools
 from harness.commands import run
 from harness.console import say
-from harness.errors import AlreadyUpError, CommandFailedError, PostgresError
+from harness.errors import AlreadyUpError, CommandFailedError, PostgresError, UsageError
 from harness.kubectl import Kubectl
 from harness.paths import BUILD
 from harness.supervisor import Supervisor
@@ -79,9 +79,35 @@ class OnEngine:
         engine.check_room(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)
+        local = None if "://" in self.settings.events_uri else Path(self.settings.events_uri)
+        for image in (images.airflow(local), images.dbt()):
+            archives.load(image.name, image.reference)
+        archives.load("postgres", pins.image("postgres"))
         engine.pull(supervisor, pins.image("postgres"))
+        archives.save("postgres", [pins.image("postgres")])
         for base in images.needed_bases():  # pulled while the cluster is made
-            engine.check_image(pins.image(base))
+            engine.check_image(supervisor, pins.image(base))
+
+    def check_fits(self) -> None:
+        """Raise UsageError if what is there was made of other images than are asked for: a container keeps its own."""
+        for name, wanted in self.made_of().items():
+            container = engine.inspect("container", name)
+            if container and (found := container["Config"]["Image"]) != wanted:
+                raise UsageError(
+                    f"The container {name} that is up was made from {found}, and {wanted} is asked for.",
+                    "A pin was changed since, in cluster/versions.toml or by its variable.",
+                    f"Make it anew: {self.command('up --recreate')}",
+                )
+
+    def made_of(self) -> dict[str, str]:
+        """Return the image of each container that belongs to it."""
+        return {self.postgres: pins.image("postgres")}
+
+    def check_stands(self, *, database: bool = True) -> None:
+        """Raise HarnessError if the engine's disk is full, or its PostgreSQL, if there was one, does not run."""
+        engine.check_disk()
+        if database:
+            self.database_that_is_up()
 
     def check_is_free(self) -> None:
         """Raise AlreadyUpError if the cluster is there."""
@@ -116,6 +142,7 @@ class OnEngine:
         while not engine.inspect("container", self.node) and time.monotonic() < deadline:
             time.sleep(0.5)
         if engine.inspect("container", self.postgres) and not self._starts_again():
+            say("… the PostgreSQL that is there does not start again; making it anew, with nothing in it")
             self._remove_postgres()
         if not engine.inspect("container", self.postgres):
             names = ("--name", self.postgres, "--network", self.cluster)
@@ -135,8 +162,13 @@ class OnEngine:
         return False
 
     def _remove_postgres(self) -> None:
-        argv = ("docker", "container", "rm", "--force", "--volumes", self.postgres)
-        run(*argv, timeout_s=pins.deadline_s("delete"))
+        if engine.inspect("container", self.postgres):
+            argv = ("docker", "container", "rm", "--force", "--volumes", self.postgres)
+            run(*argv, timeout_s=pins.deadline_s("delete"))
+
+    def _remove_network(self) -> None:
+        if engine.inspect("network", self.cluster):
+            run("docker", "network", "rm", self.cluster)
 
     def database_that_is_up(self) -> release.Database:
         """Return the PostgreSQL that runs.
@@ -166,18 +198,32 @@ class OnEngine:
             kubectl.run("delete", "persistentvolume", "airflow-logs")
         kubectl.apply((release.MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
 
+    def export(self, folder: Path) -> None:
+        """Save what the engine knows of PostgreSQL, and the cluster's maker of the cluster."""
+        with contextlib.ExitStack() as steps:  # each of them, from the last, whatever becomes of the others
+            steps.callback(self.export_cluster, folder)
+            for name in (self.postgres, self.node):
+                if engine.inspect("container", name):
+                    steps.callback(self._save_container_log, name, folder / f"{name}.log")
+
+    def _save_container_log(self, name: str, path: Path) -> None:
+        path.write_text(run("docker", "logs", "--tail", "20000", name, both_streams=True))
+
+    def export_cluster(self, folder: Path) -> None:
+        """Save what the cluster's maker knows of the cluster alone."""
+        raise NotImplementedError
+
     def save_task_logs(self, folder: Path) -> None:
         """Copy the tasks' logs into FOLDER."""
         run("docker", "cp", f"{self.node}:{LOGS}/.", str(folder), timeout_s=120)
 
     def delete(self) -> None:
         """Remove everything, whatever state it is in."""
-        self.delete_cluster()
-        if engine.inspect("container", self.postgres):
-            self._remove_postgres()
-        if engine.inspect("network", self.cluster):
-            run("docker", "network", "rm", self.cluster)
-        self.kubeconfig.unlink(missing_ok=True)
+        with contextlib.ExitStack() as steps:  # each of them, from the last, whatever becomes of the others
+            steps.callback(self.kubeconfig.unlink, missing_ok=True)
+            steps.callback(self._remove_network)
+            steps.callback(self._remove_postgres)
+            steps.callback(self.delete_cluster)
 
     def delete_cluster(self) -> None:
         """Remove the cluster alone."""
