@@ -9,35 +9,67 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import findings
+from harness.annotations import Finding, annotate
 from harness.paths import ROOT
+from harness.summary import Section, table
 
 PROGRAMS = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
 class Linter:
-    """One tool: its command, the command that mends (if it can), and the files that it gets (globs from the root)."""
+    """One tool: its command, the command that mends (if it can), and the files that it gets (globs from the root).
+
+    What it says is read by READ: which lines it is about.
+    """
 
     name: str
     check: tuple[str, ...]
     fix: tuple[str, ...] | None
     files: tuple[str, ...]
+    read: findings.Reader = findings.read_colons
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a linter ended: the mark and the words of its line, what it found, and what it said."""
+
+    mark: str
+    told: str = ""
+    found: Sequence[Finding] = ()
+    said: str = ""
 
 
 PYTHON = ("noxfile.py", "airflow", "cluster", "dbt/*.py", "tests")
 LINTERS = (
-    Linter("ruff check", ("ruff", "check", "--quiet"), ("ruff", "check", "--quiet", "--fix"), PYTHON),
-    Linter("ruff format", ("ruff", "format", "--quiet", "--diff"), ("ruff", "format", "--quiet"), PYTHON),
+    Linter(
+        "ruff check", ("ruff", "check", "--quiet"), ("ruff", "check", "--quiet", "--fix"), PYTHON, findings.read_arrows
+    ),
+    Linter(
+        "ruff format",
+        ("ruff", "format", "--quiet", "--diff"),
+        ("ruff", "format", "--quiet"),
+        PYTHON,
+        findings.read_diff,
+    ),
     Linter(
         "sqlfluff",
         ("sqlfluff", "lint", "--nocolor", "--disable-progress-bar", "--config", "dbt/.sqlfluff"),
         ("sqlfluff", "fix", "--nocolor", "--disable-progress-bar", "--config", "dbt/.sqlfluff"),
         ("dbt/models", "dbt/tests", "dbt/macros"),
+        findings.read_sqlfluff,
     ),
-    Linter("shellcheck", ("shellcheck",), None, (".ci/run",)),
+    Linter("shellcheck", ("shellcheck", "--format", "gcc"), None, (".ci/run",)),
     Linter("hadolint", ("hadolint",), None, ("*/Dockerfile",)),
     Linter("actionlint", ("actionlint",), None, (".github/workflows/*.yml",)),
-    Linter("zizmor", ("zizmor", "--offline", "--quiet", "--persona", "auditor"), None, (".github",)),
+    Linter(
+        "zizmor",
+        ("zizmor", "--offline", "--quiet", "--persona", "auditor"),
+        None,
+        (".github",),
+        findings.read_arrows,
+    ),
 )
 
 
@@ -46,30 +78,36 @@ def main(arguments: Sequence[str]) -> int:
     if set(arguments) - {"--fix"}:
         print(f"✗ lint does not know {' '.join(arguments)}; it takes --fix or nothing.", file=sys.stderr)
         return 2
-    failed = [linter.name for linter in LINTERS if not run(linter, fix="--fix" in arguments)]
-    if failed:
-        print(
-            f"✗ {', '.join(failed)} found something; what can be mended by itself: nox -s lint -- --fix",
-            file=sys.stderr,
-        )
+    with Section("lint") as section:
+        outcomes = {linter.name: run(linter, fix="--fix" in arguments) for linter in LINTERS}
+        failed = [name for name, outcome in outcomes.items() if outcome.mark == "✗"]
+        if failed:
+            what = f"{', '.join(failed)} found something"
+            print(f"✗ {what}; what can be mended by itself: nox -s lint -- --fix", file=sys.stderr)
+            section.fail(
+                f"{what}.", "A change breaks their rules.", "What can be mended by itself: nox -s lint -- --fix"
+            )
+        section.add(annotate([finding for outcome in outcomes.values() for finding in outcome.found]))
+        for name in failed:
+            section.add(*findings.tell(name, outcomes[name].found, outcomes[name].said))
+        section.add(table(("", "linter", ""), [(o.mark, name, o.told) for name, o in outcomes.items()]))
     return bool(failed)
 
 
-def run(linter: Linter, *, fix: bool) -> bool:
-    """Run one linter and say how it ended; True if it found nothing."""
+def run(linter: Linter, *, fix: bool) -> Outcome:
+    """Run one linter and say how it ended."""
     files = sorted(str(path.relative_to(ROOT)) for pattern in linter.files for path in ROOT.glob(pattern))
     if not files:
-        print(f"- {linter.name}: there is no {' or '.join(linter.files)} yet", flush=True)
-        return True
-    program, *options = linter.fix if fix and linter.fix else linter.check
-    done = subprocess.run(
-        [PROGRAMS / program, *options, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
-    if done.returncode:
-        sys.stdout.buffer.write(done.stdout)
-        sys.stdout.flush()
-    print(f"{'✗' if done.returncode else '✓'} {linter.name}", flush=True)
-    return done.returncode == 0
+        outcome = Outcome("-", f"there is no {' or '.join(linter.files)} yet")
+    else:
+        program, *options = linter.fix if fix and linter.fix else linter.check
+        argv = [str(PROGRAMS / program), *options, *files]
+        done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        said = done.stdout.decode(errors="replace")
+        outcome = Outcome("✗", found=linter.read(said, linter.name), said=said) if done.returncode else Outcome("✓")
+    sys.stdout.write(outcome.said)
+    print(f"{outcome.mark} {linter.name}{outcome.told and ': '}{outcome.told}", flush=True)
+    return outcome
 
 
 if __name__ == "__main__":
