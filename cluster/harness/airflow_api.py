@@ -10,12 +10,16 @@ import httpx
 
 from events.errors import EventsError
 from harness.errors import DagRunFailedError, ServiceFailedError
+from harness.summary import code, details
 
 REQUEST_TIMEOUT_S = 30.0
 RETRY_FOR_S = 60.0  # 429 and 5xx, and connections that are refused
 POLL_INTERVAL_S = 0.5
+LOG_LINES = 30  # of a failed task's log, that are shown
 COMPONENTS = ("metadatabase", "scheduler", "dag_processor")  # that report their health, the API server apart
 ERROR_MARK = "\N{CROSS MARK} "  # between a log line's text and the error that it carries
+
+DBT_DECORATION = re.compile(r"^\d\d:\d\d:\d\d +(\d+ of \d+ )?| \.{3,} \[.*\]$")  # the time, the progress, the dots
 
 TaskListener = Callable[[str, str], None]
 
@@ -132,11 +136,16 @@ class AirflowApi:
                 "Somebody, or the run's own time limit, ended it.",
                 "Look at the scheduler's log.",
             )
-        explanation = explain(self.task_log(dag_id, run_id, failed[0]))
+        log = self.task_log(dag_id, run_id, failed[0])
+        explanation = explain(log)
         error = DagRunFailedError(
-            f"{dag_id} failed in {failed[0]}: {explanation.what}", explanation.why, explanation.next_step
+            f"{dag_id} failed in {failed[0]}: {explanation.what}",
+            explanation.why,
+            explanation.next_step,
+            [details(f"The end of {failed[0]}'s log in {dag_id}", code("\n".join(log), last=LOG_LINES))],
         )
         error.exit_code = explanation.exit_code
+        error.task_id = failed[0]
         return error
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -197,7 +206,7 @@ def explain(log: list[str]) -> Explanation:
     from_dbt = [line for line in log if re.search(r"\b(FAIL \d+|ERROR creating|[A-Z]\w+ Error in|Failure in)\b", line)]
     told = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
     return Explanation(
-        told[0].replace(ERROR_MARK, "")[:300],
+        DBT_DECORATION.sub("", told[0]).replace(ERROR_MARK, "")[:300],
         "dbt's log has the failing rows or the statement." if from_dbt else "It was not foreseen.",
         "Read the task's whole log.",
     )

@@ -20,7 +20,7 @@ def test_dbts_first_failure_is_said() -> None:
         f"Task failed with exception {ERROR_MARK}RuntimeError: dbt ended with exit code 1; the lines above say why",
     ]
     what, why, next_step, exit_code = explain(log)
-    assert what == log[1]
+    assert what == "FAIL 2 unique_dim_date_calendar_id"
     assert why == "dbt's log has the failing rows or the statement."
     assert next_step == "Read the task's whole log."
     assert exit_code == 44
