@@ -54,7 +54,7 @@ class Section:
     def add_phases(self, phases: Phases) -> None:
         """Add what has been done, how long it took, and in which phase it failed, if it did."""
         if phases.failed_in:
-            self.add(f"It failed in the phase **{text(phases.failed_in)}**.")
+            self.add(f"It ended in the phase **{text(phases.failed_in)}**.")
         if phases.seconds:
             self.add(table(("phase", "seconds"), phases.rows(), numbers=("seconds",)))
 

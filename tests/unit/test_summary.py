@@ -77,7 +77,7 @@ def test_phases_name_the_innermost_one_that_failed(file: Path) -> None:
     section.write()
     assert file.read_text() == (
         "## ✗ e2e on kind: 0.0 s\n\n"
-        "It failed in the phase **Airflow's pods**.\n\n"
+        "It ended in the phase **Airflow's pods**.\n\n"
         "| phase | seconds |\n| --- | ---: |\n"
         "| PostgreSQL up | 0.0 |\n| Airflow's pods (not finished) | 0.0 |\n| chart_ready (not finished) | 0.0 |\n"
         "| total | 0.0 |\n\n"
