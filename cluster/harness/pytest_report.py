@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from harness.annotations import Finding, annotate, in_repository
-from harness.summary import VARIABLE, Section, code, details, span, table, text
+from harness.summary import VARIABLE, Markdown, Section, code, details, span, table, text
 
 SHOWN = 30  # failures in full
 SLOWEST = 5
+SHOWN_NAMES = 3  # of tests that are skipped for the same reason
 MESSAGE_LINES = (7, 3)  # the first and the last
 ENDS = {2: "interrupted", 3: "pytest itself failed", 4: "pytest was called wrongly", 5: "there was no test to run"}
 VARIABLES = (VARIABLE, "GITHUB_ACTIONS")
@@ -108,18 +109,17 @@ class Failure:
 
     @property
     def place(self) -> tuple[str, int | None]:
-        """The line of the test's file that failed, or where the test begins."""
+        """The line of the test that failed, or where it begins if none did."""
         path, line, _ = getattr(self.report, "location", None) or (self.report.nodeid.partition("::")[0], None, "")
         path = in_repository(self.rootpath / path)
         of_test = [number for file, number in self.steps if file == path]
-        return path, of_test[-1] if of_test else line and line + 1
+        return path, of_test[0] if of_test else line and line + 1
 
     @property
     def came_from(self) -> str:
-        """The line of the project's own code that the failure comes from; empty where it is the test's own."""
-        path, _ = self.place
-        own = [f"{file}:{line}" for file, line in self.steps if file != path and not file.startswith("tests/")]
-        return own[-1] if own else ""
+        """The last line of the repository that the traceback goes through; empty where it is the test's own."""
+        last = self.steps[-1:]
+        return "" if last in ([], [self.place]) else f"{last[0][0]}:{last[0][1]}"
 
     def finding(self) -> Finding:
         """Return what is shown beside the line."""
@@ -154,14 +154,21 @@ def again(failures: Sequence[Failure]) -> str:
 
 
 def skips(reports: Sequence[Any]) -> str:
-    """Return a table of what did not run, or may fail, and why."""
-    rows = []
+    """Return a table of what did not run, or may fail, and why; tests with the same reason share a line."""
+    tests: dict[str, list[str]] = defaultdict(list)
     for report in reports:
         reason = getattr(report, "wasxfail", None)
         if reason is None:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        rows.append((span(report.nodeid), reason.removeprefix("Skipped: ")))
-    return f"**{len(rows)} did not run or may fail**\n\n{table(('test', 'why'), sorted(rows))}" if rows else ""
+        tests[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    rows = [(named(sorted(names)), reason) for reason, names in sorted(tests.items())]
+    return f"**{len(reports)} did not run or may fail**\n\n{table(('test', 'why'), rows)}" if rows else ""
+
+
+def named(names: Sequence[str]) -> Markdown:
+    """Return NAMES, or the first few and how many more."""
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return Markdown(", ".join(map(span, names[:SHOWN_NAMES])) + more)
 
 
 def slowest(reports: Sequence[Any]) -> str:

@@ -19,6 +19,12 @@ def test_a_roof_is_sold():
     print("asked for the price")
     assert price("roof") == 2, "the fee | of `roof`"
 
+def check(service, fee):
+    assert price(service) == fee
+
+def test_a_fee():
+    check("roof", 3)
+
 def test_a_garden_is_sold():
     price("garden")
 
@@ -45,7 +51,7 @@ def test_what_the_tests_start_tells_nothing():
     "tests/unit/test_syntax.py": "import os\n\ndef test_x(:\n    pass\n",
 }
 SUMMARY = """\
-## ✗ tests: 2 failed, 3 errors, 2 passed, 1 skipped, 1 xfailed (TIME)
+## ✗ tests: 3 failed, 3 errors, 2 passed, 1 skipped, 1 xfailed (TIME)
 
 ### tests/unit/test_import.py could not be collected
 
@@ -72,7 +78,7 @@ SyntaxError: invalid syntax
 
 ### test_the_shop_is_open could not be set up
 
-at `tests/unit/test_shop.py:14`
+at `tests/unit/test_shop.py:20`
 
 ```text
 OSError: it is closed
@@ -92,9 +98,20 @@ assert 1 == 2
 
 <details>…</details>
 
+### test_a_fee failed
+
+at `tests/unit/test_shop.py:13`, out of `tests/unit/test_shop.py:10`
+
+```text
+AssertionError: assert 1 == 3
+ +  where 1 = price('roof')
+```
+
+<details>…</details>
+
 ### test_a_garden_is_sold failed
 
-at `tests/unit/test_shop.py:10`, out of `cluster/harness/shop.py:2`
+at `tests/unit/test_shop.py:16`, out of `cluster/harness/shop.py:2`
 
 ```text
 KeyError: 'garden'
@@ -103,7 +120,7 @@ KeyError: 'garden'
 <details>…</details>
 
 **What to do:** run what failed alone, `nox -s tests -- -k "tests/unit/test_import.py or tests/unit/test_syntax.py or \
-test_the_shop_is_open or test_a_roof_is_sold or test_a_garden_is_sold"`
+test_the_shop_is_open or test_a_roof_is_sold or test_a_fee"`
 
 **2 did not run or may fail**
 
@@ -121,10 +138,12 @@ ANNOTATIONS = [
     "file=tests/unit/test_syntax.py,line=3,title=tests/unit/test_syntax.py could not be collected"
     '::  File "CLONE/tests/unit/test_syntax.py", line 3%0A    def test_x(:%0A               ^%0A'
     "SyntaxError: invalid syntax",
-    "file=tests/unit/test_shop.py,line=14,title=test_the_shop_is_open could not be set up::OSError: it is closed",
+    "file=tests/unit/test_shop.py,line=20,title=test_the_shop_is_open could not be set up::OSError: it is closed",
     "file=tests/unit/test_shop.py,line=7,title=test_a_roof_is_sold failed"
     "::AssertionError: the fee | of `roof`%0Aassert 1 == 2%0A +  where 1 = price('roof')",
-    "file=tests/unit/test_shop.py,line=10,title=test_a_garden_is_sold failed"
+    "file=tests/unit/test_shop.py,line=13,title=test_a_fee failed"
+    "::AssertionError: assert 1 == 3%0A +  where 1 = price('roof')%0AIt comes from tests/unit/test_shop.py:10",
+    "file=tests/unit/test_shop.py,line=16,title=test_a_garden_is_sold failed"
     "::KeyError: 'garden'%0AIt comes from cluster/harness/shop.py:2",
 ]
 
@@ -202,6 +221,28 @@ def test_a_worker_that_is_killed_is_told(clone: Path) -> None:
     assert summary.startswith("## ✗ tests: 1 failed (TIME)\n\n### test_a failed\n\nat `tests/test_a.py`\n")
     assert "worker 'gw0' crashed while running 'tests/test_a.py::test_a'" in summary
     assert commands.startswith("::error file=tests/test_a.py,")
+
+
+def test_tests_that_are_skipped_for_the_same_reason_share_a_line(clone: Path) -> None:
+    skipped = """\
+import pytest
+
+@pytest.mark.parametrize("n", range(5))
+def test_a(n):
+    pytest.skip("no engine")
+
+def test_b():
+    pytest.skip("another")
+"""
+    exit_code, _, summary = run(clone, {"tests/test_a.py": skipped})
+    assert exit_code == 0
+    assert summary.startswith(
+        "## ✓ tests: 6 skipped (TIME)\n\n**6 did not run or may fail**\n\n"
+        "| test | why |\n| --- | --- |\n"
+        "| `tests/test_a.py::test_b` | another |\n"
+        "| `tests/test_a.py::test_a[0]`, `tests/test_a.py::test_a[1]`, `tests/test_a.py::test_a[2]` and 2 more "
+        "| no engine |\n\n"
+    )
 
 
 def test_the_message_and_the_number_of_failures_have_an_end(clone: Path) -> None:
