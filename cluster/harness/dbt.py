@@ -90,7 +90,7 @@ def failed(
     statements = (ARTIFACTS / "target" / "run").relative_to(ROOT)
     return DbtFailedError(
         f"{what}: {', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN else ''} failed.",
-        "A model does not build, or a test found rows; dbt says which.",
+        "A change to a model, or events that it does not expect; dbt says which rows or statement.",
         f"The statements are in {statements}; what failed by itself: nox -s dbt -- build --select {selected}",
         [*told, details("What dbt says", output)],
     )

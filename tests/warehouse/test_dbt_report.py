@@ -48,7 +48,7 @@ SUMMARY = f"""\
 
 - **What happened:** dbt build --exclude-resource-type unit_test ended with exit code 1: dim_professionals, \
 fct_events_have_a_known_service failed.
-- **Why, most likely:** A model does not build, or a test found rows; dbt says which.
+- **Why, most likely:** A change to a model, or events that it does not expect; dbt says which rows or statement.
 - **What to do:** The statements are in build/dbt/target/run; what failed by itself: nox -s dbt -- build --select \
 +dim_professionals +fct_events_have_a_known_service
 
