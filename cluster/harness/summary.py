@@ -96,7 +96,7 @@ def at_least(session: str) -> Iterator[None]:
         yield
     except BaseException as error:
         if _size() == before:
-            failed(session, str(error) or type(error).__name__)
+            failed(session, f"Its command did not end well: {str(error) or type(error).__name__}.")
         raise
     if _size() == before:
         append(f"## ✓ {text(session)}")

@@ -100,7 +100,7 @@ def test_a_session_that_tells_nothing_is_there_by_its_first_line(file: Path) -> 
         "## ✓ sample\n\n"
         "## ✓ lint: 1.0 s\n\n"
         "## ✗ tests\n\n"
-        "- **What happened:** Returned code -9\n"
+        "- **What happened:** Its command did not end well: Returned code -9.\n"
         "- **Why, most likely:** It failed before it could tell, or was ended from outside.\n"
         "- **What to do:** Read the end of the log, or run it: nox -s tests\n\n"
         "## ✗ types: 0.0 s\n\n"
