@@ -12,7 +12,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent / "cluster"))
 
-from harness import environment, locks, paths  # standard library only
+from harness import environment, locks, paths, summary  # standard library only
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`
@@ -30,12 +30,20 @@ def install(session: nox.Session, group: str) -> str:
     try:
         return str(environment.install(group))
     except locks.LockError as error:
+        summary.failed(session.name, str(error))
         session.error(str(error))
 
 
 def run(session: nox.Session, *command: str, **env: str) -> None:
     """Run COMMAND with the project's packages on the path; an interrupt leaves it time to clean up."""
-    session.run(*command, env=ENV | env, external=True, interrupt_timeout=TAKEDOWN_S, terminate_timeout=TAKEDOWN_S)
+    with summary.at_least(session.name):
+        session.run(
+            *command,
+            env=ENV | env,
+            external=True,
+            interrupt_timeout=TAKEDOWN_S,
+            terminate_timeout=TAKEDOWN_S,
+        )
 
 
 @nox.session(tags=["ci", "docs"])
@@ -54,13 +62,14 @@ def docs(session: nox.Session) -> None:
 @nox.session(tags=["ci"])
 def types(session: nox.Session) -> None:
     """Check the types, strictly."""
-    run(session, install(session, "types"), "-m", "mypy", *session.posargs)
+    run(session, install(session, "types"), "-m", "harness.typecheck", *session.posargs)
 
 
 @nox.session(tags=["ci"])
 def tests(session: nox.Session) -> None:
     """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
-    install(session, "airflow")
+    for group in ("airflow", "lint", "types"):
+        install(session, group)
     dbt = install(session, "dbt")
     apart = ("--ignore=tests/dags", "--ignore=tests/cluster", "--ignore=tests/docs")
     pytest = ("-m", "pytest", *apart, "--numprocesses=2", "--dist=loadfile")

@@ -156,7 +156,7 @@ def keep_results() -> None:
         return
     target = Path(os.environ.get("DBT_TARGET_PATH", "target"))
     try:
-        for name in ("run_results.json", "run", "compiled"):
+        for name in ("run_results.json", "manifest.json", "run", "compiled"):
             if (target / name).is_dir():
                 shutil.copytree(target / name, Path(folder) / name, dirs_exist_ok=True)
             elif (target / name).exists():

@@ -1,12 +1,15 @@
 """What the tests share: one ephemeral PostgreSQL for the run, and a fresh warehouse on it for each test that asks."""
 
 import secrets
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from harness import postgres
+from harness.paths import ROOT
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
@@ -46,3 +49,12 @@ def warehouse(server: postgres.Server, passwords: dict[str, str]) -> Iterator[Wa
     warehouse = create_warehouse(server, f"warehouse_{secrets.token_hex(4)}", passwords)
     yield warehouse
     drop_warehouse(warehouse)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Give a copy of the project to break, with the environments of this one and without its tests."""
+    left_out = shutil.ignore_patterns(".git", ".nox", "build", "tests", "target", "logs", "__pycache__", ".*_cache")
+    clone = shutil.copytree(ROOT, tmp_path / "clone", ignore=left_out)
+    (clone / ".nox").symlink_to(ROOT / ".nox")
+    return clone

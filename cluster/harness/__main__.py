@@ -21,43 +21,55 @@ import psycopg
 from events.errors import EventsError
 from events.source import check_source
 from harness import cluster, console, dbt, e2e, publishing, targets
-from harness.errors import DatabaseGoneError, DiskFullError, LeftBehindError, UsageError
+from harness.errors import DatabaseGoneError, DiskFullError, HarnessError, LeftBehindError, UsageError
 from harness.paths import BUILD
+from harness.summary import Section, table
 from harness.supervisor import ANSWER_TIMEOUT_S, kept, remove_orphans
 
 PARENT_POLL_INTERVAL_S = 1.0
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command that ARGUMENTS name and return the process's exit code."""
+    """Run the command that ARGUMENTS name and return the process's exit code; tell the step's summary how it ended."""
     parser = Parser(prog="nox -s", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     add_e2e(commands.add_parser("e2e", prog="nox -s e2e --", help="run the pipelines end to end", allow_abbrev=False))
     add_cluster(commands.add_parser("cluster", prog="nox -s cluster --", allow_abbrev=False))
     takedown = commands.add_parser("takedown", prog="python -m harness takedown", help="for a run's supervisor alone")
     takedown.add_argument("target")
-    takedown.set_defaults(run=lambda options, _: cluster.take_down_after_run(options.target))
+    takedown.set_defaults(run=lambda options, *_: cluster.take_down_after_run(options.target))
     add_release(commands.add_parser("release", prog="nox -s release --", allow_abbrev=False))
     # What it does not know is dbt's, --help too.
     add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
     raise_interrupts()
     os.environ.setdefault("KUBECACHEDIR", str(BUILD / "kube-cache"))  # else kubectl and helm write to the user's own
+    section = Section(" ".join(arguments[: 2 if arguments[:1] == ["cluster"] else 1]))
+    # A run's takedown is no session of its own: the run itself tells of it.
+    told = contextlib.nullcontext(section) if arguments[:1] == ["takedown"] else section
     try:
-        options, rest = parser.parse_known_args(arguments)
-        with translated_errors():
-            options.run(options, rest)
+        with told, translated_interrupts(arguments), translated_errors():
+            options, rest = parser.parse_known_args(arguments)
+            options.run(options, rest, section)
     except EventsError as error:
         console.error(error.what, error.why, error.next_step)
         return error.exit_code
+    return 0
+
+
+@contextlib.contextmanager
+def translated_interrupts(arguments: list[str]) -> Iterator[None]:
+    """Raise an interrupt, which everything inside has heeded by then, as a foreseen error; ARGUMENTS are to repeat."""
+    try:
+        yield
     except Interrupted as interrupt:
         name = signal.Signals(interrupt.number).name
         what_is_up, next_step = "What was up is taken down; what is not is named above.", f"nox -s {arguments[0]}"
         if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
             what_is_up = "What is named above stays as it is; a cluster that was up before is up."
             next_step = f"nox -s {arguments[0]} -- {' '.join(arguments[1:])}"
-        console.error(f"Interrupted by {name}.", what_is_up, f"Run it again: {next_step}")
-        return 128 + interrupt.number
-    return 0
+        error = HarnessError(f"Interrupted by {name}.", what_is_up, f"Run it again: {next_step}")
+        error.exit_code = 128 + interrupt.number
+        raise error from None
 
 
 @contextlib.contextmanager
@@ -127,7 +139,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_cluster)
 
 
-def run_cluster(options: argparse.Namespace, rest: list[str]) -> None:
+def run_cluster(options: argparse.Namespace, rest: list[str], section: Section) -> None:
     """Run `nox -s cluster`."""
     if rest:
         raise usage_error(f"nox -s cluster does not know {' '.join(rest)}.")
@@ -137,7 +149,7 @@ def run_cluster(options: argparse.Namespace, rest: list[str]) -> None:
     match options.action:
         case "up":
             check_source(settings.events_uri)
-            cluster.up(options.target, settings, recreate=options.recreate)
+            cluster.up(options.target, settings, section, recreate=options.recreate)
         case "status":
             cluster.status(options.target, settings)
         case "ui":
@@ -148,7 +160,7 @@ def run_cluster(options: argparse.Namespace, rest: list[str]) -> None:
             cluster.down(options.target, settings, also_images=options.images)
 
 
-def run_e2e(options: argparse.Namespace, rest: list[str]) -> None:
+def run_e2e(options: argparse.Namespace, rest: list[str], section: Section) -> None:
     """Run `nox -s e2e`."""
     if rest:
         raise usage_error(f"nox -s e2e does not know {' '.join(rest)}.")
@@ -156,7 +168,7 @@ def run_e2e(options: argparse.Namespace, rest: list[str]) -> None:
         take_down_kept()
         return
     asked_for = vars(options)
-    e2e.run(e2e.Options(**{field.name: asked_for[field.name] for field in fields(e2e.Options)}))
+    e2e.run(e2e.Options(**{field.name: asked_for[field.name] for field in fields(e2e.Options)}), section)
 
 
 def take_down_kept() -> None:
@@ -190,7 +202,7 @@ def add_release(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_release)
 
 
-def run_release(options: argparse.Namespace, rest: list[str]) -> None:
+def run_release(options: argparse.Namespace, rest: list[str], section: Section) -> None:
     """Run `nox -s release`."""
     if rest:
         raise usage_error(f"nox -s release does not know {' '.join(rest)}.")
@@ -199,13 +211,13 @@ def run_release(options: argparse.Namespace, rest: list[str]) -> None:
         publishing.check(tag)
         console.say(f"✓ {tag} is the version's tag, and CHANGELOG.md has its entry")
     else:
-        publishing.run(tag, options.push, options.source)
+        section.add(table(("made", "size"), publishing.run(tag, options.push, options.source)))
 
 
 def add_dbt(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s dbt`; the rest goes to dbt."""
     parser.add_argument("--postgres", metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use")
-    parser.set_defaults(run=lambda options, rest: dbt.run(rest, options.postgres))
+    parser.set_defaults(run=lambda options, rest, section: dbt.run(rest, options.postgres, section))
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,12 +10,19 @@ import httpx
 
 from events.errors import EventsError
 from harness.errors import DagRunFailedError, ServiceFailedError
+from harness.summary import code, details
 
 REQUEST_TIMEOUT_S = 30.0
 RETRY_FOR_S = 60.0  # 429 and 5xx, and connections that are refused
 POLL_INTERVAL_S = 0.5
+LOG_LINES = 30  # of a failed task's log, that are shown
+ENTRY_LINES = 4  # of one entry: an error of ours has three
 COMPONENTS = ("metadatabase", "scheduler", "dag_processor")  # that report their health, the API server apart
 ERROR_MARK = "\N{CROSS MARK} "  # between a log line's text and the error that it carries
+
+DBT_DECORATION = re.compile(
+    r"^(\[base\] )?\d\d:\d\d:\d\d +(\d+ of \d+ )?| \.{3,} \[.*\]$"
+)  # its pod, time, progress, dots
 
 TaskListener = Callable[[str, str], None]
 
@@ -140,11 +147,16 @@ class AirflowApi:
                 "Somebody, or the run's own time limit, ended it.",
                 "Look at the scheduler's log.",
             )
-        explanation = explain(self.task_log(dag_id, run_id, failed[0]))
+        log = self.task_log(dag_id, run_id, failed[0])
+        explanation = explain(log)
         error = DagRunFailedError(
-            f"{dag_id} failed in {failed[0]}: {explanation.what}", explanation.why, explanation.next_step
+            f"{dag_id} failed in {failed[0]}: {explanation.what}",
+            explanation.why,
+            explanation.next_step,
+            [details(f"The end of {failed[0]}'s log in {dag_id}", code(without_dumps(log), last=LOG_LINES))],
         )
         error.exit_code = explanation.exit_code
+        error.task_id = failed[0]
         return error
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -205,10 +217,18 @@ def explain(log: list[str]) -> Explanation:
     from_dbt = [line for line in log if re.search(r"\b(FAIL \d+|ERROR creating|[A-Z]\w+ Error in|Failure in)\b", line)]
     told = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
     return Explanation(
-        told[0].replace(ERROR_MARK, "")[:300],
-        "dbt's log has the failing rows or the statement." if from_dbt else "It was not foreseen.",
+        DBT_DECORATION.sub("", told[0]).replace(ERROR_MARK, "")[:300],
+        "A change to a model, or events that it does not expect; dbt's log has the rows or the statement."
+        if from_dbt
+        else "It was not foreseen.",
         "Read the task's whole log.",
     )
+
+
+def without_dumps(log: list[str]) -> str:
+    """Return a log as text; of an entry with many lines, the whole pod that failed say, the first few."""
+    entries = [entry.splitlines()[:ENTRY_LINES] for entry in log if not entry.startswith("::")]
+    return "\n".join("\n".join(lines) for lines in entries)
 
 
 def log_line(entry: Any) -> str:

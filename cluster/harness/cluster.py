@@ -11,6 +11,7 @@ from harness.environment import only_one
 from harness.errors import NotUpError, UsageError
 from harness.kubectl import Kubectl
 from harness.paths import BUILD
+from harness.summary import Section
 from harness.supervisor import Supervisor
 from harness.targets import Settings, on_cluster
 from harness.targets.on_cluster import LOCK, bring_up, explained, save_diagnostics, that_is_up, warehouse_of
@@ -18,13 +19,14 @@ from harness.targets.on_cluster import LOCK, bring_up, explained, save_diagnosti
 BUSY = "which has the cluster of this clone"
 
 
-def up(target: str, settings: Settings, *, recreate: bool) -> None:
-    """Bring everything up that is not up, and bring up to date what differs.
+def up(target: str, settings: Settings, section: Section, *, recreate: bool) -> None:
+    """Bring everything up that is not up, and bring up to date what differs; tell SECTION how long each phase took.
 
     Raises:
         HarnessError: something foreseen went wrong; what is up stays, and the next `up` goes on from there.
     """
     where = on_cluster.place(target, settings)
+    section.title = f"cluster up: {where.title}"
     BUILD.mkdir(exist_ok=True)
     phases = Phases()
     with only_one(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
@@ -44,6 +46,7 @@ def up(target: str, settings: Settings, *, recreate: bool) -> None:
             say("")
             phases.print()
             say("")
+            section.add_phases(phases)
     say(f"✓ {where.title} is up ({phases.total_s:.0f} s)")
     for line in deployment.addresses():
         say(line)

@@ -5,11 +5,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ON_GITHUB = os.environ.get("GITHUB_ACTIONS") == "true"
+
+def on_github() -> bool:
+    """Say whether GitHub Actions reads what is printed."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def say(line: str) -> None:
@@ -35,11 +38,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 @contextlib.contextmanager
 def group(title: str) -> Iterator[None]:
     """Fold what is printed inside on GitHub; elsewhere print the title above it."""
-    say(f"::group::{title}" if ON_GITHUB else f"── {title}")
+    folds = on_github()
+    say(f"::group::{title}" if folds else f"── {title}")
     try:
         yield
     finally:
-        if ON_GITHUB:
+        if folds:
             say("::endgroup::")
 
 
@@ -49,9 +53,13 @@ class Phases:
 
     Attributes:
         seconds: by phase, in the order of their ends.
+        failed_in: the innermost phase that did not end well; None where there is none.
+        last: the seconds of the last run that is like this one, by phase; empty if they are not known.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    failed_in: str | None = None
+    last: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
@@ -63,6 +71,7 @@ class Phases:
             yield phase
         except BaseException:
             self.seconds[f"{name} (not finished)"] = time.monotonic() - begun
+            self.failed_in = self.failed_in or name
             raise
         self.seconds[name] = time.monotonic() - begun
         if phase.went_well:
@@ -70,8 +79,24 @@ class Phases:
 
     def print(self) -> None:
         """Print a table of the phases; some run beside or within others, so that they are more than the total."""
-        rows = [*self.seconds.items(), ("total", self.total_s)]
-        table(("phase", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in rows])
+        table(self.header, self.rows())
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names of the columns that `rows` has."""
+        return ("phase", "seconds", "last time") if self.last else ("phase", "seconds")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the phases and the total, each with its seconds, and those of the last time if they are known."""
+        rows: list[tuple[str, ...]] = []
+        for name, seconds in self.figures().items():
+            before = f"{self.last[name]:.1f}" if name in self.last else ""
+            rows.append((name, f"{seconds:.1f}", before) if self.last else (name, f"{seconds:.1f}"))
+        return rows
+
+    def figures(self) -> dict[str, float]:
+        """Return the seconds of each phase, and of all."""
+        return {**self.seconds, "total": self.total_s}
 
     @property
     def total_s(self) -> float:

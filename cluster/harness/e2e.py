@@ -9,20 +9,24 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from events.errors import EventsError
 from events.load import Interval
 from events.source import check_source
-from harness import oracle
+from harness import dbt_report, figures, oracle
 from harness.airflow_api import AirflowApi
 from harness.background import InBackground
 from harness.console import Phases, group, say, table, write_phases
 from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError, UsageError
 from harness.paths import BUILD, SAMPLE
+from harness.summary import Section, details, text
+from harness.summary import table as markdown_table
 from harness.targets import Deployment, Settings, choose
 from harness.warehouse import Warehouse
 
@@ -65,8 +69,28 @@ class Options:
     values: str | None = None
 
 
-def run(options: Options) -> None:
-    """Bring the target up, run, check, and take it down.
+@dataclass
+class Held:
+    """What has been found to hold so far.
+
+    Attributes:
+        rows: by table.
+        checks: the numbers that are what the events file says.
+        told: a line for each thing more.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    checks: Sequence[oracle.Check] = ()
+    told: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        """Say that one thing more holds."""
+        self.told.append(line)
+        say(f"✓ {line}")
+
+
+def run(options: Options, section: Section) -> None:
+    """Bring the target up, run, check, and take it down; tell SECTION all of it.
 
     Raises:
         EventsError: something foreseen went wrong, the harness's own errors among them.
@@ -79,14 +103,17 @@ def run(options: Options) -> None:
             "Leave --reuse out, or name the cluster: --target kind",
         )
     say(f"target {target.name}: {reason}")
+    section.title = f"e2e on {target.name}"
+    section.add(f"Target **{target.name}**: {text(reason)}.")
     events_uri = absolute(options.events)
     interval = Interval.parse(options.start, options.end)
     check_source(events_uri)
     check_room(events_uri)
 
-    phases = Phases()
+    is_usual = events_uri == str(SAMPLE) and not (options.reuse or options.start or options.end)
+    phases = Phases(last=figures.last(f"e2e-{target.name}") if is_usual else {})
     expected = InBackground(lambda: oracle.compute(events_uri, interval.start, interval.end))
-    rows: dict[str, int] = {}
+    held = Held()
     kept: Deployment | None = None
     try:
         with target.up(settings(options, events_uri), phases) as deployment:
@@ -94,9 +121,10 @@ def run(options: Options) -> None:
             try:
                 if options.reuse:
                     deployment.reset()
-                rows = run_pipelines(deployment, expected, interval, phases)
+                run_pipelines(deployment, expected, interval, phases, held)
             except Exception as error:  # noqa: BLE001 - it is raised below; an interrupt is none, and keeps nothing
                 failure = error
+                add_dbt_evidence(error, deployment)
             if options.keep:
                 deployment.keep()
                 kept = deployment
@@ -111,9 +139,13 @@ def run(options: Options) -> None:
     finally:
         with contextlib.suppress(OSError):  # a disk that is full is what has failed already
             write_phases(PHASES, phases)
-        print_tables(phases, rows)
+        print_tables(phases, held.rows)
+        section.add_phases(phases)
+        section.add(*held_blocks(held))
         if kept:
             print_addresses(kept)
+    if is_usual and not options.keep:
+        figures.keep(f"e2e-{target.name}", phases.figures())
     say(f"✓ e2e on {target.name}: everything holds ({phases.total_s:.0f} s)")
 
 
@@ -124,10 +156,21 @@ def settings(options: Any, events_uri: str) -> Settings:
     return Settings(events_uri, **{name: asked_for[name] for name in names})
 
 
+def add_dbt_evidence(error: Exception, deployment: Deployment) -> None:
+    """Add to ERROR what dbt has written of the run that failed, and the rows, as long as the warehouse is there."""
+    if not (isinstance(error, DagRunFailedError) and error.task_id == "dbt_build"):
+        return
+    try:
+        if runs := deployment.failed_dbt_runs():
+            error.evidence[:0] = dbt_report.tell(dbt_report.read(runs[-1]), deployment.warehouse.admin_dsn)
+    except (EventsError, OSError, ValueError) as second:  # the failure itself matters more
+        say(f"  dbt's own results cannot be read: {next(iter(str(second).splitlines()), '')}")
+
+
 def run_pipelines(
-    deployment: Deployment, expected: InBackground[oracle.Expected], interval: Interval, phases: Phases
-) -> dict[str, int]:
-    """Run every DAG, check the warehouse after the first and compare it after each; return rows by table."""
+    deployment: Deployment, expected: InBackground[oracle.Expected], interval: Interval, phases: Phases, held: Held
+) -> None:
+    """Run every DAG, check the warehouse after the first and compare it after each; what holds goes to HELD."""
     api = deployment.api
     with phases.phase("DAGs parsed") as phase:
         wait_until_parsed(api)
@@ -139,10 +182,11 @@ def run_pipelines(
     run_dag(api, first, conf, phases, first)
     with phases.phase("numbers checked") as phase:
         wanted = expected.result()
-        checks = check(wanted, deployment.warehouse)
+        held.checks = check(wanted, deployment.warehouse)
+        held.rows = wanted.rows
         before = fingerprints(deployment.warehouse)
         days = len(wanted.active_professionals)
-        phase.text = f"{len(checks)} checks hold: rows, lead fees, {days:,} days of active professionals, rejects"
+        phase.text = f"{len(held.checks)} checks hold: rows, lead fees, {days:,} days of active professionals, rejects"
 
     for dag_id in others:
         run_dag(api, dag_id, conf, phases, dag_id)
@@ -151,11 +195,11 @@ def run_pipelines(
     wait_for_scheduled_runs(api, before=runs_before)
     check_unchanged(before, deployment.warehouse, f"the second run of {first}")
     check(wanted, deployment.warehouse)
-    say("✓ a second run changes nothing: every table holds what it held")
-    check_task_log(api, first, run_id)
+    held.say("a second run changes nothing: every table holds what it held")
+    lines = check_task_log(api, first, run_id)
+    held.say(f"the log of dbt_build is readable over the API, dbt's {lines} lines among it")
     for holds in deployment.check():
-        say(f"✓ {holds}")
-    return wanted.rows
+        held.say(holds)
 
 
 def run_dag(api: AirflowApi, dag_id: str, conf: dict[str, str], phases: Phases, phase_name: str) -> str:
@@ -207,8 +251,8 @@ def wait_for_scheduled_runs(api: AirflowApi, before: set[str]) -> None:
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)
 
 
-def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> None:
-    """Check that the log of a task that has ended can be read over the API, dbt's own lines among it.
+def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> int:
+    """Check that the log of a task that has ended can be read over the API, dbt's own among its lines; return those.
 
     Raises:
         ChecksFailedError: it cannot, or they are not.
@@ -220,7 +264,7 @@ def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> None:
             "The task's log is lost with its pod, or dbt's output does not reach it.",
             "Look at the task's log in the UI, and at logs.persistence in cluster/values.",
         )
-    say(f"✓ the log of dbt_build is readable over the API, dbt's {len(log)} lines among it")
+    return len(log)
 
 
 def check(expected: oracle.Expected, warehouse: Warehouse) -> list[oracle.Check]:
@@ -238,6 +282,7 @@ def check(expected: oracle.Expected, warehouse: Warehouse) -> list[oracle.Check]
             f"{len(wrong)} of {len(checks)} numbers are not what the events file says: {wrong[0].name}.",
             "A change to the load or to a model most likely changed their meaning.",
             "Compare what is expected and found above; the models' own tests: nox -s dbt",
+            [markdown_table(("number", "expected", "found"), [(c.name, c.expected, c.actual) for c in wrong])],
         )
     return checks
 
@@ -290,6 +335,17 @@ def print_addresses(deployment: Deployment) -> None:
     for line in deployment.addresses():
         say(line)
     say("")
+
+
+def held_blocks(held: Held) -> list[str]:
+    """Return Markdown of what holds."""
+    rows = [(name, f"{count:,}") for name, count in held.rows.items()]
+    numbers = markdown_table(("number", "value"), [(c.name, c.expected) for c in held.checks])
+    return [
+        markdown_table(("table", "rows"), rows, numbers=("rows",)) if rows else "",
+        details(f"{len(held.checks)} numbers are what the events file says", numbers) if held.checks else "",
+        "\n".join(f"- {text(line)}" for line in held.told),
+    ]
 
 
 def print_tables(phases: Phases, rows: dict[str, int]) -> None:

@@ -4,15 +4,23 @@ Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from events.errors import EventsError
 
 
 class HarnessError(EventsError):
-    """A failure that was foreseen; see `EventsError` for its three lines."""
+    """A failure that was foreseen; see `EventsError` for its three lines.
+
+    Attributes:
+        evidence: Markdown that shows more of it, for the step's summary.
+    """
 
     exit_code = 40
+
+    def __init__(self, what: str, why: str, next_step: str, evidence: Iterable[str] = ()) -> None:
+        super().__init__(what, why, next_step)
+        self.evidence = list(evidence)
 
 
 class UsageError(HarnessError):
@@ -40,9 +48,14 @@ class ServiceFailedError(HarnessError):
 
 
 class DagRunFailedError(HarnessError):
-    """A DAG run failed, did not end before its deadline, or its DAG was never parsed."""
+    """A DAG run failed, did not end before its deadline, or its DAG was never parsed.
+
+    Attributes:
+        task_id: the task that failed, if one did.
+    """
 
     exit_code = 44
+    task_id: str | None = None
 
 
 class ChecksFailedError(HarnessError):

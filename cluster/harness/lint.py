@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness import findings
+from harness.annotations import Finding, annotate
 from harness.paths import ROOT
+from harness.summary import Section, table
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -26,6 +29,7 @@ class Linter:
         check: its command.
         fix: the command that mends, if it can.
         files: what it gets, globs from the root. A folder is checked as a whole when a file below it is named.
+        read: reads what it says: which lines it is about.
         is_fast: whether it takes less than a second on all of them.
     """
 
@@ -33,28 +37,49 @@ class Linter:
     check: tuple[str, ...]
     fix: tuple[str, ...] | None
     files: tuple[str, ...]
+    read: findings.Reader = findings.read_colons
     is_fast: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a linter ended: the mark and the words of its line, what it found, and what it said."""
+
+    mark: str
+    told: str = ""
+    found: Sequence[Finding] = ()
+    said: str = ""
 
 
 PYTHON = ("*.py", "airflow/**/*.py", "cluster/**/*.py", "dbt/*.py", "tests/**/*.py")
 LINTERS = (
-    Linter("ruff check", ("ruff", "check", "--quiet"), ("ruff", "check", "--quiet", "--fix"), PYTHON),
-    Linter("ruff format", ("ruff", "format", "--quiet", "--diff"), ("ruff", "format", "--quiet"), PYTHON),
+    Linter(
+        "ruff check", ("ruff", "check", "--quiet"), ("ruff", "check", "--quiet", "--fix"), PYTHON, findings.read_arrows
+    ),
+    Linter(
+        "ruff format",
+        ("ruff", "format", "--quiet", "--diff"),
+        ("ruff", "format", "--quiet"),
+        PYTHON,
+        findings.read_diff,
+    ),
     Linter(
         "sqlfluff",
         ("sqlfluff", "lint", "--nocolor", "--disable-progress-bar", "--config", "dbt/.sqlfluff"),
         ("sqlfluff", "fix", "--nocolor", "--disable-progress-bar", "--config", "dbt/.sqlfluff"),
         ("dbt/models/**/*.sql", "dbt/tests/**/*.sql", "dbt/macros/**/*.sql"),
+        findings.read_sqlfluff,
         is_fast=False,
     ),
-    Linter("shellcheck", ("shellcheck",), None, (".ci/run",)),
+    Linter("shellcheck", ("shellcheck", "--format", "gcc"), None, (".ci/run",)),
     Linter("hadolint", ("hadolint",), None, ("*/Dockerfile",)),
     Linter("actionlint", ("actionlint",), None, (".github/workflows/*.yml",)),
     Linter(
         "zizmor",
         ("zizmor", "--offline", "--quiet", "--persona", "auditor"),
         None,
-        (".github/workflows", ".github/actions", ".github/dependabot.yml"),
+        (".github/workflows", ".github/actions"),
+        findings.read_arrows,
     ),
     Linter(
         "rumdl",
@@ -75,13 +100,20 @@ def main(arguments: Sequence[str]) -> int:
     if missing := [file for file in named if not (ROOT / file).is_file()]:
         print(f"✗ There is no file {' or '.join(missing)}; files are named from the root.", file=sys.stderr)
         return 2
-    linters = chosen(named, fast="--fast" in options)
-    failed = [linter.name for linter in linters if not run(linter, fix="--fix" in options)]
-    if failed:
-        print(
-            f"✗ {', '.join(failed)} found something; what can be mended by itself: nox -s lint -- --fix",
-            file=sys.stderr,
-        )
+    with Section("lint") as section:
+        linters = chosen(named, fast="--fast" in options)
+        outcomes = {linter.name: run(linter, fix="--fix" in options) for linter in linters}
+        failed = [name for name, outcome in outcomes.items() if outcome.mark == "✗"]
+        if failed:
+            what = f"{', '.join(failed)} found something"
+            print(f"✗ {what}; what can be mended by itself: nox -s lint -- --fix", file=sys.stderr)
+            section.fail(
+                f"{what}.", "A change breaks their rules.", "What can be mended by itself: nox -s lint -- --fix"
+            )
+        section.add(annotate([finding for outcome in outcomes.values() for finding in outcome.found]))
+        for name in failed:
+            section.add(*findings.tell(name, outcomes[name].found, outcomes[name].said))
+        section.add(table(("", "linter", ""), [(o.mark, name, o.told) for name, o in outcomes.items()]))
     return bool(failed)
 
 
@@ -104,21 +136,20 @@ def files_of(linter: Linter) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for pattern in linter.files for path in ROOT.glob(pattern))
 
 
-def run(linter: Linter, *, fix: bool) -> bool:
-    """Run one linter and say how it ended; True if it found nothing."""
+def run(linter: Linter, *, fix: bool) -> Outcome:
+    """Run one linter and say how it ended."""
     files = files_of(linter)
     if not files:
-        print(f"- {linter.name}: there is no {' or '.join(linter.files)} yet", flush=True)
-        return True
-    program, *options = linter.fix if fix and linter.fix else linter.check
-    done = subprocess.run(
-        [PROGRAMS / program, *options, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
-    if done.returncode:
-        sys.stdout.buffer.write(done.stdout)
-        sys.stdout.flush()
-    print(f"{'✗' if done.returncode else '✓'} {linter.name}", flush=True)
-    return done.returncode == 0
+        outcome = Outcome("-", f"there is no {' or '.join(linter.files)} yet")
+    else:
+        program, *options = linter.fix if fix and linter.fix else linter.check
+        argv = [str(PROGRAMS / program), *options, *files]
+        done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        said = done.stdout.decode(errors="replace")
+        outcome = Outcome("✗", found=linter.read(said, linter.name), said=said) if done.returncode else Outcome("✓")
+    sys.stdout.write(outcome.said)
+    print(f"{outcome.mark} {linter.name}{outcome.told and ': '}{outcome.told}", flush=True)
+    return outcome
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Needs the standard library and uv alone: it runs before there is any environment
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,15 +19,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.paths import ROOT
+from harness.paths import BUILD, ROOT
+from harness.summary import Section, code, table
 
 LOCKS = ROOT / "requirements"
 CONSTRAINTS = LOCKS / "constraints.txt"
+CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`: the text of a pull request, say
 COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")
 
 
 class LockError(Exception):
-    """A lock is missing or older than `pyproject.toml`; the message is one sentence."""
+    """A lock is missing or older than `pyproject.toml`, or cannot be written; the message is one sentence.
+
+    Attributes:
+        said: what uv said of it.
+    """
+
+    said = ""
 
 
 def uv() -> str:
@@ -80,7 +89,11 @@ def path(group: str) -> Path:
 
 
 def write(*options: str) -> None:
-    """Write every lock anew; versions stay where they still fit, unless OPTIONS say --upgrade."""
+    """Write every lock anew; versions stay where they still fit, unless OPTIONS say --upgrade.
+
+    Raises:
+        LockError: uv is missing, or finds no versions that fit.
+    """
     project = _project()
     groups = sorted(project["dependency-groups"])
     LOCKS.mkdir(exist_ok=True)
@@ -93,21 +106,64 @@ def write(*options: str) -> None:
         stale.unlink()
 
 
+def versions() -> dict[str, str]:
+    """Return the version that is locked of each package; of one that has several, all of them."""
+    found: dict[str, list[str]] = {}
+    if CONSTRAINTS.exists():
+        for name, version in re.findall(
+            r"^([^\s#=]+)==([^\s;]+)", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            found.setdefault(name, []).append(version)
+    return {name: ", ".join(sorted(set(several))) for name, several in found.items()}
+
+
+def changes(before: dict[str, str], after: dict[str, str]) -> tuple[int, str]:
+    """Return how many packages changed their version, and Markdown that says which."""
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    rows = [(name, before.get(name, "new"), after.get(name, "gone")) for name in names]
+    return len(rows), table(("package", "from", "to"), rows) if rows else "No version changed."
+
+
+def main(options: Sequence[str]) -> None:
+    """Write the locks, and tell which versions changed: in the summary, and in `build/lock.md`.
+
+    Raises:
+        LockError: uv is missing, or finds no versions that fit.
+    """
+    before = versions()
+    with Section("lock") as section:
+        try:
+            write(*options)
+        except LockError as error:
+            why = "No versions fit what pyproject.toml asks for, or the package index was not reached."
+            section.fail(str(error), why, "Read what uv says, and try again: nox -s lock", [code(error.said)])
+            raise
+        count, told = changes(before, versions())
+        section.headline = f"{count} versions changed"
+        section.add(told)
+        CHANGES.parent.mkdir(exist_ok=True)
+        CHANGES.write_text(f"{told}\n", encoding="utf-8")
+
+
 def _header(project: dict[str, Any], groups: Sequence[str]) -> str:
     return f"# made from {_digest(project, groups)}\n"
 
 
 def _compile(lock: Path, header: str, *options: str) -> None:
     output = str(lock.relative_to(ROOT))
-    subprocess.run([uv(), *COMPILE, *options, "--output-file", output, "pyproject.toml"], cwd=ROOT, check=True)
+    argv = [uv(), *COMPILE, *options, "--output-file", output, "pyproject.toml"]
+    done = subprocess.run(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        error = LockError(f"uv ended with exit code {done.returncode} and says why above.")
+        error.said = done.stderr
+        raise error
     lock.write_text(header + lock.read_text(encoding="utf-8"), encoding="utf-8")
     print(f"✓ {output}")
 
 
 if __name__ == "__main__":
     try:
-        write(*sys.argv[1:])
+        main(sys.argv[1:])
     except LockError as error:
         sys.exit(str(error))
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)

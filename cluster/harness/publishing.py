@@ -134,11 +134,14 @@ def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
     return references
 
 
-def run(tag: str, registry: str | None, source: str) -> None:
-    """Make the release TAG: what is attached, and the images, if there is a REGISTRY to push them to."""
-    for path in gather(tag):
-        say(f"✓ {path.relative_to(ROOT)} ({path.stat().st_size / 1e3:,.0f} kB)")
+def run(tag: str, registry: str | None, source: str) -> list[tuple[str, str]]:
+    """Make the release TAG: what is attached, and the images, if there is a REGISTRY to push them to; return both."""
+    made = [(str(path.relative_to(ROOT)), f"{path.stat().st_size / 1e3:,.0f} kB") for path in gather(tag)]
+    for name, size in made:
+        say(f"✓ {name} ({size})")
     if registry:
         with Supervisor.launch() as supervisor:
             for reference in push(supervisor, registry, source):
+                made.append((reference, "pushed, with provenance and SBOM"))
                 say(f"✓ {reference} pushed, with provenance and SBOM")
+    return made

@@ -30,6 +30,11 @@ INTERRUPTS = {
     "a DAG runs": ("create_tables  running", signal.SIGINT, 130),
     "killed while a DAG runs": ("load_events    running", signal.SIGKILL, -9),
 }
+PHASES = {  # as the summary calls them
+    "the metadata database is migrated": "Airflow's metadata database migrated",
+    "Airflow starts": "Airflow healthy",
+    "a DAG runs": "events_pipeline_daily",
+}
 
 
 def processes_below(directory: Path) -> list[str]:
@@ -63,8 +68,14 @@ def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={k: v for k, v in os.environ.items() if k != "NOX_PID"} | {"PYTHONPATH": path, "TMPDIR": str(temporary)},
+        env={k: v for k, v in os.environ.items() if k != "NOX_PID"}
+        | {"PYTHONPATH": path, "TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))},
     )
+
+
+def summary(temporary: Path) -> Path:
+    """Return where the run whose temporary directory is TEMPORARY tells how it ended."""
+    return temporary.parent / "summary.md"
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
@@ -104,6 +115,12 @@ def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
         ]
         assert any(line.startswith("✓ everything taken down") for line in said)
         assert "Traceback" not in "".join(said)
+        told = summary(temporary).read_text()
+        assert re.match(
+            rf"## ✗ e2e on embedded: .* s\n\n- \*\*What happened:\*\* Interrupted by {number.name}\.\n", told
+        )
+        if phase in PHASES:
+            assert f"\nIt ended in the phase **{PHASES[phase]}**.\n" in told
     check_nothing_is_left(temporary)
     assert {user.pw_name for user in pwd.getpwall()} == users
 
@@ -161,6 +178,17 @@ def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken
     rejects = (diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
     assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
     shutil.rmtree(diagnostics)
+    told = summary(temporary).read_text()
+    assert told.startswith("## ✗ e2e on embedded: ")
+    assert f"\n- **What happened:** events_pipeline_daily failed in load_events: {refused}\n" in told
+    assert "\n- **What to do:** " in told
+    assert " Diagnostics: build/diagnostics/" in told
+    [log] = re.findall(
+        r"<summary>The end of load_events's log in events_pipeline_daily</summary>(.*?)</details>", told, re.DOTALL
+    )
+    assert f"TooManyRejected: {refused}\n" in log
+    assert "\nIt ended in the phase **events_pipeline_daily**.\n" in told
+    assert re.search(r"^\| events_pipeline_daily \(not finished\) \| [\d.]+ \|$", told, re.MULTILINE)
 
     [(address, username, password)] = re.findall(r"^  Airflow +(\S+)  user (\S+), password (\S+)$", text, re.MULTILINE)
     [dsn] = re.findall(r"^  warehouse +(\S+)$", text, re.MULTILINE)

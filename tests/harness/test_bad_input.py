@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -74,6 +75,19 @@ def test_a_scheme_that_nobody_knows() -> None:
 
 def test_a_target_that_is_not_known() -> None:
     check(e2e("--target", "mainframe"), 2, "There is no target 'mainframe'.")
+
+
+def test_what_is_said_is_told_in_the_summary(tmp_path: Path) -> None:
+    summary = tmp_path / "summary.md"
+    e2e("--target", "mainframe", GITHUB_STEP_SUMMARY=str(summary))
+    e2e("--down", GITHUB_STEP_SUMMARY=str(summary))
+    assert re.sub(r"[\d.]+ s\n", "TIME\n", summary.read_text()) == (
+        "## ✗ e2e: TIME\n\n"
+        "- **What happened:** There is no target 'mainframe'.\n"
+        "- **Why, most likely:** The targets are: auto, embedded, kind, minikube, context.\n"
+        "- **What to do:** Name one of them, or leave --target out: nox -s e2e\n\n"
+        "## ✓ e2e: TIME\n\n"
+    )
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "many"])

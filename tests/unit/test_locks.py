@@ -1,5 +1,6 @@
 """The locks are fresh, whole and free of index addresses; a stale one is refused in one sentence."""
 
+import os
 import re
 import subprocess
 import sys
@@ -94,3 +95,61 @@ def test_the_modules_that_run_before_any_environment_need_the_standard_library_a
     program = "from harness import environment, locks"
     argv = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, 'cluster'); {program}"]
     subprocess.run(argv, cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def empty(clone: Path) -> Path:
+    """Give a project that depends on nothing: its locks are written without an index."""
+    (clone / "pyproject.toml").write_text(
+        '[project]\nname = "a"\nversion = "0"\nrequires-python = ">=3.11"\n[dependency-groups]\nevents = []\n'
+    )
+    for lock in (clone / "requirements").iterdir():
+        lock.unlink()
+    return clone
+
+
+def lock(project: Path, *options: str) -> tuple[int, str, str]:
+    """Run `harness.locks` in PROJECT; return its exit code, what it says of errors, and the summary without times."""
+    summary = project / "summary.md"
+    env = os.environ | {"PYTHONPATH": str(project / "cluster"), "GITHUB_STEP_SUMMARY": str(summary)}
+    argv = [str(environment.python_of("types")), "-m", "harness.locks", *options]  # the environment that has uv
+    done = subprocess.run(argv, cwd=project, env=env, capture_output=True, text=True, check=False)
+    told = re.sub(r"[\d.]+ s\b", "TIME", summary.read_text())
+    summary.unlink()
+    return done.returncode, done.stderr, told
+
+
+def test_the_changed_versions_are_told_and_kept_for_a_pull_request(empty: Path) -> None:
+    (empty / "requirements" / "constraints.txt").write_text(
+        "# made from 0\n"
+        "dbt-core==1.12.0\n    # via events-platform\n"
+        "numpy==2.1.0 ; python_version < '3.12'\nnumpy==2.2.0 ; python_version >= '3.12'\n"
+    )
+    rows = "| dbt-core | 1.12.0 | gone |\n| numpy | 2.1.0, 2.2.0 | gone |\n"
+    changes = f"| package | from | to |\n| --- | --- | --- |\n{rows}"
+    assert lock(empty) == (0, "", f"## ✓ lock: 2 versions changed (TIME)\n\n{changes}\n")
+    assert (empty / "build" / "lock.md").read_text() == changes
+
+    assert lock(empty) == (0, "", "## ✓ lock: 0 versions changed (TIME)\n\nNo version changed.\n\n")
+    assert (empty / "build" / "lock.md").read_text() == "No version changed.\n"
+
+
+def test_a_version_that_is_new_or_another_is_told() -> None:
+    assert locks.changes({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "1"}) == (
+        3,
+        "| package | from | to |\n| --- | --- | --- |\n| b | 1 | 2 |\n| c | 1 | gone |\n| d | new | 1 |",
+    )
+
+
+def test_what_uv_says_when_it_fails_is_told(empty: Path) -> None:
+    exit_code, said, told = lock(empty, "--no-such-option")
+    assert exit_code == 1
+    assert said.startswith("error: unexpected argument '--no-such-option' found\n")
+    assert said.endswith("\nuv ended with exit code 2 and says why above.\n")
+    assert told.startswith(
+        "## ✗ lock: TIME\n\n"
+        "- **What happened:** uv ended with exit code 2 and says why above.\n"
+        "- **Why, most likely:** No versions fit what pyproject.toml asks for, or the package index was not reached.\n"
+        "- **What to do:** Read what uv says, and try again: nox -s lock\n\n"
+        "```text\nerror: unexpected argument '--no-such-option' found\n"
+    )

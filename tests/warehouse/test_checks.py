@@ -10,7 +10,8 @@ import pytest
 
 from events.load import load
 from events.tables import create_tables
-from harness import oracle, postgres
+from harness import e2e, oracle, postgres
+from harness.errors import ChecksFailedError
 from harness.paths import ROOT
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse
 
@@ -64,6 +65,16 @@ def test_a_warehouse_that_is_right_passes_every_check(built: Warehouse, events: 
         checks = oracle.compare(oracle.compute(str(events)), connection)
     assert [check.name for check in checks if not check.holds] == []
     assert {"sum of lead fees", "active professionals per day", "rejected rows"} < {check.name for check in checks}
+
+
+def test_a_number_that_differs_is_told_with_what_is_expected_and_found(built: Warehouse, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(HEADER + ROWS.replace("_1.10", "_1.25"))
+    with pytest.raises(ChecksFailedError) as caught:
+        e2e.check(oracle.compute(str(other)), built)
+    assert caught.value.evidence == [
+        "| number | expected | found |\n| --- | --- | --- |\n| sum of lead fees | 3.45 | 3.300000 |"
+    ]
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)

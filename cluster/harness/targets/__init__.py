@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from harness.airflow_api import AirflowApi
@@ -59,6 +60,13 @@ class Deployment(Protocol):
 
         Raises:
             ChecksFailedError: it does not.
+        """
+
+    def failed_dbt_runs(self) -> list[Path]:
+        """Return a folder for each dbt run that failed, with the files that it wrote, the latest last.
+
+        Raises:
+            EventsError, OSError: they cannot be had.
         """
 
     def addresses(self) -> list[str]:

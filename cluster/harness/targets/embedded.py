@@ -51,6 +51,11 @@ class EmbeddedDeployment:
         """There is nothing that holds here alone."""
         return []
 
+    def failed_dbt_runs(self) -> list[Path]:
+        """Where `dbt/run.py` keeps the files of the latest one."""
+        folder = failures(self.supervisor.directory / "dbt")
+        return [folder] if folder.exists() else []
+
     def addresses(self) -> list[str]:
         """How to reach what was kept."""
         login = f"user {self.api.username}, password {self.api.password}"
@@ -203,7 +208,13 @@ def pipeline_env(settings: Settings, warehouse: Warehouse, dbt: Path, artifacts:
         "DBT_TARGET": "prod",
         "DBT_TARGET_PATH": str(artifacts / "target"),
         "DBT_LOG_PATH": str(artifacts / "logs"),
+        "DBT_FAILURES_PATH": str(failures(artifacts)),
     }
+
+
+def failures(artifacts: Path) -> Path:
+    """Return where the files of a failed dbt run stay: the next one writes over the others below ARTIFACTS."""
+    return artifacts / "failures"
 
 
 def check_alive(supervisor: Supervisor) -> None:

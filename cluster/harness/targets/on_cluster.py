@@ -161,6 +161,13 @@ class ClusterDeployment:
         """What could not be taken down."""
         return self.supervisor.left
 
+    def failed_dbt_runs(self) -> list[Path]:
+        """Copy the volume of the tasks' logs, where dbt's pod leaves the files of each, and return where they are."""
+        copied = self.supervisor.directory / "failed-dbt-runs"
+        copied.mkdir(exist_ok=True)
+        self.place.save_task_logs(copied)
+        return sorted((copied / "dbt").glob("*"), key=lambda folder: folder.stat().st_mtime)
+
     def check(self) -> list[str]:
         """Check that each task ran in a pod of its own, dbt in one more, and that only those are left that failed.
 
