@@ -46,6 +46,12 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
         )
 
 
+def pytest(session: nox.Session, group: str, *arguments: str, **env: str) -> None:
+    """Run pytest in GROUP's environment, posargs last; what came of it is also in `build/reports`."""
+    report = f"--junitxml=build/reports/{session.name}.xml"
+    run(session, install(session, group), "-m", "pytest", report, *arguments, *session.posargs, **env)
+
+
 @nox.session(tags=["ci", "docs"])
 def lint(session: nox.Session) -> None:
     """Check style and mistakes in Python, SQL, shell, workflows, Dockerfiles and Markdown; `-- --fix` mends."""
@@ -55,8 +61,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["ci", "docs"])
 def docs(session: nox.Session) -> None:
     """Check the documentation: links, sessions, options, variables and exit codes are what the code has."""
-    pytest = ("-m", "pytest", "tests/docs", "--confcutdir=tests/docs")
-    run(session, install(session, "tests"), *pytest, *session.posargs)
+    pytest(session, "tests", "tests/docs", "--confcutdir=tests/docs")
 
 
 @nox.session(tags=["ci"])
@@ -72,14 +77,13 @@ def tests(session: nox.Session) -> None:
         install(session, group)
     dbt = install(session, "dbt")
     apart = ("--ignore=tests/dags", "--ignore=tests/cluster", "--ignore=tests/docs")
-    pytest = ("-m", "pytest", *apart, "--numprocesses=2", "--dist=loadfile")
-    run(session, install(session, "tests"), *pytest, *session.posargs, DBT_PYTHON=dbt)
+    pytest(session, "tests", *apart, "--numprocesses=2", "--dist=loadfile", DBT_PYTHON=dbt)
 
 
 @nox.session(tags=["ci"])
 def dags(session: nox.Session) -> None:
     """Test the DAGs' integrity: exact ids, no import errors, policies, import time."""
-    run(session, install(session, "dags"), "-m", "pytest", "tests/dags", "--confcutdir=tests/dags", *session.posargs)
+    pytest(session, "dags", "tests/dags", "--confcutdir=tests/dags")
 
 
 @nox.session(tags=["ci"])
@@ -106,7 +110,7 @@ def cluster(session: nox.Session) -> None:
 @nox.session(tags=["ci", "engine"], default=False)
 def faults(session: nox.Session) -> None:
     """Break a kind cluster in every way, and check what is said of it and that nothing is left."""
-    run(session, install(session, "tests"), "-m", "pytest", "tests/cluster", *session.posargs)
+    pytest(session, "tests", "tests/cluster")
 
 
 @nox.session(default=False)
