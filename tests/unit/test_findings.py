@@ -50,9 +50,6 @@ def test_each_linter_tells_its_lines(clone: Path) -> None:
     for name, content in BROKEN.items():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_text(content)
-    for path in (clone / ".github").rglob("*"):
-        if path.is_file() and path != clone / ".github/workflows/ci.yml":
-            path.unlink()
 
     exit_code, commands, summary = run(clone, "harness.lint")
 
@@ -85,12 +82,11 @@ def test_each_linter_tells_its_lines(clone: Path) -> None:
         "| `cluster/harness/broken.py:3` | F401 \\`os\\` imported but unused |\n\n"
         "<details><summary>What ruff check says</summary>\n\n```text\nI001 [*] Import block is un-sorted"
     )
-    assert summary.endswith("| ✗ | actionlint |  |\n| ✗ | zizmor |  |\n\n")
+    assert summary.endswith("| ✗ | actionlint |  |\n| ✗ | zizmor |  |\n| ✓ | rumdl |  |\n\n")
 
 
 def test_where_nothing_is_found_the_summary_is_a_table(clone: Path) -> None:
-    for path in sorted((clone / ".github").rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
+    (clone / ".ci" / "run").unlink()
 
     exit_code, commands, summary = run(clone, "harness.lint")
 
@@ -98,8 +94,8 @@ def test_where_nothing_is_found_the_summary_is_a_table(clone: Path) -> None:
     assert summary == (
         "## ✓ lint: TIME\n\n|  | linter |  |\n| --- | --- | --- |\n"
         "| ✓ | ruff check |  |\n| ✓ | ruff format |  |\n| ✓ | sqlfluff |  |\n"
-        "| ✓ | shellcheck |  |\n| ✓ | hadolint |  |\n"
-        "| - | actionlint | there is no .github/workflows/\\*.yml yet |\n| - | zizmor | there is no .github yet |\n\n"
+        "| - | shellcheck | there is no .ci/run yet |\n| ✓ | hadolint |  |\n"
+        "| ✓ | actionlint |  |\n| ✓ | zizmor |  |\n| ✓ | rumdl |  |\n\n"
     )
 
 
