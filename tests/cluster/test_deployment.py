@@ -235,7 +235,7 @@ def test_a_failing_dbt_test_is_explained_and_the_next_run_succeeds(cluster: Clus
     what, why, next_step = last_lines(said)
     assert what.startswith("✗ events_pipeline_daily failed in dbt_build: ")
     assert "raw_loads_have_a_known_status" in what
-    assert why == "  dbt's log has the failing rows or the statement."
+    assert why == "  A change to a model, or events that it does not expect; dbt's log has the rows or the statement."
     diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
     results = list((diagnostics / "tasks" / "dbt").glob("*/run_results.json"))  # of the scheduled run, too
     assert results
