@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.paths import ROOT
+from harness.summary import Section, span, table
 
 EVENTS = ("push", "pull_request", "schedule", "workflow_dispatch")
 TARGETS = ("kind", "embedded")  # that a runner of GitHub's can bring up
@@ -158,11 +159,14 @@ def write(plan: Plan) -> None:
     if path := os.environ.get("GITHUB_OUTPUT"):
         with open(path, "a", encoding="utf-8") as file:
             file.writelines(f"{name}={json.dumps(jobs)}\n" for name, jobs in lists.items())
+    commands = [(f"nox -s {job.session}", job.minutes) for job in plan.sessions]
+    commands += [(f"nox -s e2e -- --target {run.target}", run.minutes) for run in plan.targets]
     print(f"The plan is {plan.why}.")
-    for job in plan.sessions:
-        print(f"  nox -s {job.session:<24} at most {job.minutes} minutes")
-    for run in plan.targets:
-        print(f"  nox -s {f'e2e -- --target {run.target}':<24} at most {run.minutes} minutes")
+    for command, minutes in commands:
+        print(f"  {command:<32} at most {minutes} minutes")
+    with Section("plan") as section:
+        rows = [(span(command), str(minutes)) for command, minutes in commands]
+        section.add(f"The plan is {plan.why}.", table(("job", "minutes at most"), rows, numbers=("minutes at most",)))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -113,6 +113,7 @@ def test_the_projects_own_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
     assert plan.main(["--event", "schedule"]) == 0
     outputs = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
     sessions = {job["session"] for job in json.loads(outputs["sessions"])}
@@ -120,6 +121,7 @@ def test_the_projects_own_plan(
     assert "e2e" not in sessions
     assert [run["target"] for run in json.loads(outputs["targets"])] == list(plan.TARGETS)
     assert "nox -s e2e -- --target kind " in capsys.readouterr().out
+    assert "| `nox -s e2e -- --target embedded` | 25 |" in (tmp_path / "summary").read_text()
 
 
 def test_a_noxfile_that_cannot_be_read(
