@@ -76,6 +76,20 @@ def test_up_again_changes_nothing_and_a_change_is_rolled_out(cluster: Cluster) -
     assert not pod_ids(cluster) & before
 
 
+def test_a_postgres_that_is_gone_is_named_at_once(cluster: Cluster) -> None:
+    e2e = start("e2e", "--target", "kind", "--reuse")
+    said = read_until(e2e, r"create_tables +running")
+    run_command("docker", "kill", PLACE.postgres)
+    said += e2e.communicate(timeout=120)[0]
+    assert e2e.returncode == 46, said
+    lines = last_lines(said)
+    assert lines[0] == f"✗ The PostgreSQL of {PLACE.title}, the container {PLACE.postgres}, does not run."
+    diagnostics = ROOT / lines[2].rpartition("Diagnostics: ")[2]
+    assert (diagnostics / "export" / f"{PLACE.postgres}.log").stat().st_size
+    shutil.rmtree(diagnostics)
+    assert cluster.kubectl.answers()
+
+
 def test_up_brings_back_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
     password = read_secret(cluster.kubectl, "passwords")
     node = ("docker", "exec", PLACE.node, "ctr", "--namespace", "k8s.io", "images")
@@ -110,36 +124,6 @@ def test_a_hook_that_times_out_is_run_once_more_and_explained() -> None:
     assert list((diagnostics / "describe").glob("*.txt"))
     assert (diagnostics / "export").is_dir()
     shutil.rmtree(diagnostics)
-
-
-def test_up_does_not_mind_what_failed_before(cluster: Cluster) -> None:
-    labels = {"component": "run-airflow-migrations"}
-    restricted = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "runAsUser": 50000,
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    image = pins.image("python")
-    container = {"name": "migrate", "image": image, "command": ["false"], "securityContext": restricted}
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": "airflow-run-airflow-migrations", "labels": labels},
-        "spec": {
-            "backoffLimit": 0,
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"restartPolicy": "Never", "containers": [container]},
-            },
-        },
-    }
-    cluster.kubectl.run("delete", "job", "airflow-run-airflow-migrations", "--ignore-not-found")
-    cluster.kubectl.apply([job])
-    cluster.kubectl.run("wait", "--for=condition=failed", "job/airflow-run-airflow-migrations", "--timeout=60s")
-    code, said = run("cluster", "up")
-    assert code == 0, said
 
 
 BROKEN = {
@@ -178,20 +162,32 @@ def test_a_values_file_that_breaks_a_component_is_explained(name: str, tmp_path:
     shutil.rmtree(diagnostics)
 
 
-def test_a_postgres_that_is_gone_is_named_at_once(cluster: Cluster) -> None:
-    code, said = run("cluster", "up")  # after what was broken above
-    assert code == 0, said
-    e2e = start("e2e", "--target", "kind", "--reuse")
-    said = read_until(e2e, r"create_tables +running")
-    run_command("docker", "kill", PLACE.postgres)
-    said += e2e.communicate(timeout=120)[0]
-    assert e2e.returncode == 46, said
-    lines = last_lines(said)
-    assert lines[0] == f"✗ The PostgreSQL of {PLACE.title}, the container {PLACE.postgres}, does not run."
-    diagnostics = ROOT / lines[2].rpartition("Diagnostics: ")[2]
-    assert (diagnostics / "export" / f"{PLACE.postgres}.log").stat().st_size
-    shutil.rmtree(diagnostics)
-    assert cluster.kubectl.answers()
+def test_up_does_not_mind_what_failed_before(cluster: Cluster) -> None:
+    labels = {"component": "run-airflow-migrations"}
+    restricted = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsUser": 50000,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    image = pins.image("python")
+    container = {"name": "migrate", "image": image, "command": ["false"], "securityContext": restricted}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "airflow-run-airflow-migrations", "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"restartPolicy": "Never", "containers": [container]},
+            },
+        },
+    }
+    cluster.kubectl.run("delete", "job", "airflow-run-airflow-migrations", "--ignore-not-found")
+    cluster.kubectl.apply([job])
+    cluster.kubectl.run("wait", "--for=condition=failed", "job/airflow-run-airflow-migrations", "--timeout=60s")
     code, said = run("cluster", "up")
     assert code == 0, said
 
