@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import psycopg
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from events import ledger
 from events.errors import EmptyReplacement, EventsError, SourceChanged, TooManyRejected, WarehouseBusy
 from events.interval import Interval, utc
 from events.ledger import Earlier, LoadResult
+from events.partitions import drop_leftovers
 from events.progress import Progress
 from events.publishing import Replacement, swap
 from events.source import digest, open_source, redacted, size
@@ -79,6 +80,7 @@ def load(
             connection.execute("begin")
         else:
             ledger.bury(connection)
+            drop_leftovers(connection)
         load_id = ledger.begin(connection, source_uri, job.interval, run_id)
         try:
             result = job.run(connection, load_id, say, say_every_s)
@@ -148,6 +150,8 @@ class _Load:
         ledger.close(connection, load_id, source, result)
         with self._busy_warehouse():
             swap(connection, replacement.swap_statement(), deadline)
+        with suppress(psycopg.Error):  # the load is published; the next one does it
+            drop_leftovers(connection)
         return replace(result, seconds=round(time.monotonic() - self.began, 3))
 
     def _repeat(self, connection: psycopg.Connection, load_id: int) -> LoadResult | None:
@@ -235,7 +239,7 @@ class _Load:
     def _busy_warehouse(self) -> Iterator[None]:
         try:
             yield
-        except LockNotAvailable as error:
+        except (LockNotAvailable, QueryCanceled) as error:
             raise WarehouseBusy(
                 f"The warehouse did not become free within {self.lock_timeout_s:g} s.",
                 "Another load or a dbt build is taking long, or somebody has left a transaction open.",

@@ -2,22 +2,27 @@
 
 They are not of one size. Where there are many events a day has a partition of its own; where there are few, many days
 share one. So a load of one day rewrites no more than about that day, and there are never so many that readers feel it.
+
+All of them belong to one *edition*, which is the only partition of `raw.events` itself. A load that replaces everything
+makes a new edition, so that it changes one partition and not a hundred while readers wait.
 """
 
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import UniqueViolation
+from psycopg.errors import LockNotAvailable, UniqueViolation
 
 from events.interval import Interval
 
+EVENTS = sql.Identifier("raw", "events")
 MIN_ROWS = 50_000  # of two neighbours together; a day that has as many gets a partition of its own
-MAX_PARTITIONS = 100  # roughly: publishing 100 keeps readers waiting for a tenth of a second
+MAX_PARTITIONS = 100  # roughly
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(.+)')\) TO \((?:MAXVALUE|'(.+)')\)")
@@ -65,16 +70,21 @@ class Partition:
 
 
 def create_events(connection: psycopg.Connection) -> None:
-    """Make `raw.events`, with one partition, where it is missing."""
+    """Make `raw.events`, with one empty partition in one edition, where it is missing."""
     connection.execute(
         sql.SQL("create table if not exists raw.events ({}) partition by range (created_at)").format(_COLUMNS)
     )
     if not connection.execute("select 1 from pg_inherits where inhparent = 'raw.events'::regclass").fetchone():
-        table = sql.Identifier("raw", "events_0")
+        edition, table = sql.Identifier("raw", "events_0"), sql.Identifier("raw", "events_0_0")
+        make_edition(connection, edition)
         connection.execute(sql.SQL("create table {} ({}, primary key (event_id))").format(table, _COLUMNS))
-        connection.execute(
-            sql.SQL("alter table raw.events attach partition {} for values from (minvalue) to (maxvalue)").format(table)
-        )
+        connection.execute(attach(edition, Partition(table, None, None)))
+        connection.execute(attach(EVENTS, Partition(edition, None, None)))
+
+
+def make_edition(connection: psycopg.Connection, edition: sql.Composable) -> None:
+    """Make EDITION, which can become the table that `raw.events` is made of."""
+    connection.execute(sql.SQL("create table {} ({}) partition by range (created_at)").format(edition, _COLUMNS))
 
 
 def new_table(load_id: int) -> sql.Composable:
@@ -112,13 +122,51 @@ def id_ranges(connection: psycopg.Connection, tables: Sequence[sql.Composable]) 
     return [(low, high) for _, low, high in sorted(connection.execute(ranges).fetchall())]
 
 
+def attach(parent: sql.Composable, partition: Partition) -> sql.Composed:
+    """Return the statement that makes PARTITION one of PARENT."""
+    return sql.SQL("alter table {} attach partition {} for values from ({}) to ({})").format(
+        parent,
+        partition.table,
+        sql.SQL("minvalue") if partition.start is None else sql.Literal(str(partition.start)),
+        sql.SQL("maxvalue") if partition.end is None else sql.Literal(str(partition.end)),
+    )
+
+
+def detach(parent: sql.Composable, table: sql.Composable) -> sql.Composed:
+    """Return the statement that makes the partition TABLE of PARENT a table of its own."""
+    return sql.SQL("alter table {} detach partition {}").format(parent, table)
+
+
+def current_edition(connection: psycopg.Connection) -> sql.Composable:
+    """Return the one partition of `raw.events`, which has all the others."""
+    [edition] = _children(connection, EVENTS)
+    return edition.table
+
+
 def partitions(connection: psycopg.Connection) -> list[Partition]:
-    """Return the partitions of `raw.events` in the order of their times."""
+    """Return the partitions of `raw.events` that have the rows, in the order of their times."""
+    return _children(connection, current_edition(connection))
+
+
+def drop_leftovers(connection: psycopg.Connection) -> None:
+    """Drop the tables that `raw.events` was made of once, and is not any more; one that somebody reads stays for now."""
+    found = connection.execute(
+        "select relname from pg_class where relnamespace = 'raw'::regnamespace and relkind in ('r', 'p')"
+        " and relname ~ '^events_[0-9]' and not relispartition"
+    )
+    for (name,) in found.fetchall():
+        with suppress(LockNotAvailable), connection.transaction():
+            connection.execute("set local lock_timeout = '1s'")
+            connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("raw", name)))
+
+
+def _children(connection: psycopg.Connection, parent: sql.Composable) -> list[Partition]:
     found = []
     for schema, name, bounds in connection.execute(
         "select nspname, relname, pg_get_expr(relpartbound, pg_class.oid)"
         " from pg_inherits join pg_class on pg_class.oid = inhrelid"
-        " join pg_namespace on pg_namespace.oid = relnamespace where inhparent = 'raw.events'::regclass"
+        " join pg_namespace on pg_namespace.oid = relnamespace where inhparent = %s::regclass",
+        (parent.as_string(connection),),
     ):
         if match := _BOUNDS.fullmatch(bounds):
             start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())

@@ -12,14 +12,29 @@ from datetime import datetime
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from events.interval import Interval
-from events.partitions import MAX_PARTITIONS, MIN_ROWS, Partition, add_key, id_ranges, make_table, new_table, partitions
+from events.partitions import (
+    EVENTS,
+    MAX_PARTITIONS,
+    MIN_ROWS,
+    Partition,
+    add_key,
+    attach,
+    current_edition,
+    detach,
+    id_ranges,
+    make_edition,
+    make_table,
+    new_table,
+    partitions,
+)
 from events.records import COLUMNS
 from events.staging import Staging
 
-_SWAP_LOCK_TIMEOUT_MS = 60  # readers that come while we wait for the table wait behind us
+_SWAP_LOCK_TIMEOUT_MS = 40  # readers that come while we wait for the table wait behind us
+_SWAP_TIMEOUT_MS = 150  # how long readers may have to wait, but for the commit
 _MOST_PAUSE_S = 0.5
 _ALL_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, (*COLUMNS, "load_id")))
 
@@ -36,7 +51,7 @@ class Piece:
 
     def takes(self, other: "Piece", partition_rows: int) -> bool:
         """Say whether OTHER, which follows, is better part of this one."""
-        return self.rows + other.rows <= partition_rows and not (self.staged and other.staged)
+        return self.rows + other.rows < partition_rows and not (self.staged and other.staged)
 
     def take(self, other: "Piece") -> None:
         """Make OTHER, which follows, part of this one."""
@@ -60,7 +75,7 @@ class Replacement:
         self._partitions = partitions(connection)
         self._touched = [partition for partition in self._partitions if partition.overlaps(interval)]
         self._moved_from: set[int] = set()
-        self._attached: list[tuple[sql.Composable, datetime | None, datetime | None]] = []
+        self._made: list[Partition] = []
 
     def rows(self) -> int:
         """Return how many rows are there now."""
@@ -116,8 +131,8 @@ class Replacement:
     def prepare(self, staging: Staging) -> None:
         """Make the tables that are to be partitions, and take out elsewhere the events that moved into the interval."""
         [(total,)] = self._connection.execute(
-            "select sum(greatest(reltuples, 0))::bigint from pg_class join pg_inherits on inhrelid = pg_class.oid"
-            " where inhparent = 'raw.events'::regclass"
+            "select sum(greatest(reltuples, 0))::bigint from pg_class join pg_partition_tree('raw.events') on relid = oid"
+            " where isleaf"
         )
         partition_rows = max(MIN_ROWS, (total or 0) // MAX_PARTITIONS)
         for number in self._moved_from:
@@ -131,17 +146,26 @@ class Replacement:
             self._make(piece)
 
     def swap_statement(self) -> sql.Composed:
-        """Return what puts the prepared tables in the place of the partitions that the interval touches."""
-        drop = [sql.SQL("drop table {}").format(sql.SQL(", ").join(partition.table for partition in self._touched))]
-        attach = [
-            sql.SQL("alter table raw.events attach partition {} for values from ({}) to ({})").format(
-                table,
-                sql.SQL("minvalue") if start is None else sql.Literal(str(start)),
-                sql.SQL("maxvalue") if end is None else sql.Literal(str(end)),
+        """Return what puts the prepared tables in the place of the partitions that the interval touches.
+
+        Of the two ways it is the one with less to do while readers wait: to change partitions in the edition, or to
+        put a new edition, in which the new ones are already, in the place of it.
+        """
+        edition = current_edition(self._connection)
+        others = [partition for partition in self._partitions if partition not in self._touched]
+        if 2 * len(others) > len(self._touched) + len(self._made):
+            tables = sql.SQL(", ").join(partition.table for partition in self._touched)
+            return sql.SQL("; ").join(
+                [sql.SQL("drop table {}").format(tables), *(attach(edition, partition) for partition in self._made)]
             )
-            for table, start, end in self._attached
-        ]
-        return sql.SQL("; ").join([*(drop if self._touched else []), *attach])
+        new = Partition(new_table(self._load_id), None, None)
+        make_edition(self._connection, new.table)
+        for partition in self._made:
+            self._connection.execute(attach(new.table, partition))
+        statements = [detach(EVENTS, edition)]
+        for partition in others:
+            statements += [detach(edition, partition.table), attach(new.table, partition)]
+        return sql.SQL("; ").join([*statements, attach(EVENTS, new)])
 
     def _pieces(self, staging: Staging, partition_rows: int) -> list[Piece]:
         """Return the partitions to make for all of the touched ones' range."""
@@ -201,7 +225,7 @@ class Replacement:
             self._connection.execute(
                 sql.SQL("alter table {} add constraint events_bounds check ({})").format(table, condition)
             )
-        self._attached.append((table, piece.start, piece.end))
+        self._made.append(Partition(table, piece.start, piece.end))
 
     def _copy(self, partition: Partition, interval: Interval, table: sql.Composable) -> None:
         """Copy the rows of INTERVAL from PARTITION to TABLE, but those that moved into the load's interval."""
@@ -227,23 +251,28 @@ class Replacement:
 def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: float) -> None:
     """Execute STATEMENT, which needs `raw.events` for itself, and commit; readers wait for no more than a moment.
 
-    Who reads is let through: if the table is not free in a moment, another try is made a little later, until DEADLINE
-    (of time.monotonic). The statement and the commit are one message, so that nobody waits for this process in between.
+    Who reads is let through: if the table is not free in a moment, or the server is so busy that it would take longer
+    than a moment, another try is made a little later, until DEADLINE (of time.monotonic). It is one message with the
+    commit, so that nobody waits for this process in between.
 
     Raises:
-        LockNotAvailable: the table did not become free.
+        LockNotAvailable, QueryCanceled: the table did not become free.
     """
-    pause_s = 0.02
-    at_once = sql.SQL(
-        "savepoint swap; set local lock_timeout = {}; lock table only raw.events in access exclusive mode; {}; commit"
-    ).format(_SWAP_LOCK_TIMEOUT_MS, statement)
+    pause_s, longest_ms = 0.02, _SWAP_TIMEOUT_MS
     while True:
+        at_once = sql.SQL(
+            "savepoint swap; set local lock_timeout = {lock_timeout}; set local statement_timeout = {longest};"
+            " do $swap$ begin lock table only raw.events in access exclusive mode; {statement}; end $swap$;"
+            " set local statement_timeout = 0; commit"
+        ).format(lock_timeout=_SWAP_LOCK_TIMEOUT_MS, longest=round(longest_ms), statement=statement)
         try:
             connection.execute(at_once)
             return
-        except LockNotAvailable:
+        except (LockNotAvailable, QueryCanceled) as error:
             connection.execute("rollback to savepoint swap")
             if time.monotonic() > deadline:
                 raise
+            if isinstance(error, QueryCanceled):
+                longest_ms *= 1.1  # a server that is always so busy must not keep the load away for ever
             time.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
             pause_s = min(2 * pause_s, _MOST_PAUSE_S)
