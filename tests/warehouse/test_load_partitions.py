@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,11 @@ def db(dsn: str) -> Iterator[psycopg.Connection]:
 
 
 def write(path: Path, *days: int, professional: int = 8, rows: int = ROWS_PER_DAY, more: str = "") -> str:
-    lines = [
-        f"{day * 1000 + number};created_account;{professional};{DAY + timedelta(days=day, minutes=number):%Y-%m-%d %H:%M:%S};"
-        for day in days
-        for number in range(rows)
-    ]
+    lines = []
+    for day in days:
+        for number in range(rows):
+            moment = DAY + timedelta(days=day, minutes=number)
+            lines.append(f"{day * 1000 + number};created_account;{professional};{moment:%Y-%m-%d %H:%M:%S};")
     path.write_text("\n".join([HEADER, *lines, more]))
     return str(path)
 
@@ -104,7 +105,7 @@ def test_small_days_that_are_added_in_any_order_share_partitions(
     assert [(day * 1000 + number) for day in range(8) for number in range(3)] == [row[0] for row in events(db)]
     cut = bounds(db)
     assert (cut[0][0], cut[-1][1], sum(rows for *_, rows in cut)) == (None, None, 24)
-    assert all(end == start for (_, end, _), (start, _, _) in zip(cut, cut[1:], strict=False))
+    assert all(end == start for (_, end, _), (start, _, _) in pairwise(cut))
     assert len(cut) <= 2 * 24 / ROWS_PER_DAY + 1
 
 
@@ -208,11 +209,9 @@ EDITS = {
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole file", "one day"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edit_by_hand_is_mended(
-    dsn: str, db: psycopg.Connection, tmp_path: Path, edit: str, *, whole: bool
-) -> None:
+def test_an_edit_by_hand_is_mended(dsn: str, db: psycopg.Connection, tmp_path: Path, edit: str, *, whole: bool) -> None:
     uri = write(tmp_path / "events.csv", 0, 1, 2, more="not an event")
-    interval = {} if whole else {"start": DAY + timedelta(days=1), "end": DAY + timedelta(days=2)}
+    interval: dict[str, Any] = {} if whole else {"start": DAY + timedelta(days=1), "end": DAY + timedelta(days=2)}
     load(uri, dsn, max_rejected=0.5)
     load(uri, dsn, max_rejected=0.5, **interval)
     before = events(db)
@@ -234,7 +233,7 @@ def test_an_edit_by_hand_is_mended(
 def test_what_is_recognised(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     uri = write(path, 0, 1, 2)
-    day = {"start": DAY, "end": DAY + timedelta(days=1)}
+    day: dict[str, Any] = {"start": DAY, "end": DAY + timedelta(days=1)}
     assert load(uri, dsn).same_as_load_id is None
     assert load(uri, dsn, **day).same_as_load_id is None  # another interval
     assert load(uri, dsn, **day).same_as_load_id == 2
@@ -253,13 +252,11 @@ def test_what_is_recognised(dsn: str, db: psycopg.Connection, tmp_path: Path) ->
     ]
 
 
-def test_a_dry_run_says_what_a_load_would_do_and_does_nothing(
-    dsn: str, db: psycopg.Connection, tmp_path: Path
-) -> None:
+def test_a_dry_run_says_what_a_load_would_do_and_does_nothing(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
     load(write(tmp_path / "events.csv", 0, 1, 2), dsn)
     before = events(db), bounds(db)
     uri = write(tmp_path / "day.csv", 1, 2, professional=9, rows=12, more="not an event")
-    interval = {"start": DAY + timedelta(days=1), "end": DAY + timedelta(days=2)}
+    interval: dict[str, Any] = {"start": DAY + timedelta(days=1), "end": DAY + timedelta(days=2)}
     dry = load(uri, dsn, dry_run=True, max_rejected=0.1, **interval)
     assert (dry.read, dry.loaded, dry.rejected, dry.outside, dry.replaced) == (25, 12, 1, 12, 10)
     assert dry.reasons == {"field_count": 1}

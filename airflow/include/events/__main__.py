@@ -30,7 +30,8 @@ _LOADS = """
         load_id, status, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_at, round(seconds, 1) as seconds,
         interval_start::text, interval_end::text, rows_read as read, rows_loaded as loaded, rows_rejected as rejected,
         rows_outside as outside, rows_replaced as replaced, same_as_load_id as same_as, run_id,
-        source_size_bytes as bytes, left(source_sha256, 12) as sha256, source_uri, split_part(failure, E'\\n', 1) as failure
+        source_size_bytes as bytes, left(source_sha256, 12) as sha256, source_uri,
+        split_part(failure, E'\\n', 1) as failure
     from raw.loads order by load_id desc limit %s
 """
 _REJECTS = """
@@ -45,7 +46,10 @@ _SHOWN_TEXT = 100
 def main(arguments: Sequence[str]) -> int:
     """Run the command that ARGUMENTS name and return the process's exit code."""
     parser = argparse.ArgumentParser(
-        "python -m events", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "python -m events",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     loading = commands.add_parser("load", help="load an events file", allow_abbrev=False)
@@ -110,7 +114,9 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
             _over_itself("")
     verb = "would be " if options.dry_run else ""
     print(f"{result.read:,} rows read")
-    print(f"{result.loaded:,} {verb}loaded, {result.replaced:,} {verb}replaced, {result.outside:,} outside the interval")
+    print(
+        f"{result.loaded:,} {verb}loaded, {result.replaced:,} {verb}replaced, {result.outside:,} outside the interval"
+    )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
     print(f"{result.rejected:,} {verb}rejected{': ' if reasons else ''}{reasons}")
 

@@ -149,7 +149,7 @@ def partitions(connection: psycopg.Connection) -> list[Partition]:
 
 
 def drop_leftovers(connection: psycopg.Connection) -> None:
-    """Drop the tables that `raw.events` was made of once, and is not any more; one that somebody reads stays for now."""
+    """Drop the tables that `raw.events` was made of once; one that somebody reads stays for now."""
     found = connection.execute(
         "select relname from pg_class where relnamespace = 'raw'::regnamespace and relkind in ('r', 'p')"
         " and relname ~ '^events_[0-9]' and not relispartition"

@@ -131,8 +131,8 @@ class Replacement:
     def prepare(self, staging: Staging) -> None:
         """Make the tables that are to be partitions, and take out elsewhere the events that moved into the interval."""
         [(total,)] = self._connection.execute(
-            "select sum(greatest(reltuples, 0))::bigint from pg_class join pg_partition_tree('raw.events') on relid = oid"
-            " where isleaf"
+            "select sum(greatest(reltuples, 0))::bigint"
+            " from pg_class join pg_partition_tree('raw.events') on relid = oid where isleaf"
         )
         partition_rows = max(MIN_ROWS, (total or 0) // MAX_PARTITIONS)
         for number in self._moved_from:
@@ -258,7 +258,7 @@ def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: fl
     Raises:
         LockNotAvailable, QueryCanceled: the table did not become free.
     """
-    pause_s, longest_ms = 0.02, _SWAP_TIMEOUT_MS
+    pause_s, longest_ms = 0.02, float(_SWAP_TIMEOUT_MS)
     while True:
         at_once = sql.SQL(
             "savepoint swap; set local lock_timeout = {lock_timeout}; set local statement_timeout = {longest};"
