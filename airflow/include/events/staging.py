@@ -23,12 +23,13 @@ from events.records import CLEAN, COLUMNS, DUPLICATE, Event, parse, raw_text
 from events.source import Source, open_source
 
 _ROW_BYTES = 80
+_GATHERED_BYTES = 1 << 16  # single lines are sent together
 _WAITING_BYTES = 1 << 22  # what a table's rows may come to while another's are copied
 _ALL_WAITING_BYTES = 1 << 24
 _DUPLICATES_AT_ONCE = 100_000
 
 _AFTER_ID = re.compile(rb";[^\n]*")
-_ID = re.compile(rb"^[^;\n]*", re.MULTILINE)
+_IDS = re.compile(rb"([^;\n]*+)[^\n]*+\n")
 _CANONICAL_ID = re.compile(rb"(?:0|-?[1-9][0-9]*+)(?![^;])")
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
 
@@ -62,6 +63,8 @@ class Copier:
         self._current: Target | None = None
         self._open = ExitStack()
         self._waiting_bytes = 0
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
 
     def __enter__(self) -> "Copier":
         return self
@@ -71,13 +74,17 @@ class Copier:
         if error[0] is None:
             while self._targets:
                 self._turn_to(self._targets[0])
-        self._current = None
+            self._send()
+        self._current, self._gathered = None, []
         self._open.__exit__(*error)
 
     def write(self, target: Target, rows: bytes) -> None:
         """Copy ROWS, in COPY's text format, into TARGET now or later."""
         if target is self._current:
-            self._copy.write(rows)
+            self._gathered.append(rows)
+            self._gathered_bytes += len(rows)
+            if self._gathered_bytes > _GATHERED_BYTES:
+                self._send()
             return
         target.waiting.append(rows)
         target.waiting_bytes += len(rows)
@@ -91,18 +98,23 @@ class Copier:
 
     def pause(self) -> None:
         """End the COPY that is going on, so that the connection takes other statements."""
+        self._send()
         self._current = None
         self._open.close()
 
     def _turn_to(self, target: Target) -> None:
-        self._open.close()
+        self.pause()
         self._copy = self._open.enter_context(self._connection.cursor().copy(target.copy))
         self._current = target
         self._targets.remove(target)
         self._waiting_bytes -= target.waiting_bytes
-        rows, target.waiting, target.waiting_bytes = target.waiting, [], 0
-        for part in rows:
-            self._copy.write(part)
+        self._gathered, target.waiting, target.waiting_bytes = target.waiting, [], 0
+        self._send()
+
+    def _send(self) -> None:
+        if self._gathered:
+            self._copy.write(b"".join(self._gathered))
+        self._gathered, self._gathered_bytes = [], 0
 
 
 class Staging:
@@ -230,9 +242,10 @@ class Staging:
             line_number = source.first_line_number
             for block in source.blocks:
                 lines = block.replace(b"\r\n", b"\n") if b"\r" in block else block
-                texts = _ID.findall(lines)
-                if self._has_odd_ids or not wanted.isdisjoint(texts):
-                    for number, (text, line) in enumerate(zip(texts, lines.split(b"\n"), strict=True), line_number):
+                ids_there = _IDS.findall(lines)
+                if self._has_odd_ids or not wanted.isdisjoint(ids_there):
+                    each = zip(ids_there, lines[:-1].split(b"\n"), strict=True)
+                    for number, (text, line) in enumerate(each, line_number):
                         if text not in wanted and _CANONICAL_ID.fullmatch(text):
                             continue
                         row = parse(line)
@@ -250,10 +263,20 @@ class Staging:
     def _take_block(self, block: bytes, line_number: int) -> None:
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
-        clean = CLEAN.match if _is_utf8(block) else _never
+        while (end := _end_of_utf8(block)) < len(block):
+            bad_line, _, rest = block[end:].partition(b"\n")
+            line_number += self._take_lines(block[:end], line_number)
+            self._take_line(bad_line, line_number)
+            line_number += 1
+            block = rest
+        self._take_lines(block, line_number)
+
+    def _take_lines(self, block: bytes, first_line_number: int) -> int:
+        """Take the lines of BLOCK, which is UTF-8, and return how many there are."""
+        line_number = first_line_number
         position = 0
         while position < len(block):
-            if run := clean(block, position):
+            if run := CLEAN.match(block, position):
                 rows = block.count(b"\n", position, run.end())
                 day = run["day"]
                 contained = self._days.contain(day)
@@ -273,6 +296,7 @@ class Staging:
                 self._take_line(block[position:end], line_number)
                 position = end + 1
                 line_number += 1
+        return line_number - first_line_number
 
     def _take_line(self, line: bytes, line_number: int) -> None:
         row = parse(line)
@@ -332,18 +356,15 @@ class Staging:
         self._starts.append(day)
 
 
-def _is_utf8(block: bytes) -> bool:
+def _end_of_utf8(block: bytes) -> int:
+    """Return where the first line of BLOCK begins that is not UTF-8; its end if there is none."""
     if block.isascii():
-        return True
+        return len(block)
     try:
         block.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _never(_block: bytes, _position: int) -> None:
-    """Match nothing, as the pattern of clean lines does where there are none."""
+    except UnicodeDecodeError as error:
+        return block.rfind(b"\n", 0, error.start) + 1
+    return len(block)
 
 
 def _overlaps(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
