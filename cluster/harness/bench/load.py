@@ -1,4 +1,4 @@
-"""Measure the load beside `psql \\copy`, pandas and other ways to replace a day: what `nox -s bench` does.
+r"""Measure the load beside `psql \copy`, pandas and other ways to replace a day: what `nox -s bench` does.
 
 Everything runs on one PostgreSQL from the wheel, set as PostgreSQL comes, with the same rows and in turn, the best of
 ROUNDS. The figures go to build/bench/load.md and build/bench/load.json.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ TABLE = """
         meta_data text
     )
 """
+WAYS = LOAD, RANGE, DBT = "load", "delete of the range + insert", "dbt's delete+insert"
+RANGE_DELETE = "delete from plain where created_at >= %s and created_at < %s"
 # What dbt's incremental strategy delete+insert executes (default__get_delete_insert_merge_sql in dbt 1.12).
 DBT_DELETE = """
     delete from plain as dbt_internal_dest
@@ -100,7 +103,8 @@ class Bench:
         """Return the file NAME, which the project's generator has made."""
         path = self.directory / name
         generator = ROOT / "airflow" / "data" / "generate.py"
-        command = [sys.executable, generator, "--events", str(events), "--seed", "1", "--out", path, *options]
+        wanted = ["--events", str(events), "--seed", "1", "--out", str(path), *options]
+        command = [sys.executable, str(generator), *wanted]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return path
 
@@ -119,7 +123,7 @@ class Bench:
         return measured
 
     def psql_copy(self, path: Path) -> float:
-        """Return how many seconds `psql \\copy` of PATH into an empty table with the same key takes."""
+        r"""Return how many seconds `psql \copy` of PATH into an empty table with the same key takes."""
         with self.warehouse() as warehouse:
             with psycopg.connect(warehouse.admin_dsn) as connection:
                 connection.execute(TABLE)
@@ -127,7 +131,7 @@ class Bench:
             copy = f"\\copy plain from '{path}' with (format csv, header, delimiter ';')"
             env = os.environ | {"PGPASSWORD": self.server.password}
             address = ("-h", self.server.host, "-p", str(self.server.port), "-U", self.server.user)
-            psql = [self.programs / "psql", "-X", "-q", *address, "-d", warehouse.database, "-c", copy]
+            psql = [str(self.programs / "psql"), "-X", "-q", *address, "-d", warehouse.database, "-c", copy]
             return seconds(lambda: subprocess.run(psql, env=env, check=True))
 
     def pandas(self, path: Path, events: int) -> float:
@@ -239,35 +243,34 @@ def measure_days(bench: Bench, events: int, rounds: int, phases: Phases) -> list
                 connection.execute(f"insert into plain select {COLUMNS} from raw.events")  # noqa: S608 - our names
                 connection.execute("create index on plain (created_at)")
                 connection.execute("vacuum analyze plain")
-            ways: dict[str, Callable[[Path, int], object]] = {
-                "load": lambda path, day, dsn=warehouse.loader_dsn: load(  # type: ignore[misc]
-                    str(path), dsn, start=at(day), end=at(day + 1)
-                ),
-                "delete of the range + insert": lambda path, day, dsn=warehouse.admin_dsn: delete_and_insert(  # type: ignore[misc]
-                    dsn, path, "delete from plain where created_at >= %s and created_at < %s", (at(day), at(day + 1))
-                ),
-                "dbt's delete+insert": lambda path, day, dsn=warehouse.admin_dsn: delete_and_insert(  # type: ignore[misc]
-                    dsn, path, DBT_DELETE
-                ),
-            }
-            took: dict[str, list[float]] = {way: [] for way in ways}
+            took: dict[str, list[float]] = {way: [] for way in WAYS}
+            day = days // 2
             for number in range(2 * rounds):
-                day = days // 2
                 write_days(path, [day], professional=number + 2)
-                for way, replace in ways.items():
+                for way in WAYS:
                     checkpoint(warehouse)
-                    took[way].append(seconds(lambda replace=replace, day=day: replace(path, day)))  # type: ignore[misc]
+                    took[way].append(seconds(partial(replace_day, way, warehouse, path, day)))
             best = {way: min(times) for way, times in took.items()}
-            phase.text = f"a day of {DAY_EVENTS:,} replaced in a table of {days * DAY_EVENTS:,} in {best['load']:.2f} s"
-        cost.append(best["load"])
+            phase.text = f"a day of {DAY_EVENTS:,} replaced in a table of {days * DAY_EVENTS:,} in {best[LOAD]:.2f} s"
+        cost.append(best[LOAD])
         if not figures:
-            figures += [Figure(f"a day replaced by {way}", round(best[way], 3), "s") for way in ways]
+            figures += [Figure(f"a day replaced by {way}", round(best[way], 3), "s") for way in WAYS]
             figures += [
-                at_least("a day: load against dbt's delete+insert", best["dbt's delete+insert"] / best["load"], 4),
-                at_least("a day: load against delete + insert", best["delete of the range + insert"] / best["load"], 2),
+                at_least(f"a day: load against {DBT}", best[DBT] / best[LOAD], 4),
+                at_least(f"a day: load against {RANGE}", best[RANGE] / best[LOAD], 2),
             ]
     large, small = (days * DAY_EVENTS for days in sizes)
     return [*figures, at_most(f"a day in a table of {large:,} against {small:,}", cost[0] / cost[1], 1.3)]
+
+
+def replace_day(way: str, warehouse: Warehouse, path: Path, day: int) -> None:
+    """Replace DAY by what the file at PATH has of it, in one of WAYS."""
+    if way == LOAD:
+        load(str(path), warehouse.loader_dsn, start=at(day), end=at(day + 1))
+    elif way == RANGE:
+        delete_and_insert(warehouse.admin_dsn, path, RANGE_DELETE, (at(day), at(day + 1)))
+    else:
+        delete_and_insert(warehouse.admin_dsn, path, DBT_DELETE)
 
 
 def delete_and_insert(dsn: str, path: Path, delete: str, bounds: Sequence[Any] = ()) -> None:
@@ -320,10 +323,10 @@ def seconds(action: Callable[[], object]) -> float:
 
 def at_least(name: str, value: float, target: float) -> Figure:
     """Return a ratio that is promised to be TARGET or more."""
-    return Figure(name, round(value, 2), "×", f"≥ {target:g}", value >= target)
+    return Figure(name, round(value, 2), "x", f"≥ {target:g}", value >= target)
 
 
-def at_most(name: str, value: float, target: float, unit: str = "×") -> Figure:
+def at_most(name: str, value: float, target: float, unit: str = "x") -> Figure:
     """Return a figure that is promised to be TARGET or less."""
     return Figure(name, round(value, 2), unit, f"≤ {target:g}", value <= target)
 
