@@ -131,6 +131,12 @@ def release(session: nox.Session) -> None:
     run(session, install(session, "harness"), "-m", "harness", "release", *session.posargs)
 
 
+@nox.session(tags=["nightly"], default=False)
+def bench(session: nox.Session) -> None:
+    """Measure the load beside psql, pandas and dbt: `-- --events N` for another size; report in build/bench/."""
+    run(session, install(session, "bench"), "-m", "harness.bench.load", *session.posargs)
+
+
 @nox.session(default=False)
 def sample(session: nox.Session) -> None:
     """Generate events: `-- --events N --seed S --out PATH`."""

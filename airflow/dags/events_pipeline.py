@@ -63,7 +63,7 @@ def events_pipeline(cadence: str) -> DAG:
             create_tables(Connection.get("warehouse_loader").get_uri())
 
         @task
-        def load_events() -> dict[str, int]:
+        def load_events() -> dict[str, Any]:
             from airflow.sdk import Connection, get_current_context
 
             from events.load import load
@@ -79,7 +79,7 @@ def events_pipeline(cadence: str) -> DAG:
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )
-            return result.as_counts()
+            return result.as_dict()
 
         # Unit tests feed models rows of their own: they say nothing about the data here, and run in `nox -s dbt`.
         build = ("build", "--exclude-resource-type", "unit_test")

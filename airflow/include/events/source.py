@@ -15,6 +15,7 @@ from events.errors import (
     EventsError,
     SchemePackageMissing,
     SchemeUnknown,
+    SourceChanged,
     SourceEmpty,
     SourceIsDirectory,
     SourceMissing,
@@ -23,7 +24,8 @@ from events.errors import (
 )
 from events.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
+_TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _SECRETS = re.compile(
@@ -54,23 +56,29 @@ class Source:
     """An open events file whose header was found right.
 
     Attributes:
-        rows: the lines after the header that are not blank, once: line number (the file's first line is 1) and bytes
-            without the line end. Of a line longer than MAX_LINE_BYTES one byte more than that is given.
-            Raises SourceUnreadable.
+        first_line_number: the number of the first line after the header; the file's first line is 1.
+        blocks: the lines after the header, once, many at a time: each block ends with a line end. Of a line longer than
+            MAX_LINE_BYTES not all may be given, but more than that.
+            Raises SourceUnreadable, and at its end SourceChanged.
+        total_bytes: the size of the file as it is stored, if that can be known before it is read.
     """
 
-    def __init__(self, stored: _StoredBytes, rows: Iterator[tuple[int, bytes]]) -> None:
+    def __init__(
+        self, stored: _StoredBytes, blocks: Iterator[bytes], first_line_number: int, total_bytes: int | None
+    ) -> None:
         self._stored = stored
-        self.rows = rows
+        self.blocks = blocks
+        self.first_line_number = first_line_number
+        self.total_bytes = total_bytes
 
     @property
     def size_bytes(self) -> int:
-        """The size of the file as it is stored, when `rows` is at its end."""
+        """How many of the bytes as they are stored have been read."""
         return self._stored.size_bytes
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the file as it is stored, in hexadecimal, when `rows` is at its end."""
+        """The SHA-256 of the file as it is stored, in hexadecimal, when `blocks` is at its end."""
         return self._stored.hash.hexdigest()
 
 
@@ -82,22 +90,72 @@ def open_source(uri: str) -> Iterator[Source]:
         SourceMissing, SourceIsDirectory, SourceEmpty, WrongHeader, SourceUnreadable: what is stored at URI.
         SchemeUnknown, SchemePackageMissing: nothing here reads such a URI.
     """
-    with closing(_open(uri)) as file:
+    filesystem, path = _find(uri)
+    before = _identity(filesystem, path, uri)
+    with closing(_open(filesystem, path, uri)) as file:
         stored = _StoredBytes(file)
-        rows = _lines(stored, uri)
-        if (first := next(rows, None)) is None:
+        blocks = _blocks(stored, uri)
+        first_line_number, header, rows = 1, b"", b""
+        for block in blocks:
+            lines = block.removeprefix(_BYTE_ORDER_MARK) if first_line_number == 1 else block
+            blank = len(lines) - len(lines.lstrip())
+            begin = lines.rfind(b"\n", 0, blank) + 1
+            first_line_number += lines.count(b"\n", 0, begin)
+            if blank < len(lines):
+                header, _, rows = lines[begin:].partition(b"\n")
+                first_line_number += 1
+                break
+        else:
             raise SourceEmpty(
                 f"{redacted(uri)} is empty.",
                 "Its export most likely failed or has not ended yet.",
                 f"Export it again; a file without events has one line: {';'.join(COLUMNS)}",
             )
-        if not is_header(first[1]):
+        if not is_header(header.removesuffix(b"\r")):
             raise WrongHeader(
-                f"{redacted(uri)} does not begin with the header of an events file: {raw_text(first[1][:100])!r}",
+                f"{redacted(uri)} does not begin with the header of an events file: {raw_text(header[:100])!r}",
                 "It is most likely another file, or was exported with other columns or another separator.",
                 f"Give it the first line {';'.join(COLUMNS)}",
             )
-        yield Source(stored, rows)
+
+        def rest() -> Iterator[bytes]:
+            if rows:
+                yield rows
+            yield from blocks
+            after = _identity(filesystem, path, uri)
+            if after != before or before.get("size") not in (None, stored.size_bytes):
+                raise SourceChanged(
+                    f"{redacted(uri)} changed while it was read.",
+                    "Its export most likely has not ended yet, or another one has begun.",
+                    "Run the load again when the file is complete; nothing was changed.",
+                )
+
+        yield Source(stored, rest(), first_line_number, before.get("size"))
+
+
+def size(uri: str) -> int | None:
+    """Return the size of the file at URI as it is stored, in bytes, if it can be known before it is read.
+
+    Raises:
+        EventsError: as open_source, but for what is in the file.
+    """
+    filesystem, path = _find(uri)
+    return cast("int | None", _identity(filesystem, path, uri).get("size"))
+
+
+def digest(uri: str) -> tuple[int, str]:
+    """Return the size and the SHA-256 (hexadecimal) of the file at URI as it is stored.
+
+    Raises:
+        EventsError: as open_source, but for what is wrong with a header.
+    """
+    filesystem, path = _find(uri)
+    with closing(_open(filesystem, path, uri)) as file, _translated_errors(uri):
+        stored = _StoredBytes(file)
+        buffer = bytearray(_BLOCK_BYTES)
+        while stored.readinto(buffer):
+            pass
+        return stored.size_bytes, stored.hash.hexdigest()
 
 
 def check_source(uri: str) -> None:
@@ -115,7 +173,8 @@ def redacted(text: str) -> str:
     return _SECRETS.sub(r"\1\2***", text)
 
 
-def _open(uri: str) -> BinaryIO:
+def _find(uri: str) -> tuple[Any, str]:
+    """Return the file system that reads URI, and the path there."""
     scheme = fsspec.utils.get_protocol(uri)
     try:
         fsspec.get_filesystem_class(scheme)
@@ -134,39 +193,58 @@ def _open(uri: str) -> BinaryIO:
         ) from error
     with _translated_errors(uri):
         filesystem, path = fsspec.url_to_fs(uri)
+        return filesystem, path
+
+
+def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
+    with _translated_errors(uri):
         try:
             return cast(BinaryIO, filesystem.open(path, "rb"))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            if filesystem.isdir(path):
-                raise SourceIsDirectory(
-                    f"{redacted(uri)} is a directory.",
-                    "The name of the file in it was most likely left out.",
-                    "Name one file.",
-                ) from error
-            raise SourceMissing(
-                f"{redacted(uri)} does not exist.",
-                "The name is most likely misspelt, or the file has not arrived yet.",
-                "Check the name; a relative path counts from the directory of the process that reads it.",
-            ) from error
+            raise _missing(filesystem, path, uri) from error
 
 
-def _lines(stored: _StoredBytes, uri: str) -> Iterator[tuple[int, bytes]]:
-    number = 0
+def _missing(filesystem: Any, path: str, uri: str) -> EventsError:
+    if filesystem.isdir(path):
+        return SourceIsDirectory(
+            f"{redacted(uri)} is a directory.", "The name of the file in it was most likely left out.", "Name one file."
+        )
+    return SourceMissing(
+        f"{redacted(uri)} does not exist.",
+        "The name is most likely misspelt, or the file has not arrived yet.",
+        "Check the name; a relative path counts from the directory of the process that reads it.",
+    )
+
+
+def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
+    """Return what shows that the file is another, or was written to: its size, its time or tag, as far as known."""
+    with _translated_errors(uri):
+        try:
+            info = filesystem.info(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(filesystem, path, uri) from error
+    times = _TAGS if "mtime" in info else (*_TAGS, "created")
+    return {key: info[key] for key in ("size", *times) if info.get(key) is not None}
+
+
+def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
+    """Yield the file's lines, many at a time; the last gets a line end if it has none."""
     with _translated_errors(uri):
         buffered = io.BufferedReader(stored, _BLOCK_BYTES)
         is_gzip = buffered.peek(2).startswith(_GZIP_MAGIC)
         stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if is_gzip else buffered
-        limit = MAX_LINE_BYTES + len(b"\r\n")
-        while line := stream.readline(limit):
-            number += 1
-            rest = line
-            while not rest.endswith(b"\n") and (rest := stream.readline(limit)):
-                pass  # the rest of a line that is too long
-            if number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-            line = line.removesuffix(b"\n").removesuffix(b"\r")[: MAX_LINE_BYTES + 1]
-            if line.strip() or len(line) > MAX_LINE_BYTES:
-                yield number, line
+        begun = b""  # the beginning of the line that the next block goes on with
+        while block := stream.read1(_BLOCK_BYTES):
+            lines, newline, rest = block.rpartition(b"\n")
+            if newline:
+                yield begun + lines + newline
+                begun = rest
+            elif len(begun) <= MAX_LINE_BYTES + 1:  # with a carriage return at its end it may still be short enough
+                begun += rest
+            if len(begun) > MAX_LINE_BYTES + 1:
+                begun = begun[: MAX_LINE_BYTES + 2]
+        if begun:
+            yield begun + b"\n"
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from importlib.resources import files
 
 import psycopg
 
+from events.partitions import create_events
+
 _LOCK = 0x7461626C6573  # "tables"
 
 
@@ -17,3 +19,4 @@ def create_tables(dsn: str) -> None:
         connection.execute("set local lock_timeout = '1min'")
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` alone fails in a race
         connection.execute(files("events").joinpath("tables.sql").read_bytes())
+        create_events(connection)

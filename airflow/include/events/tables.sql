@@ -10,24 +10,17 @@ create table if not exists raw.loads (
     failure text,
     started_at timestamptz not null default clock_timestamp(),
     ended_at timestamptz,
+    seconds numeric generated always as (extract(epoch from ended_at - started_at)) stored,
     rows_read bigint,
     rows_loaded bigint,
     rows_rejected bigint,
     rows_outside bigint,
     rows_replaced bigint,
+    -- The load that had brought the same, and still stood: this one had nothing to do.
+    same_as_load_id bigint references raw.loads,
+    -- The transaction that wrote the load's rows: they are as it left them while they, and no others, have it as xmin.
+    transaction_id xid8,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
-);
-
-create table if not exists raw.events (
-    event_id bigint primary key,
-    event_type text not null check (
-        event_type in ('created_account', 'became_able_to_propose', 'became_unable_to_propose', 'proposed')
-    ),
-    professional_id_anonymized bigint not null,
-    created_at timestamptz not null check (isfinite(created_at)),
-    meta_data text,
-    load_id bigint not null references raw.loads,
-    check ((event_type = 'proposed') = (meta_data is not null))
 );
 
 create table if not exists raw.rejected_events (
@@ -37,12 +30,3 @@ create table if not exists raw.rejected_events (
     reason text not null,
     primary key (load_id, line_number)
 );
-
--- `create index if not exists` would wait for a load that is publishing even where the index exists.
-do $$
-begin
-    if to_regclass('raw.events_created_at') is null then
-        create index events_created_at on raw.events (created_at);
-    end if;
-end
-$$;

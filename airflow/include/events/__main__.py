@@ -1,0 +1,168 @@
+"""Load events from a shell, and look at what was loaded and rejected.
+
+    python -m events load URI [--start INSTANT] [--end INSTANT] [--dry-run]
+    python -m events loads
+    python -m events rejects
+
+The warehouse is the one that EVENTS_DSN names, a libpq URL as the role `loader`; without it, libpq's own variables do
+(PGHOST, PGUSER, PGPASSWORD …).
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import psycopg
+from psycopg.errors import DiskFull
+
+from events.errors import EventsError, WarehouseFull, WarehouseGone
+from events.interval import Interval
+from events.load import load
+from events.source import redacted
+from events.tables import create_tables
+
+_TERMINAL_EVERY_S = 0.2
+_LINES_EVERY_S = 5.0
+_LOADS = """
+    select
+        load_id, status, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_at, round(seconds, 1) as seconds,
+        interval_start::text, interval_end::text, rows_read as read, rows_loaded as loaded, rows_rejected as rejected,
+        rows_outside as outside, rows_replaced as replaced, same_as_load_id as same_as, run_id,
+        source_size_bytes as bytes, left(source_sha256, 12) as sha256, source_uri,
+        split_part(failure, E'\\n', 1) as failure
+    from raw.loads order by load_id desc limit %s
+"""
+_REJECTS = """
+    select load_id, line_number, reason, raw_text from raw.rejected_events
+    where %(load)s::bigint is null
+        or load_id = (select coalesce(same_as_load_id, load_id) from raw.loads where load_id = %(load)s)
+    order by load_id desc, line_number limit %(limit)s
+"""
+_SHOWN_TEXT = 100
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that ARGUMENTS name and return the process's exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m events",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    loading = commands.add_parser("load", help="load an events file", allow_abbrev=False)
+    loading.add_argument("uri", metavar="URI", help="the events file: a path or any fsspec URI")
+    loading.add_argument("--start", metavar="INSTANT", help="first moment to load, UTC: 2020-02-01T09:00:00Z say")
+    loading.add_argument("--end", metavar="INSTANT", help="first moment not to load any more")
+    loading.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="0.01 (the default) is 1%%")
+    loading.add_argument("--allow-empty", action="store_true", help="let events be replaced by nothing")
+    loading.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    loading.set_defaults(run=_load)
+    loads = commands.add_parser("loads", help="show the ledger, the latest load first", allow_abbrev=False)
+    loads.add_argument("--limit", type=int, default=20, metavar="N", help="how many; 20 by default")
+    loads.set_defaults(run=_show_loads)
+    rejects = commands.add_parser("rejects", help="show the rejected rows", allow_abbrev=False)
+    rejects.add_argument("--load", type=int, metavar="ID", help="of this load alone")
+    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many; 100 by default")
+    rejects.set_defaults(run=_show_rejects)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options, os.environ.get("EVENTS_DSN", ""))
+    except EventsError as error:
+        return _fail(error)
+    except DiskFull as error:
+        return _fail(
+            WarehouseFull(
+                f"The warehouse is full: {_first_line(error)}",
+                "A load needs as much room as its rows take, before those that they replace are gone.",
+                "Make room on the server and run the load again; nothing was changed.",
+            )
+        )
+    except psycopg.OperationalError as error:
+        return _fail(
+            WarehouseGone(
+                f"The warehouse was not reached, or the connection broke: {_first_line(error)}",
+                "PostgreSQL has ended or restarted, or EVENTS_DSN names another place.",
+                "Try again; what the load had done is in the ledger: python -m events loads",
+            )
+        )
+    return 0
+
+
+def _load(options: argparse.Namespace, dsn: str) -> None:
+    terminal = sys.stderr.isatty()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    interval = Interval.parse(options.start, options.end)
+    create_tables(dsn)
+    try:
+        result = load(
+            options.uri,
+            dsn,
+            start=interval.start,
+            end=interval.end,
+            max_rejected=options.max_rejected,
+            allow_empty=options.allow_empty,
+            dry_run=options.dry_run,
+            run_id="shell",
+            say=_over_itself if terminal else logging.info,
+            say_every_s=_TERMINAL_EVERY_S if terminal else _LINES_EVERY_S,
+        )
+    finally:
+        if terminal:
+            _over_itself("")
+    would = "would be " if options.dry_run else ""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
+    print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval")
+    print(f"{result.loaded:,} {would}loaded, {result.replaced:,} {would}replaced")
+    print(f"{result.rejected:,} {would}rejected{': ' if reasons else ''}{reasons}")
+
+
+def _over_itself(text: str) -> None:
+    """Write TEXT over the line that the terminal shows."""
+    sys.stderr.write(f"\r\x1b[K{text}")
+    sys.stderr.flush()
+
+
+def _show_loads(options: argparse.Namespace, dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        _print_table(connection.execute(_LOADS, (options.limit,)))
+
+
+def _show_rejects(options: argparse.Namespace, dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        _print_table(connection.execute(_REJECTS, {"load": options.load, "limit": options.limit}))
+
+
+def _print_table(cursor: psycopg.Cursor) -> None:
+    names = [column.name for column in cursor.description or []]
+    rows = [["" if value is None else _printable(str(value)) for value in row] for row in cursor]
+    widths = [max(len(row[number]) for row in [names, *rows]) for number in range(len(names))]
+    for row in [names, *rows]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Return TEXT as one short line: what was rejected may hold anything, codes for the terminal too."""
+    shown = text[:_SHOWN_TEXT] + "…" * (len(text) > _SHOWN_TEXT)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def _fail(error: EventsError) -> int:
+    print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

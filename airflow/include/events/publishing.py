@@ -1,0 +1,278 @@
+"""Make a load's rows seen: put its tables in the place of the partitions that its interval touches, all at once.
+
+What an interval only cuts is kept: those rows are copied into the new partitions. All that takes long happens before
+anybody is disturbed; the swap itself is one message to the server, which holds the table for some milliseconds.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import psycopg
+from psycopg import sql
+from psycopg.errors import LockNotAvailable, QueryCanceled
+
+from events.interval import Interval
+from events.partitions import (
+    EVENTS,
+    MAX_PARTITIONS,
+    MIN_ROWS,
+    Partition,
+    add_key,
+    attach,
+    current_edition,
+    detach,
+    id_ranges,
+    make_edition,
+    make_table,
+    new_table,
+    partitions,
+)
+from events.records import COLUMNS
+from events.staging import Staging
+
+_SWAP_LOCK_TIMEOUT_MS = 40  # readers that come while we wait for the table wait behind us
+_SWAP_TIMEOUT_MS = 150  # how long readers may have to wait, but for the commit
+_MOST_PAUSE_S = 0.5
+_ALL_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, (*COLUMNS, "load_id")))
+
+
+@dataclass
+class Piece:
+    """A partition in the making: a range of time, and where its rows are."""
+
+    start: datetime | None
+    end: datetime | None
+    rows: int
+    staged: sql.Composable | None = None
+    kept: list[tuple[Partition, Interval]] = field(default_factory=list)
+
+    def takes(self, other: "Piece", partition_rows: int) -> bool:
+        """Say whether OTHER, which follows, is better part of this one."""
+        return self.rows + other.rows < partition_rows and not (self.staged and other.staged)
+
+    def take(self, other: "Piece") -> None:
+        """Make OTHER, which follows, part of this one."""
+        self.end = other.end
+        self.rows += other.rows
+        self.staged = self.staged or other.staged
+        self.kept += other.kept
+
+
+class Replacement:
+    """The rows of INTERVAL in `raw.events`, and what takes their place.
+
+    Nobody else may write to `raw.events` meanwhile. The rows are seen when `swap_statement` has been executed.
+    """
+
+    def __init__(self, connection: psycopg.Connection, dsn: str, load_id: int, interval: Interval) -> None:
+        self._connection = connection
+        self._dsn = dsn
+        self._load_id = load_id
+        self._interval = interval
+        self._partitions = partitions(connection)
+        self._touched = [partition for partition in self._partitions if partition.overlaps(interval)]
+        self._moved_from: set[int] = set()
+        self._made: list[Partition] = []
+
+    def rows(self) -> int:
+        """Return how many rows are there now."""
+        [(rows,)] = self._connection.execute(
+            "select count(*) from raw.events where created_at >= %s and created_at < %s", self._interval.bounds
+        )
+        return int(rows)
+
+    def find_moved(self, tables: Sequence[sql.Composable] | None = None) -> int:
+        """Note which event ids of TABLES are in `raw.events` outside the interval, and where.
+
+        Args:
+            tables: those with the rows to load; by default the partitions that the interval touches, as they are.
+
+        Returns:
+            How many there are.
+        """
+        own = [partition.table for partition in self._touched] if tables is None else tables
+        own_ranges = [ids for ids in id_ranges(self._connection, own) if ids[0] <= ids[1]]
+        if not own_ranges:
+            return 0
+        low, high = min(low for low, _ in own_ranges), max(high for _, high in own_ranges)
+        start, end = map(str, self._interval.bounds)
+        others = [(number, partition) for number, partition in enumerate(self._partitions) if not self._has(partition)]
+        ranges = id_ranges(self._connection, [partition.table for _, partition in others])
+        outside = [
+            sql.SQL(
+                "select {}, event_id from {} where event_id between {} and {} and (created_at < {} or created_at >= {})"
+            ).format(number, partition.table, low, high, start, end)
+            for (number, partition), (lowest, highest) in zip(others, ranges, strict=True)
+            if any(lowest <= own_high and own_low <= highest for own_low, own_high in own_ranges)
+        ]
+        if not outside:
+            return 0
+        inside = [
+            sql.SQL("select event_id from {} where created_at >= {} and created_at < {}").format(table, start, end)
+            for table in own
+        ]
+        self._connection.execute("create temporary table moved (partition int, event_id bigint) on commit drop")
+        moved = self._connection.execute(
+            sql.SQL("insert into moved select * from ({}) as o (partition, event_id) where event_id in ({})").format(
+                sql.SQL(" union all ").join(outside), sql.SQL(" union all ").join(inside)
+            )
+        ).rowcount
+        self._moved_from = {number for (number,) in self._connection.execute("select distinct partition from moved")}
+        return moved
+
+    def _has(self, partition: Partition) -> bool:
+        """Say whether the interval has all of PARTITION."""
+        cut = partition.before(self._interval.start) or partition.after(self._interval.end)
+        return partition in self._touched and not cut
+
+    def prepare(self, staging: Staging) -> None:
+        """Make the tables that are to be partitions, and take out elsewhere the events that moved into the interval."""
+        [(total,)] = self._connection.execute(
+            "select sum(greatest(reltuples, 0))::bigint"
+            " from pg_class join pg_partition_tree('raw.events') on relid = oid where isleaf"
+        )
+        partition_rows = max(MIN_ROWS, (total or 0) // MAX_PARTITIONS)
+        for number in self._moved_from:
+            if (partition := self._partitions[number]) not in self._touched:
+                self._connection.execute(
+                    sql.SQL(
+                        "delete from {} as e using moved where moved.partition = {} and moved.event_id = e.event_id"
+                    ).format(partition.table, number)
+                )
+        for piece in self._pieces(staging, partition_rows):
+            self._make(piece)
+
+    def swap_statement(self) -> sql.Composed:
+        """Return what puts the prepared tables in the place of the partitions that the interval touches.
+
+        Of the two ways it is the one with less to do while readers wait: to change partitions in the edition, or to
+        put a new edition, in which the new ones are already, in the place of it.
+        """
+        edition = current_edition(self._connection)
+        others = [partition for partition in self._partitions if partition not in self._touched]
+        if 2 * len(others) > len(self._touched) + len(self._made):
+            tables = sql.SQL(", ").join(partition.table for partition in self._touched)
+            return sql.SQL("; ").join(
+                [sql.SQL("drop table {}").format(tables), *(attach(edition, partition) for partition in self._made)]
+            )
+        new = Partition(new_table(self._load_id), None, None)
+        make_edition(self._connection, new.table)
+        for partition in self._made:
+            self._connection.execute(attach(new.table, partition))
+        statements = [detach(EVENTS, edition)]
+        for partition in others:
+            statements += [detach(edition, partition.table), attach(new.table, partition)]
+        return sql.SQL("; ").join([*statements, attach(EVENTS, new)])
+
+    def _pieces(self, staging: Staging, partition_rows: int) -> list[Piece]:
+        """Return the partitions to make for all of the touched ones' range."""
+        pieces: list[Piece] = []
+        if self._touched and (left := self._touched[0].before(self._interval.start)):
+            pieces += self._kept_pieces(self._touched[0], left, partition_rows)
+        ends = [part.start for part in staging.parts[1:]] + [self._interval.end]
+        for part, end in zip(staging.parts, ends, strict=False):  # no part has one end
+            pieces.append(Piece(part.start, end, part.rows, part.table))
+        if not staging.parts:
+            pieces.append(Piece(self._interval.start, self._interval.end, 0))
+        if self._touched and (right := self._touched[-1].after(self._interval.end)):
+            pieces += self._kept_pieces(self._touched[-1], right, partition_rows)
+        folded = pieces[:1]
+        for piece in pieces[1:]:
+            if folded[-1].takes(piece, partition_rows):
+                folded[-1].take(piece)
+            else:
+                folded.append(piece)
+        return folded
+
+    def _kept_pieces(self, partition: Partition, kept: Interval, partition_rows: int) -> list[Piece]:
+        """Cut KEPT, a part of PARTITION, at ends of days."""
+        days = self._connection.execute(
+            sql.SQL(
+                "select date_trunc('day', greatest(least(created_at, '9999-12-31'), '0001-01-01')), count(*) from {}"
+                " where created_at >= %s and created_at < %s group by 1 order by 1"
+            ).format(partition.table),
+            kept.bounds,
+        )
+        pieces = [Piece(kept.start, kept.end, 0)]
+        for day, rows in days:
+            if pieces[-1].rows >= partition_rows:
+                pieces[-1].end = day
+                pieces.append(Piece(day, kept.end, 0))
+            pieces[-1].rows += rows
+        for piece in pieces:
+            piece.kept.append((partition, Interval(piece.start, piece.end)))
+        return pieces
+
+    def _make(self, piece: Piece) -> None:
+        table = piece.staged or new_table(self._load_id)
+        if piece.staged is None:
+            make_table(self._connection, table, self._load_id)
+        for partition, interval in piece.kept:
+            if piece.rows:
+                self._copy(partition, interval, table)
+        if piece.staged is None:
+            add_key(self._connection, table)
+        bounds = []
+        if piece.start:
+            bounds.append(sql.SQL("created_at >= {}").format(str(piece.start)))
+        if piece.end:
+            bounds.append(sql.SQL("created_at < {}").format(str(piece.end)))
+        if bounds:  # it spares attaching the look at each row
+            condition = sql.SQL(" and ").join(bounds)
+            self._connection.execute(
+                sql.SQL("alter table {} add constraint events_bounds check ({})").format(table, condition)
+            )
+        self._made.append(Partition(table, piece.start, piece.end))
+
+    def _copy(self, partition: Partition, interval: Interval, table: sql.Composable) -> None:
+        """Copy the rows of INTERVAL from PARTITION to TABLE, but those that moved into the load's interval."""
+        moved: list[int] = []
+        if (number := self._partitions.index(partition)) in self._moved_from:
+            found = self._connection.execute("select event_id from moved where partition = %s", (number,))
+            moved = [event_id for (event_id,) in found]
+        rows = sql.SQL(
+            "copy (select {} from {} where created_at >= {} and created_at < {} and event_id <> all({}))"
+            " to stdout (format binary)"
+        ).format(_ALL_COLUMNS, partition.table, *map(str, interval.bounds), moved)
+        into = sql.SQL("copy {} ({}) from stdin (format binary, freeze)").format(table, _ALL_COLUMNS)
+        # A connection of its own: one cannot do both at once.
+        with (
+            psycopg.connect(self._dsn, autocommit=True) as reader,
+            reader.cursor().copy(rows) as kept,
+            self._connection.cursor().copy(into) as new,
+        ):
+            for block in kept:
+                new.write(block)
+
+
+def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: float) -> None:
+    """Execute STATEMENT, which needs `raw.events` for itself, and commit; readers wait for no more than a moment.
+
+    Who reads is let through: if the table is not free in a moment, or the server is so busy that it would take longer
+    than a moment, another try is made a little later, until DEADLINE (of time.monotonic). It is one message with the
+    commit, so that nobody waits for this process in between.
+
+    Raises:
+        LockNotAvailable, QueryCanceled: the table did not become free.
+    """
+    pause_s, longest_ms = 0.02, float(_SWAP_TIMEOUT_MS)
+    while True:
+        at_once = sql.SQL(
+            "savepoint swap; set local lock_timeout = {lock_timeout}; set local statement_timeout = {longest};"
+            " do $swap$ begin lock table only raw.events in access exclusive mode; {statement}; end $swap$;"
+            " set local statement_timeout = 0; commit"
+        ).format(lock_timeout=_SWAP_LOCK_TIMEOUT_MS, longest=round(longest_ms), statement=statement)
+        try:
+            connection.execute(at_once)
+            return
+        except (LockNotAvailable, QueryCanceled) as error:
+            connection.execute("rollback to savepoint swap")
+            if time.monotonic() > deadline:
+                raise
+            if isinstance(error, QueryCanceled):
+                longest_ms *= 1.1  # a server that is always so busy must not keep the load away for ever
+            time.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
+            pause_s = min(2 * pause_s, _MOST_PAUSE_S)

@@ -1,0 +1,1 @@
+"""Measure what the project promises about speed, as ratios within one run."""
