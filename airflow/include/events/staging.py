@@ -179,6 +179,10 @@ class Staging:
         connection = self._connection
         targets = [*self.parts, self._outside] if self._outside.rows else self.parts
         keyless = [target for target in targets if not add_key(connection, target.table)]
+        ranges = id_ranges(connection, [target.table for target in targets])
+        overlaps = [*_overlaps(ranges)]
+        if not keyless and not overlaps:
+            return None
         connection.execute("create temporary table duplicates (event_id bigint primary key) on commit drop")
         for target in keyless:
             connection.execute(
@@ -187,7 +191,13 @@ class Staging:
                     " on conflict do nothing"
                 ).format(target.table)
             )
-        self._find_duplicates_between(targets)
+        for low, high in overlaps:
+            covered = [
+                target.table
+                for target, (lowest, highest) in zip(targets, ranges, strict=True)
+                if lowest <= high and low <= highest
+            ]
+            self._find_duplicates_in(covered, low, high)
         digest = None
         while ids := self._next_duplicates():
             again = self._settle(ids, source_uri)
@@ -210,21 +220,18 @@ class Staging:
         for part in self.parts:
             self._connection.execute(sql.SQL("drop table {}").format(part.table))
 
-    def _find_duplicates_between(self, targets: list[Target]) -> None:
-        """Note the event ids that are in several of TARGETS: looked for only where their ranges of ids overlap."""
-        ranges = id_ranges(self._connection, [target.table for target in targets])
-        for low, high in _overlaps(ranges):
-            ids = sql.SQL(" union all ").join(
-                sql.SQL("select event_id from {} where event_id between {} and {}").format(target.table, low, high)
-                for target, (lowest, highest) in zip(targets, ranges, strict=True)
-                if lowest <= high and low <= highest
-            )
-            self._connection.execute(
-                sql.SQL(
-                    "insert into duplicates select event_id from ({}) as ids group by event_id having count(*) > 1"
-                    " on conflict do nothing"
-                ).format(ids)
-            )
+    def _find_duplicates_in(self, tables: list[sql.Composable], low: int, high: int) -> None:
+        """Note the event ids from LOW to HIGH that are in several of TABLES."""
+        ids = sql.SQL(" union all ").join(
+            sql.SQL("select event_id from {} where event_id between {} and {}").format(table, low, high)
+            for table in tables
+        )
+        self._connection.execute(
+            sql.SQL(
+                "insert into duplicates select event_id from ({}) as ids group by event_id having count(*) > 1"
+                " on conflict do nothing"
+            ).format(ids)
+        )
 
     def _settle(self, ids: list[int], source_uri: str) -> str:
         """Read the file again, for the rows with IDS alone; return the file's SHA-256."""

@@ -53,19 +53,24 @@ TABLE = """
 """
 WAYS = LOAD, RANGE, DBT = "load", "delete of the range + insert", "dbt's delete+insert"
 RANGE_DELETE = "delete from plain where created_at >= %s and created_at < %s"
-# What dbt's incremental strategy delete+insert executes (default__get_delete_insert_merge_sql in dbt 1.12).
+# What dbt's incremental strategy delete+insert executes, on rows that are in the warehouse already (materialization
+# incremental and default__get_delete_insert_merge_sql of dbt 1.12).
 DBT_DELETE = """
+    create temporary table plain__dbt_tmp on commit drop as (select * from incoming);
     delete from plain as dbt_internal_dest
-    where (event_id) in (select distinct event_id from incoming as dbt_internal_source)
+    where (event_id) in (select distinct event_id from plain__dbt_tmp as dbt_internal_source)
 """
 # A process that does nothing else, as a task's does, so that its memory is the load's.
 LOAD_ALONE = """
-import json, os, resource, sys, time
+import json, os, re, resource, sys, time
 from events.load import load
 began = time.monotonic()
 load(sys.argv[1], os.environ["LOADER_DSN"])
 seconds = time.monotonic() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+if sys.platform == "linux":  # ru_maxrss has the peak of the process that started this one, too
+    peak = int(re.search(r"VmHWM:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]) / 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 print(json.dumps({"seconds": seconds, "memory_mb": peak}))
 """
 
@@ -283,7 +288,7 @@ def delete_and_insert(dsn: str, path: Path, delete: str, bounds: Sequence[Any] =
         ):
             while block := file.read(1 << 18):
                 copy.write(block)
-        connection.execute(delete.encode(), bounds)
+        connection.execute(delete.encode(), bounds or None)
         connection.execute(f"insert into plain select {COLUMNS} from incoming")  # noqa: S608 - our names
 
 
