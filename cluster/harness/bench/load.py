@@ -25,10 +25,12 @@ from events.errors import EventsError
 from events.load import load
 from events.tables import create_tables
 from harness import console
+from harness import figures as kept
 from harness.console import Phases, say
 from harness.errors import ChecksFailedError
 from harness.paths import BUILD, PYTHONPATH, ROOT
 from harness.postgres import Server, binaries, describe, start_from_wheel
+from harness.summary import Section, table
 from harness.supervisor import Supervisor
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, make_passwords
 
@@ -166,19 +168,20 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     large = LARGE_FACTOR * options.events if options.large is None else options.large
     try:
-        with Supervisor.launch() as supervisor:
-            server = start_from_wheel(supervisor, settings={})
-            say(f"✓ {describe(server)}, as PostgreSQL comes; {machine()}")
-            bench = Bench(server, supervisor.directory, binaries(supervisor.directory))
-            figures = measure(bench, options.events, large, options.rounds)
-        report(figures, options.events)
-        missed = [figure.name for figure in figures if figure.holds is False]
-        if missed and options.events >= EVENTS:  # fewer events show that it runs, not how fast it is
-            raise ChecksFailedError(
-                f"{len(missed)} of {len(figures)} figures are not what is promised: {missed[0]}.",
-                "The machine is most likely busy with other work, or a change made the load slower.",
-                f"See {(REPORT / 'load.md').relative_to(ROOT)}, and run it again on a quiet machine: nox -s bench",
-            )
+        with Section("bench") as section:
+            with Supervisor.launch() as supervisor:
+                server = start_from_wheel(supervisor, settings={})
+                say(f"✓ {describe(server)}, as PostgreSQL comes; {machine()}")
+                bench = Bench(server, supervisor.directory, binaries(supervisor.directory))
+                figures = measure(bench, options.events, large, options.rounds)
+            report(figures, options.events, section)
+            missed = [figure.name for figure in figures if figure.holds is False]
+            if missed and options.events >= EVENTS:  # fewer events show that it runs, not how fast it is
+                raise ChecksFailedError(
+                    f"{len(missed)} of {len(figures)} figures are not what is promised: {missed[0]}.",
+                    "The machine is most likely busy with other work, or a change made the load slower.",
+                    f"See {(REPORT / 'load.md').relative_to(ROOT)}, and run it again on a quiet machine: nox -s bench",
+                )
     except EventsError as error:
         console.error(error.what, error.why, error.next_step)
         return error.exit_code
@@ -342,12 +345,19 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
 
 
-def report(figures: Sequence[Figure], events: int) -> None:
-    """Print FIGURES and write them to REPORT."""
+def report(figures: Sequence[Figure], events: int, section: Section) -> None:
+    """Print FIGURES and write them to REPORT and the step's summary, beside those of the last time."""
     marks = {True: "✓", False: "✗", None: ""}
     rows = [(figure.name, f"{figure.value:,g} {figure.unit}", figure.target, marks[figure.holds]) for figure in figures]
     say("")
     console.table(("figure", "measured", "promised", ""), rows)
+    name = f"bench-load-{events}"
+    before = kept.last(name)
+    header = ("figure", "measured", "promised", "", "last time")
+    last = [f"{before[figure.name]:,g}" if figure.name in before else "" for figure in figures]
+    beside = [(*row, value) for row, value in zip(rows, last, strict=True)]
+    section.add(f"The load, {events:,} events.", table(header, beside, numbers=("measured", "last time")))
+    kept.keep(name, {figure.name: figure.value for figure in figures})
     REPORT.mkdir(parents=True, exist_ok=True)
     (REPORT / "load.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
     lines = [
