@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,32 @@ def inspect(kind: str, name: str) -> dict[str, Any] | None:
         info()  # which says so, where there is no engine to ask
         raise
     return told[0]
+
+
+def settle(name: str) -> None:
+    """Wait until the container NAME is there, or surely will not be.
+
+    The engine goes on making a container when the `docker run` that asked for it has been killed, and does not show it
+    before its volumes are filled: for kind's node that takes seconds. Until then its name is taken, which is all that
+    can be seen of it.
+
+    Raises:
+        CommandFailedError: it is still being made after the deadline.
+    """
+    deadline = time.monotonic() + pins.deadline_s("delete")
+    probe = ("docker", "container", "create", "--pull", "never", "--name", name, pins.image("postgres"), "true")
+    while not inspect("container", name):
+        try:
+            run(*probe)
+        except CommandFailedError as error:
+            if "is already in use" not in error.said:
+                return  # without that image nothing was made here
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            run("docker", "container", "rm", "--volumes", name)
+            return
 
 
 def pull(supervisor: Supervisor, reference: str) -> None:

@@ -192,8 +192,10 @@ class KindPlace(OnEngine):
     def delete_cluster(self) -> None:
         """Remove the cluster alone."""
         self._forget_kubeconfig()
+        engine.settle(self.node)
         if engine.inspect("container", self.node):
             self.kind("delete", "cluster", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
+            self._remove_container(self.node)  # one that kind does not know for its own
 
     def _forget_kubeconfig(self) -> None:
         """Remove the kubeconfig: kind refuses to go on where one that was killed left half a file, or its lock."""

@@ -162,8 +162,12 @@ class OnEngine:
         return False
 
     def _remove_postgres(self) -> None:
-        if engine.inspect("container", self.postgres):
-            argv = ("docker", "container", "rm", "--force", "--volumes", self.postgres)
+        engine.settle(self.postgres)
+        self._remove_container(self.postgres)
+
+    def _remove_container(self, name: str) -> None:
+        if engine.inspect("container", name):
+            argv = ("docker", "container", "rm", "--force", "--volumes", name)
             run(*argv, timeout_s=pins.deadline_s("delete"))
 
     def _remove_network(self) -> None:
