@@ -44,7 +44,7 @@ The rows that fail it, at most 10:
 | 4 |
 | 4 |"""
 SUMMARY = f"""\
-## ✗ dbt: build --exclude-resource-type unit_test: 2 failed of 29 tests, 6 models (TIME)
+## ✗ dbt: build --exclude-resource-type unit_test: 2 failed of 30 tests, 6 models (TIME)
 
 - **What happened:** dbt build --exclude-resource-type unit_test ended with exit code 1: dim_professionals, \
 fct_events_have_a_known_service failed.
@@ -82,7 +82,7 @@ Skipped, because what they need failed: 3 tests.
 
 | dbt | well | warned | skipped | failed | seconds |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| test | 25 | 0 | 3 | 1 | TIME |
+| test | 26 | 0 | 3 | 1 | TIME |
 | model | 5 | 0 | 0 | 1 | TIME |
 
 <What dbt says>
@@ -200,10 +200,10 @@ def test_a_build_that_went_well_is_a_table(run: Callable[..., Run]) -> None:
     assert outcome.exit_code == 0, outcome.said
     assert outcome.commands == []
     assert outcome.summary == (
-        "## ✓ dbt: build --select +dim_services: 10 tests, 6 unit tests, 2 models (TIME)\n\n"
+        "## ✓ dbt: build --select +dim_services: 11 tests, 6 unit tests, 2 models (TIME)\n\n"
         "| dbt | well | warned | skipped | failed | seconds |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| test | 10 | 0 | 0 | 0 | TIME |\n"
+        "| test | 11 | 0 | 0 | 0 | TIME |\n"
         "| unit test | 6 | 0 | 0 | 0 | TIME |\n"
         "| model | 2 | 0 | 0 | 0 | TIME |\n\n"
     )
@@ -246,7 +246,7 @@ def test_each_test_of_the_project_is_found_in_its_file(run: Callable[..., Run], 
     assert {name: line for name, line in found.items() if line not in wanted[name]} == {}
     # Three tables have a column of the same name.
     assert {name: number for name, number in numbers.items() if name.endswith("_load_id")} == {
-        "source_unique_raw_loads_load_id": 36,
-        "source_not_null_raw_loads_load_id": 37,
-        "source_not_null_raw_rejected_events_load_id": 52,
+        "source_unique_raw_loads_load_id": 42,
+        "source_not_null_raw_loads_load_id": 43,
+        "source_not_null_raw_rejected_events_load_id": 64,
     }
