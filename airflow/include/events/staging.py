@@ -8,7 +8,7 @@ lets COPY write their rows as frozen: visible to whoever sees the table, and nev
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 from events.interval import Days, Interval, midnight
-from events.partitions import MAX_PARTITIONS, MIN_ROWS, add_key, id_ranges, make_table, new_table
+from events.partitions import MAX_PARTITIONS, MIN_ROWS, add_key, make_table, new_table
 from events.records import CLEAN, COLUMNS, DUPLICATE, Event, parse, raw_text
 from events.source import Source, open_source
 
@@ -27,6 +27,34 @@ _GATHERED_BYTES = 1 << 16  # single lines are sent together
 _WAITING_BYTES = 1 << 22  # what a table's rows may come to while another's are copied
 _ALL_WAITING_BYTES = 1 << 24
 _DUPLICATES_AT_ONCE = 100_000
+_SAMPLED_PAGES = 64  # one page of so many tells whose ids are around there; it has about 70 rows
+
+# Of every so many pages the id in the middle of one.
+_ID_SAMPLES = sql.SQL("""
+    select {}, event_id
+    from
+        generate_series(0, pg_relation_size({}) / current_setting('block_size')::int - 1, {}) as page,
+        lateral (
+            select percentile_disc(0.5) within group (order by event_id) as event_id
+            from {}
+            where ctid >= format('(%s,0)', page)::tid and ctid < format('(%s,0)', page + 1)::tid
+        ) as middle
+""")
+# Whose ids are where: all ids, in ranges that follow each other, both ends included.
+_ID_RANGES = sql.SQL("""
+    create temporary table id_ranges on commit drop as
+    select
+        case when lag(low) over ids is null then -9223372036854775808 else low end as low,
+        coalesce(lead(greatest(low, -9223372036854775807)) over ids - 1, 9223372036854775807) as high,
+        owner
+    from (
+        select owner, event_id as low, lag(owner) over (order by event_id, owner) as owner_before
+        from ({}) as samples (owner, event_id)
+        where event_id is not null
+    ) as runs
+    where owner is distinct from owner_before
+    window ids as (order by low, owner)
+""")
 
 _AFTER_ID = re.compile(rb";[^\n]*")
 _IDS = re.compile(rb"([^;\n]*+)[^\n]*+\n")
@@ -179,9 +207,7 @@ class Staging:
         connection = self._connection
         targets = [*self.parts, self._outside] if self._outside.rows else self.parts
         keyless = [target for target in targets if not add_key(connection, target.table)]
-        ranges = id_ranges(connection, [target.table for target in targets])
-        overlaps = [*_overlaps(ranges)]
-        if not keyless and not overlaps:
+        if not keyless and len(targets) < 2:
             return None
         connection.execute("create temporary table duplicates (event_id bigint primary key) on commit drop")
         for target in keyless:
@@ -191,21 +217,18 @@ class Staging:
                     " on conflict do nothing"
                 ).format(target.table)
             )
-        for low, high in overlaps:
-            covered = [
-                target.table
-                for target, (lowest, highest) in zip(targets, ranges, strict=True)
-                if lowest <= high and low <= highest
-            ]
-            self._find_duplicates_in(covered, low, high)
+        self._take_out_duplicates(targets)
+        for target in keyless:
+            add_key(connection, target.table)
+        if len(targets) > 1:
+            self._find_duplicates_across([target.table for target in targets])
+            self._take_out_duplicates(targets)
         digest = None
         while ids := self._next_duplicates():
             again = self._settle(ids, source_uri)
             if digest not in (None, again):
                 return again
             digest = again
-        for target in keyless:
-            add_key(connection, target.table)
         return digest
 
     def _next_duplicates(self) -> list[int]:
@@ -220,28 +243,55 @@ class Staging:
         for part in self.parts:
             self._connection.execute(sql.SQL("drop table {}").format(part.table))
 
-    def _find_duplicates_in(self, tables: list[sql.Composable], low: int, high: int) -> None:
-        """Note the event ids from LOW to HIGH that are in several of TABLES."""
-        ids = sql.SQL(" union all ").join(
-            sql.SQL("select event_id from {} where event_id between {} and {}").format(table, low, high)
-            for table in tables
-        )
-        self._connection.execute(
-            sql.SQL(
-                "insert into duplicates select event_id from ({}) as ids group by event_id having count(*) > 1"
-                " on conflict do nothing"
-            ).format(ids)
-        )
+    def _find_duplicates_across(self, tables: list[sql.Composable]) -> None:
+        """Note the event ids that are in several of TABLES, each of which has its key.
 
-    def _settle(self, ids: list[int], source_uri: str) -> str:
-        """Read the file again, for the rows with IDS alone; return the file's SHA-256."""
-        for target in (*self.parts, self._outside):
+        In a log, whose ids rise with time, nearly every id lies in a range that one table has for itself. So each id is
+        given an owner, the table that has the next lower one of some sampled ids; and only ids that are elsewhere than
+        with their owner, the strays, are looked up. With ids in no order that is most of them, and takes longer.
+        """
+        connection = self._connection
+        samples = sql.SQL(" union all ").join(
+            _ID_SAMPLES.format(number, sql.Literal(table.as_string(connection)), _SAMPLED_PAGES, table)
+            for number, table in enumerate(tables)
+        )
+        connection.execute("create temporary table strays (event_id bigint, owner int) on commit drop")
+        connection.execute(_ID_RANGES.format(samples))
+        for number, table in enumerate(tables):
+            connection.execute(
+                sql.SQL(
+                    "insert into strays select event_id, owner from id_ranges"
+                    " join {} on event_id between low and high where owner <> {}"
+                ).format(table, number)
+            )
+        connection.execute("analyze strays")
+        connection.execute(
+            "insert into duplicates select event_id from strays group by event_id having count(*) > 1"
+            " on conflict do nothing"
+        )
+        for (owner,) in connection.execute("select distinct owner from strays").fetchall():
+            connection.execute(
+                sql.SQL(
+                    "insert into duplicates select event_id from strays join {} using (event_id) where owner = {}"
+                    " on conflict do nothing"
+                ).format(tables[owner], owner)
+            )
+
+    def _take_out_duplicates(self, targets: list[Target]) -> None:
+        """Delete all rows with a duplicate event id."""
+        if not self._connection.execute("select 1 from duplicates limit 1").fetchone():
+            return
+        self._connection.execute("analyze duplicates")
+        for target in targets:
             gone = self._connection.execute(
-                sql.SQL("delete from {} where event_id = any(%s)").format(target.table), (ids,)
+                sql.SQL("delete from {} where event_id in (select event_id from duplicates)").format(target.table)
             ).rowcount
             target.rows -= gone
             if target is self._outside:
                 self.outside -= gone
+
+    def _settle(self, ids: list[int], source_uri: str) -> str:
+        """Read the file again, for the rows with IDS alone; return the file's SHA-256."""
         new = set(ids)
         settled: set[int] = set()
         wanted = {b"%d" % event_id for event_id in ids}
@@ -372,21 +422,3 @@ def _end_of_utf8(block: bytes) -> int:
     except UnicodeDecodeError as error:
         return block.rfind(b"\n", 0, error.start) + 1
     return len(block)
-
-
-def _overlaps(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of ids, both ends included, that are covered by two or more of RANGES; they do not overlap."""
-    found: tuple[int, int] | None = None
-    highest: int | None = None
-    for low, high in sorted(ids for ids in ranges if ids[0] <= ids[1]):
-        if highest is not None and low <= highest:
-            overlap = low, min(high, highest)
-            if found and overlap[0] <= found[1]:
-                found = found[0], max(found[1], overlap[1])
-            else:
-                if found:
-                    yield found
-                found = overlap
-        highest = high if highest is None else max(highest, high)
-    if found:
-        yield found
