@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,7 @@ _GATHERED_BYTES = 1 << 16  # single lines are sent together
 _WAITING_BYTES = 1 << 22  # what a table's rows may come to while another's are copied
 _ALL_WAITING_BYTES = 1 << 24
 _DUPLICATES_AT_ONCE = 100_000
+_FOUND_AT_ONCE = 10_000  # lines
 _SAMPLED_PAGES = 64  # one page of so many tells whose ids are around there; it has about 70 rows
 
 # Of every so many pages the id in the middle of one.
@@ -214,28 +216,31 @@ class Staging:
         if not keyless and len(targets) < 2:
             return None
         connection.execute("create temporary table duplicates (event_id bigint primary key) on commit drop")
-        connection.execute("set local enable_hashagg = off")  # rows come nearly sorted, which a sort is quick with
-        for target in keyless:
-            connection.execute(
-                sql.SQL(
-                    "insert into duplicates select event_id from {} group by event_id having count(*) > 1"
-                    " on conflict do nothing"
-                ).format(target.table)
-            )
-        connection.execute("reset enable_hashagg")
+        self._find_duplicates_in(keyless)
         self._take_out_duplicates(targets)
+        ids = self._next_duplicates()
+        with ThreadPoolExecutor(1) as beside:  # the server makes keys while the file is read again
+            keyed = beside.submit(self._make_keys, keyless, targets)
+            try:
+                digest = self._settle(ids, source_uri, keyed) if ids else None
+                keyed.result()
+                while ids := self._next_duplicates():
+                    again = self._settle(ids, source_uri, keyed)
+                    if digest not in (None, again):
+                        return again
+                    digest = again
+            except BaseException:
+                connection.cancel_safe()  # or it would be waited for
+                raise
+        return digest
+
+    def _make_keys(self, keyless: list[Target], targets: list[Target]) -> None:
+        """Give KEYLESS their keys, and then take out the duplicates that are in several of TARGETS."""
         for target in keyless:
-            add_key(connection, target.table)
+            add_key(self._connection, target.table)
         if len(targets) > 1:
             self._find_duplicates_across([target.table for target in targets])
             self._take_out_duplicates(targets)
-        digest = None
-        while ids := self._next_duplicates():
-            again = self._settle(ids, source_uri)
-            if digest not in (None, again):
-                return again
-            digest = again
-        return digest
 
     def _next_duplicates(self) -> list[int]:
         found = self._connection.execute(
@@ -248,6 +253,18 @@ class Staging:
         """Remove the tables."""
         for part in self.parts:
             self._connection.execute(sql.SQL("drop table {}").format(part.table))
+
+    def _find_duplicates_in(self, targets: list[Target]) -> None:
+        """Note the event ids that a table of TARGETS has several times."""
+        self._connection.execute("set local enable_hashagg = off")  # rows come nearly sorted: a sort is quick with them
+        for target in targets:
+            self._connection.execute(
+                sql.SQL(
+                    "insert into duplicates select event_id from {} group by event_id having count(*) > 1"
+                    " on conflict do nothing"
+                ).format(target.table)
+            )
+        self._connection.execute("reset enable_hashagg")
 
     def _find_duplicates_across(self, tables: list[sql.Composable]) -> None:
         """Note the event ids that are in several of TABLES, each of which has its key.
@@ -296,32 +313,43 @@ class Staging:
             if target is self._outside:
                 self.outside -= gone
 
-    def _settle(self, ids: list[int], source_uri: str) -> str:
-        """Read the file again, for the rows with IDS alone; return the file's SHA-256."""
+    def _settle(self, ids: list[int], source_uri: str, keyed: "Future[None]") -> str:
+        """Read the file again, for the rows with IDS, to take them when the tables are KEYED; return the SHA-256."""
         new = set(ids)
         settled: set[int] = set()
         wanted = {b"%d" % event_id for event_id in ids}
+        found: list[tuple[int, bytes]] = []
+
+        def take_found() -> None:
+            keyed.result()
+            for number, line in found:
+                row = parse(line)
+                if not isinstance(row, Event):
+                    continue
+                if row.event_id in new:
+                    new.remove(row.event_id)
+                    settled.add(row.event_id)
+                    self._take_event(row)
+                elif row.event_id in settled:
+                    self._reject(line, number, DUPLICATE)
+            found.clear()
+
         with open_source(source_uri) as source, self._copier:
             line_number = source.first_line_number
             for block in source.blocks:
                 lines = block.replace(b"\r\n", b"\n") if b"\r" in block else block
-                wanted_there = [
-                    number
-                    for number, text in enumerate(_IDS.findall(lines))
-                    if text in wanted or (self._has_odd_ids and not _CANONICAL_ID.fullmatch(text))
-                ]
-                each = lines.split(b"\n") if wanted_there else []
-                for number in wanted_there:
-                    row = parse(each[number])
-                    if not isinstance(row, Event):
-                        continue
-                    if row.event_id in new:
-                        new.remove(row.event_id)
-                        settled.add(row.event_id)
-                        self._take_event(row)
-                    elif row.event_id in settled:
-                        self._reject(each[number], line_number + number, DUPLICATE)
+                ids_there = _IDS.findall(lines)
+                if self._has_odd_ids or not wanted.isdisjoint(ids_there):
+                    each = lines.split(b"\n")
+                    found += (
+                        (line_number + number, each[number])
+                        for number, text in enumerate(ids_there)
+                        if text in wanted or (self._has_odd_ids and not _CANONICAL_ID.fullmatch(text))
+                    )
+                if len(found) > _FOUND_AT_ONCE:
+                    take_found()
                 line_number += block.count(b"\n")
+            take_found()
         return source.sha256
 
     def _take_block(self, block: bytes, line_number: int) -> None:
