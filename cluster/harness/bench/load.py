@@ -194,7 +194,10 @@ def measure(bench: Bench, events: int, large: int, rounds: int) -> list[Figure]:
         clean = bench.generate("clean.csv", events)
         bad = bench.generate("bad.csv", events, "--bad", str(BAD_SHARE))
         phase.text = f"files made: {events:,} events, {clean.stat().st_size / events:.0f} bytes a row"
-    psql_s, load_s, bad_s, memory_mb = [], [], [], []
+    psql_s: list[float] = []
+    load_s: list[float] = []
+    bad_s: list[float] = []
+    memory_mb: list[float] = []
     for number in range(rounds):
         with phases.phase(f"round {number}") as phase:
             psql_s.append(bench.psql_copy(clean))
