@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from events import publishing, staging
+from events.tables import create_tables
 from harness import postgres
 from harness.paths import ROOT
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
@@ -49,6 +51,20 @@ def warehouse(server: postgres.Server, passwords: dict[str, str]) -> Iterator[Wa
     warehouse = create_warehouse(server, f"warehouse_{secrets.token_hex(4)}", passwords)
     yield warehouse
     drop_warehouse(warehouse)
+
+
+@pytest.fixture
+def dsn(warehouse: Warehouse) -> str:
+    """Give the loader's DSN of a warehouse with the raw tables."""
+    create_tables(warehouse.loader_dsn)
+    return warehouse.loader_dsn
+
+
+@pytest.fixture
+def small_partitions(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Have a module's small files cut as large ones are: a partition for each day with its ROWS_PER_DAY."""
+    for module in (staging, publishing):
+        monkeypatch.setattr(module, "MIN_ROWS", request.module.ROWS_PER_DAY)
 
 
 @pytest.fixture

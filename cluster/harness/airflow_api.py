@@ -111,6 +111,11 @@ class AirflowApi:
         content = self._request("GET", path, params={"full_content": True}).json()["content"]
         return [log_line(entry) for entry in content]
 
+    def returned(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """Return what a task returned, as XCom has it."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._request("GET", path, params={"stringify": False}).json()["value"]
+
     def follow(self, dag_id: str, run_id: str, timeout_s: float, changed: TaskListener) -> None:
         """Wait for a run to end, calling CHANGED with task id and state each time that a task changes state.
 

@@ -196,6 +196,8 @@ def run_pipelines(
     check_unchanged(before, deployment.warehouse, f"the second run of {first}")
     check(wanted, deployment.warehouse)
     held.say("a second run changes nothing: every table holds what it held")
+    figures = check_figures(api, deployment.warehouse, first, run_id)
+    held.say(f"load_events gives XCom what the ledger says: {figures}")
     lines = check_task_log(api, first, run_id)
     held.say(f"the log of dbt_build is readable over the API, dbt's {lines} lines among it")
     for holds in deployment.check():
@@ -249,6 +251,29 @@ def wait_for_scheduled_runs(api: AirflowApi, before: set[str]) -> None:
     for dag_id in DAG_IDS:
         for run_id in api.runs(dag_id).keys() - before:
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)
+
+
+def check_figures(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) -> str:
+    """Check that XCom has the closing figures of a run's load, those of the ledger; return them.
+
+    Raises:
+        ChecksFailedError: it has others.
+    """
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        rows = connection.execute(
+            "select load_id, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
+            (f"{dag_id} {run_id}",),
+        ).fetchall()
+    names = ("load_id", "read", "loaded", "rejected", "outside")
+    given = api.returned(dag_id, run_id, "load_events")
+    found = [tuple(given[name] for name in names)] if isinstance(given, dict) and given.keys() >= set(names) else given
+    if found != rows:
+        raise ChecksFailedError(
+            f"The task load_events of {dag_id} gave {given} to XCom, and raw.loads has {rows} of it.",
+            "A change to what the task returns, or to what the load writes to its ledger.",
+            "See load_events in airflow/dags/events_pipeline.py and LoadResult in airflow/include/events/ledger.py.",
+        )
+    return ", ".join(f"{name} {given[name]:,}" for name in names[1:])
 
 
 def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> int:

@@ -12,32 +12,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from events import publishing, staging
 from events.load import load
-from events.tables import create_tables
-from harness.warehouse import Warehouse
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 DAYS, ROWS_PER_DAY = 20, 500
+pytestmark = pytest.mark.usefixtures("small_partitions")
 INTERVALS = [(None, None), (0, 15), (5, 20), (10, 12), (3, 4), (12, None), (None, 6), (9, 17)]
 READERS_WAIT_S = 0.25
 DEADLINE_S = 120.0
 
 State = tuple[int, ...]  # whose events each day has
-
-
-@pytest.fixture(autouse=True)
-def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a partition for nearly each day, as a large table has."""
-    for module in (staging, publishing):
-        monkeypatch.setattr(module, "MIN_ROWS", ROWS_PER_DAY)
-
-
-@pytest.fixture
-def dsn(warehouse: Warehouse) -> str:
-    create_tables(warehouse.loader_dsn)
-    return warehouse.loader_dsn
 
 
 def write(path: Path, professional: int) -> str:

@@ -20,20 +20,12 @@ from psycopg.rows import dict_row
 from events import errors, publishing, staging
 from events.load import LoadResult, load
 from events.records import MAX_LINE_BYTES
-from events.tables import create_tables
-from harness.warehouse import Warehouse
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
 
 EventRow = tuple[int, str, int, datetime, str | None]
 RejectRow = tuple[int, str, str]
-
-
-@pytest.fixture
-def dsn(warehouse: Warehouse) -> str:
-    create_tables(warehouse.loader_dsn)
-    return warehouse.loader_dsn
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """`python -m events`: what it prints, what it does, and how it ends."""
 
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -54,6 +56,40 @@ def test_a_load_from_the_shell(dsn: str, file: str) -> None:
     )
     assert said[1].startswith(closing)
     assert (count(dsn, "events"), count(dsn, "rejected_events"), count(dsn, "loads")) == (2, 1, 1)
+
+
+def test_on_a_terminal_one_line_says_how_far_it_is(dsn: str, tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    rows = (f"{number};created_account;7;2020-01-01 09:00:00;\n" for number in range(300_000))
+    path.write_text(HEADER + "\n" + "".join(rows))
+    often = (
+        "import sys; from events import __main__ as it; it._TERMINAL_EVERY_S = 0.01; sys.exit(it.main(sys.argv[1:]))"
+    )
+    here, there = os.openpty()
+    command = [sys.executable, "-c", often, "load", str(path)]
+    with subprocess.Popen(
+        command, env=os.environ | {"EVENTS_DSN": dsn}, stdout=subprocess.PIPE, stderr=there, text=True
+    ) as process:
+        os.close(there)
+        said = b""
+        with suppress(OSError):  # what Linux says when nobody has the terminal any more
+            while block := os.read(here, 1 << 16):
+                said += block
+        os.close(here)
+        assert process.stdout
+        assert process.stdout.read().splitlines()[:2] == [
+            "300,000 rows read, 0 of them outside the interval",
+            "300,000 loaded, 0 replaced",
+        ]
+    first, *lines = said.decode().split("\r\x1b[K")
+    assert first == ""
+    *shown, closing, nothing = lines
+    assert nothing == ""
+    total = f"{path.stat().st_size / 1e6:,.1f}"
+    line = rf"read [0-9.]+ of {re.escape(total)} MB \([0-9]+%\), [0-9,]+ rows, [0-9,]+ rows/s, [0-9,]+ s left"
+    assert shown
+    assert [text for text in shown if not re.fullmatch(line, text)] == []
+    assert closing.startswith(f"load 1 of {path}, [the beginning, the end): read 300,000, loaded 300,000,")
 
 
 def test_a_dry_run_leaves_no_trace(dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:

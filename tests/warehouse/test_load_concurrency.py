@@ -27,12 +27,6 @@ DAY = datetime(2020, 1, 1, tzinfo=UTC)
 DEADLINE_S = 20.0
 
 
-@pytest.fixture
-def dsn(warehouse: Warehouse) -> str:
-    create_tables(warehouse.loader_dsn)
-    return warehouse.loader_dsn
-
-
 def query(dsn: str, statement: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn) as connection:
         return connection.execute(statement).fetchall()

@@ -1,5 +1,6 @@
 """How `raw.events` is cut into partitions, which loads are recognised, and tables that were edited by hand."""
 
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,26 +14,12 @@ from events import publishing, staging
 from events.load import load
 from events.partitions import partitions
 from events.records import Event, parse
-from events.tables import create_tables
 from harness.paths import SAMPLE
-from harness.warehouse import Warehouse
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
 ROWS_PER_DAY = 10
-
-
-@pytest.fixture(autouse=True)
-def small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small files cut as large ones are."""
-    for module in (staging, publishing):
-        monkeypatch.setattr(module, "MIN_ROWS", ROWS_PER_DAY)
-
-
-@pytest.fixture
-def dsn(warehouse: Warehouse) -> str:
-    create_tables(warehouse.loader_dsn)
-    return warehouse.loader_dsn
+pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
 @pytest.fixture
@@ -153,6 +140,43 @@ def test_duplicates_far_from_each_other(dsn: str, db: psycopg.Connection, tmp_pa
     rejected = db.execute("select line_number, raw_text, reason from raw.rejected_events order by 1").fetchall()
     assert rejected == [(32 + n, lines[n], "duplicate_event_id") for n in (0, 1, 2, 4, 5)]
     assert {row[2] for row in events(db)} == {8}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_event_ids_in_no_order(
+    dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Many partitions of several pages each, whose ids lie among each other; some ids are in two or three of them."""
+    for module in (staging, publishing):
+        monkeypatch.setattr(module, "MIN_ROWS", 1_000)
+    monkeypatch.setattr(staging, "_SAMPLED_PAGES", 3)
+    chance = random.Random(seed)  # noqa: S311 - nothing secret
+    ids = [chance.randrange(-(2**63), 2**63) for _ in range(9_000)] + [-(2**63), 2**63 - 1, 0, -1]
+    if seed % 2:  # a log, whose ids rise with time, but for some
+        ids.sort()
+    for _ in range(60):
+        ids[chance.randrange(len(ids))] = chance.choice(ids)
+    lines, wanted, rejected = [], {}, []
+    for number, event_id in enumerate(ids):
+        moment = DAY + timedelta(days=12 * number // len(ids), seconds=number)
+        line = f"{event_id};created_account;{number};{moment:%Y-%m-%d %H:%M:%S};"
+        if chance.random() < 0.01:  # one that is parsed by itself, and of which COPY would make something else
+            line = f'"{event_id}";"created_account";{number};{moment:%Y-%m-%d %H:%M:%S};""'
+        lines.append(line)
+        if event_id in wanted:
+            rejected.append((number + 2, line))
+        else:
+            wanted[event_id] = (event_id, "created_account", number, moment, None)
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join([HEADER, *lines]))
+
+    result = load(str(path), dsn, start=DAY + timedelta(days=1), max_rejected=1)
+
+    inside = {event_id: event for event_id, event in wanted.items() if event[3] >= DAY + timedelta(days=1)}
+    assert len(bounds(db)) > 6
+    assert events(db) == [inside[event_id] for event_id in sorted(inside)]
+    assert db.execute("select line_number, raw_text from raw.rejected_events order by 1").fetchall() == rejected
+    assert (result.loaded, result.outside, result.rejected) == (len(inside), len(wanted) - len(inside), len(rejected))
 
 
 def test_more_duplicates_than_are_settled_at_once(

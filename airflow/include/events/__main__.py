@@ -23,6 +23,7 @@ from events.load import load
 from events.source import redacted
 from events.tables import create_tables
 
+_ERASED = "\r\x1b[K"  # the line that the terminal shows
 _TERMINAL_EVERY_S = 0.2
 _LINES_EVERY_S = 5.0
 _LOADS = """
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _load(options: argparse.Namespace, dsn: str) -> None:
     terminal = sys.stderr.isatty()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    line = f"{_ERASED}%(message)s" if terminal else "%(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, stream=sys.stderr)
     interval = Interval.parse(options.start, options.end)
     create_tables(dsn)
     try:
@@ -121,7 +123,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
 
 def _over_itself(text: str) -> None:
     """Write TEXT over the line that the terminal shows."""
-    sys.stderr.write(f"\r\x1b[K{text}")
+    sys.stderr.write(_ERASED + text)
     sys.stderr.flush()
 
 
