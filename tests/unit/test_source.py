@@ -127,8 +127,8 @@ def test_the_source_is_closed(file: Path, content: bytes, monkeypatch: pytest.Mo
     file.write_bytes(content)
     opened = []
 
-    def open_(*args: Any) -> Any:
-        opened.append(original(*args))
+    def open_(*args: Any, **options: Any) -> Any:
+        opened.append(original(*args, **options))
         return opened[-1]
 
     original = LocalFileSystem.open

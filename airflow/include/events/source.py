@@ -25,6 +25,7 @@ from events.errors import (
 from events.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
 
 _BLOCK_BYTES = 1 << 18
+_FETCHED_BYTES = 1 << 23  # with each request to an object store, and kept in memory; s3fs would take 50 MB
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -199,7 +200,7 @@ def _find(uri: str) -> tuple[Any, str]:
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
     with _translated_errors(uri):
         try:
-            return cast(BinaryIO, filesystem.open(path, "rb"))
+            return cast(BinaryIO, filesystem.open(path, "rb", block_size=_FETCHED_BYTES))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise _missing(filesystem, path, uri) from error
 
