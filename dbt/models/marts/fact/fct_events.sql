@@ -1,3 +1,14 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='replace',
+        incremental_predicates=["created_at >= {{ first_changed_date() }}"],
+        on_schema_change='fail',
+        post_hook='{{ remember_loads() }}',
+    )
+}}
+-- depends_on: {{ ref('stg_loads') }}
+
 with
 
 events as (
@@ -17,7 +28,11 @@ proposals as (
 
     from events
 
-    where event_type = 'proposed'
+    where
+        event_type = 'proposed'
+        {% if is_incremental() %}
+        and created_at >= {{ first_changed_date() }}
+        {% endif %}
 
 )
 
