@@ -44,9 +44,18 @@ def rules_broken_in_yml(sql: Path) -> Iterator[str]:
         yield "no grain: its description does not start with a sentence `One row per ….`"
     if model.get("config", {}).get("contract") != {"enforced": True}:
         yield "no enforced contract"
-    if not any({"unique", "not_null"} <= set(map(str, column.get("data_tests", []))) for column in columns):
-        yield "no key: no column is tested to be both unique and not_null"
-    if "staging" not in sql.parts and not any(has_primary_key(column) for column in columns):
+    tested = {column["name"]: set(map(str, column.get("data_tests", []))) for column in columns}
+    not_null = {name for name, tests in tested.items() if "not_null" in tests}
+    combinations = [
+        set(test["unique_combination"]["arguments"]["combination_of_columns"])
+        for test in model.get("data_tests", [])
+        if "unique_combination" in test
+    ]
+    keys = [*({name} for name, tests in tested.items() if "unique" in tests), *combinations]
+    if not any(key <= not_null for key in keys):
+        yield "no key: no column, and no combination of them, is tested to be both unique and not_null"
+    constraints = [constraint for part in (model, *columns) for constraint in part.get("constraints", [])]
+    if "staging" not in sql.parts and not any(constraint["type"] == "primary_key" for constraint in constraints):
         yield "no primary key among the constraints"
     for column in columns:
         if not column.get("description"):
@@ -55,12 +64,8 @@ def rules_broken_in_yml(sql: Path) -> Iterator[str]:
         yield "no unit test"
 
 
-def has_primary_key(column: dict[str, Any]) -> bool:
-    return {"type": "primary_key"} in column.get("constraints", [])
-
-
 def test_the_project_breaks_no_rule() -> None:
-    assert len(list(PROJECT.glob("models/**/*.sql"))) >= 6
+    assert len(list(PROJECT.glob("models/**/*.sql"))) >= 10
     assert list(broken_rules(PROJECT)) == []
 
 
@@ -76,6 +81,7 @@ def replace(path: str, old: str, new: str) -> Callable[[Path], object]:
     return break_it
 
 
+REVENUE_YML = "models/marts/analysis/service_revenue_daily.yml"
 FACT_SQL, FACT_YML = "models/marts/fact/fct_events.sql", "models/marts/fact/fct_events.yml"
 
 
@@ -91,8 +97,19 @@ FACT_SQL, FACT_YML = "models/marts/fact/fct_events.sql", "models/marts/fact/fct_
         (replace(FACT_YML, "enforced: true", "enforced: false"), "fct_events: no enforced contract"),
         (
             replace(FACT_YML, "- unique", "- not_null"),
-            "fct_events: no key: no column is tested to be both unique and not_null",
+            "fct_events: no key: no column, and no combination of them, is tested to be both unique and not_null",
         ),
+        (
+            replace(REVENUE_YML, "- unique_combination", "- other"),
+            "service_revenue_daily: no key: "
+            "no column, and no combination of them, is tested to be both unique and not_null",
+        ),
+        (
+            replace(REVENUE_YML, "- not_null", "- accepted_values"),
+            "service_revenue_daily: no key: "
+            "no column, and no combination of them, is tested to be both unique and not_null",
+        ),
+        (replace(REVENUE_YML, "primary_key", "unique"), "service_revenue_daily: no primary key among the constraints"),
         (replace(FACT_YML, "primary_key", "not_null"), "fct_events: no primary key among the constraints"),
         (
             replace(FACT_YML, "        description: The service proposed on.\n", ""),

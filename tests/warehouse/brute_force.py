@@ -2,7 +2,7 @@
 
 import calendar
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -13,6 +13,9 @@ MARTS = {
     "dim.dim_services": "service_id",
     "fact.fct_events": "event_id",
     "analysis.availability_snapshot": "date",
+    "analysis.service_revenue_daily": "service_id, date",
+    "analysis.professional_funnel": "professional_id",
+    "analysis.professional_productivity_daily": "date",
 }
 Rows = list[dict[str, Any]]
 
@@ -43,6 +46,19 @@ def expected(events: list[Event]) -> dict[str, Rows]:
         "fact.fct_events": [expected_proposal(event) for event in proposals],
         "analysis.availability_snapshot": [
             {"date": day, "active_professionals": sum(is_active(who, day, events) for who in professionals)}
+            for day in days
+        ],
+        "analysis.service_revenue_daily": [
+            expected_revenue(service, day, made)
+            for service in services
+            for day in days
+            if (
+                made := [event for event in proposals if (service_id(event), event.created_at.date()) == (service, day)]
+            )
+        ],
+        "analysis.professional_funnel": [expected_funnel(professional, events) for professional in professionals],
+        "analysis.professional_productivity_daily": [
+            expected_productivity(day, sum(is_active(who, day, events) for who in professionals), proposals)
             for day in days
         ],
     }
@@ -95,8 +111,60 @@ def expected_proposal(event: Event) -> dict[str, Any]:
         "professional_id": event.professional_id,
         "service_id": service_id(event),
         "created_at": naive(event.created_at),
-        "service_lead_fee": Decimal(str(event.meta_data).split("_")[3]),
+        "service_lead_fee": fee(event),
     }
+
+
+def is_proposal_of(event: Event, service: int, day: date) -> bool:
+    return service_id(event) == service and event.created_at.date() == day
+
+
+def expected_revenue(service: int, day: date, made: list[Event]) -> dict[str, Any]:
+    return {
+        "service_id": service,
+        "date": day,
+        "proposals": len(made),
+        "lead_fee_revenue": sum(map(fee, made), Decimal()),
+    }
+
+
+def expected_funnel(professional: int, events: list[Event]) -> dict[str, Any]:
+    account, able, proposed = (
+        min((e.created_at for e in events if (e.professional_id, e.event_type) == (professional, stage)), default=None)
+        for stage in ("created_account", "became_able_to_propose", "proposed")
+    )
+    week = account.isocalendar() if account else None
+    return {
+        "professional_id": professional,
+        "cohort_week_id": int(f"{week.year}{week.week:02}") if week else None,
+        "account_created_at": naive(account) if account else None,
+        "first_able_at": naive(able) if able else None,
+        "first_proposed_at": naive(proposed) if proposed else None,
+        "days_account_to_able": days_from(account, able),
+        "days_able_to_proposal": days_from(able, proposed),
+        "days_account_to_proposal": days_from(account, proposed),
+    }
+
+
+def days_from(earlier: datetime | None, later: datetime | None) -> int | None:
+    return later.date().toordinal() - earlier.date().toordinal() if earlier and later else None
+
+
+def expected_productivity(day: date, active: int, proposals: list[Event]) -> dict[str, Any]:
+    fees = [fee(event) for event in proposals if event.created_at.date() == day]
+    revenue = sum(fees, Decimal())
+    return {
+        "date": day,
+        "active_professionals": active,
+        "proposals": len(fees),
+        "lead_fee_revenue": revenue,
+        "proposals_per_active_professional": share(Decimal(len(fees)), active),
+        "lead_fee_revenue_per_active_professional": share(revenue, active),
+    }
+
+
+def share(of: Decimal, active: int) -> Decimal | None:
+    return (of / active).quantize(Decimal("0.000001"), ROUND_HALF_UP) if active else None
 
 
 def is_active(professional: int, day: date, events: list[Event]) -> bool:
@@ -111,6 +179,10 @@ def is_active(professional: int, day: date, events: list[Event]) -> bool:
 
 def service_id(event: Event) -> int:
     return int(str(event.meta_data).split("_")[0])
+
+
+def fee(event: Event) -> Decimal:
+    return Decimal(str(event.meta_data).split("_")[3])
 
 
 def naive(moment: datetime) -> datetime:
