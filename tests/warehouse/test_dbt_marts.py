@@ -1,7 +1,10 @@
 """The dbt project against a real PostgreSQL: every mart, row by row, and how `dbt/run.py` behaves beside others."""
 
+import itertools
 import json
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
@@ -53,11 +56,11 @@ def environment(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def start(dbt_python: str, environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Give a function that starts `run.py ARGUMENTS`, with more environment variables by name."""
+    """Give a function that starts `run.py ARGUMENTS`, of another project if named, with more variables by name."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
-        command = [dbt_python, str(PROJECT / "run.py"), *arguments]
+    def start(*arguments: str, project: Path = PROJECT, **more: str) -> subprocess.Popen[str]:
+        command = [dbt_python, str(project / "run.py"), *arguments]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, env=environment | more, **pipes))
         return started[-1]
@@ -72,8 +75,8 @@ def start(dbt_python: str, environment: dict[str, str]) -> Iterator[Callable[...
 def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str]]:
     """Give a function that runs `run.py ARGUMENTS` to its end and returns its exit code and its output."""
 
-    def run(*arguments: str, **more: str) -> tuple[int, str]:
-        process = start(*arguments, **more)
+    def run(*arguments: str, project: Path = PROJECT, **more: str) -> tuple[int, str]:
+        process = start(*arguments, project=project, **more)
         output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
@@ -223,6 +226,158 @@ def test_a_violated_contract_leaves_the_old_table(run: Callable[..., tuple[int, 
     after, before = read(warehouse), expected(events)
     for mart in ("dim.dim_professionals", "dim.dim_services", "fact.fct_events"):
         assert after[mart] == before[mart]
+
+
+def copy_of_the_project(tmp_path: Path) -> Path:
+    """Return a copy of the dbt project to break."""
+    return shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs", "__pycache__"))
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    """Replace the one OLD in FILE by NEW."""
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
+    dbt_python: str,
+    environment: dict[str, str],
+    run: Callable[..., tuple[int, str]],
+    warehouse: Warehouse,
+    tmp_path: Path,
+) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    events = [Event(1, "became_able_to_propose", 5, noon), Event(2, "proposed", 5, noon, "7_tuin_garden_1.5")]
+    write(warehouse, events)
+    assert run("run")[0] == 0
+    published = read(warehouse)
+    assert all(published.values())
+    write(warehouse, [*events, Event(3, "proposed", 6, noon + timedelta(1), "8_dak_roof_2")])
+    project = copy_of_the_project(tmp_path)
+    for mart in MARTS:
+        file = project / f"models/marts/{mart.replace('.', '/')}.sql"
+        [last] = re.findall(r"^select \* from \w+$", file.read_text(), re.MULTILINE)
+        replace(file, f"\n{last}\n", f"\n{last}\nunion all\n{last}\n")
+    lines = "".join(f"run --select {mart.partition('.')[2]}\n" for mart in MARTS)
+    paths = {"PYTHONPATH": str(project), "DBT_TARGET_PATH": str(tmp_path / "target")}
+
+    command = [dbt_python, "-c", DBT_LOOP]
+    dbt = subprocess.run(
+        command, input=lines, env=environment | paths, check=True, capture_output=True, text=True, timeout=300
+    )
+
+    told = dbt.stdout.split("exit code 1\n")
+    assert told.pop() == ""
+    for mart, output in zip(MARTS, told, strict=True):
+        model = mart.partition(".")[2]
+        # What is added to is changed in place. What is replaced is built beside: its key's name is taken by then.
+        key = f"{model}__dbt_tmp_pkey1"
+        if model in ("fct_events", "availability_snapshot"):
+            key = f"{model}_pkey"
+        assert f'duplicate key value violates unique constraint "{key}"' in output
+    assert read(warehouse) == published
+
+
+def test_a_renamed_column_is_refused(run: Callable[..., tuple[int, str]], warehouse: Warehouse, tmp_path: Path) -> None:
+    assert run("run")[0] == 0
+    project = copy_of_the_project(tmp_path)
+    sql = project / "models/marts/analysis/service_revenue_daily.sql"
+    replace(sql, "as lead_fee_revenue", "as revenue")
+
+    exit_code, output = run("run", "--select", sql.stem, project=project, DBT_TARGET_PATH=str(tmp_path / "target"))
+
+    assert exit_code == 1, output
+    assert "This model has an enforced contract that failed." in output
+    told = [line.split("|")[1:-1] for line in output.splitlines() if "missing in" in line]
+    assert [[cell.strip() for cell in cells] for cells in told] == [
+        ["lead_fee_revenue", "", "DECIMAL", "missing in definition"],
+        ["revenue", "DECIMAL", "", "missing in contract"],
+    ]
+
+
+def test_what_may_be_wrong_in_the_log_is_counted_and_only_warned_of(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse
+) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    garden = "7_tuin_garden_1.5"
+    write(
+        warehouse,
+        [
+            Event(1, "proposed", 5, noon, garden),  # no status yet
+            Event(3, "became_able_to_propose", 5, noon),
+            Event(2, "proposed", 5, noon, garden),  # at the same time, but before by its id
+            Event(4, "proposed", 5, noon, "7_tuin_garden_-0.10"),
+            Event(5, "became_unable_to_propose", 5, noon + timedelta(1)),
+            Event(6, "proposed", 5, noon + timedelta(2), garden),
+            Event(7, "proposed", 6, noon, garden),  # never a status
+        ],
+    )
+
+    exit_code, output = run("build", "--exclude-resource-type", "unit_test")
+
+    assert exit_code == 0, output
+    assert " WARN=2 ERROR=0 SKIP=0 " in output
+    assert rows_shown(output, "proposals_are_by_able_professionals") == [
+        "event_id | professional_id | created_at",
+        "1 | 5 | 2020-01-01 12:00:00",
+        "2 | 5 | 2020-01-01 12:00:00",
+        "6 | 5 | 2020-01-03 12:00:00",
+        "7 | 6 | 2020-01-01 12:00:00",
+    ]
+    assert rows_shown(output, "lead_fees_are_not_negative") == [
+        "event_id | professional_id | created_at | service_lead_fee",
+        "4 | 5 | 2020-01-01 12:00:00 | -0.100000",
+    ]
+
+
+def rows_shown(output: str, test: str) -> list[str]:
+    """Return the rows that fail TEST, sorted, below their header, as OUTPUT shows them."""
+    _, below = output.split(f"rows that fail {test}, at most 10:\n")
+    rows = list(itertools.takewhile(lambda line: line.startswith("  "), below.splitlines()))
+    return [rows[0].strip(), *sorted(row.strip() for row in rows[1:])]
+
+
+def test_a_snapshot_that_is_not_what_a_direct_count_says_is_an_error(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse
+) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    write(warehouse, [Event(1, "became_able_to_propose", 5, noon), Event(2, "became_able_to_propose", 6, noon)])
+    assert run("run")[0] == 0
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        connection.execute("update test_analysis.availability_snapshot set active_professionals = 1")
+
+    exit_code, output = run("test", "--select", "last_day_agrees_with_a_direct_count")
+
+    assert exit_code == 1, output
+    assert rows_shown(output, "last_day_agrees_with_a_direct_count") == [
+        "date | active_in_snapshot | active_by_direct_count",
+        "2020-01-01 | 1 | 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hours", "exit_code", "told"),
+    [
+        (1, 0, "PASS freshness of raw.loads"),
+        (40, 0, "WARN freshness of raw.loads"),
+        (80, 1, "ERROR STALE freshness of raw.loads"),
+    ],
+)
+def test_freshness_goes_by_the_last_load_that_succeeded(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse, hours: int, exit_code: int, told: str
+) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        connection.execute(
+            "insert into raw.loads (source_uri, status, ended_at) values"
+            " ('test', 'succeeded', now() - %s), ('test', 'failed', now())",
+            [timedelta(hours=hours)],
+        )
+
+    code, output = run("source", "freshness")
+
+    assert code == exit_code, output
+    assert told in output
 
 
 def test_a_failing_test_shows_its_rows(run: Callable[..., tuple[int, str]], warehouse: Warehouse) -> None:
