@@ -279,7 +279,7 @@ def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
     assert read(warehouse) == published
 
 
-def test_a_renamed_column_is_refused(run: Callable[..., tuple[int, str]], warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_renamed_column_is_refused(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     assert run("run")[0] == 0
     project = copy_of_the_project(tmp_path)
     sql = project / "models/marts/analysis/service_revenue_daily.sql"
