@@ -12,7 +12,9 @@ import pytest
 
 from events.load import load
 from events.tables import create_tables
+from harness.environment import python_of
 from harness.warehouse import Warehouse
+from tests.unit.test_dbt_project import broken_rules
 
 EVENTS = """\
 event_id;event_type;professional_id_anonymized;created_at;meta_data
@@ -142,3 +144,78 @@ def test_the_target_prod_without_a_warehouse_uses_no_other(session: Session) -> 
 
     assert exit_code == 49
     assert output.startswith("✗ dbt needs WAREHOUSE_HOST, WAREHOUSE_PORT, WAREHOUSE_DATABASE, WAREHOUSE_USER, ")
+
+
+NEW_SQL = """\
+with
+
+proposals as (
+
+    select * from {{ ref('fct_events') }}
+
+),
+
+first_proposals as (
+
+    select
+        service_id,
+        min(created_at) as first_proposed_at
+
+    from proposals
+
+    group by service_id
+
+)
+
+select * from first_proposals
+"""
+NEW_YML = """\
+models:
+  - name: first_proposals
+    description: One row per service that was proposed on.
+    config:
+      contract:
+        enforced: true
+    columns:
+      - name: service_id
+        description: "{{ doc('service_id') }}"
+        data_type: bigint
+        constraints:
+          - type: primary_key
+        data_tests:
+          - unique
+          - not_null
+      - name: first_proposed_at
+        description: When somebody first proposed on it.
+        data_type: timestamp
+
+unit_tests:
+  - name: the_first_proposal_counts
+    model: first_proposals
+    given:
+      - input: ref('fct_events')
+        rows:
+          - {service_id: 7, created_at: "2020-01-02"}
+          - {service_id: 7, created_at: "2020-01-01"}
+    expect:
+      rows:
+        - {service_id: 7, first_proposed_at: "2020-01-01"}
+"""
+
+
+def test_a_new_model_needs_one_sql_and_one_yml_and_nothing_else(
+    session: Session, clone: Path, warehouse: Warehouse
+) -> None:
+    folder = clone / "dbt/models/marts/analysis"
+    (folder / "first_proposals.sql").write_text(NEW_SQL)
+    (folder / "first_proposals.yml").write_text(NEW_YML)
+
+    assert list(broken_rules(clone / "dbt")) == []
+    exit_code, output = session("--postgres", warehouse.server.dsn)
+    assert exit_code == 0, output
+    assert "OK created sql table model test_analysis.first_proposals " in output
+    assert "PASS first_proposals::the_first_proposal_counts " in output
+    assert "model.marketplace.first_proposals" in (clone / "build/dbt-docs/index.html").read_text()
+    lint = [str(python_of("lint")), "-m", "sqlfluff", "lint", "models/marts/analysis/first_proposals.sql"]
+    linted = subprocess.run(lint, cwd=clone / "dbt", capture_output=True, text=True, timeout=60, check=False)
+    assert linted.returncode == 0, linted.stdout
