@@ -26,7 +26,7 @@ def rules_broken_in_sql(sql: Path) -> Iterator[str]:
     text = re.sub(r"--.*", "", sql.read_text())
     if "staging" not in sql.parts and "source(" in text:
         yield "reads a source past staging"
-    ctes = set(re.findall(r"^(\w+) as \($", text, re.MULTILINE))
+    ctes = set(re.findall(r"^ *(\w+) as \($", text, re.MULTILINE))
     for relation in re.findall(r"\b(?:from|join)\s+([a-z_]\w*\.?\w*)", re.sub(r"extract\([^)]*\)", "", text)):
         if relation not in ctes:
             yield f"reads {relation} without ref"

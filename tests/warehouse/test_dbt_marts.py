@@ -423,6 +423,7 @@ def test_a_command_that_only_reads_takes_no_lock(run: Callable[..., tuple[int, s
             "marketplace.marts.dim.dim_services",
             "marketplace.marts.fact.fct_events",
             "marketplace.staging.stg_events",
+            "marketplace.staging.stg_loads",
         ],
     )
 
@@ -453,6 +454,7 @@ def test_each_target_has_schemas_of_its_own(run: Callable[..., tuple[int, str]],
     models = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     assert {model["name"]: model["schema"] for model in models} == {
         "stg_events": f"{prefix}staging",
+        "stg_loads": f"{prefix}staging",
         "dim_date": f"{prefix}dim",
         "dim_professionals": f"{prefix}dim",
         "dim_services": f"{prefix}dim",

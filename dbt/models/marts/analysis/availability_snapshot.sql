@@ -3,7 +3,7 @@
         materialized='incremental',
         incremental_strategy='replace',
         incremental_predicates=[
-            "date >= {{ first_changed_date() }}",
+            "date >= (select min(new_rows.date) from new_rows)",
             "date not in (select calendar_date from {{ ref('dim_date') }})",
         ],
         on_schema_change='fail',
@@ -27,25 +27,40 @@ dates as (
 ),
 
 {% if is_incremental() %}
--- The days from here on are counted anew: the first that a load has changed, or the first that is not there yet.
-recount as (
+    -- What is counted anew: all from the first day that a load has changed, or that has no row yet.
+    recount as (
 
-    select least({{ first_changed_date() }}, max(date) + 1) as first_date
+        select least({{ first_day(changed_spans()) }}, min(dates.calendar_date)) as first_date
 
-    from {{ this }}
+        from dates
 
-),
+        left join {{ this }} as counted on dates.calendar_date = counted.date
 
--- What the days before amount to: they have not changed.
-before as (
+        where counted.date is null
 
-    select count_before.active_professionals
+    ),
 
-    from {{ this }} as count_before
+    -- What the days before amount to: they have not changed.
+    counted_before as (
 
-    inner join recount on count_before.date = recount.first_date - 1
+        select counted.active_professionals
 
-),
+        from {{ this }} as counted
+
+        inner join recount on counted.date = recount.first_date - 1
+
+    ),
+
+    -- Only of professionals with a status event in these days is the status before asked for.
+    recounted_events as (
+
+        select * from {{ ref('stg_events') }}
+
+        where
+            event_type in ('became_able_to_propose', 'became_unable_to_propose')
+            and created_at_tz >= (select recount.first_date::timestamp at time zone 'UTC' from recount)
+
+    ),
 
 {% endif %}
 statuses as (
@@ -61,10 +76,7 @@ statuses as (
     where
         event_type in ('became_able_to_propose', 'became_unable_to_propose')
         {% if is_incremental() %}
-        and professional_id in (
-            select professional_id from events
-            where created_at >= coalesce((select first_date from recount), '-infinity')
-        )
+            and professional_id in (select recounted_events.professional_id from recounted_events)
         {% endif %}
 
 ),
@@ -88,7 +100,7 @@ net_changes as (
 
     from changes
     {% if is_incremental() %}
-    where change_date >= coalesce((select first_date from recount), '-infinity')
+        where change_date >= (select recount.first_date from recount)
     {% endif %}
 
     group by change_date
@@ -102,7 +114,7 @@ snapshot as (
         (
             coalesce(sum(net_changes.net_change) over (order by dates.calendar_date), 0)
             {% if is_incremental() %}
-            + coalesce((select active_professionals from before), 0)
+                + coalesce((select counted_before.active_professionals from counted_before), 0)
             {% endif %}
         )::bigint as active_professionals
 
@@ -111,7 +123,7 @@ snapshot as (
     left join net_changes on dates.calendar_date = net_changes.change_date
 
     {% if is_incremental() %}
-    where dates.calendar_date >= coalesce((select first_date from recount), '-infinity')
+        where dates.calendar_date >= (select recount.first_date from recount)
     {% endif %}
 
 )
