@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -450,6 +452,53 @@ def test_a_command_that_only_reads_takes_no_lock(run: Callable[..., tuple[int, s
             "marketplace.staging.stg_loads",
         ],
     )
+
+
+# What dbt says at level debug where the parse of an earlier run holds.
+PARSED_BEFORE = "Partial parsing enabled, no changes found, skipping parsing"
+ELSEWHERE = {
+    "WAREHOUSE_HOST": "warehouse.invalid",
+    "WAREHOUSE_PORT": "1",
+    "WAREHOUSE_USER": "somebody",
+    "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "other",
+}
+
+
+def test_a_second_start_parses_nothing_wherever_the_warehouse_is(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    here = {"DBT_TARGET_PATH": str(tmp_path), "DBT_LOG_LEVEL": "debug"}
+    builds = [run("build", "--exclude-resource-type", "unit_test", **here) for _ in range(2)]
+    elsewhere = run("ls", **here, **ELSEWHERE)
+    other_database = run("ls", **here, WAREHOUSE_DATABASE="other")  # models' names have it in
+
+    assert [exit_code for exit_code, _ in (*builds, elsewhere, other_database)] == [0, 0, 0, 0]
+    said = [output for _, output in (*builds, elsewhere, other_database)]
+    assert [PARSED_BEFORE in output for output in said] == [False, True, True, False]
+
+
+def test_the_parse_that_the_image_has_holds_in_its_containers(dbt_python: str, tmp_path: Path) -> None:
+    """By the steps of dbt/Dockerfile, without an engine; tests/cluster asks an image."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (DBT_\w+|WAREHOUSE_\w+)=(\S+)$", dockerfile, re.MULTILINE))
+    [step] = re.findall(r"^RUN (WAREHOUSE_HOST=.*) \\\n    python /opt/dbt/run.py parse ", dockerfile, re.MULTILINE)
+    assert arguments.keys() == {"DBT_TARGET", "WAREHOUSE_DATABASE", "WAREHOUSE_READER"}
+    at_build = arguments | dict(part.split("=") for part in step.split())
+    project = shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs", "__pycache__"))
+
+    def start(command: str, target: str, **more: str) -> str:
+        paths = {"DBT_TARGET_PATH": str(tmp_path / target), "DBT_LOG_PATH": str(tmp_path / "logs")}
+        env = {"PATH": os.environ["PATH"], "DBT_LOG_LEVEL": "debug", **paths, **more}
+        argv = [dbt_python, str(project / "run.py"), command]
+        return subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout
+
+    assert PARSED_BEFORE not in start("parse", "built", **at_build)
+    parsed = tmp_path / "parsed.msgpack"
+    shutil.move(tmp_path / "built" / "partial_parse.msgpack", parsed)
+    container = {**arguments, **ELSEWHERE, "DBT_PARTIAL_PARSE_FILE_PATH": str(parsed)}
+    assert PARSED_BEFORE in start("ls", "first", **container)
+    assert PARSED_BEFORE in start("ls", "second", **container)
+    assert PARSED_BEFORE not in start("ls", "third", **container | {"DBT_TARGET": "dev"})
 
 
 def test_a_warehouse_that_is_not_reached(run: Callable[..., tuple[int, str]]) -> None:
