@@ -1,11 +1,11 @@
-{#- A post-hook: note in the table's comment which transactions it has seen. It is committed with the rows, or not
-    at all. Transactions are those of one server: restored on another, the table has seen none. -#}
-{% macro remember_loads() -%}
+{#- A post-hook: note in the table's comment which transactions it has seen, or the table FROM has, of which it is made.
+    It is committed with the rows, or not at all. Transactions are those of one server: restored on another, the table
+    has seen none. -#}
+{% macro remember_loads(from=none) -%}
+    {%- set until_now = "(select system_identifier || ' ' || pg_current_snapshot() from pg_control_system())" -%}
+    {%- set as_from = "obj_description('" ~ from ~ "'::regclass, 'pg_class')" -%}
     do $remember$ begin
-        execute format(
-            'comment on table {{ this }} is %L',
-            (select system_identifier || ' ' || pg_current_snapshot() from pg_control_system())
-        );
+        execute format('comment on table {{ this }} is %L', {{ as_from if from else until_now }});
     end $remember$
 {%- endmacro %}
 

@@ -300,6 +300,24 @@ def test_a_load_that_commits_after_a_later_one_is_seen(
     assert read(warehouse) == expected(log[:4])
 
 
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("alone", ["availability_snapshot", "dim_date", "int_status_events", "fct_events"])
+def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_next_build(
+    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, first: int, alone: str
+) -> None:
+    log = five_days()
+    start = day(first) - timedelta(hours=12)
+    file = str(write_file(tmp_path / "events.csv", log))
+    load(file, warehouse.loader_dsn, start=start, end=start + timedelta(3))
+    run_in_process(MARTS_ALONE)
+    load(file, warehouse.loader_dsn)
+
+    run_in_process(f"{MARTS_ALONE} --select {alone}")
+    run_in_process(MARTS_ALONE)
+
+    assert read(warehouse) == expected(log)
+
+
 @pytest.mark.parametrize("note", [None, "1 1:1:", "written by hand"])
 def test_a_table_of_which_is_not_known_what_it_has_seen_is_counted_anew(
     run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, note: str | None
@@ -308,7 +326,11 @@ def test_a_table_of_which_is_not_known_what_it_has_seen_is_counted_anew(
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
     run_in_process(MARTS_ALONE)
     with psycopg.connect(warehouse.transformer_dsn) as connection:
-        for table in ("test_fact.fct_events", "test_analysis.availability_snapshot"):
+        for table in (
+            "test_fact.fct_events",
+            "test_intermediate.int_status_events",
+            "test_analysis.availability_snapshot",
+        ):
             connection.execute(f"delete from {table}")  # noqa: S608 - our names
             comment = psycopg.sql.SQL("comment on table {} is {}")
             connection.execute(comment.format(psycopg.sql.Identifier(*table.split(".")), psycopg.sql.Literal(note)))
@@ -340,7 +362,7 @@ def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
         assert sorted(days.values()) == [1, 2, 3, 4, 5]
         connection.execute("select pg_stat_force_next_flush()")
         before = {table: count for count, table in connection.execute(scans)}
-        assert run("run", "--select", "fct_events")[0] == 0
+        assert run("run", "--select", "fct_events", "int_status_events", "availability_snapshot")[0] == 0
         after = {table: count for count, table in connection.execute(scans)}
 
     assert [days[table] for table in days if after[table] != before[table]] == [3]
@@ -357,7 +379,7 @@ def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_a
     assert "deprecat" not in output.lower()
     assert read(warehouse, prefix="") == {mart: [] for mart in MARTS}
     with psycopg.connect(warehouse.reader_dsn, autocommit=True) as connection:
-        for table in ("raw.events", "raw.loads", "raw.rejected_events", "staging.stg_events"):
+        for table in ("raw.events", "raw.rejected_events", "staging.stg_events", "intermediate.int_status_events"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"table {table}")
 
@@ -443,6 +465,7 @@ def test_a_command_that_only_reads_takes_no_lock(run: Callable[..., tuple[int, s
     assert (exit_code, output.split()) == (
         0,
         [
+            "marketplace.intermediate.int_status_events",
             "marketplace.marts.analysis.availability_snapshot",
             "marketplace.marts.dim.dim_date",
             "marketplace.marts.dim.dim_professionals",
@@ -528,6 +551,7 @@ def test_each_target_has_schemas_of_its_own(run: Callable[..., tuple[int, str]],
     assert {model["name"]: model["schema"] for model in models} == {
         "stg_events": f"{prefix}staging",
         "stg_loads": f"{prefix}staging",
+        "int_status_events": f"{prefix}intermediate",
         "dim_date": f"{prefix}dim",
         "dim_professionals": f"{prefix}dim",
         "dim_services": f"{prefix}dim",

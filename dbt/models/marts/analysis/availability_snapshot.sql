@@ -7,18 +7,12 @@
             "date not in (select calendar_date from {{ ref('dim_date') }})",
         ],
         on_schema_change='fail',
-        post_hook='{{ remember_loads() }}',
+        post_hook="{{ remember_loads(ref('int_status_events')) }}",
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}
 
 with
-
-events as (
-
-    select * from {{ ref('stg_events') }}
-
-),
 
 dates as (
 
@@ -51,19 +45,53 @@ dates as (
 
     ),
 
-    -- Only of professionals with a status event in these days is the status before asked for.
-    recounted_events as (
+{% endif %}
+status_events as (
 
-        select * from {{ ref('stg_events') }}
+    select * from {{ ref('int_status_events') }}
+    {% if is_incremental() %}
+        where created_at >= (select recount.first_date from recount)
+    {% endif %}
 
-        where
-            event_type in ('became_able_to_propose', 'became_unable_to_propose')
-            and created_at_tz >= (select recount.first_date::timestamp at time zone 'UTC' from recount)
+),
+
+{% if is_incremental() %}
+    professionals as (
+
+        select distinct professional_id from status_events
+
+    ),
+
+    -- The status that each of them had before.
+    statuses_before as (
+
+        select earlier.*
+
+        from professionals
+
+        cross join lateral (
+            select all_status_events.* from {{ ref('int_status_events') }} as all_status_events
+            where
+                all_status_events.professional_id = professionals.professional_id
+                and all_status_events.created_at < (select recount.first_date from recount)
+            order by all_status_events.created_at desc, all_status_events.event_id desc
+            limit 1
+        ) as earlier
 
     ),
 
 {% endif %}
 statuses as (
+
+    select * from status_events
+    {% if is_incremental() %}
+        union all
+        select * from statuses_before
+    {% endif %}
+
+),
+
+abilities as (
 
     select
         event_id,
@@ -71,13 +99,7 @@ statuses as (
         created_at,
         (event_type = 'became_able_to_propose')::integer as able
 
-    from events
-
-    where
-        event_type in ('became_able_to_propose', 'became_unable_to_propose')
-        {% if is_incremental() %}
-            and professional_id in (select recounted_events.professional_id from recounted_events)
-        {% endif %}
+    from statuses
 
 ),
 
@@ -88,7 +110,7 @@ changes as (
         created_at::date as change_date,
         able - lag(able, 1, 0) over (partition by professional_id order by created_at, event_id) as net_change
 
-    from statuses
+    from abilities
 
 ),
 
