@@ -465,12 +465,12 @@ def test_a_command_that_only_reads_takes_no_lock(run: Callable[..., tuple[int, s
     assert (exit_code, output.split()) == (
         0,
         [
-            "marketplace.intermediate.int_status_events",
             "marketplace.marts.analysis.availability_snapshot",
             "marketplace.marts.dim.dim_date",
             "marketplace.marts.dim.dim_professionals",
             "marketplace.marts.dim.dim_services",
             "marketplace.marts.fact.fct_events",
+            "marketplace.intermediate.int_status_events",
             "marketplace.staging.stg_events",
             "marketplace.staging.stg_loads",
         ],
