@@ -26,9 +26,11 @@ def rules_broken_in_sql(sql: Path) -> Iterator[str]:
     text = re.sub(r"--.*", "", sql.read_text())
     if "staging" not in sql.parts and "source(" in text:
         yield "reads a source past staging"
-    ctes = set(re.findall(r"^(\w+) as \($", text, re.MULTILINE))
-    for relation in re.findall(r"\b(?:from|join)\s+([a-z_]\w*\.?\w*)", re.sub(r"extract\([^)]*\)", "", text)):
-        if relation not in ctes:
+    ctes = set(re.findall(r"^ *(\w+) as \($", text, re.MULTILINE))
+    for relation in re.findall(
+        r"\b(?:from|join)\s+(?!lateral\b)([a-z_]\w*\.?\w*)", re.sub(r"extract\([^)]*\)", "", text)
+    ):
+        if relation not in ctes | {"new_rows"}:  # what an incremental predicate may read
             yield f"reads {relation} without ref"
 
 
@@ -65,18 +67,18 @@ def rules_broken_in_yml(sql: Path) -> Iterator[str]:
 
 
 def test_the_project_breaks_no_rule() -> None:
-    assert len(list(PROJECT.glob("models/**/*.sql"))) >= 10
+    assert len(list(PROJECT.glob("models/**/*.sql"))) >= 11
     assert list(broken_rules(PROJECT)) == []
 
 
-def replace(path: str, old: str, new: str) -> Callable[[Path], object]:
-    """Return what replaces the first OLD in the file PATH of a project by NEW."""
+def replace(path: str, old: str, new: str, count: int = 1) -> Callable[[Path], object]:
+    """Return what replaces the first COUNT of OLD in the file PATH of a project by NEW; -1 is all."""
 
     def break_it(project: Path) -> None:
         file = project / path
         text = file.read_text()
         assert old in text
-        file.write_text(text.replace(old, new, 1))
+        file.write_text(text.replace(old, new, count))
 
     return break_it
 
@@ -115,7 +117,7 @@ FACT_SQL, FACT_YML = "models/marts/fact/fct_events.sql", "models/marts/fact/fct_
             replace(FACT_YML, "        description: The service proposed on.\n", ""),
             "fct_events: service_id has no description",
         ),
-        (replace(FACT_YML, "model: fct_events", "model: stg_events"), "fct_events: no unit test"),
+        (replace(FACT_YML, "model: fct_events", "model: stg_events", -1), "fct_events: no unit test"),
         (
             replace(FACT_SQL, "ref('stg_events')", "source('raw', 'events')"),
             "fct_events: reads a source past staging",

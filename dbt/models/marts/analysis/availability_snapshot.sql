@@ -3,22 +3,16 @@
         materialized='incremental',
         incremental_strategy='replace',
         incremental_predicates=[
-            "date >= {{ first_changed_date() }}",
+            "date >= (select min(new_rows.date) from new_rows)",
             "date not in (select calendar_date from {{ ref('dim_date') }})",
         ],
         on_schema_change='fail',
-        post_hook='{{ remember_loads() }}',
+        post_hook="{{ remember_loads(ref('int_status_events')) }}",
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}
 
 with
-
-events as (
-
-    select * from {{ ref('stg_events') }}
-
-),
 
 dates as (
 
@@ -27,28 +21,77 @@ dates as (
 ),
 
 {% if is_incremental() %}
--- The days from here on are counted anew: the first that a load has changed, or the first that is not there yet.
-recount as (
+    -- What is counted anew: all from the first day that a load has changed, or that has no row yet.
+    recount as (
 
-    select least({{ first_changed_date() }}, max(date) + 1) as first_date
+        select least({{ first_day(changed_spans()) }}, min(dates.calendar_date)) as first_date
 
-    from {{ this }}
+        from dates
+
+        left join {{ this }} as counted on dates.calendar_date = counted.date
+
+        where counted.date is null
+
+    ),
+
+    -- What the days before amount to: they have not changed.
+    counted_before as (
+
+        select counted.active_professionals
+
+        from {{ this }} as counted
+
+        inner join recount on counted.date = recount.first_date - 1
+
+    ),
+
+{% endif %}
+status_events as (
+
+    select * from {{ ref('int_status_events') }}
+    {% if is_incremental() %}
+        where created_at >= (select recount.first_date from recount)
+    {% endif %}
 
 ),
 
--- What the days before amount to: they have not changed.
-before as (
+{% if is_incremental() %}
+    professionals as (
 
-    select count_before.active_professionals
+        select distinct professional_id from status_events
 
-    from {{ this }} as count_before
+    ),
 
-    inner join recount on count_before.date = recount.first_date - 1
+    -- The status that each of them had before.
+    statuses_before as (
 
-),
+        select earlier.*
+
+        from professionals
+
+        cross join lateral (
+            select all_status_events.* from {{ ref('int_status_events') }} as all_status_events
+            where
+                all_status_events.professional_id = professionals.professional_id
+                and all_status_events.created_at < (select recount.first_date from recount)
+            order by all_status_events.created_at desc, all_status_events.event_id desc
+            limit 1
+        ) as earlier
+
+    ),
 
 {% endif %}
 statuses as (
+
+    select * from status_events
+    {% if is_incremental() %}
+        union all
+        select * from statuses_before
+    {% endif %}
+
+),
+
+abilities as (
 
     select
         event_id,
@@ -56,16 +99,7 @@ statuses as (
         created_at,
         (event_type = 'became_able_to_propose')::integer as able
 
-    from events
-
-    where
-        event_type in ('became_able_to_propose', 'became_unable_to_propose')
-        {% if is_incremental() %}
-        and professional_id in (
-            select professional_id from events
-            where created_at >= coalesce((select first_date from recount), '-infinity')
-        )
-        {% endif %}
+    from statuses
 
 ),
 
@@ -76,7 +110,7 @@ changes as (
         created_at::date as change_date,
         able - lag(able, 1, 0) over (partition by professional_id order by created_at, event_id) as net_change
 
-    from statuses
+    from abilities
 
 ),
 
@@ -88,7 +122,7 @@ net_changes as (
 
     from changes
     {% if is_incremental() %}
-    where change_date >= coalesce((select first_date from recount), '-infinity')
+        where change_date >= (select recount.first_date from recount)
     {% endif %}
 
     group by change_date
@@ -102,7 +136,7 @@ snapshot as (
         (
             coalesce(sum(net_changes.net_change) over (order by dates.calendar_date), 0)
             {% if is_incremental() %}
-            + coalesce((select active_professionals from before), 0)
+                + coalesce((select counted_before.active_professionals from counted_before), 0)
             {% endif %}
         )::bigint as active_professionals
 
@@ -111,7 +145,7 @@ snapshot as (
     left join net_changes on dates.calendar_date = net_changes.change_date
 
     {% if is_incremental() %}
-    where dates.calendar_date >= coalesce((select first_date from recount), '-infinity')
+        where dates.calendar_date >= (select recount.first_date from recount)
     {% endif %}
 
 )

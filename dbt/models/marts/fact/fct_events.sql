@@ -2,7 +2,8 @@
     config(
         materialized='incremental',
         incremental_strategy='replace',
-        incremental_predicates=["created_at >= {{ first_changed_date() }}"],
+        incremental_predicates=["{{ is_in_spans('created_at', changed_spans()) }}"],
+        indexes=[{'columns': ['created_at'], 'type': 'brin'}],
         on_schema_change='fail',
         post_hook='{{ remember_loads() }}',
     )
@@ -31,7 +32,7 @@ proposals as (
     where
         event_type = 'proposed'
         {% if is_incremental() %}
-        and created_at >= {{ first_changed_date() }}
+            and {{ is_in_spans('created_at_tz', changed_spans(), 'timestamptz') }}
         {% endif %}
 
 )
