@@ -133,8 +133,9 @@ def release(session: nox.Session) -> None:
 
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the load beside psql, pandas and dbt: `-- --events N` for another size; report in build/bench/."""
-    run(session, install(session, "bench"), "-m", "harness.bench.load", *session.posargs)
+    """Measure the load and dbt: `-- load` or `-- dbt` for one, `--events N` for another size."""
+    install(session, "dbt")
+    run(session, install(session, "bench"), "-m", "harness.bench", *session.posargs)
 
 
 @nox.session(default=False)

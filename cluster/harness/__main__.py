@@ -190,7 +190,7 @@ def take_down_kept() -> None:
             )
         console.say(f"✓ {directory.name} taken down")
     if not runs:
-        console.say("nothing was left up on the embedded target; a cluster: nox -s cluster -- down")
+        console.say("nothing was left up, a cluster aside: nox -s cluster -- down")
 
 
 def add_release(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +217,17 @@ def run_release(options: argparse.Namespace, rest: list[str], section: Section) 
 def add_dbt(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s dbt`; the rest goes to dbt."""
     parser.add_argument("--postgres", metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use")
-    parser.set_defaults(run=lambda options, rest, section: dbt.run(rest, options.postgres, section))
+    parser.add_argument("--keep", action="store_true", help="leave the ephemeral warehouse up and print its DSN")
+    parser.add_argument("--down", action="store_true", help="take down what --keep left up, and nothing else")
+    parser.set_defaults(run=run_dbt)
+
+
+def run_dbt(options: argparse.Namespace, rest: list[str], section: Section) -> None:
+    """Run `nox -s dbt`."""
+    if options.down:
+        take_down_kept()
+    else:
+        dbt.run(rest, options.postgres, section, keep=options.keep)
 
 
 class Parser(argparse.ArgumentParser):

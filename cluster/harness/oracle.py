@@ -8,12 +8,12 @@ import gzip
 import hashlib
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from itertools import accumulate
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -32,7 +32,32 @@ TABLES = (
     "dim.dim_services",
     "fact.fct_events",
     "analysis.availability_snapshot",
+    "analysis.service_revenue_daily",
+    "analysis.professional_funnel",
+    "analysis.professional_productivity_daily",
 )
+COLUMNS_OF = {
+    "analysis.service_revenue_daily": ("service_id", "date", "proposals", "lead_fee_revenue"),
+    "analysis.professional_funnel": (
+        "professional_id",
+        "cohort_week_id",
+        "account_created_at",
+        "first_able_at",
+        "first_proposed_at",
+        "days_account_to_able",
+        "days_able_to_proposal",
+        "days_account_to_proposal",
+    ),
+    "analysis.professional_productivity_daily": (
+        "date",
+        "active_professionals",
+        "proposals",
+        "lead_fee_revenue",
+        "proposals_per_active_professional",
+        "lead_fee_revenue_per_active_professional",
+    ),
+}
+STAGES = ("created_account", "became_able_to_propose", "proposed")
 LINE_LIMIT_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -71,6 +96,7 @@ class Expected:
     active_professionals: dict[date, int]
     services: int
     professionals: int
+    content: dict[str, set[tuple[Any, ...]]]  # of the tables of COLUMNS_OF, their rows in the order of those columns
 
 
 @dataclass(frozen=True)
@@ -99,6 +125,8 @@ def compute(uri: str, start: datetime | None = None, end: datetime | None = None
     statuses: list[tuple[datetime, int, int, bool]] = []
     proposals = 0
     fees = Decimal(0)
+    revenue: dict[tuple[int, date], list[Decimal]] = defaultdict(lambda: [Decimal(0), Decimal(0)])  # proposals, fees
+    reached: dict[int, dict[str, datetime]] = defaultdict(dict)  # by professional: the first event of each type
     with open_lines(uri) as lines:
         check_header(uri, lines)
         for line in lines:
@@ -116,10 +144,15 @@ def compute(uri: str, start: datetime | None = None, end: datetime | None = None
             loaded += 1
             professionals.add(event.professional_id)
             days.add(event.created_at.date())
+            first = reached[event.professional_id].setdefault(event.event_type, event.created_at)
+            reached[event.professional_id][event.event_type] = min(first, event.created_at)
             if event.service_id is not None and event.lead_fee is not None:
                 proposals += 1
                 services.add(event.service_id)
                 fees += event.lead_fee
+                total = revenue[event.service_id, event.created_at.date()]
+                total[0] += 1
+                total[1] += event.lead_fee
             elif event.event_type != "created_account":
                 able = event.event_type == "became_able_to_propose"
                 statuses.append((event.created_at, event.event_id, event.professional_id, able))
@@ -133,6 +166,9 @@ def compute(uri: str, start: datetime | None = None, end: datetime | None = None
         len(services),
         proposals,
         len(active),
+        len(revenue),
+        len(professionals),
+        len(active),
     )
     return Expected(
         read=len(seen) + reasons.total(),
@@ -143,7 +179,45 @@ def compute(uri: str, start: datetime | None = None, end: datetime | None = None
         active_professionals=active,
         services=len(services),
         professionals=len(professionals),
+        content={
+            "analysis.service_revenue_daily": {(*key, *total) for key, total in revenue.items()},
+            "analysis.professional_funnel": {funnel(who, firsts) for who, firsts in reached.items()},
+            "analysis.professional_productivity_daily": productivity(active, revenue),
+        },
     )
+
+
+def funnel(professional: int, firsts: dict[str, datetime]) -> tuple[Any, ...]:
+    """Return the row of PROFESSIONAL, whose first event of each type is in FIRSTS; days are those of the calendar."""
+    account, able, proposed = (firsts.get(stage) for stage in STAGES)
+
+    def days(start: datetime | None, end: datetime | None) -> int | None:
+        return (end.date() - start.date()).days if start and end else None
+
+    cohort = account.isocalendar().year * 100 + account.isocalendar().week if account else None
+    return (
+        professional,
+        cohort,
+        account,
+        able,
+        proposed,
+        days(account, able),
+        days(able, proposed),
+        days(account, proposed),
+    )
+
+
+def productivity(active: dict[date, int], revenue: dict[tuple[int, date], list[Decimal]]) -> set[tuple[Any, ...]]:
+    """Return the rows of the days of ACTIVE: what all services' REVENUE is for each professional active that day."""
+    totals: dict[date, list[Decimal]] = {day: [Decimal(0), Decimal(0)] for day in active}
+    for (_, day), (proposals, fees) in revenue.items():
+        totals[day][0] += proposals
+        totals[day][1] += fees
+
+    def per(total: Decimal, count: int) -> Decimal | None:
+        return (total / count).quantize(Decimal("0.000001"), ROUND_HALF_UP) if count else None
+
+    return {(day, count, *totals[day], *(per(total, count) for total in totals[day])) for day, count in active.items()}
 
 
 def active_by_day(statuses: list[tuple[datetime, int, int, bool]], first: date, last: date) -> dict[date, int]:
@@ -319,6 +393,10 @@ def compare(expected: Expected, conn: psycopg.Connection[Any]) -> list[Check]:
     ]
     days = conn.execute("select date, active_professionals from analysis.availability_snapshot").fetchall()
     checks.append(compare_days(expected.active_professionals, days))
+    for table, columns in COLUMNS_OF.items():
+        names = sql.SQL(", ").join(map(sql.Identifier, columns))
+        query = sql.SQL("select {} from {}").format(names, sql.Identifier(*table.split(".")))
+        checks.append(compare_rows(table, expected.content[table], conn.execute(query).fetchall()))
     reasons = dict(conn.execute("select reason, count(*) from raw.rejected_events group by reason").fetchall())
     checks.append(equal("rejected rows", expected.rejected, sum(reasons.values())))
     checks += [
@@ -359,6 +437,22 @@ def compare_days(expected: dict[date, int], rows: list[tuple[date, int]]) -> Che
         return ", ".join(f"{day}: {counts.get(day, 'no row')}" for day in shown) + more
 
     return Check(name, describe(expected), describe(found), False)
+
+
+def compare_rows(table: str, expected: set[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> Check:
+    """Return the check that ROWS of TABLE are EXPECTED, each once; it names a row of either that the other has not."""
+    name = f"content of {table}"
+    found = set(rows)
+    if found == expected and len(rows) == len(expected):
+        return Check(name, f"{len(rows)} rows", f"{len(rows)} rows", True)
+
+    def describe(mine: set[tuple[Any, ...]], other: set[tuple[Any, ...]], count: int) -> str:
+        odd = sorted(mine - other, key=str)[:1]
+        return f"{count} rows" + "".join(
+            f", {len(mine - other)} of them else: {', '.join(map(str, row))}" for row in odd
+        )
+
+    return Check(name, describe(expected, found, len(expected)), describe(found, expected, len(rows)), False)
 
 
 def fingerprint(conn: psycopg.Connection[Any]) -> dict[str, str]:

@@ -392,8 +392,10 @@ def which(dsn: str | None) -> str:
 
 
 @contextlib.contextmanager
-def ephemeral(dsn: str | None = None) -> Iterator[Server]:
+def ephemeral(dsn: str | None = None, *, keep: bool = False) -> Iterator[Server]:
     """Have the server that tests and `nox -s dbt` use, the one that `which` names.
+
+    To KEEP one that is ours is to leave it up, after a failure as well, but not after an interrupt.
 
     Raises:
         PostgresError, ServiceFailedError: as said at `given`, `start_container` and `start_from_wheel`.
@@ -407,4 +409,11 @@ def ephemeral(dsn: str | None = None) -> Iterator[Server]:
         except Exception as error:
             diagnostics.save(error, {"postgres": supervisor.directory / "logs"})
             raise
-        yield server
+        try:
+            yield server
+        except Exception:
+            if keep:
+                supervisor.keep()
+            raise
+        if keep:
+            supervisor.keep()

@@ -110,9 +110,9 @@ def drop_warehouse(warehouse: Warehouse) -> None:
 
 
 @contextlib.contextmanager
-def ephemeral_server(dsn: str | None = None) -> Iterator[Server]:
+def ephemeral_server(dsn: str | None = None, *, keep: bool = False) -> Iterator[Server]:
     """Have a server for warehouses as `postgres.ephemeral` gives it; on one that is not ours nothing is left."""
-    with postgres.ephemeral(dsn) as server:
+    with postgres.ephemeral(dsn, keep=keep) as server:
         try:
             yield server
         finally:

@@ -201,6 +201,23 @@ def test_dbts_image_is_small_and_not_roots() -> None:
     assert image["Config"]["User"] == "50000:50000"
 
 
+@pytest.mark.usefixtures("cluster")
+def test_dbts_image_does_not_parse_the_project_again() -> None:
+    variables = {
+        "WAREHOUSE_HOST": "warehouse.invalid",
+        "WAREHOUSE_PORT": "1",
+        "WAREHOUSE_DATABASE": "warehouse",
+        "WAREHOUSE_READER": "reader",
+        "WAREHOUSE_USER": "somebody",
+        "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "other",
+        "DBT_LOG_LEVEL": "debug",
+    }
+    given = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
+    image = images.dbt().reference
+    said = run_command("docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", *given, image, "ls")
+    assert "Partial parsing enabled, no changes found, skipping parsing" in said
+
+
 def test_each_account_has_the_least_rights(cluster: Cluster) -> None:
     def may(account: str, *what: str) -> bool:
         user = f"system:serviceaccount:{cluster.namespace}:{account}"

@@ -2,6 +2,7 @@
 
 import gzip
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.oracle import Check, Expected, compare_days, compute
+from harness.oracle import Check, Expected, compare_days, compare_rows, compute
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"
 ABLE, UNABLE = "became_able_to_propose", "became_unable_to_propose"
@@ -178,12 +179,49 @@ def test_any_stream(
             "dim.dim_services": len(services),
             "fact.fct_events": len(proposals),
             "analysis.availability_snapshot": len(active),
+            "analysis.service_revenue_daily": len({(row.service, row.at.date()) for row in proposals}),
+            "analysis.professional_funnel": len(professionals),
+            "analysis.professional_productivity_daily": len(active),
         },
         lead_fees=Decimal(sum(row.cents for row in proposals)) / 100,
         active_professionals=active,
         services=len(services),
         professionals=len(professionals),
+        content={
+            "analysis.service_revenue_daily": {
+                (service, day, *made(row for row in proposals if (row.service, row.at.date()) == (service, day)))
+                for service, day in {(row.service, row.at.date()) for row in proposals}
+            },
+            "analysis.professional_funnel": {
+                funnel([row for row in valid if row.professional == professional]) for professional in professionals
+            },
+            "analysis.professional_productivity_daily": {
+                (day, count, *totals, *(round(total / count, 6) if count else None for total in totals))
+                for day, count in active.items()
+                for totals in [made(row for row in proposals if row.at.date() == day)]
+            },
+        },
     )
+
+
+def made(proposals: Iterable[Row]) -> tuple[Decimal, Decimal]:
+    """Return how many PROPOSALS there are and what their fees add up to."""
+    cents = [row.cents for row in proposals]
+    return Decimal(len(cents)), Decimal(sum(cents)) / 100
+
+
+def funnel(rows: list[Row]) -> tuple[object, ...]:
+    """Return the funnel's row of the one professional who has ROWS."""
+    firsts = []
+    for stage in ("created_account", ABLE, "proposed"):
+        moments = sorted(row.at.replace(tzinfo=None) for row in rows if row.type == stage)
+        firsts.append(moments[0] if moments else None)
+    days = [
+        (end.toordinal() - start.toordinal()) if start and end else None
+        for start, end in ((firsts[0], firsts[1]), (firsts[1], firsts[2]), (firsts[0], firsts[2]))
+    ]
+    week = firsts[0].isocalendar() if firsts[0] else None
+    return rows[0].professional, week.year * 100 + week.week if week else None, *firsts, *days
 
 
 def by_brute_force(valid: list[Row]) -> dict[date, int]:
@@ -293,6 +331,16 @@ def test_quoted_header(tmp_path: Path) -> None:
     header = b'\xef\xbb\xbf"event_id";event_type;"professional_id_anonymized";created_at;"meta_data"\r\n'
     (tmp_path / "events").write_bytes(header + b"1;created_account;1;2020-01-01 00:00:00;\r\n")
     assert compute((tmp_path / "events").as_uri()).rows["raw.events"] == 1
+
+
+def test_compare_rows() -> None:
+    """The check of a table's rows names one that is missing, odd or twice."""
+    name, rows = "content of a.b", {(1, "x"), (2, "y"), (3, None)}
+    assert compare_rows("a.b", rows, list(rows)) == Check(name, "3 rows", "3 rows", True)
+    assert compare_rows("a.b", rows, [(1, "x"), (2, "z"), (3, None)]) == Check(
+        name, "3 rows, 1 of them else: 2, y", "3 rows, 1 of them else: 2, z", False
+    )
+    assert compare_rows("a.b", rows, [*rows, (1, "x")]) == Check(name, "3 rows", "4 rows", False)
 
 
 def test_compare_days() -> None:

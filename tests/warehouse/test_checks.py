@@ -29,6 +29,14 @@ TAMPERINGS = {
     "update fact.fct_events set service_id = 4": "services in fct_events",
     "update analysis.availability_snapshot set active_professionals = 2": "active professionals per day",
     "delete from analysis.availability_snapshot where date = '2020-01-02'": "rows of analysis.availability_snapshot",
+    "update analysis.service_revenue_daily set date = date + 1 where service_id = 5": (
+        "content of analysis.service_revenue_daily"
+    ),
+    "update analysis.professional_funnel set cohort_week_id = 201952 where professional_id = 7": (
+        "content of analysis.professional_funnel"
+    ),
+    "update analysis.professional_productivity_daily set lead_fee_revenue_per_active_professional = 3.31"
+    " where date = '2020-01-03'": "content of analysis.professional_productivity_daily",
     "delete from dim.dim_professionals where professional_id = 8": "rows of dim.dim_professionals",
     "delete from dim.dim_services where service_id = 5": "rows of dim.dim_services",
     "delete from dim.dim_date where calendar_id = 20200102": "rows of dim.dim_date",
@@ -73,7 +81,12 @@ def test_a_number_that_differs_is_told_with_what_is_expected_and_found(built: Wa
     with pytest.raises(ChecksFailedError) as caught:
         e2e.check(oracle.compute(str(other)), built)
     assert caught.value.evidence == [
-        "| number | expected | found |\n| --- | --- | --- |\n| sum of lead fees | 3.45 | 3.300000 |"
+        "| number | expected | found |\n| --- | --- | --- |\n| sum of lead fees | 3.45 | 3.300000 |\n"
+        "| content of analysis.service_revenue_daily "
+        "| 2 rows, 1 of them else: 4, 2020-01-03, 1, 1.25 | 2 rows, 1 of them else: 4, 2020-01-03, 1, 1.100000 |\n"
+        "| content of analysis.professional_productivity_daily "
+        "| 4 rows, 1 of them else: 2020-01-03, 1, 2, 3.45, 2.000000, 3.450000 "
+        "| 4 rows, 1 of them else: 2020-01-03, 1, 2, 3.300000, 2.000000, 3.300000 |"
     ]
 
 

@@ -1,44 +1,30 @@
 """The dbt project against a real PostgreSQL: every mart, row by row, and how `dbt/run.py` behaves beside others."""
 
-import calendar
+import itertools
 import json
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
+import psycopg.sql
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from events.load import load
 from events.tables import create_tables
 from harness.postgres import Server
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse
+from tests.warehouse.brute_force import MARTS, Event, Rows, expected, streams
 
 PROJECT = Path(__file__).parents[2] / "dbt"
 LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
-MARTS = {
-    "dim.dim_date": "calendar_id",
-    "dim.dim_professionals": "professional_id",
-    "dim.dim_services": "service_id",
-    "fact.fct_events": "event_id",
-    "analysis.availability_snapshot": "date",
-}
-Rows = list[dict[str, Any]]
-
-
-class Event(NamedTuple):
-    """One row of raw.events."""
-
-    event_id: int
-    event_type: str
-    professional_id: int
-    created_at: datetime
-    meta_data: str | None = None
 
 
 # --- what runs dbt -------------------------------------------------------------------------------------------------
@@ -71,11 +57,11 @@ def environment(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def start(dbt_python: str, environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Give a function that starts `run.py ARGUMENTS`, with more environment variables by name."""
+    """Give a function that starts `run.py ARGUMENTS`, of another project if named, with more variables by name."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
-        command = [dbt_python, str(PROJECT / "run.py"), *arguments]
+    def start(*arguments: str, project: Path = PROJECT, **more: str) -> subprocess.Popen[str]:
+        command = [dbt_python, str(project / "run.py"), *arguments]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, env=environment | more, **pipes))
         return started[-1]
@@ -90,8 +76,8 @@ def start(dbt_python: str, environment: dict[str, str]) -> Iterator[Callable[...
 def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str]]:
     """Give a function that runs `run.py ARGUMENTS` to its end and returns its exit code and its output."""
 
-    def run(*arguments: str, **more: str) -> tuple[int, str]:
-        process = start(*arguments, **more)
+    def run(*arguments: str, project: Path = PROJECT, **more: str) -> tuple[int, str]:
+        process = start(*arguments, project=project, **more)
         output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
@@ -119,158 +105,268 @@ def read(warehouse: Warehouse, prefix: str = "test_") -> dict[str, Rows]:
         }
 
 
-# --- the marts once more, by brute force ---------------------------------------------------------------------------
-
-
-def expected(events: list[Event]) -> dict[str, Rows]:
-    """Compute each mart from EVENTS by looking through all of them for every row."""
-    days = days_between([event.created_at.date() for event in events])
-    professionals = sorted({event.professional_id for event in events})
-    proposals = sorted(event for event in events if event.event_type == "proposed")
-    services = sorted({service_id(event) for event in proposals})
-    return {
-        "dim.dim_date": [expected_day(day) for day in days],
-        "dim.dim_professionals": [expected_professional(professional, events) for professional in professionals],
-        "dim.dim_services": [expected_service(service, proposals) for service in services],
-        "fact.fct_events": [expected_proposal(event) for event in proposals],
-        "analysis.availability_snapshot": [
-            {"date": day, "active_professionals": sum(is_active(who, day, events) for who in professionals)}
-            for day in days
-        ],
-    }
-
-
-def days_between(days: list[date]) -> list[date]:
-    return [min(days) + timedelta(number) for number in range((max(days) - min(days)).days + 1)] if days else []
-
-
-def expected_day(day: date) -> dict[str, Any]:
-    quarter = (day.month - 1) // 3
-    week = day.isocalendar()
-    return {
-        "calendar_id": day.year * 10000 + day.month * 100 + day.day,
-        "calendar_date": day,
-        "day_of_week": ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"].index(day.strftime("%a")) + 1,
-        "first_day_of_month": date(day.year, day.month, 1),
-        "last_day_of_month": date(day.year, day.month, calendar.monthrange(day.year, day.month)[1]),
-        "first_day_of_quarter": date(day.year, [1, 4, 7, 10][quarter], 1),
-        "last_day_of_quarter": date(day.year, [3, 6, 9, 12][quarter], [31, 30, 30, 31][quarter]),
-        "first_day_of_year": date(day.year, 1, 1),
-        "last_day_of_year": date(day.year, 12, 31),
-        "is_weekday": day.strftime("%a") not in ("Sat", "Sun"),
-        "fiscal_period_id": day.year * 100 + day.month,
-        "fiscal_week_id": week.year * 100 + week.week,
-    }
-
-
-def expected_professional(professional: int, events: list[Event]) -> dict[str, Any]:
-    own = [event for event in events if event.professional_id == professional]
-    accounts = [event.created_at for event in own if event.event_type == "created_account"]
-    return {
-        "professional_id": professional,
-        "account_created_at": naive(min(accounts)) if accounts else None,
-        "first_event_at": naive(min(event.created_at for event in own)),
-        "last_event_at": naive(max(event.created_at for event in own)),
-    }
-
-
-def expected_service(service: int, proposals: list[Event]) -> dict[str, Any]:
-    namings = [event for event in proposals if service_id(event) == service]
-    latest = max(namings, key=lambda event: (event.created_at, event.event_id))
-    _, name_nl, name_en, _ = str(latest.meta_data).split("_")
-    return {"service_id": service, "service_name_nl": name_nl, "service_name_en": name_en}
-
-
-def expected_proposal(event: Event) -> dict[str, Any]:
-    return {
-        "event_id": event.event_id,
-        "professional_id": event.professional_id,
-        "service_id": service_id(event),
-        "created_at": naive(event.created_at),
-        "service_lead_fee": Decimal(str(event.meta_data).split("_")[3]),
-    }
-
-
-def is_active(professional: int, day: date, events: list[Event]) -> bool:
-    statuses = [
-        (event.created_at, event.event_id, event.event_type)
-        for event in events
-        if event.professional_id == professional and "able_to_propose" in event.event_type
-        if event.created_at.date() <= day
-    ]
-    return bool(statuses) and max(statuses)[2] == "became_able_to_propose"
-
-
-def service_id(event: Event) -> int:
-    return int(str(event.meta_data).split("_")[0])
-
-
-def naive(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=None)
-
-
-# --- streams of events ---------------------------------------------------------------------------------------------
-
-# Few professionals, services and times of day: ties, flips within a day and renamed services come by themselves.
-FIRST_DAYS = [date(2019, 12, 28), date(2020, 2, 27), date(2020, 12, 30), date(2024, 6, 29)]
-TIMES = [time(0), time(12), time(12, 0, 0, 1), time(23, 59, 59, 999999)]
-TYPES = ["created_account", "became_able_to_propose", "became_unable_to_propose", "proposed"]
-FEES = ["0", "7.63", "-0.10", "+12.000001", "999999999999.999999"]
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> list[Event]:
-    """Draw the events of a few professionals within some days, at times with a gap of a month."""
-    first_day = draw(st.sampled_from(FIRST_DAYS))
-    days = st.sampled_from([0, 1, 2, 3, 4, 35]).map(lambda number: first_day + timedelta(number))
-    moments = st.builds(lambda day, at: datetime.combine(day, at, UTC), days, st.sampled_from(TIMES))
-    names = st.sampled_from(["tuin", "dak-en goot", "a b"])
-    services = st.builds("{}_{}_{}_{}".format, st.integers(-1, 2), names, names, st.sampled_from(FEES))
-    ids = draw(st.lists(st.integers(-3, 40), unique=True, max_size=25))
-    events = []
-    for event_id in ids:
-        event_type = draw(st.sampled_from(TYPES))
-        meta_data = draw(services) if event_type == "proposed" else None
-        events.append(Event(event_id, event_type, draw(st.integers(1, 3)), draw(moments), meta_data))
-    return events
-
-
 # --- the tests -----------------------------------------------------------------------------------------------------
 
-# Starting Python and dbt takes seconds, so this one process runs dbt for each line that it reads.
+# Starting Python and dbt takes seconds, so one process runs dbt for each line that it reads.
 DBT_LOOP = """
 import sys
 from run import main
 for line in sys.stdin:
     print("exit code", main(line.split()), flush=True)
 """
+# Views that are there already and files that nobody reads would take half of the time.
+MARTS_ALONE = "run --quiet --exclude staging --no-write-json --log-level-file none"
 
 
-def test_every_mart_equals_the_brute_force_computation(
-    dbt_python: str, environment: dict[str, str], warehouse: Warehouse
-) -> None:
-    with subprocess.Popen(
-        [dbt_python, "-c", DBT_LOOP],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment | {"PYTHONPATH": str(PROJECT)},
-        text=True,
-        bufsize=1,
-    ) as dbt:
+@pytest.fixture
+def run_in_process(
+    dbt_python: str, environment: dict[str, str], run: Callable[..., tuple[int, str]]
+) -> Iterator[Callable[[str], None]]:
+    """Give a function that runs `dbt ARGUMENTS` in half a second, in a process that is there; staging is built."""
+    assert run("run", "--quiet", "--select", "staging")[0] == 0
+    command = [dbt_python, "-c", DBT_LOOP]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, env=environment | {"PYTHONPATH": str(PROJECT)}, **pipes) as dbt:
         commands, answers = dbt.stdin, dbt.stdout
         assert commands
         assert answers
 
-        @settings(max_examples=10, deadline=None)
-        @given(streams())
-        def check(events: list[Event]) -> None:
-            write(warehouse, events)
-            print("run --quiet", file=commands)
-            assert answers.readline() == "exit code 0\n"
-            assert read(warehouse) == expected(events)
+        def run_in_process(arguments: str) -> None:
+            print(arguments, file=commands)
+            # The lock of the run before may be let go of a moment later, which is said first.
+            assert next(line for line in answers if line.startswith("exit code")) == "exit code 0\n"
 
-        check()
+        yield run_in_process
         commands.close()
+
+
+NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(streams())
+@example([])
+@example([Event(1, "proposed", 1, NOON, "7_tuin_garden_1.5")])
+@example([Event(1, "became_unable_to_propose", 1, NOON), Event(2, "became_able_to_propose", 1, NOON)])
+def test_every_mart_equals_the_brute_force_computation(
+    run_in_process: Callable[[str], None], warehouse: Warehouse, events: list[Event]
+) -> None:
+    write(warehouse, events)
+    run_in_process(f"{MARTS_ALONE} --full-refresh")
+    assert read(warehouse) == expected(events)
+
+
+class Load(NamedTuple):
+    """A load of the log as it is then, of an interval of it or of all."""
+
+    log: list[Event]
+    start: datetime | None
+    end: datetime | None
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Load]:
+    """Draw some loads of a log that grows and whose past is corrected: events vanish, appear, move, change."""
+    log, loads = draw(streams()), []
+    for _ in range(draw(st.integers(2, 4))):
+        days = [event.created_at for event in log] or [NOON]
+        starts = st.sampled_from(days).map(lambda at: at.replace(hour=0, minute=0, second=0, microsecond=0))
+        start = draw(st.none() | starts | st.sampled_from(days))
+        span = draw(st.none() | st.integers(1, 3).map(timedelta))
+        loads.append(Load(log, start, (start or min(days)) + span if span else None))
+        others = draw(streams())
+        shift = (min(days) - min(event.created_at for event in others)).days if others else 0
+        others = [event._replace(created_at=event.created_at + timedelta(shift)) for event in others]
+        kept = {event.event_id: event for event in log if draw(st.integers(0, 4))}
+        log = list((kept | {event.event_id: event for event in others}).values())
+    return loads
+
+
+def write_file(path: Path, events: list[Event]) -> Path:
+    """Write EVENTS as a log to PATH, which is returned."""
+    lines = ["event_id;event_type;professional_id_anonymized;created_at;meta_data"]
+    for event in events:
+        at = event.created_at.strftime("%Y-%m-%d %H:%M:%S.%f")
+        lines.append(f"{event.event_id};{event.event_type};{event.professional_id};{at};{event.meta_data or ''}")
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def loaded(warehouse: Warehouse) -> list[Event]:
+    """Return what raw.events holds."""
+    columns = "event_id, event_type, professional_id_anonymized, created_at, meta_data"
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        return [Event(*row) for row in connection.execute(f"select {columns} from raw.events")]  # noqa: S608
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(histories())
+def test_after_any_loads_the_incremental_marts_equal_a_full_refresh_and_the_brute_force_computation(
+    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, history: list[Load]
+) -> None:
+    write(warehouse, [])
+    run_in_process(f"{MARTS_ALONE} --full-refresh")
+    for log, start, end in history:
+        file = write_file(tmp_path / "events.csv", log)
+        load(str(file), warehouse.loader_dsn, start=start, end=end, allow_empty=True, max_rejected=1.0)
+        run_in_process(MARTS_ALONE)
+        assert read(warehouse) == expected(loaded(warehouse))
+    incremental = read(warehouse)
+    run_in_process(f"{MARTS_ALONE} --full-refresh")
+    assert incremental == read(warehouse)
+
+
+# --- what an incremental build writes ------------------------------------------------------------------------------
+
+
+def day(number: int) -> datetime:
+    """Return noon of day NUMBER, from 1."""
+    return NOON + timedelta(number - 1)
+
+
+def five_days() -> list[Event]:
+    """Return an event of each kind on each of five days."""
+    return [
+        event
+        for number in range(1, 6)
+        for event in (
+            Event(10 * number, "became_able_to_propose", number, day(number)),
+            Event(10 * number + 1, "proposed", number, day(number), "7_tuin_garden_1.5"),
+        )
+    ]
+
+
+def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
+    """Return of each day's row in the incremental marts which version it is: one that was rewritten is another."""
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        facts = connection.execute("select 'fact', created_at::date, xmin::text, ctid::text from test_fact.fct_events")
+        days = connection.execute("select 'day', date, xmin::text, ctid::text from test_analysis.availability_snapshot")
+        return {(kind, at): tuple(version) for kind, at, *version in [*facts, *days]}
+
+
+def test_a_corrected_day_alone_is_rewritten_and_counted_anew_from_there(
+    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    log = five_days()
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    run_in_process(MARTS_ALONE)
+    before = versions(warehouse)
+
+    log[4] = log[4]._replace(event_type="became_unable_to_propose")  # of day 3
+    file = str(write_file(tmp_path / "events.csv", log))
+    midnight = day(3) - timedelta(hours=12)
+    load(file, warehouse.loader_dsn, start=midnight, end=midnight + timedelta(1))
+    run_in_process(MARTS_ALONE)
+    after = versions(warehouse)
+
+    assert after.keys() == before.keys()
+    rewritten = sorted((kind, at.day) for kind, at in before if before[kind, at] != after[kind, at])
+    assert rewritten == [("day", 3), ("day", 4), ("day", 5), ("fact", 3)]
+    assert read(warehouse) == expected(log)
+
+    run_in_process(MARTS_ALONE)
+    assert versions(warehouse) == after
+    load(file, warehouse.loader_dsn, start=midnight, end=midnight + timedelta(1))  # the same once more
+    run_in_process(MARTS_ALONE)
+    assert versions(warehouse) == after
+
+    run_in_process(f"{MARTS_ALONE} --full-refresh")
+    assert not versions(warehouse).items() & after.items()
+
+
+def test_a_load_that_commits_after_a_later_one_is_seen(
+    run_in_process: Callable[[str], None], warehouse: Warehouse
+) -> None:
+    log = five_days()
+    with psycopg.connect(warehouse.loader_dsn) as slow:
+        slow.execute(
+            "insert into raw.loads (source_uri, status, interval_start, interval_end, transaction_id)"
+            " values ('test', 'succeeded', '2020-01-02Z', '2020-01-03Z', pg_current_xact_id())"
+        )
+        load_id = slow.execute("select max(load_id) from raw.loads").fetchone()
+        with psycopg.connect(warehouse.loader_dsn) as fast:
+            later = fast.execute(
+                "insert into raw.loads (source_uri, status, interval_start, interval_end, transaction_id)"
+                " values ('test', 'succeeded', '2020-01-01Z', '2020-01-02Z', pg_current_xact_id()) returning load_id"
+            ).fetchone()
+            fast.cursor().executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", log[:2])
+        assert load_id
+        assert later
+        assert later[0] > load_id[0]
+        run_in_process(MARTS_ALONE)
+        assert read(warehouse) == expected(log[:2])
+        slow.cursor().executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", log[2:4])
+
+    run_in_process(MARTS_ALONE)
+    assert read(warehouse) == expected(log[:4])
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("alone", ["availability_snapshot", "dim_date", "int_status_events", "fct_events"])
+def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_next_build(
+    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, first: int, alone: str
+) -> None:
+    log = five_days()
+    start = day(first) - timedelta(hours=12)
+    file = str(write_file(tmp_path / "events.csv", log))
+    load(file, warehouse.loader_dsn, start=start, end=start + timedelta(3))
+    run_in_process(MARTS_ALONE)
+    load(file, warehouse.loader_dsn)
+
+    run_in_process(f"{MARTS_ALONE} --select {alone}")
+    run_in_process(MARTS_ALONE)
+
+    assert read(warehouse) == expected(log)
+
+
+@pytest.mark.parametrize("note", [None, "1 1:1:", "written by hand"])
+def test_a_table_of_which_is_not_known_what_it_has_seen_is_counted_anew(
+    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, note: str | None
+) -> None:
+    log = five_days()
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    run_in_process(MARTS_ALONE)
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        for table in (
+            "test_fact.fct_events",
+            "test_intermediate.int_status_events",
+            "test_analysis.availability_snapshot",
+        ):
+            connection.execute(f"delete from {table}")  # noqa: S608 - our names
+            comment = psycopg.sql.SQL("comment on table {} is {}")
+            connection.execute(comment.format(psycopg.sql.Identifier(*table.split(".")), psycopg.sql.Literal(note)))
+
+    run_in_process(MARTS_ALONE)
+
+    assert read(warehouse) == expected(log)
+
+
+def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.publishing.MIN_ROWS", 1)  # a day has a partition of its own
+    file = str(write_file(tmp_path / "events.csv", five_days()))
+    for number in range(1, 6):
+        midnight = day(number) - timedelta(hours=12)
+        load(file, warehouse.loader_dsn, start=midnight, end=midnight + timedelta(1))
+    assert run("run")[0] == 0
+    file = str(write_file(tmp_path / "events.csv", [e._replace(professional_id=9) for e in five_days()]))
+    midnight = day(3) - timedelta(hours=12)
+    load(file, warehouse.loader_dsn, start=midnight, end=midnight + timedelta(1))
+    scans = """
+        select sum(seq_scan + coalesce(idx_scan, 0)), relname
+        from pg_stat_user_tables where relname ~ '^events_[0-9]+_[0-9a-f]+$' group by relname
+    """
+    partition_of = "select tableoid::regclass::text, created_at from raw.events where event_type = 'proposed'"
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+        days = {table.removeprefix("raw."): at.day for table, at in connection.execute(partition_of)}
+        assert sorted(days.values()) == [1, 2, 3, 4, 5]
+        connection.execute("select pg_stat_force_next_flush()")
+        before = {table: count for count, table in connection.execute(scans)}
+        assert run("run", "--select", "fct_events", "int_status_events", "availability_snapshot")[0] == 0
+        after = {table: count for count, table in connection.execute(scans)}
+
+    assert [days[table] for table in days if after[table] != before[table]] == [3]
 
 
 def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_alone(
@@ -284,7 +380,7 @@ def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_a
     assert "deprecat" not in output.lower()
     assert read(warehouse, prefix="") == {mart: [] for mart in MARTS}
     with psycopg.connect(warehouse.reader_dsn, autocommit=True) as connection:
-        for table in ("raw.events", "raw.loads", "raw.rejected_events", "staging.stg_events"):
+        for table in ("raw.events", "raw.rejected_events", "staging.stg_events", "intermediate.int_status_events"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"table {table}")
 
@@ -303,14 +399,166 @@ def test_a_violated_contract_leaves_the_old_table(run: Callable[..., tuple[int, 
 
     assert exit_code == 1, output
     for column, mart in [
-        ("professional_id", "dim_professionals"),
-        ("service_id", "dim_services"),
-        ("professional_id", "fct_events"),
+        ("professional_id", "dim_professionals__dbt_tmp"),
+        ("service_id", "dim_services__dbt_tmp"),
+        ("professional_id", "fct_events"),  # it is added to, not replaced
     ]:
-        assert f'null value in column "{column}" of relation "{mart}__dbt_tmp" violates not-null constraint' in output
+        assert f'null value in column "{column}" of relation "{mart}" violates not-null constraint' in output
     after, before = read(warehouse), expected(events)
     for mart in ("dim.dim_professionals", "dim.dim_services", "fact.fct_events"):
         assert after[mart] == before[mart]
+
+
+def copy_of_the_project(tmp_path: Path) -> Path:
+    """Return a copy of the dbt project to break."""
+    return shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs", "__pycache__"))
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    """Replace the one OLD in FILE by NEW."""
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
+    dbt_python: str,
+    environment: dict[str, str],
+    run: Callable[..., tuple[int, str]],
+    warehouse: Warehouse,
+    tmp_path: Path,
+) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    events = [Event(1, "became_able_to_propose", 5, noon), Event(2, "proposed", 5, noon, "7_tuin_garden_1.5")]
+    write(warehouse, events)
+    assert run("run")[0] == 0
+    published = read(warehouse)
+    assert all(published.values())
+    write(warehouse, [*events, Event(3, "proposed", 6, noon + timedelta(1), "8_dak_roof_2")])
+    project = copy_of_the_project(tmp_path)
+    for mart in MARTS:
+        file = project / f"models/marts/{mart.replace('.', '/')}.sql"
+        [last] = re.findall(r"^select \* from \w+$", file.read_text(), re.MULTILINE)
+        replace(file, f"\n{last}\n", f"\n{last}\nunion all\n{last}\n")
+    lines = "".join(f"run --select {mart.partition('.')[2]}\n" for mart in MARTS)
+    paths = {"PYTHONPATH": str(project), "DBT_TARGET_PATH": str(tmp_path / "target")}
+
+    command = [dbt_python, "-c", DBT_LOOP]
+    dbt = subprocess.run(
+        command, input=lines, env=environment | paths, check=True, capture_output=True, text=True, timeout=300
+    )
+
+    told = dbt.stdout.split("exit code 1\n")
+    assert told.pop() == ""
+    for mart, output in zip(MARTS, told, strict=True):
+        model = mart.partition(".")[2]
+        # What is added to is changed in place. What is replaced is built beside: its key's name is taken by then.
+        key = f"{model}__dbt_tmp_pkey1"
+        if model in ("fct_events", "availability_snapshot"):
+            key = f"{model}_pkey"
+        assert f'duplicate key value violates unique constraint "{key}"' in output
+    assert read(warehouse) == published
+
+
+def test_a_renamed_column_is_refused(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    assert run("run")[0] == 0
+    project = copy_of_the_project(tmp_path)
+    sql = project / "models/marts/analysis/service_revenue_daily.sql"
+    replace(sql, "as lead_fee_revenue", "as revenue")
+
+    exit_code, output = run("run", "--select", sql.stem, project=project, DBT_TARGET_PATH=str(tmp_path / "target"))
+
+    assert exit_code == 1, output
+    assert "This model has an enforced contract that failed." in output
+    told = [line.split("|")[1:-1] for line in output.splitlines() if "missing in" in line]
+    assert [[cell.strip() for cell in cells] for cells in told] == [
+        ["lead_fee_revenue", "", "DECIMAL", "missing in definition"],
+        ["revenue", "DECIMAL", "", "missing in contract"],
+    ]
+
+
+def test_what_may_be_wrong_in_the_log_is_counted_and_only_warned_of(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse
+) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    garden = "7_tuin_garden_1.5"
+    write(
+        warehouse,
+        [
+            Event(1, "proposed", 5, noon, garden),  # no status yet
+            Event(3, "became_able_to_propose", 5, noon),
+            Event(2, "proposed", 5, noon, garden),  # at the same time, but before by its id
+            Event(4, "proposed", 5, noon, "7_tuin_garden_-0.10"),
+            Event(5, "became_unable_to_propose", 5, noon + timedelta(1)),
+            Event(6, "proposed", 5, noon + timedelta(2), garden),
+            Event(7, "proposed", 6, noon, garden),  # never a status
+        ],
+    )
+
+    exit_code, output = run("build", "--exclude-resource-type", "unit_test")
+
+    assert exit_code == 0, output
+    assert " WARN=2 ERROR=0 SKIP=0 " in output
+    assert rows_shown(output, "proposals_are_by_able_professionals") == [
+        "event_id | professional_id | created_at",
+        "1 | 5 | 2020-01-01 12:00:00",
+        "2 | 5 | 2020-01-01 12:00:00",
+        "6 | 5 | 2020-01-03 12:00:00",
+        "7 | 6 | 2020-01-01 12:00:00",
+    ]
+    assert rows_shown(output, "lead_fees_are_not_negative") == [
+        "event_id | professional_id | created_at | service_lead_fee",
+        "4 | 5 | 2020-01-01 12:00:00 | -0.100000",
+    ]
+
+
+def rows_shown(output: str, test: str) -> list[str]:
+    """Return the rows that fail TEST, sorted, below their header, as OUTPUT shows them."""
+    _, below = output.split(f"rows that fail {test}, at most 10:\n")
+    rows = list(itertools.takewhile(lambda line: line.startswith("  "), below.splitlines()))
+    return [rows[0].strip(), *sorted(row.strip() for row in rows[1:])]
+
+
+def test_a_snapshot_that_is_not_what_a_direct_count_says_is_an_error(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse
+) -> None:
+    noon = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    write(warehouse, [Event(1, "became_able_to_propose", 5, noon), Event(2, "became_able_to_propose", 6, noon)])
+    assert run("run")[0] == 0
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        connection.execute("update test_analysis.availability_snapshot set active_professionals = 1")
+
+    exit_code, output = run("test", "--select", "last_day_agrees_with_a_direct_count")
+
+    assert exit_code == 1, output
+    assert rows_shown(output, "last_day_agrees_with_a_direct_count") == [
+        "date | active_in_snapshot | active_by_direct_count",
+        "2020-01-01 | 1 | 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hours", "exit_code", "told"),
+    [
+        (1, 0, "PASS freshness of raw.loads"),
+        (40, 0, "WARN freshness of raw.loads"),
+        (80, 1, "ERROR STALE freshness of raw.loads"),
+    ],
+)
+def test_freshness_goes_by_the_last_load_that_succeeded(
+    run: Callable[..., tuple[int, str]], warehouse: Warehouse, hours: int, exit_code: int, told: str
+) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        connection.execute(
+            "insert into raw.loads (source_uri, status, ended_at) values"
+            " ('test', 'succeeded', now() - %s), ('test', 'failed', now())",
+            [timedelta(hours=hours)],
+        )
+
+    code, output = run("source", "freshness")
+
+    assert code == exit_code, output
+    assert told in output
 
 
 def test_a_failing_test_shows_its_rows(run: Callable[..., tuple[int, str]], warehouse: Warehouse) -> None:
@@ -375,9 +623,61 @@ def test_a_command_that_only_reads_takes_no_lock(run: Callable[..., tuple[int, s
             "marketplace.marts.dim.dim_professionals",
             "marketplace.marts.dim.dim_services",
             "marketplace.marts.fact.fct_events",
+            "marketplace.intermediate.int_status_events",
+            "marketplace.marts.analysis.professional_funnel",
+            "marketplace.marts.analysis.professional_productivity_daily",
+            "marketplace.marts.analysis.service_revenue_daily",
             "marketplace.staging.stg_events",
+            "marketplace.staging.stg_loads",
         ],
     )
+
+
+# What dbt says at level debug where the parse of an earlier run holds.
+PARSED_BEFORE = "Partial parsing enabled, no changes found, skipping parsing"
+ELSEWHERE = {
+    "WAREHOUSE_HOST": "warehouse.invalid",
+    "WAREHOUSE_PORT": "1",
+    "WAREHOUSE_USER": "somebody",
+    "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "other",
+}
+
+
+def test_a_second_start_parses_nothing_wherever_the_warehouse_is(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    here = {"DBT_TARGET_PATH": str(tmp_path), "DBT_LOG_LEVEL": "debug"}
+    builds = [run("build", "--exclude-resource-type", "unit_test", **here) for _ in range(2)]
+    elsewhere = run("ls", **here, **ELSEWHERE)
+    other_database = run("ls", **here, WAREHOUSE_DATABASE="other")  # models' names have it in
+
+    assert [exit_code for exit_code, _ in (*builds, elsewhere, other_database)] == [0, 0, 0, 0]
+    said = [output for _, output in (*builds, elsewhere, other_database)]
+    assert [PARSED_BEFORE in output for output in said] == [False, True, True, False]
+
+
+def test_the_parse_that_the_image_has_holds_in_its_containers(dbt_python: str, tmp_path: Path) -> None:
+    """By the steps of dbt/Dockerfile, without an engine; tests/cluster asks an image."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (DBT_\w+|WAREHOUSE_\w+)=(\S+)$", dockerfile, re.MULTILINE))
+    [step] = re.findall(r"^RUN (WAREHOUSE_HOST=.*) \\\n    python /opt/dbt/run.py parse ", dockerfile, re.MULTILINE)
+    assert arguments.keys() == {"DBT_TARGET", "WAREHOUSE_DATABASE", "WAREHOUSE_READER"}
+    at_build = arguments | dict(part.split("=") for part in step.split())
+    project = shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs", "__pycache__"))
+
+    def start(command: str, target: str, **more: str) -> str:
+        paths = {"DBT_TARGET_PATH": str(tmp_path / target), "DBT_LOG_PATH": str(tmp_path / "logs")}
+        env = {"PATH": os.environ["PATH"], "DBT_LOG_LEVEL": "debug", **paths, **more}
+        argv = [dbt_python, str(project / "run.py"), command]
+        return subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout
+
+    assert PARSED_BEFORE not in start("parse", "built", **at_build)
+    parsed = tmp_path / "parsed.msgpack"
+    shutil.move(tmp_path / "built" / "partial_parse.msgpack", parsed)
+    container = {**arguments, **ELSEWHERE, "DBT_PARTIAL_PARSE_FILE_PATH": str(parsed)}
+    assert PARSED_BEFORE in start("ls", "first", **container)
+    assert PARSED_BEFORE in start("ls", "second", **container)
+    assert PARSED_BEFORE not in start("ls", "third", **container | {"DBT_TARGET": "dev"})
 
 
 def test_a_warehouse_that_is_not_reached(run: Callable[..., tuple[int, str]]) -> None:
@@ -406,9 +706,14 @@ def test_each_target_has_schemas_of_its_own(run: Callable[..., tuple[int, str]],
     models = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     assert {model["name"]: model["schema"] for model in models} == {
         "stg_events": f"{prefix}staging",
+        "stg_loads": f"{prefix}staging",
+        "int_status_events": f"{prefix}intermediate",
         "dim_date": f"{prefix}dim",
         "dim_professionals": f"{prefix}dim",
         "dim_services": f"{prefix}dim",
         "fct_events": f"{prefix}fact",
         "availability_snapshot": f"{prefix}analysis",
+        "service_revenue_daily": f"{prefix}analysis",
+        "professional_funnel": f"{prefix}analysis",
+        "professional_productivity_daily": f"{prefix}analysis",
     }

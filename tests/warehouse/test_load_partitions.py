@@ -116,6 +116,19 @@ def test_an_event_that_moves_to_another_day(dsn: str, db: psycopg.Connection, tm
     assert (2003, "created_account", 7, DAY + timedelta(days=1, hours=5), None) in events(db)
 
 
+def test_the_ledger_says_from_when_on_days_outside_the_interval_have_changed(
+    dsn: str, db: psycopg.Connection, tmp_path: Path
+) -> None:
+    load(write(tmp_path / "events.csv", 0, 1, 2, 3), dsn)
+    noon = f"{DAY + timedelta(days=2, hours=12):%Y-%m-%d %H:%M:%S}"
+    moves = {"": None, "3004": DAY + timedelta(days=3, minutes=4), "3005 4 5": DAY + timedelta(minutes=4)}
+    for ids in moves:
+        moved = "\n".join(f"{event_id};created_account;7;{noon};" for event_id in ids.split())
+        load_day(write(tmp_path / "day.csv", 2, professional=9, more=moved), dsn, 2)
+    ledger = db.execute("select interval_start, moved_from from raw.loads order by load_id").fetchall()
+    assert ledger == [(None, None), *((DAY + timedelta(2), moved_from) for moved_from in moves.values())]
+
+
 def test_an_event_that_moves_within_a_partition_that_is_cut(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
     load(write(tmp_path / "events.csv", 0, 1, 2, rows=2), dsn)
     moved = f"2001;created_account;7;{DAY + timedelta(days=1, hours=5):%Y-%m-%d %H:%M:%S};"

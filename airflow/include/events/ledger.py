@@ -110,8 +110,12 @@ def close(
     load_id: int,
     source: tuple[int, str],
     outcome: LoadResult | tuple[EventsError, dict[str, int]],
+    moved_from: str | None = None,
 ) -> None:
-    """Write a load's OUTCOME into the ledger: what it did, or why it was refused and what of its rows is known."""
+    """Write a load's OUTCOME into the ledger: what it did, or why it was refused and what of its rows is known.
+
+    MOVED_FROM is the earliest time that an event had which moved into the interval.
+    """
     if isinstance(outcome, LoadResult):
         status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}
         same_as = outcome.same_as_load_id
@@ -120,9 +124,10 @@ def close(
     connection.execute(
         "update raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
         " source_size_bytes = %s, source_sha256 = %s, same_as_load_id = %s, transaction_id = pg_current_xact_id(),"
-        " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s"
+        " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s,"
+        " moved_from = %s"
         " where load_id = %s",
-        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), load_id),
+        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), moved_from, load_id),
     )
 
 

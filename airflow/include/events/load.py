@@ -147,7 +147,7 @@ class _Load:
             return result
         replacement.prepare(staging)
         self._forget_rejects(connection, load_id)
-        ledger.close(connection, load_id, source, result)
+        ledger.close(connection, load_id, source, result, replacement.moved_from)
         with self._busy_warehouse():
             swap(connection, replacement.swap_statement(), deadline)
         with suppress(psycopg.Error):  # the load is published; the next one does it

@@ -75,6 +75,7 @@ class Replacement:
         self._partitions = partitions(connection)
         self._touched = [partition for partition in self._partitions if partition.overlaps(interval)]
         self._moved_from: set[int] = set()
+        self.moved_from: str | None = None  # the earliest time that an event moved from, which may be no datetime
         self._made: list[Partition] = []
 
     def rows(self) -> int:
@@ -109,7 +110,8 @@ class Replacement:
         ranges = id_ranges(self._connection, [partition.table for _, partition in others])
         outside = [
             sql.SQL(
-                "select {}, event_id from {} where event_id between {} and {} and (created_at < {} or created_at >= {})"
+                "select {}, event_id, created_at from {} where event_id between {} and {}"
+                " and (created_at < {} or created_at >= {})"
             ).format(number, partition.table, low, high, start, end)
             for (number, partition), (lowest, highest) in zip(others, ranges, strict=True)
             if any(lowest <= own_high and own_low <= highest for own_low, own_high in own_ranges)
@@ -120,12 +122,15 @@ class Replacement:
             sql.SQL("select event_id from {} where created_at >= {} and created_at < {}").format(table, start, end)
             for table in own
         ]
-        self._connection.execute("create temporary table moved (partition int, event_id bigint) on commit drop")
+        self._connection.execute(
+            "create temporary table moved (partition int, event_id bigint, created_at timestamptz) on commit drop"
+        )
         moved = self._connection.execute(
-            sql.SQL("insert into moved select * from ({}) as o (partition, event_id) where event_id in ({})").format(
-                sql.SQL(" union all ").join(outside), sql.SQL(" union all ").join(inside)
-            )
+            sql.SQL(
+                "insert into moved select * from ({}) as o (partition, event_id, created_at) where event_id in ({})"
+            ).format(sql.SQL(" union all ").join(outside), sql.SQL(" union all ").join(inside))
         ).rowcount
+        [(self.moved_from,)] = self._connection.execute("select min(created_at)::text from moved")
         self._moved_from = {number for (number,) in self._connection.execute("select distinct partition from moved")}
         return moved
 

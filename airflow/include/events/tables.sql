@@ -20,8 +20,19 @@ create table if not exists raw.loads (
     same_as_load_id bigint references raw.loads,
     -- The transaction that wrote the load's rows: they are as it left them while they, and no others, have it as xmin.
     transaction_id xid8,
+    -- The earliest of the events that were elsewhere and moved into the interval: days outside it changed, too.
+    moved_from timestamptz,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );
+
+-- Of a warehouse that is older than the column. Where it is, nothing waits for the loads that are under way.
+do $$ begin
+    if not exists (
+        select from pg_attribute where attrelid = 'raw.loads'::regclass and attname = 'moved_from'
+    ) then
+        alter table raw.loads add column if not exists moved_from timestamptz;
+    end if;
+end $$;
 
 create table if not exists raw.rejected_events (
     load_id bigint not null references raw.loads,

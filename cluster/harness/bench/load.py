@@ -1,44 +1,28 @@
-r"""Measure the load beside `psql \copy`, pandas and other ways to replace a day: what `nox -s bench` does.
+r"""Measure the load beside `psql \copy`, pandas and other ways to replace a day: what `nox -s bench -- load` does.
 
-Everything runs on one PostgreSQL from the wheel, set as PostgreSQL comes, with the same rows and in turn, the best of
-ROUNDS. The figures go to build/bench/load.md and build/bench/load.json.
+Everything runs with the same rows and in turn, the best of ROUNDS.
 """
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import psycopg
 
-from events.errors import EventsError
 from events.load import load
-from events.tables import create_tables
-from harness import console
-from harness import figures as kept
-from harness.console import Phases, say
-from harness.errors import ChecksFailedError
-from harness.paths import BUILD, PYTHONPATH, ROOT
-from harness.postgres import Server, binaries, describe, start_from_wheel
-from harness.summary import Section, table
-from harness.supervisor import Supervisor
-from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, make_passwords
+from harness.bench.common import Bench, Figure, at_least, at_most, checkpoint, seconds
+from harness.console import Phases
+from harness.paths import PYTHONPATH
+from harness.warehouse import Warehouse
 
-EVENTS = 5_000_000
 LARGE_FACTOR = 10
-ROUNDS = 3
 DAY_EVENTS = 56_000
 BAD_SHARE = 0.001
-REPORT = BUILD / "bench"
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 COLUMNS = "event_id, event_type, professional_id_anonymized, created_at, meta_data"
@@ -76,43 +60,8 @@ print(json.dumps({"seconds": seconds, "memory_mb": peak}))
 """
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure of the report; TARGET is empty and HOLDS None where nothing is promised."""
-
-    name: str
-    value: float
-    unit: str
-    target: str = ""
-    holds: bool | None = None
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A server to measure on, and where files may be put."""
-
-    server: Server
-    directory: Path
-    programs: Path
-
-    @contextmanager
-    def warehouse(self) -> Iterator[Warehouse]:
-        """Have an empty warehouse with the raw tables."""
-        warehouse = create_warehouse(self.server, "bench", make_passwords())
-        create_tables(warehouse.loader_dsn)
-        try:
-            yield warehouse
-        finally:
-            drop_warehouse(warehouse)
-
-    def generate(self, name: str, events: int, *options: str) -> Path:
-        """Return the file NAME, which the project's generator has made."""
-        path = self.directory / name
-        generator = ROOT / "airflow" / "data" / "generate.py"
-        wanted = ["--events", str(events), "--seed", "1", "--out", str(path), *options]
-        command = [sys.executable, str(generator), *wanted]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return path
+class LoadBench(Bench):
+    """Ways to load a file into an empty warehouse."""
 
     def load_alone(self, path: Path) -> dict[str, float]:
         """Load PATH into an empty warehouse in a process of its own; return its seconds, rows and peak memory."""
@@ -135,10 +84,7 @@ class Bench:
                 connection.execute(TABLE)
             checkpoint(warehouse)
             copy = f"\\copy plain from '{path}' with (format csv, header, delimiter ';')"
-            env = os.environ | {"PGPASSWORD": self.server.password}
-            address = ("-h", self.server.host, "-p", str(self.server.port), "-U", self.server.user)
-            psql = [str(self.programs / "psql"), "-X", "-q", *address, "-d", warehouse.database, "-c", copy]
-            return seconds(lambda: subprocess.run(psql, env=env, check=True))
+            return seconds(lambda: self.psql(warehouse, copy))
 
     def pandas(self, path: Path) -> float:
         """Return how many seconds pandas.to_sql of PATH takes, as pandas and SQLAlchemy do it by default."""
@@ -158,36 +104,7 @@ class Bench:
                 engine.dispose()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measure, print and write the report; return the process's exit code."""
-    parser = argparse.ArgumentParser("nox -s bench --", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--events", type=int, default=EVENTS, metavar="N", help=f"of the file; {EVENTS:,} by default")
-    parser.add_argument("--large", type=int, metavar="N", help="events of the large file; ten times as many by default")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"the best of N; {ROUNDS} by default")
-    options = parser.parse_args(arguments)
-    large = LARGE_FACTOR * options.events if options.large is None else options.large
-    try:
-        with Section("bench") as section:
-            with Supervisor.launch() as supervisor:
-                server = start_from_wheel(supervisor, settings={})
-                say(f"✓ {describe(server)}, as PostgreSQL comes; {machine()}")
-                bench = Bench(server, supervisor.directory, binaries(supervisor.directory))
-                figures = measure(bench, options.events, large, options.rounds)
-            report(figures, options.events, section)
-            missed = [figure.name for figure in figures if figure.holds is False]
-            if missed and options.events >= EVENTS:  # fewer events show that it runs, not how fast it is
-                raise ChecksFailedError(
-                    f"{len(missed)} of {len(figures)} figures are not what is promised: {missed[0]}.",
-                    "The machine is most likely busy with other work, or a change made the load slower.",
-                    f"See {(REPORT / 'load.md').relative_to(ROOT)}, and run it again on a quiet machine: nox -s bench",
-                )
-    except EventsError as error:
-        console.error(error.what, error.why, error.next_step)
-        return error.exit_code
-    return 0
-
-
-def measure(bench: Bench, events: int, large: int, rounds: int) -> list[Figure]:
+def measure(bench: LoadBench, events: int, large: int, rounds: int) -> list[Figure]:
     """Return all figures."""
     phases = Phases()
     with phases.phase("files made") as phase:
@@ -321,64 +238,3 @@ def write_days(path: Path, days: Sequence[int], professional: int) -> None:
 def at(day: int) -> datetime:
     """Return the beginning of DAY."""
     return FIRST_DAY + timedelta(days=day)
-
-
-def checkpoint(warehouse: Warehouse) -> None:
-    """Let no way pay for what the one before has left to write."""
-    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
-        connection.execute("checkpoint")
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """Return how long ACTION takes."""
-    began = time.monotonic()
-    action()
-    return time.monotonic() - began
-
-
-def at_least(name: str, value: float, target: float) -> Figure:
-    """Return a ratio that is promised to be TARGET or more."""
-    return Figure(name, round(value, 2), "x", f"≥ {target:g}", value >= target)
-
-
-def at_most(name: str, value: float, target: float, unit: str = "x") -> Figure:
-    """Return a figure that is promised to be TARGET or less."""
-    return Figure(name, round(value, 2), unit, f"≤ {target:g}", value <= target)
-
-
-def machine() -> str:
-    """Say what machine this is."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
-
-
-def report(figures: Sequence[Figure], events: int, section: Section) -> None:
-    """Print FIGURES and write them to REPORT and the step's summary, beside those of the last time."""
-    marks = {True: "✓", False: "✗", None: ""}
-    rows = [(figure.name, f"{figure.value:,g} {figure.unit}", figure.target, marks[figure.holds]) for figure in figures]
-    say("")
-    console.table(("figure", "measured", "promised", ""), rows)
-    name = f"bench-load-{events}"
-    before = kept.last(name)
-    header = ("figure", "measured", "promised", "", "last time")
-    last = [f"{before[figure.name]:,g}" if figure.name in before else "" for figure in figures]
-    beside = [(*row, value) for row, value in zip(rows, last, strict=True)]
-    section.add(f"The load, {events:,} events.", table(header, beside, numbers=("measured", "last time")))
-    kept.keep(name, {figure.name: figure.value for figure in figures})
-    REPORT.mkdir(parents=True, exist_ok=True)
-    (REPORT / "load.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
-    lines = [
-        f"# The load, {events:,} events",
-        "",
-        f"{machine()}; PostgreSQL as it comes; {datetime.now(UTC):%Y-%m-%d}.",
-        "",
-        "| figure | measured | promised | |",
-        "| --- | ---: | ---: | --- |",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    (REPORT / "load.md").write_text("\n".join(lines) + "\n")
-    say(f"\n✓ {(REPORT / 'load.md').relative_to(ROOT)}, {(REPORT / 'load.json').relative_to(ROOT)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,18 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='replace',
+        incremental_predicates=[
+            "date >= (select min(new_rows.date) from new_rows)",
+            "date not in (select calendar_date from {{ ref('dim_date') }})",
+        ],
+        on_schema_change='fail',
+        post_hook="{{ remember_loads(ref('int_status_events')) }}",
+    )
+}}
+-- depends_on: {{ ref('stg_loads') }}
+
 with
-
-events as (
-
-    select * from {{ ref('stg_events') }}
-
-),
 
 dates as (
 
@@ -12,7 +20,78 @@ dates as (
 
 ),
 
+{% if is_incremental() %}
+    -- What is counted anew: all from the first day that a load has changed, or that has no row yet.
+    recount as (
+
+        select least({{ first_day(changed_spans()) }}, min(dates.calendar_date)) as first_date
+
+        from dates
+
+        left join {{ this }} as counted on dates.calendar_date = counted.date
+
+        where counted.date is null
+
+    ),
+
+    -- What the days before amount to: they have not changed.
+    counted_before as (
+
+        select counted.active_professionals
+
+        from {{ this }} as counted
+
+        inner join recount on counted.date = recount.first_date - 1
+
+    ),
+
+{% endif %}
+status_events as (
+
+    select * from {{ ref('int_status_events') }}
+    {% if is_incremental() %}
+        where created_at >= (select recount.first_date from recount)
+    {% endif %}
+
+),
+
+{% if is_incremental() %}
+    professionals as (
+
+        select distinct professional_id from status_events
+
+    ),
+
+    -- The status that each of them had before.
+    statuses_before as (
+
+        select earlier.*
+
+        from professionals
+
+        cross join lateral (
+            select all_status_events.* from {{ ref('int_status_events') }} as all_status_events
+            where
+                all_status_events.professional_id = professionals.professional_id
+                and all_status_events.created_at < (select recount.first_date from recount)
+            order by all_status_events.created_at desc, all_status_events.event_id desc
+            limit 1
+        ) as earlier
+
+    ),
+
+{% endif %}
 statuses as (
+
+    select * from status_events
+    {% if is_incremental() %}
+        union all
+        select * from statuses_before
+    {% endif %}
+
+),
+
+abilities as (
 
     select
         event_id,
@@ -20,9 +99,7 @@ statuses as (
         created_at,
         (event_type = 'became_able_to_propose')::integer as able
 
-    from events
-
-    where event_type in ('became_able_to_propose', 'became_unable_to_propose')
+    from statuses
 
 ),
 
@@ -33,7 +110,7 @@ changes as (
         created_at::date as change_date,
         able - lag(able, 1, 0) over (partition by professional_id order by created_at, event_id) as net_change
 
-    from statuses
+    from abilities
 
 ),
 
@@ -44,6 +121,9 @@ net_changes as (
         sum(net_change) as net_change
 
     from changes
+    {% if is_incremental() %}
+        where change_date >= (select recount.first_date from recount)
+    {% endif %}
 
     group by change_date
 
@@ -53,11 +133,20 @@ snapshot as (
 
     select
         dates.calendar_date as date,
-        coalesce(sum(net_changes.net_change) over (order by dates.calendar_date), 0)::bigint as active_professionals
+        (
+            coalesce(sum(net_changes.net_change) over (order by dates.calendar_date), 0)
+            {% if is_incremental() %}
+                + coalesce((select counted_before.active_professionals from counted_before), 0)
+            {% endif %}
+        )::bigint as active_professionals
 
     from dates
 
     left join net_changes on dates.calendar_date = net_changes.change_date
+
+    {% if is_incremental() %}
+        where dates.calendar_date >= (select recount.first_date from recount)
+    {% endif %}
 
 )
 

@@ -1,3 +1,15 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='replace',
+        incremental_predicates=["{{ is_in_spans('created_at', changed_spans()) }}"],
+        indexes=[{'columns': ['created_at'], 'type': 'brin'}],
+        on_schema_change='fail',
+        post_hook='{{ remember_loads() }}',
+    )
+}}
+-- depends_on: {{ ref('stg_loads') }}
+
 with
 
 events as (
@@ -17,7 +29,11 @@ proposals as (
 
     from events
 
-    where event_type = 'proposed'
+    where
+        event_type = 'proposed'
+        {% if is_incremental() %}
+            and {{ is_in_spans('created_at_tz', changed_spans(), 'timestamptz') }}
+        {% endif %}
 
 )
 
