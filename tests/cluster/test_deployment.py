@@ -204,6 +204,7 @@ def test_dbts_image_is_small_and_not_roots() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_dbts_image_does_not_parse_the_project_again() -> None:
     variables = {
+        "DBT_TARGET": "prod",
         "WAREHOUSE_HOST": "warehouse.invalid",
         "WAREHOUSE_PORT": "1",
         "WAREHOUSE_DATABASE": "warehouse",

@@ -5,7 +5,7 @@
         incremental_predicates=["{{ is_in_spans('created_at', changed_spans()) }}"],
         indexes=[
             {'columns': ['professional_id', 'created_at', 'event_id']},
-            {'columns': ['created_at'], 'type': 'brin'},
+            {'columns': ['created_at']},
         ],
         on_schema_change='fail',
         post_hook='{{ remember_loads() }}',

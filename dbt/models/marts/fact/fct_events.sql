@@ -3,7 +3,7 @@
         materialized='incremental',
         incremental_strategy='replace',
         incremental_predicates=["{{ is_in_spans('created_at', changed_spans()) }}"],
-        indexes=[{'columns': ['created_at'], 'type': 'brin'}],
+        indexes=[{'columns': ['created_at']}],
         on_schema_change='fail',
         post_hook='{{ remember_loads() }}',
     )
