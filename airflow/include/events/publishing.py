@@ -80,10 +80,15 @@ class Replacement:
 
     def rows(self) -> int:
         """Return how many rows are there now."""
-        [(rows,)] = self._connection.execute(
-            "select count(*) from raw.events where created_at >= %s and created_at < %s", self._interval.bounds
-        )
-        return int(rows)
+        where = sql.SQL(" where created_at >= {} and created_at < {}").format(*map(str, self._interval.bounds))
+        counts = [
+            sql.SQL("select count(*) from {}{}").format(part.table, sql.SQL("") if self._has(part) else where)
+            for part in self._touched
+        ]
+        if not counts:
+            return 0
+        counted = sql.SQL(" union all ").join(counts)
+        return sum(int(rows) for (rows,) in self._connection.execute(counted))
 
     def find_moved(self, tables: Sequence[sql.Composable] | None = None) -> int:
         """Note which event ids of TABLES are in `raw.events` outside the interval, and where.
