@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -230,7 +230,8 @@ class Staging:
                         return again
                     digest = again
             except BaseException:
-                connection.cancel_safe()  # or it would be waited for
+                with suppress(psycopg.Error):  # what failed is said, not that this did
+                    connection.cancel_safe()  # or it would be waited for
                 raise
         return digest
 
