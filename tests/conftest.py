@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from events import publishing, staging
@@ -58,6 +59,13 @@ def dsn(warehouse: Warehouse) -> str:
     """Give the loader's DSN of a warehouse with the raw tables."""
     create_tables(warehouse.loader_dsn)
     return warehouse.loader_dsn
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection]:
+    """Give a connection to the warehouse of `dsn`."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,12 +31,6 @@ RejectRow = tuple[int, str, str]
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "events.csv"
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 def events(db: psycopg.Connection) -> list[tuple[Any, ...]]:

@@ -1,7 +1,6 @@
 """How `raw.events` is cut into partitions, which loads are recognised, and tables that were edited by hand."""
 
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +19,6 @@ HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
 ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 def write(path: Path, *days: int, professional: int = 8, rows: int = ROWS_PER_DAY, more: str = "") -> str:

@@ -42,16 +42,17 @@ _ID_SAMPLES = sql.SQL("""
             where ctid >= format('(%s,0)', page)::tid and ctid < format('(%s,0)', page + 1)::tid
         ) as middle
 """)
-# Whose ids are where: all ids, in ranges that follow each other, both ends included.
+# Whose ids are where: all ids, in ranges that follow each other, both ends included. The first begins at the lowest id
+# that there can be, so that there is one even where all sampled rows were duplicates and are gone.
 _ID_RANGES = sql.SQL("""
     create temporary table id_ranges on commit drop as
     select
-        case when lag(low) over ids is null then -9223372036854775808 else low end as low,
+        low,
         coalesce(lead(greatest(low, -9223372036854775807)) over ids - 1, 9223372036854775807) as high,
         owner
     from (
         select owner, event_id as low, lag(owner) over (order by event_id, owner) as owner_before
-        from ({}) as samples (owner, event_id)
+        from (select 0, -9223372036854775808 union all {}) as samples (owner, event_id)
         where event_id is not null
     ) as runs
     where owner is distinct from owner_before
