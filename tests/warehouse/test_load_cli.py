@@ -120,6 +120,28 @@ def test_the_ledger_and_the_quarantine_are_shown(dsn: str, file: str, capsys: py
     assert count(dsn, "events") == 3
 
 
+def test_a_warehouse_older_than_the_partitions_is_refused_and_can_be_made_anew(
+    warehouse: Warehouse, dsn: str, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute(
+            "create table raw.loads (load_id bigint generated always as identity primary key, status text not null);"
+            " create table raw.events (event_id bigint primary key, load_id bigint not null references raw.loads);"
+            " insert into raw.loads (status) values ('succeeded'); insert into raw.events values (1, 1)"
+        )
+    with psycopg.connect(warehouse.transformer_dsn) as connection:  # as dbt has it
+        connection.execute("create schema staging; create view staging.stg_events as select * from raw.events")
+    assert main(["load", file]) == 25
+    what, why, next_step = capsys.readouterr().err.splitlines()
+    assert what == "✗ raw.events is a table without partitions, and loads put partitions in the place of others."
+    assert why.startswith("  An earlier version made it;")
+    assert count(dsn, "events") == 1
+    with psycopg.connect(dsn) as connection:
+        connection.execute(next_step.partition(": ")[2].encode())
+    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    assert count(dsn, "events") == 3
+
+
 def test_foreseen_errors_are_three_lines_and_an_exit_code(
     dsn: str, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,3 +111,9 @@ class WarehouseFull(EventsError):
     """The warehouse has no room for the load; nothing was published."""
 
     exit_code = 24
+
+
+class TablesOutdated(EventsError):
+    """`raw.events` is not partitioned: an earlier version made it, or somebody else."""
+
+    exit_code = 25
