@@ -213,6 +213,20 @@ def test_permission_denied(file: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+def test_a_server_that_refuses_may_have_the_file(file: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "send_head", lambda handler: handler.send_error(status))
+    with served(file.parent) as address:
+        check_fails(f"{address}/events.csv", errors.SourceUnreadable, 19, "cannot be read", str(status))
+
+
+def test_a_web_page_that_breaks_off(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_bytes(HEADER + b"\n" + (ROW + b"\n") * 100_000)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", lambda _, file, to: to.write(file.read(3_000_000)))
+    with served(file.parent) as address, pytest.raises(errors.SourceUnreadable, match="cannot be read"):
+        rows(f"{address}/events.csv")
+
+
 def test_connection_refused() -> None:
     check_fails("http://127.0.0.1:9/events.csv", errors.SourceUnreadable, 19, "cannot be read", "The connection")
 

@@ -25,7 +25,8 @@ from events.errors import (
 from events.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
 
 _BLOCK_BYTES = 1 << 18
-_FETCHED_BYTES = 1 << 23  # with each request to an object store, and kept in memory; s3fs would take 50 MB
+_FETCHED_BYTES = 1 << 23  # what is asked of an object store at once; some would fetch 50 MB and keep two of them
+_HTTP_SILENCE_S = 60
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -122,14 +123,20 @@ def open_source(uri: str) -> Iterator[Source]:
         def rest() -> Iterator[bytes]:
             if rows:
                 yield rows
-            yield from blocks
-            after = _identity(filesystem, path, uri)
-            if after != before or before.get("size") not in (None, stored.size_bytes):
+            unreadable = None
+            try:
+                yield from blocks
+            except SourceUnreadable as error:  # perhaps since it is another file now: stores say so, or it is cut off
+                unreadable = error
+            is_whole = unreadable or before.get("size") in (None, stored.size_bytes)
+            if _identity(filesystem, path, uri) != before or not is_whole:
                 raise SourceChanged(
                     f"{redacted(uri)} changed while it was read.",
                     "Its export most likely has not ended yet, or another one has begun.",
                     "Run the load again when the file is complete; nothing was changed.",
-                )
+                ) from unreadable
+            if unreadable:
+                raise unreadable
 
         yield Source(stored, rest(), first_line_number, before.get("size"))
 
@@ -193,23 +200,36 @@ def _find(uri: str) -> tuple[Any, str]:
             f"Add {package} to the dependency group `events` in pyproject.toml, then run: nox -s lock",
         ) from error
     with _translated_errors(uri):
-        filesystem, path = fsspec.url_to_fs(uri)
+        filesystem, path = fsspec.url_to_fs(uri, **(_http_options() if scheme in ("http", "https") else {}))
         return filesystem, path
+
+
+def _http_options() -> dict[str, Any]:
+    import aiohttp  # which fsspec has imported already, and other schemes do not need
+
+    timeout = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # its own is 5 min in all
+    return {"client_kwargs": {"timeout": timeout}}
 
 
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
     with _translated_errors(uri):
         try:
-            return cast(BinaryIO, filesystem.open(path, "rb", block_size=_FETCHED_BYTES))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise _missing(filesystem, path, uri) from error
+            # Over HTTP in one request, which is what 0 means there: not each server knows of ranges.
+            block_size = 0 if "http" in filesystem.protocol else _FETCHED_BYTES
+            return cast(BinaryIO, filesystem.open(path, "rb", block_size=block_size))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(filesystem, uri, error) from error
 
 
-def _missing(filesystem: Any, path: str, uri: str) -> EventsError:
-    if filesystem.isdir(path):
-        return SourceIsDirectory(
-            f"{redacted(uri)} is a directory.", "The name of the file in it was most likely left out.", "Name one file."
-        )
+def _missing(filesystem: Any, uri: str, error: OSError) -> Exception:
+    """Return what ERROR, that there is no such file, is to be called."""
+    cause = error.__cause__
+    if (
+        "http" in filesystem.protocol
+        and isinstance(cause, Exception)
+        and getattr(cause, "status", None) not in (404, 410)
+    ):
+        return cause  # fsspec calls everything so: a certificate that is not trusted, a server that is down
     return SourceMissing(
         f"{redacted(uri)} does not exist.",
         "The name is most likely misspelt, or the file has not arrived yet.",
@@ -223,7 +243,11 @@ def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
         try:
             info = filesystem.info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _missing(filesystem, path, uri) from error
+            raise _missing(filesystem, uri, error) from error
+    if info.get("type") == "directory":
+        raise SourceIsDirectory(
+            f"{redacted(uri)} is a directory.", "The name of the file in it was most likely left out.", "Name one file."
+        )
     times = _TAGS if "mtime" in info else (*_TAGS, "created")
     return {key: info[key] for key in ("size", *times) if info.get(key) is not None}
 

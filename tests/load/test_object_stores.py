@@ -1,0 +1,184 @@
+"""Files in object stores and on web servers: read as a stream, and what is wrong with one is said as of a file here."""
+
+import logging
+import os
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import fsspec
+import psycopg
+import pytest
+import trustme
+from moto.server import ThreadedMotoServer
+
+from events import errors
+from events.load import load
+from events.source import check_source
+
+HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
+ROWS, NAME = 200_000, "x" * 900
+MEMORY_MB = 150
+# A process of its own, so that its peak is that of the load.
+LOAD = """
+import os, re, resource, sys
+from pathlib import Path
+from events.load import load
+result = load(sys.argv[1], os.environ["LOADER_DSN"])
+status = Path("/proc/self/status")  # elsewhere than on Linux the resources of the process have it
+kib = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) if status.exists() else 0
+print(result.loaded, kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a file that is larger than a load's memory may be."""
+    path = tmp_path_factory.mktemp("large") / "events.csv"
+    with path.open("w") as file:
+        file.write(HEADER)
+        for number in range(ROWS):
+            moment = f"2020-01-01 {number % 24:02}:00:00"
+            file.write(f"{number};proposed;7;{moment};3_{number:06}_{NAME}_1\n")
+    assert path.stat().st_size > MEMORY_MB * 1e6
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    """Give what a process must have in its environment to find an S3 with the bucket `events`."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    env = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "nobody",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(
+            Bucket="events", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+        yield env
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def web(large: Path) -> Iterator[Callable[[bool], tuple[str, dict[str, str]]]]:
+    """Give what serves the file's directory over HTTP or HTTPS, and what a process needs to trust it.
+
+    Like many a server it knows nothing of ranges.
+    """
+    with ExitStack() as stack:
+
+        def serve(encrypted: bool) -> tuple[str, dict[str, str]]:
+            handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+            server = stack.enter_context(
+                ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(large.parent)))
+            )
+            env = {}
+            if encrypted:
+                authority = trustme.CA()
+                context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+                authority.issue_cert("127.0.0.1").configure_cert(context)
+                server.socket = context.wrap_socket(server.socket, server_side=True)
+                env["SSL_CERT_FILE"] = stack.enter_context(authority.cert_pem.tempfile())
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            return f"http{'s' * encrypted}://127.0.0.1:{server.server_port}/{large.name}", env
+
+        yield serve
+
+
+@pytest.mark.parametrize("scheme", ["file", "http", "https", "s3"])
+def test_a_file_larger_than_memory_may_be_is_streamed(  # noqa: PLR0917 - pytest gives them by name
+    dsn: str, db: psycopg.Connection, large: Path, web: Any, request: pytest.FixtureRequest, scheme: str
+) -> None:
+    uri, env = large.as_uri(), dict[str, str]()
+    if scheme == "s3":
+        env = request.getfixturevalue("store")
+        boto3.client("s3").upload_file(str(large), "events", "some/large.csv")
+        uri = "s3://events/some/large.csv"
+    elif scheme != "file":
+        uri, env = web(scheme == "https")
+    loader = [sys.executable, "-c", LOAD, uri]
+    env = os.environ | env | {"LOADER_DSN": dsn}
+    done = subprocess.run(loader, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    loaded, peak_kib = map(int, done.stdout.split())
+    assert loaded == ROWS
+    assert peak_kib * 1024 < MEMORY_MB * 1e6
+    found = db.execute("select count(distinct split_part(meta_data, '_', 2)), min(length(meta_data)) from raw.events")
+    assert found.fetchone() == (ROWS, len(NAME) + 11)
+    recorded = db.execute("select source_size_bytes, source_uri from raw.loads").fetchall()
+    assert recorded == [(large.stat().st_size, uri)]
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(web: Any) -> None:
+    uri, _ = web(True)
+    with pytest.raises(errors.EventsError) as caught:
+        check_source(uri)
+    assert type(caught.value) is errors.SourceUnreadable
+    assert "certificate" in caught.value.what.lower()
+
+
+def put(name: str, content: bytes) -> str:
+    boto3.client("s3").put_object(Bucket="events", Key=name, Body=content)
+    return f"s3://events/{name}"
+
+
+def fails(uri: str, kind: type[errors.EventsError], what: str) -> None:
+    with pytest.raises(errors.EventsError) as caught:
+        check_source(uri)
+    assert type(caught.value) is kind, caught.value
+    assert what in caught.value.what
+
+
+@pytest.mark.usefixtures("store")
+def test_what_is_wrong_with_an_object() -> None:
+    put("some/empty.csv", b"")
+    fails("s3://events/nothing.csv", errors.SourceMissing, "s3://events/nothing.csv does not exist.")
+    fails("s3://no-such-bucket/events.csv", errors.SourceMissing, "s3://no-such-bucket/events.csv does not exist.")
+    fails("s3://events/some", errors.SourceIsDirectory, "s3://events/some is a directory.")
+    fails("s3://events/some/empty.csv", errors.SourceEmpty, "s3://events/some/empty.csv is empty.")
+
+
+@pytest.mark.usefixtures("store")
+def test_an_object_that_is_put_again_is_another(dsn: str, db: psycopg.Connection) -> None:
+    row = "{};created_account;7;2020-01-01 00:00:00;\n"
+    uri = put("again.csv", (HEADER + row.format(1)).encode())
+    assert load(uri, dsn).loaded == 1
+    assert load(uri, dsn).same_as_load_id == 1
+    put("again.csv", (HEADER + row.format(2)).encode())
+    assert load(uri, dsn).same_as_load_id is None
+    assert db.execute("select event_id from raw.events").fetchall() == [(2,)]
+
+
+@pytest.mark.usefixtures("store")
+def test_an_object_that_changes_while_it_is_read(dsn: str, db: psycopg.Connection) -> None:
+    rows = "".join(f"{number};created_account;7;2020-01-01 00:00:00;\n" for number in range(500_000))
+    uri = put("changing.csv", (HEADER + rows).encode())
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        if not said:
+            put("changing.csv", (HEADER + rows.replace(";7;", ";8;")).encode())
+        said.append(text)
+
+    with pytest.raises(errors.SourceChanged) as caught:
+        load(uri, dsn, say=say, say_every_s=0)
+    assert caught.value.what == f"{uri} changed while it was read."
+    assert db.execute("select count(*) from raw.events").fetchone() == (0,)
