@@ -242,7 +242,8 @@ def active_by_day(statuses: list[tuple[datetime, int, int, bool]], first: date, 
 @contextmanager
 def open_lines(uri: str) -> Iterator[Iterator[bytes | None]]:
     """Open the file at URI, gzipped or not, as its lines, without line ends; None stands for a line too long."""
-    with fsspec.open(uri, "rb") as opened:
+    streamed = {"block_size": 0} if uri.startswith(("http://", "https://")) else {}  # not each server knows of ranges
+    with fsspec.open(uri, "rb", **streamed) as opened:
         # fsspec's files read lines slowly and need not peek.
         file = io.BufferedReader(cast(io.RawIOBase, opened), buffer_size=1 << 20)
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if file.peek(2).startswith(GZIP_MAGIC) else file

@@ -23,6 +23,7 @@ from moto.server import ThreadedMotoServer
 from events import errors
 from events.load import load
 from events.source import check_source
+from harness import oracle
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 ROWS, NAME = 200_000, "x" * 900
@@ -125,6 +126,11 @@ def test_a_file_larger_than_memory_may_be_is_streamed(  # noqa: PLR0917 - pytest
     assert found.fetchone() == (ROWS, len(NAME) + 11)
     recorded = db.execute("select source_size_bytes, source_uri from raw.loads").fetchall()
     assert recorded == [(large.stat().st_size, uri)]
+
+
+def test_the_oracle_reads_what_a_load_reads(web: Any) -> None:
+    uri, _ = web(False)
+    assert oracle.compute(uri).rows["raw.events"] == ROWS
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(web: Any) -> None:
