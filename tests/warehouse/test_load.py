@@ -281,8 +281,11 @@ def test_a_second_load_changes_nothing(dsn: str, db: psycopg.Connection, file: P
     write(file, account(1), account(2), "bad")
     first = load(str(file), dsn, max_rejected=0.5)
     before = events(db), rejects(db)
+    where = "select tableoid, ctid, xmin::text from raw.events order by event_id"
+    rows_before = db.execute(where).fetchall()
     second = load(str(file), dsn, max_rejected=0.5)
     assert (events(db), rejects(db)) == before
+    assert db.execute(where).fetchall() == rows_before  # none was written again
     assert (first.same_as_load_id, second.same_as_load_id) == (None, first.load_id)
     assert (second.read, second.loaded, second.rejected, second.replaced) == (3, 2, 1, 0)
 

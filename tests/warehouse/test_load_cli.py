@@ -1,9 +1,11 @@
 """`python -m events`: what it prints, what it does, and how it ends."""
 
 import os
+import pty
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,38 +60,65 @@ def test_a_load_from_the_shell(dsn: str, file: str) -> None:
     assert (count(dsn, "events"), count(dsn, "rejected_events"), count(dsn, "loads")) == (2, 1, 1)
 
 
-def test_on_a_terminal_one_line_says_how_far_it_is(dsn: str, tmp_path: Path) -> None:
-    path = tmp_path / "events.csv"
-    rows = (f"{number};created_account;7;2020-01-01 09:00:00;\n" for number in range(300_000))
-    path.write_text(HEADER + "\n" + "".join(rows))
-    often = (
-        "import sys; from events import __main__ as it; it._TERMINAL_EVERY_S = 0.01; sys.exit(it.main(sys.argv[1:]))"
-    )
-    here, there = os.openpty()
-    command = [sys.executable, "-c", often, "load", str(path)]
+OVER_ITSELF = "\r\x1b[K"
+SAY_EACH_BLOCK = """
+import sys
+from events import __main__
+__main__._TERMINAL_EVERY_S = __main__._LINES_EVERY_S = 0  # however fast the machine is
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Give a file of several blocks."""
+    path = tmp_path / "many.csv"
+    rows = [f"{number};created_account;7;2020-01-01 09:00:00;" for number in range(30_000)]
+    path.write_text("\n".join([HEADER, *rows, ROWS[-1]]))
+    return path
+
+
+def check_progress(texts: Sequence[str], path: Path) -> None:
+    size = f"{path.stat().st_size / 1e6:.1f}"
+    pattern = rf"read (\d\.\d) of {size} MB \((\d+)%\), ([\d,]+) rows, [\d,]+ rows/s, (\d+) s left"
+    found = [match.groups() for text in texts if (match := re.fullmatch(pattern, text))]
+    assert len(found) == len(texts) > 3
+    rows_then = [int(rows.replace(",", "")) for _, _, rows, _ in found]
+    assert rows_then == sorted(rows_then)
+    assert found[-1] == (size, "100", "30,001", "0")
+
+
+def test_a_terminal_shows_one_line_that_is_redrawn(dsn: str, many: Path) -> None:
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-c", SAY_EACH_BLOCK, "load", str(many)]
     with subprocess.Popen(
-        command, env=os.environ | {"EVENTS_DSN": dsn}, stdout=subprocess.PIPE, stderr=there, text=True
+        command, env=os.environ | {"EVENTS_DSN": dsn}, stdout=subprocess.PIPE, stderr=its_end
     ) as process:
-        os.close(there)
-        said = b""
-        with suppress(OSError):  # what Linux says when nobody has the terminal any more
-            while block := os.read(here, 1 << 16):
-                said += block
-        os.close(here)
-        assert process.stdout
-        assert process.stdout.read().splitlines()[:2] == [
-            "300,000 rows read, 0 of them outside the interval",
-            "300,000 loaded, 0 replaced",
-        ]
-    first, *lines = said.decode().split("\r\x1b[K")
-    assert first == ""
-    *shown, closing, nothing = lines
-    assert nothing == ""
-    total = f"{path.stat().st_size / 1e6:,.1f}"
-    line = rf"read [0-9.]+ of {re.escape(total)} MB \([0-9]+%\), [0-9,]+ rows, [0-9,]+ rows/s, [0-9,]+ s left"
-    assert shown
-    assert [text for text in shown if not re.fullmatch(line, text)] == []
-    assert closing.startswith(f"load 1 of {path}, [the beginning, the end): read 300,000, loaded 300,000,")
+        os.close(its_end)
+        shown = b""
+        with suppress(OSError):  # what a terminal says when nobody has it any more
+            while piece := os.read(terminal, 1 << 16):
+                shown += piece
+        os.close(terminal)
+    assert process.returncode == 0
+    progress, *lines = shown.decode().split("\r\n")
+    before, *drawn, rejected = progress.split(OVER_ITSELF)
+    assert before == ""
+    check_progress(drawn, many)
+    # What the log says takes the place of the line.
+    assert rejected == "load 1: rejected 1 rows: field_count 1"
+    closing = f"load 1 of {many}, [the beginning, the end): read 30,001, loaded 30,000, rejected 1, outside 0"
+    assert lines[0].startswith(f"{OVER_ITSELF}{closing}")
+    assert lines[1:] == [OVER_ITSELF]
+
+
+def test_without_a_terminal_progress_is_lines(dsn: str, many: Path) -> None:
+    command = [sys.executable, "-c", SAY_EACH_BLOCK, "load", str(many)]
+    done = subprocess.run(command, env=os.environ | {"EVENTS_DSN": dsn}, capture_output=True, check=True)
+    *progress, rejected, closing = done.stderr.decode().splitlines()
+    check_progress(progress, many)
+    assert rejected == "load 1: rejected 1 rows: field_count 1"
+    assert closing.startswith(f"load 1 of {many}, ")
 
 
 def test_a_dry_run_leaves_no_trace(dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
