@@ -66,7 +66,7 @@ def test_a_damaged_gzip_file(tmp_path: Path) -> None:
 
 
 def test_a_scheme_whose_package_is_not_installed() -> None:
-    check(e2e("--events", "gs://bucket/events.csv"), 14, "gs:// needs the package gcsfs, which is not installed.")
+    check(e2e("--events", "abfs://bucket/events.csv"), 14, "abfs:// needs the package adlfs, which is not installed.")
 
 
 def test_a_scheme_that_nobody_knows() -> None:

@@ -1,5 +1,6 @@
 """Files in object stores and on web servers: read as a stream, and what is wrong with one is said as of a file here."""
 
+import io
 import logging
 import os
 import ssl
@@ -7,23 +8,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 import fsspec
 import psycopg
 import pytest
 import trustme
+from gcp_storage_emulator.server import create_server
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
 from moto.server import ThreadedMotoServer
 
 from events import errors
 from events.load import load
 from events.source import check_source
 from harness import oracle
+from harness.postgres import free_port
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 ROWS, NAME = 200_000, "x" * 900
@@ -54,9 +60,31 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.unlink()
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[dict[str, str]]:
-    """Give what a process must have in its environment to find an S3 with the bucket `events`."""
+@dataclass(frozen=True)
+class Store:
+    """An object store with the bucket `events`.
+
+    Attributes:
+        scheme: what URIs of it begin with.
+        env: what a process must have in its environment to find it.
+        write: puts an object there, by the store's own client.
+    """
+
+    scheme: str
+    env: dict[str, str]
+    write: Callable[[str, BinaryIO], None]
+
+    def put(self, name: str, content: bytes) -> str:
+        """Store CONTENT under NAME and return its URI."""
+        self.write(name, io.BytesIO(content))
+        return self.uri(name)
+
+    def uri(self, name: str) -> str:
+        return f"{self.scheme}://events/{name}"
+
+
+@contextmanager
+def s3() -> Iterator[Store]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -67,15 +95,34 @@ def store() -> Iterator[dict[str, str]]:
         "AWS_SECRET_ACCESS_KEY": "nobody",
         "AWS_DEFAULT_REGION": "eu-central-1",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(
-            Bucket="events", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-        )
-        yield env
-    fsspec.filesystem("s3").clear_instance_cache()
+    keys = {"aws_access_key_id": "somebody", "aws_secret_access_key": "nobody", "region_name": "eu-central-1"}
+    client = boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], **keys)
+    client.create_bucket(Bucket="events", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    yield Store("s3", env, lambda name, content: client.upload_fileobj(content, "events", name))
     server.stop()
+
+
+@contextmanager
+def gs() -> Iterator[Store]:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    # What asks over gRPC, which this server does not speak, whether a bucket has folders is left out.
+    env = {"STORAGE_EMULATOR_HOST": address, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+    with create_server("127.0.0.1", port, in_memory=True, default_bucket="events"):
+        nobody = AnonymousCredentials()  # type: ignore[no-untyped-call]
+        client = storage.Client("project", nobody, client_options={"api_endpoint": address})
+        bucket = client.bucket("events")
+        yield Store("gs", env, lambda name, content: bucket.blob(name).upload_from_file(content))
+
+
+@pytest.fixture(scope="module", params=[s3, gs], ids=lambda store: store.__name__)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Give an object store that this process finds."""
+    with request.param() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        yield store
+        fsspec.filesystem(store.scheme).clear_instance_cache()
 
 
 @pytest.fixture
@@ -105,27 +152,37 @@ def web(large: Path) -> Iterator[Callable[[bool], tuple[str, dict[str, str]]]]:
         yield serve
 
 
-@pytest.mark.parametrize("scheme", ["file", "http", "https", "s3"])
-def test_a_file_larger_than_memory_may_be_is_streamed(  # noqa: PLR0917 - pytest gives them by name
-    dsn: str, db: psycopg.Connection, large: Path, web: Any, request: pytest.FixtureRequest, scheme: str
-) -> None:
-    uri, env = large.as_uri(), dict[str, str]()
-    if scheme == "s3":
-        env = request.getfixturevalue("store")
-        boto3.client("s3").upload_file(str(large), "events", "some/large.csv")
-        uri = "s3://events/some/large.csv"
-    elif scheme != "file":
-        uri, env = web(scheme == "https")
+def check_streamed(uri: str, env: dict[str, str], path: Path, dsn: str, db: psycopg.Connection) -> None:
+    """Check that a load of URI, which has what PATH has, is complete and takes little memory."""
     loader = [sys.executable, "-c", LOAD, uri]
-    env = os.environ | env | {"LOADER_DSN": dsn}
-    done = subprocess.run(loader, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        loader, env=os.environ | env | {"LOADER_DSN": dsn}, stdout=subprocess.PIPE, text=True, check=True
+    )
     loaded, peak_kib = map(int, done.stdout.split())
     assert loaded == ROWS
     assert peak_kib * 1024 < MEMORY_MB * 1e6
     found = db.execute("select count(distinct split_part(meta_data, '_', 2)), min(length(meta_data)) from raw.events")
     assert found.fetchone() == (ROWS, len(NAME) + 11)
     recorded = db.execute("select source_size_bytes, source_uri from raw.loads").fetchall()
-    assert recorded == [(large.stat().st_size, uri)]
+    assert recorded == [(path.stat().st_size, uri)]
+
+
+def test_a_file_larger_than_memory_may_be_is_streamed(dsn: str, db: psycopg.Connection, large: Path) -> None:
+    check_streamed(large.as_uri(), {}, large, dsn, db)
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
+def test_a_large_file_on_a_web_server_is_streamed(
+    dsn: str, db: psycopg.Connection, large: Path, web: Any, encrypted: bool
+) -> None:
+    uri, env = web(encrypted)
+    check_streamed(uri, env, large, dsn, db)
+
+
+def test_a_large_object_is_streamed(dsn: str, db: psycopg.Connection, large: Path, store: Store) -> None:
+    with large.open("rb") as file:
+        store.write("some/large.csv", file)
+    check_streamed(store.uri("some/large.csv"), store.env, large, dsn, db)
 
 
 def test_the_oracle_reads_what_a_load_reads(web: Any) -> None:
@@ -141,11 +198,6 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(web: Any) -> None:
     assert "certificate" in caught.value.what.lower()
 
 
-def put(name: str, content: bytes) -> str:
-    boto3.client("s3").put_object(Bucket="events", Key=name, Body=content)
-    return f"s3://events/{name}"
-
-
 def fails(uri: str, kind: type[errors.EventsError], what: str) -> None:
     with pytest.raises(errors.EventsError) as caught:
         check_source(uri)
@@ -153,35 +205,33 @@ def fails(uri: str, kind: type[errors.EventsError], what: str) -> None:
     assert what in caught.value.what
 
 
-@pytest.mark.usefixtures("store")
-def test_what_is_wrong_with_an_object() -> None:
-    put("some/empty.csv", b"")
-    fails("s3://events/nothing.csv", errors.SourceMissing, "s3://events/nothing.csv does not exist.")
-    fails("s3://no-such-bucket/events.csv", errors.SourceMissing, "s3://no-such-bucket/events.csv does not exist.")
-    fails("s3://events/some", errors.SourceIsDirectory, "s3://events/some is a directory.")
-    fails("s3://events/some/empty.csv", errors.SourceEmpty, "s3://events/some/empty.csv is empty.")
+def test_what_is_wrong_with_an_object(store: Store) -> None:
+    empty = store.put("some/empty.csv", b"")
+    nothing, nowhere = store.uri("nothing.csv"), f"{store.scheme}://no-such-bucket/events.csv"
+    fails(nothing, errors.SourceMissing, f"{nothing} does not exist.")
+    fails(nowhere, errors.SourceMissing, f"{nowhere} does not exist.")
+    fails(store.uri("some"), errors.SourceIsDirectory, f"{store.uri('some')} is a directory.")
+    fails(empty, errors.SourceEmpty, f"{empty} is empty.")
 
 
-@pytest.mark.usefixtures("store")
-def test_an_object_that_is_put_again_is_another(dsn: str, db: psycopg.Connection) -> None:
+def test_an_object_that_is_put_again_is_another(dsn: str, db: psycopg.Connection, store: Store) -> None:
     row = "{};created_account;7;2020-01-01 00:00:00;\n"
-    uri = put("again.csv", (HEADER + row.format(1)).encode())
+    uri = store.put("again.csv", (HEADER + row.format(1)).encode())
     assert load(uri, dsn).loaded == 1
     assert load(uri, dsn).same_as_load_id == 1
-    put("again.csv", (HEADER + row.format(2)).encode())
+    store.put("again.csv", (HEADER + row.format(2)).encode())
     assert load(uri, dsn).same_as_load_id is None
     assert db.execute("select event_id from raw.events").fetchall() == [(2,)]
 
 
-@pytest.mark.usefixtures("store")
-def test_an_object_that_changes_while_it_is_read(dsn: str, db: psycopg.Connection) -> None:
+def test_an_object_that_changes_while_it_is_read(dsn: str, db: psycopg.Connection, store: Store) -> None:
     rows = "".join(f"{number};created_account;7;2020-01-01 00:00:00;\n" for number in range(500_000))
-    uri = put("changing.csv", (HEADER + rows).encode())
+    uri = store.put("changing.csv", (HEADER + rows).encode())
     said: list[str] = []
 
     def say(text: str) -> None:
         if not said:
-            put("changing.csv", (HEADER + rows.replace(";7;", ";8;")).encode())
+            store.put("changing.csv", (HEADER + rows.replace(";7;", ";8;")).encode())
         said.append(text)
 
     with pytest.raises(errors.SourceChanged) as caught:
