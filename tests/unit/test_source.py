@@ -254,7 +254,7 @@ def test_damaged_gzip(file: Path, content: bytes) -> None:
 
 def test_each_kind_of_error_has_its_own_exit_code() -> None:
     kinds = [kind for kind in errors.EventsError.__subclasses__() if kind.__module__ == "events.errors"]
-    assert sorted(kind.exit_code for kind in kinds) == list(range(10, 26))
+    assert sorted(kind.exit_code for kind in kinds) == list(range(10, 30))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_any_ids_in_any_order(
     check(dsn, db, tmp_path / "events.csv", rows, days)
 
 
-ROWS, DAYS = 6_000, 4  # a table of 1,500 rows has some 20 pages
+ROWS, DAYS = 6_000, 4
 
 
 def rising(number: int, _: random.Random) -> int:
@@ -119,22 +119,23 @@ def beside_each_other(number: int, _: random.Random) -> int:
     return number % (ROWS // DAYS) * DAYS + number * DAYS // ROWS
 
 
-@pytest.mark.parametrize("pages", [1, 7, 64])
+@pytest.mark.parametrize("slots", [97, 7_919, 1_048_573])  # most ids share one, some do, hardly any does
 @pytest.mark.parametrize(
     "make_id",
     [rising, falling, shuffled, far_apart, rising_with_outliers, rising_each_day_anew, beside_each_other],
 )
-def test_tables_of_many_pages(
+def test_ids_that_share_slots(
     *,
     dsn: str,
     db: psycopg.Connection,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_id: Callable[[int, random.Random], int],
-    pages: int,
+    slots: int,
 ) -> None:
-    monkeypatch.setattr(staging, "_SAMPLED_PAGES", pages)
-    chance = random.Random(pages)  # noqa: S311 - it guards nothing
+    monkeypatch.setattr(staging, "_SLOTS", (slots,))
+    monkeypatch.setattr(staging, "_FETCHED_AT_ONCE", 1_000)
+    chance = random.Random(slots)  # noqa: S311 - it guards nothing
     rows = [plainly(make_id(number, chance), number * DAYS // ROWS) for number in range(ROWS)]
     rows += [(id_, chance.randrange(DAYS), written) for id_, _, written in chance.sample(rows, 5)]
     for days in (None, (1, 3)):
@@ -142,8 +143,7 @@ def test_tables_of_many_pages(
     assert len(partitions(db)) > 1
 
 
-def test_tables_whose_first_rows_are_all_there_twice(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
-    """So that nothing is left of the page that would be sampled."""
+def test_days_whose_first_rows_are_all_there_twice(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
     twice = [plainly(10_000 * day + number, day) for day in range(2) for _ in range(2) for number in range(300)]
     both = [plainly(50_000 + number, day) for day in range(2) for number in range(50)]
     rows = sorted(twice + both, key=lambda row: row[1])

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from events import publishing, staging
+from events import copying, publishing, staging
 from events.load import load
 from events.partitions import partitions
 from events.records import Event, parse
@@ -152,10 +152,10 @@ def test_duplicates_far_from_each_other(dsn: str, db: psycopg.Connection, tmp_pa
 def test_event_ids_in_no_order(
     dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Many partitions of several pages each, whose ids lie among each other; some ids are in two or three of them."""
+    """Many partitions whose ids lie among each other; some ids are in two or three of them."""
     for module in (staging, publishing):
         monkeypatch.setattr(module, "MIN_ROWS", 1_000)
-    monkeypatch.setattr(staging, "_SAMPLED_PAGES", 3)
+    monkeypatch.setattr(staging, "_SLOTS", (65_521,))  # some ids share one
     chance = random.Random(seed)  # noqa: S311 - nothing secret
     ids = [chance.randrange(-(2**63), 2**63) for _ in range(9_000)] + [-(2**63), 2**63 - 1, 0, -1]
     if seed % 2:  # a log, whose ids rise with time, but for some
@@ -185,10 +185,10 @@ def test_event_ids_in_no_order(
     assert (result.loaded, result.outside, result.rejected) == (len(inside), len(wanted) - len(inside), len(rejected))
 
 
-def test_more_duplicates_than_are_settled_at_once(
+def test_more_duplicates_than_are_fetched_at_once(
     dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "_DUPLICATES_AT_ONCE", 7)
+    monkeypatch.setattr(staging, "_FETCHED_AT_ONCE", 7)
     path = tmp_path / "events.csv"
     once = write(path, 0, 1, 2)
     twice = Path(once).read_text()
@@ -204,8 +204,8 @@ def test_more_duplicates_than_are_settled_at_once(
 def test_the_sample_arrives_row_by_row(
     dsn: str, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, waiting_bytes: int
 ) -> None:
-    monkeypatch.setattr(staging, "_WAITING_BYTES", waiting_bytes)
-    monkeypatch.setattr(staging, "_ALL_WAITING_BYTES", 2 * waiting_bytes)
+    monkeypatch.setattr(copying, "_WAITING_BYTES", waiting_bytes)
+    monkeypatch.setattr(copying, "_ALL_WAITING_BYTES", 2 * waiting_bytes)
     result = load(str(SAMPLE), dsn)
     with SAMPLE.open("rb") as file:
         next(file)

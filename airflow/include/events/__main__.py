@@ -1,11 +1,11 @@
 """Load events from a shell, and look at what was loaded and rejected.
 
-    python -m events load URI [--start INSTANT] [--end INSTANT] [--dry-run]
+    python -m events load [URI] [--start INSTANT] [--end INSTANT] [--dry-run]
     python -m events loads
     python -m events rejects
 
-The warehouse is the one that EVENTS_DSN names, a libpq URL as the role `loader`; without it, libpq's own variables do
-(PGHOST, PGUSER, PGPASSWORD …).
+Without URI the file is the one that EVENTS_URI names. The warehouse is the one that EVENTS_DSN names, a libpq URL as
+the role `loader`; without it, libpq's own variables do (PGHOST, PGUSER, PGPASSWORD …).
 """
 
 import argparse
@@ -15,12 +15,11 @@ import sys
 from collections.abc import Sequence
 
 import psycopg
-from psycopg.errors import DiskFull
 
-from events.errors import EventsError, WarehouseFull, WarehouseGone
+from events.connection import connect, foreseen
+from events.errors import EventsError, SettingEmpty
 from events.interval import Interval
 from events.load import load
-from events.source import redacted
 from events.tables import create_tables
 
 _ERASED = "\r\x1b[K"  # the line that the terminal shows
@@ -54,11 +53,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     loading = commands.add_parser("load", help="load an events file", allow_abbrev=False)
-    loading.add_argument("uri", metavar="URI", help="the events file: a path or any fsspec URI")
+    loading.add_argument("uri", metavar="URI", nargs="?", help="the events file: a path or any fsspec URI")
     loading.add_argument("--start", metavar="INSTANT", help="first moment to load, UTC: 2020-02-01T09:00:00Z say")
     loading.add_argument("--end", metavar="INSTANT", help="first moment not to load any more")
     loading.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="0.01 (the default) is 1%%")
     loading.add_argument("--allow-empty", action="store_true", help="let events be replaced by nothing")
+    loading.add_argument("--force", action="store_true", help="load it even if the same was loaded and still stands")
     loading.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     loading.set_defaults(run=_load)
     loads = commands.add_parser("loads", help="show the ledger, the latest load first", allow_abbrev=False)
@@ -70,25 +70,18 @@ def main(arguments: Sequence[str]) -> int:
     rejects.set_defaults(run=_show_rejects)
     options = parser.parse_args(arguments)
     try:
-        options.run(options, os.environ.get("EVENTS_DSN", ""))
+        dsn = os.environ.get("EVENTS_DSN")
+        if dsn is not None and not dsn.strip():
+            raise SettingEmpty(
+                "EVENTS_DSN is set and empty.",
+                "It is most likely the copy of a variable that is not set; libpq would choose a warehouse by itself.",
+                "Name the warehouse in it, or unset it to have libpq's own variables (PGHOST, PGUSER …) do so.",
+            )
+        with foreseen():
+            options.run(options, dsn or "")
     except EventsError as error:
-        return _fail(error)
-    except DiskFull as error:
-        return _fail(
-            WarehouseFull(
-                f"The warehouse is full: {_first_line(error)}",
-                "A load needs as much room as its rows take, before those that they replace are gone.",
-                "Make room on the server and run the load again; nothing was changed.",
-            )
-        )
-    except psycopg.OperationalError as error:
-        return _fail(
-            WarehouseGone(
-                f"The warehouse was not reached, or the connection broke: {_first_line(error)}",
-                "PostgreSQL has ended or restarted, or EVENTS_DSN names another place.",
-                "Try again; what the load had done is in the ledger: python -m events loads",
-            )
-        )
+        print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 
@@ -97,15 +90,23 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     line = f"{_ERASED}%(message)s" if terminal else "%(message)s"
     logging.basicConfig(level=logging.INFO, format=line, stream=sys.stderr)
     interval = Interval.parse(options.start, options.end)
+    uri = os.environ.get("EVENTS_URI", "") if options.uri is None else options.uri
+    if not uri.strip():
+        raise SettingEmpty(
+            "No events file is named.",
+            "The argument URI, and without it EVENTS_URI, is missing or empty, as a variable that is not set.",
+            "Name a path or a URI; one with a password or a signature in EVENTS_URI, which no list of processes shows.",
+        )
     create_tables(dsn)
     try:
         result = load(
-            options.uri,
+            uri,
             dsn,
             start=interval.start,
             end=interval.end,
             max_rejected=options.max_rejected,
             allow_empty=options.allow_empty,
+            force=options.force,
             dry_run=options.dry_run,
             run_id="shell",
             say=_over_itself if terminal else logging.info,
@@ -128,12 +129,12 @@ def _over_itself(text: str) -> None:
 
 
 def _show_loads(options: argparse.Namespace, dsn: str) -> None:
-    with psycopg.connect(dsn) as connection:
+    with connect(dsn) as connection:
         _print_table(connection.execute(_LOADS, (options.limit,)))
 
 
 def _show_rejects(options: argparse.Namespace, dsn: str) -> None:
-    with psycopg.connect(dsn) as connection:
+    with connect(dsn) as connection:
         _print_table(connection.execute(_REJECTS, {"load": options.load, "limit": options.limit}))
 
 
@@ -155,15 +156,6 @@ def _share(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-
-def _fail(error: EventsError) -> int:
-    print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
-    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -113,7 +113,31 @@ class WarehouseFull(EventsError):
     exit_code = 24
 
 
-class TablesOutdated(EventsError):
-    """`raw.events` is not partitioned: an earlier version made it, or somebody else."""
+class TablesUnfit(EventsError):
+    """A table of `raw` is not this project's, or has something that a load cannot keep: a trigger, say."""
 
     exit_code = 25
+
+
+class ConstraintViolated(EventsError):
+    """A row violates a constraint that somebody has added to `raw.events`; nothing was published."""
+
+    exit_code = 26
+
+
+class LoadCancelled(EventsError):
+    """Somebody has cancelled the load's statement on the server; nothing was published."""
+
+    exit_code = 27
+
+
+class NotAllowed(EventsError):
+    """The role may not do what a load does there, or nobody may; nothing was published."""
+
+    exit_code = 28
+
+
+class SettingEmpty(EventsError):
+    """What says which file or which warehouse is meant is there and empty."""
+
+    exit_code = 29

@@ -82,10 +82,10 @@ def midnight(day: str) -> datetime:
 
 def _instant(text: str | None) -> datetime | None:
     try:
-        return utc(datetime.fromisoformat(text)) if text else None
+        return None if text is None else utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError) as error:
         raise IntervalUnreadable(
             f"{text!r} is not a time: {error}.",
-            "It is most likely misspelt, or a day that its month does not have.",
+            "It is most likely misspelt, or empty, as a variable that is not set; no bound is not to give one at all.",
             "Write it like 2020-02-01 or 2020-02-01T09:00:00Z.",
         ) from error

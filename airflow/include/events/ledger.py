@@ -6,9 +6,10 @@ from typing import Any
 
 import psycopg
 
+from events.connection import connect, transaction
 from events.errors import EventsError
 from events.interval import Interval
-from events.source import redacted
+from events.uri import shown, source_id, without_secrets
 
 _LOAD_LOCK = 0x6C6F6164  # "load": with the load's id, held by each load's connection for as long as it lives
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
@@ -67,54 +68,77 @@ class Earlier:
 
 def begin(connection: psycopg.Connection, source_uri: str, interval: Interval, run_id: str | None) -> int:
     """Enter a load into the ledger and return its id."""
-    with connection.transaction():
-        [(load_id,)] = connection.execute(
-            "insert into raw.loads (source_uri, interval_start, interval_end, run_id, status)"
-            " values (%s, %s, %s, %s, 'running') returning load_id",
-            (redacted(source_uri), interval.start, interval.end, run_id),
-        )
-        # Of the session, not of the transaction: who can take it later knows that this connection is gone.
-        connection.execute("select pg_advisory_lock(%s, %s::int)", (_LOAD_LOCK, load_id))
+    [(load_id,)] = connection.execute(
+        "insert into raw.loads (source_uri, source_id, interval_start, interval_end, run_id, status)"
+        " values (%s, %s, %s, %s, %s, 'running') returning load_id",
+        (shown(source_uri), source_id(source_uri), interval.start, interval.end, run_id),
+    )
     return int(load_id)
 
 
-def bury(connection: psycopg.Connection) -> None:
-    """Note in the ledger which loads were killed: those that run there and whose connection is gone.
+def hold(connection: psycopg.Connection, load_id: int) -> None:
+    """Show, until the transaction ends, that the load is under way: who can take this lock knows that it is not."""
+    connection.execute("select pg_advisory_xact_lock(%s, %s::int)", (_LOAD_LOCK, load_id))
 
-    Of such a load there is nothing else left: what it had written was never committed.
+
+def tidy(connection: psycopg.Connection) -> None:
+    """Note which loads were killed, and take out the secrets that an earlier version let through.
+
+    Killed are those that run there and whose connection is gone. Of such a load there is nothing else left: what it had
+    written was never committed.
     """
     connection.execute(
         "update raw.loads set status = 'failed', failure = 'Its process was killed.', ended_at = clock_timestamp()"
         " where status = 'running' and pg_try_advisory_xact_lock(%s, load_id::int)",
         (_LOAD_LOCK,),
     )
+    found = connection.execute(
+        "select load_id, source_uri, failure from raw.loads where source_id is null for update skip locked"
+    )
+    for load_id, uri, failure in found.fetchall():
+        connection.execute(
+            "update raw.loads set source_uri = %s, source_id = %s, failure = %s where load_id = %s",
+            (shown(uri), source_id(uri), failure and without_secrets(failure), load_id),
+        )
 
 
 def find_earlier(
-    connection: psycopg.Connection, source_uri: str, size_bytes: int | None, interval: Interval
+    connection: psycopg.Connection, source_uri: str, size_bytes: int | None, interval: Interval, rules: str
 ) -> Earlier | None:
-    """Return the latest load of a file of that size for that interval whose rejects would be this one's, too."""
+    """Return the latest load of a file of that size for that interval, by the same RULES, with the rejects of this."""
     found = connection.execute(
         "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
         " from raw.loads where status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
-        " and source_size_bytes = %s and (source_uri = %s or rows_rejected = 0)"
+        " and rules_sha256 = %s and source_size_bytes = %s and (source_id = %s or rows_rejected = 0)"
         " and interval_start is not distinct from %s and interval_end is not distinct from %s"
         " order by load_id desc limit 1",
-        (size_bytes, redacted(source_uri), interval.start, interval.end),
+        (rules, size_bytes, source_id(source_uri), interval.start, interval.end),
     ).fetchone()
     return Earlier(*found) if found else None
+
+
+def forget_rejects(connection: psycopg.Connection, source_uri: str, kept_load_id: int) -> None:
+    """Remove the rejected rows of the other loads of the same source."""
+    connection.execute(
+        "delete from raw.rejected_events using raw.loads where loads.load_id = rejected_events.load_id"
+        " and loads.source_id = %s and loads.load_id <> %s",
+        (source_id(source_uri), kept_load_id),
+    )
 
 
 def close(
     connection: psycopg.Connection,
     load_id: int,
-    source: tuple[int, str],
+    source: tuple[int | None, str | None],
     outcome: LoadResult | tuple[EventsError, dict[str, int]],
+    *,
+    rules: str | None = None,
     moved_from: str | None = None,
 ) -> None:
     """Write a load's OUTCOME into the ledger: what it did, or why it was refused and what of its rows is known.
 
-    MOVED_FROM is the earliest time that an event had which moved into the interval.
+    SOURCE is the file's size and SHA-256, RULES what decided which rows are valid, MOVED_FROM the earliest time that an
+    event had which moved into the interval.
     """
     if isinstance(outcome, LoadResult):
         status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}
@@ -125,21 +149,25 @@ def close(
         "update raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
         " source_size_bytes = %s, source_sha256 = %s, same_as_load_id = %s, transaction_id = pg_current_xact_id(),"
         " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s,"
-        " moved_from = %s"
+        " rules_sha256 = %s, moved_from = %s"
         " where load_id = %s",
-        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), moved_from, load_id),
+        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), rules, moved_from, load_id),
     )
 
 
-def record_failure(dsn: str, load_id: int, error: BaseException) -> None:
-    """Write ERROR into the ledger over a connection of its own, unless the load has ended there."""
-    failure = str(error) if isinstance(error, EventsError) else redacted(f"{type(error).__name__} {error}".strip())
+def record_failure(dsn: str, role: str | None, load_id: int, error: BaseException) -> None:
+    """Write ERROR into the ledger, over a connection of its own as ROLE, unless the load has ended there."""
+    failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
     try:
-        with psycopg.connect(dsn, connect_timeout=10, client_encoding="utf8") as connection:
+        with connect(dsn) as connection, transaction(connection, role):
             connection.execute(
                 "update raw.loads set status = 'failed', failure = %s, ended_at = clock_timestamp()"
                 " where load_id = %s and status = 'running'",
-                (failure.replace("\0", "\\x00"), load_id),
+                (without_secrets(failure).replace("\0", "\\x00"), load_id),
             )
     except psycopg.Error as second:
-        logger.warning("load %d: its failure could not be recorded; the next load will do it: %s", load_id, second)
+        logger.warning(
+            "load %d: its failure could not be recorded; the next load will do it: %s",
+            load_id,
+            without_secrets(str(second)),
+        )

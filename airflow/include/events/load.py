@@ -6,37 +6,35 @@ that fails, or is killed, leaves `raw.events` as it was and nothing else behind.
 from its beginning.
 """
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
 
 import psycopg
-from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from events import ledger
-from events.errors import EmptyReplacement, EventsError, SourceChanged, TooManyRejected, WarehouseBusy
+from events import ledger, records
+from events.connection import connect, foreseen, owner, transaction
+from events.definition import Definition, read_definition
+from events.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
 from events.interval import Interval, utc
 from events.ledger import Earlier, LoadResult
 from events.partitions import drop_leftovers
 from events.progress import Progress
 from events.publishing import Replacement, swap
-from events.source import digest, open_source, redacted, size
-from events.staging import Staging
+from events.source import digest, open_source, size
+from events.staging import EXAMPLES, Staging
+from events.uri import shown
 
 __all__ = ["PUBLISH_LOCK", "Interval", "LoadResult", "load"]
 
 PUBLISH_LOCK = 0x6576656E7473  # "events": who changes raw.events, or wants it unchanged (dbt), holds this advisory lock
-_SETTINGS = """
-    set timezone = 'UTC';
-    set datestyle = 'ISO';
-    set client_connection_check_interval = '5s';
-    set tcp_keepalives_idle = 30;
-    set tcp_keepalives_interval = 10;
-    set tcp_keepalives_count = 3
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +47,7 @@ def load(
     end: datetime | None = None,
     max_rejected: float = 0.01,
     allow_empty: bool = False,
+    force: bool = False,
     run_id: str | None = None,
     lock_timeout_s: float = 1800.0,
     dry_run: bool = False,
@@ -64,6 +63,7 @@ def load(
         end: first moment after the interval; UTC if naive; None for no bound.
         max_rejected: the largest fraction of the rows read, 0 to 1, that may be rejected.
         allow_empty: whether events of the interval may be replaced by nothing.
+        force: whether to load the file even if an earlier load brought the same and still stands.
         run_id: what asked for the load, for the ledger.
         lock_timeout_s: how long, in seconds, publishing waits for other loads, dbt builds and readers.
         dry_run: find out what the load would do, and leave everything as it is, the ledger too.
@@ -72,242 +72,246 @@ def load(
 
     Raises:
         EventsError: as its subclasses say; `raw.events` is as it was, and the ledger says what happened.
-        psycopg.Error: the warehouse failed; likewise, if it can still be written.
+        psycopg.Error: the warehouse failed in a way that was not foreseen; likewise, if it can still be written.
     """
-    job = _Load(source_uri, dsn, Interval(utc(start), utc(end)), max_rejected, allow_empty, lock_timeout_s, dry_run)
-    with _connected(dsn) as connection:
+    interval = Interval(utc(start), utc(end))
+    with foreseen(lock_timeout_s), connect(dsn) as connection:
+        role = owner(connection)
+        report = _Report(say, say_every_s)
+        job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, report)
         if dry_run:
-            connection.execute("begin")
-        else:
-            ledger.bury(connection)
-            drop_leftovers(connection)
-        load_id = ledger.begin(connection, source_uri, job.interval, run_id)
+            result = job.try_out()
+            logger.info("dry run of %s, %s: %s", shown(source_uri), interval, result)
+            return result
+        with transaction(connection, role):
+            ledger.tidy(connection)
+        drop_leftovers(connection, role)
+        with transaction(connection, role):
+            load_id = ledger.begin(connection, source_uri, interval, run_id)
         try:
-            result = job.run(connection, load_id, say, say_every_s)
+            with foreseen(lock_timeout_s):
+                result = job.run(load_id, force=force)
         except BaseException as error:  # an interrupt too
-            with suppress(psycopg.Error):
-                connection.rollback()
-            if not dry_run:
-                ledger.record_failure(dsn, load_id, error)
+            ledger.record_failure(dsn, role, load_id, error)
             raise
-    logger.info("%s of %s, %s: %s", job.name(load_id), redacted(source_uri), job.interval, result)
+        with suppress(psycopg.Error):  # the load is published; the next one does it
+            drop_leftovers(connection, role)
+    logger.info("load %d of %s, %s: %s", load_id, shown(source_uri), interval, result)
     return result
+
+
+@cache
+def rules_sha256() -> str:
+    """Return the SHA-256 of the rules that decide which rows are valid, which are code."""
+    return hashlib.sha256(Path(records.__file__).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Who is told how far a load has come, and how often, in seconds."""
+
+    say: Callable[[str], None]
+    every_s: float
 
 
 @dataclass(frozen=True)
 class _Load:
     """One load: what was asked for, as `load` says, and its steps."""
 
-    source_uri: str
+    connection: psycopg.Connection
     dsn: str
+    role: str | None
+    source_uri: str
     interval: Interval
     max_rejected: float
     allow_empty: bool
     lock_timeout_s: float
-    dry_run: bool
+    report: _Report
     began: float = field(default_factory=time.monotonic)
 
-    def name(self, load_id: int) -> str:
-        """Return what the log calls the load."""
-        return "dry run" if self.dry_run else f"load {load_id}"
-
-    def run(
-        self, connection: psycopg.Connection, load_id: int, say: Callable[[str], None], say_every_s: float
-    ) -> LoadResult:
-        """Do all of it; nothing of it is there if that fails."""
-        if not self.dry_run and (result := self._repeat(connection, load_id)):
-            return result
-        if not self.dry_run:
-            connection.execute("begin")
-        staging, source = self._stage(connection, load_id, say, say_every_s)
-        if staging.rejected:
-            reasons = _text(staging.rejected)
-            logger.warning("%s: rejected %d rows: %s", self.name(load_id), staging.rejected.total(), reasons)
-        deadline = time.monotonic() + self.lock_timeout_s
-        if not self.dry_run:
-            self._wait_for_turn(connection)
-        replacement = Replacement(connection, self.dsn, load_id, self.interval)
-        rows_now = replacement.rows()
-        if refusal := self._refusal(staging, rows_now, load_id):
-            self._refuse(connection, load_id, staging, source, refusal)
-            raise refusal
-        moved = replacement.find_moved([part.table for part in staging.parts])
-        result = LoadResult(
-            load_id,
-            read=staging.read,
-            loaded=staging.loaded,
-            rejected=staging.rejected.total(),
-            outside=staging.outside,
-            replaced=rows_now + moved,
-            reasons=dict(staging.rejected.most_common()),
-            seconds=round(time.monotonic() - self.began, 3),
-        )
-        if self.dry_run:
-            connection.execute("rollback")
-            return result
-        replacement.prepare(staging)
-        self._forget_rejects(connection, load_id)
-        ledger.close(connection, load_id, source, result, replacement.moved_from)
-        with self._busy_warehouse():
-            swap(connection, replacement.swap_statement(), deadline)
-        with suppress(psycopg.Error):  # the load is published; the next one does it
-            drop_leftovers(connection)
-        return replace(result, seconds=round(time.monotonic() - self.began, 3))
-
-    def _repeat(self, connection: psycopg.Connection, load_id: int) -> LoadResult | None:
-        """Close the load if an earlier one brought the same and still stands; else return None."""
-        earlier = ledger.find_earlier(connection, self.source_uri, size(self.source_uri), self.interval)
-        if not earlier:
-            return None
-        source = digest(self.source_uri)
-        if source[1] != earlier.sha256 or (earlier.rejected and earlier.rejected / earlier.read > self.max_rejected):
-            return None
-        connection.execute("begin")
-        self._wait_for_turn(connection)
-        if not self._stands(connection, earlier):
-            connection.execute("rollback")
-            return None
-        reasons = connection.execute(
-            "select reason, count(*) from raw.rejected_events where load_id = %s group by reason order by 2 desc",
-            (earlier.load_id,),
-        )
-        result = LoadResult(
-            load_id,
-            read=earlier.read,
-            loaded=earlier.loaded,
-            rejected=earlier.rejected,
-            outside=earlier.outside,
-            replaced=0,
-            reasons=dict(reasons.fetchall()),
-            same_as_load_id=earlier.load_id,
-            seconds=round(time.monotonic() - self.began, 3),
-        )
-        if result.rejected:
-            logger.warning("load %d: rejected %d rows: %s", load_id, result.rejected, _text(result.reasons))
-        self._forget_rejects(connection, earlier.load_id)
-        ledger.close(connection, load_id, source, result)
-        connection.execute("commit")
+    def try_out(self) -> LoadResult:
+        """Find out what the load would do, and leave everything as it is."""
+        with transaction(self.connection, self.role):
+            load_id = ledger.begin(self.connection, self.source_uri, self.interval, None)
+            definition = read_definition(self.connection)
+            staging, _ = self._stage(definition, load_id)
+            if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
+                raise refusal
+            self._set_lock_timeout()
+            self.connection.execute("lock table only raw.events in access share mode")  # no partition goes meanwhile
+            replacement = Replacement(self.connection, definition, load_id, self.interval)
+            rows_now = replacement.rows()
+            if refusal := self._empty_replacement(staging, rows_now):
+                raise refusal
+            result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
+            self.connection.execute("rollback")
         return result
 
-    def _stands(self, connection: psycopg.Connection, earlier: Earlier) -> bool:
+    def run(self, load_id: int, *, force: bool) -> LoadResult:
+        """Do all of it; nothing of it is there if that fails."""
+        if not force and (result := self._repeat(load_id)):
+            return result
+        connection = self.connection
+        with transaction(connection, self.role):
+            ledger.hold(connection, load_id)
+            definition = read_definition(connection)
+            staging, source = self._stage(definition, load_id)
+            if staging.rejected:
+                logger.warning(
+                    "load %d: rejected %d rows: %s", load_id, staging.rejected.total(), _text(staging.rejected)
+                )
+            look = f"Look at the rows of load {load_id} in raw.rejected_events"
+            if refusal := self._too_many_rejected(staging, look):
+                self._refuse(load_id, staging, source, refusal)
+            staging.finish()
+            deadline = time.monotonic() + self.lock_timeout_s
+            self._wait_for_turn()
+            if read_definition(connection) != definition:
+                raise TablesUnfit(
+                    "raw.events was altered while the load was under way.",
+                    "Somebody has added or removed a column, a constraint or an index.",
+                    "Run the load again; nothing was changed.",
+                )
+            replacement = Replacement(connection, definition, load_id, self.interval)
+            rows_now = replacement.rows()
+            if refusal := self._empty_replacement(staging, rows_now):
+                self._refuse(load_id, staging, source, refusal)
+            result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
+            replacement.prepare(staging, self.dsn, self.role)
+            staging.quarantine()
+            ledger.forget_rejects(connection, self.source_uri, load_id)
+            ledger.close(connection, load_id, source, result, rules=rules_sha256(), moved_from=replacement.moved_from)
+            swap(connection, replacement.swap_statement(), deadline)
+        return replace(result, seconds=round(time.monotonic() - self.began, 3))
+
+    def _repeat(self, load_id: int) -> LoadResult | None:
+        """Close the load if an earlier one brought the same and still stands; else return None."""
+        connection = self.connection
+        with transaction(connection, self.role):
+            ledger.hold(connection, load_id)
+            size_bytes = size(self.source_uri)
+            earlier = ledger.find_earlier(connection, self.source_uri, size_bytes, self.interval, rules_sha256())
+            if not earlier or (earlier.rejected and earlier.rejected / earlier.read > self.max_rejected):
+                return None
+            source = digest(self.source_uri)
+            if source[1] != earlier.sha256:
+                return None
+            self._wait_for_turn()
+            if not self._stands(earlier):
+                return None
+            reasons = connection.execute(
+                "select reason, count(*) from raw.rejected_events where load_id = %s group by reason order by 2 desc",
+                (earlier.load_id,),
+            )
+            result = LoadResult(
+                load_id,
+                read=earlier.read,
+                loaded=earlier.loaded,
+                rejected=earlier.rejected,
+                outside=earlier.outside,
+                replaced=0,
+                reasons=dict(reasons.fetchall()),
+                same_as_load_id=earlier.load_id,
+                seconds=round(time.monotonic() - self.began, 3),
+            )
+            if result.rejected:
+                logger.warning("load %d: rejected %d rows: %s", load_id, result.rejected, _text(result.reasons))
+            ledger.forget_rejects(connection, self.source_uri, earlier.load_id)
+            ledger.close(connection, load_id, source, result, rules=rules_sha256())
+        return result
+
+    def _stands(self, earlier: Earlier) -> bool:
         """Say whether the tables hold what EARLIER left there, nothing more and nothing less.
 
         A row that was changed or added since, by hand or by another load, was written by another transaction; one that
         was removed is missing in the count.
         """
-        [events] = connection.execute(
+        [events] = self.connection.execute(
             "select count(*), count(*) filter (where xmin = %s::xid8::xid) from raw.events"
             " where created_at >= %s and created_at < %s",
             (earlier.transaction_id, *self.interval.bounds),
         )
-        [rejects] = connection.execute(
+        [rejects] = self.connection.execute(
             "select count(*), count(*) filter (where xmin = %s::xid8::xid) from raw.rejected_events where load_id = %s",
             (earlier.transaction_id, earlier.load_id),
         )
         if events != (earlier.loaded,) * 2 or rejects != (earlier.rejected,) * 2:
             return False
-        return Replacement(connection, self.dsn, earlier.load_id, self.interval).find_moved() == 0
+        definition = read_definition(self.connection)
+        return Replacement(self.connection, definition, earlier.load_id, self.interval).find_moved() == 0
 
-    def _stage(
-        self, connection: psycopg.Connection, load_id: int, say: Callable[[str], None], say_every_s: float
-    ) -> tuple[Staging, tuple[int, str]]:
-        staging = Staging(connection, load_id, self.interval)
+    def _stage(self, definition: Definition, load_id: int) -> tuple[Staging, tuple[int | None, str | None]]:
+        """Bring the file's rows to the warehouse; return them, and the file's size and SHA-256 as far as known."""
+        staging = Staging(self.connection, definition, load_id, self.interval)
         with open_source(self.source_uri) as source:
-            progress = Progress(source.total_bytes, say, say_every_s)
-            staging.stage(source, lambda rows: progress.advance(rows, source.size_bytes))
-            what = source.size_bytes, source.sha256
-        if staging.settle_duplicates(self.source_uri) not in (None, what[1]):
-            raise SourceChanged(
-                f"{redacted(self.source_uri)} changed while it was read.",
-                "It was read twice, since it has the same event id twice, and another export came in between.",
-                "Run the load again; nothing was changed.",
-            )
-        return staging, what
+            progress = Progress(source.total_bytes, self.report.say, self.report.every_s)
+            staging.stage(source, self.max_rejected, lambda rows: progress.advance(rows, source.size_bytes))
+            if staging.is_hopeless:
+                return staging, (source.total_bytes, None)
+            return staging, (source.size_bytes, source.sha256)
 
-    def _wait_for_turn(self, connection: psycopg.Connection) -> None:
-        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events."""
+    def _find_moved(self, replacement: Replacement, staging: Staging) -> int:
+        return replacement.find_moved([part.table for part in staging.parts])
+
+    def _result(self, staging: Staging, load_id: int, replaced: int) -> LoadResult:
+        return LoadResult(
+            load_id,
+            read=staging.read,
+            loaded=staging.loaded,
+            rejected=staging.rejected.total(),
+            outside=staging.outside,
+            replaced=replaced,
+            reasons=dict(staging.rejected.most_common()),
+            seconds=round(time.monotonic() - self.began, 3),
+        )
+
+    def _set_lock_timeout(self) -> None:
         timeout_ms = max(1, round(self.lock_timeout_s * 1000))  # 0 would be no timeout
-        with self._busy_warehouse():
-            connection.execute("select set_config('lock_timeout', %s, true)", (f"{timeout_ms}ms",))
-            [(is_free,)] = connection.execute("select pg_try_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
-            if not is_free:
-                logger.info("waiting for another load or a dbt build, at most %g s", self.lock_timeout_s)
-                connection.execute("select pg_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
-            connection.execute("lock table only raw.events in share row exclusive mode")
+        self.connection.execute("select set_config('lock_timeout', %s, true)", (f"{timeout_ms}ms",))
 
-    @contextmanager
-    def _busy_warehouse(self) -> Iterator[None]:
-        try:
-            yield
-        except (LockNotAvailable, QueryCanceled) as error:
-            raise WarehouseBusy(
-                f"The warehouse did not become free within {self.lock_timeout_s:g} s.",
-                "Another load or a dbt build is taking long, or somebody has left a transaction open.",
-                "See who: select * from pg_stat_activity where datname = current_database(); then run the load again.",
-            ) from error
+    def _wait_for_turn(self) -> None:
+        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events."""
+        self._set_lock_timeout()
+        [(is_free,)] = self.connection.execute("select pg_try_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
+        if not is_free:
+            logger.info("waiting for another load or a dbt build, at most %g s", self.lock_timeout_s)
+            self.connection.execute("select pg_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
+        self.connection.execute("lock table only raw.events in share row exclusive mode")
 
-    def _refusal(self, staging: Staging, rows_now: int, load_id: int) -> EventsError | None:
-        """Return why the load must not be published, if so."""
-        uri, rejected = redacted(self.source_uri), staging.rejected.total()
-        if rejected and rejected / staging.read > self.max_rejected:
-            look = f"Look at the rows of load {load_id} in raw.rejected_events"
-            return TooManyRejected(
-                f"{rejected} of {staging.read} rows of {uri} were rejected;"
-                f" at most {self.max_rejected * 100:g}% may be.",
-                f"The file is most likely damaged, or its format has changed: {_text(staging.rejected)}.",
-                f"{'Load it to see the rows' if self.dry_run else look}; a larger max_rejected allows them.",
-            )
-        if rows_now and not staging.loaded and not self.allow_empty:
-            return EmptyReplacement(
-                f"The load of {uri} would replace the events of {self.interval} by nothing.",
-                "The file is most likely another one, or is not complete.",
-                "Check the file; if the interval is to be empty, load it again with allow_empty.",
-            )
-        return None
+    def _too_many_rejected(self, staging: Staging, to_see_the_rows: str) -> EventsError | None:
+        """Return why the load must not be published, if a larger share of the rows than allowed was rejected."""
+        rejected = staging.rejected.total()
+        if not rejected or rejected / staging.read <= self.max_rejected:
+            return None
+        of = "the first " if staging.is_hopeless else ""
+        return TooManyRejected(
+            f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
+            f" at most {self.max_rejected * 100:g}% may be.",
+            f"The file is most likely damaged, or its format has changed: {_text(staging.rejected)}.",
+            f"{to_see_the_rows}; a larger max_rejected allows them.",
+        )
+
+    def _empty_replacement(self, staging: Staging, rows_now: int) -> EventsError | None:
+        """Return why the load must not be published, if it would replace ROWS_NOW by nothing."""
+        if not rows_now or staging.loaded or self.allow_empty:
+            return None
+        return EmptyReplacement(
+            f"The load of {shown(self.source_uri)} would replace the events of {self.interval} by nothing.",
+            "The file is most likely another one, or is not complete.",
+            "Check the file; if the interval is to be empty, load it again with allow_empty.",
+        )
 
     def _refuse(
-        self,
-        connection: psycopg.Connection,
-        load_id: int,
-        staging: Staging,
-        source: tuple[int, str],
-        refusal: EventsError,
-    ) -> None:
-        """Leave the rejected rows and the reason, and nothing else of the load."""
-        if self.dry_run:
-            return
-        staging.drop()
-        self._forget_rejects(connection, load_id)
+        self, load_id: int, staging: Staging, source: tuple[int | None, str | None], refusal: EventsError
+    ) -> NoReturn:
+        """Leave examples of the rejected rows and the reason, and nothing else of the load; raise REFUSAL."""
         counts = {"read": staging.read, "rejected": staging.rejected.total(), "outside": staging.outside}
-        ledger.close(connection, load_id, source, (refusal, counts))
-        connection.execute("commit")
-
-    def _forget_rejects(self, connection: psycopg.Connection, kept_load_id: int) -> None:
-        """Remove the rejected rows of earlier loads of the same source."""
-        connection.execute(
-            "delete from raw.rejected_events using raw.loads where loads.load_id = rejected_events.load_id"
-            " and loads.source_uri = %s and loads.load_id <> %s",
-            (redacted(self.source_uri), kept_load_id),
-        )
-
-
-@contextmanager
-def _connected(dsn: str) -> Iterator[psycopg.Connection]:
-    """Connect for a load: this process may go away at any moment, and then the server is to notice."""
-    with closing(
-        psycopg.connect(
-            dsn,
-            autocommit=True,
-            prepare_threshold=None,  # a prepared statement is one statement; some messages here are several
-            client_encoding="utf8",
-            connect_timeout=30,
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-        )
-    ) as connection:
-        connection.execute(_SETTINGS)
-        yield connection
+        staging.discard()
+        staging.quarantine(EXAMPLES)
+        ledger.forget_rejects(self.connection, self.source_uri, load_id)
+        ledger.close(self.connection, load_id, source, (refusal, counts))
+        self.connection.execute("commit")
+        raise refusal
 
 
 def _text(reasons: Mapping[str, int]) -> str:

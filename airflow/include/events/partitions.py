@@ -5,41 +5,49 @@ share one. So a load of one day rewrites no more than about that day, and there 
 
 All of them belong to one *edition*, which is the only partition of `raw.events` itself. A load that replaces everything
 makes a new edition, so that it changes one partition and not a hundred while readers wait.
+
+`raw.events_partitions` records each table that a load has made. Only these are ever dropped, and only when a load has
+put others in their place: a table that somebody made, renamed or detached is theirs.
 """
 
+import logging
 import re
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import LockNotAvailable, UniqueViolation
+from psycopg.errors import DependentObjectsStillExist, LockNotAvailable
 
+from events.connection import transaction
+from events.definition import EVENTS, Definition
+from events.errors import TablesUnfit
 from events.interval import Interval
 
-EVENTS = sql.Identifier("raw", "events")
 MIN_ROWS = 50_000  # of two neighbours together; a day that has as many gets a partition of its own
 MAX_PARTITIONS = 100  # roughly
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(.+)')\) TO \((?:MAXVALUE|'(.+)')\)")
-# Spelled out for each table: `like raw.events` would lock raw.events for as long as a load takes.
-_COLUMNS = sql.SQL("""
-    event_id bigint not null,
-    event_type text not null,
-    professional_id_anonymized bigint not null,
-    created_at timestamptz not null,
-    meta_data text,
-    load_id bigint not null,
-    constraint events_event_type check (
-        event_type in ('created_account', 'became_able_to_propose', 'became_unable_to_propose', 'proposed')
-    ),
-    constraint events_created_at check (isfinite(created_at)),
-    constraint events_check check ((event_type = 'proposed') = (meta_data is not null))
-""")
+_DROP_TIMEOUT_MS = 1_000
+# A table's name has a random part, so that a table of somebody else's has never the name that is recorded.
+_LEFTOVERS = """
+    select table_name, kept_for from raw.events_partitions
+    join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
+    where retired_at is not null and relkind = %s
+        and table_id not in (select relid from pg_partition_tree('raw.events'))
+        and not exists (select from pg_inherits where inhparent = table_id)
+    order by oid
+"""
+_FORGET = """
+    delete from raw.events_partitions where not exists (
+        select from pg_class where oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
+    )
+"""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,46 +77,71 @@ class Partition:
         )
 
 
-def create_events(connection: psycopg.Connection) -> None:
-    """Make `raw.events`, with one empty partition in one edition, where it is missing."""
+def make_first_partition(connection: psycopg.Connection, definition: Definition) -> None:
+    """Give `raw.events`, which has none, one empty partition in one edition."""
+    edition = make_edition(connection, definition, 0)
+    table = make_table(connection, definition, 0)
+    add_key(connection, table)
+    definition.index(connection, table)
+    connection.execute(attach(edition, Partition(table, None, None)))
+    connection.execute(attach(EVENTS, Partition(edition, None, None)))
+
+
+def make_edition(connection: psycopg.Connection, definition: Definition, load_id: int) -> sql.Composable:
+    """Make a table for the load LOAD_ID that can become the one partition of `raw.events`; return its name."""
+    name = _new_name(load_id)
+    edition = sql.Identifier("raw", name)
+    definition.create(connection, edition, partitioned=True)
+    record(connection, [name], load_id)
+    return edition
+
+
+def make_table(connection: psycopg.Connection, definition: Definition, load_id: int) -> sql.Composable:
+    """Make a table that can become a partition; its rows say by default that LOAD_ID brought them; return its name."""
+    name = _new_name(load_id)
+    table = sql.Identifier("raw", name)
+    definition.create(connection, table)
+    connection.execute(sql.SQL("alter table {} alter column load_id set default {}").format(table, load_id))
+    record(connection, [name], load_id)
+    return table
+
+
+def record(connection: psycopg.Connection, names: Iterable[str], load_id: int) -> None:
+    """Record that the tables NAMES of the schema `raw` are this project's; the load LOAD_ID made them."""
+    for name in names:
+        connection.execute(
+            "insert into raw.events_partitions (table_id, table_name, load_id)"
+            " values (format('raw.%%I', %s::text)::regclass, %s, %s)",
+            (name, name, load_id),
+        )
+
+
+def retire(connection: psycopg.Connection, tables: Sequence[sql.Composable]) -> None:
+    """Note that TABLES are no longer partitions of `raw.events`, those of them that a load has made."""
     connection.execute(
-        sql.SQL("create table if not exists raw.events ({}) partition by range (created_at)").format(_COLUMNS)
-    )
-    if not connection.execute("select 1 from pg_inherits where inhparent = 'raw.events'::regclass").fetchone():
-        edition, table = sql.Identifier("raw", "events_0"), sql.Identifier("raw", "events_0_0")
-        make_edition(connection, edition)
-        connection.execute(sql.SQL("create table {} ({}, primary key (event_id))").format(table, _COLUMNS))
-        connection.execute(attach(edition, Partition(table, None, None)))
-        connection.execute(attach(EVENTS, Partition(edition, None, None)))
-
-
-def make_edition(connection: psycopg.Connection, edition: sql.Composable) -> None:
-    """Make EDITION, which can become the table that `raw.events` is made of."""
-    connection.execute(sql.SQL("create table {} ({}) partition by range (created_at)").format(edition, _COLUMNS))
-
-
-def new_table(load_id: int) -> sql.Composable:
-    """Return a name for a table of the load LOAD_ID, one that no table has, even if ids began again from 1."""
-    return sql.Identifier("raw", f"events_{load_id}_{secrets.token_hex(6)}")
-
-
-def make_table(connection: psycopg.Connection, table: sql.Composable, load_id: int) -> None:
-    """Make TABLE, which can become a partition; rows of it say by default that LOAD_ID brought them."""
-    connection.execute(
-        sql.SQL(
-            "create table {table} ({columns}); alter table {table} alter column load_id set default {load_id}"
-        ).format(table=table, columns=_COLUMNS, load_id=load_id)
+        "update raw.events_partitions set retired_at = clock_timestamp() where table_id = any(%s::text[]::regclass[])",
+        ([table.as_string(connection) for table in tables],),
     )
 
 
-def add_key(connection: psycopg.Connection, table: sql.Composable) -> bool:
-    """Make `event_id` the primary key of TABLE and return True; False if some event id is there twice."""
-    try:
-        with connection.transaction():
-            connection.execute(sql.SQL("alter table {} add primary key (event_id)").format(table))
-    except UniqueViolation:
-        return False
-    return True
+def discard(connection: psycopg.Connection, tables: Iterable[sql.Composable]) -> None:
+    """Drop TABLES, which this transaction has made."""
+    for table in tables:
+        connection.execute(sql.SQL("drop table {}").format(table))
+    connection.execute(_FORGET)
+
+
+def _new_name(load_id: int) -> str:
+    return f"events_{load_id}_{secrets.token_hex(6)}"
+
+
+def add_key(connection: psycopg.Connection, table: sql.Composable) -> None:
+    """Make `event_id` the primary key of TABLE.
+
+    Raises:
+        UniqueViolation: some event id is there twice.
+    """
+    connection.execute(sql.SQL("alter table {} add primary key (event_id)").format(table))
 
 
 def id_ranges(connection: psycopg.Connection, tables: Sequence[sql.Composable]) -> list[tuple[int, int]]:
@@ -138,9 +171,22 @@ def detach(parent: sql.Composable, table: sql.Composable) -> sql.Composed:
 
 
 def current_edition(connection: psycopg.Connection) -> sql.Composable:
-    """Return the one partition of `raw.events`, which has all the others."""
-    [edition] = _children(connection, EVENTS)
-    return edition.table
+    """Return the one partition of `raw.events`, which has all the others.
+
+    Raises:
+        TablesUnfit: it is not one that a load has made.
+    """
+    found = _children(connection, EVENTS)
+    if len(found) == 1:
+        edition = found[0].table
+        is_recorded = "select from raw.events_partitions where table_id = %s::regclass"
+        if connection.execute(is_recorded, (edition.as_string(connection),)).fetchone() is not None:
+            return edition
+    raise TablesUnfit(
+        "raw.events is not this project's: its partitions are none that a load has made.",
+        "Somebody else made the table, or has changed its partitions by hand; it is left as it is.",
+        "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
+    )
 
 
 def partitions(connection: psycopg.Connection) -> list[Partition]:
@@ -148,16 +194,36 @@ def partitions(connection: psycopg.Connection) -> list[Partition]:
     return _children(connection, current_edition(connection))
 
 
-def drop_leftovers(connection: psycopg.Connection) -> None:
-    """Drop the tables that `raw.events` was made of once; one that somebody reads stays for now."""
-    found = connection.execute(
-        "select relname from pg_class where relnamespace = 'raw'::regnamespace and relkind in ('r', 'p')"
-        " and relname ~ '^events_[0-9]' and not relispartition"
-    )
-    for (name,) in found.fetchall():
-        with suppress(LockNotAvailable), connection.transaction():
-            connection.execute("set local lock_timeout = '1s'")
+def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
+    """Drop, as ROLE, the tables that loads have replaced.
+
+    One that somebody reads stays for now. One that others depend on, a view say, stays as long as they do; the log
+    names it once.
+    """
+    for kind in ("r", "p"):  # an edition goes when its partitions have gone
+        with transaction(connection, role):
+            connection.execute(_FORGET)
+            found = connection.execute(_LEFTOVERS, (kind,)).fetchall()
+        for name, kept_for in found:
+            _drop(connection, role, name, kept_for)
+
+
+def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for: str | None) -> None:
+    try:
+        with transaction(connection, role):
+            connection.execute("select set_config('lock_timeout', %s, true)", (str(_DROP_TIMEOUT_MS),))
             connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("raw", name)))
+            connection.execute(_FORGET)
+    except LockNotAvailable:
+        pass
+    except DependentObjectsStillExist as error:
+        dependents = error.diag.message_detail or ""
+        if dependents != kept_for:
+            logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, dependents)
+            with transaction(connection, role):
+                connection.execute(
+                    "update raw.events_partitions set kept_for = %s where table_name = %s", (dependents, name)
+                )
 
 
 def _children(connection: psycopg.Connection, parent: sql.Composable) -> list[Partition]:

@@ -7,6 +7,7 @@ anybody is disturbed; the swap itself is one message to the server, which holds 
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -14,9 +15,10 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
+from events.connection import connect, transaction
+from events.definition import EVENTS, Definition
 from events.interval import Interval
 from events.partitions import (
-    EVENTS,
     MAX_PARTITIONS,
     MIN_ROWS,
     Partition,
@@ -27,16 +29,14 @@ from events.partitions import (
     id_ranges,
     make_edition,
     make_table,
-    new_table,
     partitions,
+    retire,
 )
-from events.records import COLUMNS
 from events.staging import Staging
 
 _SWAP_LOCK_TIMEOUT_MS = 40  # readers that come while we wait for the table wait behind us
 _SWAP_TIMEOUT_MS = 150  # how long readers may have to wait, but for the commit
 _MOST_PAUSE_S = 0.5
-_ALL_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, (*COLUMNS, "load_id")))
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Piece:
 
     start: datetime | None
     end: datetime | None
-    rows: int
+    rows: int = 0
     staged: sql.Composable | None = None
     kept: list[tuple[Partition, Interval]] = field(default_factory=list)
 
@@ -67,14 +67,16 @@ class Replacement:
     Nobody else may write to `raw.events` meanwhile. The rows are seen when `swap_statement` has been executed.
     """
 
-    def __init__(self, connection: psycopg.Connection, dsn: str, load_id: int, interval: Interval) -> None:
+    def __init__(
+        self, connection: psycopg.Connection, definition: Definition, load_id: int, interval: Interval
+    ) -> None:
         self._connection = connection
-        self._dsn = dsn
+        self._definition = definition
         self._load_id = load_id
         self._interval = interval
         self._partitions = partitions(connection)
         self._touched = [partition for partition in self._partitions if partition.overlaps(interval)]
-        self._moved_from: set[int] = set()
+        self._moved_from: list[Partition] = []
         self.moved_from: str | None = None  # the earliest time that an event moved from, which may be no datetime
         self._made: list[Partition] = []
 
@@ -128,15 +130,17 @@ class Replacement:
             for table in own
         ]
         self._connection.execute(
-            "create temporary table moved (partition int, event_id bigint, created_at timestamptz) on commit drop"
+            "create temporary table moved (number int, event_id bigint, created_at timestamptz) on commit drop"
         )
         moved = self._connection.execute(
             sql.SQL(
-                "insert into moved select * from ({}) as o (partition, event_id, created_at) where event_id in ({})"
+                "insert into pg_temp.moved"
+                " select * from ({}) as others (number, event_id, created_at) where event_id in ({})"
             ).format(sql.SQL(" union all ").join(outside), sql.SQL(" union all ").join(inside))
         ).rowcount
-        [(self.moved_from,)] = self._connection.execute("select min(created_at)::text from moved")
-        self._moved_from = {number for (number,) in self._connection.execute("select distinct partition from moved")}
+        [(self.moved_from,)] = self._connection.execute("select min(created_at)::text from pg_temp.moved")
+        numbers = self._connection.execute("select distinct number from pg_temp.moved")
+        self._moved_from = [self._partitions[number] for (number,) in numbers.fetchall()]
         return moved
 
     def _has(self, partition: Partition) -> bool:
@@ -144,44 +148,63 @@ class Replacement:
         cut = partition.before(self._interval.start) or partition.after(self._interval.end)
         return partition in self._touched and not cut
 
-    def prepare(self, staging: Staging) -> None:
-        """Make the tables that are to be partitions, and take out elsewhere the events that moved into the interval."""
+    @property
+    def _replaced(self) -> list[Partition]:
+        """The partitions that others take the place of."""
+        return [
+            partition for partition in self._partitions if partition in self._touched or partition in self._moved_from
+        ]
+
+    def prepare(self, staging: Staging, dsn: str, role: str | None) -> None:
+        """Make the tables that are to be partitions; rows that are kept are read over a connection to DSN, as ROLE.
+
+        A partition that an event moved from is made anew without it, too: a row that is deleted would still be seen by
+        who has an older snapshot, beside the new one.
+        """
         [(total,)] = self._connection.execute(
             "select sum(greatest(reltuples, 0))::bigint"
             " from pg_class join pg_partition_tree('raw.events') on relid = oid where isleaf"
         )
         partition_rows = max(MIN_ROWS, (total or 0) // MAX_PARTITIONS)
-        for number in self._moved_from:
-            if (partition := self._partitions[number]) not in self._touched:
-                self._connection.execute(
-                    sql.SQL(
-                        "delete from {} as e using moved where moved.partition = {} and moved.event_id = e.event_id"
-                    ).format(partition.table, number)
-                )
-        for piece in self._pieces(staging, partition_rows):
-            self._make(piece)
+        pieces = self._pieces(staging, partition_rows)
+        for partition in self._moved_from:
+            if partition not in self._touched:
+                whole = Interval(partition.start, partition.end)
+                pieces.append(Piece(partition.start, partition.end, kept=[(partition, whole)]))
+        with ExitStack() as stack:
+            reader = None
+            if any(piece.kept for piece in pieces):
+                reader = stack.enter_context(connect(dsn))
+                stack.enter_context(transaction(reader, role))
+            for piece in pieces:
+                self._make(piece, reader)
 
     def swap_statement(self) -> sql.Composed:
-        """Return what puts the prepared tables in the place of the partitions that the interval touches.
+        """Return what puts the prepared tables in the place of the partitions that they replace.
 
         Of the two ways it is the one with less to do while readers wait: to change partitions in the edition, or to
-        put a new edition, in which the new ones are already, in the place of it.
+        put a new edition, in which the new ones are already, in the place of it. What was replaced is dropped later:
+        something of somebody else's may depend on it.
         """
         edition = current_edition(self._connection)
-        others = [partition for partition in self._partitions if partition not in self._touched]
-        if 2 * len(others) > len(self._touched) + len(self._made):
-            tables = sql.SQL(", ").join(partition.table for partition in self._touched)
+        replaced = self._replaced
+        others = [partition for partition in self._partitions if partition not in replaced]
+        retire(self._connection, [partition.table for partition in replaced])
+        if 2 * len(others) > len(replaced) + len(self._made):
             return sql.SQL("; ").join(
-                [sql.SQL("drop table {}").format(tables), *(attach(edition, partition) for partition in self._made)]
+                [
+                    *(detach(edition, partition.table) for partition in replaced),
+                    *(attach(edition, partition) for partition in self._made),
+                ]
             )
-        new = Partition(new_table(self._load_id), None, None)
-        make_edition(self._connection, new.table)
+        retire(self._connection, [edition])
+        new = make_edition(self._connection, self._definition, self._load_id)
         for partition in self._made:
-            self._connection.execute(attach(new.table, partition))
+            self._connection.execute(attach(new, partition))
         statements = [detach(EVENTS, edition)]
         for partition in others:
-            statements += [detach(edition, partition.table), attach(new.table, partition)]
-        return sql.SQL("; ").join([*statements, attach(EVENTS, new)])
+            statements += [detach(edition, partition.table), attach(new, partition)]
+        return sql.SQL("; ").join([*statements, attach(EVENTS, Partition(new, None, None))])
 
     def _pieces(self, staging: Staging, partition_rows: int) -> list[Piece]:
         """Return the partitions to make for all of the touched ones' range."""
@@ -219,18 +242,20 @@ class Replacement:
                 pieces.append(Piece(day, kept.end, 0))
             pieces[-1].rows += rows
         for piece in pieces:
-            piece.kept.append((partition, Interval(piece.start, piece.end)))
+            if piece.rows:
+                piece.kept.append((partition, Interval(piece.start, piece.end)))
         return pieces
 
-    def _make(self, piece: Piece) -> None:
-        table = piece.staged or new_table(self._load_id)
-        if piece.staged is None:
-            make_table(self._connection, table, self._load_id)
+    def _make(self, piece: Piece, reader: psycopg.Connection | None) -> None:
+        connection = self._connection
+        table = piece.staged or make_table(connection, self._definition, self._load_id)
         for partition, interval in piece.kept:
-            if piece.rows:
-                self._copy(partition, interval, table)
+            assert reader is not None
+            self._copy(partition, interval, table, reader)
         if piece.staged is None:
-            add_key(self._connection, table)
+            add_key(connection, table)
+            self._definition.index(connection, table)
+        self._definition.refer(connection, table)
         bounds = []
         if piece.start:
             bounds.append(sql.SQL("created_at >= {}").format(str(piece.start)))
@@ -238,28 +263,30 @@ class Replacement:
             bounds.append(sql.SQL("created_at < {}").format(str(piece.end)))
         if bounds:  # it spares attaching the look at each row
             condition = sql.SQL(" and ").join(bounds)
-            self._connection.execute(
+            connection.execute(
                 sql.SQL("alter table {} add constraint events_bounds check ({})").format(table, condition)
             )
         self._made.append(Partition(table, piece.start, piece.end))
 
-    def _copy(self, partition: Partition, interval: Interval, table: sql.Composable) -> None:
-        """Copy the rows of INTERVAL from PARTITION to TABLE, but those that moved into the load's interval."""
+    def _copy(
+        self, partition: Partition, interval: Interval, table: sql.Composable, reader: psycopg.Connection
+    ) -> None:
+        """Copy the rows of INTERVAL from PARTITION to TABLE, but those that moved into the load's interval.
+
+        READER reads them: one connection cannot do both at once.
+        """
         moved: list[int] = []
-        if (number := self._partitions.index(partition)) in self._moved_from:
-            found = self._connection.execute("select event_id from moved where partition = %s", (number,))
+        if partition in self._moved_from:
+            number = self._partitions.index(partition)
+            found = self._connection.execute("select event_id from pg_temp.moved where number = %s", (number,))
             moved = [event_id for (event_id,) in found]
+        columns = self._definition.stored_columns
         rows = sql.SQL(
-            "copy (select {} from {} where created_at >= {} and created_at < {} and event_id <> all({}))"
+            "copy (select {} from {} where created_at >= {} and created_at < {} and event_id <> all({}::bigint[]))"
             " to stdout (format binary)"
-        ).format(_ALL_COLUMNS, partition.table, *map(str, interval.bounds), moved)
-        into = sql.SQL("copy {} ({}) from stdin (format binary, freeze)").format(table, _ALL_COLUMNS)
-        # A connection of its own: one cannot do both at once.
-        with (
-            psycopg.connect(self._dsn, autocommit=True) as reader,
-            reader.cursor().copy(rows) as kept,
-            self._connection.cursor().copy(into) as new,
-        ):
+        ).format(columns, partition.table, *map(str, interval.bounds), moved)
+        into = sql.SQL("copy {} ({}) from stdin (format binary, freeze)").format(table, columns)
+        with reader.cursor().copy(rows) as kept, self._connection.cursor().copy(into) as new:
             for block in kept:
                 new.write(block)
 
@@ -272,7 +299,8 @@ def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: fl
     commit, so that nobody waits for this process in between.
 
     Raises:
-        LockNotAvailable, QueryCanceled: the table did not become free.
+        LockNotAvailable: the table did not become free.
+        QueryCanceled: somebody has cancelled the load.
     """
     pause_s, longest_ms = 0.02, float(_SWAP_TIMEOUT_MS)
     while True:
@@ -281,14 +309,18 @@ def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: fl
             " do $swap$ begin lock table only raw.events in access exclusive mode; {statement}; end $swap$;"
             " set local statement_timeout = 0; commit"
         ).format(lock_timeout=_SWAP_LOCK_TIMEOUT_MS, longest=round(longest_ms), statement=statement)
+        began = time.monotonic()
         try:
             connection.execute(at_once)
             return
         except (LockNotAvailable, QueryCanceled) as error:
-            connection.execute("rollback to savepoint swap")
-            if time.monotonic() > deadline:
-                raise
+            connection.execute("rollback to savepoint swap; release savepoint swap")
             if isinstance(error, QueryCanceled):
+                if 1000 * (time.monotonic() - began) < round(longest_ms):
+                    raise  # that was somebody, not the time
                 longest_ms *= 1.1  # a server that is always so busy must not keep the load away for ever
-            time.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
-            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+            if time.monotonic() > deadline:
+                raise LockNotAvailable("raw.events did not become free") from error
+        pause = pause_s * (0.5 + secrets.randbelow(1000) / 1000)
+        connection.execute("select pg_sleep(%s)", (pause,))  # there, so that who cancels the load is heard
+        pause_s = min(2 * pause_s, _MOST_PAUSE_S)

@@ -41,6 +41,7 @@ class _StoredBytes(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size_bytes = 0
+        self.is_gzip = False
         self.hash = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -77,6 +78,11 @@ class Source:
     def size_bytes(self) -> int:
         """How many of the bytes as they are stored have been read."""
         return self._stored.size_bytes
+
+    @property
+    def text_bytes(self) -> int | None:
+        """The size of the lines, the header included, in bytes, if that can be known before they are read."""
+        return None if self._stored.is_gzip else self.total_bytes
 
     @property
     def sha256(self) -> str:
@@ -256,8 +262,8 @@ def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
     """Yield the file's lines, many at a time; the last gets a line end if it has none."""
     with _translated_errors(uri):
         buffered = io.BufferedReader(stored, _BLOCK_BYTES)
-        is_gzip = buffered.peek(2).startswith(_GZIP_MAGIC)
-        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if is_gzip else buffered
+        stored.is_gzip = buffered.peek(2).startswith(_GZIP_MAGIC)
+        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if stored.is_gzip else buffered
         begun = b""  # the beginning of the line that the next block goes on with
         while block := stream.read1(_BLOCK_BYTES):
             lines, newline, rest = block.rpartition(b"\n")

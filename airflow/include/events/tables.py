@@ -1,32 +1,82 @@
-"""The tables of the schema `raw`: the events, the rejected rows, and the ledger of loads."""
+"""The tables of the schema `raw`: the events, the rejected rows, the ledger of loads, and the record of partitions."""
 
 from importlib.resources import files
 
 import psycopg
+from psycopg.errors import UndefinedColumn
 
-from events.errors import TablesOutdated
-from events.partitions import create_events
+from events.connection import connect, foreseen, owner, transaction
+from events.definition import CREATE_EVENTS, read_definition
+from events.errors import TablesUnfit
+from events.partitions import make_first_partition, record
 
 _LOCK = 0x7461626C6573  # "tables"
-_PLAIN = "select 1 from pg_class where oid = to_regclass('raw.events') and relkind <> 'p'"
+_IS_THERE = "select relkind::text from pg_class where oid = to_regclass(%s)"
+# What a table of this project's has had from the beginning.
+_COLUMNS = {
+    "raw.loads": "load_id, source_uri, source_size_bytes, source_sha256, interval_start, interval_end, run_id, status,"
+    " failure, started_at, ended_at, seconds, rows_read, rows_loaded, rows_rejected, rows_outside, rows_replaced,"
+    " same_as_load_id, transaction_id",
+    "raw.rejected_events": "load_id, line_number, raw_text, reason",
+    "raw.events_partitions": "table_id, table_name, load_id, retired_at, kept_for",
+}
+# Of a warehouse that is older than the record: one edition over all of time, whose partitions are named as loads do.
+_UNRECORDED = """
+    with tree as (
+        select relname, relkind, level, pg_get_expr(relpartbound, oid) as bounds, pg_get_partkeydef(oid) as key
+        from pg_partition_tree('raw.events') join pg_class on oid = relid
+    )
+    select relname from tree where level > 0 and to_regclass('raw.loads') is not null
+        and (
+            select count(*) = 1 and bool_and(key = 'RANGE (created_at)')
+                and bool_and(bounds = 'FOR VALUES FROM (MINVALUE) TO (MAXVALUE)')
+            from tree where level = 1
+        )
+        and not exists (select from tree where level > 0 and relname !~ '^events_[0-9]+(_[0-9a-f]+)?$')
+"""
 
 
 def create_tables(dsn: str) -> None:
     """Make the tables of `raw` that are missing, as the role of DSN (a libpq URL); several may do so at once.
 
     Raises:
-        TablesOutdated: `raw.events` is there and is not partitioned.
-        psycopg.Error: the server is not reached, or the role may not make tables in `raw`.
+        TablesUnfit: a table of the same name is there that this project did not make.
+        EventsError: the server is not reached, or the role may not make tables in `raw`.
+        psycopg.Error: the server failed in a way that was not foreseen.
     """
-    with psycopg.connect(dsn) as connection:
+    with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection)):
         connection.execute("set local lock_timeout = '1min'")
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` alone fails in a race
-        if connection.execute(_PLAIN).fetchone():
-            raise TablesOutdated(
-                "raw.events is a table without partitions, and loads put partitions in the place of others.",
-                "An earlier version made it; it is not converted, since the events file has all that is in it.",
-                "Drop the tables, then load the whole file:"
-                " drop table if exists raw.events, raw.rejected_events, raw.loads cascade",
-            )
-        connection.execute(files("events").joinpath("tables.sql").read_bytes())
-        create_events(connection)
+        _create(connection)
+
+
+def _create(connection: psycopg.Connection) -> None:
+    kinds = {name: connection.execute(_IS_THERE, (name,)).fetchone() for name in ("raw.events", *_COLUMNS)}
+    if kinds["raw.events"] not in (None, ("p",)):
+        raise TablesUnfit(
+            "raw.events is a table without partitions, and loads put partitions in the place of others.",
+            "An earlier version made it, or somebody else; it is left as it is.",
+            "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
+        )
+    for name, columns in _COLUMNS.items():
+        if kinds[name]:
+            _check(connection, name, columns)
+    names = []
+    if kinds["raw.events"] and not kinds["raw.events_partitions"]:
+        names = [name for (name,) in connection.execute(_UNRECORDED)]
+    connection.execute(files("events").joinpath("tables.sql").read_bytes())
+    record(connection, names, 0)
+    if not kinds["raw.events"]:
+        connection.execute(CREATE_EVENTS)
+        make_first_partition(connection, read_definition(connection))
+
+
+def _check(connection: psycopg.Connection, name: str, columns: str) -> None:
+    try:
+        connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - both are ours
+    except UndefinedColumn as error:
+        raise TablesUnfit(
+            f"{name} is not this project's: {error.diag.message_primary}.",
+            "Somebody else made the table, or has altered it; it is left as it is.",
+            f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
+        ) from error

@@ -1,6 +1,8 @@
 create table if not exists raw.loads (
     load_id bigint generated always as identity primary key,
+    -- The source as it is shown, without secrets. What identifies it is source_id, a digest of all of its URI.
     source_uri text not null,
+    source_id text,
     source_size_bytes bigint,
     source_sha256 text,
     interval_start timestamptz,
@@ -18,6 +20,8 @@ create table if not exists raw.loads (
     rows_replaced bigint,
     -- The load that had brought the same, and still stood: this one had nothing to do.
     same_as_load_id bigint references raw.loads,
+    -- A digest of the code that decided which rows are valid: with other rules the same file may bring other rows.
+    rules_sha256 text,
     -- The transaction that wrote the load's rows: they are as it left them while they, and no others, have it as xmin.
     transaction_id xid8,
     -- The earliest of the events that were elsewhere and moved into the interval: days outside it changed, too.
@@ -25,13 +29,18 @@ create table if not exists raw.loads (
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );
 
--- Of a warehouse that is older than the column. Where it is, nothing waits for the loads that are under way.
-do $$ begin
-    if not exists (
-        select from pg_attribute where attrelid = 'raw.loads'::regclass and attname = 'moved_from'
-    ) then
-        alter table raw.loads add column if not exists moved_from timestamptz;
-    end if;
+-- Of a warehouse that is older than a column. Where it is there, nothing waits for the loads that are under way.
+do $$
+declare
+    missing text;
+begin
+    for missing in
+        select format('%I %s', name, type)
+        from (values ('source_id', 'text'), ('rules_sha256', 'text'), ('moved_from', 'timestamptz')) as added (name, type)
+        where not exists (select from pg_attribute where attrelid = 'raw.loads'::regclass and attname = name)
+    loop
+        execute 'alter table raw.loads add column if not exists ' || missing;
+    end loop;
 end $$;
 
 create table if not exists raw.rejected_events (
@@ -40,4 +49,15 @@ create table if not exists raw.rejected_events (
     raw_text text not null,
     reason text not null,
     primary key (load_id, line_number)
+);
+
+-- The tables that loads have made: partitions of raw.events, and those that they have replaced and not dropped yet.
+create table if not exists raw.events_partitions (
+    table_id regclass primary key,
+    table_name name not null,
+    load_id bigint not null,
+    -- Since when it is no partition of raw.events any more.
+    retired_at timestamptz,
+    -- Why it was not dropped then: what depends on it, as the log has named it.
+    kept_for text
 );

@@ -1,0 +1,216 @@
+"""What `raw.events` is made of, as it stands: what each table must have that is to become a partition of it.
+
+Somebody may have added columns, constraints and indexes. A load gives them to the tables that it makes, before it puts
+these in place, so that they stay and nobody waits for them. What a load cannot keep, it refuses before it begins.
+
+They are read from the catalogs and spelled out: `like raw.events` would lock it for as long as a load takes.
+"""
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from events.errors import TablesUnfit
+
+EVENTS = sql.Identifier("raw", "events")
+OWN_COLUMNS = {
+    "event_id": "bigint",
+    "event_type": "text",
+    "professional_id_anonymized": "bigint",
+    "created_at": "timestamp with time zone",
+    "meta_data": "text",
+    "load_id": "bigint",
+}
+CREATE_EVENTS = """
+    create table raw.events (
+        event_id bigint not null,
+        event_type text not null,
+        professional_id_anonymized bigint not null,
+        created_at timestamptz not null,
+        meta_data text,
+        load_id bigint not null,
+        constraint events_event_type check (
+            event_type in ('created_account', 'became_able_to_propose', 'became_unable_to_propose', 'proposed')
+        ),
+        constraint events_created_at check (isfinite(created_at)),
+        constraint events_check check ((event_type = 'proposed') = (meta_data is not null))
+    ) partition by range (created_at)
+"""
+_COLUMNS = """
+    select
+        quote_ident(attname), format_type(atttypid, atttypmod), attnotnull, attgenerated::text, attidentity::text,
+        pg_get_expr(adbin, adrelid),
+        case when attcollation not in (0, typcollation) then attcollation::regcollation::text end
+    from pg_attribute
+    join pg_type on pg_type.oid = atttypid
+    left join pg_attrdef on adrelid = attrelid and adnum = attnum
+    where attrelid = 'raw.events'::regclass and attnum > 0 and not attisdropped
+    order by attnum
+"""
+_CONSTRAINTS = """
+    select contype::text, format('constraint %I %s', conname, pg_get_constraintdef(oid)) from pg_constraint
+    where conrelid = 'raw.events'::regclass and contype in ('c', 'f', 'p', 'u', 'x') and conparentid = 0
+    order by conname
+"""
+# An index's definition, without the name and the table that it begins with.
+_INDEXES = """
+    select
+        indisunique,
+        right(pg_get_indexdef(indexrelid), -length(
+            format('CREATE %sINDEX %I ON ONLY raw.events', case when indisunique then 'UNIQUE ' end, relname)
+        ))
+    from pg_index join pg_class on pg_class.oid = indexrelid
+    where indrelid = 'raw.events'::regclass
+        and not exists (select from pg_constraint where conrelid = indrelid and conindid = indexrelid)
+    order by relname
+"""
+_CANNOT_BE_KEPT = """
+    select format('the trigger %I', tgname), 'rows that are swapped in would not fire it' from pg_trigger
+    where tgrelid = 'raw.events'::regclass and not tgisinternal and tgenabled <> 'D'
+    union all
+    select format('the rule %I', rulename), 'rows that are swapped in would pass it by' from pg_rewrite
+    where ev_class = 'raw.events'::regclass and rulename <> '_RETURN'
+    union all
+    select
+        format('the foreign key %I of %s', conname, conrelid::regclass),
+        'rows that it refers to could not be swapped out'
+    from pg_constraint
+    where confrelid = 'raw.events'::regclass and contype = 'f' and conparentid = 0
+"""
+# pg_partition_tree() would lock them all, for as long as a load takes.
+_OWNERS = """
+    with recursive tree as (
+        select 'raw.events'::regclass as table_id
+        union all
+        select inhrelid from pg_inherits join tree on inhparent = table_id
+    )
+    select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(events.relowner)
+    from tree
+    join pg_class as part on part.oid = table_id
+    join pg_class as events on events.oid = 'raw.events'::regclass
+    where part.relowner <> events.relowner
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of `raw.events`; NAME, TYPE and the expressions are SQL."""
+
+    name: str
+    type: str
+    is_not_null: bool
+    generated: str
+    identity: str
+    expression: str | None
+    collation: str | None
+
+    def __str__(self) -> str:
+        parts = [self.name, self.type]
+        if self.collation:
+            parts.append(f"collate {self.collation}")
+        if self.generated:
+            parts.append(f"generated always as ({self.expression}) {'stored' if self.generated == 's' else 'virtual'}")
+        elif self.expression:
+            parts.append(f"default {self.expression}")
+        if self.is_not_null:
+            parts.append("not null")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The columns, constraints and indexes of `raw.events`, in SQL."""
+
+    columns: tuple[Column, ...]
+    checks: tuple[str, ...]
+    keys: tuple[str, ...]
+    references: tuple[str, ...]
+    indexes: tuple[tuple[bool, str], ...]
+
+    @property
+    def stored_columns(self) -> sql.SQL:
+        """The names of the columns that are copied with a row: all but the generated ones."""
+        return _sql(", ".join(column.name for column in self.columns if not column.generated))
+
+    def create(self, connection: psycopg.Connection, table: sql.Composable, *, partitioned: bool = False) -> None:
+        """Make TABLE with the columns and the checks; a partitioned one, which has no rows, with all else too."""
+        by = " partition by range (created_at)" if partitioned else ""
+        statements = [
+            sql.SQL("create table {} ({}){}").format(table, _sql(", ".join(map(str, self.columns))), _sql(by))
+        ]
+        statements += self._constraints(table, self.checks)
+        connection.execute(sql.SQL("; ").join(statements))
+        if partitioned:
+            self.index(connection, table)
+            self.refer(connection, table)
+
+    def index(self, connection: psycopg.Connection, table: sql.Composable) -> None:
+        """Give TABLE, which has its rows, the keys and the indexes."""
+        statements = self._constraints(table, self.keys)
+        statements += [
+            sql.SQL("create {} on {} {}").format(_sql("unique index" if is_unique else "index"), table, _sql(rest))
+            for is_unique, rest in self.indexes
+        ]
+        if statements:
+            connection.execute(sql.SQL("; ").join(statements))
+
+    def refer(self, connection: psycopg.Connection, table: sql.Composable) -> None:
+        """Give TABLE the foreign keys: from here on nobody else may write to the tables that these refer to."""
+        if self.references:
+            connection.execute(sql.SQL("; ").join(self._constraints(table, self.references)))
+
+    def _constraints(self, table: sql.Composable, constraints: tuple[str, ...]) -> list[sql.Composed]:
+        return [sql.SQL("alter table {} add {}").format(table, _sql(constraint)) for constraint in constraints]
+
+
+def read_definition(connection: psycopg.Connection) -> Definition:
+    """Return what `raw.events` is made of.
+
+    Raises:
+        TablesUnfit: a column of this project's is missing, or there is something that a load cannot keep.
+    """
+    columns = tuple(Column(*row) for row in connection.execute(_COLUMNS))
+    types = {column.name: column.type for column in columns}
+    for name, type_ in OWN_COLUMNS.items():
+        if types.get(name) != type_:
+            is_there = f"is {types[name]}, not {type_}" if name in types else "is missing"
+            raise TablesUnfit(
+                f"raw.events is not as this project makes it: its column {name} {is_there}.",
+                "Somebody else made the table, or has altered it; it is left as it is.",
+                "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
+            )
+    for column in columns:
+        if column.name in OWN_COLUMNS:
+            continue
+        if column.identity or (column.is_not_null and not column.expression):
+            raise TablesUnfit(
+                f"raw.events has a column that a load cannot fill: {column.name}.",
+                "Somebody has added it, as an identity or as not null without a default, and no file has it.",
+                f"Let it be empty, for one: alter table raw.events alter column {column.name} drop"
+                f" {'identity' if column.identity else 'not null'}",
+            )
+    if found := connection.execute(_CANNOT_BE_KEPT).fetchone():
+        raise TablesUnfit(
+            f"raw.events has something that a load cannot keep: {found[0]}.",
+            f"Loads put whole tables in the place of others: {found[1]}.",
+            "Remove it, and put it on a table of your own that is filled from raw.events.",
+        )
+    if found := connection.execute(_OWNERS).fetchone():
+        raise TablesUnfit(
+            f"{found[0]}, a partition of raw.events, belongs to {found[1]}, and raw.events to {found[2]}.",
+            "Somebody has loaded as another role, or has given the table away.",
+            f"Give it to the owner of raw.events: alter table {found[0]} owner to {found[2]}",
+        )
+    constraints = connection.execute(_CONSTRAINTS).fetchall()
+
+    def of(types: str) -> tuple[str, ...]:
+        return tuple(definition for type_, definition in constraints if type_ in types)
+
+    indexes = connection.execute(_INDEXES).fetchall()
+    return Definition(columns, of("c"), of("pux"), of("f"), tuple(indexes))
+
+
+def _sql(text: str) -> sql.SQL:
+    """Return TEXT, which is SQL that PostgreSQL itself wrote, or ours."""
+    return sql.SQL(text)
