@@ -1,4 +1,4 @@
-"""What the Docker engine does by itself: it goes on making a container that nobody asks for any more."""
+"""What the Docker engine does by itself, and what a clone removes from it."""
 
 import secrets
 import subprocess
@@ -8,19 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine, pins
+from harness import engine, images, pins
 from harness.errors import EngineMissingError
+from harness.supervisor import Supervisor
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Iterator[str]:
-    """Give an image whose containers take a while to make: each gets a copy of its volume."""
+def an_engine() -> None:
+    """Skip without an engine that has PostgreSQL's image."""
     try:
         engine.info()
     except EngineMissingError:
         pytest.skip("no Docker engine answers")
     if not engine.has_image(pins.image("postgres")):
         pytest.skip(f"the engine does not have {pins.image('postgres')}")
+
+
+@pytest.fixture
+def image(an_engine: None, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001 - it skips
+    """Give an image whose containers take a while to make: each gets a copy of its volume."""
     reference = f"events-platform-test/{secrets.token_hex(4)}:1"
     (tmp_path / "many").mkdir()
     for number in range(4000):
@@ -49,3 +55,20 @@ def test_where_nothing_is_made_nothing_is_left() -> None:
     name = f"events-platform-test-{secrets.token_hex(4)}"
     engine.settle(name)
     assert engine.inspect("container", name) is None
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    files = {"Dockerfile": tmp_path / "Dockerfile"}
+    built = {}
+    with Supervisor.launch() as supervisor:
+        for clone in (secrets.token_hex(4), secrets.token_hex(4)):
+            monkeypatch.setattr(images, "CLONE", clone)
+            image = images.Image(f"test-{clone}", "Dockerfile", pins.image("postgres"), {}, files)
+            assert images.build(supervisor, image)
+            built[clone] = image.reference
+    for clone, reference in built.items():
+        monkeypatch.setattr(images, "CLONE", clone)
+        assert images.remove_built() == [reference]
+    assert not any(map(engine.has_image, built.values()))
