@@ -184,6 +184,10 @@ def telling_line(said: str) -> str:
     return next((line for line in reversed(lines) if _TELLING.search(line)), lines[-1] if lines else "")
 
 
+SPEAKS_HTTP = re.compile("HTTP response to HTTPS client|first record does not look like a TLS handshake")  # a registry
+LET_IT_SPEAK_HTTP = "Give it a certificate, or let {who} use HTTP: docs/operations.md, “A registry that speaks HTTP”."
+
+
 class ClusterFailedError(HarnessError):
     """A cluster was not made, or does not answer."""
 

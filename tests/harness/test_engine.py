@@ -1,7 +1,9 @@
 """What the Docker engine does by itself, and what a clone removes from it."""
 
+import http.server
 import secrets
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import engine, images, pins
-from harness.errors import EngineMissingError
+from harness.errors import EngineMissingError, ImageMissingError
 from harness.supervisor import Supervisor
 
 
@@ -72,3 +74,21 @@ def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(images, "CLONE", clone)
         assert images.remove_built() == [reference]
     assert not any(map(engine.has_image, built.values()))
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_a_registry_that_speaks_http_is_said_to() -> None:
+    class Registry(http.server.BaseHTTPRequestHandler):
+        default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as registry, Supervisor.launch() as supervisor:
+        threading.Thread(target=registry.serve_forever, daemon=True).start()
+        reference = f"0.0.0.0:{registry.server_port}/team/airflow:1"  # no loopback address by its look: over HTTPS
+        with pytest.raises(ImageMissingError) as caught:
+            engine.pull(supervisor, reference)
+        registry.shutdown()
+    assert str(caught.value).splitlines() == [
+        f"The image {reference} is not here and cannot be pulled.",
+        "The registry speaks HTTP, and Docker asks it over HTTPS.",
+        "Give it a certificate, or let Docker use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
+    ]
