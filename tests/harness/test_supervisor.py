@@ -15,7 +15,7 @@ import pytest
 
 from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
 from harness.paths import ROOT
-from harness.supervisor import Supervisor, kept, remove_orphans
+from harness.supervisor import Run, Supervisor, kept, remove_orphans
 from harness.targets.teardown import down_command
 
 ENV = {"PATH": os.defpath}
@@ -258,6 +258,14 @@ def test_what_a_clone_that_is_gone_has_kept_is_named_and_stays(clone: Path) -> N
     finally:
         os.kill(pids[0], signal.SIGTERM)
         assert eventually(lambda: not directory.exists())
+
+
+@pytest.mark.parametrize(
+    ("clone", "is_abandoned"),
+    [(str(ROOT), False), ("/no/such/clone", True), (f"/{'x' * 300}", False), ("", True)],
+)
+def test_a_clone_whose_path_cannot_be_looked_at_is_not_gone(clone: str, is_abandoned: bool) -> None:
+    assert Run(Path(), 1, is_kept=True, clone=clone, is_alive=True).is_abandoned is is_abandoned
 
 
 def test_what_a_version_left_that_recorded_no_clone_is_removed(tmp_path: Path) -> None:
