@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine, images, pins
+from harness import engine, image_stream, images, pins
 from harness.errors import EngineMissingError, ImageMissingError
 from harness.supervisor import Supervisor
 
@@ -92,3 +92,14 @@ def test_a_registry_that_speaks_http_is_said_to() -> None:
         "The registry speaks HTTP, and Docker asks it over HTTPS.",
         "Give it a certificate, or let Docker use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
     ]
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_a_node_that_is_being_removed_does_not_stay() -> None:
+    name = f"events-platform-test-{secrets.token_hex(4)}"
+    argv = ["docker", "run", "--detach", "--name", name, "--entrypoint", "sleep", pins.image("postgres"), "600"]
+    made = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+    assert image_stream.stays("docker", name, made, 0)
+    remove = subprocess.Popen(["docker", "container", "rm", "--force", name], stdout=subprocess.DEVNULL)
+    assert not image_stream.stays("docker", name, made, 30)
+    assert remove.wait() == 0
