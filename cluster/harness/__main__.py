@@ -24,7 +24,7 @@ from harness import cluster, console, dbt, e2e, publishing, targets
 from harness.errors import DatabaseGoneError, DiskFullError, HarnessError, LeftBehindError, UsageError
 from harness.paths import BUILD
 from harness.summary import Section, table
-from harness.supervisor import ANSWER_TIMEOUT_S, kept, remove_orphans
+from harness.supervisor import ANSWER_TIMEOUT_S, abandoned, kept, remove_orphans
 
 PARENT_POLL_INTERVAL_S = 1.0
 
@@ -172,25 +172,29 @@ def run_e2e(options: argparse.Namespace, rest: list[str], section: Section) -> N
 
 
 def take_down_kept() -> None:
-    """Take down every run that --keep left up, and what is left of runs that were killed, supervisor and all."""
+    """Take down each run of this clone that --keep left up, and what is left of those whose supervisor was killed."""
     for directory in remove_orphans():
         console.say(f"✓ {directory.name}, whose supervisor was killed, taken down")
     runs = kept()
-    for process_id, directory in runs:
+    for run in runs:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(process_id)
+            process = psutil.Process(run.pid)
             process.terminate()
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(ANSWER_TIMEOUT_S)
-        if directory.exists():
+        if run.directory.exists():
             raise LeftBehindError(
-                f"{directory} is still there after {ANSWER_TIMEOUT_S:.0f} s.",
-                f"Its supervisor, process {process_id}, is stuck or was stopped.",
-                f"End it and what is below it, and remove the directory: kill -9 {process_id}",
+                f"{run.directory} is still there after {ANSWER_TIMEOUT_S:.0f} s.",
+                f"Its supervisor, process {run.pid}, is stuck or was stopped.",
+                f"End it and what is below it, and remove the directory: kill -9 {run.pid}",
             )
-        console.say(f"✓ {directory.name} taken down")
+        console.say(f"✓ {run.directory.name} taken down")
     if not runs:
-        console.say("nothing was left up, a cluster aside: nox -s cluster -- down")
+        where = tempfile.gettempdir()
+        console.say(f"nothing of this clone was left up in {where}, a cluster aside: nox -s cluster -- down")
+    for run in abandoned():
+        whose = f"the clone {run.clone}, which is not there any more" if run.clone else "an older version"
+        console.say(f"… {run.directory.name} stays: it is of {whose}. Take it down: kill {run.pid}")
 
 
 def add_release(parser: argparse.ArgumentParser) -> None:

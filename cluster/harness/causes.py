@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from harness.errors import LET_IT_SPEAK_HTTP, SPEAKS_HTTP
+
 Item = dict[str, Any]
 Logs = Callable[[str, str, bool], str]
 
@@ -378,7 +380,8 @@ def _image(seen: _Cluster, container: _Container) -> Cause:
     if failed and re.fullmatch(r'(Back-off pulling image "[^"]*"\.?)?', told):
         told = failed[-1]["message"]
     # The end of a chain of errors is what the registry or the network said; the rest names the image again and again.
-    words = re.sub(r'^.*("[^"]*"|status code http\S+): ', "", _trimmed(told)).removeprefix(f"{image}: ")
+    chain = r'^.*("[^"]*"|(status code|request to) http\S+|failed to resolve image): '
+    words = re.sub(chain, "", _trimmed(told)).removeprefix(f"{image}: ")
     first, _, rest = image.partition("/")
     registry = first if rest and re.search(r"[.:]|^localhost$", first) else "docker.io"
     pull, is_final = f"docker pull {image}", True
@@ -389,6 +392,12 @@ def _image(seen: _Cluster, container: _Container) -> Cause:
         why = "It was not brought into the node: a full disk, or another cluster."
         next_step = "Build it and bring it in again: nox -s cluster -- up"
         is_final = reason == "ErrImageNeverPull" or _count(failed) >= PULLS
+    elif SPEAKS_HTTP.search(told):
+        why = f"{registry} speaks HTTP, and the node asks it over HTTPS."
+        next_step = LET_IT_SPEAK_HTTP.format(who="nodes")
+    elif "x509: " in told:
+        why = f"The node does not trust the certificate of {registry}: its own authority's, or a proxy's between them."
+        next_step = f"Have the nodes trust that authority, or bring it in from here: {pull}, then nox -s cluster -- up"
     elif re.search(r"\b40[13]\b|unauthorized|denied|forbidden|authentication required", told, re.IGNORECASE):
         why = f"{registry} wants a login that the cluster does not have, or has no such image."
         next_step = f"Log in and bring it in: docker login {registry}; {pull}; nox -s cluster -- up"

@@ -18,6 +18,7 @@ from harness.paths import BUILD, ROOT, SAMPLE
 from harness.postgres import describe, url
 from harness.stream import stream
 from harness.summary import Section, code, details
+from harness.targets.teardown import down_command
 from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
 
 ARTIFACTS = BUILD / "dbt"
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
                 failure = error
             if keep:
                 say(f"  warehouse  {warehouse.admin_dsn}")
-                say("  take it down: nox -s dbt -- --down")
+                say(f"  take it down: {down_command('dbt')}")
             if failure:
                 raise failure
 

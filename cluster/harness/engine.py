@@ -9,7 +9,15 @@ from typing import Any
 
 from harness import pins
 from harness.commands import run
-from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, ImageMissingError, TooSmallError
+from harness.errors import (
+    LET_IT_SPEAK_HTTP,
+    SPEAKS_HTTP,
+    CommandFailedError,
+    DiskFullError,
+    EngineMissingError,
+    ImageMissingError,
+    TooSmallError,
+)
 from harness.supervisor import Supervisor, disk_full
 
 ANSWER_TIMEOUT_S = 10.0
@@ -140,11 +148,17 @@ def pull(supervisor: Supervisor, reference: str) -> None:
     try:
         supervisor.command("pull", ["docker", "pull", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
     except CommandFailedError as error:
+        next_step = "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”."
         raise ImageMissingError(
-            f"The image {reference} is not here and cannot be pulled.",
-            error.why,
-            "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”.",
+            f"The image {reference} is not here and cannot be pulled.", *why_refused(error, next_step)
         ) from error
+
+
+def why_refused(error: CommandFailedError, next_step: str) -> tuple[str, str]:
+    """Return why a registry was of no use to the engine, and what to do: NEXT_STEP, unless it speaks HTTP."""
+    if SPEAKS_HTTP.search(error.said):
+        return "The registry speaks HTTP, and Docker asks it over HTTPS.", LET_IT_SPEAK_HTTP.format(who="Docker")
+    return error.why, next_step
 
 
 def check_image(supervisor: Supervisor, reference: str) -> None:

@@ -175,13 +175,17 @@ _TELLING = re.compile(
     r"error|fail|denied|refused|no space|no such|not found|already|cannot|could not|unable|invalid|timed out",
     re.IGNORECASE,
 )
-_HELP = re.compile(r"^(Run '|See '|To see |Usage:|For more )|--help\b")
+_ASIDE = re.compile(r"^(Run '|See '|To see |Usage:|For more |W\d{4} )|--help\b")  # hints, Kubernetes' warnings
 
 
 def telling_line(said: str) -> str:
-    """Return the line of what a program SAID that tells most about its failure: not the hint at its help."""
-    lines = [line.strip()[:300] for line in said.splitlines() if line.strip() and not _HELP.search(line.strip())]
+    """Return the line of what a program SAID that tells most about its failure: no hint at its help, no warning."""
+    lines = [line.strip()[:300] for line in said.splitlines() if line.strip() and not _ASIDE.search(line.strip())]
     return next((line for line in reversed(lines) if _TELLING.search(line)), lines[-1] if lines else "")
+
+
+SPEAKS_HTTP = re.compile("HTTP response to HTTPS client|first record does not look like a TLS handshake")  # a registry
+LET_IT_SPEAK_HTTP = "Give it a certificate, or let {who} use HTTP: docs/operations.md, “A registry that speaks HTTP”."
 
 
 class ClusterFailedError(HarnessError):

@@ -10,6 +10,7 @@ import sys
 import time
 
 POLL_INTERVAL_S = 0.5
+GOING_S = 10.0  # what runs in a container ends this long before the engine says that the container does, at most
 
 
 def main(node: str, images: list[str]) -> int:
@@ -30,8 +31,18 @@ def main(node: str, images: list[str]) -> int:
         if save.stdout:
             save.stdout.close()  # or docker save would wait for a reader that is gone
         code = save.wait() or loaded.returncode
-        if code and identity(docker, node) == before:  # else the cluster could not be made and is made once more
+        if code and stays(docker, node, before, GOING_S):  # else the cluster could not be made and is made once more
             return code
+
+
+def stays(docker: str, node: str, before: str, timeout_s: float) -> bool:
+    """Say whether the container NODE is still the one that it was BEFORE, after TIMEOUT_S seconds."""
+    deadline = time.monotonic() + timeout_s
+    while identity(docker, node) == before:
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(POLL_INTERVAL_S)
+    return False
 
 
 def identity(docker: str, node: str) -> str:

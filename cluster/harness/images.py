@@ -1,7 +1,7 @@
 """Build the project's two images, tagged by what they are made of: one that is there need not be built.
 
 A tag is a digest of the Dockerfile, of every file that goes in, and of the base image's name. A base image that was
-pulled anew under the same name makes no new tag; `nox -s cluster -- down --images` removes what was built.
+pulled anew under the same name makes no new tag; `nox -s cluster -- down --images` removes what this clone built.
 """
 
 import functools
@@ -14,11 +14,11 @@ from pathlib import Path
 from harness import archives, engine, pins
 from harness.commands import run
 from harness.errors import BuildFailedError, CommandFailedError
-from harness.paths import ROOT, SAMPLE
+from harness.paths import CLONE, ROOT, SAMPLE
 from harness.supervisor import Supervisor
 
 REPOSITORY = "events-platform"
-LABEL = "events-platform.image"
+LABEL = "events-platform.clone"  # says which clone built an image
 IGNORED = {"__pycache__", "target", "logs", "dbt_packages"}
 EVENTS = "/opt/airflow/data/events.csv"  # where airflow/Dockerfile puts the events file
 
@@ -104,7 +104,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         supervisor.command(
             f"build-{image.name}",
             [
-                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={image.name}", *arguments),
+                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *arguments),
                 *("--file", context / image.dockerfile, "--tag", image.reference, context),
             ],
             timeout_s=pins.deadline_s("build"),
@@ -136,11 +136,9 @@ def needed_bases() -> list[str]:
 
 
 def remove_built() -> list[str]:
-    """Remove every image that was built here, and return their names."""
-    form = "{{.Repository}}:{{.Tag}}"
-    found = run(
-        "docker", "image", "ls", "--filter", f"label={LABEL}", "--filter", "dangling=false", "--format", form
-    ).split()
+    """Remove every image that this clone built, and return their names."""
+    filters = ("--filter", f"label={LABEL}={CLONE}", "--filter", "dangling=false")
+    found = run("docker", "image", "ls", *filters, "--format", "{{.Repository}}:{{.Tag}}").split()
     if found:
         run("docker", "image", "rm", "--force", *found)
     return found

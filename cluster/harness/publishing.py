@@ -13,7 +13,7 @@ import tarfile
 import tomllib
 from pathlib import Path
 
-from harness import images, pins
+from harness import engine, images, pins
 from harness.console import say
 from harness.errors import BuildFailedError, CommandFailedError, ReleaseError
 from harness.paths import BUILD, ROOT
@@ -125,10 +125,9 @@ def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
         try:
             supervisor.command(f"push-{image.name}", argv, timeout_s=pins.deadline_s("build"))
         except CommandFailedError as error:
+            next_step = "Log in (docker login), with a builder that can attest: docker buildx create --use"
             raise BuildFailedError(
-                f"The image {reference} was not built and pushed.",
-                error.why,
-                "Log in to the registry (docker login), with a builder that can attest: docker buildx create --use",
+                f"The image {reference} was not built and pushed.", *engine.why_refused(error, next_step)
             ) from error
         references.append(reference)
     return references

@@ -4,8 +4,8 @@ A run's processes are children of one *supervisor*, a small process in a session
 over a pipe. There is one way down: the pipe closes. It does so when the harness is done, fails, is interrupted or is
 killed, and in each case the supervisor stops the services stage by stage, ends what is left below it and removes the
 run's directory. On Linux it is a subreaper: whatever its services start, daemons too, stays below it and is found.
-Should it be killed itself, its services get their stop signal from the kernel, and the next run ends what is left and
-removes the directory.
+Should it be killed itself, its services get their stop signal from the kernel, and the clone's next run ends what is
+left and removes the directory.
 
     with Supervisor.launch() as supervisor:
         supervisor.run("initdb", [...])                     # to its end
@@ -13,6 +13,9 @@ removes the directory.
 
 `keep()` lets the services outlive the harness; SIGTERM to the supervisor then takes them down (see `kept`). What is
 not a process, a cluster say, has a command that removes it: `at_end()`.
+
+Other clones have their runs in the same temporary directory. A run records whose it is, and other clones leave it
+alone; only what is left of a killed supervisor whose clone was deleted is anybody's to remove.
 """
 
 import contextlib
@@ -37,12 +40,13 @@ from typing import Any, Self
 import psutil
 
 from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
+from harness.paths import ROOT
 
 PREFIX = "events-platform-"
 STOP_TIMEOUT_S = 10.0  # for one stage to end by itself after its stop signal
 ANSWER_TIMEOUT_S = 60.0  # for the supervisor to do what it is asked and say so, the takedown included
 MIN_FREE_BYTES = 20_000_000  # with less, a disk is as good as full: PostgreSQL's next WAL segment has 16 MB
-RECORD = "supervisor.json"  # in the run's directory: who owns it
+RECORD = "supervisor.json"  # in the run's directory: whose it is
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -330,14 +334,55 @@ def disk_full_error(path: Path) -> DiskFullError:
     )
 
 
-def kept() -> list[tuple[int, Path]]:
-    """Return (process id of its supervisor, directory) of each run that `keep()` left up and that still is."""
-    return [(record["pid"], directory) for directory, record, is_alive in _runs() if is_alive and record["kept"]]
+@dataclass(frozen=True)
+class Run:
+    """A run of this user, as its supervisor recorded it.
+
+    Attributes:
+        directory: the run's own directory.
+        pid: the supervisor's process id.
+        is_kept: `keep()` was called.
+        clone: the root of the clone that it is of; empty if its version of the project recorded none.
+        is_alive: the supervisor lives.
+    """
+
+    directory: Path
+    pid: int
+    is_kept: bool
+    clone: str
+    is_alive: bool
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this clone made it."""
+        return self.clone == str(ROOT)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its clone is gone: deleted or moved. One that may not be looked at is there."""
+        try:
+            Path(self.clone).stat()
+        except OSError as error:
+            return isinstance(error, FileNotFoundError | NotADirectoryError)
+        return not self.clone
+
+
+def kept() -> list[Run]:
+    """Return this clone's runs that `keep()` left up and that still are."""
+    return [run for run in _runs() if run.is_alive and run.is_kept and run.is_ours]
+
+
+def abandoned() -> list[Run]:
+    """Return the runs that `keep()` left up and whose clone is gone since."""
+    return [run for run in _runs() if run.is_alive and run.is_kept and run.is_abandoned]
 
 
 def remove_orphans() -> list[Path]:
-    """End what is left of runs whose supervisor was killed, remove their directories, and return them."""
-    orphans = [directory for directory, _, is_alive in _runs() if not is_alive]
+    """End what is left of this clone's runs whose supervisor was killed, remove their directories, and return them.
+
+    So it does with those of clones that are gone: no run of theirs will.
+    """
+    orphans = [run.directory for run in _runs() if not run.is_alive and (run.is_ours or run.is_abandoned)]
     for directory in orphans:
         left = []
         for process in psutil.process_iter():
@@ -351,8 +396,8 @@ def remove_orphans() -> list[Path]:
     return orphans
 
 
-def _runs() -> Iterator[tuple[Path, dict[str, Any], bool]]:
-    """Yield the directory of each run of this user, what it records, and whether its supervisor lives."""
+def _runs() -> Iterator[Run]:
+    """Yield each run of this user in the temporary directory, whichever clone it is of."""
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{RECORD}")):
         with contextlib.suppress(OSError, ValueError), path.open() as file:  # just being made, or removed
             if os.fstat(file.fileno()).st_uid != os.geteuid():
@@ -360,10 +405,10 @@ def _runs() -> Iterator[tuple[Path, dict[str, Any], bool]]:
             record = json.load(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                is_alive = False
             except BlockingIOError:
-                yield path.parent, record, True
-            else:
-                yield path.parent, record, False
+                is_alive = True
+            yield Run(path.parent, record["pid"], record["kept"], record.get("clone", ""), is_alive)
 
 
 # --- the supervisor's own side of the pipe --------------------------------------------------------------------------
@@ -386,9 +431,9 @@ class _Services:
         self.at_end: list[tuple[Command, float]] = []
 
     def record(self, *, kept: bool) -> None:
-        """Write down who owns the directory."""
+        """Write down whose the directory is."""
         self._record.seek(0)
-        self._record.write(json.dumps({"pid": os.getpid(), "kept": kept}))
+        self._record.write(json.dumps({"pid": os.getpid(), "kept": kept, "clone": str(ROOT)}))
         self._record.truncate()
         self._record.flush()
 

@@ -1,7 +1,9 @@
 """Small objects that go wrong on a cluster in the ways that `harness.causes` tells apart.
 
 The image is the only one they need, and the cluster has to have it: nothing is downloaded. What is missing is asked of
-a registry that one of them is, which the node's containerd reaches at its own 127.0.0.1.
+a registry that one of them is, which the node's containerd reaches at its own 127.0.0.1. containerd 1 asks it over HTTP
+at once; containerd 2 over HTTPS, and then over HTTP where the answer is an HTTP one. On a kind node a `hosts.toml` that
+says so would not be read from 2.2 on: https://github.com/containerd/containerd/issues/12808
 """
 
 import json
@@ -9,6 +11,7 @@ from typing import Any
 
 IMAGE = "python:3.13-slim-trixie"
 REGISTRY = "127.0.0.1:5990"
+REGISTRY_OVER_HTTPS = "0.0.0.0:5990"  # the same, but not a loopback address by its look: it is not asked over HTTP
 
 NOTHING_HAS_IT = "404, {'code': 'MANIFEST_UNKNOWN', 'message': 'manifest unknown'}"
 WANTS_LOGIN = "401, {'code': 'UNAUTHORIZED', 'message': 'authentication required'}"
@@ -18,6 +21,8 @@ REGISTRY_PROGRAM = """
 import http.server, json
 
 class Registry(http.server.BaseHTTPRequestHandler):
+    default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
+
     def do_GET(self):
         status, error = %s
         body = json.dumps({"errors": [error]}).encode()
@@ -110,12 +115,12 @@ def mounts(component: str, volume: dict[str, Any]) -> dict[str, Any]:
     return pod(component, mounted, volumes=[{"name": "data", **volume}])
 
 
-def asks_registry(component: str, answer: str) -> tuple[dict[str, Any], ...]:
-    """Return a registry that says ANSWER and a pod whose image is asked of it."""
+def asks_registry(component: str, answer: str, address: str = REGISTRY) -> tuple[dict[str, Any], ...]:
+    """Return a registry that says ANSWER and a pod whose image is asked of it at ADDRESS."""
     # Its own labels: the pods of one component count as one thing.
     labels = {"component": "registry", "release": "faults"}
     registry = pod(f"registry-{component}", container(REGISTRY_PROGRAM % answer), labels=labels, hostNetwork=True)
-    return registry, pod(component, container(image=f"{REGISTRY}/team/airflow:1"))
+    return registry, pod(component, container(image=f"{address}/team/airflow:1"))
 
 
 def waits_for_migrations(component: str, program: str) -> dict[str, Any]:
@@ -154,6 +159,7 @@ def from_secret(name: str, key: str) -> list[dict[str, Any]]:
 OBJECTS: dict[str, tuple[dict[str, Any], ...]] = {
     "image-not-found": asks_registry("not-found", NOTHING_HAS_IT),
     "image-unauthorized": asks_registry("unauthorized", WANTS_LOGIN),
+    "image-http": asks_registry("http", NOTHING_HAS_IT, REGISTRY_OVER_HTTPS),
     "image-unreachable": (pod("unreachable", container(image="registry.invalid/team/airflow:1")),),
     "image-refused": (pod("refused", container(image="127.0.0.1:5999/team/airflow:1")),),
     "image-name": (pod("name", container(image="Team/Airflow:1")),),
@@ -238,7 +244,8 @@ EXPECTED = {
         "not-found does not get its image 127.0.0.1:5990/team/airflow:1",
         "has no image or tag",
     ),
-    "image-unauthorized": ("image", "401 Unauthorized", "wants a login"),
+    "image-unauthorized": ("image", "unauthorized does not get its image 127.0.0.1:5990/team/airflow:1", "a login"),
+    "image-http": ("image", "server gave HTTP response to HTTPS client", "0.0.0.0:5990 speaks HTTP"),
     "image-unreachable": ("image", "registry.invalid/team/airflow:1", "does not reach registry.invalid"),
     "image-refused": ("image", "connection refused", "does not reach 127.0.0.1:5999"),
     "image-name": ("image", "Team/Airflow:1: invalid reference", "has no image or tag"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from harness import engine, images, pins
 from harness.airflow_api import AirflowApi
@@ -53,6 +54,13 @@ def test_status_ui_and_logs() -> None:
     code, said = run("cluster", "logs", "schedular")
     assert code == 2
     assert last_lines(said)[0] == "✗ There is no component 'schedular' here."
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_kubelet_is_told_to_start_on_a_host_with_cgroup_v1() -> None:
+    config = run_command("docker", "exec", PLACE.node, "cat", "/kind/kubeadm.conf")  # as kind has merged it
+    [kubelet] = [part for part in yaml.safe_load_all(config) if part["kind"] == "KubeletConfiguration"]
+    assert kubelet["failCgroupV1"] is False
 
 
 def test_up_again_changes_nothing_and_a_change_is_rolled_out(cluster: Cluster) -> None:

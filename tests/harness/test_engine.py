@@ -1,26 +1,34 @@
-"""What the Docker engine does by itself: it goes on making a container that nobody asks for any more."""
+"""What the Docker engine does by itself, and what a clone removes from it."""
 
+import http.server
 import secrets
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness import engine, pins
-from harness.errors import EngineMissingError
+from harness import engine, image_stream, images, pins
+from harness.errors import EngineMissingError, ImageMissingError
+from harness.supervisor import Supervisor
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Iterator[str]:
-    """Give an image whose containers take a while to make: each gets a copy of its volume."""
+def an_engine() -> None:
+    """Skip without an engine that has PostgreSQL's image."""
     try:
         engine.info()
     except EngineMissingError:
         pytest.skip("no Docker engine answers")
     if not engine.has_image(pins.image("postgres")):
         pytest.skip(f"the engine does not have {pins.image('postgres')}")
+
+
+@pytest.fixture
+def image(an_engine: None, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001 - it skips
+    """Give an image whose containers take a while to make: each gets a copy of its volume."""
     reference = f"events-platform-test/{secrets.token_hex(4)}:1"
     (tmp_path / "many").mkdir()
     for number in range(4000):
@@ -49,3 +57,49 @@ def test_where_nothing_is_made_nothing_is_left() -> None:
     name = f"events-platform-test-{secrets.token_hex(4)}"
     engine.settle(name)
     assert engine.inspect("container", name) is None
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    files = {"Dockerfile": tmp_path / "Dockerfile"}
+    built = {}
+    with Supervisor.launch() as supervisor:
+        for clone in (secrets.token_hex(4), secrets.token_hex(4)):
+            monkeypatch.setattr(images, "CLONE", clone)
+            image = images.Image(f"test-{clone}", "Dockerfile", pins.image("postgres"), {}, files)
+            assert images.build(supervisor, image)
+            built[clone] = image.reference
+    for clone, reference in built.items():
+        monkeypatch.setattr(images, "CLONE", clone)
+        assert images.remove_built() == [reference]
+    assert not any(map(engine.has_image, built.values()))
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_a_registry_that_speaks_http_is_said_to() -> None:
+    class Registry(http.server.BaseHTTPRequestHandler):
+        default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as registry, Supervisor.launch() as supervisor:
+        threading.Thread(target=registry.serve_forever, daemon=True).start()
+        reference = f"0.0.0.0:{registry.server_port}/team/airflow:1"  # no loopback address by its look: over HTTPS
+        with pytest.raises(ImageMissingError) as caught:
+            engine.pull(supervisor, reference)
+        registry.shutdown()
+    assert str(caught.value).splitlines() == [
+        f"The image {reference} is not here and cannot be pulled.",
+        "The registry speaks HTTP, and Docker asks it over HTTPS.",
+        "Give it a certificate, or let Docker use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
+    ]
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_a_node_that_is_being_removed_does_not_stay() -> None:
+    name = f"events-platform-test-{secrets.token_hex(4)}"
+    argv = ["docker", "run", "--detach", "--name", name, "--entrypoint", "sleep", pins.image("postgres"), "600"]
+    made = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+    assert image_stream.stays("docker", name, made, 0)
+    remove = subprocess.Popen(["docker", "container", "rm", "--force", name], stdout=subprocess.DEVNULL)
+    assert not image_stream.stays("docker", name, made, 30)
+    assert remove.wait() == 0

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
-from harness.supervisor import Supervisor, kept, remove_orphans
+from harness.paths import ROOT
+from harness.supervisor import Run, Supervisor, kept, remove_orphans
+from harness.targets.teardown import down_command
 
 ENV = {"PATH": os.defpath}
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -70,10 +72,15 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def start_owner(*options: str) -> tuple[subprocess.Popen[str], Path, list[int]]:
+def env_of(root: Path) -> dict[str, str]:
+    """Return the environment of a process that runs the harness of the clone at ROOT."""
+    mine = {name: value for name, value in os.environ.items() if name != "NOX_PID"}
+    return mine | {"PYTHONPATH": f"{root / 'cluster'}{os.pathsep}{root / 'airflow' / 'include'}"}
+
+
+def start_owner(*options: str, root: Path = ROOT) -> tuple[subprocess.Popen[str], Path, list[int]]:
     argv = [sys.executable, "-c", OWNER, json.dumps(DAEMON), json.dumps(SLEEP), *options]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    owner = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env)
+    owner = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env_of(root))
     assert owner.stdout is not None
     told = json.loads(owner.stdout.readline())
     directory, pids = Path(told["directory"]), told["pids"]
@@ -191,14 +198,92 @@ def test_a_killed_supervisor_is_reported() -> None:
 def test_a_kept_run_outlives_its_owner_until_it_is_ended() -> None:
     owner, directory, pids = start_owner("--keep")
     assert owner.wait(60) == 0
-    assert (pids[0], directory) in kept()
+    assert [(run.pid, run.directory) for run in kept()] == [(pids[0], directory)]
     assert directory.exists()
     assert not any(map(gone, pids))
     assert directory not in remove_orphans()
     os.kill(pids[0], signal.SIGTERM)
     assert eventually(lambda: all(map(gone, pids)))
     assert not directory.exists()
-    assert (pids[0], directory) not in kept()
+    assert kept() == []
+
+
+def down(root: Path) -> list[str]:
+    """Run `nox -s dbt -- --down` in the clone at ROOT, and return what it says."""
+    argv = [sys.executable, "-m", "harness", "dbt", "--down"]
+    return subprocess.run(argv, env=env_of(root), check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_a_clone_takes_down_its_own_runs_alone(clone: Path, tmp_path: Path) -> None:
+    owner, directory, pids = start_owner("--keep", root=clone)
+    assert owner.wait(60) == 0
+    try:
+        assert down(ROOT) == [
+            f"nothing of this clone was left up in {tmp_path}, a cluster aside: nox -s cluster -- down"
+        ]
+        assert not any(map(gone, pids))
+        assert directory.exists()
+    finally:
+        (link := tmp_path / "link").symlink_to(clone)
+        assert down(link) == [f"✓ {directory.name} taken down"]
+    assert all(map(gone, pids))
+    assert not directory.exists()
+
+
+def test_what_another_clone_left_stays_until_that_clone_is_gone(clone: Path) -> None:
+    owner, directory, pids = start_owner(root=clone)
+    os.kill(pids[0], signal.SIGKILL)
+    owner.kill()
+    owner.wait()
+    try:
+        assert eventually(lambda: all(gone(pid) for pid in pids if pid != pids[1]))
+        assert remove_orphans() == []
+        assert not gone(pids[1])
+        assert directory.exists()
+    finally:
+        clone.rename(clone.with_name("moved"))
+        assert remove_orphans() == [directory]
+    assert eventually(lambda: gone(pids[1]))
+    assert not directory.exists()
+
+
+def test_what_a_clone_that_is_gone_has_kept_is_named_and_stays(clone: Path) -> None:
+    owner, directory, pids = start_owner("--keep", root=clone)
+    assert owner.wait(60) == 0
+    clone.rename(clone.with_name("moved"))
+    try:
+        whose = f"the clone {clone}, which is not there any more"
+        assert down(ROOT)[1:] == [f"… {directory.name} stays: it is of {whose}. Take it down: kill {pids[0]}"]
+        assert not any(map(gone, pids))
+    finally:
+        os.kill(pids[0], signal.SIGTERM)
+        assert eventually(lambda: not directory.exists())
+
+
+@pytest.mark.parametrize(
+    ("clone", "is_abandoned"),
+    [(str(ROOT), False), ("/no/such/clone", True), (f"/{'x' * 300}", False), ("", True)],
+)
+def test_a_clone_whose_path_cannot_be_looked_at_is_not_gone(clone: str, is_abandoned: bool) -> None:
+    assert Run(Path(), 1, is_kept=True, clone=clone, is_alive=True).is_abandoned is is_abandoned
+
+
+def test_what_a_version_left_that_recorded_no_clone_is_removed(tmp_path: Path) -> None:
+    (directory := tmp_path / "events-platform-older").mkdir()
+    (directory / "supervisor.json").write_text('{"pid": 1, "kept": true}')
+    assert remove_orphans() == [directory]
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("temporary", "command"),
+    [("", "nox -s dbt -- --down"), ("/mnt/large disk", "TMPDIR='/mnt/large disk' nox -s dbt -- --down")],
+)
+def test_the_command_that_takes_down_finds_the_runs_directory(
+    monkeypatch: pytest.MonkeyPatch, temporary: str, command: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", temporary)
+    assert down_command("dbt") == command
 
 
 def test_errors_say_what_why_and_what_next() -> None:

@@ -101,6 +101,13 @@ AS_RECORDED = {
         "nox -s cluster -- up",
         True,
     ),
+    "image-http": (
+        "image",
+        "http does not get its image 0.0.0.0:5990/team/airflow:1: http: server gave HTTP response to HTTPS client",
+        "0.0.0.0:5990 speaks HTTP, and the node asks it over HTTPS.",
+        "Give it a certificate, or let nodes use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
+        True,
+    ),
     "image-unreachable": (
         "image",
         "unreachable does not get its image registry.invalid/team/airflow:1: dial tcp: lookup registry.invalid on "
@@ -719,8 +726,8 @@ NEWER_IMAGES = [
         '"https://ghcr.io/v2/team/airflow/manifests/1": tls: failed to verify certificate: x509: certificate signed by '
         "unknown authority",
         "tls: failed to verify certificate: x509: certificate signed by unknown authority",
-        "a proxy or a limit between them.",
-        False,
+        "The node does not trust the certificate of ghcr.io: ",
+        True,
     ),
     (
         'failed to pull and unpack image "docker.io/library/python:3": failed to copy: httpReadSeeker: failed open: '
@@ -732,6 +739,63 @@ NEWER_IMAGES = [
         False,
     ),
 ]
+
+
+WANTS_LOGIN = "127.0.0.1:5990 wants a login that the cluster does not have, or has no such image."
+SPEAKS_HTTP = "127.0.0.1:5990 speaks HTTP, and the node asks it over HTTPS."
+ASKED = "http://127.0.0.1:5990/v2/team/airflow/manifests/1"
+# What containerd 2.1.9 said, asked for the image over its CRI API, of registries like that of `tests/cluster/faults.py`
+# which it asks over HTTP, of one at which its `hosts.toml` has it use HTTPS alone, and of one whose answer to a TLS
+# handshake has no status line.
+CONTAINERD_2 = [
+    (
+        "pull access denied, repository does not exist or may require authorization: authorization failed: no basic "
+        "auth credentials",
+        "pull access denied, repository does not exist or may require authorization: authorization failed: no basic "
+        "auth credentials",
+        WANTS_LOGIN,
+    ),
+    (
+        "failed to authorize: failed to fetch anonymous token: unexpected status from GET request to "
+        "http://127.0.0.1:5990/token?scope=repository%3Ateam%2Fairflow%3Apull&service=x: 401 Unauthorized",
+        "401 Unauthorized",
+        WANTS_LOGIN,
+    ),
+    (f"unexpected status from HEAD request to {ASKED}: 403 Forbidden", "403 Forbidden", WANTS_LOGIN),
+    (
+        "127.0.0.1:5990/team/airflow:1: not found",
+        "not found",
+        "127.0.0.1:5990 has no image or tag of that name, or none for the node's architecture.",
+    ),
+    (
+        f"unexpected status from HEAD request to {ASKED}: 429 Too Many Requests",
+        "429 Too Many Requests",
+        "The node does not reach 127.0.0.1:5990: no route, no name, a proxy or a limit between them.",
+    ),
+    (
+        'failed to do request: Head "https://127.0.0.1:5990/v2/team/airflow/manifests/1": http: server gave HTTP '
+        "response to HTTPS client",
+        "http: server gave HTTP response to HTTPS client",
+        SPEAKS_HTTP,
+    ),
+    (
+        'failed to do request: Head "https://127.0.0.1:5990/v2/team/airflow/manifests/1": tls: first record does not '
+        "look like a TLS handshake",
+        "tls: first record does not look like a TLS handshake",
+        SPEAKS_HTTP,
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "words", "why"), CONTAINERD_2)
+def test_the_words_of_containerd_2_are_read(said: str, words: str, why: str) -> None:
+    recording = Recording("image-refused")
+    recording.without("Event")
+    image = "127.0.0.1:5990/team/airflow:1"
+    recording.pod()["spec"]["containers"][0]["image"] = image
+    recording.waiting("ErrImagePull", f'failed to pull and unpack image "{image}": failed to resolve image: {said}')
+    cause = recording.cause()
+    assert cause[:3] == ("image", f"refused does not get its image {image}: {words}", why)
 
 
 @pytest.mark.parametrize(("told", "words", "why", "is_final"), NEWER_IMAGES)

@@ -56,6 +56,13 @@ def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
         ("Error: a\nError: b\nbye\n", "Error: b"),
         ("one\ntwo\n", "two"),
         ("Usage: docker run\n", ""),
+        (  # kind, where the node's kubeadm is older than a field of cluster/kind.yaml
+            'ERROR: failed to create cluster: command "docker exec" failed with error: exit status 143\n'
+            'Command Output: I1126 15:03:43.258906     115 initconfiguration.go:201] from "/kind/kubeadm.conf"\n'
+            'W1126 15:03:43.263122     115 strict.go:54] error unmarshaling JSON: json: unknown field "failCgroupV1"\n'
+            "I1126 15:03:43.998530     115 round_trippers.go:445] GET https://node:6443/healthz  in 0 milliseconds\n",
+            'ERROR: failed to create cluster: command "docker exec" failed with error: exit status 143',
+        ),
     ],
 )
 def test_the_line_that_tells_is_not_the_hint_at_the_help(said: str, told: str) -> None:

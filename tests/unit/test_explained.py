@@ -15,6 +15,7 @@ from harness.errors import (
     PostgresError,
     ServiceFailedError,
 )
+from harness.targets.kind import why_kubelet_ends
 from harness.targets.on_cluster import ClusterDeployment, Place, explained
 
 FULL = DiskFullError("full", "why", "next")
@@ -99,3 +100,27 @@ def test_a_full_disk_of_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: An
         engine.check_disk()
     monkeypatch.setattr(engine, "info", lambda: {"DockerRootDir": "/of/another/machine"})
     engine.check_disk()
+
+
+STARTS = "Flag --provider-id has been deprecated, This parameter should be set via the config file\n"
+# What the kubelet of kind's node says, recorded with 1.20, and that of 1.35 and newer on a host with cgroup v1.
+NEGATIVE = "invalid configuration: maxPods (--max-pods) -5 must not be a negative number"
+CGROUP_V1 = (
+    "failed to validate kubelet configuration, error: kubelet is configured to not run on a host using cgroup v1. "
+    "cgroup v1 support is unsupported and will be removed in a future release, path: &TypeMeta{Kind:,APIVersion:,}"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("F1126 14:54:0%d.180165     167 server.go:215] %s\n", NEGATIVE),
+        ('E1126 14:54:0%d.631256    1983 run.go:72] "command failed" err="%s"\n', CGROUP_V1),
+    ],
+)
+def test_a_kubelet_that_ends_again_and_again_says_why(line: str, says: str) -> None:
+    ends = [STARTS + line % (second, says) for second in range(3)]
+    assert why_kubelet_ends("".join(ends)) == says
+    assert why_kubelet_ends("".join(ends[1:])) == ""
+    assert why_kubelet_ends("".join([*ends[1:], line % (9, "something else")])) == ""
+    assert why_kubelet_ends(STARTS) == ""

@@ -76,7 +76,7 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down(session: Session, tempora
         exit_code, output = session("--keep", "run", "--select", "+dim_services", DOCKER_HOST="unix:///nothing")
         assert exit_code == 0, output
         *_, address, hint = output.splitlines()
-        assert hint == "  take it down: nox -s dbt -- --down"
+        assert hint == f"  take it down: TMPDIR={temporary} nox -s dbt -- --down"
         with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
             assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
 
@@ -97,7 +97,8 @@ def test_a_failed_build_is_kept_as_well(session: Session, clone: Path, temporary
     try:
         exit_code, output = session("--keep", "run", "--quiet", DOCKER_HOST="unix:///nothing")
         assert exit_code == 49, output
-        assert "\n  take it down: nox -s dbt -- --down\n✗ dbt run --quiet ended with exit code 1: " in output
+        hint = f"  take it down: TMPDIR={temporary} nox -s dbt -- --down"
+        assert f"\n{hint}\n✗ dbt run --quiet ended with exit code 1: " in output
     finally:
         assert session("--down")[1].endswith(" taken down\n")
     assert list(temporary.iterdir()) == []

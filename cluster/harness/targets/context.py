@@ -177,7 +177,8 @@ class ContextPlace:
             supervisor.command("push", ["docker", "push", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
         except CommandFailedError as error:
             raise ImageMissingError(
-                f"The image {reference} cannot be pushed.", error.why, "Log in to the registry: docker login"
+                f"The image {reference} cannot be pushed.",
+                *engine.why_refused(error, "Log in to the registry: docker login"),
             ) from error
         self._pushed.add(reference)
         return reference

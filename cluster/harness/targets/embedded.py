@@ -20,7 +20,7 @@ from harness.errors import EnvironmentMissingError
 from harness.paths import ROOT
 from harness.supervisor import Supervisor, disk_full, disk_full_error, service_ended, service_failed
 from harness.targets import Settings
-from harness.targets.teardown import take_down
+from harness.targets.teardown import down_command, take_down
 from harness.warehouse import Warehouse, create_metadata_database, create_warehouse, make_passwords
 
 MIGRATION_TIMEOUT_S = 180.0
@@ -62,7 +62,7 @@ class EmbeddedDeployment:
         return [
             f"  Airflow    {self.api.address}  {login}",
             f"  warehouse  {self.warehouse.admin_dsn}",
-            "  take it down: nox -s e2e -- --down",
+            f"  take it down: {down_command('e2e')}",
         ]
 
     @property

@@ -30,6 +30,7 @@ from harness.targets.on_engine import OnEngine
 CONFIG = ROOT / "cluster" / "kind.yaml"
 UI_NODE_PORT = "30080/tcp"  # values/kind.yaml
 MADE = "/kind/made"  # in the node: kind came to its end. Its last steps let pods run; without them a node looks ready
+KUBELET_ENDS = 3  # for the same reason: systemd starts it again at once
 HALF_THERE_TIMEOUT_S = 60.0  # for a cluster that was there before to answer
 
 
@@ -110,6 +111,7 @@ class KindPlace(OnEngine):
             self._create(supervisor)
         except CommandFailedError as error:
             self._check_port_was_free(error)
+            self._check_kubelet_starts(error)
             say(f"… the cluster was not made ({error.why.removeprefix('It said: ')}); once more")
             self.delete_cluster()
             try:
@@ -130,6 +132,19 @@ class KindPlace(OnEngine):
                 f"Port {self.settings.ui_port} was taken while the cluster was made.",
                 error.why,
                 "Name another with --ui-port, or leave it out to get a free one.",
+            ) from error
+
+    def _check_kubelet_starts(self, error: CommandFailedError) -> None:
+        """Raise ClusterFailedError if the node's kubelet ends at each start: kind waits for it, and sees nothing."""
+        journal = ""
+        with contextlib.suppress(CommandFailedError):  # there is no node
+            argv = ("journalctl", "--unit", "kubelet", "--output", "cat", "--no-pager", "--lines", "1000")
+            journal = run("docker", "exec", self.node, *argv)
+        if said := why_kubelet_ends(journal):
+            raise ClusterFailedError(
+                f"The kubelet of {self.title} ends again and again.",
+                f"It says: {said}",
+                "Mend its configuration in cluster/kind.yaml, or name another node in PLATFORM_NODE_IMAGE.",
             ) from error
 
     def _create(self, supervisor: Supervisor) -> None:
@@ -210,6 +225,14 @@ class KindPlace(OnEngine):
     def _env(self) -> dict[str, str]:
         # kind's own name for it. The network that it uses otherwise belongs to all clusters of the machine, and stays.
         return {"KIND_EXPERIMENTAL_DOCKER_NETWORK": self.cluster}
+
+
+def why_kubelet_ends(journal: str) -> str:
+    """Return what a kubelet's JOURNAL says that it ends of each time; nothing if it has not ended often."""
+    # 1.20 ends with a line of the level "fatal"; newer ones with an error whose field says why.
+    end = re.compile(r'^F\d{4} .*?\] (.+)|"(?:command failed|Failed to run kubelet)" err="(.+)"', re.MULTILINE)
+    reasons = ["".join(found) for found in end.findall(journal)][-KUBELET_ENDS:]
+    return reasons[0][:300] if len(reasons) == KUBELET_ENDS and len(set(reasons)) == 1 else ""
 
 
 def published(node: dict[str, Any]) -> int:

@@ -1,7 +1,16 @@
 """Take a target down and say so, or what is left: the same for every target."""
 
+import os
+import shlex
+
 from harness.console import Phases, say
 from harness.supervisor import Supervisor
+
+
+def down_command(session: str) -> str:
+    """Return the command that takes down what SESSION leaves up: it looks in the temporary directory of the run."""
+    temporary = os.environ.get("TMPDIR")
+    return f"{f'TMPDIR={shlex.quote(temporary)} ' if temporary else ''}nox -s {session} -- --down"
 
 
 def take_down(supervisor: Supervisor, phases: Phases) -> None:
