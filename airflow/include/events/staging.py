@@ -60,8 +60,8 @@ _ID_RANGES = sql.SQL("""
 """)
 
 _AFTER_ID = re.compile(rb";[^\n]*")
-_IDS = re.compile(rb"([^;\n]*+)[^\n]*+\n")
-_CANONICAL_ID = re.compile(rb"(?:0|-?[1-9][0-9]*+)(?![^;])")
+_IDS = re.compile(rb"([^;\n]*)(?:;[^\n]*\n|\n)")
+_CANONICAL_ID = re.compile(rb"(?:0|-?[1-9][0-9]*)(?![^;])")
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
 
 
