@@ -92,7 +92,7 @@ def main(sample: Path) -> str | None:
         found, wanted = list(by_pattern(text)), list(by_parser(text))
         if found != wanted:
             wrong = len(set(wanted) - set(found))
-            return f"Python {sys.version.split()[0]}: {wrong} of {len(wanted)} runs of clean lines in {name} are cut wrong"
+            return f"{sys.version.split()[0]}: {wrong} of {len(wanted)} runs of clean lines in {name} are cut wrong"
     return None
 
 
