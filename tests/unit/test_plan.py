@@ -28,7 +28,7 @@ LINT, DOCS, FAULTS, BENCH = (
     Session("faults", 50, engine=True),
     Session("bench", 30, engine=False),
 )
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "minutes": {"lint": 10, "faults": 50, "e2e": 25},
     "pythons": {"3.11.2": "Debian 12", "3.12.3": "Ubuntu 24.04"},
 }
