@@ -70,7 +70,7 @@ def types(session: nox.Session) -> None:
     run(session, install(session, "types"), "-m", "harness.typecheck", *session.posargs)
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "pythons"])
 def tests(session: nox.Session) -> None:
     """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
     for group in ("airflow", "lint", "types"):
@@ -86,7 +86,7 @@ def dags(session: nox.Session) -> None:
     pytest(session, "dags", "tests/dags", "--confcutdir=tests/dags")
 
 
-@nox.session(tags=["ci"])
+@nox.session(tags=["ci", "pythons"])
 def dbt(session: nox.Session) -> None:
     """Load the sample into an ephemeral PostgreSQL and run dbt: `build` and docs, or what follows `--`."""
     install(session, "dbt")

@@ -14,6 +14,7 @@ from events.tables import create_tables
 from harness import postgres
 from harness.paths import ROOT
 from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
+from tests import pythons
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,9 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """Say which PostgreSQL the tests that need one get."""
-    return f"PostgreSQL {postgres.MAJOR}: {postgres.which(config.getoption('--postgres'))}"
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which PostgreSQL the tests that need one get, and which Pythons there are beside this one."""
+    return [
+        f"PostgreSQL {postgres.MAJOR}: {postgres.which(config.getoption('--postgres'))}",
+        f"Pythons: {', '.join(sorted(pythons.found()))}",
+    ]
 
 
 @pytest.fixture(scope="session")

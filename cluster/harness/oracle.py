@@ -66,7 +66,7 @@ ID = re.compile(r"(-?)0*([0-9]{1,19})")
 CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 MOMENT = re.compile(rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[ T]({CLOCK}:[0-5][0-9])(\.[0-9]{{1,6}})?(Z|[+-]{CLOCK})?")
 FEE = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
-FIELD = re.compile(r'"((?:[^"]++|"")*+)"|([^";]*)')
+FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^";]*)')
 
 
 class UnreadableError(Exception):

@@ -9,10 +9,11 @@ A session's tags decide:
 | `docs` | also where nothing but documentation changed |
 | `target` | once per target, in the job `e2e` |
 | `engine` | with the images and tools that an earlier run has kept |
+| `pythons` | once more per Python of a distribution, in the job `python` |
 
-How long a job may take is in `pyproject.toml`, `[tool.events-platform.minutes]`. The plan goes to the terminal and to
-the file that GITHUB_OUTPUT names, as `sessions` and `targets`, each a list for a job's matrix. Needs the standard
-library and nox alone: it runs before there is any environment.
+How long a job may take is in `pyproject.toml`, `[tool.events-platform.minutes]`, the Pythons are beside it. The plan
+goes to the terminal and to the file that GITHUB_OUTPUT names, as `sessions`, `targets` and `pythons`, each a list for a
+job's matrix. Needs the standard library and nox alone: it runs before there is any environment.
 
     python -m harness.plan --event push --base 0f3a… --target kind
 """
@@ -62,22 +63,32 @@ class TargetRun:
 
 
 @dataclass(frozen=True)
+class PythonRun:
+    """One job of the matrix `python`."""
+
+    session: str
+    python: str
+    minutes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a workflow runs, and why that."""
 
     sessions: list[Session]
     targets: list[TargetRun]
+    pythons: list[PythonRun]
     why: str
 
 
 def make(
-    listed: Sequence[dict[str, Any]], minutes: dict[str, int], event: str, changed: list[str], target: str
+    listed: Sequence[dict[str, Any]], settings: dict[str, Any], event: str, changed: list[str], target: str
 ) -> Plan:
     """Return the plan.
 
     Args:
         listed: the sessions, as `nox --list --json` prints them.
-        minutes: how long a session may take, by name.
+        settings: how many minutes a session may take, by name, and who ships which version of Python.
         event: one of EVENTS.
         changed: the paths that a change touches; empty if that is not known.
         target: where the end-to-end run is wanted; empty for what fits the event.
@@ -93,7 +104,7 @@ def make(
         tags, why, targets = {"docs"}, "what documentation can break: nothing else changed", []
 
     def limit(name: str) -> int:
-        return minutes.get(name, DEFAULT_MINUTES)
+        return int(settings["minutes"].get(name, DEFAULT_MINUTES))
 
     meant = [told for told in listed if tags & set(told["tags"])]
     if not meant:
@@ -106,7 +117,13 @@ def make(
     runs = (
         [TargetRun(name, limit("e2e")) for name in targets] if any("target" in told["tags"] for told in meant) else []
     )
-    return Plan(sessions, runs, why)
+    on_pythons = [
+        PythonRun(told["session"], python, limit(told["session"]))
+        for told in meant
+        if "pythons" in told["tags"]
+        for python in settings["pythons"]
+    ]
+    return Plan(sessions, runs, on_pythons, why)
 
 
 def is_documentation(changed: Iterable[str]) -> bool:
@@ -147,20 +164,21 @@ def listed_sessions() -> list[dict[str, Any]]:
     return sessions
 
 
-def limits() -> dict[str, int]:
-    """Return how many minutes a session may take, by name."""
+def settings() -> dict[str, Any]:
+    """Return how many minutes a session may take, by name, and the distribution that ships a Python, by version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return dict(project["tool"]["events-platform"]["minutes"])
+    return dict(project["tool"]["events-platform"])
 
 
 def write(plan: Plan) -> None:
     """Write the plan to where a workflow reads it, and say it."""
-    lists = {"sessions": [asdict(job) for job in plan.sessions], "targets": [asdict(job) for job in plan.targets]}
+    lists = {name: [asdict(job) for job in getattr(plan, name)] for name in ("sessions", "targets", "pythons")}
     if path := os.environ.get("GITHUB_OUTPUT"):
         with open(path, "a", encoding="utf-8") as file:
             file.writelines(f"{name}={json.dumps(jobs)}\n" for name, jobs in lists.items())
     commands = [(f"nox -s {job.session}", job.minutes) for job in plan.sessions]
     commands += [(f"nox -s e2e -- --target {run.target}", run.minutes) for run in plan.targets]
+    commands += [(f"nox -s {run.session} (Python {run.python})", run.minutes) for run in plan.pythons]
     print(f"The plan is {plan.why}.")
     for command, minutes in commands:
         print(f"  {command:<32} at most {minutes} minutes")
@@ -182,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     try:
-        write(make(listed_sessions(), limits(), options.event, changed_since(options.base), options.target))
+        write(make(listed_sessions(), settings(), options.event, changed_since(options.base), options.target))
     except PlanError as error:
         print(f"✗ {error}", file=sys.stderr)
         return 1

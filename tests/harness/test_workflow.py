@@ -15,8 +15,12 @@ from harness import workflow
 from harness.paths import ROOT
 
 CI = ROOT / ".github" / "workflows" / "ci.yml"
-PLAN = {"sessions": [{"session": "lint", "minutes": 5, "engine": False}], "targets": [{"target": "kind", "minutes": 5}]}
-RESULTS = {"success": "true", "failure": "false"}
+PLAN = {
+    "sessions": [{"session": "lint", "minutes": 5, "engine": False}],
+    "targets": [{"target": "kind", "minutes": 5}],
+    "pythons": [{"session": "dbt", "python": "3.11.2", "minutes": 5}],
+}
+NO_MORE: dict[str, list[Any]] = {"targets": [], "pythons": []}
 
 
 def act(repository: Path, *arguments: str) -> tuple[int, str]:
@@ -40,29 +44,30 @@ def repository_with(path: Path, told: dict[Any, Any]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("results", "targets", "passes"),
+    ("failing", "is_whole", "passes"),
     [
-        (("success", "success", "success"), True, True),
-        (("success", "success", "success"), False, True),  # the plan leaves the end-to-end run out
-        (("success", "failure", "success"), True, False),
-        (("success", "success", "failure"), True, False),
-        (("success", "failure", "success"), False, False),
-        (("failure", "success", "success"), True, False),  # nothing else runs then
+        ("", True, True),
+        ("", False, True),  # the plan leaves the end-to-end run and other Pythons out
+        ("session", True, False),
+        ("e2e", True, False),
+        ("python", True, False),
+        ("session", False, False),
+        ("plan", True, False),  # nothing else runs then
     ],
 )
-def test_what_the_gate_lets_pass(tmp_path: Path, results: tuple[str, str, str], targets: bool, passes: bool) -> None:
-    plan, session, e2e = results
+def test_what_the_gate_lets_pass(tmp_path: Path, failing: str, is_whole: bool, passes: bool) -> None:
     told = yaml.safe_load(CI.read_text(encoding="utf-8"))
     told["on"] = told.pop(True)  # YAML 1.1 takes the key for a boolean
-    outputs = PLAN if targets else PLAN | {"targets": []}
+    outputs = PLAN if is_whole else PLAN | NO_MORE
     put_out = "".join(f"echo '{name}={json.dumps(jobs)}' >>\"$GITHUB_OUTPUT\"\n" for name, jobs in outputs.items())
-    told["jobs"]["plan"]["steps"] = [{"id": "plan", "run": put_out + RESULTS[plan]}]
-    told["jobs"]["session"]["steps"] = [{"run": RESULTS[session]}]
-    told["jobs"]["e2e"]["steps"] = [{"run": RESULTS[e2e]}]
+    for name in ("plan", "session", "e2e", "python"):
+        run = (put_out if name == "plan" else "") + str(name != failing).lower()
+        told["jobs"][name]["steps"] = [{"id": "plan", "run": run}]
     code, said = act(repository_with(tmp_path / "repository", told), "push")
     assert ("[CI/gate" in said and re.search(r"\[CI/gate *\] 🏁  Job succeeded", said) is not None) is passes, said
     assert (code == 0) is passes, said
-    assert ("CI/e2e" in said) is (targets and plan == "success"), said
+    for name in ("CI/e2e", "CI/dbt"):
+        assert (name in said) is (is_whole and failing != "plan"), said
 
 
 def test_the_jobs_run_here(tmp_path: Path) -> None:
@@ -73,4 +78,5 @@ def test_the_jobs_run_here(tmp_path: Path) -> None:
     [sessions] = re.findall(r"::set-output:: sessions=(.*)", done.stdout)
     assert {"lint", "types", "tests"} <= {job["session"] for job in json.loads(sessions)}
     assert '::set-output:: targets=[{"target": "kind"' in done.stdout
+    assert '::set-output:: pythons=[{"session": "tests", "python": "3.11.2"' in done.stdout
     assert list(tmp_path.iterdir()) == []  # nothing of it is left

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import plan
-from harness.plan import PlanError, Session, TargetRun
+from harness.plan import PlanError, PythonRun, Session, TargetRun
 
 
 def session(name: str, *tags: str) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def session(name: str, *tags: str) -> dict[str, Any]:
 
 
 LISTED = [
-    session("lint", "ci"),
+    session("lint", "ci", "pythons"),
     session("docs", "ci", "docs"),
     session("faults", "ci", "engine"),
     session("e2e", "ci", "engine", "target"),
@@ -28,7 +28,10 @@ LINT, DOCS, FAULTS, BENCH = (
     Session("faults", 50, engine=True),
     Session("bench", 30, engine=False),
 )
-MINUTES = {"lint": 10, "faults": 50, "e2e": 25}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "minutes": {"lint": 10, "faults": 50, "e2e": 25},
+    "pythons": {"3.11.2": "Debian 12", "3.12.3": "Ubuntu 24.04"},
+}
 CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", "docs/adr/0001-teardown.md"]
 
 
@@ -46,20 +49,21 @@ CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", 
     ],
 )
 def test_what_runs(event: str, changed: list[str], target: str, sessions: list[Session], targets: list[str]) -> None:
-    made = plan.make(LISTED, MINUTES, event, changed, target)
+    made = plan.make(LISTED, SETTINGS, event, changed, target)
     assert made.sessions == sessions
     assert made.targets == [TargetRun(name, 25) for name in targets]
+    assert made.pythons == [PythonRun("lint", python, 10) for python in SETTINGS["pythons"] if LINT in sessions]
 
 
 def test_a_session_added_is_a_job_added() -> None:
-    made = plan.make([*LISTED, session("new", "ci")], MINUTES, "push", CODE, "")
+    made = plan.make([*LISTED, session("new", "ci")], SETTINGS, "push", CODE, "")
     assert made.sessions[-1] == Session("new", plan.DEFAULT_MINUTES, engine=False)
 
 
 @pytest.mark.parametrize("listed", [[], [session("sample")], [session("bench", "nightly")]])
 def test_an_empty_plan_fails(listed: list[dict[str, Any]]) -> None:
     with pytest.raises(PlanError, match="has the tag ci: there is nothing to run"):
-        plan.make(listed, MINUTES, "push", CODE, "")
+        plan.make(listed, SETTINGS, "push", CODE, "")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +124,8 @@ def test_the_projects_own_plan(
     assert {"lint", "types", "tests", "dags", "dbt", "faults"} <= sessions
     assert "e2e" not in sessions
     assert [run["target"] for run in json.loads(outputs["targets"])] == list(plan.TARGETS)
+    on_pythons = [(run["session"], run["python"]) for run in json.loads(outputs["pythons"])]
+    assert on_pythons == [(name, python) for name in ("tests", "dbt") for python in ("3.11.2", "3.12.3")]
     assert "nox -s e2e -- --target kind " in capsys.readouterr().out
     assert "| `nox -s e2e -- --target embedded` | 25 |" in (tmp_path / "summary").read_text()
 
@@ -134,4 +140,4 @@ def test_a_noxfile_that_cannot_be_read(
 
 
 def test_each_limit_is_of_a_session_that_there_is() -> None:
-    assert set(plan.limits()) <= {told["session"] for told in plan.listed_sessions()}
+    assert set(plan.settings()["minutes"]) <= {told["session"] for told in plan.listed_sessions()}

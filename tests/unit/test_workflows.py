@@ -60,7 +60,7 @@ def flags() -> dict[str, set[str]]:
 
 def parted(workflow: Workflow, listed: list[dict[str, Any]], python: str) -> list[str]:
     """Return a line for each thing in which a workflow and the sessions have parted."""
-    found, literal, by_matrix = [], set(), False
+    found, literal, by_matrix = [], set(), set()
     names = {told["session"]: set(told["tags"]) for told in listed}
     for job, step in steps(workflow):
         for line in step.get("run", "").splitlines():
@@ -72,7 +72,7 @@ def parted(workflow: Workflow, listed: list[dict[str, Any]], python: str) -> lis
                 continue
             session, *options = [word for word in shlex.split(line)[2:] if word != "--"]
             if session == "$SESSION":
-                by_matrix = step["env"]["SESSION"] == "${{ matrix.session }}"
+                by_matrix |= {job} if step["env"]["SESSION"] == "${{ matrix.session }}" else set()
                 continue
             literal.add(session)
             if session not in session_names():
@@ -82,10 +82,12 @@ def parted(workflow: Workflow, listed: list[dict[str, Any]], python: str) -> lis
     for name, tags in names.items():
         if "target" in tags:
             found += [] if name in literal else [f"the session {name} has no job"]
-        elif not by_matrix:
+        elif "session" not in by_matrix:
             found.append(f"the session {name} has no job")
         elif name in literal:
             found.append(f"the session {name} has two jobs")
+        if "pythons" in tags and "python" not in by_matrix:
+            found.append(f"the session {name} has no job on other Pythons")
     found += [f"{told['session']} wants Python {told['python']}" for told in listed if told["python"]]
     if not pins.image("airflow").endswith(f"python{python}"):
         found.append(f"the jobs have Python {python}, Airflow's image another")
@@ -94,7 +96,8 @@ def parted(workflow: Workflow, listed: list[dict[str, Any]], python: str) -> lis
 
 def python_version(action: Workflow) -> str:
     [version] = [step["with"]["python-version"] for step in action["runs"]["steps"] if "python-version" in str(step)]
-    return str(version)
+    [default] = re.findall(r"^\$\{\{ inputs\.python \|\| '(3\.\d+)' \}\}$", version)
+    return str(default)
 
 
 PYTHON = python_version(read(ACTION))
@@ -122,6 +125,7 @@ def test_it_is_seen_when_they_part() -> None:
         "the session e2e has no job",
     ]
     assert "the session lint has no job" in parted(changed("session", "nox -s types"), LISTED, PYTHON)
+    assert "the session dbt has no job on other Pythons" in parted(changed("python", "nox -s types"), LISTED, PYTHON)
     assert parted(changed("gate", "true"), LISTED, PYTHON) == ["gate runs true"]
     of_other_python = [{**LISTED[0], "python": "3.12"}, *LISTED[1:]]
     assert parted(CI, of_other_python, PYTHON) == [f"{LISTED[0]['session']} wants Python 3.12"]
