@@ -1,0 +1,126 @@
+"""Say what of a URI may be shown, and what identifies a source: the one place that decides either.
+
+Of a URI are shown its scheme, host, port and path, and of its query and fragment the names: `https://host/a?sig=…`.
+User info is not. A secret that is not percent-encoded may have any character in it, so whatever may be part of
+one is left out; `…` stands there. A plain path is shown as it is.
+"""
+
+import hashlib
+import re
+
+_ROUNDS = 100_000  # some 30 ms: a secret in a URI cannot be found by trying what its identity would be
+_CLOSING = ")]}>'\"`»”,.;:"  # what stands behind a URI in a sentence
+_SCHEME = r"[\w+.-]"
+_BEGINNING = re.compile(rf"(?<!{_SCHEME}){_SCHEME}*://|(?<![\w+.:/-])//(?=\S*@)")
+# To the next blank; where what is there so far can only be the beginning of user info, to the blank behind the next @.
+_IN_TEXT = re.compile(
+    rf"({_BEGINNING.pattern})([^\s/?#@]*:(?!\d+[/?#\s])[^\s@]+\s[^@\n]{{0,200}}@\S*|\S*)|(?<!\w)((?i:data:))[\w/+.;=-]*,\S*"
+)
+_AUTHORITY = re.compile(r"(?:\[[^]]*\]|(?!::)[^/?#])*")
+_HOST = r"(?:\[[^]@/]*\]|[^:@%,[\]]*)(?::\d+)?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*|[A-Za-z]:")  # several: libpq's; a letter: a drive's
+_LINK = re.compile(r"([^@?#]*?)::(?=(?:[A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://)")  # zip://a.csv::https://…
+_PARAMETER = re.compile(r"(^[?#]|[&#])([^&#]*)")
+_NAMED = re.compile(r"([\w.\-[\]]{1,40})=+[^=]")
+
+# Outside a URI:
+_QUOTED = r"""'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|['"][^\n]*"""
+_HEADER = re.compile(
+    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]*(?:token|key|signature))(['\"]?\s*:(?!\s*…)\s*)"
+    rf"(?:{_QUOTED}|[^\n]+)|\b(bearer|basic)(\s+)(?!(?-i:[a-z]+)(?![\w.~+/=-]))[\w.~+/=-]{{6,}}",
+    re.IGNORECASE,
+)
+_SETTING = re.compile(
+    r"(?<![^\s;,({['\"])("
+    r"[\w.-]{0,60}(?:passw(?:or)?d|passphrase|secret|token|credential|signature|(?:access|account|api|private)[_-]?key)"
+    rf"[\w.-]{{0,60}}|pwd|sig|sas)((?:\s*=|['\"]\s*:)(?!\s*…)\s*)(?:{_QUOTED}|(?:\\.|\S)+)",
+    re.IGNORECASE,
+)
+_FROM_LIBPQ = re.compile(  # which quotes the part of a DSN that it does not understand
+    r'(percent-encoded token: |integer value |query parameter: |missing "=" after )"[^\n]*"|(host name )"[^"\n]*@'
+)
+_USER_INFO = re.compile(r"(?<![^\s'\"(\[<=,])[^\s/\\:@'\"(=]{2,100}:\S{1,200}@(?=[\w[]|$)")
+_QUERY = re.compile(r"(?<=[\w/.])[?#][\w.\-[\]]{1,40}=\S*")
+
+_IDENTITY = re.compile(r"((?:^|(?<=:))//)(?:[^/?#]*@|[^/?#:@]+:(?!:|\d+[/?#])[^?#]*@)")
+
+
+def shown(uri: str) -> str:
+    """Return what of URI may be shown, in a log, a message or a table; a plain path as it is."""
+    if uri.lower().startswith("data:"):
+        return "data:…"
+    if beginning := _BEGINNING.search(uri):
+        return _plain(uri[: beginning.start()]) + beginning[0] + _shown(uri[beginning.end() :])
+    return _plain(_SETTING.sub(r"\1\2…", uri))
+
+
+def without_secrets(text: str) -> str:
+    """Return TEXT, a message of anybody's, with every URI in it as `shown` has it, and without passwords and tokens."""
+    text = _HEADER.sub(r"\1\2\3\4…", text)
+    text = _FROM_LIBPQ.sub(lambda found: f'{found[1]}"…"' if found[1] else f'{found[2]}"', text)
+    text = _SETTING.sub(r"\1\2…", text)
+    told, position = [], 0
+    for found in _IN_TEXT.finditer(text):
+        told.append(_plain(text[position : found.start()]))
+        if found[3]:
+            told.append("data:…")
+        else:
+            uri = found[2].rstrip(_CLOSING)
+            told += found[1], _shown(uri), found[2][len(uri) :]
+        position = found.end()
+    return "".join([*told, _plain(text[position:])])
+
+
+def source_id(uri: str) -> str:
+    """Return what identifies the source at URI: 32 hexadecimal digits that say nothing about it.
+
+    Another path, query or fragment is another source; other user info is not.
+    """
+    identity = _IDENTITY.sub(r"\1", uri).encode(errors="surrogatepass")
+    return hashlib.pbkdf2_hmac("sha256", identity, b"source of events", _ROUNDS, 16).hex()
+
+
+def _shown(rest: str) -> str:
+    """Return what may be shown of REST, a URI without its scheme; of a chain of URIs, of each."""
+    links = ""
+    while (link := _LINK.match(rest)) and _has_host(link[1]):
+        beginning = _BEGINNING.search(rest, link.end())
+        assert beginning  # a link ends where another begins
+        links += rest[: beginning.end()]
+        rest = rest[beginning.end() :]
+    end = min((position for mark in "?#" if (position := rest.find(mark)) >= 0), default=len(rest))
+    at, authority = rest.rfind("@"), _authority(rest)
+    doubt = ""
+    if "@" in authority or ":" in rest[: max(0, min(at, end))]:
+        if at > end:  # user info with a ? in it, or a query with an @
+            return f"{links}…"
+        doubt = "" if at < len(authority) else "…/"  # user info with a / in it, or a path with an @
+        rest, end = rest[at + 1 :], end - at - 1
+    if not _has_host(rest):
+        return f"{links}…"
+    return links + doubt + _SETTING.sub(r"\1\2…", rest[:end]) + _names(rest[end:])
+
+
+def _authority(rest: str) -> str:
+    found = _AUTHORITY.match(rest)
+    return found[0] if found else ""
+
+
+def _has_host(rest: str) -> bool:
+    """Say whether REST begins with a host, perhaps a port, and not with user info that nothing ends."""
+    return _HOSTS.fullmatch(_authority(rest)) is not None
+
+
+def _names(parameters: str) -> str:
+    """Return a query and a fragment with names alone; what has no name may be a secret itself."""
+
+    def shown_parameter(found: re.Match[str]) -> str:
+        named = _NAMED.match(found[2])
+        return found[1] + (f"{named[1]}=…" if named else "…" if found[2] else "")
+
+    return _PARAMETER.sub(shown_parameter, parameters)
+
+
+def _plain(text: str) -> str:
+    """Return TEXT, in which no scheme is, without what looks like user info or a query all the same."""
+    return _QUERY.sub(lambda found: _names(found[0].rstrip(_CLOSING)), _USER_INFO.sub("…/", text))
