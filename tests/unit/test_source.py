@@ -273,6 +273,7 @@ def test_nothing_secret_is_in_an_error_or_its_traceback(
             f"http://{host}/events.csv?X-Amz-Signature=SECRET&X-Amz-Credential=SECRET%2Fus#SECRET",
             f"http://SECRET:SECRET%40SECRET@{host}/events.csv?hmac=SECRET",
             f"simplecache::http://{host}/events.csv?SECRET",
+            f"http://SECRET:SECRET/SECRET@{host}/events.csv?hmac=SECRET",
         ):
             with pytest.raises(errors.EventsError, match=r"events\.csv") as caught:
                 rows(uri)

@@ -182,7 +182,7 @@ def _find(uri: str) -> tuple[Any, str]:
         fsspec.get_filesystem_class(scheme)
     except ValueError:
         raise SchemeUnknown(
-            f"No file system is known for the scheme of {shown(uri)}.",
+            f"No file system is known for {shown(uri)}.",
             "The scheme is most likely misspelt.",
             "Use a plain path, or a scheme that fsspec knows: file, http, https, s3, gs, abfs, sftp …",
         ) from None
