@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from events.uri import without_secrets
+
 Item = dict[str, Any]
 Logs = Callable[[str, str, bool], str]
 
@@ -632,6 +634,6 @@ def _trimmed(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Make TEXT one line of the terminal without passwords."""
-    text = re.sub(r"://([^:/@\s]+):[^@\s]+@", r"://\1:***@", " ".join(text.split()))
+    """Make TEXT one line of the terminal without secrets."""
+    text = without_secrets(" ".join(text.split()))
     return text if len(text) <= LINE_LENGTH else text[: LINE_LENGTH - 1].rstrip() + "…"
