@@ -5,6 +5,7 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 - nox may run on any Python
     sys.exit("This project needs Python 3.11 or newer; nox runs on " + sys.version.split()[0] + ".")
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent / "cluster"))
 
 from harness import environment, locks, paths, summary  # standard library only
+from harness import session as posargs
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`
@@ -46,10 +48,15 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
         )
 
 
+def run_module(session: nox.Session, python: str, *module: str, **env: str) -> None:
+    """Run MODULE, its arguments and then posargs, which are not printed: a URI or a DSN may have secrets in it."""
+    run(session, python, "-m", "harness.session", *module, **env, **{posargs.VARIABLE: json.dumps(session.posargs)})
+
+
 def pytest(session: nox.Session, group: str, *arguments: str, **env: str) -> None:
     """Run pytest in GROUP's environment, posargs last; what came of it is also in `build/reports`."""
     report = f"--junitxml=build/reports/{session.name}.xml"
-    run(session, install(session, group), "-m", "pytest", report, *arguments, *session.posargs, **env)
+    run_module(session, install(session, group), "pytest", report, *arguments, **env)
 
 
 @nox.session(tags=["ci", "docs"])
@@ -90,7 +97,7 @@ def dags(session: nox.Session) -> None:
 def dbt(session: nox.Session) -> None:
     """Load the sample into an ephemeral PostgreSQL and run dbt: `build` and docs, or what follows `--`."""
     install(session, "dbt")
-    run(session, install(session, "harness"), "-m", "harness", "dbt", *session.posargs)
+    run_module(session, install(session, "harness"), "harness", "dbt")
 
 
 @nox.session(tags=["ci", "engine", "target"], default=False)
@@ -98,13 +105,13 @@ def e2e(session: nox.Session) -> None:
     """Run the three pipelines end to end on a target and check every number."""
     install(session, "airflow")
     install(session, "dbt")
-    run(session, install(session, "harness"), "-m", "harness", "e2e", *session.posargs)
+    run_module(session, install(session, "harness"), "harness", "e2e")
 
 
 @nox.session(default=False)
 def cluster(session: nox.Session) -> None:
     """Have a cluster with Airflow on it: `-- up`, `status`, `ui`, `logs`, `down`."""
-    run(session, install(session, "harness"), "-m", "harness", "cluster", *session.posargs)
+    run_module(session, install(session, "harness"), "harness", "cluster")
 
 
 @nox.session(tags=["ci", "engine"], default=False)
@@ -116,26 +123,26 @@ def faults(session: nox.Session) -> None:
 @nox.session(default=False)
 def plan(session: nox.Session) -> None:
     """Plan what a workflow runs, by the sessions' tags: `-- --event push --base COMMIT`."""
-    run(session, sys.executable, "-m", "harness.plan", *session.posargs)
+    run_module(session, sys.executable, "harness.plan")
 
 
 @nox.session(default=False)
 def workflow(session: nox.Session) -> None:
     """Run the jobs of .github/workflows/ci.yml here, as GitHub would; what follows `--` chooses among them."""
-    run(session, install(session, "workflow"), "-m", "harness.workflow", *session.posargs)
+    run_module(session, install(session, "workflow"), "harness.workflow")
 
 
 @nox.session(default=False)
 def release(session: nox.Session) -> None:
     """Make a release: what is attached to it, and with `-- --push REGISTRY` its images; `-- --check` only checks."""
-    run(session, install(session, "harness"), "-m", "harness", "release", *session.posargs)
+    run_module(session, install(session, "harness"), "harness", "release")
 
 
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
     """Measure the load and dbt: `-- load` or `-- dbt` for one, `--events N` for another size."""
     install(session, "dbt")
-    run(session, install(session, "bench"), "-m", "harness.bench", *session.posargs)
+    run_module(session, install(session, "bench"), "harness.bench")
 
 
 @nox.session(default=False)
@@ -147,4 +154,4 @@ def sample(session: nox.Session) -> None:
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Write requirements/*.txt anew from pyproject.toml; `-- --upgrade` takes the newest versions."""
-    run(session, sys.executable, "-m", "harness.locks", *session.posargs)
+    run_module(session, sys.executable, "harness.locks")

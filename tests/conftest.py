@@ -1,5 +1,6 @@
 """What the tests share: one ephemeral PostgreSQL for the run, and a fresh warehouse on it for each test that asks."""
 
+import os
 import secrets
 import shutil
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from events import publishing, staging
 from events.tables import create_tables
@@ -27,6 +29,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DSN",
         help="an administrator's DSN of a PostgreSQL 18; else a container's where an engine answers, else the wheel's",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse an empty --postgres, and take its password out: pytest shows the arguments of what fails."""
+    if (dsn := config.getoption("--postgres")) is None:
+        return
+    if not (told := postgres.parts(dsn)):
+        pytest.exit(
+            "--postgres is empty, or no DSN that libpq can read.\n"
+            "  A script most likely takes it from a variable that is not set.\n"
+            "  Name a server, postgresql://user@host:5432/postgres, or leave it out.",
+            returncode=2,
+        )
+    if password := told.pop("password", None):
+        os.environ["PGPASSWORD"] = password
+        config.option.postgres = make_conninfo("", **told)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -3,13 +3,16 @@
 import argparse
 import contextlib
 import errno
+import itertools
 import os
+import shlex
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -20,13 +23,20 @@ import psycopg
 
 from events.errors import EventsError
 from events.source import check_source
-from harness import cluster, console, dbt, e2e, publishing, targets
+from events.uri import shown, without_secrets
+from harness import cluster, console, dbt, e2e, postgres, publishing, targets
 from harness.errors import DatabaseGoneError, DiskFullError, HarnessError, LeftBehindError, UsageError
 from harness.paths import BUILD
 from harness.summary import Section, table
 from harness.supervisor import ANSWER_TIMEOUT_S, abandoned, kept, remove_orphans
 
 PARENT_POLL_INTERVAL_S = 1.0
+# Where one of these is empty, another place is meant than the one that a script would have named.
+PLACES = (
+    "DBT_TARGET",
+    "EVENTS_URI",
+    *(f"WAREHOUSE_{what}" for what in ("HOST", "PORT", "DATABASE", "USER", "SCHEMA", "READER")),
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -43,17 +53,49 @@ def main(arguments: list[str]) -> int:
     add_dbt(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
     raise_interrupts()
     os.environ.setdefault("KUBECACHEDIR", str(BUILD / "kube-cache"))  # else kubectl and helm write to the user's own
-    section = Section(" ".join(arguments[: 2 if arguments[:1] == ["cluster"] else 1]))
+    section = Section(shown_command(arguments[: 2 if arguments[:1] == ["cluster"] else 1]), cleaned=without_secrets)
     # A run's takedown is no session of its own: the run itself tells of it.
     told = contextlib.nullcontext(section) if arguments[:1] == ["takedown"] else section
     try:
         with told, translated_interrupts(arguments), translated_errors():
+            check_not_empty(arguments)
             options, rest = parser.parse_known_args(arguments)
             options.run(options, rest, section)
     except EventsError as error:
         console.error(error.what, error.why, error.next_step)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001 - a defect: shown as Python would, but for secrets
+        sys.stderr.write(without_secrets("".join(traceback.format_exception(error))))
+        return 1
     return 0
+
+
+def check_not_empty(arguments: list[str]) -> None:
+    """Raise UsageError where a script has left an option or a variable empty: what it names would be all, or another's.
+
+    Of dbt's own arguments, too: without a selection it builds every model.
+    """
+    for before, argument in itertools.pairwise(["", *arguments]):
+        option, is_value, value = argument.partition("=") if argument.startswith("--") else (before, True, argument)
+        if is_value and not value.strip():
+            raise empty(shown(option) if option.startswith("-") else "An argument")
+    for name in PLACES:
+        if not os.environ.get(name, name).strip():
+            raise empty(name)
+
+
+def empty(name: str) -> UsageError:
+    """Return the error for the option or variable NAME that is empty."""
+    return UsageError(
+        f"{name} is empty.",
+        "A script most likely takes it from a variable that is not set.",
+        "Give it a value, or leave it out to get what the README says for it.",
+    )
+
+
+def shown_command(arguments: Iterable[str]) -> str:
+    """Return ARGUMENTS as a shell has them, without secrets."""
+    return shlex.join(map(shown, arguments))
 
 
 @contextlib.contextmanager
@@ -66,7 +108,7 @@ def translated_interrupts(arguments: list[str]) -> Iterator[None]:
         what_is_up, next_step = "What was up is taken down; what is not is named above.", f"nox -s {arguments[0]}"
         if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
             what_is_up = "What is named above stays as it is; a cluster that was up before is up."
-            next_step = f"nox -s {arguments[0]} -- {' '.join(arguments[1:])}"
+            next_step = f"nox -s {arguments[0]} -- {shown_command(arguments[1:])}"
         error = HarnessError(f"Interrupted by {name}.", what_is_up, f"Run it again: {next_step}")
         error.exit_code = 128 + interrupt.number
         raise error from None
@@ -81,13 +123,13 @@ def translated_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
         raise DiskFullError(
-            f"The disk is full: {str(error).splitlines()[0]}",
+            f"The disk is full: {without_secrets(str(error).splitlines()[0])}",
             f"The run's files go to {tempfile.gettempdir()}, diagnostics and documentation to build/.",
             "Free some room, or point TMPDIR at a directory that has it.",
         ) from error
     except psycopg.OperationalError as error:
         raise DatabaseGoneError(
-            f"The connection to PostgreSQL broke: {str(error).strip().splitlines()[0]}",
+            f"The connection to PostgreSQL broke: {without_secrets(str(error).strip().splitlines()[0])}",
             "PostgreSQL ended, or somebody ended the connection.",
             "Run it again; if it happens again, see whether memory is short (dmesg).",
         ) from error
@@ -109,13 +151,14 @@ def add_e2e(parser: argparse.ArgumentParser) -> None:
 def add_deployment(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is deployed, and where."""
     default = e2e.Options()
-    parser.add_argument("--events", default=default.events, metavar="PATH_OR_URI", help="your own events file")
+    events = os.environ.get("EVENTS_URI", default.events)  # a URI with a secret in it is for nobody to see
+    parser.add_argument("--events", default=events, metavar="PATH_OR_URI", help="your own events file; or EVENTS_URI")
     parser.add_argument("--max-rejected", type=share, default=default.max_rejected, metavar="SHARE", help="0.01 is 1%%")
     parser.add_argument("--ui-port", type=port, metavar="PORT", help="for Airflow's UI; a free one by default")
     parser.add_argument("--namespace", metavar="NAME", help="target context: the namespace to use")
     parser.add_argument("--registry", metavar="PREFIX", help="target context: where to push the images to")
     parser.add_argument(
-        "--warehouse-dsn", metavar="DSN", help="target context: an administrator's DSN of a PostgreSQL 18"
+        "--warehouse-dsn", type=dsn, metavar="DSN", help="target context: an administrator's DSN of a PostgreSQL 18"
     )
     parser.add_argument("--storage-class", metavar="NAME", help="target context: of the volume for task logs")
     parser.add_argument(
@@ -142,9 +185,9 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 def run_cluster(options: argparse.Namespace, rest: list[str], section: Section) -> None:
     """Run `nox -s cluster`."""
     if rest:
-        raise usage_error(f"nox -s cluster does not know {' '.join(rest)}.")
+        raise usage_error(f"nox -s cluster does not know {shown_command(rest)}.")
     if options.target not in targets.CLUSTERS:
-        raise usage_error(f"{options.target!r} is no cluster: there are {', '.join(targets.CLUSTERS)}.")
+        raise usage_error(f"{shown(options.target)!r} is no cluster: there are {', '.join(targets.CLUSTERS)}.")
     settings = e2e.settings(options, e2e.absolute(options.events))
     match options.action:
         case "up":
@@ -163,7 +206,7 @@ def run_cluster(options: argparse.Namespace, rest: list[str], section: Section) 
 def run_e2e(options: argparse.Namespace, rest: list[str], section: Section) -> None:
     """Run `nox -s e2e`."""
     if rest:
-        raise usage_error(f"nox -s e2e does not know {' '.join(rest)}.")
+        raise usage_error(f"nox -s e2e does not know {shown_command(rest)}.")
     if options.down:
         take_down_kept()
         return
@@ -209,18 +252,18 @@ def add_release(parser: argparse.ArgumentParser) -> None:
 def run_release(options: argparse.Namespace, rest: list[str], section: Section) -> None:
     """Run `nox -s release`."""
     if rest:
-        raise usage_error(f"nox -s release does not know {' '.join(rest)}.")
+        raise usage_error(f"nox -s release does not know {shown_command(rest)}.")
     tag = options.tag or f"v{publishing.version()}"
     if options.check:
         publishing.check(tag)
         console.say(f"✓ {tag} is the version's tag, and CHANGELOG.md has its entry")
     else:
-        section.add(table(("made", "size"), publishing.run(tag, options.push, options.source)))
+        section.add(table(("made", "size"), publishing.run(tag, options.push, shown(options.source))))
 
 
 def add_dbt(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s dbt`; the rest goes to dbt."""
-    parser.add_argument("--postgres", metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use")
+    parser.add_argument("--postgres", type=dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use")
     parser.add_argument("--keep", action="store_true", help="leave the ephemeral warehouse up and print its DSN")
     parser.add_argument("--down", action="store_true", help="take down what --keep left up, and nothing else")
     parser.set_defaults(run=run_dbt)
@@ -239,7 +282,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with MESSAGE."""
-        raise usage_error(message.removeprefix("argument ").rstrip(".") + ".")
+        raise usage_error(without_secrets(message).removeprefix("argument ").rstrip(".") + ".")
 
 
 def usage_error(what: str) -> UsageError:
@@ -252,6 +295,13 @@ def share(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
+
+
+def dsn(text: str) -> str:
+    """Return the DSN TEXT; of one that makes no sense nothing is shown, since it may be the password."""
+    if not postgres.parts(text):
+        raise argparse.ArgumentTypeError("is no DSN; in a password, @ is %40, / is %2F, or give it in PGPASSWORD")
+    return text
 
 
 def absolute_file(text: str) -> str:

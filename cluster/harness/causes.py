@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from events.uri import without_secrets
 from harness.errors import LET_IT_SPEAK_HTTP, SPEAKS_HTTP
 
 Item = dict[str, Any]
@@ -641,6 +642,6 @@ def _trimmed(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Make TEXT one line of the terminal without passwords."""
-    text = re.sub(r"://([^:/@\s]+):[^@\s]+@", r"://\1:***@", " ".join(text.split()))
+    """Make TEXT one line of the terminal without secrets."""
+    text = without_secrets(" ".join(text.split()))
     return text if len(text) <= LINE_LENGTH else text[: LINE_LENGTH - 1].rstrip() + "…"

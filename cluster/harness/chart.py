@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from events.uri import shown
 from harness import pins, tools
 from harness.commands import run
-from harness.errors import ChartMissingError, CommandFailedError, DownloadError, InstallFailedError
+from harness.errors import ChartMissingError, CommandFailedError, DownloadError, InstallFailedError, UsageError
 from harness.kubectl import Kubectl
 from harness.paths import ROOT
 from harness.supervisor import Supervisor
@@ -62,6 +64,12 @@ def locate() -> Path:
 
 def _pull(repository: str) -> bytes:
     """Return the chart's archive out of a repository."""
+    if "@" in urlsplit(repository).netloc:
+        raise UsageError(
+            f"PLATFORM_CHART names the repository {shown(repository)} with a user or password.",
+            "It would be an argument of helm's, which everybody sees in the list of processes.",
+            "Name the archive's URL, which is fetched without helm, or its path.",
+        )
     chart = [repository] if repository.startswith("oci://") else ["airflow", "--repo", repository]
     version = pins.chart()["version"]
     with tempfile.TemporaryDirectory() as directory:
@@ -71,13 +79,13 @@ def _pull(repository: str) -> bytes:
             content = next(Path(directory).glob("*.tgz")).read_bytes()
         except CommandFailedError as error:
             raise ChartMissingError(
-                f"The chart airflow {version} cannot be had from {repository}.",
+                f"The chart airflow {version} cannot be had from {shown(repository)}.",
                 error.why,
                 "Name another place in PLATFORM_CHART: a path, an archive's URL, or a repository.",
             ) from error
     if (found := hashlib.sha256(content).hexdigest()) != pins.chart()["sha256"]:
         raise DownloadError(
-            f"{repository} holds another chart than the pinned one: SHA-256 {found}.",
+            f"{shown(repository)} holds another chart than the pinned one: SHA-256 {found}.",
             "It was packed anew, or is another version.",
             "If you trust it, name its archive by path: PLATFORM_CHART=/path/to/airflow.tgz",
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from events.load import load
 from events.tables import create_tables
+from events.uri import shown
 from harness import dbt_report
 from harness.console import Phases, say
 from harness.environment import only_one, python_of
@@ -121,7 +122,7 @@ def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
     results = dbt_report.read(target)
     told = dbt_report.tell(results, dsn)
     if section:
-        section.headline = f"{' '.join(arguments)}: {dbt_report.headline(results)}".removesuffix(": ")
+        section.headline = f"{' '.join(map(shown, arguments))}: {dbt_report.headline(results)}".removesuffix(": ")
     if exit_code:
         raise failed(arguments, exit_code, said, [result.name for result in results if result.failed], told)
     if section:
@@ -132,7 +133,7 @@ def failed(
     arguments: Sequence[str], exit_code: int, said: str, names: Sequence[str], told: Sequence[str]
 ) -> DbtFailedError:
     """Return the error for `dbt ARGUMENTS`, in which NAMES failed; dbt SAID so, and TOLD is Markdown of it."""
-    what = f"dbt {' '.join(arguments)} ended with exit code {exit_code}"
+    what = f"dbt {' '.join(map(shown, arguments))} ended with exit code {exit_code}"
     output = code(said, last=60)
     if not names:
         why = "The project cannot be parsed, or the command makes no sense; dbt says why."

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from events.errors import EventsError
+from events.uri import without_secrets
 from harness.console import Phases, say, write_phases
 from harness.paths import BUILD, ROOT
 
@@ -75,7 +76,8 @@ def complaining(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, psycopg.Error, EventsError) as error:
-        say(f"  the diagnostics lack {what}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        said = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
+        say(f"  the diagnostics lack {what}: {said}")
 
 
 def summary(error: Exception, folder: Path, phases: Phases | None) -> str:
@@ -84,7 +86,10 @@ def summary(error: Exception, folder: Path, phases: Phases | None) -> str:
     if isinstance(error, EventsError):
         lines += [f"  {line}" for line in (error.what, error.why, error.next_step)]
     else:
-        lines += [f"  {type(error).__name__}: {error}", "  It was not foreseen; the terminal has its traceback."]
+        lines += [
+            f"  {type(error).__name__}: {without_secrets(str(error))}",
+            "  It was not foreseen; the terminal has its traceback.",
+        ]
     if phases:
         lines += ["", "Phases, in the order of their ends (seconds)", ""]
         lines += [f"  {seconds:7.1f}  {name}" for name, seconds in phases.seconds.items()]

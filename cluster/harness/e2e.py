@@ -55,7 +55,7 @@ class Options:
     """
 
     target: str = "auto"
-    events: str = str(SAMPLE)
+    events: str = field(default=str(SAMPLE), repr=False)
     start: str | None = None
     end: str | None = None
     max_rejected: float = 0.01
@@ -64,7 +64,7 @@ class Options:
     reuse: bool = False
     namespace: str | None = None
     registry: str | None = None
-    warehouse_dsn: str | None = None
+    warehouse_dsn: str | None = field(default=None, repr=False)
     storage_class: str | None = None
     values: str | None = None
 

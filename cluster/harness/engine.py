@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from events.uri import shown
 from harness import pins
 from harness.commands import run
 from harness.errors import (
@@ -56,7 +57,7 @@ def address() -> str:
         told = run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}", timeout_s=ANSWER_TIMEOUT_S)
     except CommandFailedError:
         return "its usual socket"
-    return told.strip()
+    return shown(told.strip())
 
 
 def check_room(*, is_up: bool = False) -> None:

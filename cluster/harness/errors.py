@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from events.errors import EventsError
+from events.uri import shown, without_secrets
 
 
 class HarnessError(EventsError):
@@ -164,8 +165,8 @@ class CommandFailedError(HarnessError):
 
     def __init__(self, argv: Sequence[str], how: str, said: str) -> None:
         super().__init__(
-            f"`{' '.join(argv[:6])}{' …' if len(argv) > 6 else ''}` {how}.",
-            f"It said: {telling_line(said) or 'nothing'}",
+            f"`{' '.join(map(shown, argv[:6]))}{' …' if len(argv) > 6 else ''}` {how}.",
+            f"It said: {without_secrets(telling_line(said)) or 'nothing'}",
             "Run it by hand to see more.",
         )
         self.said = said

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from events.uri import without_secrets
 from harness import diagnostics, pins
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor, service_ended, service_failed
@@ -334,6 +336,19 @@ def start_container(supervisor: Supervisor) -> Server:
 # --- on a server that is given --------------------------------------------------------------------------------------
 
 
+def parts(dsn: str) -> dict[str, str]:
+    """Return what DSN (URL or key=value) says, by libpq's names; nothing if libpq cannot read it, or reads it amiss.
+
+    Amiss is a password's @ or / that is not percent-encoded: what follows is then a host, a port or a database.
+    """
+    try:
+        told = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
+    except psycopg.Error:
+        return {}
+    elsewhere = "".join(told.get(name, "") for name in ("host", "port", "dbname"))
+    return told if "@" not in elsewhere and re.fullmatch(r"[\d,]*", told.get("port", "")) else {}
+
+
 def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Server:
     """Return the server that DSN (URL or key=value) names; its user must be allowed to make databases and roles.
 
@@ -356,11 +371,12 @@ def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Se
             suffix = suffix or f"_{secrets.token_hex(4)}"
             server = Server(option, info.host, info.port, info.user, password, info.dbname, suffix)
     except psycopg.Error as error:
+        said = without_secrets(str(error).strip().splitlines()[-1])
         raise PostgresError(
-            f"The PostgreSQL that {option} names does not answer: {str(error).strip().splitlines()[-1]}",
+            f"The PostgreSQL that {option} names does not answer: {said}",
             "It is most likely not running, or the user or password is wrong.",
             f"Try the same DSN with psql, or leave {option} out to get an ephemeral server.",
-        ) from error
+        ) from None
     if not server.host or server.host.startswith("/") or not told.keys() <= DSN_PARTS:
         raise PostgresError(
             f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",

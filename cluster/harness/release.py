@@ -8,6 +8,7 @@ Secrets are made at the first `up` and live in the cluster alone; every later on
 | `airflow-metadata` | Airflow's components: the metadata database's URL |
 | `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
 | `warehouse-loader` | workers: the Airflow connection |
+| `events-file` | workers: its URI, which may be signed |
 | `warehouse-transformer` | dbt's pod: its environment |
 """
 
@@ -87,7 +88,13 @@ def create_databases(database: Database, mine: dict[str, str]) -> tuple[Warehous
 
 
 def create_secrets(
-    kubectl: Kubectl, mine: dict[str, str], warehouse: Warehouse, database: Database, metadata_url: str
+    kubectl: Kubectl,
+    mine: dict[str, str],
+    warehouse: Warehouse,
+    database: Database,
+    *,
+    metadata_url: str,
+    events_uri: str,
 ) -> dict[str, str]:
     """Make the secrets, or bring them up to date; return the annotations of pods that read them."""
     inside = replace(warehouse, server=database.for_pods)
@@ -102,6 +109,7 @@ def create_secrets(
         "airflow-keys": keys,
         "airflow-login": {"passwords.json": json.dumps({USER: mine[USER]})},
         "warehouse-loader": {"connection": inside.loader_dsn},
+        "events-file": {"uri": events_uri},
         "warehouse-transformer": inside.dbt_env() | {"DBT_TARGET": "prod"},
     }
     kubectl.apply(

@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ class Section:
         went_well: how it ended.
         headline: what the first line says beside that.
         blocks: Markdown, each block whole in itself.
+        cleaned: what of an error that was not foreseen is shown; all of it by default.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Section:
     headline: str = ""
     blocks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    cleaned: Callable[[str], str] = str
 
     def add(self, *blocks: str) -> None:
         """Add Markdown BLOCKS; empty ones are left out."""
@@ -77,8 +79,8 @@ class Section:
         if hasattr(foreseen, "next_step"):  # an EventsError
             self.fail(foreseen.what, foreseen.why, foreseen.next_step, getattr(foreseen, "evidence", ()))
             return
-        told = code("".join(traceback.format_exception(foreseen)), last=40)
-        what = f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'without a message')}"
+        told = code(self.cleaned("".join(traceback.format_exception(foreseen))), last=40)
+        what = self.cleaned(f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'without a message')}")
         self.fail(what, "It was not foreseen: a defect.", "Read the traceback.", [details("Traceback", told)])
 
     def write(self) -> None:

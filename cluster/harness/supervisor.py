@@ -39,6 +39,7 @@ from typing import Any, Self
 
 import psutil
 
+from events.uri import without_secrets
 from harness.errors import CommandFailedError, DiskFullError, HarnessError, ServiceFailedError
 from harness.paths import ROOT
 
@@ -317,7 +318,9 @@ def service_failed(name: str, log: Path, how: str) -> HarnessError:
         return disk_full_error(log.parent)
     telling = [line for line in lines if any(word in line for word in ("FATAL", "ERROR", "Error", "error:"))]
     said = (telling or lines or ["(its log is empty)"])[-1]
-    return ServiceFailedError(f"{name} {how}.", f"Its log says: {said[:300]}", f"Read its whole log, {log.name}.")
+    return ServiceFailedError(
+        f"{name} {how}.", f"Its log says: {without_secrets(said)[:300]}", f"Read its whole log, {log.name}."
+    )
 
 
 def disk_full(path: Path) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx
 
+from events.uri import shown, without_secrets
 from harness import pins
 from harness.commands import run
 from harness.console import say
@@ -124,7 +125,7 @@ def url_of(name: str) -> str:
         return pattern.format(version=told["version"], system=system, machine=processor)
     except (LookupError, ValueError) as error:
         raise UsageError(
-            f"{variable} is no pattern of an address: {pattern}",
+            f"{variable} is no pattern of an address: {shown(pattern)}",
             "In braces there may be version, system and machine, and nothing else.",
             f"Write the address in full: {variable}=https://…/{name}",
         ) from error
@@ -162,14 +163,15 @@ def fetch(url: str, sha256: str) -> bytes:
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout(f"it takes longer than {pins.deadline_s('download'):.0f} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        said = without_secrets(str(error).partition("\n")[0])
         raise DownloadError(
-            f"{url} cannot be fetched: {str(error).partition(chr(10))[0] or type(error).__name__}",
+            f"{shown(url)} cannot be fetched: {said or type(error).__name__}",
             "This machine most likely does not reach that server.",
             "Install it by hand, or name a mirror: docs/operations.md, “Overriding a pin”.",
         ) from error
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DownloadError(
-            f"{url} holds another file than the pinned one: SHA-256 {found}, not {sha256}.",
+            f"{shown(url)} holds another file than the pinned one: SHA-256 {found}, not {sha256}.",
             "A proxy answered instead, or the file was replaced.",
             "Do not use it; look at what that address holds.",
         )

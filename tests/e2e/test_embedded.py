@@ -1,5 +1,6 @@
 """End-to-end runs on the embedded target that do not go well: what they say, and that they leave nothing behind."""
 
+import base64
 import contextlib
 import os
 import pwd
@@ -9,18 +10,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
+from psycopg import sql
 
 from harness.airflow_api import AirflowApi
-from harness.paths import PYTHONPATH, ROOT
+from harness.paths import BUILD, PYTHONPATH, ROOT
 
 TIMEOUT_S = 150
+PLANTED = "pl4nt3d-s3cr3t"  # what nobody but the server of the events file is to see
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 # The line after which the phase is under way, the signal, and the exit code of the harness.
 INTERRUPTS = {
@@ -61,7 +66,7 @@ def temporary() -> Iterator[Path]:
         start(path, "--down").communicate(timeout=TIMEOUT_S)  # what a failed test has kept
 
 
-def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(temporary: Path, *options: str, under: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(map(str, PYTHONPATH))
     return subprocess.Popen(
         [*under, sys.executable, "-m", "harness", "e2e", "--target", "embedded", *options],
@@ -69,7 +74,8 @@ def start(temporary: Path, *options: str, under: tuple[str, ...] = ()) -> subpro
         stderr=subprocess.STDOUT,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "NOX_PID"}
-        | {"PYTHONPATH": path, "TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))},
+        | {"PYTHONPATH": path, "TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))}
+        | env,
     )
 
 
@@ -160,13 +166,80 @@ def test_a_disk_that_becomes_full_is_explained(small_disk: Path) -> None:
     check_nothing_is_left(small_disk)
 
 
-def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken_down(temporary: Path) -> None:
-    events = temporary.parent / "events.csv"
-    good = [f"{number};created_account;{number};2020-01-01 00:00:00;" for number in range(97)]
-    events.write_text("\n".join([HEADER, *good, "x;created_account;1;2020-01-01 00:00:00;", "1;2", "1;2", ""]))
+@contextlib.contextmanager
+def served(content: bytes) -> Iterator[str]:
+    """Give a signed URL of CONTENT with user info, without which the server gives nothing."""
+    authorization = f"Basic {base64.b64encode(f'{PLANTED}:{PLANTED}'.encode()).decode()}"
 
-    harness = start(temporary, "--events", str(events), "--keep")
-    text = harness.communicate(timeout=TIMEOUT_S)[0]
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_signed = self.path == f"/events.csv?X-Amz-Signature={PLANTED}"
+            self.send_response(200 if is_signed and self.headers["Authorization"] == authorization else 403)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server wants it so
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{PLANTED}:{PLANTED}@127.0.0.1:{server.server_port}/events.csv?X-Amz-Signature={PLANTED}#{PLANTED}"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def watched_processes() -> Iterator[set[str]]:
+    """Give the argument lists of all processes of the machine that are seen meanwhile."""
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.3):
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    seen.add(" ".join(process.cmdline()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield seen
+    ended.set()
+    watcher.join()
+
+
+def with_secrets(*folders: Path) -> list[Path]:
+    """Return the files below FOLDERS that have what was planted in them."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [path for path in files if PLANTED.encode() in path.read_bytes()]
+
+
+def rows_with_secrets(dsn: str) -> list[str]:
+    """Return the tables of the database at DSN that have what was planted in a row."""
+    found = []
+    with psycopg.connect(dsn) as connection:
+        tables = connection.execute(
+            "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog')"
+        ).fetchall()
+        for (table,) in tables:
+            query = sql.SQL("select 1 from {} as t where t::text like %s limit 1").format(sql.SQL(table))
+            if connection.execute(query, (f"%{PLANTED}%",)).fetchone():
+                found.append(table)
+    assert tables
+    return found
+
+
+def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken_down(temporary: Path) -> None:
+    good = [f"{number};created_account;{number};2020-01-01 00:00:00;" for number in range(97)]
+    content = "\n".join([HEADER, *good, "x;created_account;1;2020-01-01 00:00:00;", "1;2", "1;2", ""]).encode()
+
+    with served(content) as uri, watched_processes() as seen:
+        harness = start(temporary, "--keep", EVENTS_URI=uri)
+        text = harness.communicate(timeout=TIMEOUT_S)[0]
+    events = f"http://{uri.rpartition('@')[2].partition('?')[0]}?X-Amz-Signature=…#…"
     assert harness.returncode == 17  # that of a load with too many rejects
     what, why, next_step = text.splitlines()[-3:]
     refused = f"3 of 100 rows of {events} were rejected; at most 1% may be."
@@ -177,7 +250,14 @@ def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken
     assert list((diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
     rejects = (diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
     assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
+    assert PLANTED not in text
+    [home] = temporary.glob("events-platform-*")
+    logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
+    assert with_secrets(diagnostics, *logs) == []
+    assert any("-m harness.supervisor" in arguments for arguments in seen)
+    assert not any(PLANTED in arguments for arguments in seen)
     shutil.rmtree(diagnostics)
+    assert PLANTED not in summary(temporary).read_text() + (BUILD / "e2e" / "phases.json").read_text()
     told = re.sub(r"\\(\W|_)", r"\1", summary(temporary).read_text())
     assert told.startswith("## ✗ e2e on embedded: ")
     assert f"\n- **What happened:** events_pipeline_daily failed in load_events: {refused}\n" in told
@@ -196,6 +276,8 @@ def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken
     assert list(api.runs("events_pipeline_daily").values()).count("failed") >= 1
     with psycopg.connect(dsn) as connection:
         assert connection.execute("select count(*) from raw.events").fetchone() == (0,)
+    assert rows_with_secrets(dsn) == []  # of the ledger and the quarantine
+    assert rows_with_secrets(f"{dsn.rpartition('/')[0]}/airflow") == []  # of XCom, rendered templates, events
 
     down = start(temporary, "--down")
     assert "taken down" in down.communicate(timeout=TIMEOUT_S)[0]

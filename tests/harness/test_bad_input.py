@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.__main__ import PLACES, check_not_empty
+from harness.errors import UsageError
 from harness.paths import PYTHONPATH, ROOT
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
@@ -88,6 +90,41 @@ def test_what_is_said_is_told_in_the_summary(tmp_path: Path) -> None:
         "- **What to do:** Name one of them, or leave --target out: nox -s e2e\n\n"
         "## ✓ e2e: TIME\n\n"
     )
+
+
+def test_what_is_empty() -> None:
+    check(e2e("--start", "", EVENTS_URI="events.csv"), 2, "--start is empty.")
+    check(e2e(EVENTS_URI=""), 2, "EVENTS_URI is empty.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["e2e", "--events", ""], "--events"),
+        (["e2e", "--end="], "--end"),
+        (["e2e", "--target", " "], "--target"),
+        (["e2e", "--values", "a.yaml", "--namespace", "\t"], "--namespace"),
+        (["e2e", "--warehouse-dsn="], "--warehouse-dsn"),
+        (["cluster", "down", "--storage-class", ""], "--storage-class"),
+        (["cluster", "logs", "scheduler", ""], "An argument"),
+        (["release", "--push", ""], "--push"),
+        (["dbt", "--postgres", ""], "--postgres"),
+        (["dbt", "build", "--select", ""], "--select"),
+        (["dbt", "build", "-s", " "], "-s"),
+    ],
+)
+def test_what_is_empty_is_refused_whatever_it_is(arguments: list[str], name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_not_empty(arguments)
+    assert caught.value.what == f"{name} is empty."
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_that_is_empty_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_not_empty(["dbt", "build", "--select", "x", "--vars={}", "--", "-"])
+    monkeypatch.setenv(name, "")
+    with pytest.raises(UsageError, match=f"{name} is empty"):
+        check_not_empty(["dbt"])
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "many"])

@@ -73,7 +73,9 @@ def own() -> Objects:
     roles = make_passwords()
     database = release.Database(server, server.host, server.port)
     url = postgres.url("airflow", "not told", server.host, server.port, "airflow")
-    release.create_secrets(kubectl, roles | {release.USER: "x"}, Warehouse(server, "warehouse", roles), database, url)
+    warehouse = Warehouse(server, "warehouse", roles)
+    mine, events_uri = roles | {release.USER: "x"}, "s3://bucket/events.csv"
+    release.create_secrets(kubectl, mine, warehouse, database, metadata_url=url, events_uri=events_uri)
     for path in sorted(release.MANIFESTS.glob("*.yaml")):
         kubectl.apply(path.read_text())
     return kubectl.applied
@@ -385,6 +387,7 @@ def test_every_secret_that_a_pod_reads_is_made(objects: Objects) -> None:
 @finds(
     (remove("Secret/airflow-login"), f"{API}: airflow-login"),
     (remove("Secret/warehouse-loader"), f"{WORKER}: warehouse-loader connection"),
+    (remove("Secret/events-file"), f"{WORKER}: events-file uri"),
 )
 def test_a_secret_that_nobody_makes_is_found(
     changeable: Objects, change_it: Callable[[Objects], None], line: str

@@ -41,6 +41,13 @@ def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
     assert caught.value.exit_code == 51
 
 
+def test_nothing_secret_is_in_a_failure() -> None:
+    with pytest.raises(CommandFailedError) as caught:
+        run(*PYTHON, "import sys; sys.exit('no https://u:SECRET@host/a?sig=SECRET: denied')", "https://u:SECRET@host/a")
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.why == "It said: no https://host/a?sig=…: denied"
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from events.uri import shown
 from harness import pins, tools
 from harness.errors import DownloadError, HarnessError, ToolMissingError, UsageError
 
@@ -222,7 +223,7 @@ def test_what_cannot_be_fetched_is_said_in_three_lines(
             monkeypatch.setenv("PLATFORM_KIND_URL", "http://127.0.0.1:port/kind")
     with pytest.raises(DownloadError) as caught:
         tools.find("kind")
-    assert caught.value.what.startswith(f"{tools.url_of('kind')} cannot be fetched: ")
+    assert caught.value.what.startswith(f"{shown(tools.url_of('kind'))} cannot be fetched: ")
     assert says in caught.value.what
     assert len(lines_of(caught.value)) == 3
     assert cached() == []

@@ -123,10 +123,10 @@ def test_with_the_target_prod_it_builds_in_ones_own_warehouse(
 @pytest.mark.parametrize(
     ("arguments", "env", "what"),
     [
-        (["--keep", "--postgres", "x"], {}, "✗ --keep is for an ephemeral server, and this one is yours."),
+        (["--keep", "--postgres", "host=x"], {}, "✗ --keep is for an ephemeral server, and this one is yours."),
         (["--keep"], {"DBT_TARGET": "prod"}, "✗ --keep is for an ephemeral server, and this one is yours."),
         (
-            ["--postgres", "x"],
+            ["--postgres", "host=x"],
             {"DBT_TARGET": "prod"},
             "✗ --postgres is for an ephemeral warehouse, and DBT_TARGET=prod is for one of your own.",
         ),

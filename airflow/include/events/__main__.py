@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import psycopg
 
 from events.connection import connect, foreseen
-from events.errors import EventsError, SettingEmpty
+from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
 from events.load import load
 from events.tables import create_tables
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         dsn = os.environ.get("EVENTS_DSN")
         if dsn is not None and not dsn.strip():
-            raise SettingEmpty(
+            raise SettingUnusable(
                 "EVENTS_DSN is set and empty.",
                 "It is most likely the copy of a variable that is not set; libpq would choose a warehouse by itself.",
                 "Name the warehouse in it, or unset it to have libpq's own variables (PGHOST, PGUSER …) do so.",
@@ -92,7 +92,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     interval = Interval.parse(options.start, options.end)
     uri = os.environ.get("EVENTS_URI", "") if options.uri is None else options.uri
     if not uri.strip():
-        raise SettingEmpty(
+        raise SettingUnusable(
             "No events file is named.",
             "The argument URI, and without it EVENTS_URI, is missing or empty, as a variable that is not set.",
             "Name a path or a URI; one with a password or a signature in EVENTS_URI, which no list of processes shows.",

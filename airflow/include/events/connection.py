@@ -27,6 +27,7 @@ from events.errors import (
     EventsError,
     LoadCancelled,
     NotAllowed,
+    SettingUnusable,
     WarehouseBusy,
     WarehouseFull,
     WarehouseGone,
@@ -57,18 +58,26 @@ def connect(dsn: str) -> psycopg.Connection:
     """Connect to the warehouse that DSN, a libpq URL, names; what is done there is done in a `transaction`.
 
     Raises:
-        psycopg.OperationalError: it is not reached.
+        SettingUnusable: the DSN is none.
+        psycopg.OperationalError: the warehouse is not reached.
     """
-    return psycopg.connect(
-        dsn,
-        autocommit=True,
-        prepare_threshold=None,  # a prepared statement is one statement; some messages here are several
-        client_encoding="utf8",
-        connect_timeout=30,
-        keepalives_idle=30,
-        keepalives_interval=10,
-        keepalives_count=3,
-    )
+    try:
+        return psycopg.connect(
+            dsn,
+            autocommit=True,
+            prepare_threshold=None,  # a prepared statement is one statement; some messages here are several
+            client_encoding="utf8",
+            connect_timeout=30,
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+        )
+    except psycopg.ProgrammingError as error:
+        raise SettingUnusable(
+            f"The warehouse's DSN cannot be read: {first_line(error)}",
+            "It has an unknown parameter, or a password whose special characters are not percent-encoded.",
+            "Write it like postgresql://loader:p%40ss@host:5432/warehouse",
+        ) from None  # libpq quotes parts of it
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class NotAllowed(EventsError):
     exit_code = 28
 
 
-class SettingEmpty(EventsError):
-    """What says which file or which warehouse is meant is there and empty."""
+class SettingUnusable(EventsError):
+    """What says which file or which warehouse is meant is empty, or cannot be read."""
 
     exit_code = 29

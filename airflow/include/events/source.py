@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ from events.errors import (
     WrongHeader,
 )
 from events.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
+from events.uri import shown, without_secrets
 
 _BLOCK_BYTES = 1 << 18
 _FETCHED_BYTES = 1 << 23  # what is asked of an object store at once; some would fetch 50 MB and keep two of them
@@ -30,9 +30,6 @@ _HTTP_SILENCE_S = 60
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
-_SECRETS = re.compile(
-    r"(://)[^/?#@\s]+(?=@)|([?&][^=&\s]*(?:sig|token|secret|key|password|credential)[^=&\s]*=)[^&\s]*", re.IGNORECASE
-)
 
 
 class _StoredBytes(io.RawIOBase):
@@ -115,13 +112,13 @@ def open_source(uri: str) -> Iterator[Source]:
                 break
         else:
             raise SourceEmpty(
-                f"{redacted(uri)} is empty.",
+                f"{shown(uri)} is empty.",
                 "Its export most likely failed or has not ended yet.",
                 f"Export it again; a file without events has one line: {';'.join(COLUMNS)}",
             )
         if not is_header(header.removesuffix(b"\r")):
             raise WrongHeader(
-                f"{redacted(uri)} does not begin with the header of an events file: {raw_text(header[:100])!r}",
+                f"{shown(uri)} does not begin with the header of an events file: {raw_text(header[:100])!r}",
                 "It is most likely another file, or was exported with other columns or another separator.",
                 f"Give it the first line {';'.join(COLUMNS)}",
             )
@@ -137,7 +134,7 @@ def open_source(uri: str) -> Iterator[Source]:
             is_whole = unreadable or before.get("size") in (None, stored.size_bytes)
             if _identity(filesystem, path, uri) != before or not is_whole:
                 raise SourceChanged(
-                    f"{redacted(uri)} changed while it was read.",
+                    f"{shown(uri)} changed while it was read.",
                     "Its export most likely has not ended yet, or another one has begun.",
                     "Run the load again when the file is complete; nothing was changed.",
                 ) from unreadable
@@ -182,29 +179,24 @@ def check_source(uri: str) -> None:
         pass
 
 
-def redacted(text: str) -> str:
-    """Return TEXT, a URI or a message with URIs, without the passwords and signatures in them."""
-    return _SECRETS.sub(r"\1\2***", text)
-
-
 def _find(uri: str) -> tuple[Any, str]:
     """Return the file system that reads URI, and the path there."""
     scheme = fsspec.utils.get_protocol(uri)
     try:
         fsspec.get_filesystem_class(scheme)
-    except ValueError as error:
+    except ValueError:
         raise SchemeUnknown(
-            f"No file system is known for {scheme}://, the scheme of {redacted(uri)}.",
+            f"No file system is known for {shown(uri)}.",
             "The scheme is most likely misspelt.",
             "Use a plain path, or a scheme that fsspec knows: file, http, https, s3, gs, abfs, sftp …",
-        ) from error
+        ) from None
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or str(error)
         raise SchemePackageMissing(
             f"{scheme}:// needs the package {package}, which is not installed.",
             "The project installs what it uses; this scheme was not among it until now.",
             f"Add {package} to the dependency group `events` in pyproject.toml, then run: nox -s lock",
-        ) from error
+        ) from None
     with _translated_errors(uri):
         filesystem, path = fsspec.url_to_fs(uri, **(_http_options() if scheme in ("http", "https") else {}))
         return filesystem, path
@@ -224,7 +216,7 @@ def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
             block_size = 0 if "http" in filesystem.protocol else _FETCHED_BYTES
             return cast(BinaryIO, filesystem.open(path, "rb", block_size=block_size))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _missing(filesystem, uri, error) from error
+            raise _missing(filesystem, uri, error) from None
 
 
 def _missing(filesystem: Any, uri: str, error: OSError) -> Exception:
@@ -237,7 +229,7 @@ def _missing(filesystem: Any, uri: str, error: OSError) -> Exception:
     ):
         return cause  # fsspec calls everything so: a certificate that is not trusted, a server that is down
     return SourceMissing(
-        f"{redacted(uri)} does not exist.",
+        f"{shown(uri)} does not exist.",
         "The name is most likely misspelt, or the file has not arrived yet.",
         "Check the name; a relative path counts from the directory of the process that reads it.",
     )
@@ -249,10 +241,10 @@ def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
         try:
             info = filesystem.info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _missing(filesystem, uri, error) from error
+            raise _missing(filesystem, uri, error) from None
     if info.get("type") == "directory":
         raise SourceIsDirectory(
-            f"{redacted(uri)} is a directory.", "The name of the file in it was most likely left out.", "Name one file."
+            f"{shown(uri)} is a directory.", "The name of the file in it was most likely left out.", "Name one file."
         )
     times = _TAGS if "mtime" in info else (*_TAGS, "created")
     return {key: info[key] for key in ("size", *times) if info.get(key) is not None}
@@ -280,19 +272,21 @@ def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
 
 @contextmanager
 def _translated_errors(uri: str) -> Iterator[None]:
+    """Raise what reading URI raises as SourceUnreadable, not as its cause: its traceback would show the whole URI."""
     try:
         yield
     except EventsError:
         raise
-    except Exception as error:  # each file system has errors of its own; this is around calls of it only
+    except Exception as error:  # noqa: BLE001 - each file system has errors of its own; this is around calls of it only
         if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):
             why = "It is a gzip file that is damaged, or was still being written."
         elif isinstance(error, PermissionError):
             why = "The user of this process may not read it, or its credentials are missing."
         else:
             why = "The connection, the storage or the credentials most likely failed."
+        told = without_secrets(str(error).replace(uri, shown(uri)) if uri else str(error))
         raise SourceUnreadable(
-            f"{redacted(uri)} cannot be read: {redacted(str(error)) or type(error).__name__}",
+            f"{shown(uri)} cannot be read: {told or type(error).__name__}",
             why,
             "Make it readable and run the load again; nothing was changed.",
-        ) from error
+        ) from None

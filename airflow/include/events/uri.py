@@ -25,8 +25,9 @@ _NAMED = re.compile(r"([\w.\-[\]]{1,40})=+[^=]")
 
 # Outside a URI:
 _QUOTED = r"""'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|['"][^\n]*"""
-_HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]*(?:token|key|signature))(['\"]?\s*:(?!\s*…)\s*)"
+_HEADER = re.compile(  # not "require authorization: why", which registries say
+    r"(?:(?<!\w )|(?=(?-i:[A-Z])))\b"
+    r"((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]*(?:token|key|signature))(['\"]?\s*:(?!\s*…)\s*)"
     rf"(?:{_QUOTED}|[^\n]+)|\b(bearer|basic)(\s+)(?!(?-i:[a-z]+)(?![\w.~+/=-]))[\w.~+/=-]{{6,}}",
     re.IGNORECASE,
 )
@@ -36,10 +37,13 @@ _SETTING = re.compile(
     rf"[\w.-]{{0,60}}|pwd|sig|sas)((?:\s*=|['\"]\s*:)(?!\s*…)\s*)(?:{_QUOTED}|(?:\\.|\S)+)",
     re.IGNORECASE,
 )
-_FROM_LIBPQ = re.compile(  # which quotes the part of a DSN that it does not understand
-    r'(percent-encoded token: |integer value |query parameter: |missing "=" after )"[^\n]*"|(host name )"[^"\n]*@'
+_MISREAD = re.compile(  # what reads a URI or a DSN quotes the part that it does not understand
+    r"((?:percent-encoded token:|integer value(?: as)?|query parameter:|missing \"=\" after|"
+    r"(?:invalid|nonnumeric) port:) )"
+    r"(?:'[^\n]*'|\"[^\n]*\")|(host (?:name )?['\"])[^'\"\n]*@",
+    re.IGNORECASE,
 )
-_USER_INFO = re.compile(r"(?<![^\s'\"(\[<=,])[^\s/\\:@'\"(=]{2,100}:\S{1,200}@(?=[\w[])")
+_USER_INFO = re.compile(r"(?<![^\s'\"(\[<=,])[^\s/\\:@'\"(=]{2,100}:\S{1,200}@(?=[\w[]|$)")
 _QUERY = re.compile(r"(?<=[\w/.])[?#][\w.\-[\]]{1,40}=\S*")
 
 _IDENTITY = re.compile(r"((?:^|(?<=:))//)(?:[^/?#]*@|[^/?#:@]+:(?!:|\d+[/?#])[^?#]*@)")
@@ -57,7 +61,7 @@ def shown(uri: str) -> str:
 def without_secrets(text: str) -> str:
     """Return TEXT, a message of anybody's, with every URI in it as `shown` has it, and without passwords and tokens."""
     text = _HEADER.sub(r"\1\2\3\4…", text)
-    text = _FROM_LIBPQ.sub(lambda found: f'{found[1]}"…"' if found[1] else f'{found[2]}"', text)
+    text = _MISREAD.sub(lambda found: f"{found[1]}'…'" if found[1] else found[2], text)
     text = _SETTING.sub(r"\1\2…", text)
     told, position = [], 0
     for found in _IN_TEXT.finditer(text):

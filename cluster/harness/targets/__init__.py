@@ -1,10 +1,11 @@
 """The places where the whole pipeline runs: one module each, behind one small protocol."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from events.uri import shown
 from harness.airflow_api import AirflowApi
 from harness.console import Phases
 from harness.errors import UsageError
@@ -31,14 +32,14 @@ class Settings:
         values: a file of values for the chart that win over the project's own; None for none.
     """
 
-    events_uri: str
+    events_uri: str = field(repr=False)
     max_rejected: float
     ui_port: int | None = None
     reuse: bool = False
     context: str | None = None
     namespace: str | None = None
     registry: str | None = None
-    warehouse_dsn: str | None = None
+    warehouse_dsn: str | None = field(default=None, repr=False)
     storage_class: str | None = None
     values: str | None = None
 
@@ -112,7 +113,7 @@ def choose(name: str) -> tuple[Target, str]:
     if name in NAMES:
         return on_cluster.OnCluster(name), "as you asked"
     raise UsageError(
-        f"There is no target {name!r}.",
+        f"There is no target {shown(name)!r}.",
         f"The targets are: {', '.join(NAMES)}.",
         "Name one of them, or leave --target out: nox -s e2e",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from events.uri import shown
 from harness import chart, engine, images, pins, postgres, tools
 from harness.commands import run
 from harness.console import say
@@ -49,7 +50,7 @@ def why_not() -> str:
         reference = pins.image(name)
         if not engine.has_image(reference) and not engine.can_be_pulled(reference):
             return f"the image {reference.partition('@')[0]} is not here and cannot be pulled"
-    return "" if chart.can_be_had() else f"the chart cannot be had from {chart.source()}"
+    return "" if chart.can_be_had() else f"the chart cannot be had from {shown(chart.source())}"
 
 
 class KindPlace(OnEngine):

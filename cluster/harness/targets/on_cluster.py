@@ -272,6 +272,7 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
     where.prepare()
     is_local = "://" not in settings.events_uri
     airflow_image = images.airflow(Path(settings.events_uri) if is_local else None)
+    events_uri = images.EVENTS if is_local else settings.events_uri
     dbt_image = images.dbt()
 
     def create() -> Kubectl:
@@ -304,13 +305,11 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
     with phases.phase("databases, roles and secrets made"):
         mine = release.passwords(kubectl)
         warehouse, metadata_url = release.create_databases(database, mine)
-        annotations = release.create_secrets(kubectl, mine, warehouse, database, metadata_url)
+        annotations = release.create_secrets(
+            kubectl, mine, warehouse, database, metadata_url=metadata_url, events_uri=events_uri
+        )
         annotations |= release.identity(database.server)
-    env = {
-        "DBT_IMAGE": dbt_reference,
-        "EVENTS_URI": images.EVENTS if is_local else settings.events_uri,
-        "EVENTS_MAX_REJECTED": str(settings.max_rejected),
-    }
+    env = {"DBT_IMAGE": dbt_reference, "EVENTS_MAX_REJECTED": str(settings.max_rejected)}
     mine_values = supervisor.directory / "values.json"
     mine_values.write_text(json.dumps(chart.values(airflow_reference, env, annotations)))
     watch = release.Watch(kubectl, where.check_stands)

@@ -1,0 +1,91 @@
+"""`python -m events load` of a signed URL: neither it nor the warehouse's password is in what is said or kept."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psycopg
+import pytest
+from psycopg import sql
+
+PLANTED = "pl4nt3d"
+SIGNED = f"/events.csv?X-Amz-Credential={PLANTED}&X-Amz-Signature={PLANTED}"
+SHOWN = "/events.csv?X-Amz-Credential=…&X-Amz-Signature=…"
+CONTENT = b"""event_id;event_type;professional_id_anonymized;created_at;meta_data
+1;created_account;7;2020-01-01 09:00:00;
+x
+"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Give the address of a server that has the events file for who signs, and breaks off or refuses elsewhere."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            breaks_off = self.path.startswith("/broken.csv")
+            self.send_response(200 if self.path == SIGNED or breaks_off else 403)
+            self.send_header("Content-Length", str(len(CONTENT) + breaks_off))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(CONTENT)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server wants it so
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def events(*arguments: str, dsn: str) -> tuple[int, str]:
+    """Run `python -m events` and return its exit code and what it says, which has nothing in it that was planted."""
+    done = subprocess.run(
+        [sys.executable, "-m", "events", *arguments],
+        env=os.environ | {"EVENTS_DSN": dsn},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert PLANTED not in done.stdout
+    return done.returncode, done.stdout
+
+
+def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str) -> None:
+    uri = f"http://{PLANTED}:{PLANTED}@{address}{SIGNED}#{PLANTED}"
+    code, said = events("load", uri, "--max-rejected", "0.5", dsn=dsn)
+    assert code == 0, said
+    assert f"http://{address}{SHOWN}#…" in said
+    code, said = events("load", uri.replace("Signature", "Signatur"), dsn=dsn)
+    assert code == 19, said
+    assert f"✗ http://{address}{SHOWN.replace('Signature', 'Signatur')}#… cannot be read: 403" in said
+    code, said = events("load", f"http://{address}/broken.csv?{PLANTED}", dsn=dsn)
+    assert code == 19, said
+    code, said = events("loads", dsn=dsn)
+    assert code == 0, said
+    assert said.count(f"http://{address}{SHOWN}#…") == 1
+    assert db.execute("select count(*) from raw.loads").fetchone() == (3,)
+    for table in ("loads", "rejected_events"):
+        query = sql.SQL("select * from raw.{} as t where t::text like %s").format(sql.Identifier(table))
+        assert db.execute(query, (f"%{PLANTED}%",)).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://loader:{PLANTED}@127.0.0.1:9/warehouse",
+        f"postgresql://loader:{PLANTED}@{PLANTED}@127.0.0.1:9/warehouse",
+        f"host=127.0.0.1 port=9 password={PLANTED}",
+    ],
+)
+def test_the_password_of_the_warehouse(dsn: str) -> None:
+    code, said = events("load", "events.csv", dsn=dsn)
+    assert code == 23
+    assert said.startswith("✗ The warehouse was not reached")
