@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import engine, pins
-from harness.errors import EngineMissingError
+from harness import engine
+
+pytestmark = pytest.mark.needs("image")
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[str]:
     """Give an image whose containers take a while to make: each gets a copy of its volume."""
-    try:
-        engine.info()
-    except EngineMissingError:
-        pytest.skip("no Docker engine answers")
-    if not engine.has_image(pins.image("postgres")):
-        pytest.skip(f"the engine does not have {pins.image('postgres')}")
     reference = f"events-platform-test/{secrets.token_hex(4)}:1"
     (tmp_path / "many").mkdir()
     for number in range(4000):

@@ -6,7 +6,6 @@
 import ipaddress
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -262,9 +261,8 @@ def test_the_network_leaves_minikube_its_address(place: MinikubePlace, docker: D
     ]
 
 
+@pytest.mark.needs("engine")
 def test_an_engine_gives_a_container_that_address(place: MinikubePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers")
     monkeypatch.undo()
     place.cluster = f"test-{uuid.uuid4().hex[:8]}"
     try:
