@@ -39,6 +39,7 @@ def repository_with(path: Path, told: dict[Any, Any]) -> Path:
     return path
 
 
+@pytest.mark.needs("git")
 @pytest.mark.parametrize(
     ("results", "targets", "passes"),
     [
@@ -65,6 +66,7 @@ def test_what_the_gate_lets_pass(tmp_path: Path, results: tuple[str, str, str], 
     assert ("CI/e2e" in said) is (targets and plan == "success"), said
 
 
+@pytest.mark.needs("history")
 def test_the_jobs_run_here(tmp_path: Path) -> None:
     env = os.environ | {"TMPDIR": str(tmp_path)}
     argv = [sys.executable, "-m", "harness.workflow", "pull_request", "--job", "plan"]
@@ -74,3 +76,15 @@ def test_the_jobs_run_here(tmp_path: Path) -> None:
     assert {"lint", "types", "tests"} <= {job["session"] for job in json.loads(sessions)}
     assert '::set-output:: targets=[{"target": "kind"' in done.stdout
     assert list(tmp_path.iterdir()) == []  # nothing of it is left
+
+
+def test_a_folder_that_is_no_clone_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+    assert workflow.main([]) == 65
+    assert capsys.readouterr().err == (
+        f"✗ {tmp_path} has no commit to run the jobs on.\n"
+        "  It was downloaded without its history, or git is not installed.\n"
+        "  Clone the repository with git and run it there.\n"
+    )
