@@ -22,9 +22,10 @@ from harness import engine, pins, tools
 from harness.errors import EngineMissingError, TooSmallError
 from harness.paths import ROOT
 from harness.postgres import Server
+from tests import programs
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere"}
-KUBECTL = """#!{python}
+KUBECTL = """\
 import json, sys
 said = json.loads({said!r})
 line = " ".join(sys.argv[1:])
@@ -205,10 +206,8 @@ def context(
     clone: Path, *arguments: str, said: Mapping[str, str] = FREE, **env: str
 ) -> tuple[int, list[str], list[str]]:
     """Run `cluster up` on a cluster whose kubectl answers what is SAID, by a part of what it is asked."""
-    kubectl = clone.parent / "kubectl"
     always = {"config current-context": "work", "get namespace kube-system": '{"metadata": {"uid": "0f3a"}}'}
-    kubectl.write_text(KUBECTL.format(python=sys.executable, said=json.dumps(always | dict(said))))
-    kubectl.chmod(0o755)
+    kubectl = programs.write(clone.parent / "kubectl", KUBECTL.format(said=json.dumps(always | dict(said))))
     return harness(clone, "cluster", "up", "--target", "context", *arguments, PLATFORM_KUBECTL=str(kubectl), **env)
 
 
