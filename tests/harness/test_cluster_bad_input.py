@@ -76,6 +76,7 @@ def check(outcome: tuple[int, list[str], list[str]], code: int, what: str) -> No
     assert all(line.startswith("  ") and line.strip() for line in lines[1:])
 
 
+@pytest.mark.needs("docker")
 @pytest.mark.parametrize(
     "arguments",
     [
