@@ -3,6 +3,7 @@
 Each is looked for once per process, and only where a test needs it.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -50,10 +51,14 @@ class Need:
 # --- how it is looked for -------------------------------------------------------------------------------------------
 
 
+def program(name: str) -> str | None:
+    """Return a program's path: on the path, or where that of an ordinary user does not lead; or None."""
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(SYSTEM_PROGRAMS))
+
+
 def no_program(name: str) -> str:
-    """Look for a program on the path, and where the path of an ordinary user does not lead."""
-    places = (None, os.pathsep.join(SYSTEM_PROGRAMS))
-    return "" if any(shutil.which(name, path=place) for place in places) else "it is not installed"
+    """Look for a program."""
+    return "" if program(name) else "it is not installed"
 
 
 def no_engine() -> str:
@@ -133,15 +138,20 @@ def no_history() -> str:
 
 @cache
 def interpreter(version: str) -> Path | None:
-    """Return a Python of VERSION, `3.11.2` say, that is on the path or in /usr/bin; None where there is none."""
-    names = (f"python{version.rpartition('.')[0]}", "python3")
-    folders = [*os.get_exec_path(), "/usr/bin"]
-    for path in dict.fromkeys(Path(folder, name) for folder in folders for name in names):
-        try:
-            if run(path, "-c", "import platform; print(platform.python_version())").strip() == version:
+    """Return a Python of VERSION, `3.11.2` say: on the path, in /usr/bin, of pyenv, uv or GitHub's runners; or None."""
+    home, minor = Path.home(), f"python{version.rpartition('.')[0]}"
+    kept = (
+        Path(os.environ.get("PYENV_ROOT") or home / ".pyenv").glob(f"versions/{version}/bin/python3"),
+        Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python").glob(
+            f"cpython-{version}-*/bin/python3"
+        ),
+        Path(os.environ.get("RUNNER_TOOL_CACHE") or "/opt/hostedtoolcache").glob(f"Python/{version}/*/bin/python3"),
+    )
+    on_path = [Path(folder, name) for folder in (*os.get_exec_path(), "/usr/bin") for name in (minor, "python3")]
+    for path in dict.fromkeys([*on_path, *(path for paths in kept for path in sorted(paths))]):
+        with contextlib.suppress(CommandFailedError):  # not there, or a shim of pyenv's for nothing
+            if run(path, "-I", "-c", "import platform; print(platform.python_version())").strip() == version:
                 return path
-        except CommandFailedError:
-            continue
     return None
 
 

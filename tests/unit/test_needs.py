@@ -199,9 +199,16 @@ def test_a_folder_without_git_has_no_history(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_interpreter_is_found_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "python3.11").write_text("#!/bin/sh\necho 3.11.999\n")
-    (tmp_path / "python3.11").chmod(0o755)
+    places = {"3.11.901": "python3.11", "3.12.902": "python3", "3.13.903": "pyenv/versions/3.13.903/bin/python3"}
+    for version, place in places.items():
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho {version}\n")
+        path.chmod(0o755)
     monkeypatch.setenv("PATH", f"/nowhere{os.pathsep}{tmp_path}")
-    assert needs.interpreter("3.11.999") == tmp_path / "python3.11"
-    assert needs.interpreter("3.11.998") is None
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    assert {version: needs.interpreter(version) for version in places} == {
+        version: tmp_path / place for version, place in places.items()
+    }
+    assert needs.interpreter("3.11.902") is None
     needs.interpreter.cache_clear()
