@@ -132,7 +132,8 @@ def no_history() -> str:
     try:
         folder, *_ = run("git", "-C", ROOT, "rev-parse", "--show-toplevel", "--verify", "HEAD").splitlines()
     except CommandFailedError as error:
-        return f"git does not read this folder ({(error.said.splitlines() or ['it says nothing'])[-1]})"
+        found = re.search(r"^fatal: (.*)", error.said, re.MULTILINE)
+        return f"git does not read this folder ({found[1] if found else error.what})"
     return "" if Path(folder) == ROOT.resolve() else f"this folder is part of another repository, {folder}"
 
 

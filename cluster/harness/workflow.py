@@ -103,7 +103,7 @@ def check_history() -> None:
     except CommandFailedError as error:
         raise HistoryMissingError(
             f"{ROOT} has no commit to run the jobs on.",
-            "It was downloaded without its history, or git is not installed.",
+            "It was downloaded without its history, or git is not installed or does not trust the folder's owner.",
             "Clone the repository with git and run it there.",
         ) from error
 

@@ -85,6 +85,6 @@ def test_a_folder_that_is_no_clone_is_explained(
     assert workflow.main([]) == 65
     assert capsys.readouterr().err == (
         f"✗ {tmp_path} has no commit to run the jobs on.\n"
-        "  It was downloaded without its history, or git is not installed.\n"
+        "  It was downloaded without its history, or git is not installed or does not trust the folder's owner.\n"
         "  Clone the repository with git and run it there.\n"
     )
