@@ -1,13 +1,15 @@
 """Install a dependency group's lock into an environment of its own, once, and say where its Python is.
 
-Environments are in `.nox/envs` and shared by all sessions. Two sessions at once do not meet: the first installs, the
-other waits. Needs the standard library and uv alone: the noxfile calls it before there is any environment.
+Environments are in `.nox/envs`, of one version of Python each, to the patch, and shared by all sessions. Two sessions
+at once do not meet: the first installs, the other waits. Needs the standard library and uv alone: the noxfile calls it
+before there is any environment.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ ENVIRONMENTS = ROOT / ".nox" / "envs"
 
 def python_of(group: str) -> Path:
     """Return where the Python of GROUP's environment is, or will be when it is installed."""
-    return ENVIRONMENTS / f"{group}-py{sys.version_info.major}{sys.version_info.minor}" / "bin" / "python"
+    return ENVIRONMENTS / f"{group}-py{platform.python_version()}" / "bin" / "python"
 
 
 def install(group: str) -> Path:

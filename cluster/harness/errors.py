@@ -207,6 +207,12 @@ class ReleaseError(HarnessError):
     exit_code = 64
 
 
+class HistoryMissingError(HarnessError):
+    """The project is no clone of its repository, or there is no git to read it."""
+
+    exit_code = 65
+
+
 class AlreadyUpError(HarnessError):
     """A cluster of this clone is up already, and nobody said that it may be used."""
 

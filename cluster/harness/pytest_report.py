@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from harness import pytest_needs
 from harness.annotations import Finding, annotate, in_repository
-from harness.summary import VARIABLE, Markdown, Section, code, details, span, table, text
+from harness.summary import VARIABLE, Section, code, details, span, table, text
 
 SHOWN = 30  # failures in full
 SLOWEST = 5
-SHOWN_NAMES = 3  # of tests that are skipped for the same reason
 MESSAGE_LINES = (7, 3)  # the first and the last
 ENDS = {2: "interrupted", 3: "pytest itself failed", 4: "pytest was called wrongly", 5: "there was no test to run"}
 VARIABLES = (VARIABLE, "GITHUB_ACTIONS")
@@ -60,7 +60,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         *(failure.block() for failure in failures[:SHOWN]),
         f"… and {len(failures) - SHOWN} more: the log has all." if len(failures) > SHOWN else "",
         again(failures),
-        skips([*stats.get("skipped", []), *stats.get("xfailed", [])]),
+        waiting(stats.get("skipped", [])),
+        expected(stats.get("xfailed", [])),
         slowest([report for reports in stats.values() for report in reports if hasattr(report, "duration")]),
     )
     section.write()
@@ -153,22 +154,16 @@ def again(failures: Sequence[Failure]) -> str:
     return f"**What to do:** run what failed alone, {span(command)}"
 
 
-def skips(reports: Sequence[Any]) -> str:
-    """Return a table of what did not run, or may fail, and why; tests with the same reason share a line."""
-    tests: dict[str, list[str]] = defaultdict(list)
-    for report in reports:
-        reason = getattr(report, "wasxfail", None)
-        if reason is None:
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        tests[reason.removeprefix("Skipped: ")].append(report.nodeid)
-    rows = [(named(sorted(names)), reason) for reason, names in sorted(tests.items())]
-    return f"**{len(reports)} did not run or may fail**\n\n{table(('test', 'why'), rows)}" if rows else ""
+def waiting(reports: Sequence[Any]) -> str:
+    """Return a list of what is missing, how many of the skipped tests wait for it, and how to get it."""
+    lines = [f"- {text(line)}" for line in pytest_needs.waiting(reports)]
+    return "\n".join([f"**{len(reports):,} did not run, since something is missing**\n", *lines]) if lines else ""
 
 
-def named(names: Sequence[str]) -> Markdown:
-    """Return NAMES, or the first few and how many more."""
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return Markdown(", ".join(map(span, names[:SHOWN_NAMES])) + more)
+def expected(reports: Sequence[Any]) -> str:
+    """Return a table of the tests that may fail, and why."""
+    rows = [(span(report.nodeid), report.wasxfail) for report in reports]
+    return f"**{len(reports):,} may fail**\n\n{table(('test', 'why'), rows)}" if rows else ""
 
 
 def slowest(reports: Sequence[Any]) -> str:

@@ -23,7 +23,9 @@ from typing import Any
 
 import yaml
 
+from harness import commands, console
 from harness.console import say
+from harness.errors import CommandFailedError, HistoryMissingError
 from harness.paths import ROOT
 
 GITHUB = ROOT / ".github"
@@ -94,8 +96,25 @@ def git(*arguments: str, cwd: Path) -> str:
     return subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
+def check_history() -> None:
+    """Raise HistoryMissingError unless the project is a clone with a commit."""
+    try:
+        commands.run("git", "-C", ROOT, "rev-parse", "--verify", "HEAD")
+    except CommandFailedError as error:
+        raise HistoryMissingError(
+            f"{ROOT} has no commit to run the jobs on.",
+            "It was downloaded without its history, or git is not installed or does not trust the folder's owner.",
+            "Clone the repository with git and run it there.",
+        ) from error
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run the jobs on a clean clone of the last commit; return act's exit code."""
+    """Run the jobs on a clean clone of the last commit; return act's exit code, or a foreseen error's."""
+    try:
+        check_history()
+    except HistoryMissingError as error:
+        console.error(error.what, error.why, error.next_step)
+        return error.exit_code
     with tempfile.TemporaryDirectory(prefix="events-platform-workflow-") as name:
         directory = Path(name)
         clone = directory / "clone"

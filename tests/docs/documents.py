@@ -1,7 +1,7 @@
 """Reading what the project's Markdown says: links, anchors, tables and code, as GitHub would show them."""
 
+import os
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -13,15 +13,18 @@ from harness.paths import ROOT
 FENCE = re.compile(r"^(```+|~~~+)")
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^\s)>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 DEFINITION = re.compile(r"^ {0,3}\[[^\]]+\]:\s*<?([^\s>]+)>?", re.MULTILINE)
+MADE = ("build", "logs", "target", "__pycache__")  # folders that sessions make
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$")
 
 
 @cache
 def markdown() -> tuple[Path, ...]:
-    """Return the project's Markdown files: the tracked ones, and those that are about to be."""
-    argv = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.md")
-    listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return tuple(sorted(ROOT / name for name in listed.split("\0") if name and (ROOT / name).exists()))
+    """Return the project's Markdown files; git is not asked: the project may have been downloaded without it."""
+    found = []
+    for folder, below, names in os.walk(ROOT):
+        below[:] = [name for name in below if name == ".github" or not (name.startswith(".") or name in MADE)]
+        found += [Path(folder, name) for name in names if name.endswith(".md")]
+    return tuple(sorted(found))
 
 
 def read(name: str) -> str:

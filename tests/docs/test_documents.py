@@ -1,5 +1,6 @@
 """The helpers of these tests find what is wrong in texts that are wrong: none of the checks is one that cannot fail."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,17 @@ def test_a_link_is_relative_to_its_file() -> None:
 def test_every_markdown_file_is_read() -> None:
     found = {str(path.relative_to(ROOT)) for path in documents.markdown()}
     assert found >= {"README.md", "docs/adr/0001-teardown-is-a-closed-pipe.md", "CONTRIBUTING.md"}
+    assert found >= {"dbt/models/docs.md", ".github/PULL_REQUEST_TEMPLATE.md"}
     assert not [name for name in found if name.startswith((".nox/", "build/"))]
+
+
+@pytest.mark.needs("history")
+def test_every_markdown_file_that_is_tracked_is_read() -> None:
+    listed = subprocess.run(
+        ("git", "ls-files", "-z", "--", "*.md"), cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    tracked = {ROOT / name for name in listed.stdout.split("\0") if name}
+    assert {path for path in tracked if path.exists()} <= set(documents.markdown())
 
 
 def test_a_table_is_found_by_its_first_column() -> None:

@@ -101,6 +101,7 @@ def test_renovate_reads_a_file_that_there_is() -> None:
     assert not found_by_renovate(read("cluster/versions.toml").replace(" = ", "="))
 
 
+@pytest.mark.needs("history")
 def test_renovate_covers_actions_groups_and_bases() -> None:
     assert set(RENOVATE["enabledManagers"]) == {"github-actions", "pep621", "dockerfile", "custom.regex"}
     assert "helpers:pinGitHubActionDigests" in RENOVATE["extends"]

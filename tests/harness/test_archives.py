@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness import archives, engine
-from harness.errors import EngineMissingError
 
 
 @pytest.fixture
 def references(tmp_path: Path) -> Iterator[list[str]]:
     """Give two images of a file each; afterwards they are gone."""
-    try:
-        engine.info()
-    except EngineMissingError:
-        pytest.skip("no Docker engine answers")
     made = [f"events-platform-test/{secrets.token_hex(4)}:{number}" for number in (1, 2)]
     for reference in made:
         folder = tmp_path / reference[-1]
@@ -40,6 +35,7 @@ def docker(*arguments: str, check: bool = True) -> None:
     subprocess.run(["docker", *arguments], check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.needs("engine")
 def test_what_is_kept_is_loaded_where_it_is_missing(references: list[str], cache: Path) -> None:
     archives.save("dbt", references)
     docker("image", "rm", "--force", *references)
@@ -49,6 +45,7 @@ def test_what_is_kept_is_loaded_where_it_is_missing(references: list[str], cache
     assert {path.name for path in cache.iterdir()} == {"dbt.tar", "dbt.of"}
 
 
+@pytest.mark.needs("engine")
 def test_an_archive_is_written_anew_for_another_image_alone(references: list[str], cache: Path) -> None:
     archives.save("dbt", references[:1])
     written = (cache / "dbt.tar").stat().st_mtime_ns
@@ -62,6 +59,7 @@ def test_an_archive_is_written_anew_for_another_image_alone(references: list[str
     assert engine.has_image(references[1])
 
 
+@pytest.mark.needs("engine")
 def test_a_broken_archive_is_removed_and_said(
     references: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,12 +72,14 @@ def test_a_broken_archive_is_removed_and_said(
     archives.load("dbt", references[0])  # as if there had never been one
 
 
+@pytest.mark.needs("docker")
 def test_what_cannot_be_kept_is_said(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archives.save("dbt", ["events-platform-test/none:1"])
     assert "… dbt is not kept for the next run: " in capsys.readouterr().out
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.needs("engine")
 def test_nothing_is_kept_unless_it_is_asked_for(
     references: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

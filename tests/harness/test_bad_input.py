@@ -160,7 +160,7 @@ def test_a_file_whose_name_looks_like_a_scheme(tmp_path: Path, monkeypatch: pyte
     check(e2e("--events", "file://log.csv"), 10, f"{tmp_path}/log.csv does not exist.")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="as an ordinary user PostgreSQL is of that user")
+@pytest.mark.needs("root")  # as an ordinary user PostgreSQL is of that user
 def test_as_root_a_temporary_directory_that_is_closed(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     exit_code, lines = e2e(TMPDIR=str(tmp_path))
@@ -180,15 +180,12 @@ def test_a_port_that_is_taken() -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a directory on a file system of its own with 20 MB."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", tmp_path], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine does not let root mount")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", tmp_path], check=True)
     yield tmp_path
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
+@pytest.mark.needs("mount")
 def test_a_disk_without_room(small_disk: Path) -> None:
     check(e2e(TMPDIR=str(small_disk)), 42, f"{small_disk} has 21 MB free; the run needs ")
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from harness import engine, tools
+from harness import engine, pins, tools
 from harness.errors import EngineMissingError, TooSmallError
 from harness.paths import ROOT
 from harness.postgres import Server
+from tests import programs
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere"}
-KUBECTL = """#!{python}
+KUBECTL = """\
 import json, sys
 said = json.loads({said!r})
 line = " ".join(sys.argv[1:])
@@ -55,17 +56,6 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         assert not shutil.which("docker") or subprocess.run(with_name, capture_output=True, check=False).stdout == b""
 
 
-@pytest.fixture
-def docker() -> None:
-    """Skip where there is no engine, or one that is too small for a cluster."""
-    try:
-        engine.check_room()
-    except EngineMissingError:
-        pytest.skip("no Docker engine answers")
-    except TooSmallError as error:
-        pytest.skip(error.what)
-
-
 def harness(clone: Path, *arguments: str, **env: str) -> tuple[int, list[str], list[str]]:
     """Run `python -m harness` and return its exit code and the lines that it says on both streams."""
     argv = [sys.executable, "-m", "harness", *arguments]
@@ -86,6 +76,7 @@ def check(outcome: tuple[int, list[str], list[str]], code: int, what: str) -> No
     assert all(line.startswith("  ") and line.strip() for line in lines[1:])
 
 
+@pytest.mark.needs("docker")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -124,32 +115,29 @@ def test_an_engine_that_does_not_answer_is_not_one_that_has_nothing(
         engine.inspect("container", "any")
 
 
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_what_the_engine_does_not_have_is_none() -> None:
     assert [engine.inspect(kind, "no-such-thing-here") for kind in ("container", "image", "network")] == [None] * 3
 
 
 @pytest.mark.parametrize("arguments", [("cluster", "up"), ("e2e", "--target", "kind")], ids=" ".join)
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_a_chart_that_does_not_exist(clone: Path, arguments: tuple[str, ...]) -> None:
-    there = subprocess.check_output(["docker", "image", "ls", "--quiet"], text=True).split()
-    if not there:
-        pytest.skip("the engine has no image at all")
-    env = {"PLATFORM_CHART": "/nowhere", "PLATFORM_NODE_IMAGE": there[0], "PLATFORM_POSTGRES_IMAGE": there[0]}
+    none = "localhost:1/none:1"  # nothing is pulled before the chart is looked for
+    env = {"PLATFORM_CHART": "/nowhere", "PLATFORM_NODE_IMAGE": none, "PLATFORM_POSTGRES_IMAGE": none}
     check(harness(clone, *arguments, **env), 58, "PLATFORM_CHART names /nowhere, which does not exist.")
 
 
 @pytest.mark.parametrize("arguments", [("cluster", "up"), ("e2e", "--target", "kind")], ids=" ".join)
 @pytest.mark.parametrize("name", ["NODE", "POSTGRES"])
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("room", "image")
 def test_an_image_that_cannot_be_pulled(clone: Path, arguments: tuple[str, ...], name: str) -> None:
-    there = subprocess.check_output(["docker", "image", "ls", "--quiet"], text=True).split()
-    env = {f"PLATFORM_{other}_IMAGE": there[0] for other in ("NODE", "POSTGRES") if there}
+    env = {f"PLATFORM_{other}_IMAGE": pins.image("postgres") for other in ("NODE", "POSTGRES")}
     env[f"PLATFORM_{name}_IMAGE"] = "localhost:1/none:1"
     check(harness(clone, *arguments, **env), 56, "The image localhost:1/none:1 is not here and cannot be pulled.")
 
 
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_a_port_that_is_taken(clone: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -160,7 +148,7 @@ def test_a_port_that_is_taken(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["kind", "minikube"])
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_what_is_not_up(clone: Path, target: str) -> None:
     name = "" if target == "kind" else "minikube-"
     for action in ("status", "ui", "logs"):
@@ -204,12 +192,10 @@ def test_an_events_file_that_does_not_exist(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("action", ["up", "status", "ui", "logs", "down"])
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine", "kubectl")
 def test_a_kubeconfig_without_a_context(clone: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
     monkeypatch.delenv("PLATFORM_KUBECTL")
-    if not (kubectl := tools.installed("kubectl")):
-        pytest.skip("kubectl is not installed")
-    env = {"KUBECONFIG": "/nowhere", "PLATFORM_KUBECTL": str(kubectl)}
+    env = {"KUBECONFIG": "/nowhere", "PLATFORM_KUBECTL": str(tools.find("kubectl"))}
     outcome = harness(clone, "cluster", action, "--target", "context", **env)
     check(outcome, 62, "The kubeconfig has no current context.")
 
@@ -221,33 +207,31 @@ def context(
     clone: Path, *arguments: str, said: Mapping[str, str] = FREE, **env: str
 ) -> tuple[int, list[str], list[str]]:
     """Run `cluster up` on a cluster whose kubectl answers what is SAID, by a part of what it is asked."""
-    kubectl = clone.parent / "kubectl"
     always = {"config current-context": "work", "get namespace kube-system": '{"metadata": {"uid": "0f3a"}}'}
-    kubectl.write_text(KUBECTL.format(python=sys.executable, said=json.dumps(always | dict(said))))
-    kubectl.chmod(0o755)
+    kubectl = programs.write(clone.parent / "kubectl", KUBECTL.format(said=json.dumps(always | dict(said))))
     return harness(clone, "cluster", "up", "--target", "context", *arguments, PLATFORM_KUBECTL=str(kubectl), **env)
 
 
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_a_cluster_that_does_not_answer(clone: Path) -> None:
     check(context(clone, said={}), 62, "The cluster of the context work does not answer.")
 
 
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_a_namespace_that_is_somebody_elses(clone: Path) -> None:
     theirs = json.dumps({"metadata": {"name": "mine", "labels": {"app.kubernetes.io/managed-by": "Helm"}}})
     outcome = context(clone, "--namespace", "mine", said={"version": "{}", "get namespace mine": theirs})
     check(outcome, 2, "The namespace mine is there, and was not made by this clone of the project.")
 
 
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_a_context_without_a_postgresql(clone: Path) -> None:
     what = "The context target needs a PostgreSQL 18 that the cluster's pods reach, and none is named."
     check(context(clone), 2, what)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-@pytest.mark.usefixtures("docker")
+@pytest.mark.needs("engine")
 def test_a_postgresql_that_pods_do_not_reach(clone: Path, server: Server, host: str) -> None:
     dsn = f"postgresql://{server.user}@{host}:{server.port}/postgres"
     outcome = context(clone, "--warehouse-dsn", dsn, PGPASSWORD=server.password)

@@ -11,23 +11,14 @@ from pathlib import Path
 import pytest
 
 from harness import engine, image_stream, images, pins
-from harness.errors import EngineMissingError, ImageMissingError
+from harness.errors import ImageMissingError
 from harness.supervisor import Supervisor
 
-
-@pytest.fixture
-def an_engine() -> None:
-    """Skip without an engine that has PostgreSQL's image."""
-    try:
-        engine.info()
-    except EngineMissingError:
-        pytest.skip("no Docker engine answers")
-    if not engine.has_image(pins.image("postgres")):
-        pytest.skip(f"the engine does not have {pins.image('postgres')}")
+pytestmark = pytest.mark.needs("image")
 
 
 @pytest.fixture
-def image(an_engine: None, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001 - it skips
+def image(tmp_path: Path) -> Iterator[str]:
     """Give an image whose containers take a while to make: each gets a copy of its volume."""
     reference = f"events-platform-test/{secrets.token_hex(4)}:1"
     (tmp_path / "many").mkdir()
@@ -59,7 +50,6 @@ def test_where_nothing_is_made_nothing_is_left() -> None:
     assert engine.inspect("container", name) is None
 
 
-@pytest.mark.usefixtures("an_engine")
 def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     files = {"Dockerfile": tmp_path / "Dockerfile"}
@@ -76,7 +66,6 @@ def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatc
     assert not any(map(engine.has_image, built.values()))
 
 
-@pytest.mark.usefixtures("an_engine")
 def test_a_registry_that_speaks_http_is_said_to() -> None:
     class Registry(http.server.BaseHTTPRequestHandler):
         default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
@@ -94,7 +83,6 @@ def test_a_registry_that_speaks_http_is_said_to() -> None:
     ]
 
 
-@pytest.mark.usefixtures("an_engine")
 def test_a_node_that_is_being_removed_does_not_stay() -> None:
     name = f"events-platform-test-{secrets.token_hex(4)}"
     argv = ["docker", "run", "--detach", "--name", name, "--entrypoint", "sleep", pins.image("postgres"), "600"]

@@ -12,8 +12,6 @@ from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor
 from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
 
-needs_engine = pytest.mark.skipif(not postgres.engine_answers(), reason="no Docker engine answers")
-
 
 @pytest.fixture(autouse=True)
 def libpq_settings() -> Iterator[None]:
@@ -43,7 +41,7 @@ def test_the_wheel_gives_what_is_promised_twice_at_once() -> None:
         check_promises(second)
 
 
-@needs_engine
+@pytest.mark.needs("image")
 def test_the_container_gives_what_is_promised() -> None:
     import docker
 
@@ -57,7 +55,7 @@ def test_the_container_gives_what_is_promised() -> None:
     assert container.id not in {c.id for c in client.containers.list(all=True)}
 
 
-@needs_engine
+@pytest.mark.needs("engine")
 def test_an_image_that_cannot_be_had_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLATFORM_POSTGRES_IMAGE", "no.such.registry.invalid/postgres:18")
     with Supervisor.launch() as supervisor, pytest.raises(PostgresError) as caught:
@@ -158,7 +156,7 @@ def test_without_an_engine_it_is_the_wheel(monkeypatch: pytest.MonkeyPatch) -> N
         assert server.origin == "a wheel"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run PostgreSQL")
+@pytest.mark.needs("root")
 def test_as_root_postgresql_runs_as_nobody_and_no_user_is_made() -> None:
     import pwd
 

@@ -43,6 +43,7 @@ def repository_with(path: Path, told: dict[Any, Any]) -> Path:
     return path
 
 
+@pytest.mark.needs("git")
 @pytest.mark.parametrize(
     ("failing", "is_whole", "passes"),
     [
@@ -70,6 +71,7 @@ def test_what_the_gate_lets_pass(tmp_path: Path, failing: str, is_whole: bool, p
         assert (name in said) is (is_whole and failing != "plan"), said
 
 
+@pytest.mark.needs("history")
 def test_the_jobs_run_here(tmp_path: Path) -> None:
     env = os.environ | {"TMPDIR": str(tmp_path)}
     argv = [sys.executable, "-m", "harness.workflow", "pull_request", "--job", "plan"]
@@ -80,3 +82,15 @@ def test_the_jobs_run_here(tmp_path: Path) -> None:
     assert '::set-output:: targets=[{"target": "kind"' in done.stdout
     assert '::set-output:: pythons=[{"session": "tests", "python": "3.11.2"' in done.stdout
     assert list(tmp_path.iterdir()) == []  # nothing of it is left
+
+
+def test_a_folder_that_is_no_clone_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+    assert workflow.main([]) == 65
+    assert capsys.readouterr().err == (
+        f"✗ {tmp_path} has no commit to run the jobs on.\n"
+        "  It was downloaded without its history, or git is not installed or does not trust the folder's owner.\n"
+        "  Clone the repository with git and run it there.\n"
+    )

@@ -18,7 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from harness import chart, images, pins, postgres, release, tools
+from harness import chart, images, pins, postgres, release
 from harness.errors import InstallFailedError
 from harness.kubectl import Kubectl
 from harness.paths import ROOT
@@ -82,14 +82,6 @@ def own() -> Objects:
 
 
 @functools.cache
-def why_not() -> str:
-    """Say why the chart cannot be rendered here; nothing if it can."""
-    if not tools.can_be_had("helm"):
-        return f"helm is not installed, and {tools.url_of('helm')} does not answer"
-    return "" if chart.can_be_had() else f"the chart cannot be had from {chart.source()} (PLATFORM_CHART)"
-
-
-@functools.cache
 def rendered(target: str, folder: Path) -> Objects:
     annotations = {"events-platform/secrets": "0123456789abcdef"}
     values = chart.values(images.airflow().reference, {"DBT_IMAGE": images.dbt().reference}, annotations)
@@ -98,11 +90,13 @@ def rendered(target: str, folder: Path) -> Objects:
     return load(chart.render(chart.locate(), release.NAMESPACE, files))
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if why_not():
-        pytest.skip(f"not rendered: {why_not()}")
-    return tmp_path_factory.mktemp("values")
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param("values", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)],
+)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder for what is rendered."""
+    return tmp_path_factory.mktemp(request.param)
 
 
 @pytest.mark.parametrize(

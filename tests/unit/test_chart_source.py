@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from harness import chart, pins, tools
 from harness.errors import ChartMissingError, DownloadError, HarnessError, InstallFailedError
 from harness.kubectl import Kubectl
 from harness.supervisor import Supervisor
+from tests import programs
 
 ARCHIVE = b"the chart, packed"
 VERSION = "1.22.0"
@@ -25,7 +25,7 @@ TIMED_OUT = (
 TIMED_OUT_HELM_4 = "Error: resource Job/a/b not ready. status: InProgress\\ncontext deadline exceeded"
 
 # Writes down what it is asked for, and does what the files beside it say.
-HELM = """#!{python}
+HELM = """\
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
 with open(here / "asked", "a") as asked:
@@ -40,7 +40,7 @@ if arguments == ["pull"]:
 elif arguments == ["status"]:
     if not status.exists():
         sys.exit("Error: release: not found")
-    print(json.dumps({{"name": "airflow", "info": {{"status": status.read_text()}}}}))
+    print(json.dumps({"name": "airflow", "info": {"status": status.read_text()}}))
 elif arguments == ["uninstall"]:
     status.unlink()
 elif arguments == ["upgrade"]:
@@ -68,8 +68,7 @@ def helm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Give the folder of a helm that does what it is told."""
     folder = tmp_path / "helm"
     folder.mkdir()
-    (folder / "helm").write_text(HELM.format(python=sys.executable))
-    (folder / "helm").chmod(0o755)
+    programs.write(folder / "helm", HELM)
     (folder / "failures").touch()
     monkeypatch.setenv("PLATFORM_HELM", str(folder / "helm"))
     return folder

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from events.records import CLEAN, Event, is_header, parse
 from events.staging import _AFTER_ID
+from harness import pythons
 from harness.oracle import UnreadableError, split
 from harness.paths import ROOT, SAMPLE
 from harness.plan import settings
-from tests import pythons
 from tests.unit import clean_lines
 from tests.unit.clean_lines import ACCOUNT, PIECES, PROPOSAL, is_clean
 
@@ -57,10 +57,14 @@ def test_a_run_ends_before_another_day_and_before_a_line_that_is_not_clean() -> 
         assert run.end() == 2 * (len(ACCOUNT) + 1)
 
 
-@pytest.mark.parametrize("version", sorted(SHIPPED | pythons.found()))
+@pytest.mark.parametrize(
+    "version",
+    [
+        pytest.param(version, marks=pytest.mark.needs(f"python{version}"))
+        for version in sorted(SHIPPED | pythons.found())
+    ],
+)
 def test_each_python_cuts_lines_as_the_parser_does(version: str) -> None:
-    if version not in pythons.found():
-        pytest.skip(f"no Python {version} here, which {SHIPPED[version]} ships")
     argv = [pythons.found()[version], "-B", clean_lines.__file__, str(SAMPLE)]
     env = os.environ | {"PYTHONPATH": str(ROOT / "airflow" / "include")}
     told = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)

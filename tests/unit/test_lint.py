@@ -1,7 +1,6 @@
 """Each linter gets the files that are its own, and pre-commit's hook lets a commit pass or refuses it."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +38,7 @@ def test_a_file_goes_to_the_linters_whose_it_is(file: str, linters: tuple[str, .
     assert got == {name: [os.path.normpath(file)] for name in linters}
 
 
+@pytest.mark.needs("history")
 def test_every_python_file_is_checked() -> None:
     argv = ("git", "ls-files", "--", "*.py")
     tracked = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
@@ -70,17 +70,9 @@ def test_what_makes_no_sense_is_refused(arguments: list[str], said: str, capsys:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Give a repository made from the working tree, with the hook installed; return what runs a command in it."""
-    root = tmp_path / "clone"
-    listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in names:
-        if name and (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
+def in_clone(clone: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Make a repository of the clone, with the hook installed; return what runs a command in it."""
     environment.install("lint")  # from here: what is installed through a link has the link's path in it
-    (root / ".nox").symlink_to(ROOT / ".nox")
     not_its_own = ("GIT_", "GITHUB_", "NOX", "PYTHONPATH", "FORCE_COLOR")
     env = {name: value for name, value in os.environ.items() if not name.startswith(not_its_own)}
     env |= {
@@ -93,11 +85,11 @@ def clone(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     }
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(argv, cwd=root, env=env, capture_output=True, text=True, check=False)
+        return subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)
 
     for argv in (
         ("git", "init", "--quiet"),
-        ("git", "add", "--", *[name for name in names if name and (root / name).exists()]),
+        ("git", "add", "--", ".", ":!.nox"),  # .gitignore has the folder, not a link
         ("git", "commit", "--quiet", "--message", "What there is"),
         ("pre-commit", "install"),
     ):
@@ -106,25 +98,26 @@ def clone(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.mark.needs("git")
 def test_pre_commit_refuses_a_file_that_is_badly_formatted(
-    clone: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    in_clone: Callable[..., subprocess.CompletedProcess[str]], clone: Path
 ) -> None:
-    file = tmp_path / "clone" / "cluster" / "harness" / "new.py"
+    file = clone / "cluster" / "harness" / "new.py"
     file.write_text('"""New."""\n\nx = {  "a":1 }\n')
-    (tmp_path / "clone" / "noxfile.py").open("a").write("x=1\n")  # bad, too, but not in the commit
-    clone("git", "add", "cluster/harness/new.py")
-    refused = clone("git", "commit", "--message", "Badly formatted")
+    (clone / "noxfile.py").open("a").write("x=1\n")  # bad, too, but not in the commit
+    in_clone("git", "add", "cluster/harness/new.py")
+    refused = in_clone("git", "commit", "--message", "Badly formatted")
     assert refused.returncode == 1
     assert "✗ ruff format" in refused.stderr
     assert '+x = {"a": 1}' in refused.stderr
     assert "hadolint" not in refused.stderr
-    assert clone("git", "log", "--format=%s").stdout == "What there is\n"
+    assert in_clone("git", "log", "--format=%s").stdout == "What there is\n"
 
     file.write_text('"""New."""\n\nx = {"a": 1}\n')
-    clone("git", "add", "cluster/harness/new.py")
-    passed = clone("git", "commit", "--message", "Well formatted")
+    in_clone("git", "add", "cluster/harness/new.py")
+    passed = in_clone("git", "commit", "--message", "Well formatted")
     assert passed.returncode == 0, passed.stderr
-    assert clone("git", "log", "-1", "--format=%s").stdout == "Well formatted\n"
+    assert in_clone("git", "log", "-1", "--format=%s").stdout == "Well formatted\n"
 
 
 def test_hooks_are_sessions_and_bring_no_tool_of_their_own() -> None:

@@ -1,6 +1,7 @@
 """The locks are fresh, whole and free of index addresses; a stale one is refused in one sentence."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -83,6 +84,14 @@ def test_a_comment_or_a_tools_setting_leaves_the_lock_fresh(copy: Path) -> None:
     pyproject = copy / "pyproject.toml"
     pyproject.write_text(pyproject.read_text() + "# a comment\n[tool.ruff]\nline-length = 80\n")
     assert locks.path("events").exists()
+
+
+def test_an_environment_is_of_one_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = set()
+    for version in ("3.11.2", "3.11.7"):
+        monkeypatch.setattr(platform, "python_version", lambda version=version: version)
+        folders.add(environment.python_of("dbt").parents[1].name)
+    assert folders == {"dbt-py3.11.2", "dbt-py3.11.7"}
 
 
 def test_a_missing_lock_is_refused(copy: Path) -> None:

@@ -6,9 +6,7 @@
 import ipaddress
 import json
 import os
-import shutil
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,11 +21,12 @@ from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingEr
 from harness.supervisor import Supervisor
 from harness.targets import Settings, minikube, on_engine
 from harness.targets.minikube import MinikubePlace
+from tests import programs
 
 INTERFACE = Path(__file__).with_name("minikube_cli.json")
 CLUSTER = MinikubePlace.cluster
 
-MINIKUBE = """#!{python}
+MINIKUBE = """\
 import json, os, pathlib, re, sys
 
 here = pathlib.Path({here!r})
@@ -161,10 +160,7 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Install the program that takes what is documented; give the folder that it keeps its state in."""
-    (tmp_path / "minikube").write_text(
-        MINIKUBE.format(python=sys.executable, here=str(tmp_path), interface=str(INTERFACE))
-    )
-    (tmp_path / "minikube").chmod(0o755)
+    programs.write(tmp_path / "minikube", MINIKUBE.format(here=str(tmp_path), interface=str(INTERFACE)))
     monkeypatch.setenv("PLATFORM_MINIKUBE", str(tmp_path / "minikube"))
     monkeypatch.setenv("KUBECONFIG", "/the/user's/own")
     monkeypatch.setenv("PLATFORM_NODE_IMAGE", "kindest/node:v1.35.8@sha256:07b2")
@@ -262,9 +258,8 @@ def test_the_network_leaves_minikube_its_address(place: MinikubePlace, docker: D
     ]
 
 
+@pytest.mark.needs("engine")
 def test_an_engine_gives_a_container_that_address(place: MinikubePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers")
     monkeypatch.undo()
     place.cluster = f"test-{uuid.uuid4().hex[:8]}"
     try:

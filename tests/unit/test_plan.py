@@ -84,6 +84,7 @@ def test_what_is_documentation(path: str, is_one: bool) -> None:
     assert plan.is_documentation([path]) is is_one
 
 
+@pytest.mark.needs("git")
 def test_what_a_change_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from harness import release
 from harness.kubectl import Kubectl
 from harness.warehouse import ROLES
+from tests import programs
 
 Object = dict[str, Any]
 
@@ -93,13 +93,9 @@ def kubectl(tmp_path: Path) -> Callable[[str], Kubectl]:
     """Give a way to make a kubectl that knows one secret, `passwords`, or none."""
 
     def make(secret: str) -> Kubectl:
-        program = tmp_path / "kubectl"
         wanted = ["--namespace", "there", "get", "secret", "passwords", "--ignore-not-found", "--output", "json"]
-        program.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.exit(64) if sys.argv[1:] != {wanted} else print({secret!r})\n"
-        )
-        program.chmod(0o755)
-        return Kubectl(program, "there")
+        source = f"import sys\nsys.exit(64) if sys.argv[1:] != {wanted} else print({secret!r})\n"
+        return Kubectl(programs.write(tmp_path / "kubectl", source), "there")
 
     return make
 

@@ -1,8 +1,12 @@
 """Which target is chosen, and the reason that is given."""
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
-from harness import chart, engine, images, targets, tools
+from harness import chart, engine, images, postgres, targets, tools
 from harness.errors import EngineMissingError, TooSmallError, UsageError
 
 
@@ -52,6 +56,28 @@ def test_auto_is_embedded_elsewhere_and_says_why(
     target, told = targets.choose("auto")
     assert target.name == "embedded"
     assert told == f"auto chose it, because {reason}"
+
+
+@pytest.fixture(params=["unix:///nowhere", "unix:///dev/null", "tcp://127.0.0.1:1", "501"])
+def no_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give an address where there is no engine, or none for this user."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # which answers 501, whatever it is asked
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"tcp://127.0.0.1:{server.server_port}" if request.param == "501" else request.param
+        monkeypatch.setenv("DOCKER_HOST", host)
+        yield host
+        server.shutdown()
+
+
+@pytest.mark.needs("docker")
+def test_an_engine_that_refuses_is_none(no_engine: str) -> None:
+    assert not postgres.engine_answers()
+    target, told = targets.choose("auto")
+    assert (target.name, told) == ("embedded", "auto chose it, because no Docker engine answers")
+    with pytest.raises(EngineMissingError) as caught:
+        engine.inspect("container", "any")
+    assert caught.value.what == f"The cluster needs a Docker engine, and none answers at {no_engine}."
+    assert caught.value.why == "It is most likely not running, or you may not use it."
 
 
 def test_bases_are_needed_for_images_that_are_not_built_yet(monkeypatch: pytest.MonkeyPatch) -> None:

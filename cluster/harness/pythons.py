@@ -12,7 +12,7 @@ MINORS = range(11, 15)  # of Python 3, from what `requires-python` has on
 
 
 def _candidates() -> Iterator[str | Path]:
-    yield sys.executable
+    yield from filter(None, (sys.executable, shutil.which("python3")))
     for minor in MINORS:
         yield from filter(None, (shutil.which(f"python3.{minor}"), shutil.which(f"python3.{minor}", path="/usr/bin")))
     keepers = {
