@@ -16,9 +16,9 @@ def _candidates() -> Iterator[str | Path]:
     for minor in MINORS:
         yield from filter(None, (shutil.which(f"python3.{minor}"), shutil.which(f"python3.{minor}", path="/usr/bin")))
     keepers = {
-        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")): "versions/3.*/bin/python",
-        Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python")): "cpython-3.*/bin/python",
-        Path(os.environ.get("RUNNER_TOOL_CACHE", "/opt/hostedtoolcache")): "Python/3.*/*/bin/python",
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")): "versions/3.*/bin/python3",
+        Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python")): "cpython-3.*/bin/python3",
+        Path(os.environ.get("RUNNER_TOOL_CACHE", "/opt/hostedtoolcache")): "Python/3.*/*/bin/python3",
     }
     for keeper, pattern in keepers.items():
         yield from sorted(keeper.glob(pattern))

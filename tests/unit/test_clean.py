@@ -57,13 +57,10 @@ def test_a_run_ends_before_another_day_and_before_a_line_that_is_not_clean() -> 
         assert run.end() == 2 * (len(ACCOUNT) + 1)
 
 
-@pytest.mark.parametrize(
-    "version",
-    [
-        pytest.param(version, marks=pytest.mark.needs(f"python{version}"))
-        for version in sorted(SHIPPED | pythons.found())
-    ],
-)
+VERSIONS = sorted(SHIPPED | pythons.found())
+
+
+@pytest.mark.parametrize("version", [pytest.param(it, marks=pytest.mark.needs(f"python{it}")) for it in VERSIONS])
 def test_each_python_cuts_lines_as_the_parser_does(version: str) -> None:
     argv = [pythons.found()[version], "-B", clean_lines.__file__, str(SAMPLE)]
     env = os.environ | {"PYTHONPATH": str(ROOT / "airflow" / "include")}
