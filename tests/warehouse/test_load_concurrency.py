@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +17,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
 
-from events.errors import WarehouseBusy, WarehouseGone
+from events import staging
+from events.errors import LoadCancelled, WarehouseBusy, WarehouseGone
 from events.load import PUBLISH_LOCK, load
+from events.publishing import swap
 from events.tables import create_tables
 from harness.warehouse import Warehouse
 
@@ -176,6 +179,70 @@ def test_a_killed_load_is_found_by_the_next_and_a_living_one_is_let_alone(dsn: s
         ("Its process was killed.", None)
     ]
     assert query(dsn, "select count(*) from raw.events") == [(100,)]
+
+
+def cancel_when(dsn: str, condition: Callable[[], object], waiting: Future[Any]) -> None:
+    """Cancel what the load does on the server, once CONDITION holds, until it ends."""
+    wait_until(condition)
+    while not waiting.done():
+        query(
+            dsn,
+            "select pg_cancel_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid() and state = 'active'",
+        )
+        time.sleep(0.05)
+
+
+def test_a_load_that_somebody_cancels_says_so(dsn: str, tmp_path: Path) -> None:
+    """While it waits for its turn, and while it waits for readers."""
+    uri = write(tmp_path / "events.csv", days=1)
+    with ThreadPoolExecutor(1) as pool:
+        with publishing_locked(dsn):
+            waiting = pool.submit(load, uri, dsn)
+            cancel_when(dsn, lambda: advisory_locks(dsn, granted=False), waiting)
+        with psycopg.connect(dsn) as reader:
+            reader.execute("select 1 from raw.events")
+            publishing = pool.submit(load, uri, dsn)
+            held = "select 1 from pg_locks where relation = 'raw.events'::regclass and mode = 'ShareRowExclusiveLock'"
+            cancel_when(dsn, lambda: query(dsn, held), publishing)
+    for load_ in (waiting, publishing):
+        with pytest.raises(LoadCancelled) as caught:
+            load_.result()
+        assert caught.value.what == ("The load was cancelled on the server: canceling statement due to user request")
+    assert (
+        query(dsn, "select status, split_part(failure, ':', 1) from raw.loads")
+        == [("failed", "The load was cancelled on the server")] * 2
+    )
+    assert load(uri, dsn).loaded == 100
+
+
+def test_tries_to_publish_leave_no_savepoint(dsn: str) -> None:
+    with psycopg.connect(dsn) as reader, psycopg.connect(dsn, autocommit=True) as connection:
+        reader.execute("select 1 from raw.events")
+        connection.execute("begin")
+        with pytest.raises(LockNotAvailable):
+            swap(connection, psycopg.sql.SQL("null"), time.monotonic() + 0.2)
+        with pytest.raises(InvalidSavepointSpecification):
+            connection.execute("release savepoint swap")
+
+
+def test_dry_runs_beside_loads(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each load replaces all partitions, and drops those that were there."""
+    monkeypatch.setattr(staging, "MIN_ROWS", 100)
+    uris = [write(tmp_path / f"{number}.csv", days=5, professional_id=number) for number in range(2)]
+    load(uris[0], dsn)
+
+    def load_and_replace(number: int) -> int:
+        return sum(load(uris[number], dsn, force=True).replaced for _ in range(8))
+
+    def try_out(number: int) -> set[int]:
+        return {load(uris[number], dsn, dry_run=True).replaced for _ in range(15)}
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = pool.map(load_and_replace, range(2))
+        dry_runs = pool.map(try_out, range(2))
+        assert list(dry_runs) == [{500}, {500}]
+        assert list(loads) == [8 * 500] * 2
 
 
 def test_a_connection_that_is_cut_is_in_the_ledger(warehouse: Warehouse, dsn: str, tmp_path: Path) -> None:

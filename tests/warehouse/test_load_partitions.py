@@ -1,6 +1,7 @@
 """How `raw.events` is cut into partitions, which loads are recognised, and tables that were edited by hand."""
 
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from events import copying, publishing, staging
+from events import copying, publishing, records, staging
+from events import load as load_module
 from events.load import load
 from events.partitions import partitions
 from events.records import Event, parse
@@ -216,6 +218,17 @@ def test_the_sample_arrives_row_by_row(
     assert len(bounds(db)) > 50
 
 
+def test_rows_that_postgresql_counts_otherwise_are_not_loaded(
+    dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a fault of a regular expression takes two lines for one."""
+    load(write(tmp_path / "events.csv", 0), dsn)
+    monkeypatch.setattr(staging, "_AFTER_ID", re.compile(rb";[^\n]*\n[^\n]*\n"))
+    with pytest.raises(RuntimeError, match=r"^PostgreSQL took 10 rows where the load counted 5; nothing is published"):
+        load(write(tmp_path / "events.csv", 0, professional=9), dsn)
+    assert {row[2] for row in events(db)} == {8}
+
+
 # --- recognised -----------------------------------------------------------------------------------------------------
 
 EDITS = {
@@ -280,6 +293,24 @@ def test_what_is_recognised(dsn: str, db: psycopg.Connection, tmp_path: Path) ->
         *((1, None, 30, 0), (2, None, 30, 10), (3, 2, 30, 0), (4, 2, 30, 0), (5, None, 30, 30)),
         *((6, None, 30, 30), (7, 6, 30, 0)),
     ]
+
+
+def test_the_same_file_by_other_rules_is_another_load(
+    dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = write(tmp_path / "events.csv", 0, 1, 2)
+    load(uri, dsn)
+    changed = Path(records.__file__).read_text().replace('"created_account", ', "")
+    (tmp_path / "records.py").write_text(changed)
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    load_module.rules_sha256.cache_clear()
+    assert load(uri, dsn).same_as_load_id is None
+    assert load(uri, dsn).same_as_load_id == 2
+    forced = load(uri, dsn, force=True)
+    assert (forced.same_as_load_id, forced.replaced) == (None, 30)
+    rules = db.execute("select count(distinct rules_sha256), count(rules_sha256) from raw.loads").fetchall()
+    assert rules == [(2, 4)]
+    load_module.rules_sha256.cache_clear()
 
 
 def test_a_dry_run_says_what_a_load_would_do_and_does_nothing(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -56,6 +57,44 @@ def events(*arguments: str, dsn: str) -> tuple[int, str]:
     )
     assert PLANTED not in done.stdout
     return done.returncode, done.stdout
+
+
+def test_signed_urls_of_different_files_are_different_sources(dsn: str, db: psycopg.Connection, address: str) -> None:
+    """Of which the same is shown; the quarantine has the rows of both, and of each those of its last load."""
+    for user in ("", "somebody:else@"):
+        for fragment in "ab":
+            uri = f"http://{user}{address}{SIGNED}#{fragment}={PLANTED}"
+            code, said = events("load", uri, "--max-rejected", "0.5", "--force", dsn=dsn)
+            assert code == 0, said
+    assert db.execute("select load_id from raw.rejected_events order by 1").fetchall() == [(3,), (4,)]
+    ids = [source_id for (source_id,) in db.execute("select source_id from raw.loads order by load_id")]
+    assert ids[:2] == ids[2:]
+    assert len(set(ids)) == 2
+    shown = db.execute("select distinct regexp_replace(source_uri, '#.*', '') from raw.loads").fetchall()
+    assert shown == [(f"http://{address}{SHOWN}",)]
+
+
+def test_the_next_load_takes_the_secrets_out_of_an_older_ledger(
+    dsn: str, db: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "events.csv"
+    path.write_bytes(CONTENT)
+    uri = f"sftp://u:p@{PLANTED}@host/a.csv?hash={PLANTED}#access_token={PLANTED}"
+    db.execute(
+        "insert into raw.loads (source_uri, status, failure) values (%s, 'failed', %s), (%s, 'succeeded', null)",
+        (uri, f"{uri} cannot be read.\nhttps://host/?hmac={PLANTED} refused.", str(path)),
+    )
+    assert events("load", str(path), "--max-rejected", "0.5", dsn=dsn)[0] == 0
+    rows = db.execute("select source_uri, failure, source_id from raw.loads order by 1 desc, load_id").fetchall()
+    assert [row[:2] for row in rows] == [
+        (
+            "sftp://host/a.csv?hash=…#access_token=…",
+            "sftp://host/a.csv?hash=…#access_token=… cannot be read.\nhttps://host/?hmac=… refused.",
+        ),
+        (str(path), None),
+        (str(path), None),
+    ]
+    assert rows[1][2] == rows[2][2]
 
 
 def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str) -> None:

@@ -48,8 +48,12 @@ _COLUMNS = """
     where attrelid = 'raw.events'::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
+# A key's name is its index's, too, which no other table's may have.
 _CONSTRAINTS = """
-    select contype::text, format('constraint %I %s', conname, pg_get_constraintdef(oid)) from pg_constraint
+    select
+        contype::text,
+        case when contype in ('c', 'f') then format('constraint %I ', conname) else '' end || pg_get_constraintdef(oid)
+    from pg_constraint
     where conrelid = 'raw.events'::regclass and contype in ('c', 'f', 'p', 'u', 'x') and conparentid = 0
     order by conname
 """
