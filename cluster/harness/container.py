@@ -29,6 +29,8 @@ def make(settings: list[str]) -> PostgresContainer:
     image = pins.image("postgres")
     container = PostgresContainer(image, username="postgres", password=password, dbname="postgres", driver=None)
     container.with_command(["postgres", "-c", "listen_addresses=*", *settings])
+    if container.get_docker_client().host() == "localhost":  # the engine is this machine's; nobody else is to reach it
+        container.ports = {f"{container.port}/tcp": ("127.0.0.1",)}  # type: ignore[dict-item] # docker-py's own form
     return container
 
 

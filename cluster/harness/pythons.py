@@ -15,9 +15,10 @@ def _candidates() -> Iterator[str | Path]:
     yield from filter(None, (sys.executable, shutil.which("python3")))
     for minor in MINORS:
         yield from filter(None, (shutil.which(f"python3.{minor}"), shutil.which(f"python3.{minor}", path="/usr/bin")))
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python"))
     keepers = {
         Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")): "versions/3.*/bin/python3",
-        Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python")): "cpython-3.*/bin/python3",
+        uv: "cpython-3.*/bin/python3",
         Path(os.environ.get("RUNNER_TOOL_CACHE", "/opt/hostedtoolcache")): "Python/3.*/*/bin/python3",
     }
     for keeper, pattern in keepers.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from harness import pins, postgres
+from harness import container, pins, postgres
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor
 from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
@@ -53,6 +53,14 @@ def test_the_container_gives_what_is_promised() -> None:
             c for c in client.containers.list() if c.id not in before and pins.image("postgres") in c.image.tags
         ]
     assert container.id not in {c.id for c in client.containers.list(all=True)}
+
+
+@pytest.mark.needs("image")
+def test_the_container_is_reached_from_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "secret")
+    with container.make([]) as running:
+        bindings = running.get_wrapped_container().attrs["HostConfig"]["PortBindings"]
+        assert [binding["HostIp"] for binding in bindings["5432/tcp"]] == ["127.0.0.1"]
 
 
 @pytest.mark.needs("engine")
