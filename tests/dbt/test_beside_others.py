@@ -1,0 +1,315 @@
+"""Builds beside loads, readers, other builds, and beside what others have put on the marts."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from events.load import load
+from harness.warehouse import Warehouse
+from tests.dbt.common import (
+    MARTS_ALONE,
+    Dbt,
+    copy_of_the_project,
+    five_days,
+    loaded,
+    read,
+    read_by,
+    replace,
+    write_file,
+)
+from tests.warehouse.brute_force import MARTS, Event, expected, streams
+
+INCREMENTAL = {"test_fact.fct_events", "test_intermediate.int_status_events", "test_analysis.availability_snapshot"}
+BUILD = f"{MARTS_ALONE} --threads 1"  # so that the number of a statement says which it is
+
+
+@pytest.fixture
+def bare(dbt_python: str, environment: dict[str, str]) -> Iterator[Dbt]:
+    """Give a dbt that takes no lock, as one that is started by hand; staging is built."""
+    with Dbt(dbt_python, environment, bare=True) as dbt:
+        dbt.run("run --quiet --select staging")
+        yield dbt
+
+
+# --- loads -----------------------------------------------------------------------------------------------------------
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.generate],  # what was built before is part of an example, so none can be made smaller
+)
+@given(streams().filter(bool), st.data())
+def test_no_load_inside_a_build_without_the_lock_is_lost(
+    bare: Dbt, warehouse: Warehouse, tmp_path: Path, log: list[Event], data: st.DataObject
+) -> None:
+    """Whichever statement the load comes before: the next build has all of it, whatever this one made of it."""
+    statement = data.draw(st.integers(1, 150))
+    bounds = data.draw(st.sampled_from([None, *{event.created_at for event in log}]))
+    span = {} if bounds is None else {"start": bounds, "end": bounds + timedelta(3)}
+    file = str(write_file(tmp_path / "events.csv", log))
+
+    def load_it() -> None:
+        load(file, warehouse.loader_dsn, allow_empty=True, max_rejected=1.0, **span)
+
+    bare.send(f"pause={statement} {BUILD}")
+    if bare.answer() == "paused":
+        loading = threading.Thread(target=load_it)
+        loading.start()
+        loading.join(0.3)  # it may have to wait for the model that is being built
+        bare.send("go on")
+        bare.answer()  # one that fails is well: what it has read may not fit together
+        loading.join()
+    else:
+        load_it()
+
+    bare.run(BUILD)
+    assert read(warehouse) == expected(loaded(warehouse))
+    bare.run(BUILD)
+    assert read(warehouse) == expected(loaded(warehouse))
+
+
+def corrected(log: list[Event]) -> list[Event]:
+    """Return LOG with day 3 corrected, an event moved from day 4 to day 2, and one gone."""
+    moved = {31: 5, 41: -2}
+    return [
+        event._replace(created_at=event.created_at - timedelta(hours=moved.get(event.event_id, 0)), professional_id=9)
+        for event in log
+        if event.event_id != 50
+    ]
+
+
+def test_a_build_beside_another_one_without_the_lock(
+    bare: Dbt, dbt_python: str, environment: dict[str, str], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """The second waits for the table, and then finds nothing left to do; neither doubles or loses a row."""
+    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
+    bare.run(BUILD)
+    log = corrected(five_days())
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    waiting = "select count(*) from pg_locks where not granted and relation = 'test_fact.fct_events'::regclass"
+
+    with Dbt(dbt_python, environment, bare=True) as other:
+        bare.send(f"pause=__new {BUILD} --select fct_events")
+        assert bare.answer() == "paused"
+        other.send(f"{BUILD} --select fct_events")
+        with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+            deadline = time.monotonic() + 60
+            while connection.execute(waiting).fetchone() != (1,):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        bare.send("go on")
+        assert bare.answer() == "exit code 0", bare.output
+        assert other.answer() == "exit code 0", other.output
+
+    bare.run(BUILD)
+    assert read(warehouse) == expected(log)
+
+
+# --- readers ---------------------------------------------------------------------------------------------------------
+
+
+def test_readers_with_an_older_snapshot_see_the_old_rows(
+    run_in_process: Callable[[str], object], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    logs = [five_days(), corrected(five_days()), five_days()[2:]]
+    load(str(write_file(tmp_path / "events.csv", logs[0])), warehouse.loader_dsn)
+    run_in_process(MARTS_ALONE)
+    for old, new, how in zip(logs, logs[1:], ("", " --full-refresh"), strict=False):
+        load(str(write_file(tmp_path / "events.csv", new)), warehouse.loader_dsn)
+        with (
+            psycopg.connect(warehouse.reader_dsn, row_factory=psycopg.rows.dict_row) as repeatable,
+            psycopg.connect(warehouse.reader_dsn, row_factory=psycopg.rows.dict_row) as serializable,
+        ):
+            repeatable.execute("set transaction isolation level repeatable read")
+            serializable.execute("set transaction isolation level serializable")
+            for reader in (repeatable, serializable):
+                reader.execute("select 1")
+
+            run_in_process(MARTS_ALONE + how)
+
+            for reader in (repeatable, serializable):
+                assert read_by(reader) == expected(old)
+        assert read(warehouse) == expected(new)
+
+
+# --- what others have put on the marts -------------------------------------------------------------------------------
+
+OTHERS = """
+    create role analyst;
+    create schema bi;
+    grant usage on schema test_dim, test_fact, test_analysis, test_staging, bi to analyst;
+    grant select on test_dim.dim_services, test_fact.fct_events, test_staging.stg_events to analyst;
+    create view bi.services as select service_id, service_name_en from test_dim.dim_services;
+    create view bi.facts as select * from test_fact.fct_events;
+    create view bi.events as select event_id from test_staging.stg_events;
+    alter table test_dim.dim_services add column note text;
+    alter table test_fact.fct_events add column note text default 'none';
+    update test_dim.dim_services set note = 'the garden' where service_id = 7;
+    create index of_bi on test_fact.fct_events (service_id);
+    comment on table test_fact.fct_events is 'Ask Ada first.';
+    alter view bi.services owner to analyst;
+"""
+
+
+@pytest.fixture
+def others(warehouse: Warehouse) -> Iterator[Callable[[], list[Any]]]:
+    """Give a function that puts things of others on the marts, and returns what is there of them when called again."""
+    made: list[bool] = []
+
+    def put_or_look() -> list[Any]:
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            if not made:
+                connection.execute(OTHERS)
+                made.append(True)
+            connection.execute("set local role analyst")
+            rows = connection.execute(
+                "select *, (select count(*) from test_staging.stg_events) from test_fact.fct_events order by 1"
+            ).fetchall()
+            services = connection.execute("select * from bi.services order by 1").fetchall()
+            connection.execute("reset role")
+            return [
+                rows,
+                services,
+                connection.execute("select service_id, note from test_dim.dim_services order by 1").fetchall(),
+                connection.execute("select count(*) from bi.facts").fetchall(),
+                connection.execute("select count(*) from bi.events").fetchall(),
+                connection.execute("select to_regclass('test_fact.of_bi')").fetchall(),
+                connection.execute(
+                    "select split_part(obj_description('test_fact.fct_events'::regclass), e'\n', 1)"
+                ).fetchall(),
+            ]
+
+    yield put_or_look
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        connection.execute("drop owned by analyst; drop role analyst")
+
+
+def test_what_others_have_put_on_the_marts_stays(
+    dbt_python: str,
+    environment: dict[str, str],
+    others: Callable[[], list[Any]],
+    warehouse: Warehouse,
+    tmp_path: Path,
+) -> None:
+    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
+    project = copy_of_the_project(tmp_path)
+    env = environment | {"DBT_TARGET_PATH": str(tmp_path / "target")}
+    with Dbt(dbt_python, env, project=project) as dbt:
+        dbt.run("run --quiet")
+        before = others()
+        assert before[2] == [(7, "the garden")]
+        dbt.run("run --quiet")
+        dbt.run("run --quiet --full-refresh")
+        assert others() == before
+
+        load(str(write_file(tmp_path / "events.csv", five_days()[:4])), warehouse.loader_dsn)
+        dbt.run("run --quiet")
+        after = others()
+        assert [row[0] for row in after[0]] == [11, 21]
+        assert after[1:3] == before[1:3]
+        assert after[5:] == before[5:]
+
+        # Another type: what hangs on the table is named, and nothing of it goes, whatever the way.
+        yml = project / "models/marts/dim/dim_services.yml"
+        sql = project / "models/marts/dim/dim_services.sql"
+        replace(sql, "\n        service_id,\n", "\n        service_id::integer as service_id,\n")
+        yml.write_text(yml.read_text().replace("data_type: bigint", "data_type: integer", 1))
+        said = dbt.run("run --quiet --select dim_services", exit_code=1)
+        assert '"test_dim"."dim_services" is not what the model makes now: it has no column service_id integer.' in said
+        assert "A new table in its place would be without: column note, rule _RETURN on view bi.services." in said
+        assert "dbt build --full-refresh --select dim_services" in said
+        said = dbt.run("run --quiet --select dim_services --full-refresh", exit_code=1)
+        assert "A new table in its place would be without: rule _RETURN on view bi.services." in said
+        assert others() == after
+
+        # Without the view it is made anew where that is asked for, and grants are kept all the same.
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute("drop view bi.services")
+        assert "would be without: column note." in dbt.run("run --quiet --select dim_services", exit_code=1)
+        dbt.run("run --quiet --select dim_services --full-refresh")
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute("set local role analyst")
+            cursor = connection.execute("select * from test_dim.dim_services")
+            assert [column.name for column in cursor.description or ()] == [
+                "service_id",
+                "service_name_nl",
+                "service_name_en",
+            ]
+            assert cursor.fetchall() == [(7, "tuin", "garden")]
+
+        # A view that others depend on does not lose a column.
+        staging = project / "models/staging/stg_events"
+        replace(staging.with_suffix(".sql"), "        event_id,\n", "        event_id::integer as event_id,\n")
+        yml = staging.with_suffix(".yml")
+        yml.write_text(yml.read_text().replace("data_type: bigint", "data_type: integer", 1))
+        said = dbt.run("run --quiet --select stg_events", exit_code=1)
+        assert "is not what the model makes now, and others depend on it." in said
+        assert "view bi.events depends on view test_staging.stg_events" in said
+        assert "CASCADE" not in said
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            assert connection.execute("select count(*) from bi.events").fetchone() == (4,)
+            connection.execute("drop view bi.events")
+        dbt.run("run --quiet --select stg_events")
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute("set local role analyst")
+            assert connection.execute("select count(*) from test_staging.stg_events").fetchone() == (4,)
+
+
+def test_a_build_sets_what_it_depends_on(
+    run_in_process: Callable[[str], object], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        role = warehouse.role("transformer")
+        for setting in (
+            "default_transaction_isolation to serializable",
+            "search_path to public, pg_temp",
+            "datestyle to 'SQL, DMY'",
+            "timezone to 'Asia/Kathmandu'",
+        ):
+            connection.execute(f"alter role {role} in database {warehouse.database} set {setting}".encode())
+        for mart in MARTS:  # a namesake of each temporary table
+            connection.execute(f"create table public.{mart.partition('.')[2]}__new ()".encode())
+    for log in (five_days(), corrected(five_days())):
+        load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+        run_in_process(MARTS_ALONE)
+        assert read(warehouse) == expected(log)
+
+
+# --- the lock ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_built_when_the_lock_is_lost_is_not_committed(
+    dbt_python: str, environment: dict[str, str], warehouse: Warehouse, tmp_path: Path
+) -> None:
+    with Dbt(dbt_python, environment) as dbt:
+        load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
+        dbt.run("run --quiet")
+        load(str(write_file(tmp_path / "events.csv", corrected(five_days()))), warehouse.loader_dsn)
+        dbt.send(f"pause=dim_services__new {BUILD}")
+        assert dbt.answer() == "paused"
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            ended = connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'dbt lock'"
+            ).fetchall()
+        assert ended == [(True,)]
+        built = read(warehouse)
+        dbt.send("go on")
+        assert dbt.answer() == "exit code 33"
+    assert dbt.output[-3:] == [
+        "✗ The warehouse's lock was lost while dbt ran.\n",
+        "  Its connection was ended: by an administrator, a restart, or a pooler's limit on idle transactions.\n",
+        "  Run it again: what was built before stays, and nothing was committed since.\n",
+    ]
+    assert read(warehouse) == built
+    assert built["fact.fct_events"] == expected(five_days())["fact.fct_events"]
+    assert built["dim.dim_date"] == expected(corrected(five_days()))["dim.dim_date"]  # from before
