@@ -13,8 +13,8 @@ from tests.warehouse.brute_force import MARTS, Event, Rows
 
 PROJECT = Path(__file__).parents[2] / "dbt"
 # Starting Python and dbt takes seconds, so one process runs dbt for each line that it reads. It does so by run.py, or,
-# started with "bare", as a bare `dbt` would. With pause=N it waits for another line before statement N, with pause=WORD
-# before the first that has WORD in it.
+# started with "bare", as a bare `dbt` would. With pause=N,M,… it waits for another line before each of those
+# statements, as they are counted, with pause=WORD before the first that has WORD in it.
 DBT_LOOP = """
 import sys
 
@@ -22,22 +22,24 @@ from dbt.adapters.postgres.connections import PostgresConnectionManager as Manag
 from dbt.cli.main import dbtRunner
 from run import main
 
-add_query, statements, pause = Manager.add_query, 0, ""
+add_query, statements, pauses = Manager.add_query, 0, set()
 
 def add_query_or_pause(manager, sql, *arguments, **options):
-    global statements, pause
+    global statements
     statements += 1
-    if pause and (pause == str(statements) or not pause.isdigit() and pause in sql):
-        pause = ""
-        print("paused", flush=True)
-        sys.stdin.readline()
+    for pause in pauses:
+        if pause == str(statements) or not pause.isdigit() and pause in sql:
+            pauses.remove(pause)
+            print("paused", flush=True)
+            sys.stdin.readline()
+            break
     return add_query(manager, sql, *arguments, **options)
 
 Manager.add_query = add_query_or_pause
 while line := sys.stdin.readline():
-    arguments, statements, pause = line.split(), 0, ""
+    arguments, statements, pauses = line.split(), 0, set()
     if arguments[0].startswith("pause="):
-        pause = arguments.pop(0).removeprefix("pause=")
+        pauses = set(arguments.pop(0).removeprefix("pause=").split(","))
     try:
         code = int(not dbtRunner().invoke(arguments).success) if "bare" in sys.argv else main(arguments)
     except SystemExit as stop:

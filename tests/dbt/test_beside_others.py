@@ -9,8 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from events.load import load
 from harness.warehouse import Warehouse
@@ -18,6 +16,7 @@ from tests.dbt.common import (
     MARTS_ALONE,
     Dbt,
     copy_of_the_project,
+    day,
     five_days,
     loaded,
     read,
@@ -25,9 +24,8 @@ from tests.dbt.common import (
     replace,
     write_file,
 )
-from tests.warehouse.brute_force import MARTS, Event, expected, streams
+from tests.warehouse.brute_force import MARTS, Event, expected
 
-INCREMENTAL = {"test_fact.fct_events", "test_intermediate.int_status_events", "test_analysis.availability_snapshot"}
 BUILD = f"{MARTS_ALONE} --threads 1"  # so that the number of a statement says which it is
 
 
@@ -42,40 +40,69 @@ def bare(dbt_python: str, environment: dict[str, str]) -> Iterator[Dbt]:
 # --- loads -----------------------------------------------------------------------------------------------------------
 
 
-@settings(
-    max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.generate],  # what was built before is part of an example, so none can be made smaller
-)
-@given(streams().filter(bool), st.data())
-def test_no_load_inside_a_build_without_the_lock_is_lost(
-    bare: Dbt, warehouse: Warehouse, tmp_path: Path, log: list[Event], data: st.DataObject
+# The models that take what loads have changed, one after the other: their statements begin with number 12 and end
+# before number 80.
+INCREMENTAL = f"{BUILD} --select dim_date int_status_events fct_events availability_snapshot"
+MOMENTS = range(12, 80)
+STEP = 8  # in a build a load comes before every eighth statement
+MODEL_READS_EVENTS = """
+    select exists (
+        select from pg_locks join pg_stat_activity using (pid)
+        where relation = 'raw.events'::regclass and mode = 'AccessShareLock' and application_name = 'dbt'
+    )
+"""
+
+
+def test_no_load_is_lost_whichever_statement_of_a_build_it_comes_before(
+    bare: Dbt, warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    """Whichever statement the load comes before: the next build has all of it, whatever this one made of it."""
-    statement = data.draw(st.integers(1, 150))
-    bounds = data.draw(st.sampled_from([None, *{event.created_at for event in log}]))
-    span = {} if bounds is None else {"start": bounds, "end": bounds + timedelta(3)}
-    file = str(write_file(tmp_path / "events.csv", log))
-
-    def load_it() -> None:
-        load(file, warehouse.loader_dsn, allow_empty=True, max_rejected=1.0, **span)
-
-    bare.send(f"pause={statement} {BUILD}")
-    if bare.answer() == "paused":
-        loading = threading.Thread(target=load_it)
-        loading.start()
-        loading.join(0.3)  # it may have to wait for the model that is being built
-        bare.send("go on")
-        bare.answer()  # one that fails is well: what it has read may not fit together
-        loading.join()
-    else:
-        load_it()
-
+    """Each load corrects a day of its own, so that none mends what was missed of another."""
+    log = {event.event_id: event for number in range(1, 80) for event in events_of_day(number)}
+    load(str(write_file(tmp_path / "events.csv", list(log.values()))), warehouse.loader_dsn)
     bare.run(BUILD)
-    assert read(warehouse) == expected(loaded(warehouse))
-    bare.run(BUILD)
-    assert read(warehouse) == expected(loaded(warehouse))
+    days = iter(range(1, 80))
+    for first in range(STEP):
+        loads: list[threading.Thread] = []
+        bare.send(f"pause={','.join(map(str, MOMENTS[first::STEP]))} {INCREMENTAL}")
+        while bare.answer() == "paused":
+            number = next(days)
+            for event in events_of_day(number):
+                opposite = {"became_able_to_propose": "became_unable_to_propose"}.get(
+                    event.event_type, event.event_type
+                )
+                log[event.event_id] = event._replace(event_type=opposite, professional_id=event.professional_id + 1)
+            if number % 3 == 0:  # an event comes from another day
+                log[10 * number - 9] = log[10 * number - 9]._replace(created_at=day(number))
+            file = str(write_file(tmp_path / f"{number}.csv", list(log.values())))
+            midnight = day(number) - timedelta(hours=12)
+            span = {"start": midnight, "end": midnight + timedelta(1)}
+            loads.append(threading.Thread(target=load, args=(file, warehouse.loader_dsn), kwargs=span))
+            loads[-1].start()
+            with psycopg.connect(warehouse.admin_dsn) as connection:
+                waits = connection.execute(MODEL_READS_EVENTS).fetchone() == (True,)
+            if not waits:
+                for thread in loads:
+                    thread.join()
+            bare.send("go on")
+        for thread in loads:
+            thread.join()
+
+        bare.run(BUILD if first == STEP - 1 else INCREMENTAL)
+
+        marts, wanted = read(warehouse), expected(loaded(warehouse))
+        assert len(wanted["fact.fct_events"]) == 79
+        for mart in MARTS if first == STEP - 1 else ("fact.fct_events", "analysis.availability_snapshot"):
+            assert marts[mart] == wanted[mart]
+    assert next(days) > 55  # all in all a load before each statement
+
+
+def events_of_day(number: int) -> list[Event]:
+    """Return a status event and a proposal."""
+    status = "became_able_to_propose" if number % 2 else "became_unable_to_propose"
+    return [
+        Event(10 * number, status, number % 7, day(number)),
+        Event(10 * number + 1, "proposed", number % 7, day(number), "7_tuin_garden_1.5"),
+    ]
 
 
 def corrected(log: list[Event]) -> list[Event]:
