@@ -5,8 +5,8 @@ builds follow one another; what is built when the lock is lost is not committed.
 warehouse is (see profiles.yml), and how long to wait for the lock: WAREHOUSE_LOCK_TIMEOUT, in seconds, 1800 by default.
 
 Exit codes: dbt's own (0 all well, 1 a model or test failed, 2 dbt could not run); 30 the warehouse was not reached,
-31 the lock was not free in time, 32 a variable is missing or makes no sense, 33 the lock was lost; 130 and 143 ended
-by a signal.
+31 the lock was not free in time, 32 a variable is missing or makes no sense, 33 the lock was lost, 34 it could not
+be taken; 130 and 143 ended by a signal.
 """
 
 import hashlib
@@ -72,6 +72,15 @@ def warehouse_lock() -> Iterator[Any]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     connection = connect()
     try:
+        take_lock(connection, int(timeout))
+        yield connection
+    finally:
+        connection.close()  # and so let go of the lock
+
+
+def take_lock(connection: Any, timeout_s: int) -> None:
+    """Take the lock over CONNECTION for as long as its transaction lasts; wait for it at most TIMEOUT_S seconds."""
+    try:
         with connection.cursor() as cursor:
             cursor.execute(
                 "set local lock_timeout = 0; set local statement_timeout = 0; set local transaction_timeout = 0;"
@@ -79,10 +88,14 @@ def warehouse_lock() -> Iterator[Any]:
                 [LOCK_KEY],
             )
             if not cursor.fetchone()[0]:
-                wait_for_lock(cursor, int(timeout))
-        yield connection
-    finally:
-        connection.close()  # and so let go of the lock
+                wait_for_lock(cursor, timeout_s)
+    except psycopg2.Error as error:
+        stop(
+            34,
+            "The warehouse's lock could not be taken.",
+            " ".join(str(error).split()),
+            "See PostgreSQL's log; a pooler in between has to be in its mode session or transaction.",
+        )
 
 
 def holds_lock(connection: Any) -> bool:

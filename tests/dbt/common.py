@@ -12,6 +12,7 @@ from harness.warehouse import Warehouse
 from tests.warehouse.brute_force import MARTS, Event, Rows
 
 PROJECT = Path(__file__).parents[2] / "dbt"
+LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
 # Starting Python and dbt takes seconds, so one process runs dbt for each line that it reads. It does so by run.py, or,
 # started with "bare", as a bare `dbt` would. With pause=N,M,… it waits for another line before each of those
 # statements, as they are counted, with pause=WORD before the first that has WORD in it.

@@ -1,5 +1,12 @@
 """Builds beside loads, readers, other builds, and beside what others have put on the marts."""
 
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +18,10 @@ import psycopg
 import pytest
 
 from events.load import load
+from harness.postgres import free_port, unprivileged_user
 from harness.warehouse import Warehouse
 from tests.dbt.common import (
+    LOCK_KEY,
     MARTS_ALONE,
     Dbt,
     copy_of_the_project,
@@ -340,3 +349,110 @@ def test_what_is_built_when_the_lock_is_lost_is_not_committed(
     assert read(warehouse) == built
     assert built["fact.fct_events"] == expected(five_days())["fact.fct_events"]
     assert built["dim.dim_date"] == expected(corrected(five_days()))["dim.dim_date"]  # from before
+
+
+@pytest.fixture
+def pooler(warehouse: Warehouse) -> Iterator[Callable[[str], int]]:
+    """Give a function that starts PgBouncer in a mode and gives its port; it soon ends connections that are idle."""
+    program = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+    if program is None:
+        pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
+    user = unprivileged_user()  # as root it refuses to run
+    ids: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = []
+
+    def start(mode: str) -> int:
+        folder, port = Path(tempfile.mkdtemp()), free_port()
+        users, settings = folder / "users", folder / "pgbouncer.ini"
+        users.write_text(f'"{warehouse.role("transformer")}" "{warehouse.passwords["transformer"]}"\n')
+        settings.write_text(
+            f"[databases]\n* = host={warehouse.server.host} port={warehouse.server.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {users}\n"
+            f"pool_mode = {mode}\nserver_idle_timeout = 1\nserver_lifetime = 1\n"
+        )
+        for path in (folder, users, settings):
+            os.chown(path, *(user or (-1, -1)))
+        process = subprocess.Popen([program, str(settings)], **pipes, **ids)
+        started.append((process, folder))
+        assert process.stdout
+        said = list(itertools.takewhile(lambda line: "process up" not in line, process.stdout))
+        assert process.poll() is None, "".join(said)
+        return port
+
+    yield start
+    for process, folder in started:
+        with process:
+            process.terminate()
+        shutil.rmtree(folder)
+
+
+def test_a_pooler_that_keeps_no_transaction_together_is_refused(
+    run: Callable[..., tuple[int, str]], pooler: Callable[[str], int]
+) -> None:
+    exit_code, output = run("run", WAREHOUSE_HOST="127.0.0.1", WAREHOUSE_PORT=str(pooler("statement")))
+
+    what, why, next_step = output.splitlines()
+    assert exit_code == 34
+    assert what == "✗ The warehouse's lock could not be taken."
+    assert "server closed the connection" in why
+    assert next_step.endswith("a pooler in between has to be in its mode session or transaction.")
+
+
+def test_the_lock_is_held_through_a_pooler_in_transaction_mode(
+    dbt_python: str, environment: dict[str, str], warehouse: Warehouse, tmp_path: Path, pooler: Callable[[str], int]
+) -> None:
+    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
+    with (
+        Dbt(
+            dbt_python, environment | {"WAREHOUSE_HOST": "127.0.0.1", "WAREHOUSE_PORT": str(pooler("transaction"))}
+        ) as dbt,
+        psycopg.connect(warehouse.loader_dsn, autocommit=True) as beside,
+    ):
+        for pause in ("dim_services", "dim_services__new"):  # made, then changed
+            dbt.send(f"pause={pause} {MARTS_ALONE.replace('--exclude staging', '')}")
+            assert dbt.answer() == "paused", dbt.output
+            time.sleep(2.5)
+            assert beside.execute("select pg_try_advisory_xact_lock(%s)", [LOCK_KEY]).fetchone() == (False,)
+            dbt.send("go on")
+            assert dbt.answer() == "exit code 0", dbt.output
+            assert read(warehouse) == expected(five_days())
+            assert beside.execute("select pg_try_advisory_xact_lock(%s)", [LOCK_KEY]).fetchone() == (True,)
+
+
+# --- the parse -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["by hand", "by run.py"])
+def test_an_edit_of_any_yml_changes_no_configuration(
+    dbt_python: str, environment: dict[str, str], tmp_path: Path, *, bare: bool
+) -> None:
+    """A bare dbt parses what has changed alone; run.py everything, so that nothing else is forgotten either."""
+    project = copy_of_the_project(tmp_path)
+    target = tmp_path / "target"
+    described = re.compile(r"(description: (?:>\n +)?)(?=\w)")
+
+    def configurations() -> dict[str, Any]:
+        manifest = json.loads((target / "manifest.json").read_text())
+        nodes = {**manifest["nodes"], **manifest["sources"], **manifest["exposures"], **manifest["unit_tests"]}
+        return {name: [node["config"], bare or bool(node["description"])] for name, node in nodes.items()}
+
+    with Dbt(dbt_python, environment | {"DBT_TARGET_PATH": str(target)}, project=project, bare=bare) as dbt:
+        dbt.run("parse")
+        before = configurations()
+        severities = {
+            name.split(".")[2]: config["severity"] for name, (config, _) in before.items() if "severity" in config
+        }
+        assert severities["proposals_are_by_able_professionals"] == severities["lead_fees_are_not_negative"] == "warn"
+        ymls = {path: path.read_text() for path in project.rglob("*.yml") if path.parent != project}
+        assert len(ymls) >= 14
+        for folder in sorted({yml.parent for yml in ymls}) if bare else [project / "models/staging"]:
+            for yml, text in ymls.items():
+                yml.write_text(described.sub(r"\1Edited, ", text) if yml.parent == folder else text)
+            dbt.run("parse")
+            assert configurations() == before, folder
+        for yml, text in ymls.items():
+            yml.write_text(text)
+        dbt.run("parse")
+        assert configurations() == before

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from events.load import load
 from harness.warehouse import Warehouse
 from tests.dbt.common import (
+    LOCK_KEY,
     MARTS_ALONE,
     NOON,
     PROJECT,
@@ -34,8 +35,6 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.warehouse.brute_force import MARTS, Event, expected, streams
-
-LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
