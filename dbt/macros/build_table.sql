@@ -1,17 +1,7 @@
+-- Templates, whose indentation is not that of the SQL that they render:
+-- sqlfluff:exclude_rules:layout.indent,structure.column_order
 {#- A table is built by changing its rows: the table stays, and with it what others have put on it, from grants and views
-    to columns. It is one transaction, which readers of any isolation see whole or not at all. docs/operations.md says
-    what is kept. -#}
-{% materialization table, adapter='postgres' %}
-    {{ return(build_table()) }}
-{% endmaterialization %}
-
-
-{#- The same, but that of a table that is there the rows change that the model's strategy names. -#}
-{% materialization incremental, adapter='postgres' %}
-    {{ return(build_table()) }}
-{% endmaterialization %}
-
-
+    to columns. It is one transaction, which readers of any isolation see whole or not at all. -#}
 {% macro build_table() -%}
     {%- set existing = load_cached_relation(this) -%}
     {%- set target = this.incorporate(type='table') -%}
@@ -90,12 +80,13 @@
 
 {#- Statements: make the rows of TARGET those of NEW_ROWS, and touch none that is the same already. -#}
 {% macro replace_all_rows(target, new_rows) -%}
-    {%- set columns = run_query("
+    {%- set query -%}
         select quote_ident(attname), coalesce(attnum = any(indkey::smallint[]), false)
         from pg_attribute left join pg_index on indrelid = attrelid and indisprimary
-        where attrelid = '" ~ new_rows ~ "'::regclass and attnum > 0 and not attisdropped
+        where attrelid = '{{ new_rows }}'::regclass and attnum > 0 and not attisdropped
         order by attnum
-    ").rows -%}
+    {%- endset -%}
+    {%- set columns = run_query(query).rows -%}
     {%- set names = columns | map(attribute=0) | list -%}
     {%- set keys = columns | selectattr(1) | map(attribute=0) | list -%}
     {%- set others = columns | rejectattr(1) | map(attribute=0) | list -%}
@@ -105,8 +96,8 @@
         on {% for key in keys %}old_rows.{{ key }} = new_rows.{{ key }}{{ ' and ' if not loop.last }}{% endfor %}
         {%- if others %}
         -- Other bytes: nulls and types without equality are compared as well.
-        when matched and
-            row(old_rows.{{ others | join(', old_rows.') }})::record *<> row(new_rows.{{ others | join(', new_rows.') }})::record
+        when matched and row(old_rows.{{ others | join(', old_rows.') }})::record
+            *<> row(new_rows.{{ others | join(', new_rows.') }})::record
             then update set {% for name in others %}{{ name }} = new_rows.{{ name }}{{ ', ' if not loop.last }}{% endfor %}
         {%- endif %}
         when not matched then insert ({{ names | join(', ') }}) values (new_rows.{{ names | join(', new_rows.') }})
@@ -122,7 +113,8 @@
 {#- The statements of the model's incremental strategy. Columns that others have added to TARGET are none of it. -#}
 {% macro incremental_sql(target, new_rows) -%}
     {%- set names = run_query('select * from ' ~ new_rows ~ ' limit 0').column_names -%}
-    {%- set strategy = adapter.get_incremental_strategy_macro(context, config.get('incremental_strategy') or 'default') -%}
+    {%- set name = config.get('incremental_strategy') or 'default' -%}
+    {%- set strategy = adapter.get_incremental_strategy_macro(context, name) -%}
     {{ return(strategy({
         'target_relation': target,
         'temp_relation': new_rows,
@@ -136,7 +128,7 @@
 {#- What NEW_ROWS has and the table EXISTING has not, or what is there that would not let a row in: if it is nothing,
     EXISTING can take the rows. Columns and constraints that others have added are no difference. -#}
 {% macro differences_in_structure(existing, new_rows) -%}
-    {{ return(run_query("
+    {%- set query -%}
         with
 
         columns as (
@@ -144,7 +136,7 @@
             select attrelid, attname, attnotnull and not atthasdef and attidentity = '' as is_needed,
                 format('column %I %s', attname, format_type(atttypid, atttypmod)) as part
             from pg_attribute
-            where attrelid in ('" ~ existing ~ "'::regclass, '" ~ new_rows ~ "'::regclass) and attnum > 0 and not attisdropped
+            where attrelid in ('{{ existing }}'::regclass, '{{ new_rows }}'::regclass) and attnum > 0 and not attisdropped
 
         ),
 
@@ -157,16 +149,17 @@
         )
 
         (
-            select 'no ' || part as difference from parts where relation = '" ~ new_rows ~ "'::regclass
+            select 'no ' || part as difference from parts where relation = '{{ new_rows }}'::regclass
             except
-            select 'no ' || part from parts where relation = '" ~ existing ~ "'::regclass
+            select 'no ' || part from parts where relation = '{{ existing }}'::regclass
         )
         union all
         select 'a needed ' || part from columns
-        where attrelid = '" ~ existing ~ "'::regclass and is_needed
-            and attname not in (select attname from columns where attrelid = '" ~ new_rows ~ "'::regclass)
+        where attrelid = '{{ existing }}'::regclass and is_needed
+            and attname not in (select attname from columns where attrelid = '{{ new_rows }}'::regclass)
         order by difference
-    ").columns[0].values() | list) }}
+    {%- endset -%}
+    {{ return(run_query(query).columns[0].values() | list) }}
 {%- endmacro %}
 
 
@@ -188,25 +181,26 @@
 
 {#- Describe what depends on EXISTING and would go with it (a), or not let it go (n), but for what the model makes. -#}
 {% macro what_depends_on(existing, new_rows, deptypes) -%}
-    {{ return(run_query("
+    {%- set query -%}
         select distinct pg_describe_object(classid, objid, objsubid) as dependent
         from pg_depend
         where
             refclassid = 'pg_class'::regclass
-            and refobjid = '" ~ existing ~ "'::regclass
-            and deptype in (" ~ deptypes ~ ")
+            and refobjid = '{{ existing }}'::regclass
+            and deptype in ({{ deptypes }})
             and classid <> 'pg_attrdef'::regclass
             and not exists (select from pg_constraint where oid = objid and conrelid = refobjid)
-            and not (classid = 'pg_class'::regclass and " ~ is_index_of_the_model('objid') ~ ")
+            and not (classid = 'pg_class'::regclass and {{ is_index_of_the_model('objid') }})
         union all
         select format('column %I', attname) from pg_attribute
         where
-            attrelid = '" ~ existing ~ "'::regclass and attnum > 0 and not attisdropped and 'a' in (" ~ deptypes ~ ")
+            attrelid = '{{ existing }}'::regclass and attnum > 0 and not attisdropped and 'a' in ({{ deptypes }})
             and attname not in (
-                select attname from pg_attribute where attrelid = '" ~ new_rows ~ "'::regclass and attnum > 0
+                select attname from pg_attribute where attrelid = '{{ new_rows }}'::regclass and attnum > 0
             )
         order by dependent
-    ").columns[0].values() | list) }}
+    {%- endset -%}
+    {{ return(run_query(query).columns[0].values() | list) }}
 {%- endmacro %}
 
 
@@ -227,12 +221,13 @@
 
 {% macro create_missing_indexes(target) -%}
     {%- for index in config.get('indexes', []) -%}
-        {%- set there = run_query("
+        {%- set query -%}
             select 1 from pg_index
             where
-                indrelid = '" ~ target ~ "'::regclass
-                and substring(pg_get_indexdef(indexrelid) from ' USING (.*)$') = '" ~ definition_of(index) ~ "'
-        ").rows -%}
+                indrelid = '{{ target }}'::regclass
+                and substring(pg_get_indexdef(indexrelid) from ' USING (.*)$') = '{{ definition_of(index) }}'
+        {%- endset -%}
+        {%- set there = run_query(query).rows -%}
         {%- if not there -%}
             {%- do run_query(get_create_index_sql(target, index)) -%}
         {%- endif -%}
@@ -246,15 +241,16 @@
     {%- if relation is none -%}
         {{ return([]) }}
     {%- endif -%}
-    {{ return(run_query("
+    {%- set query -%}
         select format(
-            'grant %s on %s to %s%s', privilege_type, '" ~ this ~ "',
+            'grant %s on %s to %s%s', privilege_type, '{{ this }}',
             case when grantee = 0 then 'public' else grantee::regrole::text end,
             case when is_grantable then ' with grant option' end
         )
         from pg_class, aclexplode(relacl)
-        where oid = '" ~ relation ~ "'::regclass and grantee <> relowner
-    ").columns[0].values() | list) }}
+        where oid = '{{ relation }}'::regclass and grantee <> relowner
+    {%- endset -%}
+    {{ return(run_query(query).columns[0].values() | list) }}
 {%- endmacro %}
 
 

@@ -1,6 +1,6 @@
 {#- A view is replaced in place, so that grants and views of others on it stay. Where its columns have changed in a way
     that PostgreSQL cannot follow, it is made anew, unless others depend on it. -#}
-{% materialization view, adapter='postgres' %}
+{% macro build_view() -%}
     {%- set existing = load_cached_relation(this) -%}
     {%- set target = this.incorporate(type='view') -%}
 
@@ -40,4 +40,4 @@
     {%- do adapter.commit() -%}
     {%- do run_hooks(post_hooks, inside_transaction=False) -%}
     {{ return({'relations': [target]}) }}
-{% endmaterialization %}
+{%- endmacro %}

@@ -1,6 +1,6 @@
-{#- Begin the transaction that builds this model: one look at the warehouse for all that it asks, reads, deletes and notes,
-    whatever is committed meanwhile. Nobody else builds the table in that time, and no load publishes below a model that
-    reads raw.events: rows that a load brings are seen by an older look, too. So the locks come before the look. -#}
+{#- Begin the transaction that builds this model: one look at the warehouse for all that it asks, reads, deletes and
+    notes, whatever is committed meanwhile. Nobody else builds the table in that time, and no load publishes below a model
+    that reads raw.events, whose new rows an older look shows, too: so the locks come before the look. -#}
 {% macro begin_build() -%}
     {%- set existing = load_cached_relation(this) -%}
     {%- call statement('begin_build') -%}
@@ -32,11 +32,15 @@
     has seen none. The note is the comment's last line; what others wrote above it stays. -#}
 {% macro remember_loads(from=none) -%}
     {%- set until_now = "(select system_identifier || ' ' || pg_current_snapshot() from pg_control_system())" -%}
-    {%- set written = "regexp_replace(obj_description('" ~ this ~ "'::regclass, 'pg_class'), " ~ note_pattern() ~ ", '')" -%}
+    {%- set comment = "obj_description('" ~ this ~ "'::regclass, 'pg_class')" -%}
     do $remember$ begin
         execute format(
             'comment on table {{ this }} is %L',
-            concat_ws(e'\n', nullif({{ written }}, ''), {{ note_of(from) if from else until_now }})
+            concat_ws(
+                e'\n',
+                nullif(regexp_replace({{ comment }}, {{ note_pattern() }}, ''), ''),
+                {{ note_of(from) if from else until_now }}
+            )
         );
     end $remember$
 {%- endmacro %}
