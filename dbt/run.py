@@ -161,7 +161,7 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
     from dbt.adapters.sql import SQLConnectionManager
     from dbt.cli.exceptions import DbtUsageException
     from dbt.cli.main import dbtRunner
-    from dbt_common.exceptions import DbtRuntimeError
+    from dbt.exceptions import DbtRuntimeError
 
     # dbt parses everything again when this changes. Of the profile, models depend on database and schema alone: with
     # the host in it no parse would outlast a warehouse, or an image's build. The project's files belong to it, since

@@ -1,7 +1,7 @@
 -- Templates, whose indentation is not that of the SQL that they render:
 -- sqlfluff:exclude_rules:layout.indent,structure.column_order
-{#- A table is built by changing its rows: the table stays, and with it what others have put on it, from grants and views
-    to columns. It is one transaction, which readers of any isolation see whole or not at all. -#}
+{#- A table is built by changing its rows: the table stays, and so does what others have put on it, grants and views and
+    columns. It is one transaction, which readers of any isolation see whole or not at all. -#}
 {% macro build_table() -%}
     {%- set existing = load_cached_relation(this) -%}
     {%- set target = this.incorporate(type='table') -%}

@@ -58,7 +58,7 @@ class Dbt:
         argv = [python, "-c", DBT_LOOP, *(["bare"] if bare else [])]
         paths = {"PYTHONPATH": str(project), "DBT_PROJECT_DIR": str(project), "DBT_PROFILES_DIR": str(project)}
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self._process = subprocess.Popen(argv, env=env | paths, text=True, bufsize=1, **pipes)
+        self._process: subprocess.Popen[str] = subprocess.Popen(argv, env=env | paths, text=True, bufsize=1, **pipes)
         self.output: list[str] = []
 
     def __enter__(self) -> "Dbt":
