@@ -264,9 +264,9 @@ def test_a_violated_contract_leaves_the_old_table(run: Callable[..., tuple[int, 
 
     assert exit_code == 1, output
     for column, mart in [
-        ("professional_id", "dim_professionals__dbt_tmp"),
-        ("service_id", "dim_services__dbt_tmp"),
-        ("professional_id", "fct_events"),  # it is added to, not replaced
+        ("professional_id", "dim_professionals__new"),
+        ("service_id", "dim_services__new"),
+        ("professional_id", "fct_events__new"),
     ]:
         assert f'null value in column "{column}" of relation "{mart}" violates not-null constraint' in output
     after, before = read(warehouse), expected(events)
