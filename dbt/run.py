@@ -1,13 +1,15 @@
 """Run a dbt command in this project: `python run.py build --select +availability_snapshot`.
 
-A command that may write holds the warehouse's lock until it has ended: a build never sees half a load, and two builds
-follow one another. The environment says where the warehouse is (see profiles.yml), and how long to wait for the lock:
-WAREHOUSE_LOCK_TIMEOUT, in seconds, 1800 by default.
+A command that may write holds the warehouse's lock until it has ended, so that no load publishes between two models and
+builds follow one another; what is built when the lock is lost is not committed. The environment says where the
+warehouse is (see profiles.yml), and how long to wait for the lock: WAREHOUSE_LOCK_TIMEOUT, in seconds, 1800 by default.
 
 Exit codes: dbt's own (0 all well, 1 a model or test failed, 2 dbt could not run); 30 the warehouse was not reached,
-31 the lock was not free in time, 32 a variable is missing or makes no sense; 130 and 143 ended by a signal.
+31 the lock was not free in time, 32 a variable is missing or makes no sense, 33 the lock was lost, 34 it could not
+be taken; 130 and 143 ended by a signal.
 """
 
+import hashlib
 import os
 import shutil
 import signal
@@ -70,13 +72,44 @@ def warehouse_lock() -> Iterator[Any]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     connection = connect()
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("select pg_try_advisory_lock(%s)", [LOCK_KEY])
-            if not cursor.fetchone()[0]:
-                wait_for_lock(cursor, int(timeout))
+        take_lock(connection, int(timeout))
         yield connection
     finally:
         connection.close()  # and so let go of the lock
+
+
+def take_lock(connection: Any, timeout_s: int) -> None:
+    """Take the lock over CONNECTION for as long as its transaction lasts; wait for it at most TIMEOUT_S seconds."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "set local lock_timeout = 0; set local statement_timeout = 0; set local transaction_timeout = 0;"
+                " set local idle_in_transaction_session_timeout = 0; select pg_try_advisory_xact_lock(%s)",
+                [LOCK_KEY],
+            )
+            if not cursor.fetchone()[0]:
+                wait_for_lock(cursor, timeout_s)
+    except psycopg2.Error as error:
+        stop(
+            34,
+            "The warehouse's lock could not be taken.",
+            " ".join(str(error).split()),
+            "See PostgreSQL's log; a pooler in between has to be in its mode session or transaction.",
+        )
+
+
+def holds_lock(connection: Any) -> bool:
+    """Say whether CONNECTION is there and holds the lock still."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and granted"
+                " and (classid::bigint << 32) + objid::bigint = %s and objsubid = 1)",
+                [LOCK_KEY],
+            )
+            return bool(cursor.fetchone()[0])
+    except psycopg2.Error:
+        return False
 
 
 def connect() -> Any:
@@ -99,7 +132,9 @@ def connect() -> Any:
             " ".join(str(error).split()),
             "Check WAREHOUSE_HOST, WAREHOUSE_PORT, the database and the user, and that PostgreSQL runs there.",
         )
-    connection.autocommit = True  # an open transaction would hold back vacuum all along
+    # The lock is that of a transaction: of a session's a pooler would know nothing. At this isolation, whatever the
+    # role's default, it has no snapshot between two statements, and so holds back no vacuum.
+    connection.set_session(isolation_level="READ COMMITTED", readonly=False, autocommit=False)
     return connection
 
 
@@ -108,8 +143,8 @@ def wait_for_lock(cursor: Any, timeout_s: int) -> None:
     print(f"waiting for a load or another build to end, at most {timeout_s} s", flush=True)
     started = time.monotonic()
     try:
-        cursor.execute("select set_config('lock_timeout', %s, false)", [str(max(timeout_s * 1000, 1))])
-        cursor.execute("select pg_advisory_lock(%s)", [LOCK_KEY])
+        cursor.execute("select set_config('lock_timeout', %s, true)", [str(max(timeout_s * 1000, 1))])
+        cursor.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
     except psycopg2.errors.LockNotAvailable:
         stop(
             31,
@@ -121,14 +156,31 @@ def wait_for_lock(cursor: Any, timeout_s: int) -> None:
 
 
 def run_dbt(arguments: list[str], connection: Any = None) -> int:
-    """Run dbt in this process, which saves a second start of Python; CONNECTION shows the rows that failed a test."""
-    from dbt.adapters.postgres.connections import PostgresCredentials
+    """Run dbt in this process, which saves a second start of Python; CONNECTION, if any, holds the warehouse's lock."""
+    from dbt.adapters.postgres.connections import PostgresConnectionManager, PostgresCredentials
+    from dbt.adapters.sql import SQLConnectionManager
     from dbt.cli.exceptions import DbtUsageException
     from dbt.cli.main import dbtRunner
+    from dbt.exceptions import DbtRuntimeError
 
-    # dbt parses everything again when the profile changes. Of the profile, models depend on these two alone; with the
-    # host among them no parse would outlast a warehouse, or an image's build.
-    PostgresCredentials._connection_keys = lambda _: ("database", "schema")
+    # dbt parses everything again when this changes. Of the profile, models depend on database and schema alone: with
+    # the host in it no parse would outlast a warehouse, or an image's build. The project's files belong to it, since
+    # dbt forgets what a yml says of a singular test when it parses only what has changed: parse_file_type_to_key in
+    # dbt/parser/partial.py (1.12) has no such tests. So a saved parse holds for the very same files.
+    digest = project_digest()
+    PostgresCredentials.connection_info = lambda self, **_: [
+        ("database", self.database),
+        ("dbname", self.database),
+        ("schema", self.schema),
+        ("project", digest),
+    ]
+
+    def add_commit_query(manager: Any) -> Any:
+        if connection and not holds_lock(connection):
+            raise DbtRuntimeError("The warehouse's lock was lost: nothing of this is committed.")
+        return SQLConnectionManager.add_commit_query(manager)
+
+    PostgresConnectionManager.add_commit_query = add_commit_query
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)  # dbt then cancels its queries
@@ -137,17 +189,35 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
         ended_by = signal.Signals(outcome.exception.args[0])
         print(f"✗ ended by {ended_by.name}: what was built stays, what was not is as it was", file=sys.stderr)
         return 128 + ended_by
+    if connection and not holds_lock(connection):
+        keep_results()
+        stop(
+            33,
+            "The warehouse's lock was lost while dbt ran.",
+            "Its connection was ended: by an administrator, a restart, or a pooler's limit on idle transactions.",
+            "Run it again: what was built before stays, and nothing was committed since.",
+        )
     if isinstance(outcome.exception, DbtUsageException):  # the one kind that dbt leaves to us to say
         print(outcome.exception, file=sys.stderr)
     if outcome.exception:
         if isinstance(outcome.exception, OSError):  # it fails before it can log: nowhere to write to, say
             print(outcome.exception, file=sys.stderr)
         return 2
-    if connection:
-        print_failing_rows(outcome.result, connection)
     if not outcome.success:
         keep_results()
+    if connection:
+        print_failing_rows(outcome.result, connection)
     return 0 if outcome.success else 1
+
+
+def project_digest() -> str:
+    """Return a digest of all that dbt parses: the project's files, but for what dbt itself writes there."""
+    project, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for folder, folders, files in os.walk(project):
+        folders[:] = sorted(name for name in folders if name not in ("target", "logs", "__pycache__"))
+        for path in sorted(Path(folder) / name for name in files if not name.startswith(".")):
+            digest.update(f"{path.relative_to(project)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def keep_results() -> None:

@@ -1,31 +1,86 @@
+{#- Begin the transaction that builds this model: one look at the warehouse for all that it asks, reads, deletes and
+    notes, whatever is committed meanwhile. Nobody else builds the table in that time, and no load publishes below a model
+    that reads raw.events, whose new rows an older look shows, too: so the locks come before the look. -#}
+{% macro begin_build() -%}
+    {%- set existing = load_cached_relation(this) -%}
+    {%- call statement('begin_build') -%}
+        rollback;
+        begin isolation level repeatable read read write;
+        set local lock_timeout = '30min';
+        set local statement_timeout = 0;
+        set local transaction_timeout = 0;
+        set local idle_in_transaction_session_timeout = 0;
+        set local marketplace.builds = '{{ model.unique_id }}';
+        {%- if existing is not none and existing.is_table %}
+        lock table {{ existing }} in share row exclusive mode;
+        {%- endif %}
+        {%- for node in model.depends_on.nodes if node in graph.nodes and graph.nodes[node].relation_name %}
+        lock table {{ graph.nodes[node].relation_name }} in access share mode;
+        {%- endfor %}
+    {%- endcall -%}
+{%- endmacro %}
+
+
+{#- Say whether the transaction that `begin_build` began for this model is still open. -#}
+{% macro is_in_build() -%}
+    {{ return(run_query("select current_setting('marketplace.builds', true) = '" ~ model.unique_id ~ "'").rows[0][0]) }}
+{%- endmacro %}
+
+
 {#- A post-hook: note in the table's comment which transactions it has seen, or the table FROM has, of which it is made.
     It is committed with the rows, or not at all. Transactions are those of one server: restored on another, the table
-    has seen none. -#}
+    has seen none. The note is the comment's last line; what others wrote above it stays. -#}
 {% macro remember_loads(from=none) -%}
     {%- set until_now = "(select system_identifier || ' ' || pg_current_snapshot() from pg_control_system())" -%}
-    {%- set as_from = "obj_description('" ~ from ~ "'::regclass, 'pg_class')" -%}
+    {%- set comment = "obj_description('" ~ this ~ "'::regclass, 'pg_class')" -%}
     do $remember$ begin
-        execute format('comment on table {{ this }} is %L', {{ as_from if from else until_now }});
+        execute format(
+            'comment on table {{ this }} is %L',
+            concat_ws(
+                e'\n',
+                nullif(regexp_replace({{ comment }}, {{ note_pattern() }}, ''), ''),
+                {{ note_of(from) if from else until_now }}
+            )
+        );
     end $remember$
+{%- endmacro %}
+
+
+{% macro note_pattern() -%}
+    e'(?:^|\n)([0-9]+ [0-9]+:[0-9]+:[0-9,]*)$'
+{%- endmacro %}
+
+
+{#- The note that TABLE's comment ends with, or null. -#}
+{% macro note_of(table) -%}
+    substring(obj_description('{{ table }}'::regclass, 'pg_class') from {{ note_pattern() }})
 {%- endmacro %}
 
 
 {#- Ask for the spans of time, as pairs of from and until (none is no bound), that loads have changed since this table
     was built. Loads commit in any order, so it is those that the table has not seen, not those with a higher id.
-    Where that cannot be told, of a table without a note or a load without a transaction, it is all time. -#}
+    Where that cannot be told, of a table without a note or a load without a transaction, it is all time.
+    A build of the model begins with it, and has the same answer whenever it asks again. -#}
 {% macro changed_spans() -%}
+    {%- if flags.WHICH not in ('compile', 'generate', 'show') and not is_in_build() -%}
+        {%- do begin_build() -%}
+    {%- endif -%}
     {%- set query -%}
         with
 
+        notes as (
+
+            select string_to_array({{ note_of(this) }}, ' ') as note
+
+        ),
+
         built as (
 
-            select
-                case
-                    when split_part(obj_description('{{ this }}'::regclass, 'pg_class'), ' ', 1) = system_identifier::text
-                        then split_part(obj_description('{{ this }}'::regclass, 'pg_class'), ' ', 2)::pg_snapshot
-                end as seen
+            select case when notes.note[1] = system_identifier::text then notes.note[2]::pg_snapshot end as seen
 
             from pg_control_system()
+
+            cross join notes
 
         ),
 

@@ -1,3 +1,4 @@
+{{ config(severity='error') }}
 -- fct_events follows the ledger; this finds what was changed past it, by hand say. Days that differ, and by how much.
 with
 

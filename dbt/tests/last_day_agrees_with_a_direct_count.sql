@@ -1,3 +1,4 @@
+{{ config(severity='error') }}
 with
 
 events as (

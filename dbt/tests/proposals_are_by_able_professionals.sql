@@ -1,3 +1,4 @@
+{{ config(severity='warn') }}
 with
 
 events as (

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
@@ -25,6 +26,7 @@ from events.load import PUBLISH_LOCK, load
 from events.publishing import swap
 from events.tables import create_tables
 from harness.warehouse import Warehouse
+from tests.poolers import pgbouncer
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
@@ -214,6 +216,28 @@ def test_a_load_that_somebody_cancels_says_so(dsn: str, tmp_path: Path) -> None:
         == [("failed", "The load was cancelled on the server")] * 2
     )
     assert load(uri, dsn).loaded == 100
+
+
+@pytest.mark.needs("pgbouncer")
+def test_loads_through_a_pooler_in_transaction_mode(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Which gives each transaction another connection, one that another load has set as it needs."""
+    uris = [write(tmp_path / f"{number}.csv", days=5, professional_id=number) for number in range(4)]
+    with pgbouncer(warehouse, "loader", "transaction") as port, ThreadPoolExecutor(4) as pool:
+        server = replace(warehouse.server, host="127.0.0.1", port=port)
+        dsn = replace(warehouse, server=server).loader_dsn
+        create_tables(dsn)
+        days = [(None, None), (0, 3), (2, 5), (1, 2)]
+
+        def load_days(number: int) -> int:
+            start, end = (None if day is None else DAY + timedelta(days=day) for day in days[number])
+            return load(uris[number], dsn, start=start, end=end).loaded
+
+        assert list(pool.map(load_days, range(4))) == [500, 300, 300, 100]
+        assert load(uris[0], dsn).loaded == load(uris[0], dsn, dry_run=True).loaded == 500
+    dsn = warehouse.loader_dsn
+    assert query(dsn, "select distinct professional_id_anonymized from raw.events") == [(0,)]
+    assert query(dsn, "select status, count(*) from raw.loads group by status") == [("succeeded", 5)]
+    assert advisory_locks(dsn, granted=True) == []
 
 
 def test_tries_to_publish_leave_no_savepoint(dsn: str) -> None:

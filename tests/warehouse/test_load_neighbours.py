@@ -170,6 +170,25 @@ def test_tables_that_somebody_else_made_are_refused_and_left_as_they_are(
             assert ids(db) == [7]
 
 
+def test_a_warehouse_of_an_earlier_version_is_taken_over(
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, day_uri: str
+) -> None:
+    """Which had no record of its partitions, and other names for the first of them."""
+    load(uri, dsn)
+    load_day(day_uri, dsn, 1)
+    [(edition,)] = db.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'raw.events'::regclass"
+    )
+    db.execute(f"alter table {edition} rename to events_0; alter table {names(db)[0]} rename to events_0_0".encode())
+    db.execute("drop table raw.events_partitions; create table raw.events_9 (of_somebody int)")
+    db.execute("alter table raw.loads drop column source_id, drop column rules_sha256")
+    create_tables(warehouse.loader_dsn)
+    assert load_day(day_uri, dsn, 1).same_as_load_id is None
+    assert load(uri, dsn).replaced == 3 * ROWS_PER_DAY
+    assert load_day(day_uri, dsn, 1).loaded == ROWS_PER_DAY
+    assert tables(db) == {"events_9"}
+
+
 # --- columns, constraints, indexes ----------------------------------------------------------------------------------
 
 KEPT = {

@@ -187,7 +187,7 @@ def measure_snapshot(bench: DbtBench, warehouse: Warehouse, events: int, rounds:
         raise ChecksFailedError(
             "The two ways to count the snapshot have other results.",
             "One of them is wrong: the model, or the query that the benchmark compares it with.",
-            "Run the tests of the models: nox -s tests -- tests/warehouse/test_dbt_marts.py",
+            "Run the tests of the models: nox -s tests -- tests/dbt/test_marts.py",
         )
     by_changes, by_calendar = took.values()
     return [

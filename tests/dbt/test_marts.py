@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,129 +18,23 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from events.load import load
-from events.tables import create_tables
-from harness.postgres import Server
-from harness.warehouse import Warehouse, create_warehouse, drop_warehouse
-from tests.warehouse.brute_force import MARTS, Event, Rows, expected, streams
-
-PROJECT = Path(__file__).parents[2] / "dbt"
-LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
-
-
-# --- what runs dbt -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def dbt_python() -> str:
-    """Give the Python of dbt's own environment."""
-    if python := os.environ.get("DBT_PYTHON"):
-        return python
-    pytest.fail("set DBT_PYTHON to the Python of an environment with dbt-core and dbt-postgres")
-
-
-@pytest.fixture
-def warehouse(server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
-    """Give a new warehouse of the same name for each test: dbt's parse of the project, which has it in, then holds."""
-    warehouse = create_warehouse(server, "warehouse_dbt", passwords)
-    yield warehouse
-    drop_warehouse(warehouse)
-
-
-@pytest.fixture
-def environment(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give the environment of a dbt process on WAREHOUSE, whose raw tables exist, with target `test`."""
-    create_tables(warehouse.loader_dsn)
-    folder = tmp_path_factory.getbasetemp() / "dbt"
-    paths = {"DBT_TARGET_PATH": f"{folder / 'target'}", "DBT_LOG_PATH": f"{folder / 'logs'}"}
-    return {"PATH": os.environ["PATH"], "DBT_TARGET": "test", **paths, **warehouse.dbt_env()}
-
-
-@pytest.fixture
-def start(dbt_python: str, environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Give a function that starts `run.py ARGUMENTS`, of another project if named, with more variables by name."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str, project: Path = PROJECT, **more: str) -> subprocess.Popen[str]:
-        command = [dbt_python, str(project / "run.py"), *arguments]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command, env=environment | more, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str]]:
-    """Give a function that runs `run.py ARGUMENTS` to its end and returns its exit code and its output."""
-
-    def run(*arguments: str, project: Path = PROJECT, **more: str) -> tuple[int, str]:
-        process = start(*arguments, project=project, **more)
-        output, _ = process.communicate(timeout=120)
-        return process.returncode, output
-
-    return run
-
-
-# --- the tables ----------------------------------------------------------------------------------------------------
-
-
-def write(warehouse: Warehouse, events: list[Event]) -> None:
-    """Make EVENTS all that raw.events holds."""
-    with psycopg.connect(warehouse.loader_dsn) as connection:
-        connection.execute("truncate raw.events, raw.rejected_events, raw.loads restart identity")
-        connection.execute("insert into raw.loads (source_uri, status) values ('test', 'succeeded')")
-        with connection.cursor() as cursor:
-            cursor.executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", events)
-
-
-def read(warehouse: Warehouse, prefix: str = "test_") -> dict[str, Rows]:
-    """Return the rows of each mart in the order of its key."""
-    with psycopg.connect(warehouse.reader_dsn, row_factory=psycopg.rows.dict_row) as connection:
-        return {
-            mart: connection.execute(f"select * from {prefix}{mart} order by {key}").fetchall()  # noqa: S608 -- our names
-            for mart, key in MARTS.items()
-        }
-
-
-# --- the tests -----------------------------------------------------------------------------------------------------
-
-# Starting Python and dbt takes seconds, so one process runs dbt for each line that it reads.
-DBT_LOOP = """
-import sys
-from run import main
-for line in sys.stdin:
-    print("exit code", main(line.split()), flush=True)
-"""
-# Views that are there already and files that nobody reads would take half of the time.
-MARTS_ALONE = "run --quiet --exclude staging --no-write-json --log-level-file none"
-
-
-@pytest.fixture
-def run_in_process(
-    dbt_python: str, environment: dict[str, str], run: Callable[..., tuple[int, str]]
-) -> Iterator[Callable[[str], None]]:
-    """Give a function that runs `dbt ARGUMENTS` in half a second, in a process that is there; staging is built."""
-    assert run("run", "--quiet", "--select", "staging")[0] == 0
-    command = [dbt_python, "-c", DBT_LOOP]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-    with subprocess.Popen(command, env=environment | {"PYTHONPATH": str(PROJECT)}, **pipes) as dbt:
-        commands, answers = dbt.stdin, dbt.stdout
-        assert commands
-        assert answers
-
-        def run_in_process(arguments: str) -> None:
-            print(arguments, file=commands)
-            # The lock of the run before may be let go of a moment later, which is said first.
-            assert next(line for line in answers if line.startswith("exit code")) == "exit code 0\n"
-
-        yield run_in_process
-        commands.close()
-
-
-NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
+from harness.warehouse import Warehouse
+from tests.dbt.common import (
+    LOCK_KEY,
+    MARTS_ALONE,
+    NOON,
+    PROJECT,
+    Dbt,
+    copy_of_the_project,
+    day,
+    five_days,
+    loaded,
+    read,
+    replace,
+    write,
+    write_file,
+)
+from tests.warehouse.brute_force import MARTS, Event, expected, streams
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,7 +43,7 @@ NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
 @example([Event(1, "proposed", 1, NOON, "7_tuin_garden_1.5")])
 @example([Event(1, "became_unable_to_propose", 1, NOON), Event(2, "became_able_to_propose", 1, NOON)])
 def test_every_mart_equals_the_brute_force_computation(
-    run_in_process: Callable[[str], None], warehouse: Warehouse, events: list[Event]
+    run_in_process: Callable[[str], object], warehouse: Warehouse, events: list[Event]
 ) -> None:
     write(warehouse, events)
     run_in_process(f"{MARTS_ALONE} --full-refresh")
@@ -182,27 +76,10 @@ def histories(draw: st.DrawFn) -> list[Load]:
     return loads
 
 
-def write_file(path: Path, events: list[Event]) -> Path:
-    """Write EVENTS as a log to PATH, which is returned."""
-    lines = ["event_id;event_type;professional_id_anonymized;created_at;meta_data"]
-    for event in events:
-        at = event.created_at.strftime("%Y-%m-%d %H:%M:%S.%f")
-        lines.append(f"{event.event_id};{event.event_type};{event.professional_id};{at};{event.meta_data or ''}")
-    path.write_text("\n".join([*lines, ""]))
-    return path
-
-
-def loaded(warehouse: Warehouse) -> list[Event]:
-    """Return what raw.events holds."""
-    columns = "event_id, event_type, professional_id_anonymized, created_at, meta_data"
-    with psycopg.connect(warehouse.loader_dsn) as connection:
-        return [Event(*row) for row in connection.execute(f"select {columns} from raw.events")]  # noqa: S608
-
-
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories())
 def test_after_any_loads_the_incremental_marts_equal_a_full_refresh_and_the_brute_force_computation(
-    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, history: list[Load]
+    run_in_process: Callable[[str], object], warehouse: Warehouse, tmp_path: Path, history: list[Load]
 ) -> None:
     write(warehouse, [])
     run_in_process(f"{MARTS_ALONE} --full-refresh")
@@ -219,23 +96,6 @@ def test_after_any_loads_the_incremental_marts_equal_a_full_refresh_and_the_brut
 # --- what an incremental build writes ------------------------------------------------------------------------------
 
 
-def day(number: int) -> datetime:
-    """Return noon of day NUMBER, from 1."""
-    return NOON + timedelta(number - 1)
-
-
-def five_days() -> list[Event]:
-    """Return an event of each kind on each of five days."""
-    return [
-        event
-        for number in range(1, 6)
-        for event in (
-            Event(10 * number, "became_able_to_propose", number, day(number)),
-            Event(10 * number + 1, "proposed", number, day(number), "7_tuin_garden_1.5"),
-        )
-    ]
-
-
 def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
     """Return of each day's row in the incremental marts which version it is: one that was rewritten is another."""
     with psycopg.connect(warehouse.transformer_dsn) as connection:
@@ -245,7 +105,7 @@ def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
 
 
 def test_a_corrected_day_alone_is_rewritten_and_counted_anew_from_there(
-    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path
+    run_in_process: Callable[[str], object], warehouse: Warehouse, tmp_path: Path
 ) -> None:
     log = five_days()
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
@@ -270,12 +130,17 @@ def test_a_corrected_day_alone_is_rewritten_and_counted_anew_from_there(
     run_in_process(MARTS_ALONE)
     assert versions(warehouse) == after
 
+    with psycopg.connect(warehouse.transformer_dsn) as connection:  # what no load tells of
+        connection.execute("update test_fact.fct_events set service_id = 8 where created_at < '2020-01-02'")
+        connection.execute("delete from test_fact.fct_events where created_at > '2020-01-05'")
     run_in_process(f"{MARTS_ALONE} --full-refresh")
-    assert not versions(warehouse).items() & after.items()
+    assert read(warehouse) == expected(log)
+    mended = {key for key, version in versions(warehouse).items() if after[key] != version}
+    assert {(kind, at.day) for kind, at in mended} == {("fact", 1), ("fact", 5)}
 
 
 def test_a_load_that_commits_after_a_later_one_is_seen(
-    run_in_process: Callable[[str], None], warehouse: Warehouse
+    run_in_process: Callable[[str], object], warehouse: Warehouse
 ) -> None:
     log = five_days()
     with psycopg.connect(warehouse.loader_dsn) as slow:
@@ -304,7 +169,7 @@ def test_a_load_that_commits_after_a_later_one_is_seen(
 @pytest.mark.parametrize("first", [1, 3])
 @pytest.mark.parametrize("alone", ["availability_snapshot", "dim_date", "int_status_events", "fct_events"])
 def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_next_build(
-    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, first: int, alone: str
+    run_in_process: Callable[[str], object], warehouse: Warehouse, tmp_path: Path, first: int, alone: str
 ) -> None:
     log = five_days()
     start = day(first) - timedelta(hours=12)
@@ -321,7 +186,7 @@ def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_ne
 
 @pytest.mark.parametrize("note", [None, "1 1:1:", "written by hand"])
 def test_a_table_of_which_is_not_known_what_it_has_seen_is_counted_anew(
-    run_in_process: Callable[[str], None], warehouse: Warehouse, tmp_path: Path, note: str | None
+    run_in_process: Callable[[str], object], warehouse: Warehouse, tmp_path: Path, note: str | None
 ) -> None:
     log = five_days()
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
@@ -399,26 +264,14 @@ def test_a_violated_contract_leaves_the_old_table(run: Callable[..., tuple[int, 
 
     assert exit_code == 1, output
     for column, mart in [
-        ("professional_id", "dim_professionals__dbt_tmp"),
-        ("service_id", "dim_services__dbt_tmp"),
-        ("professional_id", "fct_events"),  # it is added to, not replaced
+        ("professional_id", "dim_professionals__new"),
+        ("service_id", "dim_services__new"),
+        ("professional_id", "fct_events__new"),
     ]:
         assert f'null value in column "{column}" of relation "{mart}" violates not-null constraint' in output
     after, before = read(warehouse), expected(events)
     for mart in ("dim.dim_professionals", "dim.dim_services", "fact.fct_events"):
         assert after[mart] == before[mart]
-
-
-def copy_of_the_project(tmp_path: Path) -> Path:
-    """Return a copy of the dbt project to break."""
-    return shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs", "__pycache__"))
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    """Replace the one OLD in FILE by NEW."""
-    text = file.read_text()
-    assert text.count(old) == 1
-    file.write_text(text.replace(old, new))
 
 
 def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
@@ -440,23 +293,11 @@ def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
         file = project / f"models/marts/{mart.replace('.', '/')}.sql"
         [last] = re.findall(r"^select \* from \w+$", file.read_text(), re.MULTILINE)
         replace(file, f"\n{last}\n", f"\n{last}\nunion all\n{last}\n")
-    lines = "".join(f"run --select {mart.partition('.')[2]}\n" for mart in MARTS)
-    paths = {"PYTHONPATH": str(project), "DBT_TARGET_PATH": str(tmp_path / "target")}
-
-    command = [dbt_python, "-c", DBT_LOOP]
-    dbt = subprocess.run(
-        command, input=lines, env=environment | paths, check=True, capture_output=True, text=True, timeout=300
-    )
-
-    told = dbt.stdout.split("exit code 1\n")
-    assert told.pop() == ""
-    for mart, output in zip(MARTS, told, strict=True):
-        model = mart.partition(".")[2]
-        # What is added to is changed in place. What is replaced is built beside: its key's name is taken by then.
-        key = f"{model}__dbt_tmp_pkey1"
-        if model in ("fct_events", "availability_snapshot"):
-            key = f"{model}_pkey"
-        assert f'duplicate key value violates unique constraint "{key}"' in output
+    with Dbt(dbt_python, environment | {"DBT_TARGET_PATH": str(tmp_path / "target")}, project=project) as dbt:
+        for mart in MARTS:
+            model = mart.partition(".")[2]
+            output = dbt.run(f"run --select {model}", exit_code=1)
+            assert f'duplicate key value violates unique constraint "{model}__new_pkey"' in output
     assert read(warehouse) == published
 
 
