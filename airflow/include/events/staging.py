@@ -28,7 +28,7 @@ _SHORTEST_ROW_BYTES = 41  # of a valid one, its line end included
 _FETCHED_AT_ONCE = 10_000  # lines
 # Of each of these sizes a number that is prime, so that ids with a step between them have slots of their own as well.
 _SLOTS = (65_521, 1_048_573, 8_388_593, 67_108_859)
-_SLOTS_PER_ROW = 8
+_SLOTS_PER_ROW = 4  # as if rows were as short as they can be; most are twice as long
 _AFTER_ID = re.compile(rb";[^\n]*\n")
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
 _TEMPORARY = """
