@@ -30,6 +30,7 @@ REQUIRED_VARIABLES = (
     "WAREHOUSE_USER",
     "DBT_ENV_SECRET_WAREHOUSE_PASSWORD",
 )
+CHOOSING_VARIABLES = ("DBT_TARGET", "WAREHOUSE_SCHEMA", "WAREHOUSE_READER")
 # Whatever else is first, say a global option, may be followed by a command that writes.
 READ_ONLY_COMMANDS = {"clean", "compile", "debug", "deps", "docs", "list", "ls", "parse", "show", "source"}
 LOCK_KEY = int.from_bytes(b"events")  # the load takes the same one
@@ -50,6 +51,13 @@ def main(arguments: list[str]) -> int:
             f"dbt needs {', '.join(missing)} in the environment.",
             "profiles.yml takes the warehouse's address and credentials from there.",
             "Set what is missing, or run the session that does: nox -s dbt",
+        )
+    if empty := [name for name in CHOOSING_VARIABLES if not os.environ.get(name, name).strip()]:
+        stop(
+            32,
+            f"{', '.join(empty)} is set and empty.",
+            "It chooses what is built, and for whom; a script most likely copies a variable that is not set.",
+            "Give it a value, or unset it for the default.",
         )
     if arguments[0] in READ_ONLY_COMMANDS:
         return run_dbt(arguments)

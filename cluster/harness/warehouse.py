@@ -19,6 +19,7 @@ from harness import postgres
 from harness.postgres import Server, url
 
 ROLES = ("loader", "transformer", "reader")
+MARK = "made by events-platform"  # the comment of each database and role: a name alone does not say whose it is
 
 
 @dataclass(frozen=True)
@@ -121,18 +122,29 @@ def ephemeral_server(dsn: str | None = None, *, keep: bool = False) -> Iterator[
 
 
 def drop_all(server: Server) -> None:
-    """Drop every database and role that was made on a server that is not ours: those with its suffix."""
+    """Drop every database and role that was made on a server that is not ours: those with its suffix and our mark.
+
+    Raises:
+        ValueError: the server has no suffix, which every name would end with.
+    """
+    if not server.suffix:
+        raise ValueError("without a suffix everything on the server would be dropped")
+    ours = {"length": len(server.suffix), "suffix": server.suffix, "mark": MARK}
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        found = connection.execute("select datname from pg_database where right(datname, %s) = %s", _suffix(server))
+        found = connection.execute(
+            "select datname from pg_database where right(datname, %(length)s) = %(suffix)s"
+            " and shobj_description(oid, 'pg_database') = %(mark)s",
+            ours,
+        )
         for (name,) in found.fetchall():
             connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-        found = connection.execute("select rolname from pg_roles where right(rolname, %s) = %s", _suffix(server))
+        found = connection.execute(
+            "select rolname from pg_roles where right(rolname, %(length)s) = %(suffix)s"
+            " and shobj_description(oid, 'pg_authid') = %(mark)s",
+            ours,
+        )
         for (name,) in found.fetchall():
             connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
-
-
-def _suffix(server: Server) -> tuple[int, str]:
-    return len(server.suffix), server.suffix
 
 
 def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
@@ -150,7 +162,7 @@ def create_role(connection: psycopg.Connection, name: str, password: str) -> Non
     """Make the login role NAME if it is missing, and give it PASSWORD and UTC."""
     role = sql.Identifier(name)
     if not connection.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone():
-        connection.execute(sql.SQL("create role {}").format(role))
+        connection.execute(sql.SQL("create role {}; comment on role {} is {}").format(role, role, MARK))
     connection.execute(sql.SQL("alter role {} login password {}").format(role, sql.Literal(password)))
     connection.execute(sql.SQL("alter role {} set timezone = 'UTC'").format(role))
 
@@ -165,3 +177,4 @@ def create_database(connection: psycopg.Connection, name: str, owner: str | None
     if owner:
         statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
     connection.execute(statement)
+    connection.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(name), MARK))

@@ -539,6 +539,15 @@ def test_a_variable_that_is_missing(run: Callable[..., tuple[int, str]]) -> None
     )
 
 
+def test_a_variable_that_chooses_what_is_built_and_is_empty(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("build", WAREHOUSE_SCHEMA=" ", DBT_TARGET="") == (
+        32,
+        "✗ DBT_TARGET, WAREHOUSE_SCHEMA is set and empty.\n"
+        "  It chooses what is built, and for whom; a script most likely copies a variable that is not set.\n"
+        "  Give it a value, or unset it for the default.\n",
+    )
+
+
 @pytest.mark.parametrize(("target", "prefix"), [("prod", ""), ("test", "test_"), ("dev", "mine_")])
 def test_each_target_has_schemas_of_its_own(run: Callable[..., tuple[int, str]], target: str, prefix: str) -> None:
     listing = ("ls", "--quiet", "--resource-type", "model", "--output", "json", "--output-keys", "name schema")

@@ -10,7 +10,7 @@ import pytest
 from harness import container, pins, postgres
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor
-from harness.warehouse import Warehouse, create_warehouse, ephemeral_server, make_passwords
+from harness.warehouse import Warehouse, create_warehouse, drop_all, ephemeral_server, make_passwords
 
 
 @pytest.fixture(autouse=True)
@@ -118,14 +118,27 @@ def test_nothing_is_left_on_a_given_server_whoever_administers_it(server: postgr
         with ephemeral_server(dsn) as given:
             warehouse = create_warehouse(given, "warehouse", make_passwords())
             create_warehouse(given, "another", warehouse.passwords)
+            somebodys = f"copy{given.suffix}"
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute(f"create role {somebodys}".encode())
+                connection.execute(f"create database {somebodys}".encode())
             with psycopg.connect(warehouse.loader_dsn) as connection:
                 connection.execute("create table raw.t (id int)")
             with psycopg.connect(warehouse.transformer_dsn) as connection:
                 connection.execute("select * from raw.t; create schema fact; create table fact.t (id int)")
             assert names(server) > before
+        assert names(server) == {*before, "administrator", somebodys}
     finally:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
-            connection.execute("drop role administrator")
+            connection.execute(f"drop database {somebodys}".encode())
+            connection.execute(f"drop role {somebodys}, administrator".encode())
+    assert names(server) == before
+
+
+def test_without_a_suffix_nothing_is_dropped(server: postgres.Server) -> None:
+    before = names(server)
+    with pytest.raises(ValueError, match=r"^without a suffix"):
+        drop_all(server)
     assert names(server) == before
 
 
