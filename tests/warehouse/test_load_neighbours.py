@@ -386,6 +386,20 @@ def test_a_partition_of_another_role_is_refused_by_name(
     assert load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
 
 
+def test_a_table_that_was_replaced_and_given_to_another_role_stays(
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, day_uri: str
+) -> None:
+    load(uri, dsn)
+    table = names(db)[1]
+    db.execute(f"create view raw.tuesday as select * from {table}".encode())
+    load_day(day_uri, dsn, 1)
+    with admin(warehouse) as connection:
+        connection.execute(f"alter table {table} owner to {warehouse.server.user}; drop view raw.tuesday".encode())
+    for source in (uri, day_uri):
+        assert load_day(source, dsn, 1).loaded == ROWS_PER_DAY
+    assert tables(db) == {table.removeprefix("raw.")}
+
+
 def test_a_role_that_may_not_load(warehouse: Warehouse, dsn: str, uri: str) -> None:
     assert dsn
     with pytest.raises(NotAllowed) as caught:

@@ -43,7 +43,7 @@ _SETTINGS = {
     "quote_all_identifiers": "off",
     "default_table_access_method": "heap",  # whose COPY can freeze rows
     "row_security": "off",  # to fail, where a policy would hide rows from the load
-    "lock_timeout": "0",
+    "lock_timeout": "30min",  # where the load says nothing else: there is no wait without an end
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",  # a file may be slow
     # This process may go away at any moment, and then the server is to notice.

@@ -82,19 +82,22 @@ _CANNOT_BE_KEPT = """
     from pg_constraint
     where confrelid = 'raw.events'::regclass and contype = 'f' and conparentid = 0
 """
-# pg_partition_tree() would lock them all, for as long as a load takes.
-_OWNERS = """
+# The table and all its partitions. pg_partition_tree() would lock them, for as long as a load takes.
+TREE = """
     with recursive tree as (
         select 'raw.events'::regclass as table_id
         union all
         select inhrelid from pg_inherits join tree on inhparent = table_id
     )
+"""
+_OWNERS = f"""
+    {TREE}
     select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(events.relowner)
     from tree
     join pg_class as part on part.oid = table_id
     join pg_class as events on events.oid = 'raw.events'::regclass
     where part.relowner <> events.relowner
-"""
+"""  # noqa: S608 - both are ours
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from psycopg import sql
 from psycopg.errors import DependentObjectsStillExist, LockNotAvailable
 
 from events.connection import transaction
-from events.definition import EVENTS, Definition
+from events.definition import EVENTS, TREE, Definition
 from events.errors import TablesUnfit
 from events.interval import Interval
 
@@ -33,14 +33,15 @@ _END = datetime.max.replace(tzinfo=UTC)
 _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(.+)')\) TO \((?:MAXVALUE|'(.+)')\)")
 _DROP_TIMEOUT_MS = 1_000
 # A table's name has a random part, so that a table of somebody else's has never the name that is recorded.
-_LEFTOVERS = """
+_LEFTOVERS = f"""
+    {TREE}
     select table_name, kept_for from raw.events_partitions
     join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
-    where retired_at is not null and relkind = %s
-        and table_id not in (select relid from pg_partition_tree('raw.events'))
+    where retired_at is not null and relkind = %s and relowner = current_user::regrole
+        and table_id not in (select table_id from tree)
         and not exists (select from pg_inherits where inhparent = table_id)
     order by oid
-"""
+"""  # noqa: S608 - both are ours
 _FORGET = """
     delete from raw.events_partitions where not exists (
         select from pg_class where oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
@@ -198,7 +199,7 @@ def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
     """Drop, as ROLE, the tables that loads have replaced.
 
     One that somebody reads stays for now. One that others depend on, a view say, stays as long as they do; the log
-    names it once.
+    names it once. One that was given to another role is theirs.
     """
     for kind in ("r", "p"):  # an edition goes when its partitions have gone
         with transaction(connection, role):
@@ -217,12 +218,12 @@ def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for:
     except LockNotAvailable:
         pass
     except DependentObjectsStillExist as error:
-        dependents = error.diag.message_detail or ""
-        if dependents != kept_for:
-            logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, dependents)
+        reason = error.diag.message_detail or ""
+        if reason != kept_for:
+            logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, reason)
             with transaction(connection, role):
                 connection.execute(
-                    "update raw.events_partitions set kept_for = %s where table_name = %s", (dependents, name)
+                    "update raw.events_partitions set kept_for = %s where table_name = %s", (reason, name)
                 )
 
 
