@@ -11,7 +11,7 @@ from events.errors import EventsError
 from events.interval import Interval
 from events.uri import shown, source_id, without_secrets
 
-_LOAD_LOCK = 0x6C6F6164  # "load": with the load's id, held by each load's connection for as long as it lives
+_LOAD_LOCK = 0x6C6F6164  # "load": with the load's id, held by the transaction of each load that is under way
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ def hold(connection: psycopg.Connection, load_id: int) -> None:
 def tidy(connection: psycopg.Connection) -> None:
     """Note which loads were killed, and take out the secrets that an earlier version let through.
 
-    Killed are those that run there and whose connection is gone. Of such a load there is nothing else left: what it had
-    written was never committed.
+    A load was killed if its row says that it is running and nobody holds its lock. Nothing else is left of such a load:
+    what it had written was never committed.
     """
     connection.execute(
         "update raw.loads set status = 'failed', failure = 'Its process was killed.', ended_at = clock_timestamp()"
