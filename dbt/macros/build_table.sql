@@ -125,8 +125,8 @@
 {%- endmacro %}
 
 
-{#- What NEW_ROWS has and the table EXISTING has not, or what is there that would not let a row in: if it is nothing,
-    EXISTING can take the rows. Columns and constraints that others have added are no difference. -#}
+{#- List why the table EXISTING cannot take NEW_ROWS: the columns and constraints of NEW_ROWS that it has not, and its
+    own columns that need a value. Other columns and constraints that somebody has added are no difference. -#}
 {% macro differences_in_structure(existing, new_rows) -%}
     {%- set query -%}
         with

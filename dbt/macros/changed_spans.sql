@@ -1,6 +1,6 @@
-{#- Begin the transaction that builds this model: one look at the warehouse for all that it asks, reads, deletes and
-    notes, whatever is committed meanwhile. Nobody else builds the table in that time, and no load publishes below a model
-    that reads raw.events, whose new rows an older look shows, too: so the locks come before the look. -#}
+{#- Begin the transaction that builds this model: all that it asks, reads, deletes and notes comes from one snapshot,
+    whatever is committed meanwhile. Nobody else builds the table in that time. No load publishes while the model reads
+    raw.events, either: older snapshots show its new rows, too. So the locks are taken before the snapshot. -#}
 {% macro begin_build() -%}
     {%- set existing = load_cached_relation(this) -%}
     {%- call statement('begin_build') -%}

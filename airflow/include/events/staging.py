@@ -26,9 +26,9 @@ EXAMPLES = 1_000  # rejected rows that a refused load leaves in quarantine
 _ROW_BYTES = 80
 _SHORTEST_ROW_BYTES = 41  # of a valid one, its line end included
 _FETCHED_AT_ONCE = 10_000  # lines
-# Of each of these sizes a number that is prime, so that ids with a step between them have slots of their own as well.
+# Primes below powers of two: so ids with a constant step between them are spread over all slots.
 _SLOTS = (65_521, 1_048_573, 8_388_593, 67_108_859)
-_SLOTS_PER_ROW = 4  # as if rows were as short as they can be; most are twice as long
+_SLOTS_PER_ROW = 4  # of the shortest rows; usual ones are twice as long, and have eight
 _AFTER_ID = re.compile(rb";[^\n]*\n")
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
 _TEMPORARY = """
@@ -60,7 +60,7 @@ class SeenIds:
     """
 
     def __init__(self, most_rows: int | None) -> None:
-        """Make room for so many rows at MOST; None where that is not known."""
+        """Make room for MOST_ROWS rows; None where it is not known how many there can be."""
         wanted = _SLOTS[-1] if most_rows is None else most_rows * _SLOTS_PER_ROW
         self._count = next((count for count in _SLOTS if count >= wanted), _SLOTS[-1])
         self._slots = bytearray(self._count)
