@@ -38,6 +38,12 @@
     {%- endcall -%}
 
     {%- do create_missing_indexes(target) -%}
+    {{ return(finish_build(target, grants_before)) }}
+{%- endmacro %}
+
+
+{#- End the build of a table or view: grants, comments, hooks, the commit; return what a materialization returns. -#}
+{% macro finish_build(target, grants_before) -%}
     {%- do apply_grants(target, config.get('grants'), should_revoke=False) -%}
     {%- do restore_grants(target, grants_before) -%}
     {%- do persist_docs(target, model) -%}

@@ -33,11 +33,5 @@
         end $build_view$
     {%- endcall -%}
 
-    {%- do apply_grants(target, config.get('grants'), should_revoke=False) -%}
-    {%- do restore_grants(target, grants_before) -%}
-    {%- do persist_docs(target, model) -%}
-    {%- do run_hooks(post_hooks, inside_transaction=True) -%}
-    {%- do adapter.commit() -%}
-    {%- do run_hooks(post_hooks, inside_transaction=False) -%}
-    {{ return({'relations': [target]}) }}
+    {{ return(finish_build(target, grants_before)) }}
 {%- endmacro %}
