@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+from events.uri import shown
 from harness import pythons
 from harness.commands import run
 from harness.errors import CommandFailedError, EngineMissingError, TooSmallError
@@ -102,14 +103,14 @@ def no_tool(name: str) -> str:
     """Look for a program that the harness finds or fetches."""
     from harness import tools
 
-    return "" if tools.can_be_had(name) else f"it is not installed, and {tools.url_of(name)} does not answer"
+    return "" if tools.can_be_had(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
 
 
 def no_chart() -> str:
     """Look for Airflow's chart."""
     from harness import chart
 
-    return "" if chart.can_be_had() else f"it cannot be had from {chart.source()}"
+    return "" if chart.can_be_had() else f"it cannot be had from {shown(chart.source())}"
 
 
 def not_root() -> str:

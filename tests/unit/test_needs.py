@@ -154,9 +154,10 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(needs, "SYSTEM_PROGRAMS", ())
     monkeypatch.setattr(needs, "NEEDS", {name: replace(need) for name, need in needs.NEEDS.items()})
-    monkeypatch.setenv("PLATFORM_CHART", "/nowhere/chart.tgz")
+    signed = "http://user:SECRET@127.0.0.1:1/{}?sig=SECRET"
+    monkeypatch.setenv("PLATFORM_CHART", signed.format("chart.tgz"))
     for name in ("HELM", "KUBECTL"):
-        monkeypatch.setenv(f"PLATFORM_{name}_URL", "http://127.0.0.1:1/")
+        monkeypatch.setenv(f"PLATFORM_{name}_URL", signed.format(name))
     monkeypatch.setenv("PLATFORM_CACHE", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     needs.find.cache_clear()
@@ -169,9 +170,9 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("name", "line"),
     [
         ("docker", "the docker command: it is not installed"),
-        ("helm", "helm: it is not installed, and http://127.0.0.1:1/ does not answer"),
-        ("kubectl", "kubectl: it is not installed, and http://127.0.0.1:1/ does not answer"),
-        ("chart", "Airflow's chart: it cannot be had from /nowhere/chart.tgz"),
+        ("helm", "helm: it is not installed, and http://127.0.0.1:1/HELM?sig=… does not answer"),
+        ("kubectl", "kubectl: it is not installed, and http://127.0.0.1:1/KUBECTL?sig=… does not answer"),
+        ("chart", "Airflow's chart: it cannot be had from http://127.0.0.1:1/chart.tgz?sig=…"),
         ("root", "root: this is an ordinary user"),
         ("mount", "root: this is an ordinary user"),
         ("git", "git: it is not installed"),
