@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -23,6 +22,7 @@ from psycopg import sql
 
 from harness.airflow_api import AirflowApi
 from harness.paths import BUILD, PYTHONPATH, ROOT
+from tests.servers import Handler, serving
 
 TIMEOUT_S = 150
 PLANTED = "pl4nt3d-s3cr3t"  # what nobody but the server of the events file is to see
@@ -170,24 +170,13 @@ def served(content: bytes) -> Iterator[str]:
     """Give a signed URL of CONTENT with user info, without which the server gives nothing."""
     authorization = f"Basic {base64.b64encode(f'{PLANTED}:{PLANTED}'.encode()).decode()}"
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Events(Handler):
+        def respond(self) -> None:
             is_signed = self.path == f"/events.csv?X-Amz-Signature={PLANTED}"
-            self.send_response(200 if is_signed and self.headers["Authorization"] == authorization else 403)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
+            self.answer(200 if is_signed and self.headers["Authorization"] == authorization else 403, content)
 
-        do_HEAD = do_GET  # noqa: N815 - http.server wants it so
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://{PLANTED}:{PLANTED}@127.0.0.1:{server.server_port}/events.csv?X-Amz-Signature={PLANTED}#{PLANTED}"
-        server.shutdown()
+    with serving(Events) as address:
+        yield f"http://{PLANTED}:{PLANTED}@{address}/events.csv?X-Amz-Signature={PLANTED}#{PLANTED}"
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
 """What the Docker engine does by itself, and what a clone removes from it."""
 
-import http.server
 import secrets
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from harness import engine, image_stream, images, pins
 from harness.errors import ImageMissingError
 from harness.supervisor import Supervisor
+from tests.servers import serving
 
 pytestmark = pytest.mark.needs("image")
 
@@ -67,15 +67,14 @@ def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_registry_that_speaks_http_is_said_to() -> None:
-    class Registry(http.server.BaseHTTPRequestHandler):
+    class Registry(BaseHTTPRequestHandler):
         default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as registry, Supervisor.launch() as supervisor:
-        threading.Thread(target=registry.serve_forever, daemon=True).start()
-        reference = f"0.0.0.0:{registry.server_port}/team/airflow:1"  # no loopback address by its look: over HTTPS
+    with serving(Registry) as address, Supervisor.launch() as supervisor:
+        port = address.rpartition(":")[2]
+        reference = f"0.0.0.0:{port}/team/airflow:1"  # no loopback address by its look: over HTTPS
         with pytest.raises(ImageMissingError) as caught:
             engine.pull(supervisor, reference)
-        registry.shutdown()
     assert str(caught.value).splitlines() == [
         f"The image {reference} is not here and cannot be pulled.",
         "The registry speaks HTTP, and Docker asks it over HTTPS.",

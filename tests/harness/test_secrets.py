@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from harness import chart
 from harness.__main__ import Interrupted, Parser, add_dbt, translated_interrupts
 from harness.errors import HarnessError, UsageError
 from harness.paths import PYTHONPATH, ROOT
+from tests.servers import Handler, serving
 
 URI = "s3://SECRET:SECRET/SECRET@bucket/a.csv?sig=SECRET#SECRET"
 
@@ -41,19 +40,12 @@ def summary(tmp_path: Path) -> str:
 def refusing() -> Iterator[str]:
     """Give the address of a server that takes no signature."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Refusal(Handler):
+        def respond(self) -> None:
             self.send_error(403)
 
-        do_HEAD = do_GET  # noqa: N815 - http.server wants it so
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Refusal) as address:
+        yield address
 
 
 @pytest.mark.parametrize("as_argument", [True, False])

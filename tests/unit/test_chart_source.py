@@ -3,9 +3,8 @@
 import functools
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from harness.errors import ChartMissingError, DownloadError, HarnessError, Insta
 from harness.kubectl import Kubectl
 from harness.supervisor import Supervisor
 from tests import programs
+from tests.servers import serving
 
 ARCHIVE = b"the chart, packed"
 VERSION = "1.22.0"
@@ -85,10 +85,8 @@ def server(tmp_path: Path) -> Iterator[str]:
         (tmp_path / "www" / name).mkdir(parents=True)
         (tmp_path / "www" / name / "chart.tgz").write_bytes(content)
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(handler) as address:
+        yield f"http://{address}"
 
 
 def check(error: HarnessError, exit_code: int, what: str) -> None:

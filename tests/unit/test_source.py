@@ -3,12 +3,11 @@
 import gzip
 import hashlib
 import os
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from fsspec.registry import known_implementations
 from events import errors
 from events.records import MAX_LINE_BYTES
 from events.source import check_source, open_source
+from tests.servers import serving
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"
 CONTENT = HEADER + b"\n7;created_account;8;2020-01-31 00:00:00;\n"
@@ -91,10 +91,8 @@ def test_gzip_of_several_members(file: Path) -> None:
 @contextmanager
 def served(directory: Path) -> Iterator[str]:
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(directory))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(partial(handler, directory=str(directory))) as address:
+        yield f"http://{address}"
 
 
 def test_any_uri(file: Path) -> None:

@@ -1,13 +1,13 @@
 """Which target is chosen, and the reason that is given."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from harness import chart, engine, images, postgres, targets, tools
 from harness.errors import EngineMissingError, TooSmallError, UsageError
+from tests.servers import serving
 
 
 @pytest.fixture
@@ -61,12 +61,10 @@ def test_auto_is_embedded_elsewhere_and_says_why(
 @pytest.fixture(params=["unix:///nowhere", "unix:///dev/null", "tcp://127.0.0.1:1", "501"])
 def no_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Give an address where there is no engine, or none for this user."""
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # which answers 501, whatever it is asked
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"tcp://127.0.0.1:{server.server_port}" if request.param == "501" else request.param
+    with serving(BaseHTTPRequestHandler) as address:  # which answers 501, whatever it is asked
+        host = f"tcp://{address}" if request.param == "501" else request.param
         monkeypatch.setenv("DOCKER_HOST", host)
         yield host
-        server.shutdown()
 
 
 @pytest.mark.needs("docker")

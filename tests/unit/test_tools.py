@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from events.uri import shown
 from harness import pins, tools
 from harness.errors import DownloadError, HarnessError, ToolMissingError, UsageError
+from tests.servers import Handler, serving
 
 PROGRAM = b"#!/bin/sh\necho fetched\n"
 
@@ -35,29 +35,18 @@ class Served:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Files(Handler):
+        def respond(self) -> None:
             mine.asked.append(f"{self.command} {self.path}")
             if (content := mine.files.get(self.path)) is None:
                 self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content) + mine.missing))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-
-        do_HEAD = do_GET  # noqa: N815 - the server's own name for it
-
-        def log_message(self, *_: object) -> None:
-            pass
+            else:
+                self.answer(200, content, missing_bytes=mine.missing)
 
     monkeypatch.setenv("no_proxy", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        mine = Served(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with serving(Files) as address:
+        mine = Served(f"http://{address}")
         yield mine
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
+
+from tests.servers import Handler, serving
 
 PLANTED = "pl4nt3d"
 SIGNED = f"/events.csv?X-Amz-Credential={PLANTED}&X-Amz-Signature={PLANTED}"
@@ -25,24 +25,13 @@ x
 def address() -> Iterator[str]:
     """Give the address of a server that has the events file for who signs, and breaks off or refuses elsewhere."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Events(Handler):
+        def respond(self) -> None:
             breaks_off = self.path.startswith("/broken.csv")
-            self.send_response(200 if self.path == SIGNED or breaks_off else 403)
-            self.send_header("Content-Length", str(len(CONTENT) + breaks_off))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(CONTENT)
+            self.answer(200 if self.path == SIGNED or breaks_off else 403, CONTENT, missing_bytes=int(breaks_off))
 
-        do_HEAD = do_GET  # noqa: N815 - http.server wants it so
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Events) as address:
+        yield address
 
 
 def events(*arguments: str, dsn: str) -> tuple[int, str]:

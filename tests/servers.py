@@ -1,0 +1,41 @@
+"""Web servers on the loopback address."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD by `respond`, which calls `answer` or `send_error`, and logs nothing."""
+
+    def respond(self) -> None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def answer(self, status: int, content: bytes = b"", *, missing_bytes: int = 0) -> None:
+        """Answer with STATUS and CONTENT, and break off before the last MISSING_BYTES that were promised."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content) + missing_bytes))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Have a server whose requests HANDLER answers, and give its host and port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
