@@ -6,6 +6,7 @@ lets COPY write their rows as frozen: visible to whoever sees the table, and nev
 them is ever deleted: a frozen row that is deleted in the same transaction stays visible to older snapshots.
 """
 
+import mmap
 import re
 from bisect import bisect_right
 from collections import Counter
@@ -63,7 +64,7 @@ class SeenIds:
         """Make room for MOST_ROWS rows; None where it is not known how many there can be."""
         wanted = _SLOTS[-1] if most_rows is None else most_rows * _SLOTS_PER_ROW
         self._count = next((count for count in _SLOTS if count >= wanted), _SLOTS[-1])
-        self._slots = bytearray(self._count)
+        self._slots = mmap.mmap(-1, self._count)  # zeros, which take no memory until they are written
 
     def add(self, event_ids: Iterable[int]) -> list[int]:
         """Note EVENT_IDS and return the positions of those that may have been there before."""
