@@ -75,6 +75,23 @@ def files(draw: st.DrawFn) -> list[Row]:
     return rows
 
 
+@given(st.lists(st.lists(st.one_of(st.integers(0, 40), ids), min_size=1, max_size=9), max_size=9), st.booleans())
+def test_no_id_that_was_there_is_said_to_be_new(runs: list[list[int]], rise: bool) -> None:
+    """With 7 slots and 3 rounds nearly all share one; ids that rise are told apart as long as the rounds last."""
+    if rise:
+        runs = [[10 * number + place for place in range(len(run))] for number, run in enumerate(runs) if number < 2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "_SLOTS", (7,))
+        patch.setattr(staging, "_ROUNDS", 3)
+        seen, before = staging.SeenIds(None), set[int]()
+        for run in runs:
+            maybe = seen.add(run)
+            for position, event_id in enumerate(run):
+                assert position in maybe or event_id not in before
+                before.add(event_id)
+            assert not (rise and maybe)
+
+
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -162,7 +162,7 @@ def record_failure(dsn: str, role: str | None, load_id: int, error: BaseExceptio
         with connect(dsn) as connection, transaction(connection, role):
             connection.execute(
                 "update raw.loads set status = 'failed', failure = %s, ended_at = clock_timestamp()"
-                " where load_id = %s and status = 'running'",
+                " where load_id = %s and status <> 'succeeded'",  # another load may take it for killed meanwhile
                 (without_secrets(failure).replace("\0", "\\x00"), load_id),
             )
     except psycopg.Error as second:

@@ -6,11 +6,10 @@ lets COPY write their rows as frozen: visible to whoever sees the table, and nev
 them is ever deleted: a frozen row that is deleted in the same transaction stays visible to older snapshots.
 """
 
-import mmap
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import psycopg
@@ -28,8 +27,9 @@ _ROW_BYTES = 80
 _SHORTEST_ROW_BYTES = 41  # of a valid one, its line end included
 _FETCHED_AT_ONCE = 10_000  # lines
 # Primes below powers of two: so ids with a constant step between them are spread over all slots.
-_SLOTS = (65_521, 1_048_573, 8_388_593, 67_108_859)
+_SLOTS = (65_521, 1_048_573, 16_777_213)
 _SLOTS_PER_ROW = 4  # of the shortest rows; usual ones are twice as long, and have eight
+_ROUNDS = 255  # what a slot, a byte, can count to
 _AFTER_ID = re.compile(rb";[^\n]*\n")
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
 _TEMPORARY = """
@@ -57,26 +57,39 @@ _FETCHED = """
 class SeenIds:
     """Which event ids a file has had so far, in bounded memory.
 
-    Each id has a slot, which others may share. So an id that is said to be new is new; one that is not may be.
+    Each id has a slot, which it shares with the ids that are a multiple of the number of slots away, and a round, which
+    counts these multiples. A slot holds the highest round of its ids so far: an id of a higher round is new. So ids that
+    rise, as in a log, are all told apart, however many there are. Another id that is said to have been there may only
+    share the slot.
     """
 
     def __init__(self, most_rows: int | None) -> None:
         """Make room for MOST_ROWS rows; None where it is not known how many there can be."""
         wanted = _SLOTS[-1] if most_rows is None else most_rows * _SLOTS_PER_ROW
         self._count = next((count for count in _SLOTS if count >= wanted), _SLOTS[-1])
-        self._slots = mmap.mmap(-1, self._count)  # zeros, which take no memory until they are written
+        self._slots = bytearray(self._count)
+        self._first_round: int | None = None
 
-    def add(self, event_ids: Iterable[int]) -> list[int]:
-        """Note EVENT_IDS and return the positions of those that may have been there before."""
+    def add(self, event_ids: Sequence[int]) -> list[int]:
+        """Note EVENT_IDS, at least one, and return the positions of those that may have been there before."""
         slots, count = self._slots, self._count
+        if self._first_round is None:
+            self._first_round = event_ids[0] // count
+        lowest, highest = self._round(min(event_ids)), self._round(max(event_ids))
         maybe = []
         for position, event_id in enumerate(event_ids):
+            number = lowest if lowest == highest else self._round(event_id)
             slot = event_id % count
-            if slots[slot]:
-                maybe.append(position)
+            if slots[slot] < number:
+                slots[slot] = number
             else:
-                slots[slot] = 1
+                maybe.append(position)
         return maybe
+
+    def _round(self, event_id: int) -> int:
+        """Return the round of EVENT_ID, 1 or more; lower ids than the first of all share the lowest one."""
+        assert self._first_round is not None
+        return min(max(event_id // self._count - self._first_round + 1, 1), _ROUNDS)
 
 
 class Staging:
@@ -202,7 +215,7 @@ class Staging:
             return len(each)
         ids = _AFTER_ID.split(lines)[:-1]
         rows = len(ids)
-        if suspects := self._seen.add(map(int, ids)):
+        if suspects := self._seen.add(list(map(int, ids))):
             each = lines.splitlines(keepends=True)
             for position in suspects:
                 self._suspect(int(ids[position]), each[position][:-1], line_number + position)
