@@ -58,9 +58,9 @@ class SeenIds:
     """Which event ids a file has had so far, in bounded memory.
 
     Each id has a slot, which it shares with the ids that are a multiple of the number of slots away, and a round, which
-    counts these multiples. A slot holds the highest round of its ids so far: an id of a higher round is new. So ids that
-    rise, as in a log, are all told apart, however many there are. Another id that is said to have been there may only
-    share the slot.
+    counts these multiples. A slot holds the highest round of its ids so far: an id of a higher round is new. So ids
+    that rise, as in a log, are all told apart, however many there are. Another id that is said to have been there may
+    only share the slot.
     """
 
     def __init__(self, most_rows: int | None) -> None:
