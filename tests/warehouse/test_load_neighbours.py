@@ -4,7 +4,9 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -270,6 +272,27 @@ def test_indexes_are_made_before_readers_have_to_wait(
     load(uri, dsn, force=True)
     assert len(seen[0]) == 2 * 3
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_somebody_writes_while_a_load_publishes_is_kept(
+    dsn: str, db: psycopg.Connection, uri: str, day_uri: str, *, by_name: bool
+) -> None:
+    """Into raw.events, or into the partition whose rows the load copies."""
+    load(uri, dsn)
+    db.execute("alter table raw.events add column note text")
+    table = names(db)[1] if by_name else "raw.events"
+    interval = {"start": DAY + timedelta(days=1, hours=10), "end": DAY + timedelta(days=1, hours=11)}
+    with psycopg.connect(dsn) as writer, ThreadPoolExecutor(1) as pool:
+        writer.execute(f"update {table} set note = 'mine' where event_id = 1005".encode())
+        loading = pool.submit(load, day_uri, dsn, lock_timeout_s=10, **interval)
+        waits = "select 1 from pg_locks where not granted and relation = to_regclass(%s)"
+        while not db.execute(waits, (table,)).fetchone():
+            assert not loading.done()
+            time.sleep(0.02)
+        writer.commit()
+        assert loading.result().loaded == 0
+    assert db.execute("select event_id from raw.events where note = 'mine'").fetchall() == [(1005,)]
 
 
 REFUSED = {

@@ -270,13 +270,16 @@ class _Load:
         self.connection.execute("select set_config('lock_timeout', %s, true)", (f"{timeout_ms}ms",))
 
     def _wait_for_turn(self) -> None:
-        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events."""
+        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events.
+
+        And to its partitions, by their names: what they write while rows are copied would be lost.
+        """
         self._set_lock_timeout()
         [(is_free,)] = self.connection.execute("select pg_try_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
         if not is_free:
             logger.info("waiting for another load or a dbt build, at most %g s", self.lock_timeout_s)
             self.connection.execute("select pg_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
-        self.connection.execute("lock table only raw.events in share row exclusive mode")
+        self.connection.execute("lock table raw.events in share row exclusive mode")
 
     def _too_many_rejected(self, staging: Staging, to_see_the_rows: str) -> EventsError | None:
         """Return why the load must not be published, if a larger share of the rows than allowed was rejected."""
