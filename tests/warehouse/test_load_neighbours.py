@@ -135,6 +135,27 @@ def test_the_edition_of_a_table_that_a_view_reads_stays_too(dsn: str, db: psycop
     assert tables(db) == set()
 
 
+def test_a_replaced_table_that_somebody_takes_over_stays(
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, day_uri: str
+) -> None:
+    """As a partition of a table of theirs, or as another role's."""
+    load(uri, dsn)
+    first, second, _ = names(db)
+    db.execute(
+        f"create view raw.monday as select * from {first}; create view raw.tuesday as select * from {second}".encode()
+    )
+    for day in (0, 1):
+        load_day(uri, dsn, day)
+    with admin(warehouse) as connection:
+        connection.execute(f"alter table {first} owner to {warehouse.server.user}".encode())
+    db.execute("create table raw.archive (like raw.events) partition by range (created_at)")
+    attach = f"alter table raw.archive attach partition {second} for values from ('2020-01-02') to ('2020-01-03')"
+    db.execute(f"drop view raw.monday, raw.tuesday; {attach}".encode())
+    load_day(day_uri, dsn, 1)
+    assert tables(db) >= {name.removeprefix("raw.") for name in (first, second)}
+    assert db.execute("select count(*) from raw.archive").fetchall() == [(ROWS_PER_DAY,)]
+
+
 FOREIGN = {
     "partitioned": "create table raw.events (event_id bigint, created_at timestamptz) partition by range (created_at);"
     " create table raw.events_1 partition of raw.events default",

@@ -32,13 +32,18 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(.+)')\) TO \((?:MAXVALUE|'(.+)')\)")
 _DROP_TIMEOUT_MS = 1_000
-# A table's name has a random part, so that a table of somebody else's has never the name that is recorded.
+# A table's name has a random part, so that a table of somebody else's has never the name that is recorded. One that
+# somebody has taken over since, for an owner or a partitioned table of theirs, is ours no more.
 _LEFTOVERS = """
     select table_name, kept_for from raw.events_partitions
     join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
     where retired_at is not null and relkind = %s
+        and relowner = (select relowner from pg_class where oid = 'raw.events'::regclass)
+        and not exists (
+            select from pg_inherits where inhparent = table_id
+                or inhrelid = table_id and inhparent not in (select ours.table_id from raw.events_partitions as ours)
+        )
         and table_id not in (select relid from pg_partition_tree('raw.events'))
-        and not exists (select from pg_inherits where inhparent = table_id)
     order by oid
 """
 _FORGET = """
