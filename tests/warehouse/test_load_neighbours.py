@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.errors import QueryCanceled
 
 from events import load as load_module
 from events import publishing
@@ -154,6 +155,62 @@ def test_a_replaced_table_that_somebody_takes_over_stays(
     load_day(day_uri, dsn, 1)
     assert tables(db) >= {name.removeprefix("raw.") for name in (first, second)}
     assert db.execute("select count(*) from raw.archive").fetchall() == [(ROWS_PER_DAY,)]
+
+
+@pytest.mark.parametrize("bounds", ["default", "for values from ('-infinity') to ('2019-01-01')"])
+def test_a_partition_of_somebody_that_no_load_can_replace(
+    dsn: str, db: psycopg.Connection, uri: str, bounds: str
+) -> None:
+    """Whose rows a new edition would leave behind."""
+    load(uri, dsn)
+    [(edition,)] = db.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'raw.events'::regclass"
+    )
+    db.execute(
+        f"alter table {edition} detach partition {names(db)[0]};"
+        " create table raw.theirs (like raw.events including constraints);"
+        f" alter table {edition} attach partition raw.theirs {bounds}".encode()
+    )
+    db.execute("insert into raw.events values (9, 'created_account', 9, '2018-01-01', null, 1)")
+    before = ids(db)
+    with pytest.raises(TablesUnfit) as caught:
+        load_day(uri, dsn, 1)
+    assert caught.value.what.startswith("raw.theirs, a partition of raw.events, is none that a load can replace: ")
+    assert ids(db) == before
+    db.execute(caught.value.next_step.partition(": ")[2].encode())
+    assert load(uri, dsn).loaded == 3 * ROWS_PER_DAY
+    assert db.execute("select event_id from raw.theirs").fetchall() == [(9,)]
+
+
+def test_a_partition_that_somebody_has_half_detached(dsn: str, db: psycopg.Connection, uri: str) -> None:
+    load(uri, dsn)
+    table = names(db)[1]
+    [(edition,)] = db.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'raw.events'::regclass"
+    )
+    with psycopg.connect(dsn) as reader:
+        reader.execute("select 1 from raw.events")
+        db.execute("set statement_timeout = '200ms'")
+        with pytest.raises(QueryCanceled):
+            db.execute(f"alter table {edition} detach partition {table} concurrently".encode())
+    with pytest.raises(TablesUnfit) as caught:
+        load_day(uri, dsn, 1)
+    db.execute(caught.value.next_step.partition(": ")[2].encode())
+    assert load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
+    assert tables(db) == {table.removeprefix("raw.")}
+
+
+def test_a_default_partition_of_the_table_stays(dsn: str, db: psycopg.Connection, uri: str, day_uri: str) -> None:
+    load(uri, dsn)
+    db.execute(
+        "create table raw.theirs (like raw.events including constraints);"
+        " alter table raw.events attach partition raw.theirs default"
+    )
+    assert load_day(day_uri, dsn, 1).loaded == load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
+    assert load(uri, dsn, force=True).replaced == 3 * ROWS_PER_DAY
+    assert db.execute(
+        "select relid from pg_partition_tree('raw.events') where relid = 'raw.theirs'::regclass"
+    ).fetchone()
 
 
 FOREIGN = {

@@ -30,7 +30,8 @@ MIN_ROWS = 50_000  # of two neighbours together; a day that has as many gets a p
 MAX_PARTITIONS = 100  # roughly
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
-_BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(.+)')\) TO \((?:MAXVALUE|'(.+)')\)")
+# No default, nor times that Python does not have.
+_BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(\d{4}-[^B]+)')\) TO \((?:MAXVALUE|'(\d{4}-[^B]+)')\)")
 _DROP_TIMEOUT_MS = 1_000
 # A table's name has a random part, so that a table of somebody else's has never the name that is recorded. One that
 # somebody has taken over since, for an owner or a partitioned table of theirs, is ours no more.
@@ -181,12 +182,13 @@ def current_edition(connection: psycopg.Connection) -> sql.Composable:
     Raises:
         TablesUnfit: it is not one that a load has made.
     """
-    found = _children(connection, EVENTS)
+    found = connection.execute(
+        "select nspname, relname from pg_inherits join pg_class on pg_class.oid = inhrelid"
+        " join pg_namespace on pg_namespace.oid = relnamespace join raw.events_partitions on table_id = inhrelid"
+        " where inhparent = 'raw.events'::regclass"
+    ).fetchall()
     if len(found) == 1:
-        edition = found[0].table
-        is_recorded = "select from raw.events_partitions where table_id = %s::regclass"
-        if connection.execute(is_recorded, (edition.as_string(connection),)).fetchone() is not None:
-            return edition
+        return sql.Identifier(*found[0])
     raise TablesUnfit(
         "raw.events is not this project's: its partitions are none that a load has made.",
         "Somebody else made the table, or has changed its partitions by hand; it is left as it is.",
@@ -195,8 +197,30 @@ def current_edition(connection: psycopg.Connection) -> sql.Composable:
 
 
 def partitions(connection: psycopg.Connection) -> list[Partition]:
-    """Return the partitions of `raw.events` that have the rows, in the order of their times."""
-    return _children(connection, current_edition(connection))
+    """Return the partitions of `raw.events` that have the rows, in the order of their times.
+
+    Raises:
+        TablesUnfit: somebody has put one there that has no range of times as loads have them, or has half detached one.
+    """
+    found = []
+    edition = current_edition(connection).as_string(connection)
+    for schema, name, bounds, is_pending, table in connection.execute(
+        "select nspname, relname, pg_get_expr(relpartbound, pg_class.oid), inhdetachpending, inhrelid::regclass::text"
+        " from pg_inherits join pg_class on pg_class.oid = inhrelid"
+        " join pg_namespace on pg_namespace.oid = relnamespace where inhparent = %s::regclass",
+        (edition,),
+    ):
+        match = _BOUNDS.fullmatch(bounds)
+        if match is None or is_pending:
+            finalize = " finalize" if is_pending else ""
+            raise TablesUnfit(
+                f"{table}, a partition of raw.events, is none that a load can replace: {bounds}.",
+                "Somebody has attached it, or has begun to detach it; its rows stay where they are.",
+                f"Detach it: alter table {edition} detach partition {table}{finalize}",
+            )
+        start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())
+        found.append(Partition(sql.Identifier(schema, name), start, end))
+    return sorted(found, key=lambda partition: partition.start or _BEGINNING)
 
 
 def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
@@ -229,17 +253,3 @@ def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for:
                 connection.execute(
                     "update raw.events_partitions set kept_for = %s where table_name = %s", (dependents, name)
                 )
-
-
-def _children(connection: psycopg.Connection, parent: sql.Composable) -> list[Partition]:
-    found = []
-    for schema, name, bounds in connection.execute(
-        "select nspname, relname, pg_get_expr(relpartbound, pg_class.oid)"
-        " from pg_inherits join pg_class on pg_class.oid = inhrelid"
-        " join pg_namespace on pg_namespace.oid = relnamespace where inhparent = %s::regclass",
-        (parent.as_string(connection),),
-    ):
-        if match := _BOUNDS.fullmatch(bounds):
-            start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())
-            found.append(Partition(sql.Identifier(schema, name), start, end))
-    return sorted(found, key=lambda partition: partition.start or _BEGINNING)
