@@ -14,6 +14,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,7 +33,7 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 # No default, nor times that Python does not have.
 _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(\d{4}-[^B]+)')\) TO \((?:MAXVALUE|'(\d{4}-[^B]+)')\)")
-_DROP_TIMEOUT_MS = 1_000
+_DROP_TIMEOUT_S = 1.0
 # A table's name has a random part, so that a table of somebody else's has never the name that is recorded. One that
 # somebody has taken over since, for an owner or a partitioned table of theirs, is ours no more.
 _LEFTOVERS = """
@@ -230,7 +231,8 @@ def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
     names it once.
     """
     for kind in ("r", "p"):  # an edition goes when its partitions have gone
-        with transaction(connection, role):
+        found = []
+        with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
             connection.execute(_FORGET)
             found = connection.execute(_LEFTOVERS, (kind,)).fetchall()
         for name, kept_for in found:
@@ -239,8 +241,7 @@ def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
 
 def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for: str | None) -> None:
     try:
-        with transaction(connection, role):
-            connection.execute("select set_config('lock_timeout', %s, true)", (str(_DROP_TIMEOUT_MS),))
+        with transaction(connection, role, _DROP_TIMEOUT_S):
             connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("raw", name)))
             connection.execute(_FORGET)
     except LockNotAvailable:
@@ -249,7 +250,7 @@ def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for:
         dependents = error.diag.message_detail or ""
         if dependents != kept_for:
             logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, dependents)
-            with transaction(connection, role):
+            with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
                 connection.execute(
                     "update raw.events_partitions set kept_for = %s where table_name = %s", (dependents, name)
                 )
