@@ -140,6 +140,18 @@ def test_a_load_does_not_wait_for_ever(dsn: str, tmp_path: Path) -> None:
     assert load(uri, dsn).loaded == 100
 
 
+@pytest.mark.parametrize("table", ["loads", "events", "events_partitions", "rejected_events"])
+def test_a_load_does_not_wait_for_ever_for_a_lock_on_a_table(dsn: str, tmp_path: Path, table: str) -> None:
+    uri = write(tmp_path / "events.csv", days=1)
+    load(uri, dsn)
+    with psycopg.connect(dsn) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(f"lock table raw.{table} in access exclusive mode".encode())
+        waiting = pool.submit(load, uri, dsn, force=True, lock_timeout_s=0.1)
+        with pytest.raises(WarehouseBusy):
+            waiting.result(DEADLINE_S)
+    assert load(uri, dsn, force=True).replaced == 100
+
+
 @contextmanager
 def process_before_publishing(dsn: str, uri: str) -> Iterator[subprocess.Popen[bytes]]:
     """Give a process whose load has read its file and waits for its turn, which does not come."""

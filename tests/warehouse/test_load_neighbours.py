@@ -4,7 +4,9 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.errors import QueryCanceled
 
 from events import load as load_module
 from events import publishing
@@ -130,6 +133,83 @@ def test_the_edition_of_a_table_that_a_view_reads_stays_too(dsn: str, db: psycop
     db.execute("drop view raw.tuesday")
     load(uri, dsn, force=True)
     assert tables(db) == set()
+
+
+def test_a_replaced_table_that_somebody_takes_over_stays(
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, day_uri: str
+) -> None:
+    """As a partition of a table of theirs, or as another role's."""
+    load(uri, dsn)
+    first, second, _ = names(db)
+    db.execute(
+        f"create view raw.monday as select * from {first}; create view raw.tuesday as select * from {second}".encode()
+    )
+    for day in (0, 1):
+        load_day(uri, dsn, day)
+    with admin(warehouse) as connection:
+        connection.execute(f"alter table {first} owner to {warehouse.server.user}".encode())
+    db.execute("create table raw.archive (like raw.events) partition by range (created_at)")
+    attach = f"alter table raw.archive attach partition {second} for values from ('2020-01-02') to ('2020-01-03')"
+    db.execute(f"drop view raw.monday, raw.tuesday; {attach}".encode())
+    load_day(day_uri, dsn, 1)
+    assert tables(db) >= {name.removeprefix("raw.") for name in (first, second)}
+    assert db.execute("select count(*) from raw.archive").fetchall() == [(ROWS_PER_DAY,)]
+
+
+@pytest.mark.parametrize("bounds", ["default", "for values from ('-infinity') to ('2019-01-01')"])
+def test_a_partition_of_somebody_that_no_load_can_replace(
+    dsn: str, db: psycopg.Connection, uri: str, bounds: str
+) -> None:
+    """Whose rows a new edition would leave behind."""
+    load(uri, dsn)
+    [(edition,)] = db.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'raw.events'::regclass"
+    )
+    db.execute(
+        f"alter table {edition} detach partition {names(db)[0]};"
+        " create table raw.theirs (like raw.events including constraints);"
+        f" alter table {edition} attach partition raw.theirs {bounds}".encode()
+    )
+    db.execute("insert into raw.events values (9, 'created_account', 9, '2018-01-01', null, 1)")
+    before = ids(db)
+    with pytest.raises(TablesUnfit) as caught:
+        load_day(uri, dsn, 1)
+    assert caught.value.what.startswith("raw.theirs, a partition of raw.events, is none that a load can replace: ")
+    assert ids(db) == before
+    db.execute(caught.value.next_step.partition(": ")[2].encode())
+    assert load(uri, dsn).loaded == 3 * ROWS_PER_DAY
+    assert db.execute("select event_id from raw.theirs").fetchall() == [(9,)]
+
+
+def test_a_partition_that_somebody_has_half_detached(dsn: str, db: psycopg.Connection, uri: str) -> None:
+    load(uri, dsn)
+    table = names(db)[1]
+    [(edition,)] = db.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'raw.events'::regclass"
+    )
+    with psycopg.connect(dsn) as reader:
+        reader.execute("select 1 from raw.events")
+        db.execute("set statement_timeout = '200ms'")
+        with pytest.raises(QueryCanceled):
+            db.execute(f"alter table {edition} detach partition {table} concurrently".encode())
+    with pytest.raises(TablesUnfit) as caught:
+        load_day(uri, dsn, 1)
+    db.execute(caught.value.next_step.partition(": ")[2].encode())
+    assert load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
+    assert tables(db) == {table.removeprefix("raw.")}
+
+
+def test_a_default_partition_of_the_table_stays(dsn: str, db: psycopg.Connection, uri: str, day_uri: str) -> None:
+    load(uri, dsn)
+    db.execute(
+        "create table raw.theirs (like raw.events including constraints);"
+        " alter table raw.events attach partition raw.theirs default"
+    )
+    assert load_day(day_uri, dsn, 1).loaded == load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
+    assert load(uri, dsn, force=True).replaced == 3 * ROWS_PER_DAY
+    assert db.execute(
+        "select relid from pg_partition_tree('raw.events') where relid = 'raw.theirs'::regclass"
+    ).fetchone()
 
 
 FOREIGN = {
@@ -271,6 +351,27 @@ def test_indexes_are_made_before_readers_have_to_wait(
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_somebody_writes_while_a_load_publishes_is_kept(
+    dsn: str, db: psycopg.Connection, uri: str, day_uri: str, *, by_name: bool
+) -> None:
+    """Into raw.events, or into the partition whose rows the load copies."""
+    load(uri, dsn)
+    db.execute("alter table raw.events add column note text")
+    table = names(db)[1] if by_name else "raw.events"
+    interval: dict[str, Any] = {"start": DAY + timedelta(days=1, hours=10), "end": DAY + timedelta(days=1, hours=11)}
+    with psycopg.connect(dsn) as writer, ThreadPoolExecutor(1) as pool:
+        writer.execute(f"update {table} set note = 'mine' where event_id = 1005".encode())
+        loading = pool.submit(load, day_uri, dsn, lock_timeout_s=10, **interval)
+        waits = "select 1 from pg_locks where not granted and relation = to_regclass(%s)"
+        while not db.execute(waits, (table,)).fetchone():
+            assert not loading.done()
+            time.sleep(0.02)
+        writer.commit()
+        assert loading.result().loaded == 0
+    assert db.execute("select event_id from raw.events where note = 'mine'").fetchall() == [(1005,)]
+
+
 REFUSED = {
     "alter table raw.events add source text not null default ''; alter table raw.events alter source drop default": (
         "raw.events has a column that a load cannot fill: source."
@@ -383,20 +484,6 @@ def test_a_partition_of_another_role_is_refused_by_name(
     with admin(warehouse) as connection:
         connection.execute(caught.value.next_step.partition(": ")[2].encode())
     assert load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
-
-
-def test_a_table_that_was_replaced_and_given_to_another_role_stays(
-    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, day_uri: str
-) -> None:
-    load(uri, dsn)
-    table = names(db)[1]
-    db.execute(f"create view raw.tuesday as select * from {table}".encode())
-    load_day(day_uri, dsn, 1)
-    with admin(warehouse) as connection:
-        connection.execute(f"alter table {table} owner to {warehouse.server.user}; drop view raw.tuesday".encode())
-    for source in (uri, day_uri):
-        assert load_day(source, dsn, 1).loaded == ROWS_PER_DAY
-    assert tables(db) == {table.removeprefix("raw.")}
 
 
 def test_a_role_that_may_not_load(warehouse: Warehouse, dsn: str, uri: str) -> None:

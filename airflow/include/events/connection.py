@@ -43,7 +43,6 @@ _SETTINGS = {
     "quote_all_identifiers": "off",
     "default_table_access_method": "heap",  # whose COPY can freeze rows
     "row_security": "off",  # to fail, where a policy would hide rows from the load
-    "lock_timeout": "30min",  # where the load says nothing else: there is no wait without an end
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",  # a file may be slow
     # This process may go away at any moment, and then the server is to notice.
@@ -81,9 +80,17 @@ def connect(dsn: str) -> psycopg.Connection:
 
 
 @contextmanager
-def transaction(connection: psycopg.Connection, role: str | None = None) -> Iterator[None]:
-    """Have a transaction with the settings that a load depends on, as ROLE; commit it, unless that was done already."""
-    settings = _SETTINGS | ({"transaction_timeout": "0"} if connection.info.server_version >= 170_000 else {})
+def transaction(
+    connection: psycopg.Connection, role: str | None = None, lock_timeout_s: float = 60.0
+) -> Iterator[None]:
+    """Have a transaction with the settings that a load depends on, as ROLE; commit it, unless that was done already.
+
+    It waits for others for LOCK_TIMEOUT_S at most.
+    """
+    lock_timeout_ms = max(1, round(lock_timeout_s * 1000))  # 0 would be no timeout
+    settings = _SETTINGS | {"lock_timeout": f"{lock_timeout_ms}ms"}
+    if connection.info.server_version >= 170_000:
+        settings["transaction_timeout"] = "0"
     statements: list[sql.Composable] = [sql.SQL("begin isolation level read committed read write")]
     statements += [
         sql.SQL("select pg_catalog.set_config({}, {}, true)").format(name, value) for name, value in settings.items()

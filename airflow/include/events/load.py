@@ -65,7 +65,7 @@ def load(
         allow_empty: whether events of the interval may be replaced by nothing.
         force: whether to load the file even if an earlier load brought the same and still stands.
         run_id: what asked for the load, for the ledger.
-        lock_timeout_s: how long, in seconds, publishing waits for other loads, dbt builds and readers.
+        lock_timeout_s: how long, in seconds, it waits for other loads, dbt builds, readers and whoever has a lock.
         dry_run: find out what the load would do, and leave everything as it is, the ledger too.
         say: what is told how far the load has come.
         say_every_s: how often that is said, in seconds.
@@ -83,10 +83,10 @@ def load(
             result = job.try_out()
             logger.info("dry run of %s, %s: %s", shown(source_uri), interval, result)
             return result
-        with transaction(connection, role):
+        with transaction(connection, role, lock_timeout_s):
             ledger.tidy(connection)
         drop_leftovers(connection, role)
-        with transaction(connection, role):
+        with transaction(connection, role, lock_timeout_s):
             load_id = ledger.begin(connection, source_uri, interval, run_id)
         try:
             with foreseen(lock_timeout_s):
@@ -131,13 +131,12 @@ class _Load:
 
     def try_out(self) -> LoadResult:
         """Find out what the load would do, and leave everything as it is."""
-        with transaction(self.connection, self.role):
+        with transaction(self.connection, self.role, self.lock_timeout_s):
             load_id = ledger.begin(self.connection, self.source_uri, self.interval, None)
             definition = read_definition(self.connection)
             staging, _ = self._stage(definition, load_id)
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
-            self._set_lock_timeout()
             self.connection.execute("lock table only raw.events in access share mode")  # no partition goes meanwhile
             replacement = Replacement(self.connection, definition, load_id, self.interval)
             rows_now = replacement.rows()
@@ -152,7 +151,7 @@ class _Load:
         if not force and (result := self._repeat(load_id)):
             return result
         connection = self.connection
-        with transaction(connection, self.role):
+        with transaction(connection, self.role, self.lock_timeout_s):
             ledger.hold(connection, load_id)
             definition = read_definition(connection)
             staging, source = self._stage(definition, load_id)
@@ -187,7 +186,7 @@ class _Load:
     def _repeat(self, load_id: int) -> LoadResult | None:
         """Close the load if an earlier one brought the same and still stands; else return None."""
         connection = self.connection
-        with transaction(connection, self.role):
+        with transaction(connection, self.role, self.lock_timeout_s):
             ledger.hold(connection, load_id)
             size_bytes = size(self.source_uri)
             earlier = ledger.find_earlier(connection, self.source_uri, size_bytes, self.interval, rules_sha256())
@@ -265,18 +264,16 @@ class _Load:
             seconds=round(time.monotonic() - self.began, 3),
         )
 
-    def _set_lock_timeout(self) -> None:
-        timeout_ms = max(1, round(self.lock_timeout_s * 1000))  # 0 would be no timeout
-        self.connection.execute("select set_config('lock_timeout', %s, true)", (f"{timeout_ms}ms",))
-
     def _wait_for_turn(self) -> None:
-        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events."""
-        self._set_lock_timeout()
+        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events.
+
+        And to its partitions, by their names: what they write while rows are copied would be lost.
+        """
         [(is_free,)] = self.connection.execute("select pg_try_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
         if not is_free:
             logger.info("waiting for another load or a dbt build, at most %g s", self.lock_timeout_s)
             self.connection.execute("select pg_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
-        self.connection.execute("lock table only raw.events in share row exclusive mode")
+        self.connection.execute("lock table raw.events in share row exclusive mode")
 
     def _too_many_rejected(self, staging: Staging, to_see_the_rows: str) -> EventsError | None:
         """Return why the load must not be published, if a larger share of the rows than allowed was rejected."""

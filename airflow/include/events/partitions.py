@@ -14,6 +14,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,16 +31,21 @@ MIN_ROWS = 50_000  # of two neighbours together; a day that has as many gets a p
 MAX_PARTITIONS = 100  # roughly
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
-_BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(.+)')\) TO \((?:MAXVALUE|'(.+)')\)")
-_DROP_TIMEOUT_MS = 1_000
-# A table's name has a random part, so that a table of somebody else's has never the name that is recorded.
+# No default, nor times that Python does not have.
+_BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(\d{4}-[^B]+)')\) TO \((?:MAXVALUE|'(\d{4}-[^B]+)')\)")
+_DROP_TIMEOUT_S = 1.0
+# A table's name has a random part, so that a table of somebody else's has never the name that is recorded. One that
+# somebody has taken over since, for an owner or a partitioned table of theirs, is ours no more.
 _LEFTOVERS = f"""
     {TREE}
     select table_name, kept_for from raw.events_partitions
     join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
     where retired_at is not null and relkind = %s and relowner = current_user::regrole
         and table_id not in (select table_id from tree)
-        and not exists (select from pg_inherits where inhparent = table_id)
+        and not exists (
+            select from pg_inherits where inhparent = table_id
+                or inhrelid = table_id and inhparent not in (select ours.table_id from raw.events_partitions as ours)
+        )
     order by oid
 """  # noqa: S608 - both are ours
 _FORGET = """
@@ -177,12 +183,13 @@ def current_edition(connection: psycopg.Connection) -> sql.Composable:
     Raises:
         TablesUnfit: it is not one that a load has made.
     """
-    found = _children(connection, EVENTS)
+    found = connection.execute(
+        "select nspname, relname from pg_inherits join pg_class on pg_class.oid = inhrelid"
+        " join pg_namespace on pg_namespace.oid = relnamespace join raw.events_partitions on table_id = inhrelid"
+        " where inhparent = 'raw.events'::regclass"
+    ).fetchall()
     if len(found) == 1:
-        edition = found[0].table
-        is_recorded = "select from raw.events_partitions where table_id = %s::regclass"
-        if connection.execute(is_recorded, (edition.as_string(connection),)).fetchone() is not None:
-            return edition
+        return sql.Identifier(*found[0])
     raise TablesUnfit(
         "raw.events is not this project's: its partitions are none that a load has made.",
         "Somebody else made the table, or has changed its partitions by hand; it is left as it is.",
@@ -191,8 +198,30 @@ def current_edition(connection: psycopg.Connection) -> sql.Composable:
 
 
 def partitions(connection: psycopg.Connection) -> list[Partition]:
-    """Return the partitions of `raw.events` that have the rows, in the order of their times."""
-    return _children(connection, current_edition(connection))
+    """Return the partitions of `raw.events` that have the rows, in the order of their times.
+
+    Raises:
+        TablesUnfit: somebody has put one there that has no range of times as loads have them, or has half detached one.
+    """
+    found = []
+    edition = current_edition(connection).as_string(connection)
+    for schema, name, bounds, is_pending, table in connection.execute(
+        "select nspname, relname, pg_get_expr(relpartbound, pg_class.oid), inhdetachpending, inhrelid::regclass::text"
+        " from pg_inherits join pg_class on pg_class.oid = inhrelid"
+        " join pg_namespace on pg_namespace.oid = relnamespace where inhparent = %s::regclass",
+        (edition,),
+    ):
+        match = _BOUNDS.fullmatch(bounds)
+        if match is None or is_pending:
+            finalize = " finalize" if is_pending else ""
+            raise TablesUnfit(
+                f"{table}, a partition of raw.events, is none that a load can replace: {bounds}.",
+                "Somebody has attached it, or has begun to detach it; its rows stay where they are.",
+                f"Detach it: alter table {edition} detach partition {table}{finalize}",
+            )
+        start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())
+        found.append(Partition(sql.Identifier(schema, name), start, end))
+    return sorted(found, key=lambda partition: partition.start or _BEGINNING)
 
 
 def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
@@ -202,7 +231,8 @@ def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
     names it once. One that was given to another role is theirs.
     """
     for kind in ("r", "p"):  # an edition goes when its partitions have gone
-        with transaction(connection, role):
+        found = []
+        with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
             connection.execute(_FORGET)
             found = connection.execute(_LEFTOVERS, (kind,)).fetchall()
         for name, kept_for in found:
@@ -211,31 +241,16 @@ def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
 
 def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for: str | None) -> None:
     try:
-        with transaction(connection, role):
-            connection.execute("select set_config('lock_timeout', %s, true)", (str(_DROP_TIMEOUT_MS),))
+        with transaction(connection, role, _DROP_TIMEOUT_S):
             connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("raw", name)))
             connection.execute(_FORGET)
     except LockNotAvailable:
         pass
     except DependentObjectsStillExist as error:
-        reason = error.diag.message_detail or ""
-        if reason != kept_for:
-            logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, reason)
-            with transaction(connection, role):
+        dependents = error.diag.message_detail or ""
+        if dependents != kept_for:
+            logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, dependents)
+            with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
                 connection.execute(
-                    "update raw.events_partitions set kept_for = %s where table_name = %s", (reason, name)
+                    "update raw.events_partitions set kept_for = %s where table_name = %s", (dependents, name)
                 )
-
-
-def _children(connection: psycopg.Connection, parent: sql.Composable) -> list[Partition]:
-    found = []
-    for schema, name, bounds in connection.execute(
-        "select nspname, relname, pg_get_expr(relpartbound, pg_class.oid)"
-        " from pg_inherits join pg_class on pg_class.oid = inhrelid"
-        " join pg_namespace on pg_namespace.oid = relnamespace where inhparent = %s::regclass",
-        (parent.as_string(connection),),
-    ):
-        if match := _BOUNDS.fullmatch(bounds):
-            start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())
-            found.append(Partition(sql.Identifier(schema, name), start, end))
-    return sorted(found, key=lambda partition: partition.start or _BEGINNING)

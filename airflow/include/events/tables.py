@@ -45,7 +45,6 @@ def create_tables(dsn: str) -> None:
         psycopg.Error: the server failed in a way that was not foreseen.
     """
     with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection)):
-        connection.execute("set local lock_timeout = '1min'")
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` alone fails in a race
         _create(connection)
 
