@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from testcontainers.community.postgres import PostgresContainer
-from testcontainers.core.config import testcontainers_config
+from testcontainers.core.config import ConnectionMode, testcontainers_config
 
 from harness import pins
 
@@ -29,15 +29,22 @@ def make(settings: list[str]) -> PostgresContainer:
     image = pins.image("postgres")
     container = PostgresContainer(image, username="postgres", password=password, dbname="postgres", driver=None)
     container.with_command(["postgres", "-c", "listen_addresses=*", *settings])
-    if container.get_docker_client().host() == "localhost":  # the engine is this machine's; nobody else is to reach it
-        container.ports = {f"{container.port}/tcp": ("127.0.0.1",)}  # type: ignore[dict-item] # docker-py's own form
     return container
+
+
+def publish_on_loopback(container: PostgresContainer) -> None:
+    """Publish the port of CONTAINER, which is not started yet, on this machine's loopback address alone."""
+    container.ports = {f"{container.port}/tcp": ("127.0.0.1",)}  # type: ignore[dict-item] # docker-py's own form
 
 
 def hold(address_file: Path, settings: list[str]) -> None:
     """Start the container, say where it is, and remove it at SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     container = make(settings)
+    client = container.get_docker_client()
+    # Within a container, and with an engine elsewhere, it is reached at another address.
+    if client.get_connection_mode() is ConnectionMode.docker_host and client.host() == "localhost":
+        publish_on_loopback(container)
     try:
         container.start()
         host = container.get_container_host_ip().replace("localhost", "127.0.0.1")
@@ -52,6 +59,8 @@ def hold(address_file: Path, settings: list[str]) -> None:
 def leave(name: str, network: str, settings: list[str]) -> None:
     """Start the container NAME on NETWORK and leave it."""
     container = make(settings).with_name(name).with_kwargs(network=network, labels={"events-platform": name})
+    if container.get_docker_client().host() == "localhost":
+        publish_on_loopback(container)
     container.start()
 
 

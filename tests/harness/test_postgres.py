@@ -56,9 +56,11 @@ def test_the_container_gives_what_is_promised() -> None:
 
 
 @pytest.mark.needs("image")
-def test_the_container_is_reached_from_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_on_loopback_is_reached_from_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "secret")
-    with container.make([]) as running:
+    made = container.make([])
+    container.publish_on_loopback(made)
+    with made as running:
         bindings = running.get_wrapped_container().attrs["HostConfig"]["PortBindings"]
         assert [binding["HostIp"] for binding in bindings["5432/tcp"]] == ["127.0.0.1"]
 
