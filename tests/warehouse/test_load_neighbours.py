@@ -157,6 +157,27 @@ def test_a_replaced_table_that_somebody_takes_over_stays(
     assert db.execute("select count(*) from raw.archive").fetchall() == [(ROWS_PER_DAY,)]
 
 
+def test_an_event_trigger_that_lets_nobody_drop_a_table_stops_nothing(
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(uri, dsn)
+    table = names(db)[1]
+    with admin(warehouse) as connection:
+        connection.execute(
+            "create function public.keep() returns event_trigger language plpgsql as"
+            " $$ begin raise exception 'Nobody drops a table here.'; end $$;"
+            " create event trigger keep on sql_drop when tag in ('DROP TABLE') execute function public.keep()"
+        )
+        load_day(uri, dsn, 1)
+        assert load_day(uri, dsn, 1, force=True).replaced == ROWS_PER_DAY
+        assert [text for text in caplog.messages if text.startswith(table)] == [
+            f"{table} was replaced and stays, since it may not be dropped: Nobody drops a table here."
+        ]
+        connection.execute("drop event trigger keep")
+    load(uri, dsn, force=True)
+    assert tables(db) == set()
+
+
 @pytest.mark.parametrize("bounds", ["default", "for values from ('-infinity') to ('2019-01-01')"])
 def test_a_partition_of_somebody_that_no_load_can_replace(
     dsn: str, db: psycopg.Connection, uri: str, bounds: str
