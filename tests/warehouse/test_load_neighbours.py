@@ -384,10 +384,10 @@ def test_what_somebody_writes_while_a_load_publishes_is_kept(
     load(uri, dsn)
     db.execute("alter table raw.events add column note text")
     table = names(db)[1] if by_name else "raw.events"
-    interval = {"start": DAY + timedelta(days=1, hours=10), "end": DAY + timedelta(days=1, hours=11)}
+    start, end = DAY + timedelta(days=1, hours=10), DAY + timedelta(days=1, hours=11)
     with psycopg.connect(dsn) as writer, ThreadPoolExecutor(1) as pool:
         writer.execute(f"update {table} set note = 'mine' where event_id = 1005".encode())
-        loading = pool.submit(load, day_uri, dsn, lock_timeout_s=10, **interval)
+        loading = pool.submit(load, day_uri, dsn, start=start, end=end, lock_timeout_s=10)
         waits = "select 1 from pg_locks where not granted and relation = to_regclass(%s)"
         while not db.execute(waits, (table,)).fetchone():
             assert not loading.done()
