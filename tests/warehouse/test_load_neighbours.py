@@ -323,7 +323,7 @@ def test_what_somebody_adds_to_the_table_is_kept(  # noqa: PLR0917 - pytest give
     look = (
         "select (select array_agg(attname order by attnum) from pg_attribute where attrelid = relid and attnum > 0),"
         " (select array_agg(replace(pg_get_constraintdef(oid), ' NOT VALID', '') order by conname) from pg_constraint"
-        " where conrelid = relid and contype in ('c', 'f', 'u') and conname <> 'events_bounds'),"
+        " where conrelid = relid and contype in ('c', 'f', 'u') and conname !~ '_created_at_check$'),"
         " (select array_agg(indisvalid and relispartition) from pg_index join pg_class on oid = indexrelid"
         " where indrelid = relid and not indisprimary)"
         " from pg_partition_tree('raw.events') where isleaf"
@@ -336,6 +336,14 @@ def test_what_somebody_adds_to_the_table_is_kept(  # noqa: PLR0917 - pytest give
     for found in db.execute(look).fetchall():
         assert found == before[0]
     assert ids(db) == [day * 1000 + number for day in range(3) for number in range(ROWS_PER_DAY)]
+
+
+def test_a_constraint_of_any_name_is_kept(dsn: str, db: psycopg.Connection, uri: str, day_uri: str) -> None:
+    """Those that the partitions' bounds have had among them."""
+    for name in ("events_bounds", "created_at_check"):
+        db.execute(f"alter table raw.events add constraint {name} check (event_id >= 0)".encode())
+    assert load(uri, dsn).loaded == 3 * ROWS_PER_DAY
+    assert load_day(day_uri, dsn, 1).loaded == ROWS_PER_DAY
 
 
 def test_values_of_such_a_column_stay_where_the_load_keeps_the_rows(
