@@ -156,6 +156,27 @@ def test_a_replaced_table_that_somebody_takes_over_stays(
     assert db.execute("select count(*) from raw.archive").fetchall() == [(ROWS_PER_DAY,)]
 
 
+def test_an_event_trigger_that_lets_nobody_drop_a_table_stops_nothing(
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(uri, dsn)
+    table = names(db)[1]
+    with admin(warehouse) as connection:
+        connection.execute(
+            "create function public.keep() returns event_trigger language plpgsql as"
+            " $$ begin raise exception 'Nobody drops a table here.'; end $$;"
+            " create event trigger keep on sql_drop when tag in ('DROP TABLE') execute function public.keep()"
+        )
+        load_day(uri, dsn, 1)
+        assert load_day(uri, dsn, 1, force=True).replaced == ROWS_PER_DAY
+        assert [text for text in caplog.messages if text.startswith(table)] == [
+            f"{table} was replaced and stays, since it may not be dropped: Nobody drops a table here."
+        ]
+        connection.execute("drop event trigger keep")
+    load(uri, dsn, force=True)
+    assert tables(db) == set()
+
+
 @pytest.mark.parametrize("bounds", ["default", "for values from ('-infinity') to ('2019-01-01')"])
 def test_a_partition_of_somebody_that_no_load_can_replace(
     dsn: str, db: psycopg.Connection, uri: str, bounds: str
@@ -283,6 +304,9 @@ KEPT = {
     "a unique index": "create unique index on raw.events ((event_id + 1), created_at)",
     "a foreign key": "create table raw.kinds (kind text primary key); insert into raw.kinds values ('created_account');"
     " alter table raw.events add constraint kind_is_known foreign key (event_type) references raw.kinds",
+    "a foreign key that is not valid": "create table raw.kinds (kind text primary key);"
+    " insert into raw.kinds values ('created_account');"
+    " alter table raw.events add constraint kind_is_known foreign key (event_type) references raw.kinds not valid",
     "a trigger that is off": "create function raw.f() returns trigger language plpgsql as 'begin return null; end';"
     " create trigger t after insert on raw.events for each row execute function raw.f();"
     " alter table raw.events disable trigger t",
@@ -297,8 +321,8 @@ def test_what_somebody_adds_to_the_table_is_kept(  # noqa: PLR0917 - pytest give
     db.execute(KEPT[added].encode())
     look = (
         "select (select array_agg(attname order by attnum) from pg_attribute where attrelid = relid and attnum > 0),"
-        " (select array_agg(pg_get_constraintdef(oid) order by pg_get_constraintdef(oid)) from pg_constraint"
-        " where conrelid = relid and contype in ('c', 'f', 'u') and conname <> 'events_bounds'),"
+        " (select array_agg(replace(pg_get_constraintdef(oid), ' NOT VALID', '') order by conname) from pg_constraint"
+        " where conrelid = relid and contype in ('c', 'f', 'u') and conname !~ '_created_at_check$'),"
         " (select array_agg(indisvalid and relispartition) from pg_index join pg_class on oid = indexrelid"
         " where indrelid = relid and not indisprimary)"
         " from pg_partition_tree('raw.events') where isleaf"
@@ -311,6 +335,14 @@ def test_what_somebody_adds_to_the_table_is_kept(  # noqa: PLR0917 - pytest give
     for found in db.execute(look).fetchall():
         assert found == before[0]
     assert ids(db) == [day * 1000 + number for day in range(3) for number in range(ROWS_PER_DAY)]
+
+
+def test_a_constraint_of_any_name_is_kept(dsn: str, db: psycopg.Connection, uri: str, day_uri: str) -> None:
+    """Those that the partitions' bounds have had among them."""
+    for name in ("events_bounds", "created_at_check"):
+        db.execute(f"alter table raw.events add constraint {name} check (event_id >= 0)".encode())
+    assert load(uri, dsn).loaded == 3 * ROWS_PER_DAY
+    assert load_day(day_uri, dsn, 1).loaded == ROWS_PER_DAY
 
 
 def test_values_of_such_a_column_stay_where_the_load_keeps_the_rows(
@@ -359,10 +391,10 @@ def test_what_somebody_writes_while_a_load_publishes_is_kept(
     load(uri, dsn)
     db.execute("alter table raw.events add column note text")
     table = names(db)[1] if by_name else "raw.events"
-    interval: dict[str, Any] = {"start": DAY + timedelta(days=1, hours=10), "end": DAY + timedelta(days=1, hours=11)}
+    start, end = DAY + timedelta(days=1, hours=10), DAY + timedelta(days=1, hours=11)
     with psycopg.connect(dsn) as writer, ThreadPoolExecutor(1) as pool:
         writer.execute(f"update {table} set note = 'mine' where event_id = 1005".encode())
-        loading = pool.submit(load, day_uri, dsn, lock_timeout_s=10, **interval)
+        loading = pool.submit(load, day_uri, dsn, start=start, end=end, lock_timeout_s=10)
         waits = "select 1 from pg_locks where not granted and relation = to_regclass(%s)"
         while not db.execute(waits, (table,)).fetchone():
             assert not loading.done()
@@ -442,6 +474,17 @@ def test_a_row_that_violates_somebodys_constraint(dsn: str, db: psycopg.Connecti
             load_day(write(tmp_path / "day.csv", 1, more=more), dsn, 1)
         assert caught.value.what.startswith(f"A row violates the constraint {name}: ")
         assert len(ids(db)) == 3 * ROWS_PER_DAY
+
+
+def test_a_foreign_key_that_is_not_valid_holds_for_new_rows(dsn: str, db: psycopg.Connection, uri: str) -> None:
+    load(uri, dsn)
+    db.execute(
+        "create table raw.people (id bigint primary key); alter table raw.events"
+        " add constraint known foreign key (professional_id_anonymized) references raw.people not valid"
+    )
+    with pytest.raises(ConstraintViolated) as caught:
+        load_day(uri, dsn, 1)
+    assert caught.value.what.startswith("A row violates the constraint known: ")
 
 
 def test_a_publication_of_all_tables(warehouse: Warehouse, dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:

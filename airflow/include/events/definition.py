@@ -150,7 +150,9 @@ class Definition:
         connection.execute(sql.SQL("; ").join(statements))
         if partitioned:
             self.index(connection, table)
-            self.refer(connection, table)
+            statements = self._constraints(table, self.references)
+            if statements:
+                connection.execute(sql.SQL("; ").join(statements))
 
     def index(self, connection: psycopg.Connection, table: sql.Composable) -> None:
         """Give TABLE, which has its rows, the keys and the indexes."""
@@ -163,9 +165,13 @@ class Definition:
             connection.execute(sql.SQL("; ").join(statements))
 
     def refer(self, connection: psycopg.Connection, table: sql.Composable) -> None:
-        """Give TABLE the foreign keys: from here on nobody else may write to the tables that these refer to."""
+        """Give TABLE the foreign keys: from here on nobody else may write to the tables that these refer to.
+
+        One that is not valid holds for new rows; all of the table's rows are looked at, since they are new.
+        """
         if self.references:
-            connection.execute(sql.SQL("; ").join(self._constraints(table, self.references)))
+            references = tuple(reference.removesuffix(" NOT VALID") for reference in self.references)
+            connection.execute(sql.SQL("; ").join(self._constraints(table, references)))
 
     def _constraints(self, table: sql.Composable, constraints: tuple[str, ...]) -> list[sql.Composed]:
         return [sql.SQL("alter table {} add {}").format(table, _sql(constraint)) for constraint in constraints]

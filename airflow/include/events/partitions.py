@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import DependentObjectsStillExist, LockNotAvailable
+from psycopg.errors import DependentObjectsStillExist, LockNotAvailable, RaiseException
 
 from events.connection import transaction
 from events.definition import EVENTS, TREE, Definition
@@ -227,8 +227,8 @@ def partitions(connection: psycopg.Connection) -> list[Partition]:
 def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
     """Drop, as ROLE, the tables that loads have replaced.
 
-    One that somebody reads stays for now. One that others depend on, a view say, stays as long as they do; the log
-    names it once. One that was given to another role is theirs.
+    One that somebody reads stays for now. One that others depend on, a view say, or that an event trigger lets nobody
+    drop, stays as long as that is so; the log names it once. One that was given to another role is theirs.
     """
     for kind in ("r", "p"):  # an edition goes when its partitions have gone
         found = []
@@ -246,11 +246,13 @@ def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for:
             connection.execute(_FORGET)
     except LockNotAvailable:
         pass
-    except DependentObjectsStillExist as error:
-        dependents = error.diag.message_detail or ""
-        if dependents != kept_for:
-            logger.warning("raw.%s was replaced and stays, since others depend on it: %s", name, dependents)
+    except (DependentObjectsStillExist, RaiseException) as error:  # an event trigger raises the latter
+        is_depended_on = isinstance(error, DependentObjectsStillExist)
+        why = "others depend on it" if is_depended_on else "it may not be dropped"
+        reason = (error.diag.message_detail if is_depended_on else error.diag.message_primary) or ""
+        if reason != kept_for:
+            logger.warning("raw.%s was replaced and stays, since %s: %s", name, why, reason)
             with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
                 connection.execute(
-                    "update raw.events_partitions set kept_for = %s where table_name = %s", (dependents, name)
+                    "update raw.events_partitions set kept_for = %s where table_name = %s", (reason, name)
                 )
