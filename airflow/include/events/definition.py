@@ -194,15 +194,20 @@ def read_definition(connection: psycopg.Connection) -> Definition:
                 "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
             )
     for column in columns:
-        if column.name in OWN_COLUMNS:
+        is_own = column.name in OWN_COLUMNS
+        if column.identity:
+            obstacle = "identity"
+        elif is_own and column.generated:
+            obstacle = "expression"
+        elif not is_own and column.is_not_null and not column.expression:
+            obstacle = "not null"
+        else:
             continue
-        if column.identity or (column.is_not_null and not column.expression):
-            raise TablesUnfit(
-                f"raw.events has a column that a load cannot fill: {column.name}.",
-                "Somebody has added it, as an identity or as not null without a default, and no file has it.",
-                f"Let it be empty, for one: alter table raw.events alter column {column.name} drop"
-                f" {'identity' if column.identity else 'not null'}",
-            )
+        raise TablesUnfit(
+            f"raw.events has a column that a load cannot fill: {column.name}.",
+            "Somebody has made it an identity, generated, or not null without a default that a file does not have.",
+            f"Let it be filled, or empty: alter table raw.events alter column {column.name} drop {obstacle}",
+        )
     if found := connection.execute(_CANNOT_BE_KEPT).fetchone():
         raise TablesUnfit(
             f"raw.events has something that a load cannot keep: {found[0]}.",
