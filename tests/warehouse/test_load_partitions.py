@@ -72,6 +72,23 @@ def test_a_day_is_replaced_and_the_rest_is_not_touched(dsn: str, db: psycopg.Con
     assert bounds(db) == [(None, 1, 10), (1, 2, 12), (2, None, 10)]
 
 
+def test_rows_before_and_after_all_that_python_counts_stay(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
+    """The first and the last moment that an interval can name are not open bounds."""
+    uri = write(tmp_path / "events.csv", 0, 1, 2)
+    db.execute(
+        "insert into raw.events select number, 'created_account', 9, moment::timestamptz, null, 0"
+        " from (values (-1, '0044-03-15 BC'), (-2, '20000-01-01')) as far (number, moment)"
+    )
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    assert load(uri, dsn, start=first, end=last).replaced == 0
+    assert load(uri, dsn, start=first, end=last, force=True).replaced == 30
+    assert load(uri, dsn, start=last, allow_empty=True).replaced == 1
+    assert load(uri, dsn, end=first, allow_empty=True).replaced == 1
+    assert [event_id for event_id, *_ in events(db)] == [
+        day * 1000 + number for day in range(3) for number in range(ROWS_PER_DAY)
+    ]
+
+
 def test_days_that_are_added_one_by_one(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
     for day in range(4):
         load_day(write(tmp_path / "events.csv", *range(day + 1)), dsn, day)

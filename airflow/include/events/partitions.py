@@ -30,7 +30,6 @@ from events.interval import Interval
 MIN_ROWS = 50_000  # of two neighbours together; a day that has as many gets a partition of its own
 MAX_PARTITIONS = 100  # roughly
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
 # No default, nor times that Python does not have.
 _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(\d{4}-[^B]+)')\) TO \((?:MAXVALUE|'(\d{4}-[^B]+)')\)")
 _DROP_TIMEOUT_S = 1.0
@@ -67,21 +66,20 @@ class Partition:
 
     def before(self, moment: datetime | None) -> Interval | None:
         """Return its range before MOMENT, None if there is none."""
-        if moment is None or (self.start or _BEGINNING) >= moment:
+        if moment is None or (self.start is not None and self.start >= moment):
             return None
         return Interval(self.start, moment)
 
     def after(self, moment: datetime | None) -> Interval | None:
         """Return its range from MOMENT on, None if there is none."""
-        if moment is None or (self.end or _END) <= moment:
+        if moment is None or (self.end is not None and self.end <= moment):
             return None
         return Interval(moment, self.end)
 
     def overlaps(self, interval: Interval) -> bool:
         """Say whether a moment can be in both."""
-        return (self.start or _BEGINNING) < (interval.end or _END) and (interval.start or _BEGINNING) < (
-            self.end or _END
-        )
+        begins_before = self.start is None or interval.end is None or self.start < interval.end
+        return begins_before and (self.end is None or interval.start is None or interval.start < self.end)
 
 
 def make_first_partition(connection: psycopg.Connection, definition: Definition) -> None:
@@ -221,7 +219,7 @@ def partitions(connection: psycopg.Connection) -> list[Partition]:
             )
         start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())
         found.append(Partition(sql.Identifier(schema, name), start, end))
-    return sorted(found, key=lambda partition: partition.start or _BEGINNING)
+    return sorted(found, key=lambda partition: (partition.start is not None, partition.start or _BEGINNING))
 
 
 def drop_leftovers(connection: psycopg.Connection, role: str | None) -> None:
