@@ -161,7 +161,7 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
         name, table = error.diag.constraint_name, error.diag.table_name
         return ConstraintViolated(
             f"A row violates {f'the constraint {name}' if name else f'a constraint of {table}'}: {said}",
-            "Somebody has added the constraint to raw.events, and the file, or a row that is kept, does not fulfil it.",
+            f"Somebody has added the constraint to {error.diag.schema_name}.{table}; a load's rows do not fulfil it.",
             "Correct the file or the constraint and run the load again; nothing was changed.",
         )
     if isinstance(error, InsufficientPrivilege):
