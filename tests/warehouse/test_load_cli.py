@@ -177,6 +177,15 @@ def test_a_warehouse_older_than_the_partitions_is_refused_and_keeps_what_it_has(
         assert connection.execute("select event_id from staging.stg_events").fetchall() == [(1,)]
 
 
+def test_a_warehouse_that_has_no_tables_yet_has_no_ledger(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVENTS_DSN", warehouse.loader_dsn)
+    for command in ("loads", "rejects"):
+        assert main([command]) == 25
+        assert len(capsys.readouterr().err.splitlines()) == 3
+
+
 def test_foreseen_errors_are_three_lines_and_an_exit_code(
     dsn: str, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -494,6 +494,18 @@ def test_a_foreign_key_that_is_not_valid_holds_for_new_rows(dsn: str, db: psycop
     assert caught.value.what.startswith("A row violates the constraint known: ")
 
 
+@pytest.mark.parametrize("fails", ["select 1 / 0", "select 1 from somewhere", "raise"])
+def test_somebodys_function_that_fails_stops_the_load_in_three_lines(
+    dsn: str, db: psycopg.Connection, uri: str, fails: str
+) -> None:
+    body = "begin raise 'no'; end" if fails == "raise" else f"begin return ({fails}); end"
+    db.execute(f"create function raw.f() returns int language plpgsql as $${body}$$".encode())
+    db.execute("alter table raw.events add column f int; alter table raw.events alter f set default raw.f()")
+    with pytest.raises(TablesUnfit, match=r"^PostgreSQL refused a statement of the load: "):
+        load(uri, dsn)
+    assert ids(db) == []
+
+
 def test_a_publication_of_all_tables(warehouse: Warehouse, dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
     """Then a delete needs a replica identity: a table that has no key yet refuses it."""
     with admin(warehouse) as connection:

@@ -13,12 +13,17 @@ from psycopg import sql
 from psycopg.errors import (
     DeadlockDetected,
     DiskFull,
+    DivisionByZero,
     InsufficientPrivilege,
     IntegrityError,
     InvalidSchemaName,
     LockNotAvailable,
     QueryCanceled,
+    RaiseException,
     ReadOnlySqlTransaction,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedTable,
 )
 from psycopg.pq import TransactionStatus
 
@@ -28,6 +33,7 @@ from events.errors import (
     LoadCancelled,
     NotAllowed,
     SettingUnusable,
+    TablesUnfit,
     WarehouseBusy,
     WarehouseFull,
     WarehouseGone,
@@ -167,7 +173,7 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
     if isinstance(error, InsufficientPrivilege):
         return NotAllowed(
             f"The load's role may not do what a load does: {said}",
-            "It is not the role that owns the tables of raw, nor a member of it.",
+            "It is neither the owner of the tables of raw nor a member of it, or row security is forced on them.",
             "Load as the role `loader`, or grant the right that is missing; nothing was changed.",
         )
     if isinstance(error, InvalidSchemaName):
@@ -187,6 +193,12 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
             f"The warehouse is full: {said}",
             "A load needs as much room as its rows take, before those that they replace are gone.",
             "Make room on the server and run the load again; nothing was changed.",
+        )
+    if isinstance(error, (RaiseException, UndefinedTable, UndefinedColumn, UndefinedFunction, DivisionByZero)):
+        return TablesUnfit(
+            f"PostgreSQL refused a statement of the load: {said}",
+            "The tables of raw were never made there, or what somebody has added to them fails: a default, a check.",
+            "Load once, which makes the tables, or correct what was added: its names need their schemas.",
         )
     if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "28", "3D", "53", "57"):
         return WarehouseGone(
