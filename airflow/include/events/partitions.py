@@ -86,8 +86,7 @@ def make_first_partition(connection: psycopg.Connection, definition: Definition)
     """Give `raw.events`, which has none, one empty partition in one edition."""
     edition = make_edition(connection, definition, 0)
     table = make_table(connection, definition, 0)
-    add_key(connection, table)
-    definition.index(connection, table)
+    add_keys(connection, definition, table)
     connection.execute(attach(edition, Partition(table, None, None)))
     connection.execute(attach(EVENTS, Partition(edition, None, None)))
 
@@ -140,13 +139,14 @@ def _new_name(load_id: int) -> str:
     return f"events_{load_id}_{secrets.token_hex(6)}"
 
 
-def add_key(connection: psycopg.Connection, table: sql.Composable) -> None:
-    """Make `event_id` the primary key of TABLE.
+def add_keys(connection: psycopg.Connection, definition: Definition, table: sql.Composable) -> None:
+    """Make `event_id` the primary key of TABLE, which has its rows, and give it the other keys and the indexes.
 
     Raises:
         UniqueViolation: some event id is there twice.
     """
     connection.execute(sql.SQL("alter table {} add primary key (event_id)").format(table))
+    definition.index(connection, table)
 
 
 def id_ranges(connection: psycopg.Connection, tables: Sequence[sql.Composable]) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from events.partitions import (
     MAX_PARTITIONS,
     MIN_ROWS,
     Partition,
-    add_key,
+    add_keys,
     attach,
     current_edition,
     detach,
@@ -253,8 +253,7 @@ class Replacement:
             assert reader is not None
             self._copy(partition, interval, table, reader)
         if piece.staged is None:
-            add_key(connection, table)
-            self._definition.index(connection, table)
+            add_keys(connection, self._definition, table)
         self._definition.refer(connection, table)
         bounds = []
         if piece.start:

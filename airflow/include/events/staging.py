@@ -18,7 +18,7 @@ from psycopg import sql
 from events.copying import Copier, Target
 from events.definition import Definition
 from events.interval import Days, Interval, midnight
-from events.partitions import MAX_PARTITIONS, MIN_ROWS, add_key, discard, make_table
+from events.partitions import MAX_PARTITIONS, MIN_ROWS, add_keys, discard, make_table
 from events.records import CLEAN, COLUMNS, DUPLICATE, Event, parse, raw_text
 from events.source import Source
 
@@ -162,8 +162,7 @@ class Staging:
     def finish(self) -> None:
         """Give the tables their keys, and what else is indexed."""
         for part in self.parts:
-            add_key(self._connection, part.table)
-            self._definition.index(self._connection, part.table)
+            add_keys(self._connection, self._definition, part.table)
 
     def quarantine(self, limit: int | None = None) -> None:
         """Put the rejected rows into quarantine, the first LIMIT of them."""
