@@ -1,6 +1,7 @@
 r"""Measure the load beside `psql \copy`, pandas and other ways to replace a day: what `nox -s bench -- load` does.
 
-Everything runs with the same rows and in turn, the best of ROUNDS. What dbt takes is what dbt says of its model.
+Everything runs with the same rows and in turn, the best of ROUNDS. What dbt takes is what dbt says of its model; how
+long a reader waits for loads is measured in the server, so that nothing of this process is in it.
 """
 
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,6 +52,23 @@ DBT_MODEL = f"""
 {{{{ config(materialized="incremental", incremental_strategy="delete+insert", unique_key="event_id") }}}}
 select {COLUMNS} from landing
 """  # noqa: S608 - our names
+LOADS_AT_ONCE = 8
+# Takes the table as a reader does, over and over, until somebody says that it is enough; keeps its longest wait.
+READER = """
+    do $$
+    declare
+        began timestamptz;
+        longest interval := '0';
+    begin
+        while not exists (select from public.enough) loop
+            began := clock_timestamp();
+            lock table raw.events in access share mode;
+            longest := greatest(longest, clock_timestamp() - began);
+            commit;
+        end loop;
+        insert into public.waited values (longest);
+    end $$
+"""
 # A process that does nothing else, as a task's does, so that its memory is the load's.
 LOAD_ALONE = """
 import json, os, re, resource, sys, time
@@ -197,6 +216,7 @@ def measure_days(bench: LoadBench, events: int, rounds: int, phases: Phases) -> 
     """Return what replacing one day costs in a table of EVENTS and in one of a tenth of them."""
     sizes = [max(3, size // DAY_EVENTS) for size in (events, events // 10)]
     cost: list[float] = []
+    waits_ms: list[float] = []
     figures: list[Figure] = []
     for days in sizes:
         with phases.phase(f"{days} days") as phase, bench.warehouse() as warehouse:
@@ -219,6 +239,7 @@ def measure_days(bench: LoadBench, events: int, rounds: int, phases: Phases) -> 
                     checkpoint(warehouse)
                     took[way].append(replace_day(way, bench, warehouse, path, day))
             best = {way: min(times) for way, times in took.items()}
+            waits_ms.append(longest_wait_ms(warehouse, bench.directory, days))
             phase.text = f"a day of {DAY_EVENTS:,} replaced in a table of {days * DAY_EVENTS:,} in {best[LOAD]:.2f} s"
         cost.append(best[LOAD])
         if not figures:
@@ -228,7 +249,37 @@ def measure_days(bench: LoadBench, events: int, rounds: int, phases: Phases) -> 
                 at_least(f"a day: load against {RANGE}", best[RANGE] / best[LOAD], 2),
             ]
     large, small = (days * DAY_EVENTS for days in sizes)
-    return [*figures, at_most(f"a day in a table of {large:,} against {small:,}", cost[0] / cost[1], 1.3)]
+    return [
+        *figures,
+        at_most(f"a day in a table of {large:,} against {small:,}", cost[0] / cost[1], 1.3),
+        at_most(f"a reader's longest wait beside {LOADS_AT_ONCE} loads", max(waits_ms), 250, "ms"),
+    ]
+
+
+def longest_wait_ms(warehouse: Warehouse, directory: Path, days: int) -> float:
+    """Return how long a reader of `raw.events`, which has DAYS, waits at most while loads replace days of it."""
+    path = directory / "day.csv"
+    write_days(path, [days // 2], professional=0)
+
+    def replace_all(number: int) -> None:
+        start = max(0, days // 2 - number)
+        for _ in range(3):
+            load(str(path), warehouse.loader_dsn, start=at(start), end=at(days // 2 + 1), force=True)
+
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+        connection.execute("create table public.enough (); create table public.waited (longest interval)")
+        with (
+            ThreadPoolExecutor(LOADS_AT_ONCE + 1) as pool,
+            psycopg.connect(warehouse.admin_dsn, autocommit=True) as other,
+        ):
+            reading = pool.submit(other.execute, READER)
+            try:
+                list(pool.map(replace_all, range(LOADS_AT_ONCE)))
+            finally:
+                connection.execute("insert into public.enough default values")
+            reading.result()
+        [(longest,)] = connection.execute("select extract(epoch from longest) from public.waited")
+    return 1000 * float(longest)
 
 
 def replace_day(way: str, bench: LoadBench, warehouse: Warehouse, path: Path, day: int) -> float:
