@@ -31,7 +31,7 @@ from harness.commands import run
 from harness.console import Phases, say
 from harness.errors import CommandFailedError, InstallFailedError, RollOutFailedError
 from harness.kubectl import Kubectl
-from harness.paths import CLONE, ROOT
+from harness.paths import CLONE_ON_MACHINE, ROOT
 from harness.supervisor import Supervisor
 from harness.warehouse import ROLES, Warehouse, create_metadata_database, create_warehouse
 
@@ -68,7 +68,7 @@ def create_namespace(kubectl: Kubectl) -> None:
         argv = ("wait", "--for=delete", f"namespace/{kubectl.namespace}", f"--timeout={timeout_s:.0f}s")
         kubectl.run(*argv, timeout_s=timeout_s + 10)
     labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-    labels |= {"app.kubernetes.io/managed-by": "events-platform", OWNER: CLONE}
+    labels |= {"app.kubernetes.io/managed-by": "events-platform", OWNER: CLONE_ON_MACHINE}
     metadata = {"name": kubectl.namespace, "labels": labels}
     kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
     kubectl.apply((MANIFESTS / "rights.yaml").read_text(encoding="utf-8"))

@@ -133,6 +133,12 @@ def test_a_dry_run_leaves_no_trace(dsn: str, file: str, capsys: pytest.CaptureFi
     assert (count(dsn, "events"), count(dsn, "rejected_events"), count(dsn, "loads")) == (3, 1, 1)
 
 
+def test_a_dry_run_where_nothing_was_loaded_yet_leaves_no_table(dsn: str, file: str) -> None:
+    assert main(["load", file, "--max-rejected", "0.5", "--dry-run"]) == 0
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("select from pg_class where relnamespace = 'raw'::regnamespace").fetchall() == []
+
+
 def test_the_ledger_and_the_quarantine_are_shown(dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", file]) == 17
     assert capsys.readouterr().err.splitlines()[-3] == f"✗ 1 of 4 rows of {file} were rejected; at most 1% may be."

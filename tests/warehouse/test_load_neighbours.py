@@ -454,6 +454,14 @@ def test_what_cannot_be_kept_is_refused_by_name(dsn: str, db: psycopg.Connection
     assert failure.startswith(REFUSED[added])
 
 
+def test_a_partition_that_somebody_has_renamed(dsn: str, db: psycopg.Connection, uri: str) -> None:
+    load(uri, dsn)
+    [(leaf,)] = db.execute("select relid::text from pg_partition_tree('raw.events') where isleaf limit 1")
+    db.execute(f"""alter table {leaf} rename to "it's $swap$ and %s" """.encode())
+    assert load(uri, dsn, force=True).replaced == 3 * ROWS_PER_DAY
+    assert db.execute("""select count(*) > 0 from raw."it's $swap$ and %%s" """, ()).fetchone() == (True,)
+
+
 def test_a_column_that_is_added_while_a_load_is_under_way(
     dsn: str, db: psycopg.Connection, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

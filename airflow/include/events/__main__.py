@@ -97,7 +97,8 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
             "The argument URI, and without it EVENTS_URI, is missing or empty, as a variable that is not set.",
             "Name a path or a URI; one with a password or a signature in EVENTS_URI, which no list of processes shows.",
         )
-    create_tables(dsn)
+    if not options.dry_run:
+        create_tables(dsn)
     try:
         result = load(
             uri,

@@ -30,6 +30,7 @@ from events.progress import Progress
 from events.publishing import Replacement, swap
 from events.source import digest, open_source, size
 from events.staging import EXAMPLES, Staging
+from events.tables import make_missing
 from events.uri import shown
 
 __all__ = ["PUBLISH_LOCK", "Interval", "LoadResult", "load"]
@@ -132,6 +133,8 @@ class _Load:
     def try_out(self) -> LoadResult:
         """Find out what the load would do, and leave everything as it is."""
         with transaction(self.connection, self.role, self.lock_timeout_s):
+            if self.connection.execute("select to_regclass('raw.loads')").fetchone() == (None,):
+                make_missing(self.connection)
             load_id = ledger.begin(self.connection, self.source_uri, self.interval, None)
             definition = read_definition(self.connection)
             staging, _ = self._stage(definition, load_id)

@@ -299,13 +299,13 @@ def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: fl
         LockNotAvailable: the table did not become free.
         QueryCanceled: somebody has cancelled the load.
     """
+    block = f"begin lock table only raw.events in access exclusive mode; {statement.as_string(connection)}; end"
     pause_s, longest_ms = 0.02, float(_SWAP_TIMEOUT_MS)
     while True:
         at_once = sql.SQL(
             "savepoint swap; set local lock_timeout = {lock_timeout}; set local statement_timeout = {longest};"
-            " do $swap$ begin lock table only raw.events in access exclusive mode; {statement}; end $swap$;"
-            " set local statement_timeout = 0; commit"
-        ).format(lock_timeout=_SWAP_LOCK_TIMEOUT_MS, longest=round(longest_ms), statement=statement)
+            " do {block}; set local statement_timeout = 0; commit"
+        ).format(lock_timeout=_SWAP_LOCK_TIMEOUT_MS, longest=round(longest_ms), block=block)
         began = time.monotonic()
         try:
             connection.execute(at_once)

@@ -46,10 +46,15 @@ def create_tables(dsn: str) -> None:
     """
     with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection)):
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` alone fails in a race
-        _create(connection)
+        make_missing(connection)
 
 
-def _create(connection: psycopg.Connection) -> None:
+def make_missing(connection: psycopg.Connection) -> None:
+    """Make the tables of `raw` that are missing, in the transaction that CONNECTION has.
+
+    Raises:
+        TablesUnfit: a table of the same name is there that this project did not make.
+    """
     kinds = {name: connection.execute(_IS_THERE, (name,)).fetchone() for name in ("raw.events", *_COLUMNS)}
     if kinds["raw.events"] not in (None, ("p",)):
         raise TablesUnfit(

@@ -16,7 +16,7 @@ from harness import engine, images, pins, postgres, release, tools
 from harness.commands import run
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubectl import Kubectl
-from harness.paths import CLONE
+from harness.paths import CLONE_ON_MACHINE
 from harness.supervisor import Supervisor
 from harness.targets import Settings, tunnel
 from harness.warehouse import drop_all
@@ -81,7 +81,7 @@ class ContextPlace:
         """
         self.check_it_answers()
         found = self.kubectl().get("namespace", self.namespace)
-        return bool(found and found["metadata"].get("labels", {}).get(release.OWNER) == CLONE)
+        return bool(found and found["metadata"].get("labels", {}).get(release.OWNER) == CLONE_ON_MACHINE)
 
     def check_it_answers(self) -> None:
         """Raise NotUpError unless the cluster answers."""
@@ -160,8 +160,8 @@ class ContextPlace:
         uid = self.context
         with contextlib.suppress(CommandFailedError):  # who may not read it: the context's name has to do
             uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]
-        digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE}".encode()).hexdigest()[:8]  # nobody else's to drop
-        suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest}"
+        digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE_ON_MACHINE}".encode()).hexdigest()
+        suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"  # nobody else's to drop
         self._given = postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
         return self._given
 
