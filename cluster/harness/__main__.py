@@ -222,7 +222,10 @@ def take_down_kept() -> None:
     for run in runs:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(run.pid)
-            process.terminate()
+            if (
+                "harness.supervisor" in process.cmdline()
+            ):  # not another that has its number since, or in another container
+                process.terminate()
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(ANSWER_TIMEOUT_S)
         if run.directory.exists():

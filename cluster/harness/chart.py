@@ -56,7 +56,7 @@ def locate() -> Path:
         return path.absolute()
     if _cached().exists():
         return _cached()
-    is_archive = told.endswith(".tgz") and not told.startswith("oci://")
+    is_archive = urlsplit(told).path.endswith(".tgz") and not told.startswith("oci://")
     content = tools.fetch(told, pins.chart()["sha256"]) if is_archive else _pull(told)
     tools.put(_cached(), content)
     return _cached()
@@ -64,9 +64,9 @@ def locate() -> Path:
 
 def _pull(repository: str) -> bytes:
     """Return the chart's archive out of a repository."""
-    if "@" in urlsplit(repository).netloc:
+    if shown(repository) != repository:
         raise UsageError(
-            f"PLATFORM_CHART names the repository {shown(repository)} with a user or password.",
+            f"PLATFORM_CHART names the repository {shown(repository)} with a user, a password or a signature.",
             "It would be an argument of helm's, which everybody sees in the list of processes.",
             "Name the archive's URL, which is fetched without helm, or its path.",
         )

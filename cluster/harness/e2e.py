@@ -19,6 +19,7 @@ import psycopg
 from events.errors import EventsError
 from events.load import Interval
 from events.source import check_source
+from events.uri import shown
 from harness import dbt_report, figures, oracle
 from harness.airflow_api import AirflowApi
 from harness.background import InBackground
@@ -336,7 +337,7 @@ def check_unchanged(before: dict[str, str], warehouse: Warehouse, what: str) -> 
 def absolute(uri: str) -> str:
     """Return URI, made absolute if it is a relative path: other processes have other working directories."""
     path = uri.removeprefix("file://")
-    if "://" in path or "::" in path:
+    if "://" in path or "::" in path or shown(uri) != uri:  # no path, or one that looks as if it had a password in it
         return uri
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - leaves a ~ that it does not know
 

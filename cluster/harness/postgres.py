@@ -23,7 +23,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from events.uri import without_secrets
+from events.uri import dsn_but_user, without_secrets
 from harness import diagnostics, pins
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor, service_ended, service_failed
@@ -359,8 +359,15 @@ def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Se
     Raises:
         PostgresError: it does not answer, is not reached over TCP, is of another major version, or the user may not.
     """
+    other_parts = PostgresError(
+        f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",
+        "The load, dbt and the tests each connect on their own, over TCP, with just these.",
+        "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, say.",
+    )
     try:
         told = conninfo_to_dict(dsn)
+        if not told.keys() <= DSN_PARTS:
+            raise other_parts
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             info = connection.info
             allowed = connection.execute(
@@ -371,18 +378,14 @@ def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Se
             suffix = suffix or f"_{secrets.token_hex(4)}"
             server = Server(option, info.host, info.port, info.user, password, info.dbname, suffix)
     except psycopg.Error as error:
-        said = without_secrets(str(error).strip().splitlines()[-1])
+        said = without_secrets(str(error).strip().splitlines()[-1], dsn_but_user(dsn))
         raise PostgresError(
             f"The PostgreSQL that {option} names does not answer: {said}",
             "It is most likely not running, or the user or password is wrong.",
             f"Try the same DSN with psql, or leave {option} out to get an ephemeral server.",
         ) from None
-    if not server.host or server.host.startswith("/") or not told.keys() <= DSN_PARTS:
-        raise PostgresError(
-            f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",
-            "The load, dbt and the tests each connect on their own, over TCP, with just these.",
-            "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, say.",
-        )
+    if not server.host or server.host.startswith("/"):
+        raise other_parts
     if major != MAJOR:
         raise PostgresError(
             f"The PostgreSQL that {option} names is version {major}; the project is tested on {MAJOR}.",

@@ -11,6 +11,7 @@ import pytest
 
 from harness import chart
 from harness.__main__ import Interrupted, Parser, add_dbt, translated_interrupts
+from harness.e2e import absolute
 from harness.errors import HarnessError, UsageError
 from harness.paths import PYTHONPATH, ROOT
 from tests.servers import Handler, serving
@@ -99,11 +100,24 @@ def test_nox_prints_no_posargs_and_pytest_no_password(summary: str) -> None:
     assert "The PostgreSQL that --postgres names does not answer: Is the server running" in said
 
 
-def test_a_dsn_of_the_tests_that_is_empty(summary: str) -> None:
+@pytest.mark.parametrize(
+    ("dsn", "what"),
+    [
+        ("", "--postgres is empty"),
+        ("postgresql://u@host/db?sslpassword=SECRET", "--postgres has other parts than host, port, user, password"),
+    ],
+)
+def test_a_dsn_of_the_tests_that_makes_no_sense(summary: str, dsn: str, what: str) -> None:
     Path(summary).touch()
-    code, said = run("-m", "pytest", "--postgres", "", "tests/unit/test_figures.py", SUMMARY=summary)
+    code, said = run("-m", "pytest", "--postgres", dsn, "tests/unit/test_figures.py", SUMMARY=summary)
     assert code == 2
-    assert "--postgres is empty" in said
+    assert what in said
+
+
+@pytest.mark.parametrize("uri", ["user:SECRET@host/a.csv", "file://u:SECRET@h/a", "data:text/csv,SECRET"])
+def test_a_uri_that_is_no_path_stays_one(uri: str) -> None:
+    assert absolute(uri) == uri
+    assert absolute("a.csv") == str(Path("a.csv").absolute())
 
 
 def test_what_is_repeated_after_an_interrupt() -> None:
@@ -112,9 +126,18 @@ def test_what_is_repeated_after_an_interrupt() -> None:
     assert caught.value.next_step == "Run it again: nox -s e2e -- --keep --events 's3://…/bucket/a.csv?sig=…#…'"
 
 
-def test_a_repository_of_charts_with_a_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:SECRET@charts.example",
+        "https://user:SE/SECRET@charts.example",
+        "https://charts.example?token=SECRET",
+        "oci://charts.example/airflow?token=SECRET",
+    ],
+)
+def test_a_repository_of_charts_with_a_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str) -> None:
     monkeypatch.setenv("PLATFORM_CACHE", str(tmp_path))
-    monkeypatch.setenv("PLATFORM_CHART", "https://user:SECRET@charts.example")
+    monkeypatch.setenv("PLATFORM_CHART", address)
     with pytest.raises(UsageError) as caught:
         chart.locate()
     assert "SECRET" not in str(caught.value)

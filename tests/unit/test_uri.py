@@ -1,5 +1,6 @@
 """Nothing secret of a URI is ever shown, what helps to find the file is, and a source has one identity."""
 
+import logging
 import string
 import time
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.uri import shown, source_id, without_secrets
+from events.uri import clean_logs, shown, source_id, without_secrets
 
 SECRET = "SECRET"  # noqa: S105 - a part of each secret below, and of nothing else
 SHAPES = {  # what of each URI is shown
@@ -121,6 +122,9 @@ SHAPES = {  # what of each URI is shown
     "s3://bucket/a@b.csv": "s3://bucket/a@b.csv",
     "https://host/2020-01-01T00:00/a.csv": "https://host/2020-01-01T00:00/a.csv",
     "https://host/@SECRET/../a:b@c.csv": "https://…/c.csv",
+    "https://host/a.csv%3Fsig=SECRET": "https://host/a.csv…",
+    "https://host/a.csv%253FX-Amz-Date=SECRET": "https://host/a.csv…",
+    "https://host/a.csv&X-Amz-Date=SECRET&b=SECRET": "https://host/a.csv…",
     # warehouses
     "postgresql://SECRET:SECRET@host:5432/db": "postgresql://host:5432/db",
     "postgresql://SECRET:SECRET@host/db?password=SECRET&sslmode=SECRET": "postgresql://host/db?password=…&sslmode=…",
@@ -171,7 +175,29 @@ MESSAGES = {
     'connection to server at "host" (::1), port 5432 failed: FATAL:  no user "loader"': (
         'connection to server at "host" (::1), port 5432 failed: FATAL:  no user "loader"'
     ),
+    'unexpected spaces found in "SE CRET", use %20': "unexpected spaces found in '…', use %20",
+    'forbidden value %00 in percent-encoded value: "SECRET%00"': "forbidden value %00 in percent-encoded value: '…'",
+    'invalid connection option "SECRET"': "invalid connection option '…'",
+    "nox does not know '--postgres=password=SECRET host=h'": "nox does not know '--postgres=password=… host=h'",
     "/a@b.csv and C:\\a#b.csv: 2 rows, (event_id)=(7)": "/a@b.csv and C:\\a#b.csv: 2 rows, (event_id)=(7)",
+}
+ABOUT = {  # what others say of a URI
+    (
+        "s3://KEY-SECRET:SE/SECRET@bucket/a.csv",
+        'Invalid bucket name "KEY-SECRET:SE": …',
+    ): 'Invalid bucket name "…:SE": …',
+    ("s3://KEY-SECRET:SECRET/a", 'Invalid bucket name "KEY-SECRET:SECRET"'): 'Invalid bucket name "…:…"',
+    ("s3://bucket/a.csv?X-Sig=SECRET", "no endpoint http://h/bucket/a.csv%3FX-Sig%3DSECRET"): (
+        "no endpoint http://h/bucket/a.csv%3FX-Sig%3D…"
+    ),
+    ("http://h/a.csv?sig=x%2FSECRET", "Cannot GET a.csv, sig x/SECRET"): "Cannot GET a.csv, sig …",
+    ("http://h/a.csv?SECRET", "403 Forbidden for SECRET"): "403 Forbidden for …",
+    ("http://u:p@SECRET/x@h/a.csv", "Cannot connect to host secret:80 ssl:default"): (
+        "Cannot connect to host …:80 ssl:default"
+    ),
+    ("https://h/a.csv?mode=own&x=ab", "down at own mode ab: a.csv of h"): "down at … mode ab: a.csv of h",
+    ("/data/a.csv", "/data/a.csv: no such file"): "/data/a.csv: no such file",
+    ("", "nothing: at all"): "nothing: at all",
 }
 USER = st.text("жщ.@/%+-_~!$*,;= ", max_size=9)
 PASSWORD = st.text("жщ.@/%+-_~!$*,;= :?#&'\"()[]\\\n\0", max_size=12)
@@ -192,6 +218,27 @@ def test_what_is_shown_in_a_message(text: str, expected: str) -> None:
     elif not set(text) & set(" \n"):  # where a blank ends it
         assert SECRET not in without_secrets(f"It's «{text}»: cannot be read (403).")
         assert without_secrets(text).rstrip(".") == expected.rstrip(".")
+
+
+@pytest.mark.parametrize(("about", "expected"), ABOUT.items())
+def test_what_others_say_of_a_uri(about: tuple[str, str], expected: str) -> None:
+    uri, text = about
+    assert without_secrets(text, uri) == without_secrets(expected, uri) == expected
+
+
+def test_libraries_log_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    uri = "tar://a.csv::http://u:SECRET@h/x.tar?sig=SECRET#SECRET"
+    with caplog.at_level(logging.INFO), clean_logs(uri):
+        logging.getLogger("tar").info("Inferred compression %s from file name %s", None, uri)
+        logging.getLogger("tar").info("%d of SECRET", 7)
+        logging.getLogger("tar").info("rows: 7 %")
+    logging.getLogger("tar").warning("%s", "SECRET")
+    assert caplog.messages == [
+        f"Inferred compression None from file name {shown(uri)}",
+        "7 of …",
+        "rows: 7 %",
+        "SECRET",
+    ]
 
 
 @given(SCHEME, USER, PASSWORD)
@@ -246,12 +293,21 @@ def test_identity() -> None:
         "/data/x:2@a.csv",
         "zip://a.csv::https://host/a.zip",
         "zip://b.csv::https://host/a.zip",
+        "zip://jan@x.csv::/data/z.zip",
+        "zip://feb@x.csv::/data/z.zip",
+        "abfs://one@account.dfs.core.windows.net/a.csv",
+        "abfs://two@account.dfs.core.windows.net/a.csv",
+        "github://org:one@main/a.csv",
+        "github://org:two@main/a.csv",
+        "https://host/get?u=https://jan@store/x.csv",
+        "https://host/get?u=https://feb@store/x.csv",
     ]
     ids = {source_id(uri) for uri in (one, *others)}
     assert len(ids) == len(others) + 1
     assert all(len(told) == 32 and set(told) <= set(string.hexdigits) for told in ids)
-    for user_info in ("user@", "user:pass@", "user:p@ss@", "u:S/T@"):
+    for user_info in ("user@", "user:pass@", "user:p@ss@"):
         assert source_id(one.replace("//", f"//{user_info}")) == source_id(one)
         assert source_id(f"zip://a.csv::https://{user_info}host/a.zip") in ids
+    assert source_id("s3://KEY:S/T@bucket/a#1.csv") in ids
     assert source_id(one) == source_id(one)
     assert not {source_id(one)} & {source_id(one + "\udcff")}

@@ -15,11 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.errors import QueryCanceled
+from psycopg.errors import QueryCanceled, UndefinedTable
 
 from events import load as load_module
 from events import publishing
-from events.errors import ConstraintViolated, NotAllowed, TablesUnfit, TooManyRejected
+from events.errors import ConstraintViolated, NotAllowed, TablesUnfit, TooManyRejected, WarehouseGone
 from events.load import LoadResult, load
 from events.partitions import partitions
 from events.tables import create_tables
@@ -114,9 +114,10 @@ def test_a_table_that_a_view_reads_stays_and_stops_nothing(
         assert load_day(source, dsn, 1).loaded == ROWS_PER_DAY
         found = db.execute("select distinct professional_id_anonymized from raw.events where event_id / 1000 = 1")
         assert found.fetchall() == [(professional,)]
-    reason = f"view raw.tuesday depends on table {table}"
-    assert caplog.messages == [f"{table} was replaced and stays, since others depend on it: {reason}"]
-    assert tables(db) == {table.removeprefix("raw.")}
+    replaced = f"{table}_replaced"
+    reason = f"view raw.tuesday depends on table {replaced}"
+    assert caplog.messages == [f"{replaced} was replaced and stays, since others depend on it: {reason}"]
+    assert tables(db) == {replaced.removeprefix("raw.")}
     assert db.execute("select count(*) from raw.tuesday").fetchall() == [(ROWS_PER_DAY,)]
     db.execute("drop view raw.tuesday")
     load_day(uri, dsn, 1)
@@ -146,6 +147,7 @@ def test_a_replaced_table_that_somebody_takes_over_stays(
     )
     for day in (0, 1):
         load_day(uri, dsn, day)
+    first, second = f"{first}_replaced", f"{second}_replaced"
     with admin(warehouse) as connection:
         connection.execute(f"alter table {first} owner to {warehouse.server.user}".encode())
     db.execute("create table raw.archive (like raw.events) partition by range (created_at)")
@@ -156,25 +158,53 @@ def test_a_replaced_table_that_somebody_takes_over_stays(
     assert db.execute("select count(*) from raw.archive").fetchall() == [(ROWS_PER_DAY,)]
 
 
-def test_an_event_trigger_that_lets_nobody_drop_a_table_stops_nothing(
-    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("code", ["raise_exception", "insufficient_privilege", "undefined_table"])
+def test_an_event_trigger_that_lets_nobody_drop_a_table_stops_nothing(  # noqa: PLR0917 - pytest gives them by name
+    warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str, caplog: pytest.LogCaptureFixture, code: str
 ) -> None:
     load(uri, dsn)
     table = names(db)[1]
     with admin(warehouse) as connection:
         connection.execute(
             "create function public.keep() returns event_trigger language plpgsql as"
-            " $$ begin raise exception 'Nobody drops a table here.'; end $$;"
-            " create event trigger keep on sql_drop when tag in ('DROP TABLE') execute function public.keep()"
+            f" $$ begin raise {code} using message = 'Nobody drops a table here.'; end $$;"
+            " create event trigger keep on sql_drop when tag in ('DROP TABLE') execute function public.keep()".encode()
         )
         load_day(uri, dsn, 1)
         assert load_day(uri, dsn, 1, force=True).replaced == ROWS_PER_DAY
         assert [text for text in caplog.messages if text.startswith(table)] == [
-            f"{table} was replaced and stays, since it may not be dropped: Nobody drops a table here."
+            f"{table}_replaced was replaced and stays, since it may not be dropped: Nobody drops a table here."
         ]
         connection.execute("drop event trigger keep")
     load(uri, dsn, force=True)
     assert tables(db) == set()
+
+
+def test_an_edition_that_somebody_renames_is_followed(dsn: str, db: psycopg.Connection, uri: str) -> None:
+    load(uri, dsn)
+    [(edition,)] = db.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'raw.events'::regclass"
+    )
+    db.execute(f"alter table {edition} rename to events_all".encode())
+    assert load_day(uri, dsn, 1).replaced == ROWS_PER_DAY
+    assert load(uri, dsn, force=True).replaced == 3 * ROWS_PER_DAY
+
+
+def test_rows_of_tables_that_inherit_from_ours_stay(dsn: str, tmp_path: Path, warehouse: Warehouse) -> None:
+    """As an archive has them."""
+    uri = write(tmp_path / "events.csv", 0, 1, 2, more="x")
+    assert load(uri, dsn, max_rejected=0.5).rejected == 1
+    with admin(warehouse) as connection:
+        connection.execute(
+            "create schema archive; create table archive.rejects () inherits (raw.rejected_events);"
+            " create table archive.loads () inherits (raw.loads);"
+            " insert into archive.rejects select * from only raw.rejected_events;"
+            " insert into archive.loads (load_id, source_uri, status) values (1, 'theirs', 'running')"
+        )
+        assert load(uri, dsn, max_rejected=0.5, force=True).rejected == 1
+        assert connection.execute("select count(*) from archive.rejects").fetchone() == (1,)
+        assert connection.execute("select status, source_id from archive.loads").fetchall() == [("running", None)]
+    assert load(uri, dsn, max_rejected=0.5).same_as_load_id == 2
 
 
 @pytest.mark.parametrize("bounds", ["default", "for values from ('-infinity') to ('2019-01-01')"])
@@ -404,6 +434,35 @@ def test_what_somebody_writes_while_a_load_publishes_is_kept(
     assert db.execute("select event_id from raw.events where note = 'mine'").fetchall() == [(1005,)]
 
 
+@pytest.mark.parametrize(
+    "wanted", ["vacuum full {}", "insert into {} values (1500, 'created_account', 8, '2020-01-02', null, 1)"]
+)
+def test_somebody_who_waits_for_a_partition_while_a_load_copies_its_rows(
+    dsn: str, db: psycopg.Connection, uri: str, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    """He holds nobody up, and what he writes is not lost without a word."""
+    load(uri, dsn)
+    table = names(db)[1]
+    prepare = publishing.Replacement.prepare
+    start, end = DAY + timedelta(days=1, hours=10), DAY + timedelta(days=1, hours=10, minutes=1)
+    with psycopg.connect(dsn, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
+        waiting: list[Any] = []
+
+        def prepare_later(*arguments: Any) -> None:
+            waiting.append(pool.submit(other.execute, wanted.format(table).encode()))
+            waits = "select 1 from pg_locks where not granted and relation = to_regclass(%s)"
+            while not db.execute(waits, (table,)).fetchone():
+                time.sleep(0.02)
+            prepare(*arguments)
+
+        monkeypatch.setattr(publishing.Replacement, "prepare", prepare_later)
+        assert load(uri, dsn, start=start, end=end, lock_timeout_s=20).loaded == 0  # the rows around it are copied
+        if wanted.startswith("insert"):
+            with pytest.raises(UndefinedTable):
+                waiting[0].result()
+    assert len(ids(db)) == 3 * ROWS_PER_DAY
+
+
 REFUSED = {
     "alter table raw.events add source text not null default ''; alter table raw.events alter source drop default": (
         "raw.events has a column that a load cannot fill: source."
@@ -454,6 +513,16 @@ def test_what_cannot_be_kept_is_refused_by_name(dsn: str, db: psycopg.Connection
     assert failure.startswith(REFUSED[added])
 
 
+def test_a_trigger_of_a_partition_is_refused_by_name(dsn: str, db: psycopg.Connection, uri: str) -> None:
+    load(uri, dsn)
+    table = names(db)[1]
+    db.execute("create function raw.f() returns trigger language plpgsql as $$ begin return new; end $$")
+    db.execute(f"create trigger theirs before insert on {table} execute function raw.f()".encode())
+    with pytest.raises(TablesUnfit) as caught:
+        load(uri, dsn)
+    assert caught.value.what == f"raw.events has something that a load cannot keep: the trigger theirs of {table}."
+
+
 def test_a_partition_that_somebody_has_renamed(dsn: str, db: psycopg.Connection, uri: str) -> None:
     load(uri, dsn)
     [(leaf,)] = db.execute("select relid::text from pg_partition_tree('raw.events') where isleaf limit 1")
@@ -502,7 +571,7 @@ def test_a_foreign_key_that_is_not_valid_holds_for_new_rows(dsn: str, db: psycop
     assert caught.value.what.startswith("A row violates the constraint known: ")
 
 
-@pytest.mark.parametrize("fails", ["select 1 / 0", "select 1 from somewhere", "raise"])
+@pytest.mark.parametrize("fails", ["select 1 / 0", "select 1 from somewhere", "select 9999999999", "raise"])
 def test_somebodys_function_that_fails_stops_the_load_in_three_lines(
     dsn: str, db: psycopg.Connection, uri: str, fails: str
 ) -> None:
@@ -512,6 +581,15 @@ def test_somebodys_function_that_fails_stops_the_load_in_three_lines(
     with pytest.raises(TablesUnfit, match=r"^PostgreSQL refused a statement of the load: "):
         load(uri, dsn)
     assert ids(db) == []
+
+
+def test_an_index_that_a_value_does_not_fit_in(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
+    load(write(tmp_path / "events.csv", 0), dsn)
+    db.execute("create index on raw.events (meta_data)")
+    name = "".join(f"{number:x}" for number in range(9000))
+    more = f"99;proposed;8;2020-01-01 12:00:00;1_{name}_b_4.5"
+    with pytest.raises(TablesUnfit, match=r"^PostgreSQL refused a statement of the load: index row "):
+        load(write(tmp_path / "events.csv", 0, more=more), dsn)
 
 
 def test_a_publication_of_all_tables(warehouse: Warehouse, dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
@@ -554,6 +632,22 @@ def test_a_partition_of_another_role_is_refused_by_name(
     with admin(warehouse) as connection:
         connection.execute(caught.value.next_step.partition(": ")[2].encode())
     assert load_day(uri, dsn, 1).loaded == ROWS_PER_DAY
+
+
+def test_a_role_that_may_connect_once(warehouse: Warehouse, dsn: str, db: psycopg.Connection, uri: str) -> None:
+    """Loads all of a file; a load that keeps rows needs a second connection, and says so."""
+    load(uri, dsn)
+    db.close()
+    with admin(warehouse) as connection:
+        connection.execute("alter role loader connection limit 1")
+        try:
+            assert load(uri, dsn, force=True).loaded == 3 * ROWS_PER_DAY
+            with pytest.raises(WarehouseGone, match="too many connections"):
+                load_day(uri, dsn, 1)
+        finally:
+            connection.execute("alter role loader connection limit -1")
+        [(failure,)] = connection.execute("select failure from raw.loads where load_id = 3")
+        assert "too many connections" in failure
 
 
 def test_a_role_that_may_not_load(warehouse: Warehouse, dsn: str, uri: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,10 +111,69 @@ def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str) -> None:
     [
         f"postgresql://loader:{PLANTED}@127.0.0.1:9/warehouse",
         f"postgresql://loader:{PLANTED}@{PLANTED}@127.0.0.1:9/warehouse",
-        f"host=127.0.0.1 port=9 password={PLANTED}",
+        f"postgresql://loader:p@{PLANTED}/x@127.0.0.1:9/warehouse",
+        f"host=127.0.0.1 port=9 dbname=warehouse password={PLANTED}",
     ],
 )
 def test_the_password_of_the_warehouse(dsn: str) -> None:
     code, said = events("load", "events.csv", dsn=dsn)
     assert code == 23
     assert said.startswith("✗ The warehouse was not reached")
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://loader:p {PLANTED}@127.0.0.1:9/warehouse",
+        f"postgresql://loader:{PLANTED}%00@127.0.0.1:9/warehouse",
+        f"postgresql://loader:{PLANTED}\udcff@127.0.0.1:9/warehouse",
+        f"host=127.0.0.1 dbname=warehouse password=p {PLANTED}=x",
+    ],
+)
+def test_a_password_that_libpq_cannot_read(dsn: str) -> None:
+    code, said = events("load", "events.csv", dsn=dsn)
+    assert code == 29, said
+    assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (f"https://u:{PLANTED}@host/a",),
+        ("load", f"--events=https://u:{PLANTED}@host/a?sig={PLANTED}"),
+        ("load", "a.csv", f"--dsn=postgresql://u:{PLANTED}@host/db"),
+        ("load", "a.csv", "--start", f"https://u:{PLANTED}@host/a"),
+        ("load", "--max-rejected", f"https://u:{PLANTED}@host/a"),
+        ("loads", "--limit", ""),
+    ],
+)
+def test_arguments_in_the_wrong_place(arguments: tuple[str, ...]) -> None:
+    code, said = events(*arguments, dsn="postgresql://loader@127.0.0.1:9/warehouse")
+    assert code in (21, 29), said
+    assert len(said.splitlines()) == 3
+
+
+def test_what_a_library_logs(dsn: str, tmp_path: Path) -> None:
+    class Archive(Handler):
+        def respond(self) -> None:
+            self.answer(200, (tmp_path / "a.tar").read_bytes())
+
+    (tmp_path / "a.csv").write_bytes(CONTENT)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.csv", "a.csv")
+    with serving(Archive) as address:
+        uri = f"tar://a.csv::http://u:{PLANTED}@{address}/x.tar?sig={PLANTED}#{PLANTED}"
+        code, said = events("load", uri, "--max-rejected", "0.5", dsn=dsn)
+    assert code == 0, said
+    assert f"load 1 of tar://a.csv::http://{address}/x.tar?sig=…#…, " in said
+
+
+def test_a_page_that_quotes_the_address(dsn: str) -> None:
+    class Page(Handler):
+        def respond(self) -> None:
+            self.answer(200, f"Cannot GET {self.path}".encode())
+
+    with serving(Page) as address:
+        code, said = events("load", f"http://{address}/a.csv?x=1&{PLANTED}", dsn=dsn)
+    assert code == 12, said
+    assert "'Cannot GET /a.csv?x=…" in said

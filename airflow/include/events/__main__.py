@@ -13,14 +13,18 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from events.connection import connect, foreseen
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
 from events.load import load
 from events.tables import create_tables
+from events.uri import without_secrets
 
 _ERASED = "\r\x1b[K"  # the line that the terminal shows
 _TERMINAL_EVERY_S = 0.2
@@ -42,10 +46,23 @@ _REJECTS = """
 """
 _SHOWN_TEXT = 100
 
+logger = logging.getLogger("events")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are three lines, with nothing secret of what was given in the wrong place."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingUnusable(
+            without_secrets(message).removeprefix("argument ").rstrip(".") + ".",
+            "An option, or its value, is most likely misspelt, or in the place of another.",
+            f"See what there is: {self.prog} --help",
+        )
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command that ARGUMENTS name and return the process's exit code."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "python -m events",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -68,13 +85,13 @@ def main(arguments: Sequence[str]) -> int:
     rejects.add_argument("--load", type=int, metavar="ID", help="of this load alone")
     rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many; 100 by default")
     rejects.set_defaults(run=_show_rejects)
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         dsn = os.environ.get("EVENTS_DSN")
-        if dsn is not None and not dsn.strip():
+        if dsn is not None and not _names_a_database(dsn):
             raise SettingUnusable(
-                "EVENTS_DSN is set and empty.",
-                "It is most likely the copy of a variable that is not set; libpq would choose a warehouse by itself.",
+                "EVENTS_DSN is set and names no database.",
+                "Its parts are most likely copies of variables that are not set; libpq would choose others by itself.",
                 "Name the warehouse in it, or unset it to have libpq's own variables (PGHOST, PGUSER …) do so.",
             )
         with foreseen():
@@ -85,10 +102,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _names_a_database(dsn: str) -> bool:
+    """Say whether DSN names one, itself or through a service; of one that cannot be read, connecting says more."""
+    told: dict[str, object] = {"dbname": dsn.strip()}
+    with suppress(psycopg.Error, UnicodeError):
+        told = dict(conninfo_to_dict(dsn))
+    return bool(told.get("dbname") or told.get("service"))
+
+
 def _load(options: argparse.Namespace, dsn: str) -> None:
     terminal = sys.stderr.isatty()
     line = f"{_ERASED}%(message)s" if terminal else "%(message)s"
-    logging.basicConfig(level=logging.INFO, format=line, stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.name.startswith("events") or record.levelno >= logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
     interval = Interval.parse(options.start, options.end)
     uri = os.environ.get("EVENTS_URI", "") if options.uri is None else options.uri
     if not uri.strip():
@@ -110,7 +137,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
             force=options.force,
             dry_run=options.dry_run,
             run_id="shell",
-            say=_over_itself if terminal else logging.info,
+            say=_over_itself if terminal else logger.info,
             say_every_s=_TERMINAL_EVERY_S if terminal else _LINES_EVERY_S,
         )
     finally:

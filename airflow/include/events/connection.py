@@ -5,6 +5,7 @@ transaction sets what it needs, for itself alone: that works through a pooler to
 connection.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,11 +14,11 @@ from psycopg import sql
 from psycopg.errors import (
     DeadlockDetected,
     DiskFull,
-    DivisionByZero,
     InsufficientPrivilege,
     IntegrityError,
     InvalidSchemaName,
     LockNotAvailable,
+    ProgramLimitExceeded,
     QueryCanceled,
     RaiseException,
     ReadOnlySqlTransaction,
@@ -38,7 +39,7 @@ from events.errors import (
     WarehouseFull,
     WarehouseGone,
 )
-from events.uri import without_secrets
+from events.uri import dsn_but_user, without_secrets
 
 _SETTINGS = {
     "search_path": "pg_catalog, pg_temp",  # of others' tables none is ever meant: ours are named with their schema
@@ -59,6 +60,18 @@ _SETTINGS = {
 }
 
 
+# What a statement of a load ends in where tables are missing, or where a default, a check or an index of others fails.
+_OF_WHAT_IS_THERE = (
+    RaiseException,
+    UndefinedTable,
+    UndefinedColumn,
+    UndefinedFunction,
+    psycopg.DataError,
+    ProgramLimitExceeded,
+)
+_OUR_TABLE = re.compile(r"events_\d+_[0-9a-f]{12}")  # that a load was making, to become a partition
+
+
 def connect(dsn: str) -> psycopg.Connection:
     """Connect to the warehouse that DSN, a libpq URL, names; what is done there is done in a `transaction`.
 
@@ -66,6 +79,7 @@ def connect(dsn: str) -> psycopg.Connection:
         SettingUnusable: the DSN is none.
         psycopg.OperationalError: the warehouse is not reached.
     """
+    about = dsn_but_user(dsn)
     try:
         return psycopg.connect(
             dsn,
@@ -77,12 +91,14 @@ def connect(dsn: str) -> psycopg.Connection:
             keepalives_interval=10,
             keepalives_count=3,
         )
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, UnicodeError) as error:
         raise SettingUnusable(
-            f"The warehouse's DSN cannot be read: {first_line(error)}",
+            f"The warehouse's DSN cannot be read: {first_line(error, about)}",
             "It has an unknown parameter, or a password whose special characters are not percent-encoded.",
             "Write it like postgresql://loader:p%40ss@host:5432/warehouse",
         ) from None  # libpq quotes parts of it
+    except psycopg.OperationalError as error:
+        raise type(error)(without_secrets(str(error), about)) from None
 
 
 @contextmanager
@@ -164,10 +180,12 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
             "Run the load again; nothing was changed.",
         )
     if isinstance(error, IntegrityError):
-        name, table = error.diag.constraint_name, error.diag.table_name
+        name, table = error.diag.constraint_name, error.diag.table_name or "its type"
+        table = "events" if _OUR_TABLE.fullmatch(table) else table
         return ConstraintViolated(
             f"A row violates {f'the constraint {name}' if name else f'a constraint of {table}'}: {said}",
-            f"Somebody has added the constraint to {error.diag.schema_name}.{table}; a load's rows do not fulfil it.",
+            f"It is a constraint of {error.diag.schema_name}.{table}; the load's rows, or those that it keeps, do not"
+            " fulfil it.",
             "Correct the file or the constraint and run the load again; nothing was changed.",
         )
     if isinstance(error, InsufficientPrivilege):
@@ -194,7 +212,7 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
             "A load needs as much room as its rows take, before those that they replace are gone.",
             "Make room on the server and run the load again; nothing was changed.",
         )
-    if isinstance(error, (RaiseException, UndefinedTable, UndefinedColumn, UndefinedFunction, DivisionByZero)):
+    if isinstance(error, _OF_WHAT_IS_THERE):
         return TablesUnfit(
             f"PostgreSQL refused a statement of the load: {said}",
             "The tables of raw were never made there, or what somebody has added to them fails: a default, a check.",
@@ -209,6 +227,6 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
     return None
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what ERROR says, without the secrets in it."""
-    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])
+def first_line(error: BaseException, *about: str) -> str:
+    """Return the first line of what ERROR says, without the secrets in it; ABOUT is as for `without_secrets`."""
+    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0], *about)

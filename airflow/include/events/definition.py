@@ -69,9 +69,21 @@ _INDEXES = """
         and not exists (select from pg_constraint where conrelid = indrelid and conindid = indexrelid)
     order by relname
 """
-_CANNOT_BE_KEPT = """
-    select format('the trigger %I', tgname), 'rows that are swapped in would not fire it' from pg_trigger
-    where tgrelid = 'raw.events'::regclass and not tgisinternal and tgenabled <> 'D'
+# The table and all its partitions. pg_partition_tree() would lock them, for as long as a load takes.
+TREE = """
+    with recursive tree as (
+        select 'raw.events'::regclass as table_id, 0 as level
+        union all
+        select inhrelid, level + 1 from pg_inherits join tree on inhparent = table_id
+    )
+"""
+_CANNOT_BE_KEPT = f"""
+    {TREE}
+    select
+        format('the trigger %I', tgname) || case when level > 0 then format(' of %s', table_id) else '' end,
+        'rows that are swapped in would not fire it'
+    from pg_trigger join tree on tgrelid = table_id
+    where not tgisinternal and tgparentid = 0 and tgenabled <> 'D'
     union all
     select format('the rule %I', rulename), 'rows that are swapped in would pass it by' from pg_rewrite
     where ev_class = 'raw.events'::regclass and rulename <> '_RETURN'
@@ -81,15 +93,7 @@ _CANNOT_BE_KEPT = """
         'rows that it refers to could not be swapped out'
     from pg_constraint
     where confrelid = 'raw.events'::regclass and contype = 'f' and conparentid = 0
-"""
-# The table and all its partitions. pg_partition_tree() would lock them, for as long as a load takes.
-TREE = """
-    with recursive tree as (
-        select 'raw.events'::regclass as table_id
-        union all
-        select inhrelid from pg_inherits join tree on inhparent = table_id
-    )
-"""
+"""  # noqa: S608 - both are ours
 _OWNERS = f"""
     {TREE}
     select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(events.relowner)

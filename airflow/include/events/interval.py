@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
 from events.errors import IntervalUnreadable, IntervalUpsideDown
+from events.uri import shown, without_secrets
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ def midnight(day: str) -> datetime:
 
 
 def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else utc(datetime.fromisoformat(text))
+        return utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError) as error:
         raise IntervalUnreadable(
-            f"{text!r} is not a time: {error}.",
+            f"{shown(text)!r} is not a time: {without_secrets(str(error), text)}.",
             "It is most likely misspelt, or empty, as a variable that is not set; no bound is not to give one at all.",
             "Write it like 2020-02-01 or 2020-02-01T09:00:00Z.",
-        ) from error
+        ) from None

@@ -9,9 +9,10 @@ import psycopg
 from events.connection import connect, transaction
 from events.errors import EventsError
 from events.interval import Interval
-from events.uri import shown, source_id, without_secrets
+from events.uri import dsn_but_user, shown, source_id, without_secrets
 
 _LOAD_LOCK = 0x6C6F6164  # "load": with the load's id, held by the transaction of each load that is under way
+_INT = 0x7FFFFFFF  # the largest: such a lock has two of four bytes
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
 
 logger = logging.getLogger(__name__)
@@ -71,14 +72,14 @@ def begin(connection: psycopg.Connection, source_uri: str, interval: Interval, r
     [(load_id,)] = connection.execute(
         "insert into raw.loads (source_uri, source_id, interval_start, interval_end, run_id, status)"
         " values (%s, %s, %s, %s, %s, 'running') returning load_id",
-        (shown(source_uri), source_id(source_uri), interval.start, interval.end, run_id),
+        (_writable(shown(source_uri)), source_id(source_uri), interval.start, interval.end, run_id),
     )
     return int(load_id)
 
 
 def hold(connection: psycopg.Connection, load_id: int) -> None:
     """Show, until the transaction ends, that the load is under way: who can take this lock knows that it is not."""
-    connection.execute("select pg_advisory_xact_lock(%s, %s::int)", (_LOAD_LOCK, load_id))
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (_LOAD_LOCK, load_id & _INT))
 
 
 def tidy(connection: psycopg.Connection) -> None:
@@ -88,16 +89,16 @@ def tidy(connection: psycopg.Connection) -> None:
     what it had written was never committed.
     """
     connection.execute(
-        "update raw.loads set status = 'failed', failure = 'Its process was killed.', ended_at = clock_timestamp()"
-        " where status = 'running' and pg_try_advisory_xact_lock(%s, load_id::int)",
-        (_LOAD_LOCK,),
+        "update only raw.loads set status = 'failed', failure = 'Its process was killed.', ended_at = clock_timestamp()"
+        " where status = 'running' and pg_try_advisory_xact_lock(%s, (load_id & %s)::int)",
+        (_LOAD_LOCK, _INT),
     )
     found = connection.execute(
-        "select load_id, source_uri, failure from raw.loads where source_id is null for update skip locked"
+        "select load_id, source_uri, failure from only raw.loads where source_id is null for update skip locked"
     )
     for load_id, uri, failure in found.fetchall():
         connection.execute(
-            "update raw.loads set source_uri = %s, source_id = %s, failure = %s where load_id = %s",
+            "update only raw.loads set source_uri = %s, source_id = %s, failure = %s where load_id = %s",
             (shown(uri), source_id(uri), failure and without_secrets(failure), load_id),
         )
 
@@ -108,7 +109,7 @@ def find_earlier(
     """Return the latest load of a file of that size for that interval, by the same RULES, with the rejects of this."""
     found = connection.execute(
         "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
-        " from raw.loads where status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
+        " from only raw.loads where status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
         " and rules_sha256 = %s and source_size_bytes = %s and (source_id = %s or rows_rejected = 0)"
         " and interval_start is not distinct from %s and interval_end is not distinct from %s"
         " order by load_id desc limit 1",
@@ -120,7 +121,7 @@ def find_earlier(
 def forget_rejects(connection: psycopg.Connection, source_uri: str, kept_load_id: int) -> None:
     """Remove the rejected rows of the other loads of the same source."""
     connection.execute(
-        "delete from raw.rejected_events using raw.loads where loads.load_id = rejected_events.load_id"
+        "delete from only raw.rejected_events using only raw.loads where loads.load_id = rejected_events.load_id"
         " and loads.source_id = %s and loads.load_id <> %s",
         (source_id(source_uri), kept_load_id),
     )
@@ -146,7 +147,7 @@ def close(
     else:
         status, failure, counts, same_as = "failed", str(outcome[0]), outcome[1], None
     connection.execute(
-        "update raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
+        "update only raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
         " source_size_bytes = %s, source_sha256 = %s, same_as_load_id = %s, transaction_id = pg_current_xact_id(),"
         " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s,"
         " rules_sha256 = %s, moved_from = %s"
@@ -155,19 +156,26 @@ def close(
     )
 
 
-def record_failure(dsn: str, role: str | None, load_id: int, error: BaseException) -> None:
+def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:
     """Write ERROR into the ledger, over a connection of its own as ROLE, unless the load has ended there."""
-    failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
+    failure = str(error)
+    if not isinstance(error, EventsError):
+        failure = without_secrets(f"{type(error).__name__} {error}".strip(), source_uri, dsn_but_user(dsn))
     try:
         with connect(dsn) as connection, transaction(connection, role):
             connection.execute(
-                "update raw.loads set status = 'failed', failure = %s, ended_at = clock_timestamp()"
+                "update only raw.loads set status = 'failed', failure = %s, ended_at = clock_timestamp()"
                 " where load_id = %s and status <> 'succeeded'",  # another load may take it for killed meanwhile
-                (without_secrets(failure).replace("\0", "\\x00"), load_id),
+                (_writable(failure), load_id),
             )
     except psycopg.Error as second:
         logger.warning(
             "load %d: its failure could not be recorded; the next load will do it: %s",
             load_id,
-            without_secrets(str(second)),
+            without_secrets(str(second), dsn_but_user(dsn)),
         )
+
+
+def _writable(text: str) -> str:
+    """Return TEXT as PostgreSQL takes it: a path may have any byte in it."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

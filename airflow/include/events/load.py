@@ -9,8 +9,8 @@ from its beginning.
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -31,7 +31,7 @@ from events.publishing import Replacement, swap
 from events.source import digest, open_source, size
 from events.staging import EXAMPLES, Staging
 from events.tables import make_missing
-from events.uri import shown
+from events.uri import clean_logs, dsn_but_user, shown
 
 __all__ = ["PUBLISH_LOCK", "Interval", "LoadResult", "load"]
 
@@ -76,7 +76,7 @@ def load(
         psycopg.Error: the warehouse failed in a way that was not foreseen; likewise, if it can still be written.
     """
     interval = Interval(utc(start), utc(end))
-    with foreseen(lock_timeout_s), connect(dsn) as connection:
+    with clean_logs(source_uri, dsn_but_user(dsn)), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection)
         report = _Report(say, say_every_s)
         job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, report)
@@ -93,7 +93,8 @@ def load(
             with foreseen(lock_timeout_s):
                 result = job.run(load_id, force=force)
         except BaseException as error:  # an interrupt too
-            ledger.record_failure(dsn, role, load_id, error)
+            connection.close()  # the role may have one connection only
+            ledger.record_failure(dsn, role, load_id, source_uri, error)
             raise
         with suppress(psycopg.Error):  # the load is published; the next one does it
             drop_leftovers(connection, role)
@@ -168,18 +169,20 @@ class _Load:
             staging.finish()
             deadline = time.monotonic() + self.lock_timeout_s
             self._wait_for_turn()
-            if read_definition(connection) != definition:
-                raise TablesUnfit(
-                    "raw.events was altered while the load was under way.",
-                    "Somebody has added or removed a column, a constraint or an index.",
-                    "Run the load again; nothing was changed.",
-                )
-            replacement = Replacement(connection, definition, load_id, self.interval)
-            rows_now = replacement.rows()
-            if refusal := self._empty_replacement(staging, rows_now):
-                self._refuse(load_id, staging, source, refusal)
-            result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
-            replacement.prepare(staging, self.dsn, self.role)
+            with self._reader() as reader:
+                self._keep_writers_away()
+                if read_definition(connection) != definition:
+                    raise TablesUnfit(
+                        "raw.events was altered while the load was under way.",
+                        "Somebody has added or removed a column, a constraint or an index.",
+                        "Run the load again; nothing was changed.",
+                    )
+                replacement = Replacement(connection, definition, load_id, self.interval)
+                rows_now = replacement.rows()
+                if refusal := self._empty_replacement(staging, rows_now):
+                    self._refuse(load_id, staging, source, refusal)
+                result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
+                replacement.prepare(staging, reader)
             staging.quarantine()
             ledger.forget_rejects(connection, self.source_uri, load_id)
             ledger.close(connection, load_id, source, result, rules=rules_sha256(), moved_from=replacement.moved_from)
@@ -199,10 +202,12 @@ class _Load:
             if source[1] != earlier.sha256:
                 return None
             self._wait_for_turn()
+            self._keep_writers_away()
             if not self._stands(earlier):
                 return None
             reasons = connection.execute(
-                "select reason, count(*) from raw.rejected_events where load_id = %s group by reason order by 2 desc",
+                "select reason, count(*) from only raw.rejected_events where load_id = %s"
+                " group by reason order by 2 desc",
                 (earlier.load_id,),
             )
             result = LoadResult(
@@ -234,7 +239,8 @@ class _Load:
             (earlier.transaction_id, *self.interval.bounds),
         )
         [rejects] = self.connection.execute(
-            "select count(*), count(*) filter (where xmin = %s::xid8::xid) from raw.rejected_events where load_id = %s",
+            "select count(*), count(*) filter (where xmin = %s::xid8::xid) from only raw.rejected_events"
+            " where load_id = %s",
             (earlier.transaction_id, earlier.load_id),
         )
         if events != (earlier.loaded,) * 2 or rejects != (earlier.rejected,) * 2:
@@ -268,15 +274,29 @@ class _Load:
         )
 
     def _wait_for_turn(self) -> None:
-        """Wait until no other load publishes and no dbt build runs, then keep others from writing to raw.events.
-
-        And to its partitions, by their names: what they write while rows are copied would be lost.
-        """
+        """Wait until no other load publishes and no dbt build runs."""
         [(is_free,)] = self.connection.execute("select pg_try_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
         if not is_free:
             logger.info("waiting for another load or a dbt build, at most %g s", self.lock_timeout_s)
             self.connection.execute("select pg_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
+
+    def _keep_writers_away(self) -> None:
+        """Keep others from writing to raw.events and, by their names, to its partitions, while rows are copied."""
         self.connection.execute("lock table raw.events in share row exclusive mode")
+
+    @contextmanager
+    def _reader(self) -> Iterator[psycopg.Connection | None]:
+        """Have a second connection that can read raw.events, if rows of it may be kept.
+
+        It has its locks before the load has its own: who wants a partition for himself and waits for the load would
+        otherwise hold up the reader, for which the load waits.
+        """
+        if self.interval == Interval(None, None):
+            yield None
+            return
+        with connect(self.dsn) as reader, transaction(reader, self.role, self.lock_timeout_s):
+            reader.execute("lock table raw.events in access share mode")
+            yield reader
 
     def _too_many_rejected(self, staging: Staging, to_see_the_rows: str) -> EventsError | None:
         """Return why the load must not be published, if a larger share of the rows than allowed was rejected."""

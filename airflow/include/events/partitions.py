@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import DependentObjectsStillExist, LockNotAvailable, RaiseException
+from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable, QueryCanceled
 
 from events.connection import transaction
 from events.definition import EVENTS, TREE, Definition
@@ -47,11 +47,7 @@ _LEFTOVERS = f"""
         )
     order by oid
 """  # noqa: S608 - both are ours
-_FORGET = """
-    delete from raw.events_partitions where not exists (
-        select from pg_class where oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
-    )
-"""
+_FORGET = "delete from raw.events_partitions where not exists (select from pg_class where oid = table_id)"
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +116,23 @@ def record(connection: psycopg.Connection, names: Iterable[str], load_id: int) -
         )
 
 
-def retire(connection: psycopg.Connection, tables: Sequence[sql.Composable]) -> None:
-    """Note that TABLES are no longer partitions of `raw.events`, those of them that a load has made."""
-    connection.execute(
-        "update raw.events_partitions set retired_at = clock_timestamp() where table_id = any(%s::text[]::regclass[])",
+def retire(connection: psycopg.Connection, tables: Sequence[sql.Composable]) -> list[sql.Composed]:
+    """Note that TABLES, those of them that a load has made, are no longer partitions of `raw.events`.
+
+    Returns:
+        The statements that rename them, to be executed with the swap: who is waiting to write to one by its name then
+        finds no such table, instead of writing into one that was replaced.
+    """
+    renamed = connection.execute(
+        "update raw.events_partitions set retired_at = clock_timestamp(), table_name = relname || '_replaced'"
+        " from pg_class where oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace"
+        " and table_id = any(%s::text[]::regclass[]) returning relname",
         ([table.as_string(connection) for table in tables],),
     )
+    return [
+        sql.SQL("alter table {} rename to {}").format(sql.Identifier("raw", name), sql.Identifier(f"{name}_replaced"))
+        for (name,) in renamed.fetchall()
+    ]
 
 
 def discard(connection: psycopg.Connection, tables: Iterable[sql.Composable]) -> None:
@@ -242,9 +249,11 @@ def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for:
         with transaction(connection, role, _DROP_TIMEOUT_S):
             connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("raw", name)))
             connection.execute(_FORGET)
-    except LockNotAvailable:
+    except (LockNotAvailable, DeadlockDetected):
         pass
-    except (DependentObjectsStillExist, RaiseException) as error:  # an event trigger raises the latter
+    except psycopg.Error as error:  # an event trigger may raise any
+        if connection.closed or isinstance(error, QueryCanceled):
+            raise
         is_depended_on = isinstance(error, DependentObjectsStillExist)
         why = "others depend on it" if is_depended_on else "it may not be dropped"
         reason = (error.diag.message_detail if is_depended_on else error.diag.message_primary) or ""

@@ -7,7 +7,6 @@ anybody is disturbed; the swap itself is one message to the server, which holds 
 import secrets
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,7 +14,6 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from events.connection import connect, transaction
 from events.definition import EVENTS, Definition
 from events.interval import Interval
 from events.partitions import (
@@ -155,8 +153,8 @@ class Replacement:
             partition for partition in self._partitions if partition in self._touched or partition in self._moved_from
         ]
 
-    def prepare(self, staging: Staging, dsn: str, role: str | None) -> None:
-        """Make the tables that are to be partitions; rows that are kept are read over a connection to DSN, as ROLE.
+    def prepare(self, staging: Staging, reader: psycopg.Connection | None) -> None:
+        """Make the tables that are to be partitions; READER, another connection, reads the rows that are kept.
 
         A partition that an event moved from is made anew without it, too: a row that is deleted would still be seen by
         who has an older snapshot, beside the new one.
@@ -171,13 +169,8 @@ class Replacement:
             if partition not in self._touched:
                 whole = Interval(partition.start, partition.end)
                 pieces.append(Piece(partition.start, partition.end, kept=[(partition, whole)]))
-        with ExitStack() as stack:
-            reader = None
-            if any(piece.kept for piece in pieces):
-                reader = stack.enter_context(connect(dsn))
-                stack.enter_context(transaction(reader, role))
-            for piece in pieces:
-                self._make(piece, reader)
+        for piece in pieces:
+            self._make(piece, reader)
 
     def swap_statement(self) -> sql.Composed:
         """Return what puts the prepared tables in the place of the partitions that they replace.
@@ -189,22 +182,23 @@ class Replacement:
         edition = current_edition(self._connection)
         replaced = self._replaced
         others = [partition for partition in self._partitions if partition not in replaced]
-        retire(self._connection, [partition.table for partition in replaced])
+        renames = retire(self._connection, [partition.table for partition in replaced])
         if 2 * len(others) > len(replaced) + len(self._made):
             return sql.SQL("; ").join(
                 [
                     *(detach(edition, partition.table) for partition in replaced),
                     *(attach(edition, partition) for partition in self._made),
+                    *renames,
                 ]
             )
-        retire(self._connection, [edition])
+        renames += retire(self._connection, [edition])
         new = make_edition(self._connection, self._definition, self._load_id)
         for partition in self._made:
             self._connection.execute(attach(new, partition))
         statements = [detach(EVENTS, edition)]
         for partition in others:
             statements += [detach(edition, partition.table), attach(new, partition)]
-        return sql.SQL("; ").join([*statements, attach(EVENTS, Partition(new, None, None))])
+        return sql.SQL("; ").join([*statements, attach(EVENTS, Partition(new, None, None)), *renames])
 
     def _pieces(self, staging: Staging, partition_rows: int) -> list[Piece]:
         """Return the partitions to make for all of the touched ones' range."""

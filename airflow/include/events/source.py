@@ -117,8 +117,9 @@ def open_source(uri: str) -> Iterator[Source]:
                 f"Export it again; a file without events has one line: {';'.join(COLUMNS)}",
             )
         if not is_header(header.removesuffix(b"\r")):
+            begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page has the URL in it
             raise WrongHeader(
-                f"{shown(uri)} does not begin with the header of an events file: {raw_text(header[:100])!r}",
+                f"{shown(uri)} does not begin with the header of an events file: {begins!r}",
                 "It is most likely another file, or was exported with other columns or another separator.",
                 f"Give it the first line {';'.join(COLUMNS)}",
             )
@@ -284,7 +285,7 @@ def _translated_errors(uri: str) -> Iterator[None]:
             why = "The user of this process may not read it, or its credentials are missing."
         else:
             why = "The connection, the storage or the credentials most likely failed."
-        told = without_secrets(str(error).replace(uri, shown(uri)) if uri else str(error))
+        told = without_secrets(str(error), uri)
         raise SourceUnreadable(
             f"{shown(uri)} cannot be read: {told or type(error).__name__}",
             why,

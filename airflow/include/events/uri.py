@@ -6,7 +6,11 @@ one is left out; `…` stands there. A plain path is shown as it is.
 """
 
 import hashlib
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import quote, unquote
 
 _ROUNDS = 100_000  # some 30 ms: a secret in a URI cannot be found by trying what its identity would be
 _CLOSING = ")]}>'\"`»”,.;:"  # what stands behind a URI in a sentence
@@ -20,6 +24,7 @@ _AUTHORITY = re.compile(r"(?:\[[^]]*\]|(?!::)[^/?#])*")
 _HOST = r"(?:\[[^]@/]*\]|[^:@%,[\]]*)(?::\d+)?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*|[A-Za-z]:")  # several: libpq's; a letter: a drive's
 _LINK = re.compile(r"([^@?#]*?)::(?=(?:[A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://)")  # zip://a.csv::https://…
+_LATE_QUERY = re.compile(r"(?:%(?:25)*3f|&)(?=[^=]*=).*", re.IGNORECASE | re.DOTALL)  # no ?, or one that was encoded
 _PARAMETER = re.compile(r"(^[?#]|[&#])([^&#]*)")
 _NAMED = re.compile(r"([\w.\-[\]]{1,40})=+[^=]")
 
@@ -32,21 +37,28 @@ _HEADER = re.compile(  # not "require authorization: why", which registries say
     re.IGNORECASE,
 )
 _SETTING = re.compile(
-    r"(?<![^\s;,({['\"])("
-    r"[\w.-]{0,60}(?:passw(?:or)?d|passphrase|secret|token|credential|signature|(?:access|account|api|private)[_-]?key)"
+    r"(?<![^\s;,({['\"=])("
+    r"[\w.-]{0,60}(?:passw(?:or)?d|passphrase|secret|token|credential|signature|(?:access|account|api|private|client|server)[_-]?key)"
     rf"[\w.-]{{0,60}}|pwd|sig|sas)((?:\s*=|['\"]\s*:)(?!\s*…)\s*)(?:{_QUOTED}|(?:\\.|\S)+)",
     re.IGNORECASE,
 )
 _MISREAD = re.compile(  # what reads a URI or a DSN quotes the part that it does not understand
-    r"((?:percent-encoded token:|integer value(?: as)?|query parameter:|missing \"=\" after|"
-    r"(?:invalid|nonnumeric) port:) )"
+    r"((?:percent-encoded (?:token|value):|integer value(?: as)?|query parameter:|missing \"=\" after|"
+    r"unexpected spaces found in|invalid connection option|(?:invalid|nonnumeric) port:) )"
     r"(?:'[^\n]*'|\"[^\n]*\")|(host (?:name )?['\"])[^'\"\n]*@",
     re.IGNORECASE,
 )
 _USER_INFO = re.compile(r"(?<![^\s'\"(\[<=,])[^\s/\\:@'\"(=]{2,100}:\S{1,200}@(?=[\w[]|$)")
 _QUERY = re.compile(r"(?<=[\w/.])[?#][\w.\-[\]]{1,40}=\S*")
 
-_IDENTITY = re.compile(r"((?:^|(?<=:))//)(?:[^/?#]*@|[^/?#:@]+:(?!:|\d+[/?#])[^?#]*@)")
+# A login, which says nothing of the file; what abfs:// and others have before an @ is a part of its name.
+_LOGIN = re.compile(
+    r"((?:^|::)(?:https?|ftps?|sftp|ssh|smb|(?:web)?hdfs|s3a?)://)"
+    r"(?:[^/?#]*@|(?:(?<=s3://)|(?<=s3a://))[^/?#:@]+:(?!:|\d+[/?#])[^?#]*@)",
+    re.IGNORECASE,
+)
+_DELIMITERS = re.compile(r"[/:@?#&=\s]+")
+_ANYWHERE, _SHORTEST = 6, 3  # a part of a secret is found within a word if it is so long; a short one may be any word's
 
 
 def shown(uri: str) -> str:
@@ -58,8 +70,17 @@ def shown(uri: str) -> str:
     return _plain(_SETTING.sub(r"\1\2…", uri))
 
 
-def without_secrets(text: str) -> str:
-    """Return TEXT, a message of anybody's, with every URI in it as `shown` has it, and without passwords and tokens."""
+def without_secrets(text: str, *about: str) -> str:
+    """Return TEXT, a message of anybody's, with every URI in it as `shown` has it, and without passwords and tokens.
+
+    Nothing that `shown` hides of the URIs ABOUT stays, however the message has it: a part of it, encoded once more.
+    """
+    for uri in about:
+        text = text.replace(uri, shown(uri)) if uri else text
+    if hidden := {part for uri in about for part in _hidden(uri)}:
+        longest_first = sorted(hidden, key=len, reverse=True)
+        words = [re.escape(part) if len(part) >= _ANYWHERE else rf"\b{re.escape(part)}\b" for part in longest_first]
+        text = re.sub("|".join(words), "…", text, flags=re.IGNORECASE)
     text = _HEADER.sub(r"\1\2\3\4…", text)
     text = _MISREAD.sub(lambda found: f"{found[1]}'…'" if found[1] else found[2], text)
     text = _SETTING.sub(r"\1\2…", text)
@@ -75,12 +96,37 @@ def without_secrets(text: str) -> str:
     return "".join([*told, _plain(text[position:])])
 
 
+def dsn_but_user(dsn: str) -> str:
+    """Return DSN without its user, for `without_secrets`: a message says who may not log in."""
+    return re.sub(r"^(postgres(?:ql)?://)[^/?#:@]+(?=[:@])", r"\1", dsn)
+
+
+@contextmanager
+def clean_logs(*about: str) -> Iterator[None]:
+    """Keep secrets out of what is logged meanwhile, by libraries too; ABOUT is as for `without_secrets`."""
+
+    def clean(record: logging.LogRecord) -> bool:
+        with suppress(TypeError, ValueError):  # its arguments do not fit its text, which logging says itself
+            record.msg, record.args = without_secrets(record.getMessage(), *about), None
+        return True
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(clean)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(clean)
+
+
 def source_id(uri: str) -> str:
     """Return what identifies the source at URI: 32 hexadecimal digits that say nothing about it.
 
-    Another path, query or fragment is another source; other user info is not.
+    Another path, query or fragment is another source; another login is not.
     """
-    identity = _IDENTITY.sub(r"\1", uri)
+    end = min((position for mark in "?#" if (position := uri.find(mark)) >= 0), default=len(uri))
+    identity = _LOGIN.sub(r"\1", uri[:end]) + uri[end:]
     rounds = 1 if shown(identity) == identity else _ROUNDS  # what is shown anyway need not be guessed
     return hashlib.pbkdf2_hmac("sha256", identity.encode(errors="surrogatepass"), b"source of events", rounds, 16).hex()
 
@@ -103,7 +149,15 @@ def _shown(rest: str) -> str:
         rest, end = rest[at + 1 :], end - at - 1
     if not _has_host(rest):
         return f"{links}…"
-    return links + doubt + _SETTING.sub(r"\1\2…", rest[:end]) + _names(rest[end:])
+    path = _LATE_QUERY.sub("…", _SETTING.sub(r"\1\2…", rest[:end]))
+    return links + doubt + path + _names(rest[end:])
+
+
+def _hidden(uri: str) -> set[str]:
+    """Return the parts of URI that `shown` hides, as they are, decoded and encoded."""
+    seen = shown(uri).lower()
+    parts = {part for part in _DELIMITERS.split(uri) if len(part) >= _SHORTEST and part.lower() not in seen}
+    return {form for part in parts for form in (part, unquote(part), quote(part, safe="", errors="surrogateescape"))}
 
 
 def _authority(rest: str) -> str:
