@@ -5,12 +5,13 @@ builds follow one another; what is built when the lock is lost is not committed.
 warehouse is (see profiles.yml), and how long to wait for the lock: WAREHOUSE_LOCK_TIMEOUT, in seconds, 1800 by default.
 
 Exit codes: dbt's own (0 all well, 1 a model or test failed, 2 dbt could not run); 30 the warehouse was not reached,
-31 the lock was not free in time, 32 a variable is missing or makes no sense, 33 the lock was lost, 34 it could not
-be taken; 130 and 143 ended by a signal.
+31 the lock was not free in time, 32 a variable is missing, or it or an argument makes no sense, 33 the lock was lost,
+34 it could not be taken; 130 and 143 ended by a signal.
 """
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -30,6 +31,12 @@ REQUIRED_VARIABLES = (
     "WAREHOUSE_USER",
     "DBT_ENV_SECRET_WAREHOUSE_PASSWORD",
 )
+# What cannot be one is most likely a DSN with a password in it, which dbt and libpq would show.
+ADDRESS = {
+    "WAREHOUSE_HOST": r"/[^@=]*|[^\s/@=]+",
+    "WAREHOUSE_PORT": r"[0-9]+",
+    "WAREHOUSE_DATABASE": r"(?!.*://)[^=]+",
+}
 CHOOSING_VARIABLES = ("DBT_TARGET", "WAREHOUSE_SCHEMA", "WAREHOUSE_READER")
 # Whatever else is first, say a global option, may be followed by a command that writes.
 READ_ONLY_COMMANDS = {"clean", "compile", "debug", "deps", "docs", "list", "ls", "parse", "show", "source"}
@@ -58,6 +65,20 @@ def main(arguments: list[str]) -> int:
             f"{', '.join(empty)} is set and empty.",
             "It chooses what is built, and for whom; a script most likely copies a variable that is not set.",
             "Give it a value, or unset it for the default.",
+        )
+    if wrong := [name for name, pattern in ADDRESS.items() if not re.fullmatch(pattern, os.environ[name])]:
+        stop(
+            32,
+            f"{', '.join(wrong)} is not what its name says.",
+            "It is most likely a DSN, or the copy of another variable; it is not shown, since a password may be in it.",
+            "Give host, port, database, user and password each in a variable of its own; profiles.yml has their names.",
+        )
+    if not all(argument.rpartition("=")[2].strip() for argument in arguments):
+        stop(
+            32,
+            "An argument is empty.",
+            "It is most likely the copy of a variable that is not set; an empty --selector or --exclude chooses all.",
+            "Give it a value, or leave the option out.",
         )
     if arguments[0] in READ_ONLY_COMMANDS:
         return run_dbt(arguments)

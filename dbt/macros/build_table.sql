@@ -3,7 +3,7 @@
 {#- A table is built by changing its rows: the table stays, and so does what others have put on it, grants and views and
     columns. It is one transaction, which readers of any isolation see whole or not at all. -#}
 {% macro build_table() -%}
-    {%- set existing = load_cached_relation(this) -%}
+    {%- set kind = kind_of(this) -%}
     {%- set target = this.incorporate(type='table') -%}
     {%- set new_rows = api.Relation.create(schema='pg_temp', identifier=this.identifier[:54] ~ '__new') -%}
 
@@ -13,24 +13,24 @@
     {%- endif -%}
     {%- do run_hooks(pre_hooks, inside_transaction=True) -%}
 
-    {%- set grants_before = grants_on(existing) -%}
-    {%- if existing is none -%}
+    {%- set grants_before = grants_on(target) -%}
+    {%- if kind is none -%}
         {%- set build_sql = get_create_table_as_sql(False, target, sql) -%}
     {%- else -%}
         {%- call statement('new_rows') -%}
             {{ create_new_rows(new_rows) }}
         {%- endcall -%}
-        {%- set differences = differences_in_structure(existing, new_rows) if existing.is_table else ['a ' ~ existing.type] -%}
-        {%- if differences -%}
-            {%- do refuse_to_lose(existing, new_rows, differences) -%}
+        {%- set differences = differences_in_structure(target, new_rows) if kind == 'table' else [] -%}
+        {%- if differences or kind != 'table' -%}
+            {%- do refuse_to_lose(kind, target, new_rows, 'it has ' ~ differences | join(', ')) -%}
             {%- set build_sql -%}
-                drop {{ existing.type }} {{ existing }};
+                drop {{ kind }} {{ target }};
                 {{ get_create_table_as_sql(False, target, 'select * from ' ~ new_rows) }}
             {%- endset -%}
         {%- elif is_incremental() -%}
             {%- set build_sql = incremental_sql(target, new_rows) -%}
         {%- else -%}
-            {%- set build_sql = replace_all_rows(target, new_rows) -%}
+            {%- set build_sql = replace_rows(target, new_rows) -%}
         {%- endif -%}
     {%- endif -%}
     {%- call statement('main') -%}
@@ -39,6 +39,16 @@
 
     {%- do create_missing_indexes(target) -%}
     {{ return(finish_build(target, grants_before)) }}
+{%- endmacro %}
+
+
+{#- Say what has the name of RELATION: `table`, `view`, `materialized view`, or none. dbt's own cache would name a
+    function of that name, too. -#}
+{% macro kind_of(relation) -%}
+    {%- set query -%}
+        select type from pg_identify_object('pg_class'::regclass, to_regclass('{{ relation }}'), 0)
+    {%- endset -%}
+    {{ return(run_query(query).rows[0][0]) }}
 {%- endmacro %}
 
 
@@ -84,8 +94,10 @@
 {%- endmacro %}
 
 
-{#- Statements: make the rows of TARGET those of NEW_ROWS, and touch none that is the same already. -#}
-{% macro replace_all_rows(target, new_rows) -%}
+{#- Statements: make the rows of TARGET (those for which CONDITION holds, which may read both as old_rows and new_rows)
+    the rows of NEW_ROWS, and touch none that is the same already. Rows go first, so that what is unique in one of them
+    may come again in another. Tables that others made to inherit from TARGET keep their rows: `only`. -#}
+{% macro replace_rows(target, new_rows, condition='true') -%}
     {%- set query -%}
         select quote_ident(attname), coalesce(attnum = any(indkey::smallint[]), false)
         from pg_attribute left join pg_index on indrelid = attrelid and indisprimary
@@ -94,25 +106,30 @@
     {%- endset -%}
     {%- set columns = run_query(query).rows -%}
     {%- set names = columns | map(attribute=0) | list -%}
-    {%- set keys = columns | selectattr(1) | map(attribute=0) | list -%}
     {%- set others = columns | rejectattr(1) | map(attribute=0) | list -%}
-    {%- if keys -%}
-        merge into {{ target }} as old_rows
-        using {{ new_rows }} as new_rows
-        on {% for key in keys %}old_rows.{{ key }} = new_rows.{{ key }}{{ ' and ' if not loop.last }}{% endfor %}
-        {%- if others %}
-        -- Other bytes: nulls and types without equality are compared as well.
-        when matched and row(old_rows.{{ others | join(', old_rows.') }})::record
-            *<> row(new_rows.{{ others | join(', new_rows.') }})::record
-            then update set {% for name in others %}{{ name }} = new_rows.{{ name }}{{ ', ' if not loop.last }}{% endfor %}
-        {%- endif %}
-        when not matched then insert ({{ names | join(', ') }}) values (new_rows.{{ names | join(', new_rows.') }})
-        when not matched by source then delete
-    {%- else -%}
-        delete from {{ target }};
+    {%- set same_keys = [] -%}
+    {%- for key in columns | selectattr(1) | map(attribute=0) -%}
+        {%- do same_keys.append('old_rows.' ~ key ~ ' = new_rows.' ~ key) -%}
+    {%- endfor -%}
+    {%- set same_key = same_keys | join(' and ') or 'false' -%}
+    with new_rows as (select * from {{ new_rows }})
 
-        insert into {{ target }} ({{ names | join(', ') }}) select {{ names | join(', ') }} from {{ new_rows }}
-    {%- endif -%}
+    delete from only {{ target }} as old_rows
+    where ({{ condition }}) and not exists (select from new_rows where {{ same_key }});
+
+    with new_rows as (select * from {{ new_rows }})
+
+    merge into only {{ target }} as old_rows
+    using new_rows
+    -- The condition again, for PostgreSQL to read no more of the old rows than it has to.
+    on {{ same_key }} and ({{ condition }})
+    {%- if others %}
+    -- Other bytes: nulls and types without equality are compared as well.
+    when matched and row(old_rows.{{ others | join(', old_rows.') }})::record
+        *<> row(new_rows.{{ others | join(', new_rows.') }})::record
+        then update set {% for name in others %}{{ name }} = new_rows.{{ name }}{{ ', ' if not loop.last }}{% endfor %}
+    {%- endif %}
+    when not matched then insert ({{ names | join(', ') }}) values (new_rows.{{ names | join(', new_rows.') }})
 {%- endmacro %}
 
 
@@ -135,76 +152,119 @@
     own columns that need a value. Other columns and constraints that somebody has added are no difference. -#}
 {% macro differences_in_structure(existing, new_rows) -%}
     {%- set query -%}
-        with
-
-        columns as (
-
-            select attrelid, attname, attnotnull and not atthasdef and attidentity = '' as is_needed,
-                format('column %I %s', attname, format_type(atttypid, atttypmod)) as part
-            from pg_attribute
-            where attrelid in ('{{ existing }}'::regclass, '{{ new_rows }}'::regclass) and attnum > 0 and not attisdropped
-
-        ),
-
-        parts as (
-
-            select attrelid as relation, part from columns
-            union all
-            select conrelid, lower(contype) || ' ' || pg_get_constraintdef(oid) from pg_constraint
-
-        )
+        with {{ parts_of("'" ~ existing ~ "'::regclass, '" ~ new_rows ~ "'::regclass") }}
 
         (
-            select 'no ' || part as difference from parts where relation = '{{ new_rows }}'::regclass
+            select 'no ' || part as difference from parts where relation = '{{ new_rows }}'::regclass and is_structure
             except
             select 'no ' || part from parts where relation = '{{ existing }}'::regclass
         )
         union all
-        select 'a needed ' || part from columns
-        where attrelid = '{{ existing }}'::regclass and is_needed
-            and attname not in (select attname from columns where attrelid = '{{ new_rows }}'::regclass)
+        select format('a needed column %I', attname) from pg_attribute
+        where attrelid = '{{ existing }}'::regclass and attnum > 0 and not attisdropped
+            and attnotnull and not atthasdef and attidentity = ''
+            and attname not in (select attname from pg_attribute where attrelid = '{{ new_rows }}'::regclass)
+        union all
+        select 'partitions' from pg_class where oid = '{{ existing }}'::regclass and relkind = 'p'
         order by difference
     {%- endset -%}
     {{ return(run_query(query).columns[0].values() | list) }}
 {%- endmacro %}
 
 
-{#- Stop where EXISTING, which differs from the model's NEW_ROWS, cannot be replaced by a new table without a loss. -#}
-{% macro refuse_to_lose(existing, new_rows, differences) -%}
+{#- A common table expression, `parts`: what TABLES, an SQL list, are made of, as far as it is not what a table has
+    anyway. The structure is what a model's own columns and constraints say. -#}
+{% macro parts_of(tables) -%}
+    parts as (
+
+        select attrelid as relation, is_structure, part
+        from pg_attribute
+        cross join lateral (select ' of column ' || quote_ident(attname)) as named (of_column)
+        cross join lateral (
+            values
+            (true, format('column %I %s', attname, format_type(atttypid, atttypmod))),
+            (false, case when atthasdef then 'default' end || of_column),
+            (false, 'grants ' || attacl::text || of_column),
+            (false, 'comment' || of_column || ': ' || col_description(attrelid, attnum)),
+            (false, 'statistics target ' || attstattarget || of_column),
+            (false, 'options ' || attoptions::text || of_column),
+            (false, case when attcompression <> '' then 'compression' end || of_column),
+            (false, (select 'storage' || of_column from pg_type where oid = atttypid and typstorage <> attstorage))
+        ) as parts_of_column (is_structure, part)
+        where attrelid in ({{ tables }}) and attnum > 0 and not attisdropped
+        union all
+        select conrelid, true, 'constraint ' || pg_get_constraintdef(oid)
+        from pg_constraint
+        where conrelid in ({{ tables }})
+        union all
+        select oid, false, part
+        from pg_class
+        cross join lateral (
+            values
+            ('owner ' || relowner::regrole),
+            ('options ' || reloptions::text),
+            (case when relreplident <> 'd' then 'replica identity' end),
+            (case when relrowsecurity or relforcerowsecurity then 'row level security' end),
+            ('access method ' || (select amname from pg_am where pg_am.oid = relam)),
+            ('tablespace ' || (select spcname from pg_tablespace where pg_tablespace.oid = reltablespace)),
+            ('comment: ' || nullif(regexp_replace(obj_description(oid, 'pg_class'), {{ note_pattern() }}, ''), ''))
+        ) as parts_of_table (part)
+        where oid in ({{ tables }})
+
+    )
+{%- endmacro %}
+
+
+{#- Stop where what is at the place of TARGET, a KIND that does not fit the model for the reason WHY, cannot be replaced
+    by a new one, as NEW_ONE is, without a loss. What is of another kind may be somebody's altogether. -#}
+{% macro refuse_to_lose(kind, target, new_one, why) -%}
     {%- set is_refresh = flags.FULL_REFRESH -%}
-    {%- set kept_out = what_depends_on(existing, new_rows, deptypes="'n'" if is_refresh else "'n', 'a'") -%}
-    {%- if kept_out or is_incremental() -%}
+    {%- set is_other_kind = kind != target.type -%}
+    {%- set kept_out = [] if is_other_kind and not is_refresh else what_would_go(target, new_one, is_refresh) -%}
+    {%- if kept_out or not is_refresh and (is_other_kind or is_incremental()) -%}
         {%- do exceptions.raise_compiler_error(
-            existing.render() ~ ' is not what the model makes now: it has ' ~ differences | join(', ') ~ '.\n'
-            ~ ('A new table in its place would be without: ' ~ kept_out | join(', ') ~ '.\n' if kept_out else '')
+            target.render() ~ ' is '
+            ~ ('a ' ~ kind ~ ', and the model makes a ' ~ target.type ~ '.\n' if is_other_kind else
+               'not what the model makes now: ' ~ why ~ '.\n')
+            ~ ('A new ' ~ target.type ~ ' in its place would be without: ' ~ kept_out | join(', ') ~ '.\n' if kept_out)
             ~ ('Drop or change what is named, build again, and make it anew.' if is_refresh else
-               'Build it new, once all that is named is written down to be made again:'
+               ('It may be somebody\'s: rename it to keep it, or have it dropped:' if is_other_kind else
+                'Build it new, once all that is named is written down to be made again:')
                ~ ' dbt build --full-refresh --select ' ~ model.name)
         ) -%}
     {%- endif -%}
 {%- endmacro %}
 
 
-{#- Describe what depends on EXISTING and would go with it (a), or not let it go (n), but for what the model makes. -#}
-{% macro what_depends_on(existing, new_rows, deptypes) -%}
+{#- List what would go with EXISTING or not let it go, but for what NEW_ONE has as well: where IS_REFRESH, only what
+    would not let it go. -#}
+{% macro what_would_go(existing, new_one, is_refresh) -%}
     {%- set query -%}
-        select distinct pg_describe_object(classid, objid, objsubid) as dependent
+        with {{ parts_of("'" ~ existing ~ "'::regclass, '" ~ new_one ~ "'::regclass") }}
+
+        select distinct pg_describe_object(classid, objid, objsubid) as part
         from pg_depend
         where
             refclassid = 'pg_class'::regclass
             and refobjid = '{{ existing }}'::regclass
-            and deptype in ({{ deptypes }})
+            and deptype in ('n'{{ ", 'a'" if not is_refresh }})
             and classid <> 'pg_attrdef'::regclass
+            and not (classid = 'pg_class'::regclass and objid = refobjid)
             and not exists (select from pg_constraint where oid = objid and conrelid = refobjid)
+            and not exists (select from pg_rewrite where oid = objid and ev_class = refobjid and ev_type = '1')
             and not (classid = 'pg_class'::regclass and {{ is_index_of_the_model('objid') }})
+        {%- if not is_refresh %}
         union all
-        select format('column %I', attname) from pg_attribute
-        where
-            attrelid = '{{ existing }}'::regclass and attnum > 0 and not attisdropped and 'a' in ({{ deptypes }})
-            and attname not in (
-                select attname from pg_attribute where attrelid = '{{ new_rows }}'::regclass and attnum > 0
-            )
-        order by dependent
+        (
+            select part from parts where relation = '{{ existing }}'::regclass and part is not null
+            {{- ' and not is_structure' if existing.type == 'view' }}
+            except
+            select part from parts where relation = '{{ new_one }}'::regclass
+        )
+        union all
+        select 'inheritance from ' || inhparent::regclass from pg_inherits where inhrelid = '{{ existing }}'::regclass
+        {%- endif %}
+        order by part
     {%- endset -%}
     {{ return(run_query(query).columns[0].values() | list) }}
 {%- endmacro %}
@@ -241,12 +301,9 @@
 {%- endmacro %}
 
 
-{#- The statements that give again what others may do with RELATION (or none); `restore_grants` executes those that are
+{#- The statements that give again what others may do with RELATION; `restore_grants` executes those that are
     needed where something new has taken its place. -#}
 {% macro grants_on(relation) -%}
-    {%- if relation is none -%}
-        {{ return([]) }}
-    {%- endif -%}
     {%- set query -%}
         select format(
             'grant %s on %s to %s%s', privilege_type, '{{ this }}',
@@ -254,7 +311,7 @@
             case when is_grantable then ' with grant option' end
         )
         from pg_class, aclexplode(relacl)
-        where oid = '{{ relation }}'::regclass and grantee <> relowner
+        where oid = to_regclass('{{ relation }}') and grantee <> relowner
     {%- endset -%}
     {{ return(run_query(query).columns[0].values() | list) }}
 {%- endmacro %}

@@ -2,7 +2,7 @@
     whatever is committed meanwhile. Nobody else builds the table in that time. No load publishes while the model reads
     raw.events, either: older snapshots show its new rows, too. So the locks are taken before the snapshot. -#}
 {% macro begin_build() -%}
-    {%- set existing = load_cached_relation(this) -%}
+    {%- set kind = kind_of(this) -%}
     {%- call statement('begin_build') -%}
         rollback;
         begin isolation level repeatable read read write;
@@ -10,9 +10,13 @@
         set local statement_timeout = 0;
         set local transaction_timeout = 0;
         set local idle_in_transaction_session_timeout = 0;
+        -- An error, instead of the rows that a policy leaves over.
+        set local row_security = off;
+        -- Definitions are compared as text.
+        set local quote_all_identifiers = off;
         set local marketplace.builds = '{{ model.unique_id }}';
-        {%- if existing is not none and existing.is_table %}
-        lock table {{ existing }} in share row exclusive mode;
+        {%- if kind == 'table' %}
+        lock table {{ this }} in share row exclusive mode;
         {%- endif %}
         {%- for node in model.depends_on.nodes if node in graph.nodes and graph.nodes[node].relation_name %}
         lock table {{ graph.nodes[node].relation_name }} in access share mode;

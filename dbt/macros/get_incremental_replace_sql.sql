@@ -1,7 +1,7 @@
-{#- The incremental strategy `replace`: delete what one of the model's incremental_predicates names, then insert what it
-    selects, which predicates may read as new_rows. dbt's own delete+insert looks up each new key in the table. The
-    predicates are templates, for at parse time the table has no name yet. What they name and what the model reads are
-    found in one transaction, or rows would be lost. -#}
+{#- The incremental strategy `replace`: the rows that one of the model's incremental_predicates names become those that
+    it selects. Predicates may read both, as old_rows and new_rows; PostgreSQL reads no old rows but these. dbt's own
+    strategies look up each new key in the table. The predicates are templates, for at parse time the table has no name
+    yet. What they name and what the model reads are found in one transaction, or rows would be lost. -#}
 {% macro get_incremental_replace_sql(arg_dict) -%}
     {%- if not is_in_build() -%}
         {%- do exceptions.raise_compiler_error(
@@ -10,22 +10,9 @@
             ~ 'Call it, and have hooks run inside of the transaction (transaction: true).'
         ) -%}
     {%- endif -%}
-    {%- set columns = arg_dict['dest_columns'] | map(attribute='quoted') | join(', ') -%}
     {%- set conditions = [] -%}
     {%- for predicate in arg_dict['incremental_predicates'] -%}
         {%- do conditions.append(render(predicate)) -%}
     {%- endfor -%}
-    with
-
-    new_rows as (
-
-        select * from {{ arg_dict['temp_relation'] }}
-
-    )
-
-    delete from {{ arg_dict['target_relation'] }}
-    where {{ conditions | join(' or ') }};
-
-    insert into {{ arg_dict['target_relation'] }} ({{ columns }})
-    select {{ columns }} from {{ arg_dict['temp_relation'] }};
+    {{ replace_rows(arg_dict['target_relation'], arg_dict['temp_relation'], conditions | join(' or ')) }}
 {%- endmacro %}

@@ -46,9 +46,9 @@ def bare(dbt_python: str, environment: dict[str, str]) -> Iterator[Dbt]:
 
 
 # The models that take what loads have changed, one after the other: their statements begin with number 12 and end
-# before number 80.
+# before number 90.
 INCREMENTAL = f"{BUILD} --select dim_date int_status_events fct_events availability_snapshot"
-MOMENTS = range(12, 80)
+MOMENTS = range(12, 90)
 STEP = 8  # in a build a load comes before every eighth statement
 MODEL_READS_EVENTS = """
     select exists (
@@ -186,10 +186,52 @@ OTHERS = """
     create view bi.events as select event_id from test_staging.stg_events;
     alter table test_dim.dim_services add column note text;
     alter table test_fact.fct_events add column note text default 'none';
+    update test_fact.fct_events set note = 'of ' || event_id;
+    create table bi.notes (event_id bigint references test_fact.fct_events on delete cascade);
+    insert into bi.notes select event_id from test_fact.fct_events;
+    create table bi.days (date date references test_analysis.availability_snapshot on delete cascade);
+    insert into bi.days select date from test_analysis.availability_snapshot;
+    create table bi.more_facts () inherits (test_fact.fct_events);
+    insert into bi.more_facts values (99, 1, 7, '2020-01-02', 3);
+    create table bi.more_days () inherits (test_analysis.availability_snapshot);
+    insert into bi.more_days values ('2019-12-31', 3);
+    create table bi.more_services () inherits (test_dim.dim_services);
+    insert into bi.more_services values (99, 'dak', 'roof');
+    create function test_dim.dim_services() returns integer return 1;
+    alter view test_staging.stg_events set (security_barrier = true);
+    alter view test_staging.stg_loads set (security_invoker = true);
+    alter table raw.events add column note text;
     update test_dim.dim_services set note = 'the garden' where service_id = 7;
-    create index of_bi on test_fact.fct_events (service_id);
+    create unique index of_bi on test_fact.fct_events (professional_id, created_at);
     comment on table test_fact.fct_events is 'Ask Ada first.';
     alter view bi.services owner to analyst;
+"""
+
+# What a new table would be without.
+OTHERS_ON_THE_TABLE = """
+    create table bi.everything (service_name_en text not null);
+    alter table test_dim.dim_services inherit bi.everything;
+    alter table test_dim.dim_services set (fillfactor = 70);
+    alter table test_dim.dim_services replica identity full;
+    alter table test_dim.dim_services add check (service_id > 0);
+    alter table test_dim.dim_services alter column service_name_nl set statistics 500;
+    alter table test_dim.dim_services alter column service_name_nl set storage external;
+    alter table test_dim.dim_services alter column service_name_nl set default 'onbekend';
+    alter table test_dim.dim_services enable row level security;
+    create policy everybody on test_dim.dim_services using (true);
+    grant select (service_name_nl) on test_dim.dim_services to analyst;
+    comment on table test_dim.dim_services is 'Ask Bob';
+    comment on column test_dim.dim_services.service_name_nl is 'In Dutch';
+"""
+OF_ANOTHER_KIND = """
+    drop view test_staging.stg_loads;
+    drop table test_analysis.professional_funnel, test_dim.dim_professionals;
+    create table test_staging.stg_loads as select 'precious' as note;
+    create materialized view test_analysis.professional_funnel as select 1 as number;
+    create view test_dim.dim_professionals as select 1 as number;
+    alter table test_staging.stg_loads owner to transformer;
+    alter materialized view test_analysis.professional_funnel owner to transformer;
+    alter view test_dim.dim_professionals owner to transformer;
 """
 
 
@@ -209,13 +251,16 @@ def others(warehouse: Warehouse) -> Iterator[Callable[[], list[Any]]]:
             ).fetchall()
             services = connection.execute("select * from bi.services order by 1").fetchall()
             connection.execute("reset role")
+            options = "select relname, reloptions from pg_class where relname in ('stg_events', 'stg_loads') order by 1"
             return [
                 rows,
                 services,
                 connection.execute("select service_id, note from test_dim.dim_services order by 1").fetchall(),
                 connection.execute("select count(*) from bi.facts").fetchall(),
                 connection.execute("select count(*) from bi.events").fetchall(),
-                connection.execute("select to_regclass('test_fact.of_bi')").fetchall(),
+                connection.execute("select to_regclass('test_fact.of_bi'), test_dim.dim_services()").fetchall(),
+                connection.execute(options).fetchall(),
+                connection.execute("select * from bi.more_days").fetchall(),
                 connection.execute(
                     "select split_part(obj_description('test_fact.fct_events'::regclass), e'\n', 1)"
                 ).fetchall(),
@@ -239,35 +284,72 @@ def test_what_others_have_put_on_the_marts_stays(
     with Dbt(dbt_python, env, project=project) as dbt:
         dbt.run("run --quiet")
         before = others()
-        assert before[2] == [(7, "the garden")]
+        assert before[2] == [(7, "the garden"), (99, None)]
+        assert before[6] == [("stg_events", ["security_barrier=true"]), ("stg_loads", ["security_invoker=true"])]
         dbt.run("run --quiet")
         dbt.run("run --quiet --full-refresh")
         assert others() == before
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute("alter table raw.events drop column note")  # no view of ours reads it
 
-        load(str(write_file(tmp_path / "events.csv", five_days()[:4])), warehouse.loader_dsn)
+        log = [*five_days()[:3], five_days()[3]._replace(event_id=22)]  # a proposal goes, its twin comes
+        load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
         dbt.run("run --quiet")
         after = others()
-        assert [row[0] for row in after[0]] == [11, 21]
+        assert [(row[0], row[5]) for row in after[0]] == [(11, "of 11"), (22, "none"), (99, "none")]
         assert after[1:3] == before[1:3]
         assert after[5:] == before[5:]
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            assert connection.execute("select event_id from bi.notes order by 1").fetchall() == [(11,)]
+            assert connection.execute("select count(*) from bi.days").fetchone() == (2,)
+
+        # Where a policy would leave rows out, none is taken for all.
+        for table in ("events", "loads"):
+            with psycopg.connect(warehouse.admin_dsn) as connection:
+                connection.execute(f"alter table raw.{table} enable row level security")
+            said = dbt.run("run --quiet --exclude staging", exit_code=1)
+            assert f'query would be affected by row-level security policy for table "{table}"' in said
+            with psycopg.connect(warehouse.admin_dsn) as connection:
+                connection.execute(f"alter table raw.{table} disable row level security")
+            assert others() == after
 
         # Another type: what hangs on the table is named, and nothing of it goes, whatever the way.
         yml = project / "models/marts/dim/dim_services.yml"
         sql = project / "models/marts/dim/dim_services.sql"
         replace(sql, "\n        service_id,\n", "\n        service_id::integer as service_id,\n")
         yml.write_text(yml.read_text().replace("data_type: bigint", "data_type: integer", 1))
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute(OTHERS_ON_THE_TABLE)
         said = dbt.run("run --quiet --select dim_services", exit_code=1)
         assert '"test_dim"."dim_services" is not what the model makes now: it has no column service_id integer.' in said
-        assert "A new table in its place would be without: column note, rule _RETURN on view bi.services." in said
+        [kept_out] = re.findall("A new table in its place would be without: (.*)[.]\n", said)
+        assert kept_out.split(", ") == [
+            "column note text",
+            "column service_id bigint",
+            "comment of column service_name_nl: In Dutch",
+            "comment: Ask Bob",
+            "constraint CHECK ((service_id > 0))",
+            "default of column service_name_nl",
+            "grants {analyst=r/transformer} of column service_name_nl",
+            "inheritance from bi.everything",
+            "options {fillfactor=70}",
+            "policy everybody on table test_dim.dim_services",
+            "replica identity",
+            "row level security",
+            "rule _RETURN on view bi.services",
+            "statistics target 500 of column service_name_nl",
+            "storage of column service_name_nl",
+            "table bi.more_services",
+        ]
         assert "dbt build --full-refresh --select dim_services" in said
         said = dbt.run("run --quiet --select dim_services --full-refresh", exit_code=1)
-        assert "A new table in its place would be without: rule _RETURN on view bi.services." in said
+        assert "would be without: rule _RETURN on view bi.services, table bi.more_services." in said
         assert others() == after
 
         # Without the view it is made anew where that is asked for, and grants are kept all the same.
         with psycopg.connect(warehouse.admin_dsn) as connection:
-            connection.execute("drop view bi.services")
-        assert "would be without: column note." in dbt.run("run --quiet --select dim_services", exit_code=1)
+            connection.execute("drop view bi.services; drop table bi.more_services")
+        dbt.run("run --quiet --select dim_services", exit_code=1)
         dbt.run("run --quiet --select dim_services --full-refresh")
         with psycopg.connect(warehouse.admin_dsn) as connection:
             connection.execute("set local role analyst")
@@ -281,12 +363,13 @@ def test_what_others_have_put_on_the_marts_stays(
 
         # A view that others depend on does not lose a column.
         staging = project / "models/staging/stg_events"
-        replace(staging.with_suffix(".sql"), "        event_id,\n", "        event_id::integer as event_id,\n")
+        selected = "renamed as (\n\n    select\n        event_id"
+        replace(staging.with_suffix(".sql"), selected, f"{selected}::integer as event_id")
         yml = staging.with_suffix(".yml")
         yml.write_text(yml.read_text().replace("data_type: bigint", "data_type: integer", 1))
         said = dbt.run("run --quiet --select stg_events", exit_code=1)
-        assert "is not what the model makes now, and others depend on it." in said
-        assert "view bi.events depends on view test_staging.stg_events" in said
+        assert 'cannot change data type of view column "event_id" from bigint to integer' in said
+        assert "A new view in its place would be without: rule _RETURN on view bi.events." in said
         assert "CASCADE" not in said
         with psycopg.connect(warehouse.admin_dsn) as connection:
             assert connection.execute("select count(*) from bi.events").fetchone() == (4,)
@@ -295,6 +378,23 @@ def test_what_others_have_put_on_the_marts_stays(
         with psycopg.connect(warehouse.admin_dsn) as connection:
             connection.execute("set local role analyst")
             assert connection.execute("select count(*) from test_staging.stg_events").fetchone() == (4,)
+            connection.execute("reset role")
+            assert connection.execute(
+                "select reloptions from pg_class where oid = 'test_staging.stg_events'::regclass"
+            ).fetchone() == (["security_barrier=true"],)
+
+        # What is of another kind may be somebody's: it goes only where that is asked for.
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute(OF_ANOTHER_KIND)
+        said = dbt.run("run --quiet --select stg_loads professional_funnel dim_professionals", exit_code=1)
+        assert '"stg_loads" is a table, and the model makes a view.' in said
+        assert '"professional_funnel" is a materialized view, and the model makes a table.' in said
+        assert '"dim_professionals" is a view, and the model makes a table.' in said
+        assert "It may be somebody's: rename it to keep it, or have it dropped: dbt build --full-refresh" in said
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            assert connection.execute("table test_staging.stg_loads").fetchall() == [("precious",)]
+        dbt.run("run --quiet --select stg_loads professional_funnel dim_professionals --full-refresh")
+        assert all(read(warehouse).values())
 
 
 def test_a_build_sets_what_it_depends_on(
@@ -307,6 +407,7 @@ def test_a_build_sets_what_it_depends_on(
             "search_path to public, pg_temp",
             "datestyle to 'SQL, DMY'",
             "timezone to 'Asia/Kathmandu'",
+            "quote_all_identifiers to on",
         ):
             connection.execute(f"alter role {role} in database {warehouse.database} set {setting}".encode())
         for mart in MARTS:  # a namesake of each temporary table
@@ -315,6 +416,9 @@ def test_a_build_sets_what_it_depends_on(
         load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
         run_in_process(MARTS_ALONE)
         assert read(warehouse) == expected(log)
+    with psycopg.connect(warehouse.admin_dsn) as connection:  # none was made again
+        indexes = "select count(*) from pg_indexes where schemaname = 'test_fact' and tablename = 'fct_events'"
+        assert connection.execute(indexes).fetchone() == (2,)
 
 
 # --- the lock ---------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_a_corrected_day_alone_is_rewritten_and_counted_anew_from_there(
 
     assert after.keys() == before.keys()
     rewritten = sorted((kind, at.day) for kind, at in before if before[kind, at] != after[kind, at])
-    assert rewritten == [("day", 3), ("day", 4), ("day", 5), ("fact", 3)]
+    assert rewritten == [("day", 3), ("day", 4), ("day", 5)]  # the day's proposal is the same
     assert read(warehouse) == expected(log)
 
     run_in_process(MARTS_ALONE)
@@ -528,6 +528,27 @@ def test_a_warehouse_that_is_not_reached(run: Callable[..., tuple[int, str]]) ->
     assert output.splitlines()[0] == "✗ The warehouse was not reached."
     assert "port 1 failed: Connection refused" in output.splitlines()[1]
     assert len(output.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "what"),
+    [
+        (("run", "--selector", ""), {}, "An argument is empty."),
+        (("run", "--exclude="), {}, "An argument is empty."),
+        (("run",), {"WAREHOUSE_HOST": "u:SECRET@host"}, "WAREHOUSE_HOST is not what its name says."),
+        (("run",), {"WAREHOUSE_HOST": "postgresql://u:SECRET@host/db"}, "WAREHOUSE_HOST is not what its name says."),
+        (("run",), {"WAREHOUSE_PORT": "9/SECRET"}, "WAREHOUSE_PORT is not what its name says."),
+        (("run",), {"WAREHOUSE_DATABASE": "w password=SECRET"}, "WAREHOUSE_DATABASE is not what its name says."),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_not_shown(
+    run: Callable[..., tuple[int, str]], arguments: tuple[str, ...], env: dict[str, str], what: str
+) -> None:
+    code, output = run(*arguments, **env)
+    assert code == 32
+    assert output.splitlines()[0] == f"✗ {what}"
+    assert len(output.splitlines()) == 3
+    assert "SECRET" not in output
 
 
 def test_a_variable_that_is_missing(run: Callable[..., tuple[int, str]]) -> None:

@@ -2,7 +2,15 @@ with
 
 events as (
 
-    select * from {{ source('raw', 'events') }}
+    select
+        event_id,
+        event_type,
+        professional_id_anonymized,
+        created_at,
+        meta_data,
+        load_id
+
+    from {{ source('raw', 'events') }}
 
 ),
 

@@ -2,7 +2,16 @@ with
 
 loads as (
 
-    select * from {{ source('raw', 'loads') }}
+    select
+        load_id,
+        status,
+        interval_start,
+        interval_end,
+        same_as_load_id,
+        transaction_id,
+        moved_from
+
+    from {{ source('raw', 'loads') }}
 
 ),
 

@@ -3,8 +3,8 @@
         materialized='incremental',
         incremental_strategy='replace',
         incremental_predicates=[
-            "date >= (select min(new_rows.date) from new_rows)",
-            "date not in (select calendar_date from {{ ref('dim_date') }})",
+            "old_rows.date >= (select min(new_rows.date) from new_rows)",
+            "old_rows.date not in (select calendar_date from {{ ref('dim_date') }})",
         ],
         on_schema_change='fail',
         post_hook="{{ remember_loads(ref('int_status_events')) }}",
@@ -28,7 +28,7 @@ dates as (
 
         from dates
 
-        left join {{ this }} as counted on dates.calendar_date = counted.date
+        left join only({{ this }}) as counted on dates.calendar_date = counted.date
 
         where counted.date is null
 
@@ -39,7 +39,7 @@ dates as (
 
         select counted.active_professionals
 
-        from {{ this }} as counted
+        from only({{ this }}) as counted
 
         inner join recount on counted.date = recount.first_date - 1
 

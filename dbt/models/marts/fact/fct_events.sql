@@ -2,7 +2,7 @@
     config(
         materialized='incremental',
         incremental_strategy='replace',
-        incremental_predicates=["{{ is_in_spans('created_at', changed_spans()) }}"],
+        incremental_predicates=["{{ is_in_spans('old_rows.created_at', changed_spans()) }}"],
         indexes=[{'columns': ['created_at']}],
         on_schema_change='fail',
         post_hook='{{ remember_loads() }}',
