@@ -32,7 +32,8 @@ def rules_broken_in_sql(sql: Path) -> Iterator[str]:
         yield "reads a source past staging"
     ctes = set(re.findall(r"^ *(\w+) as \($", text, re.MULTILINE))
     for relation in re.findall(
-        r"\b(?:from|join)\s+(?!lateral\b)([a-z_]\w*\.?\w*)", re.sub(r"extract\([^)]*\)", "", text)
+        r"\b(?:from|join)\s+(?:only\b[\s(]*)?(?!lateral\b|only\b)([a-z_]\w*\.?\w*)",
+        re.sub(r"extract\([^)]*\)", "", text),
     ):
         if relation not in ctes | {"new_rows"}:  # what an incremental predicate may read
             yield f"reads {relation} without ref"
