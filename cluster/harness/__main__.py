@@ -222,9 +222,8 @@ def take_down_kept() -> None:
     for run in runs:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(run.pid)
-            if (
-                "harness.supervisor" in process.cmdline()
-            ):  # not another that has its number since, or in another container
+            # Another process may have its number, since it ended or since it is in another container.
+            if "harness.supervisor" in process.cmdline():
                 process.terminate()
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(ANSWER_TIMEOUT_S)

@@ -158,9 +158,8 @@ def close(
 
 def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:
     """Write ERROR into the ledger, over a connection of its own as ROLE, unless the load has ended there."""
-    failure = str(error)
-    if not isinstance(error, EventsError):
-        failure = without_secrets(f"{type(error).__name__} {error}".strip(), source_uri, dsn_but_user(dsn))
+    failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
+    failure = without_secrets(failure, source_uri, dsn_but_user(dsn))
     try:
         with connect(dsn) as connection, transaction(connection, role):
             connection.execute(
