@@ -643,7 +643,7 @@ def test_a_role_that_may_connect_once(warehouse: Warehouse, dsn: str, db: psycop
         try:
             assert load(uri, dsn, force=True).loaded == 3 * ROWS_PER_DAY
             with pytest.raises(WarehouseGone, match="too many connections"):
-                load_day(uri, dsn, 1)
+                load(uri, dsn, start=DAY + timedelta(hours=10))
         finally:
             connection.execute("alter role loader connection limit -1")
         [(failure,)] = connection.execute("select failure from raw.loads where load_id = 3")

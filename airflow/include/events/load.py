@@ -9,8 +9,8 @@ from its beginning.
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import psycopg
+from psycopg import sql
 
 from events import ledger, records
 from events.connection import connect, foreseen, owner, transaction
@@ -27,7 +28,7 @@ from events.interval import Interval, utc
 from events.ledger import Earlier, LoadResult
 from events.partitions import drop_leftovers
 from events.progress import Progress
-from events.publishing import Replacement, swap
+from events.publishing import Replacement, cut_partitions, swap
 from events.source import digest, open_source, size
 from events.staging import EXAMPLES, Staging
 from events.tables import make_missing
@@ -169,7 +170,9 @@ class _Load:
             staging.finish()
             deadline = time.monotonic() + self.lock_timeout_s
             self._wait_for_turn()
-            with self._reader() as reader:
+            with ExitStack() as stack:
+                cut = cut_partitions(connection, self.interval)
+                reader = stack.enter_context(self._reader(cut)) if cut else None
                 self._keep_writers_away()
                 if read_definition(connection) != definition:
                     raise TablesUnfit(
@@ -182,6 +185,8 @@ class _Load:
                 if refusal := self._empty_replacement(staging, rows_now):
                     self._refuse(load_id, staging, source, refusal)
                 result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
+                if replacement.moved_from and not reader:  # of a partition that an event moved from, the rest is kept
+                    reader = stack.enter_context(self._reader([]))
                 replacement.prepare(staging, reader)
             staging.quarantine()
             ledger.forget_rejects(connection, self.source_uri, load_id)
@@ -285,17 +290,15 @@ class _Load:
         self.connection.execute("lock table raw.events in share row exclusive mode")
 
     @contextmanager
-    def _reader(self) -> Iterator[psycopg.Connection | None]:
-        """Have a second connection that can read raw.events, if rows of it may be kept.
+    def _reader(self, tables: Sequence[sql.Composable]) -> Iterator[psycopg.Connection]:
+        """Have a second connection that reads TABLES, whose rows are kept in part.
 
         It has its locks before the load has its own: who wants a partition for himself and waits for the load would
         otherwise hold up the reader, for which the load waits.
         """
-        if self.interval == Interval(None, None):
-            yield None
-            return
         with connect(self.dsn) as reader, transaction(reader, self.role, self.lock_timeout_s):
-            reader.execute("lock table raw.events in access share mode")
+            for table in tables:
+                reader.execute(sql.SQL("lock table only {} in access share mode").format(table))
             yield reader
 
     def _too_many_rejected(self, staging: Staging, to_see_the_rows: str) -> EventsError | None:

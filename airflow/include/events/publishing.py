@@ -282,6 +282,15 @@ class Replacement:
                 new.write(block)
 
 
+def cut_partitions(connection: psycopg.Connection, interval: Interval) -> list[sql.Composable]:
+    """Return the partitions that INTERVAL has a part of: the rows of the other part are kept."""
+    return [
+        partition.table
+        for partition in partitions(connection)
+        if partition.overlaps(interval) and (partition.before(interval.start) or partition.after(interval.end))
+    ]
+
+
 def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: float) -> None:
     """Execute STATEMENT, which needs `raw.events` for itself, and commit; readers wait for no more than a moment.
 
