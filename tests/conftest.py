@@ -45,12 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PGPASSWORD"] = password
         config.option.postgres = make_conninfo("", **told)
     if told.keys() - postgres.DSN_PARTS:  # some are secret, too, and pytest would show them
-        pytest.exit(
-            "--postgres has other parts than host, port, user, password and dbname.\n"
-            "  The load, dbt and the tests each connect on their own with just these.\n"
-            "  Put the rest into libpq's environment variables: PGSSLMODE=require, say.",
-            returncode=2,
-        )
+        pytest.exit(str(postgres.other_parts("--postgres")), returncode=2)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from events.uri import dsn_but_user, without_secrets
+from events.uri import without_secrets
 from harness import diagnostics, pins
 from harness.errors import PortTakenError, PostgresError
 from harness.supervisor import Supervisor, service_ended, service_failed
@@ -349,6 +349,15 @@ def parts(dsn: str) -> dict[str, str]:
     return told if "@" not in elsewhere and re.fullmatch(r"[\d,]*", told.get("port", "")) else {}
 
 
+def other_parts(option: str) -> PostgresError:
+    """Return the error for a DSN, named in OPTION, that says more or less than the project can connect with."""
+    return PostgresError(
+        f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",
+        "The load, dbt and the tests each connect on their own, over TCP, with just these.",
+        "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, say.",
+    )
+
+
 def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Server:
     """Return the server that DSN (URL or key=value) names; its user must be allowed to make databases and roles.
 
@@ -359,15 +368,10 @@ def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Se
     Raises:
         PostgresError: it does not answer, is not reached over TCP, is of another major version, or the user may not.
     """
-    other_parts = PostgresError(
-        f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",
-        "The load, dbt and the tests each connect on their own, over TCP, with just these.",
-        "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, say.",
-    )
     try:
         told = conninfo_to_dict(dsn)
         if not told.keys() <= DSN_PARTS:
-            raise other_parts
+            raise other_parts(option)
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             info = connection.info
             allowed = connection.execute(
@@ -378,14 +382,14 @@ def given(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Se
             suffix = suffix or f"_{secrets.token_hex(4)}"
             server = Server(option, info.host, info.port, info.user, password, info.dbname, suffix)
     except psycopg.Error as error:
-        said = without_secrets(str(error).strip().splitlines()[-1], dsn_but_user(dsn))
+        said = without_secrets(str(error).strip().splitlines()[-1], dsn)
         raise PostgresError(
             f"The PostgreSQL that {option} names does not answer: {said}",
             "It is most likely not running, or the user or password is wrong.",
             f"Try the same DSN with psql, or leave {option} out to get an ephemeral server.",
         ) from None
     if not server.host or server.host.startswith("/"):
-        raise other_parts
+        raise other_parts(option)
     if major != MAJOR:
         raise PostgresError(
             f"The PostgreSQL that {option} names is version {major}; the project is tested on {MAJOR}.",

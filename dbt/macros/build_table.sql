@@ -152,7 +152,7 @@
     own columns that need a value. Other columns and constraints that somebody has added are no difference. -#}
 {% macro differences_in_structure(existing, new_rows) -%}
     {%- set query -%}
-        with {{ parts_of("'" ~ existing ~ "'::regclass, '" ~ new_rows ~ "'::regclass") }}
+        with {{ parts_of(existing, new_rows) }}
 
         (
             select 'no ' || part as difference from parts where relation = '{{ new_rows }}'::regclass and is_structure
@@ -172,9 +172,10 @@
 {%- endmacro %}
 
 
-{#- A common table expression, `parts`: what TABLES, an SQL list, are made of, as far as it is not what a table has
-    anyway. The structure is what a model's own columns and constraints say. -#}
-{% macro parts_of(tables) -%}
+{#- A common table expression, `parts`: what the tables or views ONE and OTHER are made of, as far as it is not what
+    each has anyway. The structure is what a model's own columns and constraints say. -#}
+{% macro parts_of(one, other) -%}
+    {%- set both = "('" ~ one ~ "'::regclass, '" ~ other ~ "'::regclass)" -%}
     parts as (
 
         select attrelid as relation, is_structure, part
@@ -191,11 +192,11 @@
             (false, case when attcompression <> '' then 'compression' end || of_column),
             (false, (select 'storage' || of_column from pg_type where oid = atttypid and typstorage <> attstorage))
         ) as parts_of_column (is_structure, part)
-        where attrelid in ({{ tables }}) and attnum > 0 and not attisdropped
+        where attrelid in {{ both }} and attnum > 0 and not attisdropped
         union all
         select conrelid, true, 'constraint ' || pg_get_constraintdef(oid)
         from pg_constraint
-        where conrelid in ({{ tables }})
+        where conrelid in {{ both }}
         union all
         select oid, false, part
         from pg_class
@@ -209,7 +210,7 @@
             ('tablespace ' || (select spcname from pg_tablespace where pg_tablespace.oid = reltablespace)),
             ('comment: ' || nullif(regexp_replace(obj_description(oid, 'pg_class'), {{ note_pattern() }}, ''), ''))
         ) as parts_of_table (part)
-        where oid in ({{ tables }})
+        where oid in {{ both }}
 
     )
 {%- endmacro %}
@@ -240,7 +241,7 @@
     would not let it go. -#}
 {% macro what_would_go(existing, new_one, is_refresh) -%}
     {%- set query -%}
-        with {{ parts_of("'" ~ existing ~ "'::regclass, '" ~ new_one ~ "'::regclass") }}
+        with {{ parts_of(existing, new_one) }}
 
         select distinct pg_describe_object(classid, objid, objsubid) as part
         from pg_depend

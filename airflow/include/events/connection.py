@@ -39,7 +39,7 @@ from events.errors import (
     WarehouseFull,
     WarehouseGone,
 )
-from events.uri import dsn_but_user, without_secrets
+from events.uri import without_secrets
 
 _SETTINGS = {
     "search_path": "pg_catalog, pg_temp",  # of others' tables none is ever meant: ours are named with their schema
@@ -79,7 +79,6 @@ def connect(dsn: str) -> psycopg.Connection:
         SettingUnusable: the DSN is none.
         psycopg.OperationalError: the warehouse is not reached.
     """
-    about = dsn_but_user(dsn)
     try:
         return psycopg.connect(
             dsn,
@@ -93,12 +92,12 @@ def connect(dsn: str) -> psycopg.Connection:
         )
     except (psycopg.ProgrammingError, UnicodeError) as error:
         raise SettingUnusable(
-            f"The warehouse's DSN cannot be read: {first_line(error, about)}",
+            f"The warehouse's DSN cannot be read: {first_line(error, dsn)}",
             "It has an unknown parameter, or a password whose special characters are not percent-encoded.",
             "Write it like postgresql://loader:p%40ss@host:5432/warehouse",
         ) from None  # libpq quotes parts of it
     except psycopg.OperationalError as error:
-        raise type(error)(without_secrets(str(error), about)) from None
+        raise type(error)(without_secrets(str(error), dsn)) from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ these in place, so that they stay and nobody waits for them. What a load cannot 
 They are read from the catalogs and spelled out: `like raw.events` would lock it for as long as a load takes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -151,12 +152,10 @@ class Definition:
             sql.SQL("create table {} ({}){}").format(table, _sql(", ".join(map(str, self.columns))), _sql(by))
         ]
         statements += self._constraints(table, self.checks)
-        connection.execute(sql.SQL("; ").join(statements))
+        _execute(connection, statements)
         if partitioned:
             self.index(connection, table)
-            statements = self._constraints(table, self.references)
-            if statements:
-                connection.execute(sql.SQL("; ").join(statements))
+            _execute(connection, self._constraints(table, self.references))
 
     def index(self, connection: psycopg.Connection, table: sql.Composable) -> None:
         """Give TABLE, which has its rows, the keys and the indexes."""
@@ -165,17 +164,15 @@ class Definition:
             sql.SQL("create {} on {} {}").format(_sql("unique index" if is_unique else "index"), table, _sql(rest))
             for is_unique, rest in self.indexes
         ]
-        if statements:
-            connection.execute(sql.SQL("; ").join(statements))
+        _execute(connection, statements)
 
     def refer(self, connection: psycopg.Connection, table: sql.Composable) -> None:
         """Give TABLE the foreign keys: from here on nobody else may write to the tables that these refer to.
 
         One that is not valid holds for new rows; all of the table's rows are looked at, since they are new.
         """
-        if self.references:
-            references = tuple(reference.removesuffix(" NOT VALID") for reference in self.references)
-            connection.execute(sql.SQL("; ").join(self._constraints(table, references)))
+        references = tuple(reference.removesuffix(" NOT VALID") for reference in self.references)
+        _execute(connection, self._constraints(table, references))
 
     def _constraints(self, table: sql.Composable, constraints: tuple[str, ...]) -> list[sql.Composed]:
         return [sql.SQL("alter table {} add {}").format(table, _sql(constraint)) for constraint in constraints]
@@ -231,6 +228,12 @@ def read_definition(connection: psycopg.Connection) -> Definition:
 
     indexes = connection.execute(_INDEXES).fetchall()
     return Definition(columns, of("c"), of("pux"), of("f"), tuple(indexes))
+
+
+def _execute(connection: psycopg.Connection, statements: Sequence[sql.Composable]) -> None:
+    """Execute STATEMENTS, if there are any, in one message."""
+    if statements:
+        connection.execute(sql.SQL("; ").join(statements))
 
 
 def _sql(text: str) -> sql.SQL:

@@ -9,7 +9,7 @@ import psycopg
 from events.connection import connect, transaction
 from events.errors import EventsError
 from events.interval import Interval
-from events.uri import dsn_but_user, shown, source_id, without_secrets
+from events.uri import shown, source_id, without_secrets
 
 _LOAD_LOCK = 0x6C6F6164  # "load": with the load's id, held by the transaction of each load that is under way
 _INT = 0x7FFFFFFF  # the largest: such a lock has two of four bytes
@@ -159,7 +159,7 @@ def close(
 def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:
     """Write ERROR into the ledger, over a connection of its own as ROLE, unless the load has ended there."""
     failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
-    failure = without_secrets(failure, source_uri, dsn_but_user(dsn))
+    failure = without_secrets(failure, source_uri, dsn)
     try:
         with connect(dsn) as connection, transaction(connection, role):
             connection.execute(
@@ -171,7 +171,7 @@ def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, er
         logger.warning(
             "load %d: its failure could not be recorded; the next load will do it: %s",
             load_id,
-            without_secrets(str(second), dsn_but_user(dsn)),
+            without_secrets(str(second), dsn),
         )
 
 

@@ -32,7 +32,7 @@ from events.publishing import Replacement, cut_partitions, swap
 from events.source import digest, open_source, size
 from events.staging import EXAMPLES, Staging
 from events.tables import make_missing
-from events.uri import clean_logs, dsn_but_user, shown
+from events.uri import clean_logs, shown
 
 __all__ = ["PUBLISH_LOCK", "Interval", "LoadResult", "load"]
 
@@ -77,7 +77,7 @@ def load(
         psycopg.Error: the warehouse failed in a way that was not foreseen; likewise, if it can still be written.
     """
     interval = Interval(utc(start), utc(end))
-    with clean_logs(source_uri, dsn_but_user(dsn)), foreseen(lock_timeout_s), connect(dsn) as connection:
+    with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection)
         report = _Report(say, say_every_s)
         job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, report)

@@ -72,6 +72,10 @@ class Partition:
             return None
         return Interval(moment, self.end)
 
+    def is_cut_by(self, interval: Interval) -> bool:
+        """Say whether a part of its range, but not all of it, may be in INTERVAL, which it overlaps."""
+        return bool(self.before(interval.start) or self.after(interval.end))
+
     def overlaps(self, interval: Interval) -> bool:
         """Say whether a moment can be in both."""
         begins_before = self.start is None or interval.end is None or self.start < interval.end

@@ -143,8 +143,7 @@ class Replacement:
 
     def _has(self, partition: Partition) -> bool:
         """Say whether the interval has all of PARTITION."""
-        cut = partition.before(self._interval.start) or partition.after(self._interval.end)
-        return partition in self._touched and not cut
+        return partition in self._touched and not partition.is_cut_by(self._interval)
 
     @property
     def _replaced(self) -> list[Partition]:
@@ -287,7 +286,7 @@ def cut_partitions(connection: psycopg.Connection, interval: Interval) -> list[s
     return [
         partition.table
         for partition in partitions(connection)
-        if partition.overlaps(interval) and (partition.before(interval.start) or partition.after(interval.end))
+        if partition.overlaps(interval) and partition.is_cut_by(interval)
     ]
 
 

@@ -57,6 +57,7 @@ _LOGIN = re.compile(
     r"(?:[^/?#]*@|(?:(?<=s3://)|(?<=s3a://))[^/?#:@]+:(?!:|\d+[/?#])[^?#]*@)",
     re.IGNORECASE,
 )
+_DSN_USER = re.compile(r"^(postgres(?:ql)?://)[^/?#:@]+(?=[:@])")  # a message says who may not log in
 _DELIMITERS = re.compile(r"[/:@?#&=\s]+")
 _ANYWHERE, _SHORTEST = 6, 3  # a part of a secret is found within a word if it is so long; a short one may be any word's
 
@@ -94,11 +95,6 @@ def without_secrets(text: str, *about: str) -> str:
             told += found[1], _shown(uri), found[2][len(uri) :]
         position = found.end()
     return "".join([*told, _plain(text[position:])])
-
-
-def dsn_but_user(dsn: str) -> str:
-    """Return DSN without its user, for `without_secrets`: a message says who may not log in."""
-    return re.sub(r"^(postgres(?:ql)?://)[^/?#:@]+(?=[:@])", r"\1", dsn)
 
 
 @contextmanager
@@ -154,9 +150,13 @@ def _shown(rest: str) -> str:
 
 
 def _hidden(uri: str) -> set[str]:
-    """Return the parts of URI that `shown` hides, as they are, decoded and encoded."""
+    """Return the parts of URI that `shown` hides, as they are, decoded and encoded; of a DSN not the user."""
     seen = shown(uri).lower()
-    parts = {part for part in _DELIMITERS.split(uri) if len(part) >= _SHORTEST and part.lower() not in seen}
+    parts = {
+        part
+        for part in _DELIMITERS.split(_DSN_USER.sub(r"\1", uri))
+        if len(part) >= _SHORTEST and part.lower() not in seen
+    }
     return {form for part in parts for form in (part, unquote(part), quote(part, safe="", errors="surrogateescape"))}
 
 
