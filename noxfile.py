@@ -11,10 +11,10 @@ from pathlib import Path
 
 import nox
 
-sys.path.insert(0, str(Path(__file__).parent / "cluster"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import environment, locks, paths, summary  # standard library only
-from harness import session as posargs
+from harness.project import environments, locks, posargs
+from harness.reporting import summary
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`
@@ -22,7 +22,6 @@ nox.options.sessions = ["lint", "docs", "types", "tests", "dags", "dbt"]
 
 TAKEDOWN_S = 90  # how long a session may take to clean up after Ctrl-C
 ENV = {
-    "PYTHONPATH": os.pathsep.join(map(str, paths.PYTHONPATH)),
     "NOX_PID": str(os.getpid()),  # the harness takes everything down when this process is gone
 }
 
@@ -30,7 +29,7 @@ ENV = {
 def install(session: nox.Session, group: str) -> str:
     """Sync GROUP's environment with its lock and return its Python."""
     try:
-        return str(environment.install(group))
+        return str(environments.install(group))
     except locks.LockError as error:
         summary.failed(session.name, str(error))
         session.error(str(error))
@@ -50,7 +49,15 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
 
 def run_module(session: nox.Session, python: str, *module: str, **env: str) -> None:
     """Run MODULE, its arguments and then posargs, which are not printed: a URI or a DSN may have secrets in it."""
-    run(session, python, "-m", "harness.session", *module, **env, **{posargs.VARIABLE: json.dumps(session.posargs)})
+    run(
+        session,
+        python,
+        "-m",
+        "harness.project.posargs",
+        *module,
+        **env,
+        **{posargs.VARIABLE: json.dumps(session.posargs)},
+    )
 
 
 def pytest(session: nox.Session, group: str, *arguments: str, **env: str) -> None:
@@ -62,7 +69,7 @@ def pytest(session: nox.Session, group: str, *arguments: str, **env: str) -> Non
 @nox.session(tags=["ci", "docs"])
 def lint(session: nox.Session) -> None:
     """Check style and mistakes in Python, SQL, shell, workflows, Dockerfiles and Markdown; `-- --fix` mends."""
-    run(session, install(session, "lint"), "-m", "harness.lint", *session.posargs)
+    run(session, install(session, "lint"), "-m", "harness.ci.lint", *session.posargs)
 
 
 @nox.session(tags=["ci", "docs"])
@@ -74,17 +81,14 @@ def docs(session: nox.Session) -> None:
 @nox.session(tags=["ci"])
 def types(session: nox.Session) -> None:
     """Check the types, strictly."""
-    run(session, install(session, "types"), "-m", "harness.typecheck", *session.posargs)
+    run(session, install(session, "types"), "-m", "harness.ci.typecheck", *session.posargs)
 
 
 @nox.session(tags=["ci", "pythons"])
 def tests(session: nox.Session) -> None:
     """Test units, warehouse and harness on a real, ephemeral PostgreSQL (`-- --postgres DSN` names one)."""
-    for group in ("airflow", "lint", "types"):
-        install(session, group)
-    dbt = install(session, "dbt")
     apart = ("--ignore=tests/dags", "--ignore=tests/cluster", "--ignore=tests/docs")
-    pytest(session, "tests", *apart, "--numprocesses=2", "--dist=loadfile", DBT_PYTHON=dbt)
+    pytest(session, "tests", *apart, "--numprocesses=2", "--dist=loadfile")
 
 
 @nox.session(tags=["ci"])
@@ -123,13 +127,13 @@ def faults(session: nox.Session) -> None:
 @nox.session(default=False)
 def plan(session: nox.Session) -> None:
     """Plan what a workflow runs, by the sessions' tags: `-- --event push --base COMMIT`."""
-    run_module(session, sys.executable, "harness.plan")
+    run_module(session, sys.executable, "harness.ci.plan")
 
 
 @nox.session(default=False)
 def workflow(session: nox.Session) -> None:
     """Run the jobs of .github/workflows/ci.yml here, as GitHub would; what follows `--` chooses among them."""
-    run_module(session, install(session, "workflow"), "harness.workflow")
+    run_module(session, install(session, "workflow"), "harness.ci.workflow")
 
 
 @nox.session(default=False)
@@ -142,7 +146,7 @@ def release(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the load and dbt: `-- load` or `-- dbt` for one, `--events N` for another size."""
     install(session, "dbt")
-    run_module(session, install(session, "bench"), "harness.bench")
+    run_module(session, install(session, "bench"), "harness.commands.bench")
 
 
 @nox.session(default=False)
@@ -154,4 +158,4 @@ def sample(session: nox.Session) -> None:
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Write requirements/*.txt anew from pyproject.toml; `-- --upgrade` takes the newest versions."""
-    run_module(session, sys.executable, "harness.locks")
+    run_module(session, sys.executable, "harness.ci.lock")

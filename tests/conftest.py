@@ -13,9 +13,10 @@ from psycopg.conninfo import make_conninfo
 
 from events import publishing, staging
 from events.tables import create_tables
-from harness import postgres, pythons
-from harness.paths import ROOT
-from harness.warehouse import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
+from harness.project import pythons
+from harness.project.paths import ROOT
+from harness.warehouse import server as postgres
+from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.needs import program
-from harness.postgres import free_port, unprivileged_user
-from harness.warehouse import Warehouse
+from harness.ci.needs import program
+from harness.warehouse.roles import Warehouse
+from harness.warehouse.server import free_port, unprivileged_user
 
 
 @contextmanager

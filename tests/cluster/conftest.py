@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness import engine, pins
-from harness.kubectl import Kubectl
-from harness.paths import PYTHONPATH
+from harness.docker import engine
+from harness.kubernetes.kubectl import Kubectl
+from harness.project import pins
 from harness.targets import Settings
 from harness.targets.kind import KindPlace
 
@@ -26,14 +26,13 @@ PLACE = KindPlace(Settings("", 0.01))
 
 def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
     """Start `python -m harness ARGUMENTS` as a session does."""
-    path = os.pathsep.join(map(str, PYTHONPATH))
     mine = {name: value for name, value in os.environ.items() if name != "NOX_PID"}
     return subprocess.Popen(
         [sys.executable, "-m", "harness", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=mine | {"PYTHONPATH": path} | env,
+        env=mine | env,
     )
 
 

@@ -1,4 +1,4 @@
-"""Small objects that go wrong on a cluster in the ways that `harness.causes` tells apart.
+"""Small objects that go wrong on a cluster in the ways that `harness.kubernetes.causes` tells apart.
 
 The image is the only one they need, and the cluster has to have it: nothing is downloaded. What is missing is asked of
 a registry that one of them is, which the node's containerd reaches at its own 127.0.0.1. containerd 1 asks it over HTTP

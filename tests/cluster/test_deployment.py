@@ -11,12 +11,13 @@ import psycopg
 import pytest
 import yaml
 
-from harness import engine, images, pins
-from harness.airflow_api import AirflowApi
-from harness.commands import run as run_command
-from harness.paths import ROOT, SAMPLE
-from harness.release import read_secret
-from harness.targets.on_cluster import warehouse_of
+from harness.docker import engine, images
+from harness.kubernetes.deployment import read_secret
+from harness.pipeline.airflow_api import AirflowApi
+from harness.processes.command import run as run_command
+from harness.project import pins
+from harness.project.paths import ROOT, SAMPLE
+from harness.targets.kubernetes_target import warehouse_of
 from tests.cluster.conftest import PLACE, Cluster, read_until, run, start
 
 DBT_BUILD = ("events_pipeline_daily", "dbt_build")

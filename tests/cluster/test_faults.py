@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.causes import Cause, find, find_for_tasks
+from harness.kubernetes.causes import Cause, find, find_for_tasks
 from tests.cluster.conftest import Cluster
 from tests.cluster.faults import EXPECTED, MANIFESTS, OBJECTS
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
-from harness.warehouse import Warehouse
-from tests.warehouse.brute_force import MARTS, Event, Rows
+from harness.warehouse.roles import Warehouse
+from tests.dbt.brute_force import MARTS, Event, Rows
 
 PROJECT = Path(__file__).parents[2] / "dbt"
 LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 
 from events.tables import create_tables
-from harness.postgres import Server
-from harness.warehouse import Warehouse, create_warehouse, drop_warehouse
+from harness.project.environments import install
+from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
+from harness.warehouse.server import Server
 from tests.dbt.common import PROJECT, Dbt
 
 
 @pytest.fixture(scope="session")
 def dbt_python() -> str:
     """Give the Python of dbt's own environment."""
-    if python := os.environ.get("DBT_PYTHON"):
-        return python
-    pytest.fail("set DBT_PYTHON to the Python of an environment with dbt-core and dbt-postgres")
+    return str(install("dbt"))
 
 
 @pytest.fixture

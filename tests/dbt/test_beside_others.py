@@ -14,7 +14,8 @@ import psycopg
 import pytest
 
 from events.load import load
-from harness.warehouse import Warehouse
+from harness.warehouse.roles import Warehouse
+from tests.dbt.brute_force import MARTS, Event, expected
 from tests.dbt.common import (
     LOCK_KEY,
     MARTS_ALONE,
@@ -29,7 +30,6 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.poolers import pgbouncer
-from tests.warehouse.brute_force import MARTS, Event, expected
 
 BUILD = f"{MARTS_ALONE} --threads 1"  # so that the number of a statement says which it is
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from events.load import load
-from harness.warehouse import Warehouse
+from harness.warehouse.roles import Warehouse
+from tests.dbt.brute_force import MARTS, Event, expected, streams
 from tests.dbt.common import (
     LOCK_KEY,
     MARTS_ALONE,
@@ -34,7 +35,6 @@ from tests.dbt.common import (
     write,
     write_file,
 )
-from tests.warehouse.brute_force import MARTS, Event, expected, streams
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

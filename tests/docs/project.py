@@ -16,10 +16,11 @@ import nox.registry
 
 from events.errors import EventsError
 from harness import __main__ as command_line
-from harness import errors, tools
-from harness.paths import ROOT
+from harness import errors
+from harness.project import tools
+from harness.project.paths import ROOT
 
-CODE = ("noxfile.py", "airflow/**/*.py", "cluster/**/*.py", "dbt/*.py")
+CODE = ("noxfile.py", "airflow/**/*.py", "dbt/*.py", "harness/**/*.py")
 INTERNAL = {"PLATFORM_TAKEDOWN"}  # what a run tells the supervisor's last command; nobody sets it
 
 
@@ -173,7 +174,7 @@ def exit_codes() -> list[str]:
     of_dbt = set(first_arguments(dbt, "stop"))
     handled = next(
         node
-        for node in ast.walk(trees()[ROOT / "cluster" / "harness" / "__main__.py"])
+        for node in ast.walk(trees()[ROOT / "harness" / "__main__.py"])
         if isinstance(node, ast.FunctionDef) and node.name == "raise_interrupts"
     )
     signals = {node.attr for node in ast.walk(handled) if isinstance(node, ast.Attribute) and node.attr[:3] == "SIG"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.paths import ROOT
+from harness.project.paths import ROOT
 from tests.docs import documents
 
 TEXT = """# The `title`, and more

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness import targets
-from harness.paths import ROOT
+from harness.project.paths import ROOT
 from tests.docs import project
 from tests.docs.documents import differences, read
 

@@ -6,8 +6,8 @@ from datetime import date
 
 import pytest
 
-from harness import postgres
-from harness.paths import ROOT
+from harness.project.paths import ROOT
+from harness.warehouse import server as postgres
 from tests.docs import documents, project
 from tests.docs.documents import differences, read, section, table
 
@@ -187,7 +187,7 @@ def layout() -> list[tuple[str, str]]:
 
 def test_the_layout_names_files_that_there_are() -> None:
     assert [path for path, _ in layout() if not (ROOT / path).exists()] == []
-    assert {"noxfile.py", "cluster/harness/", "docs/"} <= {path for path, _ in layout()}
+    assert {"noxfile.py", "harness/", "docs/"} <= {path for path, _ in layout()}
 
 
 @pytest.mark.parametrize(("folder", "pattern"), [("tests/", "*/"), ("docs/", "*")])
@@ -197,12 +197,11 @@ def test_the_layout_names_all_of_a_folder(folder: str, pattern: str) -> None:
     assert differences(told, there - {"__pycache__"}) == []
 
 
-def test_the_architecture_has_every_module() -> None:
-    told = documents.names(row[0] for row in table(section(read(ARCHITECTURE), "The harness"), "module"))
-    harness = ROOT / "cluster" / "harness"
-    modules = {path.name for path in harness.glob("*.py")} - {"__init__.py"}
-    folders = {f"{path.parent.name}/" for path in harness.glob("*/*.py")}
-    assert differences(told, modules | folders) == []
+def test_the_architecture_has_every_package_and_what_its_docstring_says() -> None:
+    told = {row[0]: row[1] for row in table(section(read(ARCHITECTURE), "The harness"), "package")}
+    packages = sorted((ROOT / "harness").glob("*/__init__.py"))
+    docstrings = {f"`{path.parent.name}/`": ast.get_docstring(ast.parse(path.read_text())) for path in packages}
+    assert told == {name: (text or "").partition("\n")[0] for name, text in docstrings.items()}
 
 
 # --- the changelog --------------------------------------------------------------------------------------------------

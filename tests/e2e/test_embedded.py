@@ -20,8 +20,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from harness.airflow_api import AirflowApi
-from harness.paths import BUILD, PYTHONPATH, ROOT
+from harness.pipeline.airflow_api import AirflowApi
+from harness.project.paths import BUILD, ROOT
 from tests.servers import Handler, serving
 
 TIMEOUT_S = 150
@@ -67,14 +67,13 @@ def temporary() -> Iterator[Path]:
 
 
 def start(temporary: Path, *options: str, under: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join(map(str, PYTHONPATH))
     return subprocess.Popen(
         [*under, sys.executable, "-m", "harness", "e2e", "--target", "embedded", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "NOX_PID"}
-        | {"PYTHONPATH": path, "TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))}
+        | {"TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))}
         | env,
     )
 
@@ -242,7 +241,7 @@ def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken
     [home] = temporary.glob("events-platform-*")
     logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
     assert with_secrets(diagnostics, *logs) == []
-    assert any("-m harness.supervisor" in arguments for arguments in seen)
+    assert any("-m harness.processes.supervisor" in arguments for arguments in seen)
     assert not any(PLANTED in arguments for arguments in seen)
     shutil.rmtree(diagnostics)
     assert PLANTED not in summary(temporary).read_text() + (BUILD / "e2e" / "phases.json").read_text()

@@ -1,1 +1,0 @@
-"""Bring targets up, run the pipelines on them, explain what fails, take everything down: `python -m harness`."""

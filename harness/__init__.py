@@ -1,0 +1,1 @@
+"""Bring targets up, run the pipelines on them, check every number, and take everything down."""

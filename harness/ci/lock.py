@@ -1,0 +1,62 @@
+"""Write `requirements/*.txt` and report which versions changed: what `nox -s lock` does.
+
+    python -m harness.ci.lock [OPTION of `uv pip compile`, --upgrade for example]...
+
+Needs the standard library and uv alone: it runs before there is any environment.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from harness.project.locks import CONSTRAINTS, LockError, write
+from harness.project.paths import BUILD
+from harness.reporting.summary import Section, code, table
+
+CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`: the text of a pull request, for example
+
+
+def versions() -> dict[str, str]:
+    """Return the version that is locked of each package; of one that has several, all of them."""
+    found: dict[str, list[str]] = {}
+    if CONSTRAINTS.exists():
+        for name, version in re.findall(
+            r"^([^\s#=]+)==([^\s;]+)", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            found.setdefault(name, []).append(version)
+    return {name: ", ".join(sorted(set(several))) for name, several in found.items()}
+
+
+def changes(before: dict[str, str], after: dict[str, str]) -> tuple[int, str]:
+    """Return how many packages changed their version, and Markdown that says which."""
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    rows = [(name, before.get(name, "new"), after.get(name, "gone")) for name in names]
+    return len(rows), table(("package", "from", "to"), rows) if rows else "No version changed."
+
+
+def main(options: Sequence[str]) -> None:
+    """Write the locks, and tell which versions changed: in the summary, and in `build/lock.md`.
+
+    Raises:
+        LockError: uv is missing, or finds no versions that fit.
+    """
+    before = versions()
+    with Section("lock") as section:
+        try:
+            write(*options)
+        except LockError as error:
+            why = "No versions fit what pyproject.toml asks for, or the package index was not reached."
+            section.fail(str(error), why, "Read what uv says, and try again: nox -s lock", [code(error.output)])
+            raise
+        count, told = changes(before, versions())
+        section.headline = f"{count} versions changed"
+        section.add(told)
+        CHANGES.parent.mkdir(exist_ok=True)
+        CHANGES.write_text(f"{told}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except LockError as error:
+        sys.exit(str(error))

@@ -1,0 +1,215 @@
+"""What a test may need of the machine: how to see whether it is there, and how to get it: `harness.ci.pytest_needs`.
+
+Each is looked for once per process, and only where a test needs it.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from events.uri import shown
+from harness.errors import CommandFailedError, EngineMissingError, TooSmallError
+from harness.processes.command import run
+from harness.project import pythons
+from harness.project.paths import ROOT
+
+SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # which are not on everybody's path
+
+
+class UnknownNeedError(Exception):
+    """There is no need of that name; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a machine may have or not.
+
+    Attributes:
+        what: its name, for people.
+        how: how to get it.
+        why_not: says in a few words why it is missing; nothing where it is there.
+        after: what it needs itself, by name: without these it is not looked for.
+    """
+
+    what: str
+    how: str
+    why_not: Callable[[], str]
+    after: tuple[str, ...] = ()
+
+    @cached_property
+    def missing(self) -> str:
+        """What is said of it where it is missing, in one line; nothing where it is there."""
+        why = self.why_not()
+        return f"{self.what}: {why}; {self.how}" if why else ""
+
+
+# --- how it is looked for -------------------------------------------------------------------------------------------
+
+
+def program(name: str) -> str | None:
+    """Return a program's path: on the path, or where that of an ordinary user does not lead; or None."""
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(SYSTEM_PROGRAMS))
+
+
+def no_program(name: str) -> str:
+    """Look for a program."""
+    return "" if program(name) else "it is not installed"
+
+
+def no_engine() -> str:
+    """Look for an engine that the docker command and the client in Python both reach."""
+    from harness.docker import engine
+    from harness.warehouse import server as postgres
+
+    try:
+        engine.info()
+    except EngineMissingError:
+        return f"none answers at {engine.address()}"
+    return "" if postgres.engine_answers() else "one answers at docker's context alone"
+
+
+def no_room() -> str:
+    """Look whether the engine has the memory and the disk for a cluster."""
+    from harness.docker import engine
+
+    try:
+        engine.check_room()
+    except TooSmallError as error:
+        return error.what.removesuffix(".")
+    return ""
+
+
+def no_image() -> str:
+    """Look for PostgreSQL's image; where it is missing, pull it, as the tests' server does."""
+    from harness.docker import engine
+    from harness.project import pins
+
+    name = pins.image("postgres")
+    if engine.has_image(name) or _runs("docker", "pull", "--quiet", name, timeout_s=pins.deadline_s("pull")):
+        return ""
+    return f"{name} is not in the engine and cannot be pulled"
+
+
+def no_buildx() -> str:
+    """Look for docker's plugin."""
+    return "" if _runs("docker", "buildx", "version") else "the docker command has no such plugin"
+
+
+def no_tool(name: str) -> str:
+    """Look for a program that the harness finds or fetches."""
+    from harness.project import tools
+
+    return "" if tools.can_be_had(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
+
+
+def no_chart() -> str:
+    """Look for Airflow's chart."""
+    from harness.kubernetes import chart
+
+    return "" if chart.can_be_had() else f"it cannot be had from {shown(chart.source())}"
+
+
+def not_root() -> str:
+    """Look who this is."""
+    return "" if os.geteuid() == 0 else "this is an ordinary user"
+
+
+def no_mount() -> str:
+    """Mount a small file system, and unmount it."""
+    if sys.platform != "linux":
+        return "this is not Linux"
+    with tempfile.TemporaryDirectory() as directory:
+        if not _runs("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory):
+            return "this machine does not let root mount"
+        return "" if _runs("umount", "--lazy", directory) else f"{directory} cannot be unmounted"
+
+
+def no_history() -> str:
+    """Look whether this folder is a clone that git reads."""
+    try:
+        folder, *_ = run("git", "-C", ROOT, "rev-parse", "--show-toplevel", "--verify", "HEAD").splitlines()
+    except CommandFailedError as error:
+        found = re.search(r"^fatal: (.*)", error.said, re.MULTILINE)
+        return f"git does not read this folder ({found[1] if found else error.what})"
+    return "" if Path(folder) == ROOT.resolve() else f"this folder is part of another repository, {folder}"
+
+
+def _runs(*argv: str | Path, timeout_s: float = 30.0) -> bool:
+    try:
+        run(*argv, timeout_s=timeout_s)
+    except CommandFailedError:
+        return False
+    return True
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
+
+NEEDS = {
+    "docker": Need(
+        "the docker command", "install Docker: https://docs.docker.com/engine/install", lambda: no_program("docker")
+    ),
+    "engine": Need("a Docker engine", "start it, or name another in DOCKER_HOST", no_engine, ("docker",)),
+    "room": Need("room for a cluster", "give the engine more", no_room, ("engine",)),
+    "image": Need("PostgreSQL's image", "load it, or name another in PLATFORM_POSTGRES_IMAGE", no_image, ("engine",)),
+    "buildx": Need(
+        "buildx", "apt-get install docker-buildx, or see https://docs.docker.com/go/buildx", no_buildx, ("docker",)
+    ),
+    "helm": Need("helm", "install Helm 3.19, or name it in PLATFORM_HELM", lambda: no_tool("helm")),
+    "kubectl": Need("kubectl", "install it, or name it in PLATFORM_KUBECTL", lambda: no_tool("kubectl")),
+    "chart": Need("Airflow's chart", "name its archive in PLATFORM_CHART", no_chart),
+    "root": Need("root", "run it as root", not_root),
+    "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),
+    "git": Need("git", "apt-get install git", lambda: no_program("git")),
+    "history": Need("git's history", "clone the repository with git", no_history, ("git",)),
+    "pgbouncer": Need("pgbouncer", "apt-get install pgbouncer", lambda: no_program("pgbouncer")),
+}
+
+
+@cache
+def find(name: str) -> Need:
+    """Return the need NAME: one of NEEDS, or a Python of one version, `python3.11.2` say.
+
+    Raises:
+        UnknownNeedError: there is no such need.
+    """
+    if match := re.fullmatch(r"python(3\.\d+\.\d+)", name):
+        version = match[1]
+        how = f"put one on the path: https://www.python.org/downloads/release/python-{version.replace('.', '')}"
+        return Need(
+            f"Python {version}", how, lambda: "" if version in pythons.found() else "no interpreter here is one"
+        )
+    if name not in NEEDS:
+        raise UnknownNeedError(f"There is no need {name!r}; there are: {', '.join(NEEDS)}, python3.11.2 …")
+    return NEEDS[name]
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Return NAMES, and before each what it needs itself.
+
+    Raises:
+        UnknownNeedError: there is no such need.
+    """
+
+    def below(names: Iterable[str]) -> Iterator[str]:
+        for name in names:
+            yield from below(find(name).after)
+            yield name
+
+    return list(dict.fromkeys(below(names)))
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Return a line for each of NAMES, expanded, that is missing; what needs another that is, is left out."""
+    told: dict[str, str] = {}
+    for name in expand(names):
+        if told.keys() & set(find(name).after):
+            told[name] = ""
+        elif line := find(name).missing:
+            told[name] = line
+    return [line for line in told.values() if line]

@@ -1,0 +1,147 @@
+"""Make a release: check that it is told everywhere, gather what is attached to it, push its images.
+
+The version is `project.version` in pyproject.toml and nowhere else; the tag is `v` and the version. What is attached is
+in `build/release` afterwards: the locks, the chart's values with the pins, dbt's documentation, the notes, checksums.
+"""
+
+import gzip
+import hashlib
+import io
+import re
+import shutil
+import tarfile
+import tomllib
+from pathlib import Path
+
+from harness.docker import engine, images
+from harness.errors import BuildFailedError, CommandFailedError, ReleaseError
+from harness.processes.supervisor import Supervisor
+from harness.project import pins
+from harness.project.paths import BUILD, ROOT
+from harness.reporting.console import say
+
+RELEASE = BUILD / "release"
+DOCS = BUILD / "dbt-docs" / "index.html"
+SOURCE_LABEL = "org.opencontainers.image.source"
+
+
+def version() -> str:
+    """Return the project's version."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def notes(changelog: str, wanted: str) -> str:
+    """Return what CHANGELOG.md says of the version WANTED.
+
+    Raises:
+        ReleaseError: it has no dated entry of it, or an empty one.
+    """
+    entry = re.search(rf"^## \[{re.escape(wanted)}\] - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
+    if not entry or "- " not in entry[1]:
+        raise ReleaseError(
+            f"CHANGELOG.md says nothing of {wanted}.",
+            "A release needs an entry with its date and what has changed.",
+            f"Write one below “Unreleased”: ## [{wanted}] - YYYY-MM-DD",
+        )
+    return entry[1].strip() + "\n"
+
+
+def check(tag: str) -> str:
+    """Return the notes of the release TAG.
+
+    Raises:
+        ReleaseError: it is not the tag of the project's version, or CHANGELOG.md has no entry of it.
+    """
+    if tag != f"v{version()}":
+        raise ReleaseError(
+            f"The tag {tag} is not that of version {version()}, which pyproject.toml has.",
+            "One of the two was forgotten.",
+            f"Tag v{version()}, or change project.version in pyproject.toml.",
+        )
+    return notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version())
+
+
+def gather(tag: str) -> list[Path]:
+    """Write what is attached to the release TAG into an empty `build/release`, and return the files.
+
+    Raises:
+        ReleaseError: see `check`; or dbt's documentation has not been made.
+    """
+    told = check(tag)
+    if not DOCS.exists():
+        raise ReleaseError(
+            "There is no documentation of the models to attach.",
+            "It is made together with them.",
+            "Make it: nox -s dbt",
+        )
+    shutil.rmtree(RELEASE, ignore_errors=True)
+    RELEASE.mkdir(parents=True)
+    pack(RELEASE / f"requirements-{version()}.tar.gz", [ROOT / "requirements"])
+    pack(
+        RELEASE / f"chart-values-{version()}.tar.gz", [ROOT / "cluster" / "values", ROOT / "cluster" / "versions.toml"]
+    )
+    shutil.copy(DOCS, RELEASE / f"dbt-docs-{version()}.html")
+    (RELEASE / "notes.md").write_text(told, encoding="utf-8")
+    attached = sorted(RELEASE.iterdir())
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in attached]
+    (RELEASE / "SHA256SUMS").write_text("".join(sums))
+    return sorted(RELEASE.iterdir())
+
+
+def pack(archive: Path, paths: list[Path]) -> None:
+    """Write a .tar.gz of files and folders that depends on their names and content alone."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for path in paths:
+            for file in [path] if path.is_file() else sorted(path.rglob("*")):
+                if file.is_file():
+                    info = tarfile.TarInfo(str(file.relative_to(ROOT)))
+                    info.size, info.mode = file.stat().st_size, 0o644
+                    with open(file, "rb") as stream:
+                        tar.addfile(info, stream)
+    archive.write_bytes(gzip.compress(content.getvalue(), mtime=0))
+
+
+def build_command(image: images.Image, context: Path, reference: str, source: str) -> list[str]:
+    """Return the command that builds IMAGE out of CONTEXT and pushes it with its provenance and bill of materials."""
+    arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
+    labels = ("--label", f"org.opencontainers.image.version={version()}", "--label", f"{SOURCE_LABEL}={source}")
+    attested = ("--provenance", "mode=max", "--sbom", "true", "--push")
+    file = ("--file", str(context / image.dockerfile))
+    return ["docker", "buildx", "build", *attested, *arguments, *labels, *file, "--tag", reference, str(context)]
+
+
+def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
+    """Build both images and push them below REGISTRY, tagged with the version; return their names.
+
+    Raises:
+        BuildFailedError: one does not build, or the registry does not take it.
+    """
+    references = []
+    for image in (images.airflow(), images.dbt()):
+        reference = f"{registry.rstrip('/').lower()}/{image.name}:{version()}"
+        context = supervisor.directory / f"context-{image.name}"
+        images.write_context(image, context)
+        argv = build_command(image, context, reference, source)
+        try:
+            supervisor.command(f"push-{image.name}", argv, timeout_s=pins.deadline_s("build"))
+        except CommandFailedError as error:
+            next_step = "Log in (docker login), with a builder that can attest: docker buildx create --use"
+            raise BuildFailedError(
+                f"The image {reference} was not built and pushed.", *engine.why_refused(error, next_step)
+            ) from error
+        references.append(reference)
+    return references
+
+
+def run(tag: str, registry: str | None, source: str) -> list[tuple[str, str]]:
+    """Make the release TAG: what is attached, and the images, if there is a REGISTRY to push them to; return both."""
+    made = [(str(path.relative_to(ROOT)), f"{path.stat().st_size / 1e3:,.0f} kB") for path in gather(tag)]
+    for name, size in made:
+        say(f"✓ {name} ({size})")
+    if registry:
+        with Supervisor.launch() as supervisor:
+            for reference in push(supervisor, registry, source):
+                made.append((reference, "pushed, with provenance and SBOM"))
+                say(f"✓ {reference} pushed, with provenance and SBOM")
+    return made

@@ -1,0 +1,1 @@
+"""What each session does: a module per session, and the benchmarks."""

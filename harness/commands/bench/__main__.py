@@ -1,0 +1,71 @@
+"""Measure the load, dbt, or both: what `nox -s bench` does.
+
+Everything runs on one PostgreSQL from the wheel, set as PostgreSQL comes. The figures go to `build/bench/`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from events.errors import EventsError
+from harness.commands.bench import dbt, load
+from harness.commands.bench.common import REPORT, Figure, machine, report
+from harness.errors import ChecksFailedError
+from harness.processes.supervisor import Supervisor
+from harness.project.paths import ROOT
+from harness.reporting import console
+from harness.reporting.console import say
+from harness.reporting.summary import Section
+from harness.warehouse.server import binaries, describe, start_from_wheel
+
+EVENTS = 5_000_000
+ROUNDS = 3
+TITLES = {"load": "The load", "dbt": "dbt"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print and write the reports; return the process's exit code."""
+    parser = argparse.ArgumentParser("nox -s bench --", description=__doc__, allow_abbrev=False)
+    parser.add_argument("what", nargs="*", metavar="load|dbt", help="what is measured; both by default")
+    parser.add_argument("--events", type=int, default=EVENTS, metavar="N", help=f"of the file; {EVENTS:,} by default")
+    parser.add_argument("--large", type=int, metavar="N", help="events of the large file; ten times as many by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"the best of N; {ROUNDS} by default")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.what) - set(TITLES):
+        parser.error(f"{' and '.join(sorted(unknown))}: it measures load and dbt")
+    large = load.LARGE_FACTOR * options.events if options.large is None else options.large
+    try:
+        with Section("bench") as section:
+            missed: dict[str, list[Figure]] = {}
+            for what in options.what or TITLES:
+                with Supervisor.launch() as supervisor:
+                    server = start_from_wheel(supervisor, settings={})
+                    say(f"✓ {describe(server)}, as PostgreSQL comes; {machine()}")
+                    on = (server, supervisor.directory, binaries(supervisor.directory))
+                    if what == "load":
+                        figures = load.measure(load.LoadBench(*on), options.events, large, options.rounds)
+                    else:
+                        figures = dbt.measure(dbt.DbtBench(*on), options.events, options.rounds)
+                report(what, TITLES[what], figures, options.events, section)
+                missed[what] = [figure for figure in figures if figure.holds is False]
+            if any(missed.values()) and options.events >= EVENTS:  # fewer show that it runs, not how fast it is
+                check(missed)
+    except EventsError as error:
+        console.error(error.what, error.why, error.next_step)
+        return error.exit_code
+    return 0
+
+
+def check(missed: dict[str, list[Figure]]) -> None:
+    """Raise ChecksFailedError for the figures MISSED, by benchmark."""
+    all_missed = [figure for figures in missed.values() for figure in figures]
+    reports = ", ".join(str((REPORT / f"{what}.md").relative_to(ROOT)) for what, figures in missed.items() if figures)
+    raise ChecksFailedError(
+        f"Figures that are not what is promised: {len(all_missed)}, the first {all_missed[0].name}.",
+        "The machine is most likely busy with other work, or a change made something slower.",
+        f"See {reports}, and run it again on a quiet machine: nox -s bench",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

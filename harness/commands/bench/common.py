@@ -1,0 +1,130 @@
+"""What the benchmarks share: a server to measure on, figures, and their report in `build/bench/`."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+
+from events.tables import create_tables
+from harness.project.paths import BUILD, ROOT
+from harness.reporting import console
+from harness.reporting import figures as kept
+from harness.reporting.console import say
+from harness.reporting.summary import Section, table
+from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse, make_passwords
+from harness.warehouse.server import Server
+
+REPORT = BUILD / "bench"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the report; TARGET is empty and HOLDS None where nothing is promised."""
+
+    name: str
+    value: float
+    unit: str
+    target: str = ""
+    holds: bool | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A server to measure on, and where files may be put."""
+
+    server: Server
+    directory: Path
+    programs: Path
+
+    @contextmanager
+    def warehouse(self) -> Iterator[Warehouse]:
+        """Have an empty warehouse with the raw tables."""
+        warehouse = create_warehouse(self.server, "bench", make_passwords())
+        create_tables(warehouse.loader_dsn)
+        try:
+            yield warehouse
+        finally:
+            drop_warehouse(warehouse)
+
+    def generate(self, name: str, events: int, *options: str) -> Path:
+        """Return the file NAME, which the project's generator has made."""
+        path = self.directory / name
+        generator = ROOT / "airflow" / "data" / "generate.py"
+        wanted = ["--events", str(events), "--seed", "1", "--out", str(path), *options]
+        command = [sys.executable, str(generator), *wanted]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return path
+
+    def psql(self, warehouse: Warehouse, command: str) -> None:
+        """Run COMMAND in psql on WAREHOUSE as the administrator."""
+        env = os.environ | {"PGPASSWORD": self.server.password}
+        address = ("-h", self.server.host, "-p", str(self.server.port), "-U", self.server.user)
+        argv = [str(self.programs / "psql"), "-X", "-q", *address, "-d", warehouse.database, "-c", command]
+        subprocess.run(argv, env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+def checkpoint(warehouse: Warehouse) -> None:
+    """Let no way pay for what the one before has left to write."""
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+        connection.execute("checkpoint")
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return how long ACTION takes."""
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+def at_least(name: str, value: float, target: float) -> Figure:
+    """Return a ratio that is promised to be TARGET or more."""
+    return Figure(name, round(value, 2), "x", f"≥ {target:g}", value >= target)
+
+
+def at_most(name: str, value: float, target: float, unit: str = "x") -> Figure:
+    """Return a figure that is promised to be TARGET or less."""
+    return Figure(name, round(value, 2), unit, f"≤ {target:g}", value <= target)
+
+
+def machine() -> str:
+    """Say what machine this is."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
+
+
+def report(name: str, title: str, figures: Sequence[Figure], events: int, section: Section) -> None:
+    """Print FIGURES and write them to `build/bench/NAME.md` and `.json` and SECTION, beside those of the last time."""
+    marks = {True: "✓", False: "✗", None: ""}
+    rows = [(figure.name, f"{figure.value:,g} {figure.unit}", figure.target, marks[figure.holds]) for figure in figures]
+    say("")
+    console.table(("figure", "measured", "promised", ""), rows)
+    markdown, data = REPORT / f"{name}.md", REPORT / f"{name}.json"
+    run = f"bench-{name}-{events}"
+    before = kept.last(run)
+    header = ("figure", "measured", "promised", "", "last time")
+    last = [f"{before[figure.name]:,g}" if figure.name in before else "" for figure in figures]
+    beside = [(*row, value) for row, value in zip(rows, last, strict=True)]
+    section.add(f"{title}, {events:,} events.", table(header, beside, numbers=("measured", "last time")))
+    kept.keep(run, {figure.name: figure.value for figure in figures})
+    REPORT.mkdir(parents=True, exist_ok=True)
+    data.write_text(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
+    lines = [
+        f"# {title}, {events:,} events",
+        "",
+        f"{machine()}; PostgreSQL as it comes; {datetime.now(UTC):%Y-%m-%d}.",
+        "",
+        "| figure | measured | promised | |",
+        "| --- | ---: | ---: | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    markdown.write_text("\n".join(lines) + "\n")
+    say(f"\n✓ {markdown.relative_to(ROOT)}, {data.relative_to(ROOT)}")

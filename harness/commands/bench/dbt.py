@@ -1,0 +1,244 @@
+"""Measure dbt: a new day beside a full refresh, two ways to count a snapshot, the start: `nox -s bench -- dbt`.
+
+The events are of three years, with about the shares of types and professionals that a real log had. PostgreSQL makes
+them and the load loads them, so that `raw.events` has its usual partitions. A run's time in the database is what
+PostgreSQL says it spent on statements there.
+"""
+
+import os
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import psycopg
+
+from events.load import load
+from harness.commands.bench.common import Bench, Figure, at_least, at_most, checkpoint, seconds
+from harness.errors import ChecksFailedError
+from harness.project.environments import python_of
+from harness.project.paths import ROOT, SAMPLE
+from harness.reporting.console import Phases
+from harness.warehouse.roles import Warehouse
+
+FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
+DAYS = 1_096
+CORRECTED_DAYS = 7
+INCREMENTAL = ("fct_events", "int_status_events", "availability_snapshot")
+DIMENSIONS = ("dim_date", "dim_professionals", "dim_services")
+# As the DAGs build: dbt's unit tests say nothing about the data.
+BUILD = ("build", "--exclude-resource-type", "unit_test")
+# {first} is the first event id, {count} how many there are, {moment} when they begin, {days} how long they last,
+# {professionals} how many act.
+EVENTS = """
+    select
+        {first} + number as event_id,
+        case
+            when number % 100 < 87 then 'proposed'
+            when number % 100 < 95 then 'created_account'
+            when number / 100 % 6 = 0 then 'became_unable_to_propose'
+            else 'became_able_to_propose'
+        end as event_type,
+        ({first} + number) * 7919 % {professionals} as professional_id_anonymized,
+        to_char(
+            timestamp '{moment:%Y-%m-%d}' + number::float8 * {days} / {count} * interval '1 day',
+            'YYYY-MM-DD HH24:MI:SS'
+        ) as created_at,
+        case
+            when number % 100 < 87 then number % 60 || '_warmtepomp_fit-heat-pump_' || number % 20 || '.89'
+        end as meta_data
+    from generate_series(0::bigint, {count} - 1) as number
+"""
+# The way that people write first.
+CALENDAR_JOIN = """
+    with
+
+    intervals as (
+
+        select
+            professional_id,
+            event_type,
+            created_at::date as from_date,
+            coalesce(
+                lead(created_at::date) over (partition by professional_id order by created_at, event_id) - 1, 'infinity'
+            ) as to_date
+
+        from intermediate.int_status_events
+
+    )
+
+    select
+        dates.calendar_date as date,
+        count(intervals.professional_id) as active_professionals
+
+    from dim.dim_date as dates
+
+    left join intervals
+        on
+            dates.calendar_date between intervals.from_date and intervals.to_date
+            and intervals.event_type = 'became_able_to_propose'
+
+    group by dates.calendar_date
+"""
+
+
+class DbtBench(Bench):
+    """dbt on a warehouse of the target prod."""
+
+    def events(self, warehouse: Warehouse, first: int, count: int, moment: datetime, days: int) -> Path:
+        """Return a file of COUNT events, the first with the id FIRST, of DAYS days from MOMENT on."""
+        path = self.directory / "events.csv"
+        professionals = max(count // 12, 1)
+        query = EVENTS.format(first=first, count=count, moment=moment, days=days, professionals=professionals)
+        # A command of psql is one line.
+        self.psql(warehouse, f"\\copy ({' '.join(query.split())}) to '{path}' with (format csv, header, delimiter ';')")
+        return path
+
+    def dbt(self, warehouse: Warehouse, *arguments: str) -> tuple[float, float]:
+        """Run `run.py ARGUMENTS` as the dbt task does; return its seconds, and those spent in the database.
+
+        It has one thread, so that the latter are part of the former.
+        """
+        folder = self.directory / "dbt"
+        env = {"DBT_TARGET": "prod", "DBT_TARGET_PATH": str(folder / "target"), "DBT_LOG_PATH": str(folder / "logs")}
+        argv = [str(python_of("dbt")), "dbt/run.py", *arguments, "--threads", "1"]
+        before, began = self.database_s(warehouse), time.monotonic()
+        process = subprocess.run(
+            argv, cwd=ROOT, env=os.environ | env | warehouse.dbt_env(), check=False, capture_output=True, text=True
+        )
+        took = time.monotonic() - began
+        if process.returncode:
+            raise ChecksFailedError(
+                f"dbt {' '.join(arguments)} ended with exit code {process.returncode}.",
+                process.stdout[-2000:],
+                "Run the tests of the models: nox -s dbt",
+            )
+        return took, self.database_s(warehouse) - before
+
+    def database_s(self, warehouse: Warehouse) -> float:
+        """Return how many seconds all sessions have spent on statements in WAREHOUSE; a session tells as it ends."""
+        sessions = "select count(*) from pg_stat_activity where datname = %s and backend_type = 'client backend'"
+        deadline = time.monotonic() + 10
+        with psycopg.connect(self.server.dsn, autocommit=True) as connection:  # of another database
+            while connection.execute(sessions, [warehouse.database]).fetchone() != (0,):
+                if time.monotonic() > deadline:
+                    raise ChecksFailedError(
+                        f"A session of the warehouse {warehouse.database} does not end.",
+                        "Somebody else most likely looks at the benchmark's database.",
+                        "Run it again: nox -s bench -- dbt",
+                    )
+                time.sleep(0.01)
+            query = "select active_time / 1000 from pg_stat_database where datname = %s"
+            [(total_s,)] = connection.execute(query, [warehouse.database])
+        return float(total_s)
+
+
+def measure(bench: DbtBench, events: int, rounds: int) -> list[Figure]:
+    """Return all figures: the snapshot's of EVENTS events, the new day's of twice as many."""
+    phases = Phases()
+    figures = measure_start(bench, rounds, phases)
+    with bench.warehouse() as warehouse:
+        half = DAYS // 2
+        middle, last = FIRST_DAY + timedelta(half), FIRST_DAY + timedelta(DAYS)
+        with phases.phase("half") as phase:
+            load(str(bench.events(warehouse, 0, events, FIRST_DAY, half)), warehouse.loader_dsn)
+            bench.dbt(warehouse, "run", "--select", "staging", "dim_date", "int_status_events")
+            phase.text = f"{events:,} events of {half} days made and loaded"
+        figures += measure_snapshot(bench, warehouse, events, rounds, phases)
+        with phases.phase("whole") as phase:
+            file = bench.events(warehouse, events, events, middle, DAYS - half)
+            load(str(file), warehouse.loader_dsn, start=middle, end=last)
+            phase.text = f"{events:,} more"
+        return figures + measure_new_day(bench, warehouse, 2 * events, rounds, phases)
+
+
+def measure_start(bench: DbtBench, rounds: int, phases: Phases) -> list[Figure]:
+    """Return what a build of the sample takes over its time in the database, once the project has been parsed."""
+    with phases.phase("start") as phase, bench.warehouse() as warehouse:
+        load(str(SAMPLE), warehouse.loader_dsn)
+        took, in_database = bench.dbt(warehouse, *BUILD)
+        first_s = took - in_database
+        builds = [bench.dbt(warehouse, *BUILD) for _ in range(rounds)]
+        over_s = min(took - in_database for took, in_database in builds)
+        phase.text = (
+            f"dbt build of the sample: {over_s:.1f} s over its time in the database, {first_s:.1f} s the first time"
+        )
+    return [
+        Figure("dbt build over its time in the database, the first time", round(first_s, 2), "s"),
+        at_most("dbt build over its time in the database, parsed before", over_s, 6, "s"),
+    ]
+
+
+def measure_snapshot(bench: DbtBench, warehouse: Warehouse, events: int, rounds: int, phases: Phases) -> list[Figure]:
+    """Return what counting the snapshot takes by net changes, as the model does, and by a calendar."""
+    bench.dbt(warehouse, "compile", "--select", "availability_snapshot")
+    compiled = bench.directory / "dbt/target/compiled/marketplace/models/marts/analysis/availability_snapshot.sql"
+    ways = {"net changes": (compiled.read_text(), rounds), "a calendar": (CALENDAR_JOIN, 1)}  # the latter takes long
+    took: dict[str, float] = {}
+    found: list[list[tuple[object, ...]]] = []
+    for way, (query, times) in ways.items():
+        with phases.phase(way) as phase, psycopg.connect(warehouse.transformer_dsn, autocommit=True) as connection:
+            cursor = connection.cursor()
+            took[way] = min(seconds(partial(cursor.execute, query.encode())) for _ in range(times))
+            found.append(sorted(cursor))
+            phase.text = f"snapshot of {events:,} events counted by {way}: {took[way]:.2f} s"
+    if found[0] != found[1]:
+        raise ChecksFailedError(
+            "The two ways to count the snapshot have other results.",
+            "One of them is wrong: the model, or the query that the benchmark compares it with.",
+            "Run the tests of the models: nox -s tests -- tests/dbt/test_marts.py",
+        )
+    by_changes, by_calendar = took.values()
+    return [
+        Figure(f"the snapshot of {events:,} events by net changes", round(by_changes, 2), "s"),
+        Figure("by a calendar joined to intervals", round(by_calendar, 2), "s"),
+        at_least("net changes against that join", by_calendar / by_changes, 5),
+    ]
+
+
+def measure_new_day(bench: DbtBench, warehouse: Warehouse, events: int, rounds: int, phases: Phases) -> list[Figure]:
+    """Return what a full refresh, a new day and a corrected week take in the database."""
+    with phases.phase("dimensions") as phase:
+        dimensions = {name: bench.dbt(warehouse, "run", "--select", name)[1] for name in DIMENSIONS}
+        phase.text = "dimensions built: " + ", ".join(f"{name} {took:.1f} s" for name, took in dimensions.items())
+    with phases.phase("full refresh") as phase:
+        _, full_s = bench.dbt(warehouse, "run", "--full-refresh", "--select", *INCREMENTAL)
+        phase.text = f"full refresh of {events:,} events: {full_s:.1f} s in the database"
+    day_events = events // DAYS
+    days_s = []
+    for number in range(rounds):
+        with phases.phase(f"new day {number}") as phase:
+            days_s.append(
+                replace(
+                    bench, warehouse, first=events + number * day_events, count=day_events, day=DAYS + number, days=1
+                )
+            )
+            phase.text = f"a new day of {day_events:,} events: {days_s[-1]:.2f} s in the database"
+    with phases.phase("corrected week") as phase:
+        week_s = replace(
+            bench,
+            warehouse,
+            first=2 * events,
+            count=CORRECTED_DAYS * day_events,
+            day=DAYS // 3,
+            days=CORRECTED_DAYS,
+        )
+        phase.text = f"a week corrected two years later: {week_s:.2f} s in the database"
+    return [
+        Figure(f"full refresh of {', '.join(INCREMENTAL)}, {events:,} events", round(full_s, 2), "s"),
+        Figure(f"the same after a new day of {day_events:,} events", round(min(days_s), 2), "s"),
+        at_least("a full refresh against a new day", full_s / min(days_s), 10),
+        Figure("the same after a correction of a week two years ago", round(week_s, 2), "s"),
+        *(Figure(f"{name}, which is built anew each time", round(took, 2), "s") for name, took in dimensions.items()),
+    ]
+
+
+def replace(bench: DbtBench, warehouse: Warehouse, *, first: int, count: int, day: int, days: int) -> float:
+    """Load COUNT other events for DAYS days from number DAY on; return what the models then take in the database."""
+    start = FIRST_DAY + timedelta(day)
+    file = bench.events(warehouse, first, count, start, days)
+    load(str(file), warehouse.loader_dsn, start=start, end=start + timedelta(days))
+    bench.dbt(warehouse, "run", "--select", "dim_date")
+    checkpoint(warehouse)
+    return bench.dbt(warehouse, "run", "--select", *INCREMENTAL)[1]

@@ -1,0 +1,148 @@
+"""Run dbt on an ephemeral warehouse with the sample loaded, or on one of the user's own: what `nox -s dbt` does.
+
+Without arguments it is `dbt build`, then the documentation as one static page, `build/dbt-docs/index.html`.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+from events.load import load
+from events.tables import create_tables
+from events.uri import shown
+from harness.errors import DbtFailedError, UsageError
+from harness.processes.stream import stream
+from harness.project.environments import only_one, python_of
+from harness.project.paths import BUILD, ROOT, SAMPLE
+from harness.reporting import dbt_report
+from harness.reporting.console import Phases, say
+from harness.reporting.summary import Section, code, details
+from harness.targets.takedown import down_command
+from harness.warehouse.roles import Warehouse, create_warehouse, ephemeral_server, make_passwords
+from harness.warehouse.server import describe, url
+
+ARTIFACTS = BUILD / "dbt"
+DOCS = BUILD / "dbt-docs"
+SHOWN = 3  # of what failed, in the error
+READ_MODELS = ("docs", "show", "test")  # commands that say nothing of a warehouse where no model was built
+
+
+def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bool = False) -> None:
+    """Run dbt with ARGUMENTS on the server that DSN names, or on an ephemeral one; nothing of it is left.
+
+    Where DBT_TARGET is `prod` it runs on the warehouse that the variables of `dbt/profiles.yml` name, as it is.
+    SECTION is told what dbt did. To KEEP is to leave the ephemeral server up, unless an interrupt ends the run.
+
+    Raises:
+        UsageError: there would be nothing to keep.
+        PostgresError, ServiceFailedError: there is no PostgreSQL.
+        DbtFailedError: dbt failed; its output says why.
+    """
+    is_own = os.environ.get("DBT_TARGET") == "prod"
+    if is_own and dsn:
+        raise UsageError(
+            "--postgres is for an ephemeral warehouse, and DBT_TARGET=prod is for one of your own.",
+            "The variables that docs/operations.md lists say where that one is.",
+            "Leave one of the two out.",
+        )
+    if keep and (is_own or dsn):
+        raise UsageError(
+            "--keep is for an ephemeral server, and this one is yours.",
+            "With --postgres what is made on it is dropped at the end; with DBT_TARGET=prod it stays anyway.",
+            "Leave --keep out, or run it on a server of its own: nox -s dbt -- --keep",
+        )
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    with only_one(ARTIFACTS / ".lock", "which runs dbt in this clone"):
+        if is_own:
+            run_all(arguments, {}, own_dsn(), section)
+            return
+        with ephemeral_server(dsn, keep=keep) as server:
+            say(f"✓ {describe(server)}")
+            warehouse = create_warehouse(server, "warehouse", make_passwords())
+            failure: Exception | None = None
+            try:
+                run_on_sample(arguments, warehouse, section)
+            except Exception as error:  # noqa: BLE001 - it is raised below; an interrupt is none, and keeps nothing
+                failure = error
+            if keep:
+                say(f"  warehouse  {warehouse.admin_dsn}")
+                say(f"  take it down: {down_command('dbt')}")
+            if failure:
+                raise failure
+
+
+def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Section) -> None:
+    """Load the sample into an empty warehouse, build the models where ARGUMENTS only read them, and run dbt."""
+    env = {"DBT_TARGET": "test", **os.environ} | warehouse.dbt_env()
+    phases = Phases()
+    with phases.phase("sample loaded") as phase:
+        create_tables(warehouse.loader_dsn)
+        phase.text = f"sample loaded: {load(str(SAMPLE), warehouse.loader_dsn).loaded:,} events"
+    if arguments and arguments[0] in READ_MODELS:
+        with phases.phase("models built"):
+            run_dbt(["run", "--quiet"], env, warehouse.admin_dsn)
+    run_all(arguments, env, warehouse.admin_dsn, section)
+
+
+def own_dsn() -> str:
+    """Return the DSN of the user's own warehouse, for the rows that fail a test; what is missing dbt complains of."""
+    names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_DATABASE")
+    user, password, host, database = (os.environ.get(name, "") for name in names)
+    port = os.environ.get("WAREHOUSE_PORT", "")
+    return url(user, password, host, int(port) if port.isdecimal() else 0, database)
+
+
+def run_all(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section) -> None:
+    """Run dbt as ARGUMENTS say; without any, or with `docs` alone, make the static page as well."""
+    if list(arguments) != ["docs"]:
+        run_dbt(arguments or ["build"], env, dsn, section)
+    if not arguments or list(arguments) == ["docs"]:
+        run_dbt(["docs", "generate", "--static", "--quiet"], env, dsn)
+        DOCS.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
+        say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
+
+
+def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section | None = None) -> None:
+    """Run `dbt ARGUMENTS` in dbt's own environment, with ENV; tell SECTION what came of it, and by DSN which rows fail.
+
+    Raises:
+        DbtFailedError: it failed.
+    """
+    target = ARTIFACTS / "target"
+    written = {
+        "DBT_TARGET_PATH": str(target),
+        "DBT_LOG_PATH": str(ARTIFACTS / "logs"),
+        "DBT_USE_COLORS": os.environ.get("DBT_USE_COLORS", str(sys.stdout.isatty())),
+    }
+    (target / dbt_report.RESULTS).unlink(missing_ok=True)  # of a run before
+    env = os.environ | dict(env) | written
+    exit_code, said = stream([python_of("dbt"), "dbt/run.py", *arguments], cwd=ROOT, env=env)
+    results = dbt_report.read(target)
+    told = dbt_report.tell(results, dsn)
+    if section:
+        section.headline = f"{' '.join(map(shown, arguments))}: {dbt_report.headline(results)}".removesuffix(": ")
+    if exit_code:
+        raise failed(arguments, exit_code, said, [result.name for result in results if result.failed], told)
+    if section:
+        section.add(*told)
+
+
+def failed(
+    arguments: Sequence[str], exit_code: int, said: str, names: Sequence[str], told: Sequence[str]
+) -> DbtFailedError:
+    """Return the error for `dbt ARGUMENTS`, in which NAMES failed; dbt SAID so, and TOLD is Markdown of it."""
+    what = f"dbt {' '.join(map(shown, arguments))} ended with exit code {exit_code}"
+    output = code(said, last=60)
+    if not names:
+        why = "The project cannot be parsed, or the command makes no sense; dbt says why."
+        return DbtFailedError(f"{what}.", why, "Mend what dbt names, and run it again.", [*told, output])
+    selected = " ".join(f"+{name}" for name in names[:SHOWN])
+    statements = (ARTIFACTS / "target" / "run").relative_to(ROOT)
+    return DbtFailedError(
+        f"{what}: {', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN else ''} failed.",
+        "A change to a model, or events that it does not expect; dbt says which rows or statement.",
+        f"The statements are in {statements}; what failed by itself: nox -s dbt -- build --select {selected}",
+        [*told, details("What dbt says", output)],
+    )

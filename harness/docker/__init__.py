@@ -1,0 +1,1 @@
+"""The Docker engine, the images, and how they get into a node."""

@@ -1,0 +1,145 @@
+"""Build the project's two images, tagged by what they are made of: one that is there need not be built.
+
+A tag is a digest of the Dockerfile, of every file that goes in, and of the base image's name. A base image that was
+pulled anew under the same name makes no new tag; `nox -s cluster -- down --images` removes what this clone built.
+"""
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.docker import engine, image_cache
+from harness.errors import BuildFailedError, CommandFailedError
+from harness.processes.command import run
+from harness.processes.supervisor import Supervisor
+from harness.project import pins
+from harness.project.paths import CLONE, ROOT, SAMPLE
+
+REPOSITORY = "events-platform"
+LABEL = "events-platform.clone"  # says which clone built an image
+IGNORED = {"__pycache__", "target", "logs", "dbt_packages"}
+EVENTS = "/opt/airflow/data/events.csv"  # where airflow/Dockerfile puts the events file
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that can be built.
+
+    Attributes:
+        name: its repository below `events-platform/`.
+        dockerfile: from the repository's root.
+        base: the image that it is made from.
+        arguments: the Dockerfile's build arguments.
+        files: what the Dockerfile may copy, by path in the context.
+    """
+
+    name: str
+    dockerfile: str
+    base: str
+    arguments: Mapping[str, str]
+    files: Mapping[str, Path] = field(repr=False)
+
+    @functools.cached_property
+    def reference(self) -> str:
+        """The image's repository and tag, `events-platform/dbt:0f3a…`."""
+        digest = hashlib.sha256()
+        for text in (self.base, *sorted(f"{name}={value}" for name, value in self.arguments.items())):
+            digest.update(f"{text}\0".encode())
+        for path, file in sorted(self.files.items()):
+            digest.update(f"{path}\0{file.stat().st_mode & 0o100:o}\0".encode())
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return f"{REPOSITORY}/{self.name}:{digest.hexdigest()[:16]}"
+
+
+def airflow(events: Path | None = None) -> Image:
+    """Return Airflow's image with the DAGs, what they call, and an events file, the sample if none is given."""
+    files = _files("airflow/Dockerfile", "airflow/dags", "airflow/include", "requirements/events.txt")
+    files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: that is seen by its content
+    base = pins.image("airflow")
+    return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files)
+
+
+def dbt() -> Image:
+    """Return dbt's image."""
+    base = pins.image("python")
+    return Image("dbt", "dbt/Dockerfile", base, {"PYTHON_IMAGE": base}, _files("dbt", "requirements/dbt.txt"))
+
+
+def _files(*paths: str) -> dict[str, Path]:
+    """Return the files at and below PATHS, by their path from the repository's root, without what tools leave there."""
+    found = {}
+    for path in paths:
+        below = [ROOT / path] if (ROOT / path).is_file() else sorted((ROOT / path).rglob("*"))
+        for file in below:
+            relative = file.relative_to(ROOT)
+            if file.is_file() and not IGNORED & set(relative.parts):
+                found[str(relative)] = file
+    return found
+
+
+def build(supervisor: Supervisor, image: Image) -> bool:
+    """Build an image, unless it is there; say whether it was built.
+
+    Raises:
+        BuildFailedError: it does not build.
+        ImageMissingError: its base cannot be had.
+    """
+    if engine.has_image(image.reference):
+        image_cache.save(image.name, [image.reference, image.base])
+        return False
+    engine.pull(supervisor, image.base)
+    context = supervisor.directory / f"context-{image.name}"
+    write_context(image, context)
+    if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
+        raise BuildFailedError(
+            f"What goes into the image {image.name} has changed since this run began.",
+            "Somebody saved a file, or switched to another branch.",
+            "Run it again.",
+        )
+    arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
+    try:
+        supervisor.command(
+            f"build-{image.name}",
+            [
+                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *arguments),
+                *("--file", context / image.dockerfile, "--tag", image.reference, context),
+            ],
+            timeout_s=pins.deadline_s("build"),
+        )
+    except CommandFailedError as error:
+        raise BuildFailedError(
+            f"The image {image.reference} does not build.",
+            error.why,
+            f"See more: docker build --file {image.dockerfile} {' '.join(arguments)} .",
+        ) from error
+    finally:
+        shutil.rmtree(context)
+    image_cache.save(image.name, [image.reference, image.base])
+    return True
+
+
+def write_context(image: Image, folder: Path) -> None:
+    """Copy what goes into IMAGE into FOLDER."""
+    for path, file in image.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / path)
+        (folder / path).chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+
+
+def needed_bases() -> list[str]:
+    """Return which base images a build would need: none for images that are built already."""
+    built = {"airflow": airflow(), "python": dbt()}
+    return [base for base, image in built.items() if not engine.has_image(image.reference)]
+
+
+def remove_built() -> list[str]:
+    """Remove every image that this clone built, and return their names."""
+    filters = ("--filter", f"label={LABEL}={CLONE}", "--filter", "dangling=false")
+    found = run("docker", "image", "ls", *filters, "--format", "{{.Repository}}:{{.Tag}}").split()
+    if found:
+        run("docker", "image", "rm", "--force", *found)
+    return found

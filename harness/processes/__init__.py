@@ -1,0 +1,1 @@
+"""Programs that the harness starts: commands, background work, the supervisor that ends them."""

@@ -1,0 +1,1 @@
+"""The repository itself: paths, pinned versions, locks, environments, tools."""

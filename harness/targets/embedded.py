@@ -1,0 +1,233 @@
+"""The embedded target: PostgreSQL from a wheel and Airflow's components as processes; no Docker, no root needed.
+
+Everything is in one directory of its own and on free ports of the loopback address, owned by the run's supervisor.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import EnvironmentMissingError
+from harness.pipeline.airflow_api import AirflowApi
+from harness.processes.supervisor import Supervisor, disk_full, disk_full_error, service_ended, service_failed
+from harness.project.environments import python_of
+from harness.project.paths import ROOT
+from harness.reporting import diagnostics
+from harness.reporting.console import Phases
+from harness.targets import Settings
+from harness.targets.takedown import down_command, take_down
+from harness.warehouse import server as postgres
+from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
+
+MIGRATION_TIMEOUT_S = 180.0
+HEALTHY_TIMEOUT_S = 180.0
+COMPONENTS = ("api-server", "scheduler", "dag-processor")
+# What the tasks may need of the user's environment: an events file in an object store wants credentials, proxies and
+# certificates.
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
+PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
+
+
+@dataclass
+class EmbeddedDeployment:
+    """The embedded target while it is up."""
+
+    supervisor: Supervisor
+    api: AirflowApi
+    warehouse: Warehouse
+
+    def keep(self) -> None:
+        """Let it outlive this process."""
+        self.supervisor.keep()
+
+    def reset(self) -> None:
+        """There is nothing from before."""
+
+    def check(self) -> list[str]:
+        """There is nothing that holds here alone."""
+        return []
+
+    def failed_dbt_runs(self) -> list[Path]:
+        """Where `dbt/run.py` keeps the files of the latest one."""
+        folder = failures(self.supervisor.directory / "dbt")
+        return [folder] if folder.exists() else []
+
+    def addresses(self) -> list[str]:
+        """How to reach what was kept."""
+        login = f"user {self.api.username}, password {self.api.password}"
+        return [
+            f"  Airflow    {self.api.address}  {login}",
+            f"  warehouse  {self.warehouse.admin_dsn}",
+            f"  take it down: {down_command('e2e')}",
+        ]
+
+    @property
+    def left(self) -> list[str]:
+        """What could not be taken down."""
+        return self.supervisor.left
+
+
+class Embedded:
+    """See the module."""
+
+    name = "embedded"
+
+    @contextlib.contextmanager
+    def up(self, settings: Settings, phases: Phases) -> Iterator[EmbeddedDeployment]:
+        """Bring it up; leaving the context takes it down, unless it is kept.
+
+        Raises:
+            PortTakenError, DiskFullError, ServiceFailedError, EnvironmentMissingError: see there.
+        """
+        airflow, dbt = installed_python("airflow"), installed_python("dbt")
+        if settings.ui_port is not None:
+            postgres.check_port(settings.ui_port, "--ui-port")
+        with Supervisor.launch() as supervisor:
+            deployment = None
+            try:
+                deployment = start(supervisor, settings, phases, airflow, dbt)
+                yield deployment
+            except Exception as error:
+                home = supervisor.directory
+                folders = {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
+                admin_dsn = deployment.warehouse.admin_dsn if deployment else None
+                diagnostics.save(error, folders, admin_dsn, phases=phases)
+                raise
+            finally:
+                take_down(supervisor, phases)
+
+
+def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: Path, dbt: Path) -> EmbeddedDeployment:
+    """Start everything with the Pythons of the environments AIRFLOW and DBT, and wait until it is healthy."""
+    with phases.phase("PostgreSQL up") as phase:
+        server = postgres.start_from_wheel(supervisor)
+        warehouse = create_warehouse(server, "warehouse", make_passwords())
+        metadata_dsn = create_metadata_database(server, secrets.token_urlsafe(24), server.host, server.port)
+        phase.text = f"{postgres.describe(server)} up, with the databases and roles"
+
+    home = supervisor.directory / "airflow"
+    home.mkdir(mode=0o700)
+    port = settings.ui_port or postgres.free_port()
+    api = AirflowApi(f"http://127.0.0.1:{port}", "admin", secrets.token_urlsafe(12))
+    env = airflow_env(supervisor.directory, port, metadata_dsn, api)
+    env |= pipeline_env(settings, warehouse, dbt, supervisor.directory / "dbt")
+    program = airflow.with_name("airflow")
+
+    with phases.phase("Airflow's metadata database migrated"):
+        supervisor.run("migrate", [program, "db", "migrate"], env=env, timeout_s=MIGRATION_TIMEOUT_S)
+    with phases.phase("Airflow healthy") as phase:
+        supervisor.start("api-server", [program, "api-server", "--port", str(port)], env=env)
+        supervisor.start("scheduler", [program, "scheduler", "--skip-serve-logs"], env=env)
+        supervisor.start("dag-processor", [program, "dag-processor"], env=env)
+        api.watch = lambda: check_alive(supervisor)
+        if late := api.wait_until_healthy(HEALTHY_TIMEOUT_S):
+            log = supervisor.directory / "logs" / f"{late}.log"
+            raise service_failed(late, log, f"is not healthy after {HEALTHY_TIMEOUT_S:.0f} s")
+        phase.text = f"Airflow healthy at {api.address}: {', '.join(COMPONENTS)}"
+    return EmbeddedDeployment(supervisor, api, warehouse)
+
+
+def installed_python(group: str) -> Path:
+    """Return the Python of GROUP's environment, which the session has installed.
+
+    Raises:
+        EnvironmentMissingError: it is not there.
+    """
+    python = python_of(group)
+    if not python.exists():
+        raise EnvironmentMissingError(
+            f"The {group} environment is not installed.",
+            "The harness was started by hand; the session installs what it needs.",
+            "Run it through its session: nox -s e2e",
+        )
+    return python
+
+
+def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) -> dict[str, str]:
+    """Return the environment of Airflow's components; made anew for each run, nothing of it is stored."""
+    home = directory / "airflow"
+    temporary = directory / "tmp"
+    temporary.mkdir(mode=0o700)
+    passwords = home / "passwords.json"
+    passwords.write_text(json.dumps({api.username: api.password}))
+    passwords.chmod(0o600)
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED_ON or name.upper().endswith("_PROXY") or name.startswith(PASSED_ON_PREFIXES)
+    }
+    local = ",".join(filter(None, ("127.0.0.1,localhost", mine.get("NO_PROXY") or mine.get("no_proxy"))))
+    settings: dict[str, dict[str, object]] = {
+        "core": {
+            "dags_folder": ROOT / "airflow" / "dags",
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": 4,
+            "fernet_key": urlsafe_b64encode(os.urandom(32)).decode(),
+            "execution_api_server_url": f"{api.address}/execution/",
+            "simple_auth_manager_users": f"{api.username}:admin",
+            "simple_auth_manager_passwords_file": passwords,
+        },
+        "database": {"sql_alchemy_conn": metadata_dsn},
+        "api": {
+            "host": "127.0.0.1",
+            "port": port,
+            "workers": 1,
+            "base_url": api.address,
+            "secret_key": secrets.token_hex(32),
+        },
+        "api_auth": {"jwt_secret": secrets.token_hex(32)},
+        "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
+        "scheduler": {"scheduler_idle_sleep_time": 0.2},
+        "dag_processor": {"refresh_interval": 3600},
+        "usage_data_collection": {"enabled": False},
+    }
+    return mine | {
+        "NO_PROXY": local,  # the components talk to each other
+        "no_proxy": local,
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": str(ROOT / "airflow" / "include"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(temporary),
+        **{f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in settings.items() for k, v in options.items()},
+    }
+
+
+def pipeline_env(settings: Settings, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
+    """Return the part of the environment that the DAGs' tasks read; dbt writes below ARTIFACTS."""
+    return warehouse.dbt_env() | {
+        "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
+        "EVENTS_URI": settings.events_uri,
+        "EVENTS_MAX_REJECTED": str(settings.max_rejected),
+        "DBT_PYTHON": str(dbt),
+        "DBT_PROJECT_DIR": str(ROOT / "dbt"),
+        "DBT_TARGET": "prod",
+        "DBT_TARGET_PATH": str(artifacts / "target"),
+        "DBT_LOG_PATH": str(artifacts / "logs"),
+        "DBT_FAILURES_PATH": str(failures(artifacts)),
+    }
+
+
+def failures(artifacts: Path) -> Path:
+    """Return where the files of a failed dbt run stay: the next one writes over the others below ARTIFACTS."""
+    return artifacts / "failures"
+
+
+def check_alive(supervisor: Supervisor) -> None:
+    """See that the run can go on.
+
+    Raises:
+        ServiceFailedError: a component has ended.
+        DiskFullError: there is no room left for logs and data; Airflow would wait for ever.
+    """
+    if disk_full(supervisor.directory):
+        raise disk_full_error(supervisor.directory)
+    for component in COMPONENTS:
+        if (code := supervisor.returncode(component)) is not None:
+            log = supervisor.directory / "logs" / f"{component}.log"
+            raise service_ended(component, log, code)

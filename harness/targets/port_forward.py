@@ -1,0 +1,58 @@
+"""Reach Airflow's API server through the cluster's own API: `kubectl port-forward`, for as long as a run lives."""
+
+import os
+import socket
+import sys
+import time
+
+from harness.errors import NotUpError
+from harness.kubernetes.kubectl import Kubectl
+from harness.processes.supervisor import Supervisor
+from harness.project import pins
+from harness.warehouse import server as postgres
+
+SERVICE = "service/airflow-api-server"
+PORT = 8080
+# kubectl ends a forward when the pod that it leads to goes; a roll-out must not cut the run off.
+RETRY = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+while True:
+    subprocess.run(sys.argv[1:])
+    time.sleep(1)
+"""
+
+
+def open_to_airflow(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
+    """Return the address that leads to Airflow; without a supervisor, that of a tunnel that the user opens.
+
+    Raises:
+        NotUpError: the tunnel does not open before its deadline.
+    """
+    port = port or (postgres.free_port() if supervisor else PORT)
+    if supervisor:
+        argv = [sys.executable, "-c", RETRY, *kubectl.argv, "port-forward", SERVICE, f"{port}:{PORT}"]
+        supervisor.start("port-forward", argv, env=dict(os.environ))
+        deadline = time.monotonic() + pins.deadline_s("healthy")
+        while not _answers(port):
+            if time.monotonic() > deadline:
+                raise NotUpError(
+                    f"No tunnel to Airflow opens at port {port}.",
+                    "The API server does not run, or you may not forward ports in this cluster.",
+                    f"Try it by hand: {command(kubectl, port)}",
+                )
+            time.sleep(0.2)
+    return f"http://127.0.0.1:{port}"
+
+
+def command(kubectl: Kubectl, port: int) -> str:
+    """Return the command that opens the tunnel by hand."""
+    return " ".join(["kubectl", *kubectl.argv[1:], "port-forward", SERVICE, f"{port}:{PORT}"])
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

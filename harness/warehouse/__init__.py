@@ -1,0 +1,1 @@
+"""An ephemeral PostgreSQL, its databases and its roles."""

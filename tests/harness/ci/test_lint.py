@@ -1,0 +1,129 @@
+"""Each linter gets the files that are its own, and pre-commit's hook lets a commit pass or refuses it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.ci import lint
+from harness.project import environments
+from harness.project.paths import ROOT
+
+LINTERS = {linter.name: linter for linter in lint.LINTERS}
+RUFF = ("ruff check", "ruff format")
+
+
+@pytest.mark.parametrize(
+    ("file", "linters"),
+    [
+        ("noxfile.py", RUFF),
+        ("dbt/run.py", RUFF),
+        ("airflow/dags/events_pipeline.py", RUFF),
+        ("tests/harness/ci/test_lint.py", RUFF),
+        ("dbt/models/staging/stg_events.sql", ("sqlfluff",)),
+        (".ci/run", ("shellcheck",)),
+        ("airflow/Dockerfile", ("hadolint",)),
+        ("README.md", ("rumdl",)),
+        ("docs/adr/0003-an-environment-per-group.md", ("rumdl",)),
+        ("./README.md", ("rumdl",)),
+        ("airflow/data/events.csv", ()),
+        ("airflow/include/events/tables.sql", ()),
+    ],
+)
+def test_a_file_goes_to_the_linters_whose_it_is(file: str, linters: tuple[str, ...]) -> None:
+    got = {linter.name: lint.files_of(linter) for linter in lint.chosen([file])}
+    assert got == {name: [os.path.normpath(file)] for name in linters}
+
+
+@pytest.mark.needs("history")
+def test_every_python_file_is_checked() -> None:
+    argv = ("git", "ls-files", "--", "*.py")
+    tracked = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    assert set(tracked) <= set(lint.files_of(LINTERS["ruff check"]))
+
+
+def test_fast_leaves_out_what_is_slow() -> None:
+    assert lint.chosen() == list(lint.LINTERS)
+    assert [linter.name for linter in lint.chosen(fast=True)] == [name for name in LINTERS if name != "sqlfluff"]
+    both = ["README.md", "dbt/models/staging/stg_events.sql"]
+    assert [linter.name for linter in lint.chosen(both)] == ["sqlfluff", "rumdl"]
+    assert [linter.name for linter in lint.chosen(both, fast=True)] == ["rumdl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--quick"], "✗ lint does not know --quick; it takes --fix, --fast and files.\n"),
+        (["gone.py"], "✗ There is no file gone.py; files are named from the root.\n"),
+        (["docs"], "✗ There is no file docs; files are named from the root.\n"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lint.main(arguments) == 2
+    assert capsys.readouterr() == ("", said)
+
+
+# --- pre-commit -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_clone(clone: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Make a repository of the clone, with the hook installed; return what runs a command in it."""
+    environments.install("lint")  # from here: what is installed through a link has the link's path in it
+    not_its_own = ("GIT_", "GITHUB_", "NOX", "PYTHONPATH", "FORCE_COLOR")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(not_its_own)}
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # nox and pre-commit
+        "PRE_COMMIT_HOME": str(tmp_path / "pre-commit"),
+        **{
+            f"GIT_{who}_{what}": "test@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        },
+        "GIT_CONFIG_GLOBAL": os.devnull,
+    }
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)
+
+    for argv in (
+        ("git", "init", "--quiet"),
+        ("git", "add", "--", ".", ":!.nox"),  # .gitignore has the folder, not a link
+        ("git", "commit", "--quiet", "--message", "What there is"),
+        ("pre-commit", "install"),
+    ):
+        done = run(*argv)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return run
+
+
+@pytest.mark.needs("git")
+def test_pre_commit_refuses_a_file_that_is_badly_formatted(
+    in_clone: Callable[..., subprocess.CompletedProcess[str]], clone: Path
+) -> None:
+    file = clone / "harness" / "new.py"
+    file.write_text('"""New."""\n\nx = {  "a":1 }\n')
+    (clone / "noxfile.py").open("a").write("x=1\n")  # bad, too, but not in the commit
+    in_clone("git", "add", "harness/new.py")
+    refused = in_clone("git", "commit", "--message", "Badly formatted")
+    assert refused.returncode == 1
+    assert "✗ ruff format" in refused.stderr
+    assert '+x = {"a": 1}' in refused.stderr
+    assert "hadolint" not in refused.stderr
+    assert in_clone("git", "log", "--format=%s").stdout == "What there is\n"
+
+    file.write_text('"""New."""\n\nx = {"a": 1}\n')
+    in_clone("git", "add", "harness/new.py")
+    passed = in_clone("git", "commit", "--message", "Well formatted")
+    assert passed.returncode == 0, passed.stderr
+    assert in_clone("git", "log", "-1", "--format=%s").stdout == "Well formatted\n"
+
+
+def test_hooks_are_sessions_and_bring_no_tool_of_their_own() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    assert {repository["repo"] for repository in config["repos"]} == {"local"}
+    assert [(hook["language"], hook["entry"]) for hook in hooks] == [("system", "nox -s lint -- --fast")]
+    assert "additional_dependencies" not in str(hooks)

@@ -1,0 +1,144 @@
+"""What a workflow runs, by the tags of the sessions, the event and what a change touches."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.ci import plan
+from harness.ci.plan import PlanError, PythonRun, Session, TargetRun
+
+
+def session(name: str, *tags: str) -> dict[str, Any]:
+    return {"session": name, "name": name, "description": "", "python": None, "tags": list(tags), "call_spec": {}}
+
+
+LISTED = [
+    session("lint", "ci", "pythons"),
+    session("docs", "ci", "docs"),
+    session("faults", "ci", "engine"),
+    session("e2e", "ci", "engine", "target"),
+    session("bench", "nightly"),
+]
+LINT, DOCS, FAULTS, BENCH = (
+    Session("lint", 10, engine=False),
+    Session("docs", 30, engine=False),
+    Session("faults", 50, engine=True),
+    Session("bench", 30, engine=False),
+)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "minutes": {"lint": 10, "faults": 50, "e2e": 25},
+    "pythons": {"3.11.2": "Debian 12", "3.12.3": "Ubuntu 24.04"},
+}
+CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", "docs/adr/0001-teardown.md"]
+
+
+@pytest.mark.parametrize(
+    ("event", "changed", "target", "sessions", "targets"),
+    [
+        ("push", CODE, "", [LINT, DOCS, FAULTS], ["kind"]),
+        ("pull_request", CODE, "", [LINT, DOCS, FAULTS], ["kind"]),
+        ("pull_request", WORDS, "", [DOCS], []),
+        ("push", WORDS, "", [DOCS], []),
+        ("push", [], "", [LINT, DOCS, FAULTS], ["kind"]),  # nobody knows what changed
+        ("schedule", WORDS, "", [LINT, DOCS, FAULTS, BENCH], ["kind", "embedded"]),
+        ("workflow_dispatch", WORDS, "embedded", [LINT, DOCS, FAULTS], ["embedded"]),
+        ("workflow_dispatch", [], "", [LINT, DOCS, FAULTS], ["kind"]),
+    ],
+)
+def test_what_runs(event: str, changed: list[str], target: str, sessions: list[Session], targets: list[str]) -> None:
+    made = plan.make(LISTED, SETTINGS, event, changed, target)
+    assert made.sessions == sessions
+    assert made.targets == [TargetRun(name, 25) for name in targets]
+    assert made.pythons == [PythonRun("lint", python, 10) for python in SETTINGS["pythons"] if LINT in sessions]
+
+
+def test_a_session_added_is_a_job_added() -> None:
+    made = plan.make([*LISTED, session("new", "ci")], SETTINGS, "push", CODE, "")
+    assert made.sessions[-1] == Session("new", plan.DEFAULT_MINUTES, engine=False)
+
+
+@pytest.mark.parametrize("listed", [[], [session("sample")], [session("bench", "nightly")]])
+def test_an_empty_plan_fails(listed: list[dict[str, Any]]) -> None:
+    with pytest.raises(PlanError, match="has the tag ci: there is nothing to run"):
+        plan.make(listed, SETTINGS, "push", CODE, "")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("README.md", True),
+        ("docs/operations.md", True),
+        ("docs/adr/0001.md", True),
+        (".github/ISSUE_TEMPLATE/bug.yml", True),
+        ("LICENSE", True),
+        ("dbt/models/docs.md", False),  # dbt's doc blocks are code
+        ("airflow/dags/README.md", False),
+        (".github/workflows/ci.yml", False),
+        ("noxfile.py", False),
+    ],
+)
+def test_what_is_documentation(path: str, is_one: bool) -> None:
+    assert plan.is_documentation([path]) is is_one
+
+
+@pytest.mark.needs("git")
+def test_what_a_change_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        argv = ["git", *identity, *arguments]
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    git("init", "--quiet", "--initial-branch", "main")
+    (tmp_path / "moved.py").write_text("moved")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    git("switch", "--quiet", "--create", "change")
+    git("mv", "moved.py", "elsewhere.md")
+    (tmp_path / "ä b.md").write_text("")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "two")
+    change = git("rev-parse", "HEAD")
+    git("switch", "--quiet", "main")
+    (tmp_path / "of-another.py").write_text("")  # what others merged meanwhile is not this change's
+    git("add", ".")
+    git("commit", "--quiet", "--message", "three")
+    base = git("rev-parse", "HEAD")
+    git("switch", "--quiet", "--detach", change)
+    assert sorted(plan.changed_since(base)) == ["elsewhere.md", "moved.py", "ä b.md"]
+    assert plan.changed_since("0" * 40) == []
+    assert plan.changed_since("") == []
+    assert plan.changed_since("1" * 40) == []  # it was rewritten away
+
+
+def test_the_projects_own_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    assert plan.main(["--event", "schedule"]) == 0
+    outputs = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
+    sessions = {job["session"] for job in json.loads(outputs["sessions"])}
+    assert {"lint", "types", "tests", "dags", "dbt", "faults"} <= sessions
+    assert "e2e" not in sessions
+    assert [run["target"] for run in json.loads(outputs["targets"])] == list(plan.TARGETS)
+    on_pythons = [(run["session"], run["python"]) for run in json.loads(outputs["pythons"])]
+    assert on_pythons == [(name, python) for name in ("tests", "dbt") for python in ("3.11.2", "3.12.3")]
+    assert "nox -s e2e -- --target kind " in capsys.readouterr().out
+    assert "| `nox -s e2e -- --target embedded` | 25 |" in (tmp_path / "summary").read_text()
+
+
+def test_a_noxfile_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    (tmp_path / "noxfile.py").write_text("import no_such_module")
+    assert plan.main([]) == 1
+    assert capsys.readouterr().err.startswith("✗ nox cannot list the sessions: ")
+
+
+def test_each_limit_is_of_a_session_that_there_is() -> None:
+    assert set(plan.settings()["minutes"]) <= {told["session"] for told in plan.listed_sessions()}

@@ -1,0 +1,96 @@
+"""The workflow run by act, which reads it as GitHub does: what the plan puts out, and what the gate lets pass."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.ci import workflow
+from harness.project.paths import ROOT
+
+CI = ROOT / ".github" / "workflows" / "ci.yml"
+PLAN = {
+    "sessions": [{"session": "lint", "minutes": 5, "engine": False}],
+    "targets": [{"target": "kind", "minutes": 5}],
+    "pythons": [{"session": "dbt", "python": "3.11.2", "minutes": 5}],
+}
+NO_MORE: dict[str, list[Any]] = {"targets": [], "pythons": []}
+
+
+def act(repository: Path, *arguments: str) -> tuple[int, str]:
+    """Run the repository's workflow with act, and return its exit code and what it says."""
+    scratch = repository.parent / "scratch"
+    scratch.mkdir()
+    argv = workflow.command(scratch, arguments, repository / ".github" / "workflows" / "ci.yml")
+    env = os.environ | {"DOCKER_HOST": "unix:///nowhere"}
+    done = subprocess.run(argv, cwd=repository, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def repository_with(path: Path, told: dict[Any, Any]) -> Path:
+    """Make a repository with the workflow TOLD."""
+    (path / ".github" / "workflows").mkdir(parents=True)
+    (path / ".github" / "workflows" / "ci.yml").write_text(yaml.safe_dump(told))
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.com")
+    for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "--message", "one")):
+        subprocess.run([*git, *command], cwd=path, check=True)
+    return path
+
+
+@pytest.mark.needs("git")
+@pytest.mark.parametrize(
+    ("failing", "is_whole", "passes"),
+    [
+        ("", True, True),
+        ("", False, True),  # the plan leaves the end-to-end run and other Pythons out
+        ("session", True, False),
+        ("e2e", True, False),
+        ("python", True, False),
+        ("session", False, False),
+        ("plan", True, False),  # nothing else runs then
+    ],
+)
+def test_what_the_gate_lets_pass(tmp_path: Path, failing: str, is_whole: bool, passes: bool) -> None:
+    told = yaml.safe_load(CI.read_text(encoding="utf-8"))
+    told["on"] = told.pop(True)  # YAML 1.1 takes the key for a boolean
+    outputs = PLAN if is_whole else PLAN | NO_MORE
+    put_out = "".join(f"echo '{name}={json.dumps(jobs)}' >>\"$GITHUB_OUTPUT\"\n" for name, jobs in outputs.items())
+    for name in ("plan", "session", "e2e", "python"):
+        run = (put_out if name == "plan" else "") + str(name != failing).lower()
+        told["jobs"][name]["steps"] = [{"id": "plan", "run": run}]
+    code, said = act(repository_with(tmp_path / "repository", told), "push")
+    assert ("[CI/gate" in said and re.search(r"\[CI/gate *\] 🏁  Job succeeded", said) is not None) is passes, said
+    assert (code == 0) is passes, said
+    for name in ("CI/e2e", "CI/dbt"):
+        assert (name in said) is (is_whole and failing != "plan"), said
+
+
+@pytest.mark.needs("history")
+def test_the_jobs_run_here(tmp_path: Path) -> None:
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-m", "harness.ci.workflow", "pull_request", "--job", "plan"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [sessions] = re.findall(r"::set-output:: sessions=(.*)", done.stdout)
+    assert {"lint", "types", "tests"} <= {job["session"] for job in json.loads(sessions)}
+    assert '::set-output:: targets=[{"target": "kind"' in done.stdout
+    assert '::set-output:: pythons=[{"session": "tests", "python": "3.11.2"' in done.stdout
+    assert list(tmp_path.iterdir()) == []  # nothing of it is left
+
+
+def test_a_folder_that_is_no_clone_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+    assert workflow.main([]) == 65
+    assert capsys.readouterr().err == (
+        f"✗ {tmp_path} has no commit to run the jobs on.\n"
+        "  It was downloaded without its history, or git is not installed or does not trust the folder's owner.\n"
+        "  Clone the repository with git and run it there.\n"
+    )

@@ -1,0 +1,93 @@
+"""What the Docker engine does by itself, and what a clone removes from it."""
+
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from harness.docker import engine, image_stream, images
+from harness.errors import ImageMissingError
+from harness.processes.supervisor import Supervisor
+from harness.project import pins
+from tests.servers import serving
+
+pytestmark = pytest.mark.needs("image")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[str]:
+    """Give an image whose containers take a while to make: each gets a copy of its volume."""
+    reference = f"events-platform-test/{secrets.token_hex(4)}:1"
+    (tmp_path / "many").mkdir()
+    for number in range(4000):
+        (tmp_path / "many" / str(number)).write_bytes(bytes(20_000))
+    (tmp_path / "Dockerfile").write_text('FROM scratch\nCOPY many /many\nVOLUME /many\nCMD ["/none"]\n')
+    subprocess.run(["docker", "build", "--quiet", "--tag", reference, tmp_path], check=True, stdout=subprocess.DEVNULL)
+    yield reference
+    subprocess.run(["docker", "image", "rm", "--force", reference], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_container_whose_making_was_given_up_is_waited_for(image: str) -> None:
+    name = f"events-platform-test-{secrets.token_hex(4)}"
+    create = subprocess.Popen(["docker", "container", "create", "--name", name, image], stdout=subprocess.DEVNULL)
+    time.sleep(0.2)
+    create.kill()
+    create.wait()
+    engine.settle(name)
+    found = engine.inspect("container", name)
+    time.sleep(2)
+    assert engine.inspect("container", name) == found  # whether or not: it is decided
+    subprocess.run(["docker", "container", "rm", "--force", "--volumes", name], check=False, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.usefixtures("image")
+def test_where_nothing_is_made_nothing_is_left() -> None:
+    name = f"events-platform-test-{secrets.token_hex(4)}"
+    engine.settle(name)
+    assert engine.inspect("container", name) is None
+
+
+def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    files = {"Dockerfile": tmp_path / "Dockerfile"}
+    built = {}
+    with Supervisor.launch() as supervisor:
+        for clone in (secrets.token_hex(4), secrets.token_hex(4)):
+            monkeypatch.setattr(images, "CLONE", clone)
+            image = images.Image(f"test-{clone}", "Dockerfile", pins.image("postgres"), {}, files)
+            assert images.build(supervisor, image)
+            built[clone] = image.reference
+    for clone, reference in built.items():
+        monkeypatch.setattr(images, "CLONE", clone)
+        assert images.remove_built() == [reference]
+    assert not any(map(engine.has_image, built.values()))
+
+
+def test_a_registry_that_speaks_http_is_said_to() -> None:
+    class Registry(BaseHTTPRequestHandler):
+        default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
+
+    with serving(Registry) as address, Supervisor.launch() as supervisor:
+        port = address.rpartition(":")[2]
+        reference = f"0.0.0.0:{port}/team/airflow:1"  # no loopback address by its look: over HTTPS
+        with pytest.raises(ImageMissingError) as caught:
+            engine.pull(supervisor, reference)
+    assert str(caught.value).splitlines() == [
+        f"The image {reference} is not here and cannot be pulled.",
+        "The registry speaks HTTP, and Docker asks it over HTTPS.",
+        "Give it a certificate, or let Docker use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
+    ]
+
+
+def test_a_node_that_is_being_removed_does_not_stay() -> None:
+    name = f"events-platform-test-{secrets.token_hex(4)}"
+    argv = ["docker", "run", "--detach", "--name", name, "--entrypoint", "sleep", pins.image("postgres"), "600"]
+    made = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+    assert image_stream.stays("docker", name, made, 0)
+    remove = subprocess.Popen(["docker", "container", "rm", "--force", name], stdout=subprocess.DEVNULL)
+    assert not image_stream.stays("docker", name, made, 30)
+    assert remove.wait() == 0

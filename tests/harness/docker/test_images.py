@@ -1,0 +1,131 @@
+"""An image's tag says what it is made of: it changes with anything that goes in, and with nothing else."""
+
+import gzip
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.docker import images
+from harness.project import pins
+
+FILES = {
+    "airflow/Dockerfile": "FROM one",
+    "airflow/dags/a.py": "a",
+    "airflow/include/events/load.py": "load",
+    "airflow/data/events.csv": "sample",
+    "requirements/events.txt": "fsspec==1",
+    "dbt/Dockerfile": "FROM two",
+    "dbt/run.py": "run",
+    "dbt/models/m.sql": "select 1",
+    "requirements/dbt.txt": "dbt==1",
+}
+Change = Callable[[Path, pytest.MonkeyPatch], object]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a repository with no more than what goes into the images."""
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o644)
+    monkeypatch.setattr(images, "ROOT", tmp_path)
+    monkeypatch.setattr(images, "SAMPLE", tmp_path / "airflow/data/events.csv")
+    monkeypatch.delenv("PLATFORM_AIRFLOW_IMAGE", raising=False)
+    monkeypatch.delenv("PLATFORM_PYTHON_IMAGE", raising=False)
+    return tmp_path
+
+
+def references() -> tuple[str, str]:
+    return images.airflow().reference, images.dbt().reference
+
+
+def write(name: str, content: str = "other") -> Change:
+    def change(root: Path, _: pytest.MonkeyPatch) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+    return change
+
+
+def test_a_reference_is_a_name_and_a_digest() -> None:
+    for reference, name in zip(references(), ("airflow", "dbt"), strict=True):
+        assert re.fullmatch(rf"events-platform/{name}:[0-9a-f]{{16}}", reference)
+    assert references() == references()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_goes_in_changes_the_tag_of_its_image_alone(root: Path, name: str) -> None:
+    airflow, dbt = references()
+    (root / name).write_text(FILES[name] + " ")
+    is_of_dbt = "dbt" in name
+    assert (images.airflow().reference == airflow) is is_of_dbt
+    assert (images.dbt().reference == dbt) is not is_of_dbt
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda root, _: (root / "dbt/run.py").rename(root / "dbt/runs.py"), id="a path"),
+        pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o755), id="the executable bit"),
+        pytest.param(write("dbt/models/n.sql"), id="a new file"),
+        pytest.param(lambda root, _: (root / "dbt/models/m.sql").unlink(), id="a file that is gone"),
+        pytest.param(lambda _, patch: patch.setenv("PLATFORM_PYTHON_IMAGE", "mirror/python:3"), id="the base image"),
+    ],
+)
+def test_what_is_built_differently_changes_the_tag(root: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+    airflow, dbt = references()
+    change(root, monkeypatch)
+    assert images.dbt().reference != dbt
+    assert images.airflow().reference == airflow
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda root, _: os.utime(root / "dbt/run.py", (1, 1)), id="a file's age"),
+        pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o600), id="who may read a file here"),
+        pytest.param(write("dbt/__pycache__/run.cpython-313.pyc"), id="bytecode"),
+        pytest.param(write("airflow/include/events/__pycache__/load.pyc"), id="bytecode below"),
+        pytest.param(write("dbt/target/manifest.json"), id="dbt's target"),
+        pytest.param(write("dbt/logs/dbt.log"), id="dbt's log"),
+        pytest.param(write("dbt/dbt_packages/x/x.sql"), id="dbt's packages"),
+        pytest.param(write("airflow/data/generate.py"), id="what does not go in"),
+        pytest.param(lambda root, _: (root / "dbt/empty").mkdir(), id="an empty folder"),
+    ],
+)
+def test_what_does_not_go_in_leaves_the_tag(root: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+    before = references()
+    change(root, monkeypatch)
+    assert references() == before
+
+
+def test_an_argument_changes_the_tag() -> None:
+    made = [images.Image("a", "Dockerfile", "base", arguments, {}) for arguments in ({}, {"A": "1"}, {"A": "2"})]
+    assert len({image.reference for image in made}) == 3
+
+
+def test_an_events_file_of_ones_own_makes_another_tag_by_its_content(root: Path, tmp_path: Path) -> None:
+    mine, packed, copy = tmp_path / "mine.csv", tmp_path / "mine.csv.gz", tmp_path / "copy of the sample.csv"
+    mine.write_text("mine")
+    packed.write_bytes(gzip.compress(b"mine"))
+    copy.write_bytes((root / "airflow/data/events.csv").read_bytes())
+    tags = {images.airflow(events).reference for events in (None, mine, packed)}
+    assert len(tags) == 3
+    assert images.airflow(copy).reference == images.airflow().reference
+
+
+def test_the_base_image_is_what_the_dockerfile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow, dbt = images.airflow(), images.dbt()
+    assert (airflow.base, airflow.arguments) == (pins.image("airflow"), {"AIRFLOW_IMAGE": pins.image("airflow")})
+    assert (dbt.base, dbt.arguments) == (pins.image("python"), {"PYTHON_IMAGE": pins.image("python")})
+    monkeypatch.undo()  # the repository's own files from here on
+    for image in (images.airflow(), images.dbt()):
+        told = image.files[image.dockerfile].read_text()
+        for name in image.arguments:
+            assert re.search(rf"^ARG {name}\b.*\n(?:.*\n)*?FROM \$\{{{name}\}}", told, re.MULTILINE)
+        for copied in re.findall(r"^COPY (?:--chmod=\S+ )?(?!--)(\S+) ", told, re.MULTILINE):
+            assert any(path == copied or path.startswith(f"{copied.rstrip('/')}/") for path in image.files), copied

@@ -1,0 +1,107 @@
+"""A program that is run to its end: what it says, or why there is nothing to say."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.errors import CommandFailedError, telling_line
+from harness.processes.command import run
+
+PYTHON = (sys.executable, "-c")
+
+
+def test_what_it_says_on_standard_output_is_returned() -> None:
+    program = "import os, sys; print(os.environ['ONE'], sys.stdin.read()); print('aside', file=sys.stderr)"
+    assert run(*PYTHON, program, env={"ONE": "1"}, stdin="two") == "1 two\n"
+    assert run(*PYTHON, program, env={"ONE": "1"}) == "1 \n"  # it does not read the terminal
+    assert run("printenv", "PATH") == os.environ["PATH"] + "\n"
+
+
+def test_both_streams_are_returned_in_order() -> None:
+    program = "import sys; [print(n, file=f, flush=True) for n, f in enumerate([sys.stderr, sys.stdout, sys.stderr])]"
+    assert run(*PYTHON, program, both_streams=True) == "0\n1\n2\n"
+
+
+def test_what_is_no_text_does_not_break_it() -> None:
+    assert run(*PYTHON, r"import sys; sys.stdout.buffer.write(b'\xff.')") == "\ufffd."
+
+
+def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
+    program = "import sys; print('out'); print('first\\nlast\\n', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(CommandFailedError) as caught:
+        run(*PYTHON, program)
+    assert caught.value.what == f"`{sys.executable} -c {program}` ended with exit code 3."
+    assert caught.value.why == "It said: last"
+    assert caught.value.said == "out\nfirst\nlast\n\n"
+    assert caught.value.exit_code == 51
+
+
+def test_nothing_secret_is_in_a_failure() -> None:
+    with pytest.raises(CommandFailedError) as caught:
+        run(*PYTHON, "import sys; sys.exit('no https://u:SECRET@host/a?sig=SECRET: denied')", "https://u:SECRET@host/a")
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.why == "It said: no https://host/a?sig=…: denied"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "docker: Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated\n"
+            "\nRun 'docker run --help' for more information\n",
+            "docker: Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated",
+        ),
+        (
+            "error: no such node\nTo see the stack trace of this error execute with --v=5 or higher\n",
+            "error: no such node",
+        ),
+        ("Error: a\nError: b\nbye\n", "Error: b"),
+        ("one\ntwo\n", "two"),
+        ("Usage: docker run\n", ""),
+        (  # kind, where the node's kubeadm is older than a field of cluster/kind.yaml
+            'ERROR: failed to create cluster: command "docker exec" failed with error: exit status 143\n'
+            'Command Output: I1126 15:03:43.258906     115 initconfiguration.go:201] from "/kind/kubeadm.conf"\n'
+            'W1126 15:03:43.263122     115 strict.go:54] error unmarshaling JSON: json: unknown field "failCgroupV1"\n'
+            "I1126 15:03:43.998530     115 round_trippers.go:445] GET https://node:6443/healthz  in 0 milliseconds\n",
+            'ERROR: failed to create cluster: command "docker exec" failed with error: exit status 143',
+        ),
+    ],
+)
+def test_the_line_that_tells_is_not_the_hint_at_the_help(said: str, told: str) -> None:
+    assert telling_line(said) == told
+
+
+def test_a_long_command_is_cut_and_silence_is_said() -> None:
+    with pytest.raises(CommandFailedError) as caught:
+        run("sh", "-c", "exit 1", "3", "4", "5", "6")
+    assert caught.value.what == "`sh -c exit 1 3 4 5 …` ended with exit code 1."
+    assert caught.value.why == "It said: nothing"
+
+
+def test_a_program_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    program = (
+        f"import os, sys, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()));"
+        "print('waiting', file=sys.stderr, flush=True); time.sleep(600)"
+    )
+    begun = time.monotonic()
+    with pytest.raises(CommandFailedError, match=r"did not end within 1 s\.") as caught:
+        run(*PYTHON, program, timeout_s=1)
+    assert time.monotonic() - begun < 30
+    assert caught.value.why == "It said: waiting"
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_that_there_is_not() -> None:
+    with pytest.raises(CommandFailedError, match="`no-such-program --version` could not be started") as caught:
+        run("no-such-program", "--version")
+    assert "No such file or directory" in caught.value.why
+
+
+def test_a_program_that_was_killed() -> None:
+    with pytest.raises(CommandFailedError, match=rf"ended with exit code -{signal.SIGKILL:d}\."):
+        run(*PYTHON, "import os; os.kill(os.getpid(), 9)")
