@@ -1,49 +1,70 @@
-"""What can go wrong in the harness and was foreseen: three lines for the terminal and an exit code of its own.
+"""The harness's expected errors: each has three lines for the terminal, and each kind its own exit code.
 
 Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to the harness.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from events.errors import EventsError
 from events.uri import shown, without_secrets
 
 
 class HarnessError(EventsError):
-    """A failure that was foreseen; see `EventsError` for its three lines.
+    """An expected error; `EventsError` describes its three lines.
+
+    An error is not changed after it was made: what passes it on raises `amended()` from it.
 
     Attributes:
-        evidence: Markdown that shows more of it, for the step's summary.
+        evidence: Markdown with details, for the step's summary.
     """
 
     exit_code = 40
 
-    def __init__(self, what: str, why: str, next_step: str, evidence: Iterable[str] = ()) -> None:
+    def __init__(
+        self, what: str, why: str, next_step: str, evidence: Iterable[str] = (), *, exit_code: int | None = None
+    ) -> None:
         super().__init__(what, why, next_step)
         self.evidence = list(evidence)
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+    def amended(
+        self,
+        what: str | None = None,
+        why: str | None = None,
+        next_step: str | None = None,
+        evidence: Iterable[str] | None = None,
+    ) -> Self:
+        """Return a copy of this error with other lines or other evidence."""
+        error = type(self).__new__(type(self))
+        error.__dict__.update(self.__dict__)
+        lines = (what or self.what, why or self.why, next_step or self.next_step)
+        HarnessError.__init__(error, *lines, self.evidence if evidence is None else evidence, exit_code=self.exit_code)
+        return error
 
 
 class UsageError(HarnessError):
-    """The command line asks for what does not exist: an unknown target, say."""
+    """The arguments are invalid: an unknown target, for example."""
 
     exit_code = 2
 
 
 class PortTakenError(HarnessError):
-    """A port that was asked for by number is in use."""
+    """The port that the user chose is in use."""
 
     exit_code = 41
 
 
 class DiskFullError(HarnessError):
-    """There is no room, or too little, for the run's directory."""
+    """The disk has too little room for the run's directory."""
 
     exit_code = 42
 
 
 class ServiceFailedError(HarnessError):
-    """A process of the target ended, or was not ready before its deadline."""
+    """A process of the run failed, ended early, or was not ready before its deadline."""
 
     exit_code = 43
 
@@ -52,39 +73,51 @@ class DagRunFailedError(HarnessError):
     """A DAG run failed, did not end before its deadline, or its DAG was never parsed.
 
     Attributes:
-        task_id: the task that failed, if one did.
+        task_id: the task that failed; None if none did.
     """
 
     exit_code = 44
-    task_id: str | None = None
+
+    def __init__(
+        self,
+        what: str,
+        why: str,
+        next_step: str,
+        evidence: Iterable[str] = (),
+        *,
+        exit_code: int | None = None,
+        task_id: str | None = None,
+    ) -> None:
+        super().__init__(what, why, next_step, evidence, exit_code=exit_code)
+        self.task_id = task_id
 
 
 class ChecksFailedError(HarnessError):
-    """The warehouse does not hold what the events file says it should."""
+    """A number in the warehouse differs from the one computed from the events file."""
 
     exit_code = 45
 
 
 class PostgresError(HarnessError):
-    """No PostgreSQL could be had in the way that was asked for."""
+    """PostgreSQL could not be started, or the given server cannot be used."""
 
     exit_code = 46
 
 
 class LeftBehindError(HarnessError):
-    """Something of the run could not be taken down."""
+    """Something that the run started or made could not be removed."""
 
     exit_code = 47
 
 
 class DbtFailedError(HarnessError):
-    """dbt ended with another exit code than 0."""
+    """dbt failed."""
 
     exit_code = 49
 
 
 class DatabaseGoneError(HarnessError):
-    """PostgreSQL ended, or the connection to it broke, in the middle of something."""
+    """PostgreSQL ended, or the connection to it broke, during the run."""
 
     exit_code = 50
 
@@ -96,13 +129,13 @@ class EnvironmentMissingError(HarnessError):
 
 
 class ToolMissingError(HarnessError):
-    """A program is missing or too old and cannot be fetched."""
+    """A program is missing or too old, and no pinned one fits this machine."""
 
     exit_code = 52
 
 
 class DownloadError(HarnessError):
-    """A file cannot be fetched, or is not the one that is pinned."""
+    """A file cannot be downloaded, or its checksum is not the pinned one."""
 
     exit_code = 53
 
@@ -120,100 +153,109 @@ class TooSmallError(HarnessError):
 
 
 class ImageMissingError(HarnessError):
-    """An image is neither here nor can it be pulled."""
+    """An image is not in the engine and cannot be pulled."""
 
     exit_code = 56
 
 
 class BuildFailedError(HarnessError):
-    """An image of ours could not be built."""
+    """One of the project's images could not be built."""
 
     exit_code = 57
 
 
 class ChartMissingError(HarnessError):
-    """The chart is not where it is said to be."""
+    """The chart is not at its path or address."""
 
     exit_code = 58
 
 
 class InstallFailedError(HarnessError):
-    """Helm could not install the chart, or the chart does not take its values.
+    """Helm could not install the chart, or the chart does not accept the values.
 
     Attributes:
-        is_of_hook: the chart's hook, the migration, failed or timed out; not helm itself.
+        is_of_hook: the chart's migration hook failed or timed out, not helm itself.
     """
 
     exit_code = 59
-    is_of_hook = False
+
+    def __init__(
+        self, what: str, why: str, next_step: str, evidence: Iterable[str] = (), *, is_of_hook: bool = False
+    ) -> None:
+        super().__init__(what, why, next_step, evidence)
+        self.is_of_hook = is_of_hook
 
 
 class RollOutFailedError(HarnessError):
-    """A component of Airflow is not ready before its deadline, or never will be."""
+    """A component of Airflow is not ready before its deadline, or cannot become ready."""
 
     exit_code = 60
 
 
 class CommandFailedError(HarnessError):
-    """A program ended with another exit code than 0, or not in time.
+    """A program failed, could not be started, or did not end in time.
 
     Attributes:
-        said: what it said, both streams.
+        output: what it printed on both streams.
     """
 
     exit_code = 51
 
-    def __init__(self, argv: Sequence[str], how: str, said: str) -> None:
+    def __init__(self, argv: Sequence[str], how: str, output: str) -> None:
+        """Make the error for ARGV; HOW is `ended with exit code 1`, for example."""
+        line = without_secrets(cause_line(output))
         super().__init__(
             f"`{' '.join(map(shown, argv[:6]))}{' …' if len(argv) > 6 else ''}` {how}.",
-            f"It said: {without_secrets(telling_line(said)) or 'nothing'}",
+            f"Its output says: {line}" if line else "It printed nothing.",
             "Run it by hand to see more.",
         )
-        self.said = said
+        self.output = output
 
 
-_TELLING = re.compile(
+_CAUSE = re.compile(
     r"error|fail|denied|refused|no space|no such|not found|already|cannot|could not|unable|invalid|timed out",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(r"^(Run '|See '|To see |Usage:|For more |W\d{4} )|--help\b")  # hints, Kubernetes' warnings
+_NO_CAUSE = re.compile(r"^(Run '|See '|To see |Usage:|For more |W\d{4} )|--help\b")  # hints, Kubernetes' warnings
 
 
-def telling_line(said: str) -> str:
-    """Return the line of what a program SAID that tells most about its failure: no hint at its help, no warning."""
-    lines = [line.strip()[:300] for line in said.splitlines() if line.strip() and not _ASIDE.search(line.strip())]
-    return next((line for line in reversed(lines) if _TELLING.search(line)), lines[-1] if lines else "")
+def cause_line(output: str) -> str:
+    """Return the line of a program's OUTPUT that most likely names the cause; empty if there is none."""
+    lines = [line.strip()[:300] for line in output.splitlines()]
+    lines = [line for line in lines if line and not _NO_CAUSE.search(line)]
+    return next((line for line in reversed(lines) if _CAUSE.search(line)), lines[-1] if lines else "")
 
 
-SPEAKS_HTTP = re.compile("HTTP response to HTTPS client|first record does not look like a TLS handshake")  # a registry
+# A registry that speaks HTTP is asked over HTTPS.
+SPEAKS_HTTP = re.compile("HTTP response to HTTPS client|first record does not look like a TLS handshake")
 LET_IT_SPEAK_HTTP = "Give it a certificate, or let {who} use HTTP: docs/operations.md, “A registry that speaks HTTP”."
 
 
 class ClusterFailedError(HarnessError):
-    """A cluster was not made, or does not answer."""
+    """A cluster could not be created, or does not answer."""
 
     exit_code = 61
 
 
 class NotUpError(HarnessError):
-    """There is no cluster that is up, or it is not ours."""
+    """No cluster of this clone is up."""
 
     exit_code = 62
 
 
 class ReleaseError(HarnessError):
-    """A release is not ready: its tag, its notes or what is attached to it."""
+    """A release is not ready: its tag, its changelog entry or its attachments."""
 
     exit_code = 64
 
 
 class HistoryMissingError(HarnessError):
-    """The project is no clone of its repository, or there is no git to read it."""
+    """The project's folder is not a git clone, or git is not installed."""
 
     exit_code = 65
 
 
 class AlreadyUpError(HarnessError):
-    """A cluster of this clone is up already, and nobody said that it may be used."""
+    """A cluster of this clone is already up, and --reuse is not set."""
 
     exit_code = 63

@@ -135,7 +135,7 @@ def no_history() -> str:
     try:
         folder, *_ = run("git", "-C", ROOT, "rev-parse", "--show-toplevel", "--verify", "HEAD").splitlines()
     except CommandFailedError as error:
-        found = re.search(r"^fatal: (.*)", error.said, re.MULTILINE)
+        found = re.search(r"^fatal: (.*)", error.output, re.MULTILINE)
         return f"git does not read this folder ({found[1] if found else error.what})"
     return "" if Path(folder) == ROOT.resolve() else f"this folder is part of another repository, {folder}"
 

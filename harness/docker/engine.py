@@ -105,7 +105,7 @@ def inspect(kind: str, name: str) -> dict[str, Any] | None:
     try:
         told: list[dict[str, Any]] = json.loads(run("docker", kind, "inspect", name))
     except CommandFailedError as error:
-        if re.search(r"no such (container|image|network|object)|network .* not found", error.said, re.IGNORECASE):
+        if re.search(r"no such (container|image|network|object)|network .* not found", error.output, re.IGNORECASE):
             return None
         info()  # which says so, where there is no engine to ask
         raise
@@ -128,7 +128,7 @@ def settle(name: str) -> None:
         try:
             run(*probe)
         except CommandFailedError as error:
-            if "is already in use" not in error.said:
+            if "is already in use" not in error.output:
                 return  # without that image nothing was made here
             if time.monotonic() > deadline:
                 raise
@@ -157,7 +157,7 @@ def pull(supervisor: Supervisor, reference: str) -> None:
 
 def why_refused(error: CommandFailedError, next_step: str) -> tuple[str, str]:
     """Return why a registry was of no use to the engine, and what to do: NEXT_STEP, unless it speaks HTTP."""
-    if SPEAKS_HTTP.search(error.said):
+    if SPEAKS_HTTP.search(error.output):
         return "The registry speaks HTTP, and Docker asks it over HTTPS.", LET_IT_SPEAK_HTTP.format(who="Docker")
     return error.why, next_step
 

@@ -141,10 +141,10 @@ def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
         render(chart, namespace, files)
         known = run(tools.find("helm"), "show", "values", chart, timeout_s=RENDER_TIMEOUT_S)
     except CommandFailedError as error:
-        of_schema = "; ".join(re.findall(r"^- (.+)$", error.said, re.MULTILINE))[:300]
+        of_schema = "; ".join(re.findall(r"^- (.+)$", error.output, re.MULTILINE))[:300]
         raise InstallFailedError(
             f"The chart does not take the values in {', '.join(mine)}.",
-            f"It said: {of_schema}" if of_schema else error.why.replace(f"{ROOT}/", ""),
+            f"Its output says: {of_schema}" if of_schema else error.why.replace(f"{ROOT}/", ""),
             f"Mend the file, then look: helm template airflow {chart} {' '.join(f'--values {file}' for file in mine)}",
         ) from error
     for file, name in zip(files, mine, strict=False):
@@ -183,11 +183,11 @@ def install(
         try:
             supervisor.command("helm", command, timeout_s=timeout_s + 120, watch=watch)
         except CommandFailedError as error:
-            is_timeout = "timed out waiting" in error.said or "context deadline exceeded" in error.said
+            is_timeout = "timed out waiting" in error.output or "context deadline exceeded" in error.output
             if is_timeout and attempt == 1:
                 retried(f"the migration hook did not end within {timeout_s:.0f} s; once more")
                 continue
-            is_of_hook = is_timeout or "hook" in error.said
+            is_of_hook = is_timeout or "hook" in error.output
             how = f"The chart's migration hook timed out twice, after {timeout_s:.0f} s each."
             failure = InstallFailedError(
                 how if is_timeout else "Helm could not install the chart.",

@@ -115,7 +115,7 @@ class KindPlace(OnEngine):
         except CommandFailedError as error:
             self._check_port_was_free(error)
             self._check_kubelet_starts(error)
-            say(f"… the cluster was not made ({error.why.removeprefix('It said: ')}); once more")
+            say(f"… the cluster was not made ({error.why.removeprefix('Its output says: ')}); once more")
             self.delete_cluster()
             try:
                 self._create(supervisor)
@@ -130,7 +130,7 @@ class KindPlace(OnEngine):
 
     def _check_port_was_free(self, error: CommandFailedError) -> None:
         """Raise PortTakenError if kind failed because somebody took the wanted port; another free one may be tried."""
-        if self.settings.ui_port and re.search(r"port is already allocated|address already in use", error.said):
+        if self.settings.ui_port and re.search(r"port is already allocated|address already in use", error.output):
             raise PortTakenError(
                 f"Port {self.settings.ui_port} was taken while the cluster was made.",
                 error.why,
@@ -185,7 +185,7 @@ class KindPlace(OnEngine):
             supervisor.command("import", argv, timeout_s=pins.deadline_s("import"))
         except CommandFailedError as error:
             engine.check_disk()
-            kind = DiskFullError if "no space left" in error.said.lower() else ImageMissingError
+            kind = DiskFullError if "no space left" in error.output.lower() else ImageMissingError
             raise kind(
                 f"The image {image.reference} could not be brought into the node {self.node}.",
                 error.why,

@@ -91,7 +91,7 @@ class MinikubePlace(OnEngine):
         if not self._has(image):
             raise ClusterFailedError(
                 f"minikube did not load the image {image.reference}.",
-                f"It said: {(said.strip() or 'nothing').splitlines()[-1]}",
+                f"Its output says: {(said.strip() or 'nothing').splitlines()[-1]}",
                 f"Try by hand: minikube image load --daemon=true {image.reference} --profile {self.cluster}",
             )
         return image.reference

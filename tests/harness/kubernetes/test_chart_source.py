@@ -179,7 +179,7 @@ def test_a_repository_without_the_chart_or_with_another(monkeypatch: pytest.Monk
     with pytest.raises(ChartMissingError) as missing:
         chart.locate()
     check(missing.value, 58, "The chart airflow 1.22.0 cannot be had from oci://charts.example.test/airflow.")
-    assert missing.value.why == 'It said: Error: chart "airflow" matching 1.22.0 not found in the repository'
+    assert missing.value.why == 'Its output says: Error: chart "airflow" matching 1.22.0 not found in the repository'
     (helm / "archive").write_bytes(b"another")
     with pytest.raises(DownloadError, match="holds another chart than the pinned one"):
         chart.locate()
@@ -245,7 +245,7 @@ def test_a_migration_that_times_out_twice_is_an_error(helm: Path) -> None:
     with pytest.raises(InstallFailedError) as caught:
         install(helm, f"{TIMED_OUT}|{TIMED_OUT}")
     check(caught.value, 59, f"The chart's migration hook timed out twice, after {MIGRATIONS_S:.0f} s each.")
-    assert caught.value.why == "It said: * timed out waiting for the condition"
+    assert caught.value.why == "Its output says: * timed out waiting for the condition"
     assert json.loads((helm / "calls").read_text()) == [STATUS, UPGRADE, UPGRADE]
 
 

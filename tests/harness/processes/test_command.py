@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.errors import CommandFailedError, telling_line
+from harness.errors import CommandFailedError, cause_line
 from harness.processes.command import run
 
 PYTHON = (sys.executable, "-c")
@@ -36,8 +36,8 @@ def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
     with pytest.raises(CommandFailedError) as caught:
         run(*PYTHON, program)
     assert caught.value.what == f"`{sys.executable} -c {program}` ended with exit code 3."
-    assert caught.value.why == "It said: last"
-    assert caught.value.said == "out\nfirst\nlast\n\n"
+    assert caught.value.why == "Its output says: last"
+    assert caught.value.output == "out\nfirst\nlast\n\n"
     assert caught.value.exit_code == 51
 
 
@@ -45,7 +45,7 @@ def test_nothing_secret_is_in_a_failure() -> None:
     with pytest.raises(CommandFailedError) as caught:
         run(*PYTHON, "import sys; sys.exit('no https://u:SECRET@host/a?sig=SECRET: denied')", "https://u:SECRET@host/a")
     assert "SECRET" not in str(caught.value)
-    assert caught.value.why == "It said: no https://host/a?sig=…: denied"
+    assert caught.value.why == "Its output says: no https://host/a?sig=…: denied"
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_nothing_secret_is_in_a_failure() -> None:
     ],
 )
 def test_the_line_that_tells_is_not_the_hint_at_the_help(said: str, told: str) -> None:
-    assert telling_line(said) == told
+    assert cause_line(said) == told
 
 
 def test_a_long_command_is_cut_and_silence_is_said() -> None:
     with pytest.raises(CommandFailedError) as caught:
         run("sh", "-c", "exit 1", "3", "4", "5", "6")
     assert caught.value.what == "`sh -c exit 1 3 4 5 …` ended with exit code 1."
-    assert caught.value.why == "It said: nothing"
+    assert caught.value.why == "It printed nothing."
 
 
 def test_a_program_that_takes_too_long_is_killed(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_program_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     with pytest.raises(CommandFailedError, match=r"did not end within 1 s\.") as caught:
         run(*PYTHON, program, timeout_s=1)
     assert time.monotonic() - begun < 30
-    assert caught.value.why == "It said: waiting"
+    assert caught.value.why == "Its output says: waiting"
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 

@@ -334,7 +334,7 @@ def test_a_command_that_fails_is_explained_by_what_it_said() -> None:
     with Supervisor.launch() as supervisor, pytest.raises(CommandFailedError) as caught:
         supervisor.command("part", [sys.executable, "-c", program], timeout_s=30)
     assert caught.value.what.endswith("ended with exit code 3.")
-    assert (caught.value.said, caught.value.why) == ("out\nbecause\n", "It said: because")
+    assert (caught.value.output, caught.value.why) == ("out\nbecause\n", "Its output says: because")
 
 
 def test_a_command_that_takes_too_long_is_stopped() -> None:
@@ -342,7 +342,7 @@ def test_a_command_that_takes_too_long_is_stopped() -> None:
     with Supervisor.launch() as supervisor:
         with pytest.raises(CommandFailedError, match=r"did not end within 1 s\.") as caught:
             supervisor.command("part", [sys.executable, "-c", program], timeout_s=1)
-        assert eventually(lambda: gone(int(caught.value.said)))
+        assert eventually(lambda: gone(int(caught.value.output)))
         assert supervisor.command("next", ["echo", "well"], timeout_s=30) == "well\n"
 
 

@@ -300,7 +300,7 @@ def test_an_image_that_minikube_does_not_load_is_an_error_whatever_it_says(
     with pytest.raises(ClusterFailedError) as caught:
         place.bring(supervisor, image)
     assert caught.value.what == f"minikube did not load the image {image.reference}."
-    assert caught.value.why == "It said: ! Failed to load cached images"
+    assert caught.value.why == "Its output says: ! Failed to load cached images"
 
 
 def test_a_start_that_fails_is_explained_by_minikube(
@@ -311,7 +311,7 @@ def test_a_start_that_fails_is_explained_by_minikube(
     with pytest.raises(ClusterFailedError) as caught:
         place.create(supervisor)
     assert caught.value.what == "minikube could not start the cluster."
-    assert caught.value.why == "It said: X Exiting due to GUEST_PROVISION: error provisioning guest"
+    assert caught.value.why == "Its output says: X Exiting due to GUEST_PROVISION: error provisioning guest"
     assert caught.value.next_step == f"See more: minikube logs --profile {CLUSTER}"
 
 
@@ -374,5 +374,5 @@ def test_the_program_refuses_what_is_not_documented(program: Path, arguments: li
 
 
 def test_an_undocumented_flag_of_ours_would_fail(place: MinikubePlace) -> None:
-    with pytest.raises(CommandFailedError, match=r"exit code 14\.\nIt said: Error: unknown flag: --fast"):
+    with pytest.raises(CommandFailedError, match=r"exit code 14\.\nIts output says: Error: unknown flag: --fast"):
         place._minikube("delete", "--fast")
