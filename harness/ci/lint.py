@@ -1,13 +1,12 @@
-"""Run every linter over the files that are its own, and say at the end which found something.
+"""Run each linter on its files, print a line for each finding, and name at the end the linters that found something.
 
-`--fix` mends what the tool can mend by itself; `--fast` leaves out the tools that take more than a second. With files
-named, each tool gets those of them that are its own, and one that has none of them says nothing. A tool whose kind of
-file the project does not have yet says so.
+`--fix` fixes what the tools can fix; `--fast` leaves out the tools that take more than a second. With files given, each
+linter checks those of them that are its own. A linter whose files the project does not have is reported as such.
 """
 
 import os
-import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,11 @@ from pathlib import Path
 from harness.project.paths import ROOT
 from harness.reporting import findings
 from harness.reporting.annotations import Finding, annotate
+from harness.reporting.findings import Result
 from harness.reporting.summary import Section, table
 
 PROGRAMS = Path(sys.executable).parent
+FIX = "nox -s lint -- --fix"
 
 
 @dataclass(frozen=True)
@@ -25,131 +26,150 @@ class Linter:
     """One tool.
 
     Attributes:
-        name: what it is called in what is printed.
-        check: its command.
-        fix: the command that mends, if it can.
-        files: what it gets, globs from the root. A folder is checked as a whole when a file below it is named.
-        read: reads what it says: which lines it is about.
-        is_fast: whether it takes less than a second on all of them.
+        check: the command that prints its findings as JSON.
+        read: reads that JSON.
+        files: what it checks, globs from the root. A folder is checked as a whole when a file below it is given.
+        fix: the command that fixes what it can; None if it fixes nothing.
+        is_fast: whether it takes less than a second on all of its files.
     """
 
     name: str
     check: tuple[str, ...]
-    fix: tuple[str, ...] | None
+    read: findings.Reader
     files: tuple[str, ...]
-    read: findings.Reader = findings.read_colons
+    fix: tuple[str, ...] | None = None
     is_fast: bool = True
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a linter ended: the mark and the words of its line, what it found, and what it said."""
-
-    mark: str
-    told: str = ""
-    found: Sequence[Finding] = ()
-    said: str = ""
-
-
 PYTHON = ("*.py", "airflow/**/*.py", "dbt/*.py", "harness/**/*.py", "tests/**/*.py")
+SQLFLUFF_OPTIONS = ("--disable-progress-bar", "--config", "dbt/.sqlfluff")
 LINTERS = (
     Linter(
-        "ruff check", ("ruff", "check", "--quiet"), ("ruff", "check", "--quiet", "--fix"), PYTHON, findings.read_arrows
+        "ruff check",
+        ("ruff", "check", "--quiet", "--output-format", "json"),
+        findings.read_ruff,
+        PYTHON,
+        ("ruff", "check", "--quiet", "--fix"),
     ),
     Linter(
         "ruff format",
-        ("ruff", "format", "--quiet", "--diff"),
-        ("ruff", "format", "--quiet"),
+        ("ruff", "format", "--quiet", "--check", "--output-format", "json"),
+        findings.read_ruff,
         PYTHON,
-        findings.read_diff,
+        ("ruff", "format", "--quiet"),
     ),
     Linter(
         "sqlfluff",
-        ("sqlfluff", "lint", "--nocolor", "--disable-progress-bar", "--config", "dbt/.sqlfluff"),
-        ("sqlfluff", "fix", "--nocolor", "--disable-progress-bar", "--config", "dbt/.sqlfluff"),
-        ("dbt/models/**/*.sql", "dbt/tests/**/*.sql", "dbt/macros/**/*.sql"),
+        ("sqlfluff", "lint", "--format", "json", *SQLFLUFF_OPTIONS),
         findings.read_sqlfluff,
+        ("dbt/models/**/*.sql", "dbt/tests/**/*.sql", "dbt/macros/**/*.sql"),
+        ("sqlfluff", "fix", *SQLFLUFF_OPTIONS),
         is_fast=False,
     ),
-    Linter("shellcheck", ("shellcheck", "--format", "gcc"), None, (".ci/run",)),
-    Linter("hadolint", ("hadolint",), None, ("*/Dockerfile",)),
-    Linter("actionlint", ("actionlint",), None, (".github/workflows/*.yml",)),
+    Linter("shellcheck", ("shellcheck", "--format", "json"), findings.read_shellcheck, (".ci/run",)),
+    Linter("hadolint", ("hadolint", "--format", "json"), findings.read_hadolint, ("*/Dockerfile",)),
+    Linter(
+        "actionlint", ("actionlint", "-format", "{{json .}}"), findings.read_actionlint, (".github/workflows/*.yml",)
+    ),
     Linter(
         "zizmor",
-        ("zizmor", "--offline", "--quiet", "--persona", "auditor"),
-        None,
+        ("zizmor", "--offline", "--quiet", "--persona", "auditor", "--format", "json"),
+        findings.read_zizmor,
         (".github/workflows", ".github/actions"),
-        findings.read_arrows,
     ),
     Linter(
         "rumdl",
-        ("rumdl", "check", "--no-cache", "--quiet"),
-        ("rumdl", "check", "--no-cache", "--quiet", "--fix"),
+        ("rumdl", "check", "--no-cache", "--quiet", "--output-format", "json"),
+        findings.read_rumdl,
         ("*.md", "docs/**/*.md", ".github/**/*.md"),
+        ("rumdl", "check", "--no-cache", "--quiet", "--fix"),
     ),
 )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the linters and return 1 if one found something, 2 if ARGUMENTS make no sense."""
-    named = [argument for argument in arguments if not argument.startswith("-")]
-    options = set(arguments) - set(named)
+    """Run the linters; return 1 if one found something, 2 if ARGUMENTS are invalid."""
+    files = [argument for argument in arguments if not argument.startswith("-")]
+    options = set(arguments) - set(files)
     if unknown := sorted(options - {"--fix", "--fast"}):
-        print(f"✗ lint does not know {' '.join(unknown)}; it takes --fix, --fast and files.", file=sys.stderr)
+        print(f"✗ lint has no option {' '.join(unknown)}; it takes --fix, --fast and files.", file=sys.stderr)
         return 2
-    if missing := [file for file in named if not (ROOT / file).is_file()]:
+    if missing := [file for file in files if not (ROOT / file).is_file()]:
         print(f"✗ There is no file {' or '.join(missing)}; files are named from the root.", file=sys.stderr)
         return 2
     with Section("lint") as section:
-        linters = chosen(named, fast="--fast" in options)
-        outcomes = {linter.name: run(linter, fix="--fix" in options) for linter in linters}
-        failed = [name for name, outcome in outcomes.items() if outcome.mark == "✗"]
+        rows, failed = [], {}
+        for linter in chosen(files, fast="--fast" in options):
+            mark, note, result = run(linter, fix="--fix" in options)
+            rows.append((mark, linter.name, note))
+            if mark == "✗":
+                failed[linter.name] = result
         if failed:
-            what = f"{', '.join(failed)} found something"
-            print(f"✗ {what}; what can be mended by itself: nox -s lint -- --fix", file=sys.stderr)
-            section.fail(
-                f"{what}.", "A change breaks their rules.", "What can be mended by itself: nox -s lint -- --fix"
-            )
-        section.add(annotate([finding for outcome in outcomes.values() for finding in outcome.found]))
-        for name in failed:
-            section.add(*findings.tell(name, outcomes[name].found, outcomes[name].said))
-        section.add(table(("", "linter", ""), [(o.mark, name, o.told) for name, o in outcomes.items()]))
+            what, next_step = f"{', '.join(failed)} found something", f"fix what the tools can fix: {FIX}"
+            print(f"✗ {what}; {next_step}", file=sys.stderr)
+            section.fail(f"{what}.", "A change breaks their rules.", next_step.capitalize())
+        section.add(annotate([finding for result in failed.values() for finding in result.findings]))
+        for name, result in failed.items():
+            section.add(*result.markdown(name))
+        section.add(table(("", "linter", ""), rows))
     return bool(failed)
 
 
-def chosen(named: Sequence[str] = (), *, fast: bool = False) -> list[Linter]:
-    """Return the linters to run, or the FAST ones; with files NAMED, those that have some of them, with these alone."""
+def chosen(files: Sequence[str] = (), *, fast: bool = False) -> list[Linter]:
+    """Return the linters to run, or the FAST ones; with FILES, those that check one of them, with these files only."""
     linters = [linter for linter in LINTERS if linter.is_fast or not fast]
-    if not named:
+    if not files:
         return linters
-    files = {os.path.normpath(file) for file in named}
+    given = {os.path.normpath(file) for file in files}
 
     def has(path: str) -> bool:
-        return path in files or any(file.startswith(path + os.sep) for file in files)
+        return path in given or any(file.startswith(path + os.sep) for file in given)
 
     narrowed = [replace(linter, files=tuple(filter(has, files_of(linter)))) for linter in linters]
     return [linter for linter in narrowed if linter.files]
 
 
 def files_of(linter: Linter) -> list[str]:
-    """Return what LINTER gets, from the root."""
+    """Return the files and folders that LINTER checks, from the root."""
     return sorted(str(path.relative_to(ROOT)) for pattern in linter.files for path in ROOT.glob(pattern))
 
 
-def run(linter: Linter, *, fix: bool) -> Outcome:
-    """Run one linter and say how it ended."""
+def run(linter: Linter, *, fix: bool) -> tuple[str, str, Result]:
+    """Run one linter, print its findings and what was fixed; return its mark, a note and its result."""
     files = files_of(linter)
     if not files:
-        outcome = Outcome("-", f"there is no {' or '.join(linter.files)} yet")
+        mark, note, result = "-", f"there is no {' or '.join(linter.files)}", Result(0, [], "")
     else:
-        program, *options = linter.fix if fix and linter.fix else linter.check
-        argv = [str(PROGRAMS / program), *options, *files]
-        done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        said = done.stdout.decode(errors="replace")
-        outcome = Outcome("✗", found=linter.read(said, linter.name), said=said) if done.returncode else Outcome("✓")
-    sys.stdout.write(outcome.said)
-    print(f"{outcome.mark} {linter.name}{outcome.told and ': '}{outcome.told}", flush=True)
-    return outcome
+        result, fixed = check(linter, files), []
+        if result.findings and fix and linter.fix:
+            before, program = result.findings, PROGRAMS / linter.fix[0]
+            findings.run([program, *linter.fix[1:], *files], lambda _: iter(()), linter.name)
+            result = check(linter, files)
+            fixed = without(before, result.findings)
+            Result(0, [replace(finding, message=f"fixed: {finding.message}") for finding in fixed], "").print()
+        mark, note = "✗" if result.exit_code else "✓", f"{len(fixed)} fixed" if fixed else ""
+        if result.exit_code:
+            result.print()
+    print(f"{mark} {linter.name}{note and ': '}{note}", flush=True)
+    return mark, note, result
+
+
+def check(linter: Linter, files: Sequence[str]) -> Result:
+    """Run LINTER on FILES."""
+    return findings.run([PROGRAMS / linter.check[0], *linter.check[1:], *files], linter.read, linter.name)
+
+
+def without(before: Sequence[Finding], after: Sequence[Finding]) -> list[Finding]:
+    """Return the findings of BEFORE that are not in AFTER, where they may be at another line."""
+    remaining = Counter((finding.path, finding.message) for finding in after)
+    gone = []
+    for finding in before:
+        key = (finding.path, finding.message)
+        if remaining[key]:
+            remaining[key] -= 1
+        else:
+            gone.append(finding)
+    return gone
 
 
 if __name__ == "__main__":

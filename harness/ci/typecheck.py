@@ -1,33 +1,30 @@
-"""Run mypy with the arguments that follow; tell on GitHub and in the summary what it finds."""
+"""Run mypy with the arguments given, print a line for each error, and report them on GitHub and in the summary."""
 
-import os
 import sys
 from collections.abc import Sequence
 
-from harness.processes.stream import stream
 from harness.reporting.annotations import annotate
-from harness.reporting.findings import read_types, tell
+from harness.reporting.findings import read_mypy, run
 from harness.reporting.summary import Section
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run mypy with ARGUMENTS and return its exit code."""
-    env = dict(os.environ)
-    if sys.stdout.isatty():
-        env.setdefault("MYPY_FORCE_COLOR", "1")
     with Section("types") as section:
-        code, said = stream([sys.executable, "-m", "mypy", *arguments], env=env)
-        if code:
-            findings = read_types(said, "mypy")
-            section.fail(
-                f"mypy found {len(findings)} errors." if findings else f"mypy ended with exit code {code}.",
-                "A change does not keep what the types promise." if findings else "It could not run; it says why.",
-                "Mend the lines below, and see that nothing is left: nox -s types",
-            )
-            section.add(annotate(findings), *tell("mypy", findings, said))
+        result = run([sys.executable, "-m", "mypy", "--output", "json", *arguments], read_mypy, "mypy")
+        result.print()
+        errors = [finding for finding in result.findings if finding.message.startswith("error: ")]
+        what = f"mypy found {len(errors) or 'no'} error{'s' if len(errors) != 1 else ''}"
+        if result.exit_code and not errors:
+            what = f"mypy ended with exit code {result.exit_code}"
+        print(f"{'✗' if result.exit_code else '✓'} {what}")
+        if result.exit_code:
+            why = "A change breaks the types." if errors else "It could not run; its output says why."
+            section.fail(f"{what}.", why, "Fix the lines below, and check again: nox -s types")
+            section.add(annotate(errors), *result.markdown("mypy"))
         else:
-            section.headline = said.strip().rpartition("\n")[2]
-    return code
+            section.headline = what
+    return result.exit_code
 
 
 if __name__ == "__main__":

@@ -1,70 +1,133 @@
-"""Read what linters and the type checker have found out of what they say to people."""
+"""Run a linter or mypy, and read the findings in its JSON output."""
 
-import re
-from collections.abc import Callable, Sequence
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from harness.project.paths import ROOT
 from harness.reporting.annotations import Finding
-from harness.reporting.summary import ESCAPES, Markdown, code, details, span, table
+from harness.reporting.console import say
+from harness.reporting.summary import Markdown, code, details, span, table
 
-Reader = Callable[[str, str], list[Finding]]
-
-SHOWN = 20
-COLON = re.compile(r"^(?P<path>[^\s:]+):(?P<line>\d+):?(?:\d+:)? (?P<message>\S.*)$", re.MULTILINE)
-ARROW = re.compile(r"^(?P<message>\S.*)\n +--> (?P<path>[^\n:]+):(?P<line>\d+):\d+$", re.MULTILINE)
-DIFF = re.compile(r"^--- (?P<path>.+)|^@@ -(?P<line>\d+).*\n(?P<before>(?: .*\n)*)", re.MULTILINE)
-SQLFLUFF = re.compile(
-    r"^== \[(?P<path>.+)\] FAIL|^L: +(?P<line>\d+) \| P: +\d+ \| +(?P<message>.*(?:\n +\| .*)*)", re.MULTILINE
-)
+SHOWN = 20  # rows in the summary's table
+Found = tuple[str, int, str]  # a file, the line in it, the message
+Reader = Callable[[Any], Iterator[Found]]
 
 
-def read_colons(said: str, title: str) -> list[Finding]:
-    """Read `path:line:column: message`."""
-    return [_finding(found, title) for found in COLON.finditer(ESCAPES.sub("", said))]
+@dataclass(frozen=True)
+class Result:
+    """How a tool ended.
+
+    Attributes:
+        output: what it printed besides its findings, an error of its own for example.
+    """
+
+    exit_code: int
+    findings: Sequence[Finding]
+    output: str
+
+    def print(self) -> None:
+        """Print a line for each finding, then the other output."""
+        for finding in self.findings:
+            say(f"{finding.place or finding.path}: {finding.message}")
+        if self.output.strip():
+            say(self.output.rstrip())
+
+    def markdown(self, title: str) -> list[str]:
+        """Return a table of the findings, and the other output, folded."""
+        rows: list[tuple[Markdown, str]] = [(span(f.place), f.message) for f in self.findings[:SHOWN]]
+        if len(self.findings) > SHOWN:
+            rows.append((Markdown(), f"… and {len(self.findings) - SHOWN} more"))
+        blocks = [f"**{title}**", table(("where", "what"), rows)] if rows else []
+        if self.output.strip():
+            blocks.append(details(f"Output of {title}", code(self.output, first=80)))
+        return blocks
 
 
-def read_arrows(said: str, title: str) -> list[Finding]:
-    """Read a message and below it ` --> path:line:column`."""
-    return [_finding(found, title) for found in ARROW.finditer(ESCAPES.sub("", said))]
+def run(argv: Sequence[str | Path], read: Reader, title: str) -> Result:
+    """Run a tool that prints JSON, and READ its findings; where it prints something else, that is its output."""
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        found = [
+            Finding(path, line, title, " ".join(words.split())) for path, line, words in read(_parsed(done.stdout))
+        ]
+    except (ValueError, LookupError, TypeError):  # it failed, or was asked for --help
+        return Result(done.returncode, [], done.stdout + done.stderr)
+    return Result(done.returncode, found, done.stderr)
 
 
-def read_types(said: str, title: str) -> list[Finding]:
-    """Read mypy's errors, without its notes."""
-    return [finding for finding in read_colons(said, title) if finding.message.startswith("error: ")]
+def _parsed(output: str) -> Any:
+    """Return the JSON document in OUTPUT, or the list of its JSON lines."""
+    try:
+        return json.loads(output)
+    except ValueError:
+        return [json.loads(line) for line in output.splitlines()]
 
 
-def read_diff(said: str, title: str) -> list[Finding]:
-    """Read a unified diff: a finding where each part of it begins to differ."""
-    findings, path = [], ""
-    for found in DIFF.finditer(said):
-        if found["path"]:
-            path = found["path"]
-            continue
-        line = int(found["line"]) + found["before"].count("\n")
-        findings.append(Finding(path, line, title, "The formatter would write this another way."))
-    return findings
+def _hint(text: str | None) -> str:
+    return f" ({text})" if text else ""
 
 
-def read_sqlfluff(said: str, title: str) -> list[Finding]:
-    """Read sqlfluff's lines, each file's below its name; what is wrong may take several."""
-    findings, path = [], ""
-    for found in SQLFLUFF.finditer(ESCAPES.sub("", said)):
-        if found["path"]:
-            path = found["path"]
-            continue
-        message = " ".join(re.sub(r"\n +\| ", " ", found["message"]).split())
-        findings.append(Finding(path, int(found["line"]), title, message))
-    return findings
+def read_ruff(report: Any) -> Iterator[Found]:
+    """Read the output of `ruff check` and `ruff format --check`."""
+    for item in report:
+        fix = item["fix"] or {}
+        hint = fix.get("message")
+        if fix.get("applicability") == "safe":
+            hint = f"--fix: {hint}" if hint else "--fix"
+        rule = f"{item['code']} " if item["url"] else ""  # else it is a syntax error, or the formatter's
+        yield item["filename"], item["location"]["row"], f"{rule}{item['message']}{_hint(hint or item['url'])}"
 
 
-def _finding(found: re.Match[str], title: str) -> Finding:
-    message = found["message"].replace(" [*] ", " ")  # ruff's mark of what it can mend
-    return Finding(found["path"].removeprefix("./"), int(found["line"]), title, message)
+def read_sqlfluff(report: Any) -> Iterator[Found]:
+    """Read the output of `sqlfluff lint`."""
+    for file in report:
+        for item in file["violations"]:
+            message = f"{item['code']} {item['description']}{_hint(item.get('fixes') and '--fix')}"
+            yield file["filepath"], item["start_line_no"], message
 
 
-def tell(title: str, findings: Sequence[Finding], said: str) -> list[str]:
-    """Return Markdown: a table of FINDINGS, and below it what the tool said, folded."""
-    rows: list[tuple[Markdown, str]] = [(span(f.place), f.message) for f in findings[:SHOWN]]
-    if len(findings) > SHOWN:
-        rows.append((Markdown(), f"… and {len(findings) - SHOWN} more"))
-    found = [f"**{title}**", table(("where", "what"), rows)] if rows else []
-    return [*found, details(f"What {title} says", code(said, first=80))]
+def read_shellcheck(report: Any) -> Iterator[Found]:
+    """Read the output of shellcheck."""
+    for item in report:
+        rule = f"SC{item['code']}"
+        hint = f"https://www.shellcheck.net/wiki/{rule}"
+        yield item["file"], item["line"], f"{rule} {item['message']}{_hint(hint)}"
+
+
+def read_hadolint(report: Any) -> Iterator[Found]:
+    """Read the output of hadolint."""
+    for item in report:
+        hint = f"https://github.com/hadolint/hadolint/wiki/{item['code']}"
+        yield item["file"], item["line"], f"{item['code']} {item['message']}{_hint(hint)}"
+
+
+def read_actionlint(report: Any) -> Iterator[Found]:
+    """Read the output of actionlint."""
+    for item in report:
+        yield item["filepath"], item["line"], f"{item['message']} [{item['kind']}]"
+
+
+def read_zizmor(report: Any) -> Iterator[Found]:
+    """Read the output of zizmor: each finding at its primary location."""
+    for item in report:
+        [place, *_] = [place for place in item["locations"] if place["symbolic"]["kind"] == "Primary"]
+        path, line = place["symbolic"]["key"]["Local"]["verbatim_path"], place["concrete"]["location"]["start_point"]
+        message = f"{item['ident']}: {item['desc']}: {place['symbolic']['annotation']}"
+        yield path, line["row"] + 1, f"{message}{_hint(item['url'])}"
+
+
+def read_rumdl(report: Any) -> Iterator[Found]:
+    """Read the output of rumdl."""
+    for item in report:
+        yield item["file"], item["line"], f"{item['rule']} {item['message']}{_hint(item['fixable'] and '--fix')}"
+
+
+def read_mypy(report: Any) -> Iterator[Found]:
+    """Read the output of mypy."""
+    for item in report:
+        rule = f" [{item['code']}]" if item["code"] else ""
+        yield item["file"], item["line"], f"{item['severity']}: {item['message']}{rule}{_hint(item['hint'])}"

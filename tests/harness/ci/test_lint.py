@@ -1,9 +1,10 @@
-"""Each linter gets the files that are its own, and pre-commit's hook lets a commit pass or refuses it."""
+"""Each linter checks its own files; pre-commit's hook refuses a commit or lets it pass."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ RUFF = ("ruff check", "ruff format")
         ("airflow/include/events/tables.sql", ()),
     ],
 )
-def test_a_file_goes_to_the_linters_whose_it_is(file: str, linters: tuple[str, ...]) -> None:
+def test_a_file_is_checked_by_its_linters(file: str, linters: tuple[str, ...]) -> None:
     got = {linter.name: lint.files_of(linter) for linter in lint.chosen([file])}
     assert got == {name: [os.path.normpath(file)] for name in linters}
 
@@ -46,7 +47,7 @@ def test_every_python_file_is_checked() -> None:
     assert set(tracked) <= set(lint.files_of(LINTERS["ruff check"]))
 
 
-def test_fast_leaves_out_what_is_slow() -> None:
+def test_fast_leaves_out_the_slow_linters() -> None:
     assert lint.chosen() == list(lint.LINTERS)
     assert [linter.name for linter in lint.chosen(fast=True)] == [name for name in LINTERS if name != "sqlfluff"]
     both = ["README.md", "dbt/models/staging/stg_events.sql"]
@@ -55,16 +56,23 @@ def test_fast_leaves_out_what_is_slow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
-        (["--quick"], "✗ lint does not know --quick; it takes --fix, --fast and files.\n"),
+        (["--quick"], "✗ lint has no option --quick; it takes --fix, --fast and files.\n"),
         (["gone.py"], "✗ There is no file gone.py; files are named from the root.\n"),
         (["docs"], "✗ There is no file docs; files are named from the root.\n"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert lint.main(arguments) == 2
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", error)
+
+
+def test_a_linter_without_files_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    linter = replace(LINTERS["shellcheck"], files=("no-such/*.sh",))
+    mark, note, result = lint.run(linter, fix=False)
+    assert (mark, note, result.exit_code) == ("-", "there is no no-such/*.sh", 0)
+    assert capsys.readouterr().out == "- shellcheck: there is no no-such/*.sh\n"
 
 
 # --- pre-commit -----------------------------------------------------------------------------------------------------
@@ -72,10 +80,10 @@ def test_what_makes_no_sense_is_refused(arguments: list[str], said: str, capsys:
 
 @pytest.fixture
 def in_clone(clone: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Make a repository of the clone, with the hook installed; return what runs a command in it."""
-    environments.install("lint")  # from here: what is installed through a link has the link's path in it
-    not_its_own = ("GIT_", "GITHUB_", "NOX", "PYTHONPATH", "FORCE_COLOR")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(not_its_own)}
+    """Make the clone a repository with the hook installed; give a function that runs a command in it."""
+    environments.install("lint")  # from here: an environment installed through a link has the link's path in it
+    ours = ("GIT_", "GITHUB_", "NOX", "PYTHONPATH", "FORCE_COLOR")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # nox and pre-commit
         "PRE_COMMIT_HOME": str(tmp_path / "pre-commit"),
@@ -91,7 +99,7 @@ def in_clone(clone: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedP
     for argv in (
         ("git", "init", "--quiet"),
         ("git", "add", "--", ".", ":!.nox"),  # .gitignore has the folder, not a link
-        ("git", "commit", "--quiet", "--message", "What there is"),
+        ("git", "commit", "--quiet", "--message", "First"),
         ("pre-commit", "install"),
     ):
         done = run(*argv)
@@ -100,19 +108,18 @@ def in_clone(clone: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedP
 
 
 @pytest.mark.needs("git")
-def test_pre_commit_refuses_a_file_that_is_badly_formatted(
+def test_pre_commit_refuses_a_badly_formatted_file(
     in_clone: Callable[..., subprocess.CompletedProcess[str]], clone: Path
 ) -> None:
     file = clone / "harness" / "new.py"
     file.write_text('"""New."""\n\nx = {  "a":1 }\n')
-    (clone / "noxfile.py").open("a").write("x=1\n")  # bad, too, but not in the commit
+    (clone / "noxfile.py").open("a").write("x=1\n")  # badly formatted, too, but not in the commit
     in_clone("git", "add", "harness/new.py")
     refused = in_clone("git", "commit", "--message", "Badly formatted")
     assert refused.returncode == 1
-    assert "✗ ruff format" in refused.stderr
-    assert '+x = {"a": 1}' in refused.stderr
+    assert "harness/new.py:3: File would be reformatted (--fix)\n✗ ruff format\n" in refused.stderr
     assert "hadolint" not in refused.stderr
-    assert in_clone("git", "log", "--format=%s").stdout == "What there is\n"
+    assert in_clone("git", "log", "--format=%s").stdout == "First\n"
 
     file.write_text('"""New."""\n\nx = {"a": 1}\n')
     in_clone("git", "add", "harness/new.py")
@@ -121,7 +128,7 @@ def test_pre_commit_refuses_a_file_that_is_badly_formatted(
     assert in_clone("git", "log", "-1", "--format=%s").stdout == "Well formatted\n"
 
 
-def test_hooks_are_sessions_and_bring_no_tool_of_their_own() -> None:
+def test_hooks_run_sessions_and_install_no_tools() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
     assert {repository["repo"] for repository in config["repos"]} == {"local"}

@@ -1,19 +1,21 @@
-"""What `nox -s lint` and `nox -s types` tell of broken files: the tools themselves, in a copy of the project."""
+"""What `nox -s lint` and `nox -s types` report on broken files: the real tools, in a copy of the project."""
 
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.project.environments import install
 from harness.reporting.annotations import Finding
-from harness.reporting.findings import read_colons, tell
-from harness.reporting.summary import text
+from harness.reporting.findings import Result, read_mypy, read_zizmor
+from harness.reporting.findings import run as run_tool
 
 BROKEN = {
-    "harness/broken.py": '"""Broken."""\n\nimport os\nx = {  "a":1}\n\n\n\ny = x["a"]\nz = {  "a":1}\n',
+    "harness/broken.py": '"""Broken."""\n\nimport os\nx = {  "a":1}\n\n\ndef f(a=[]):\n    """F."""\n',
     "dbt/models/marts/dim/broken.sql": "SELECT a from b\n",
     ".ci/run": "#!/usr/bin/env bash\ncd $1\n",
     "airflow/Dockerfile": "FROM python:3\nRUN sudo true\n",
@@ -21,134 +23,131 @@ BROKEN = {
         "name: ci\non: push\npermissions: {}\njobs:\n  a:\n    name: a\n    runs-on: ubuntu-latest\n"
         "    steps:\n      - run: echo ${{ nope.x }}\n"
     ),
+    "docs/broken.md": "# Broken\n\n\ntext\n",
 }
+FOUND = """\
+harness/broken.py:3: I001 Import block is un-sorted or un-formatted (--fix: Organize imports)
+harness/broken.py:3: F401 `os` imported but unused (--fix: Remove unused import: `os`)
+harness/broken.py:7: B006 Do not use mutable data structures for argument defaults (Replace wit
+harness/broken.py:4: File would be reformatted (--fix)
+dbt/models/marts/dim/broken.sql:1: CP01 Keywords must be lower case. (--fix)
+.ci/run:2: SC2164 Use 'cd ... || exit' or 'cd ... || return' in case cd fails. (https://www.she
+.ci/run:2: SC2086 Double quote to prevent globbing and word splitting. (https://www.shellcheck.
+airflow/Dockerfile:2: DL3004 Do not use sudo as it leads to unpredictable behavior. Use a tool
+.github/workflows/ci.yml:9: undefined variable "nope". available variables are "env", "github",
+.github/workflows/ci.yml:9: template-injection: code injection via template expansion: may expa
+.github/workflows/ci.yml:2: concurrency-limits: insufficient job-level concurrency limits: work
+docs/broken.md:3: MD012 Multiple consecutive blank lines between content (--fix)
+"""
 
 
-def run(clone: Path, module: str, *arguments: str) -> tuple[int, list[str], str]:
-    """Run a MODULE of the harness in CLONE; return its exit code, the lines for GitHub, and the summary."""
+@pytest.fixture
+def session(clone: Path) -> Callable[..., tuple[int, str, str]]:
+    """Give a function that runs `nox -s lint` or `types` in the clone: its exit code, output and summary."""
     summary = clone / "summary.md"
-    env = os.environ | {
-        "PYTHONPATH": f"{clone}{os.pathsep}{clone / 'airflow' / 'include'}",
-        "GITHUB_STEP_SUMMARY": str(summary),
-        "GITHUB_ACTIONS": "true",
-    }
-    group = {"harness.ci.lint": "lint", "harness.ci.typecheck": "types"}[module]
-    argv = [str(install(group)), "-m", module, *arguments]
-    done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)
-    commands = [line for line in done.stdout.splitlines() if line.startswith("::")]
-    written = re.sub(r": (\d+ min )?[\d.]+ s\n", ": TIME\n", summary.read_text())
-    return done.returncode, commands, written
+    env = os.environ | {"PYTHONPATH": str(clone), "GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTIONS": "true"}
+
+    def run(group: str, module: str, *arguments: str) -> tuple[int, str, str]:
+        summary.unlink(missing_ok=True)
+        argv = [str(install(group)), "-m", module, *arguments]
+        done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr, re.sub(r"[\d.]+ s\b", "TIME", summary.read_text())
+
+    return run
 
 
-def shortened(command: str) -> str:
-    """Return COMMAND with the beginning of its message."""
-    where, _, message = command.partition("::")
-    return f"{where}::{message[:50]}"
-
-
-def test_each_linter_tells_its_lines(clone: Path) -> None:
+def test_lint_reports_what_each_linter_finds_and_fixes(
+    session: Callable[..., tuple[int, str, str]], clone: Path
+) -> None:
     for name, content in BROKEN.items():
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_text(content)
 
-    exit_code, commands, summary = run(clone, "harness.ci.lint")
+    exit_code, output, summary = session("lint", "harness.ci.lint", *BROKEN)
 
     assert exit_code == 1
-    told = [shortened(command.removeprefix("::error file=")) for command in commands]
-    assert [line for line in told if "broken.sql" not in line] == [
-        "harness/broken.py,line=3,title=ruff check::I001 Import block is un-sorted or un-formatted",
-        "harness/broken.py,line=3,title=ruff check::F401 `os` imported but unused",
-        "harness/broken.py,line=4,title=ruff format::The formatter would write this another way.",
-        ".ci/run,line=2,title=shellcheck::warning: Use 'cd ... || exit' or 'cd ... || return",
-        ".ci/run,line=2,title=shellcheck::note: Double quote to prevent globbing and word sp",
-        "airflow/Dockerfile,line=2,title=hadolint::DL3004 error: Do not use sudo as it leads to unpre",
-        '.github/workflows/ci.yml,line=9,title=actionlint::undefined variable "nope". available variables are',
-        ".github/workflows/ci.yml,line=9,title=zizmor::info[template-injection]: code injection via templ",
-        ".github/workflows/ci.yml,line=2,title=zizmor::help[concurrency-limits]: insufficient job-level c",
-    ]
-    assert [line for line in told if "broken.sql" in line] == [
-        "dbt/models/marts/dim/broken.sql,line=1,title=sqlfluff::" + message
-        for message in ("CP01 | Keywords must be lower case. [capitalisatio",)
-    ]
+    lines = [line for line in output.splitlines() if not line.startswith("::")]
+    names = ("ruff check", "ruff format", "sqlfluff", "shellcheck", "hadolint", "actionlint", "zizmor", "rumdl")
+    found = [line[:95].rstrip() for line in lines if not line.startswith("✗")]
+    assert found == FOUND.splitlines()
+    assert lines[-1] == f"✗ {', '.join(names)} found something; fix what the tools can fix: nox -s lint -- --fix"
+    commands = [line for line in output.splitlines() if line.startswith("::")]
+    assert len(commands) == len(found)
+    assert commands[3] == "::error file=harness/broken.py,line=4,title=ruff format::File would be reformatted (--fix)"
     assert summary.startswith(
         "## ✗ lint: TIME\n\n"
-        "- **What happened:** "
-        "ruff check, ruff format, sqlfluff, shellcheck, hadolint, actionlint, zizmor found something.\n"
+        f"- **What happened:** {', '.join(names)} found something.\n"
         "- **Why, most likely:** A change breaks their rules.\n"
-        "- **What to do:** What can be mended by itself: nox -s lint -- --fix\n\n"
-        "**ruff check**\n\n"
-        "| where | what |\n| --- | --- |\n"
-        "| `harness/broken.py:3` | I001 Import block is un-sorted or un-formatted |\n"
-        "| `harness/broken.py:3` | F401 \\`os\\` imported but unused |\n\n"
-        "<details><summary>What ruff check says</summary>\n\n```text\nI001 [*] Import block is un-sorted"
+        "- **What to do:** Fix what the tools can fix: nox -s lint -- --fix\n\n"
     )
-    assert summary.endswith("| ✗ | actionlint |  |\n| ✗ | zizmor |  |\n| ✓ | rumdl |  |\n\n")
+    assert "**ruff format**\n\n| where | what |\n| --- | --- |\n| `harness/broken.py:4` | File would be " in summary
+    assert summary.endswith("| ✗ | zizmor |  |\n| ✗ | rumdl |  |\n\n")
+
+    exit_code, output, summary = session("lint", "harness.ci.lint", "--fix", "harness/broken.py", "docs/broken.md")
+
+    assert exit_code == 1  # a default argument is not fixed without being asked
+    assert [line for line in output.splitlines() if line.startswith(("✓", "harness", "docs"))] == [
+        *(line.replace(": ", ": fixed: ", 1) for line in FOUND.splitlines()[:2]),
+        next(line for line in output.splitlines() if "B006" in line),
+        "harness/broken.py:3: fixed: File would be reformatted (--fix)",
+        "✓ ruff format: 1 fixed",
+        "docs/broken.md:3: fixed: MD012 Multiple consecutive blank lines between content (--fix)",
+        "✓ rumdl: 1 fixed",
+    ]
+    assert (clone / "docs" / "broken.md").read_text() == "# Broken\n\ntext\n"
+    assert "| ✗ | ruff check | 2 fixed |\n| ✓ | ruff format | 1 fixed |\n| ✓ | rumdl | 1 fixed |\n" in summary
 
 
-def test_where_nothing_is_found_the_summary_is_a_table(clone: Path) -> None:
-    (clone / ".ci" / "run").unlink()
-
-    exit_code, commands, summary = run(clone, "harness.ci.lint")
-
-    assert (exit_code, commands) == (0, [])
-    assert summary == (
-        "## ✓ lint: TIME\n\n|  | linter |  |\n| --- | --- | --- |\n"
-        "| ✓ | ruff check |  |\n| ✓ | ruff format |  |\n| ✓ | sqlfluff |  |\n"
-        "| - | shellcheck | there is no .ci/run yet |\n| ✓ | hadolint |  |\n"
-        "| ✓ | actionlint |  |\n| ✓ | zizmor |  |\n| ✓ | rumdl |  |\n\n"
-    )
-
-
-def test_mypys_errors_are_told_with_their_lines(clone: Path) -> None:
+def test_types_reports_the_errors_of_mypy(session: Callable[..., tuple[int, str, str]], clone: Path) -> None:
     (clone / "broken.py").write_text('x: int = "a"\n\n\ndef f(a):\n    return a\n')
-
-    exit_code, commands, summary = run(clone, "harness.ci.typecheck", "broken.py")
-
+    exit_code, output, summary = session("types", "harness.ci.typecheck", "broken.py")
     assert exit_code == 1
     assignment = (
-        'error: Incompatible types in assignment (expression has type "str", variable has type "int")  [assignment]'
+        'error: Incompatible types in assignment (expression has type "str", variable has type "int") [assignment]'
     )
-    untyped = "error: Function is missing a type annotation  [no-untyped-def]"
-    assert commands == [
+    untyped = "error: Function is missing a type annotation [no-untyped-def]"
+    assert output.splitlines() == [
+        f"broken.py:1: {assignment}",
+        f"broken.py:4: {untyped}",
+        "✗ mypy found 2 errors",
         f"::error file=broken.py,line=1,title=mypy::{assignment}",
         f"::error file=broken.py,line=4,title=mypy::{untyped}",
     ]
-    assert summary == (
+    assert summary.startswith(
         "## ✗ types: TIME\n\n"
         "- **What happened:** mypy found 2 errors.\n"
-        "- **Why, most likely:** A change does not keep what the types promise.\n"
-        "- **What to do:** Mend the lines below, and see that nothing is left: nox -s types\n\n"
-        "**mypy**\n\n"
-        "| where | what |\n| --- | --- |\n"
-        f"| `broken.py:1` | {text(assignment)} |\n"
-        f"| `broken.py:4` | {text(untyped)} |\n\n"
-        "<details><summary>What mypy says</summary>\n\n```text\n"
-        f"broken.py:1: {assignment}\nbroken.py:4: {untyped}\nFound 2 errors in 1 file (checked 1 source file)\n"
-        "```\n\n</details>\n\n"
+        "- **Why, most likely:** A change breaks the types.\n"
+        "- **What to do:** Fix the lines below, and check again: nox -s types\n\n"
+        "**mypy**\n\n| where | what |\n| --- | --- |\n| `broken.py:1` | error: Incompatible"
     )
 
+    (clone / "broken.py").write_text("x: int = 1\n")
+    assert session("types", "harness.ci.typecheck", "broken.py") == (
+        0,
+        "✓ mypy found no errors\n",
+        "## ✓ types: mypy found no errors (TIME)\n\n",
+    )
 
-def test_mypys_success_and_its_own_failure_are_told(clone: Path) -> None:
-    (clone / "good.py").write_text("x: int = 1\n")
-    exit_code, commands, summary = run(clone, "harness.ci.typecheck", "good.py")
-    assert (exit_code, commands) == (0, [])
-    assert summary.startswith("## ✓ types: Success: no issues found in 1 source file (")
-
-    (clone / "summary.md").unlink()
-    exit_code, commands, summary = run(clone, "harness.ci.typecheck", "--no-such-option")
-    assert (exit_code, commands) == (2, [])
-    assert "- **What happened:** mypy ended with exit code 2.\n" in summary
-    assert "mypy: error: unrecognized arguments: --no-such-option\n" in summary
-
-
-@pytest.mark.parametrize(
-    "line", ["In .ci/run line 2:", "  |", "6 |       - uses: a:1 b", "Success: no issues found", "12:30:01 text"]
-)
-def test_what_names_no_line_is_no_finding(line: str) -> None:
-    assert read_colons(line, "tool") == []
+    exit_code, output, summary = session("types", "harness.ci.typecheck", "--no-such-option")
+    assert exit_code == 2
+    assert "mypy: error: unrecognized arguments: --no-such-option\n✗ mypy ended with exit code 2\n" in output
+    assert "<details><summary>Output of mypy</summary>" in summary
 
 
-def test_of_many_findings_the_first_are_in_the_table() -> None:
-    findings = [Finding("a.py", number, "tool", "x") for number in range(1, 24)]
-    [_, table, _] = tell("tool", findings, "said")
+@pytest.mark.parametrize("output", ["", "[]", "text", '{"a": 1}', '[{"locations": []}]', "[1"])
+def test_output_that_is_not_the_tools_json_is_shown(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    program = f"import sys; print({output!r}, end=''); print('it failed', file=sys.stderr); sys.exit(3)"
+    result = run_tool([sys.executable, "-c", program], read_zizmor, "tool")
+    result.print()
+    shown = "it failed\n" if output in ("", "[]") else f"{output}it failed\n"
+    assert (result.exit_code, result.findings, capsys.readouterr().out) == (3, [], shown)
+
+
+def test_a_note_of_mypy_has_its_hint() -> None:
+    item = {"file": "a.py", "line": 1, "severity": "note", "message": "Revealed", "code": None, "hint": "See x"}
+    assert list(read_mypy([item])) == [("a.py", 1, "note: Revealed (See x)")]
+
+
+def test_the_table_has_the_first_findings() -> None:
+    result = Result(1, [Finding("a.py", number, "tool", "x") for number in range(1, 24)], "")
+    _, table = result.markdown("tool")
     assert table.splitlines()[-2:] == ["| `a.py:20` | x |", "|  | … and 3 more |"]
