@@ -1,4 +1,7 @@
-"""End-to-end runs on the embedded target that do not go well: what they say, and that they leave nothing behind."""
+"""End-to-end runs on the embedded target that fail or are interrupted: what they print, and that nothing stays behind.
+
+What needs Airflow and does not end it shares one, which a refused events file and --keep have left up.
+"""
 
 import base64
 import contextlib
@@ -13,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -25,123 +29,136 @@ from harness.project.paths import BUILD, ROOT
 from tests.servers import Handler, serving
 
 TIMEOUT_S = 150
-PLANTED = "pl4nt3d-s3cr3t"  # what nobody but the server of the events file is to see
+SECRET = "pl4nt3d-s3cr3t"  # only the server of the events file may see it
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
-# The line after which the phase is under way, the signal, and the exit code of the harness.
+# The line after which the phase has begun, the signal, and the phase's name in the summary.
 INTERRUPTS = {
-    "PostgreSQL starts": ("target embedded", signal.SIGINT, 130),
-    "the metadata database is migrated": ("✓ PostgreSQL", signal.SIGTERM, 143),
-    "Airflow starts": ("✓ Airflow's metadata", signal.SIGHUP, 129),
-    "a DAG runs": ("create_tables  running", signal.SIGINT, 130),
-    "killed while a DAG runs": ("load_events    running", signal.SIGKILL, -9),
-}
-PHASES = {  # as the summary calls them
-    "the metadata database is migrated": "Airflow's metadata database migrated",
-    "Airflow starts": "Airflow healthy",
-    "a DAG runs": "events_pipeline_daily",
+    "PostgreSQL starts": ("target embedded", signal.SIGTERM, ""),
+    "the metadata database is migrated": ("✓ PostgreSQL", signal.SIGKILL, ""),
+    "Airflow starts": ("✓ Airflow's metadata", signal.SIGHUP, "Airflow healthy"),
 }
 
 
-def processes_below(directory: Path) -> list[str]:
-    """Return the processes whose command line, working directory or environment names DIRECTORY."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            told = [*process.cmdline(), process.cwd(), *process.environ().values()]
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # zombies are no such process, too
-            continue
-        if process.pid != os.getpid() and any(str(directory) in text for text in told):
-            found.append(f"{process.pid} {' '.join(process.cmdline())}")
-    return found
-
-
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """Give a temporary directory for one run, which as root PostgreSQL reaches as another user: pytest's are closed."""
-    with tempfile.TemporaryDirectory(suffix="_") as directory:  # as some random names end: Markdown escapes it
-        path = Path(directory) / "tmp"
-        path.mkdir()
-        path.parent.chmod(0o755)
-        yield path
-        start(path, "--down").communicate(timeout=TIMEOUT_S)  # what a failed test has kept
-
-
-def start(temporary: Path, *options: str, under: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
+def start(temporary: Path, *options: str, program: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
+    """Start an end-to-end run, by PROGRAM instead of `python -m harness` if given, with its directory in TEMPORARY."""
     return subprocess.Popen(
-        [*under, sys.executable, "-m", "harness", "e2e", "--target", "embedded", *options],
+        [*(program or (sys.executable, "-m", "harness")), "e2e", "--target", "embedded", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={k: v for k, v in os.environ.items() if k != "NOX_PID"}
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "NOX_PID"}
         | {"TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))}
         | env,
     )
 
 
 def summary(temporary: Path) -> Path:
-    """Return where the run whose temporary directory is TEMPORARY tells how it ended."""
+    """Return the summary of the run whose directory is in TEMPORARY."""
     return temporary.parent / "summary.md"
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
-    """Return the lines that PROCESS says, up to the one with TEXT."""
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Give a directory for one run's; as root, PostgreSQL runs as another user, to whom pytest's own are closed."""
+    with tempfile.TemporaryDirectory(suffix="_") as directory:  # as some random names end: Markdown escapes it
+        path = Path(directory) / "tmp"
+        path.mkdir()
+        path.parent.chmod(0o755)
+        yield path
+        if any(path.iterdir()):  # a test has failed
+            start(path, "--down").communicate(timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    with temporary_directory() as directory:
+        yield directory
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Return the output of PROCESS up to the line with TEXT."""
     assert process.stdout is not None
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if text in line:
             break
-    return said
+    return "".join(lines)
+
+
+def diagnostics_of(output: str) -> Path:
+    """Return the folder that the last line of OUTPUT names."""
+    [folder] = re.findall(r"Diagnostics: (build/diagnostics/[\w-]+)$", output)
+    return ROOT / str(folder)
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Return the processes whose command line, working directory or environment names DIRECTORY."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            texts = [*process.cmdline(), process.cwd(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # zombies are no such process, too
+            continue
+        if process.pid != os.getpid() and any(str(directory) in text for text in texts):
+            found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
 
 
 def check_nothing_is_left(temporary: Path) -> None:
-    """Wait for what goes on alone when the harness is killed, and see that it leaves nothing."""
+    """Wait until no process and no file of the run is left: a killed harness's supervisor takes it down alone."""
     deadline = time.monotonic() + TIMEOUT_S
-    while (left := [*processes_below(temporary), *temporary.iterdir()]) and time.monotonic() < deadline:
+    while (left := [*processes_of(temporary), *temporary.iterdir()]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
 
 
+def check_interrupted(output: str, temporary: Path, number: signal.Signals, phase: str) -> None:
+    """Check the OUTPUT of a run that was interrupted in PHASE, and its summary."""
+    assert output.splitlines()[-3:] == [
+        f"✗ Interrupted by {number.name}.",
+        "  What was up is taken down; what is not is named above.",
+        "  Run it again: nox -s e2e",
+    ]
+    assert "\n✓ everything taken down" in output
+    assert "Traceback" not in output
+    written = summary(temporary).read_text()
+    assert re.match(
+        rf"## ✗ e2e on embedded: .* s\n\n- \*\*What happened:\*\* Interrupted by {number.name}\.\n", written
+    )
+    assert (f"\nIt ended in the phase **{phase}**.\n" in written) or not phase
+
+
 @pytest.mark.parametrize("phase", INTERRUPTS)
 def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
-    begun, number, code = INTERRUPTS[phase]
+    begun, number, name = INTERRUPTS[phase]
     users = {user.pw_name for user in pwd.getpwall()}
     harness = start(temporary)
-    said = read_until(harness, begun)
+    output = read_until(harness, begun)
     time.sleep(0.5)  # into the phase
     harness.send_signal(number)
-    said += harness.communicate(timeout=TIMEOUT_S)[0].splitlines(keepends=True)
-    assert harness.returncode == code, "".join(said)
+    output += harness.communicate(timeout=TIMEOUT_S)[0]
+    assert harness.returncode == (-number if number == signal.SIGKILL else 128 + number), output
     if number != signal.SIGKILL:
-        assert said[-3:] == [
-            f"✗ Interrupted by {number.name}.\n",
-            "  What was up is taken down; what is not is named above.\n",
-            "  Run it again: nox -s e2e\n",
-        ]
-        assert any(line.startswith("✓ everything taken down") for line in said)
-        assert "Traceback" not in "".join(said)
-        told = summary(temporary).read_text()
-        assert re.match(
-            rf"## ✗ e2e on embedded: .* s\n\n- \*\*What happened:\*\* Interrupted by {number.name}\.\n", told
-        )
-        if phase in PHASES:
-            assert f"\nIt ended in the phase **{PHASES[phase]}**.\n" in told
+        check_interrupted(output, temporary, number, name)
     check_nothing_is_left(temporary)
     assert {user.pw_name for user in pwd.getpwall()} == users
 
 
 def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -> None:
-    nox = start(temporary, under=(sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])"))
-    read_until(nox, "✓ PostgreSQL")
+    run = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'harness', *sys.argv[1:]])"
+    nox = start(temporary, program=(sys.executable, "-c", run))
+    output = read_until(nox, "✓ PostgreSQL")
     nox.kill()
-    said = nox.communicate(timeout=TIMEOUT_S)[0]
-    assert said.splitlines()[-3] == "✗ Interrupted by SIGTERM."
+    output += nox.communicate(timeout=TIMEOUT_S)[0]
+    check_interrupted(output, temporary, signal.SIGTERM, "Airflow's metadata database migrated")
     check_nothing_is_left(temporary)
 
 
 @pytest.fixture
 def small_disk(temporary: Path) -> Iterator[Path]:
-    """Give a file system of its own with just enough room for a run."""
+    """Give a file system with just enough room for a run."""
     directory = temporary.parent / "small"
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1100m", "tmpfs", directory], check=True)
@@ -149,33 +166,85 @@ def small_disk(temporary: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", directory], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mount")
 def test_a_disk_that_becomes_full_is_explained(small_disk: Path) -> None:
     harness = start(small_disk)
     read_until(harness, "✓ Airflow's metadata")
-    with contextlib.suppress(OSError), (small_disk / "fill").open("wb") as fill:
-        while True:
-            fill.write(bytes(1 << 20))
-    said = harness.communicate(timeout=TIMEOUT_S)[0].splitlines()
+    with (small_disk / "fill").open("wb") as file:
+        free = shutil.disk_usage(small_disk).free
+        os.posix_fallocate(file.fileno(), 0, free - 4096)
+    lines = harness.communicate(timeout=TIMEOUT_S)[0].splitlines()
     (small_disk / "fill").unlink()
-    assert harness.returncode == 42, said
-    assert re.search(rf"✗ The disk that holds {small_disk}/\S+ is full: \d+ MB are left\.", said[-3])
-    shutil.rmtree(ROOT / said[-1].rpartition("Diagnostics: ")[2])
+    assert harness.returncode == 42, lines
+    assert re.search(rf"✗ The disk that holds {small_disk}/\S+ is full: \d+ MB are left\.", lines[-3])
+    shutil.rmtree(diagnostics_of(lines[-1]))
     check_nothing_is_left(small_disk)
 
 
+# --- one Airflow for the rest ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run with --keep that has failed: its events file was refused.
+
+    Attributes:
+        temporary: where its directory is.
+        output, returncode: of the harness, which has ended.
+        arguments: the argument lists of all processes of the machine meanwhile.
+        shown_uri: the events file's URI, as messages show it.
+        answering: the events file's server waits for it before it answers.
+    """
+
+    temporary: Path
+    output: str
+    returncode: int
+    arguments: set[str]
+    shown_uri: str
+    answering: threading.Event
+
+    @property
+    def login(self) -> tuple[str, str, str]:
+        """Airflow's address, user and password, as the harness prints them."""
+        [found] = re.findall(r"^  Airflow +(\S+)  user (\S+), password (\S+)$", self.output, re.MULTILINE)
+        return tuple(found)
+
+    @property
+    def diagnostics(self) -> Path:
+        return diagnostics_of(self.output)
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[KeptRun]:
+    good = [f"{number};created_account;{number};2020-01-01 00:00:00;" for number in range(97)]
+    content = "\n".join([HEADER, *good, "x;created_account;1;2020-01-01 00:00:00;", "1;2", "1;2", ""]).encode()
+    answering = threading.Event()
+    answering.set()
+    with temporary_directory() as temporary, served(content, answering) as uri:
+        with watched_processes() as arguments:
+            harness = start(temporary, "--keep", EVENTS_URI=uri)
+            output = harness.communicate(timeout=TIMEOUT_S)[0]
+        shown_uri = f"http://{uri.rpartition('@')[2].partition('?')[0]}?X-Amz-Signature=…#…"
+        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, answering)
+        yield run
+        answering.set()
+        shutil.rmtree(run.diagnostics)
+
+
 @contextlib.contextmanager
-def served(content: bytes) -> Iterator[str]:
-    """Give a signed URL of CONTENT with user info, without which the server gives nothing."""
-    authorization = f"Basic {base64.b64encode(f'{PLANTED}:{PLANTED}'.encode()).decode()}"
+def served(content: bytes, answering: threading.Event) -> Iterator[str]:
+    """Give a signed URL of CONTENT with user info; without both the server refuses, and while not ANSWERING it waits."""
+    authorization = f"Basic {base64.b64encode(f'{SECRET}:{SECRET}'.encode()).decode()}"
 
     class Events(Handler):
         def respond(self) -> None:
-            is_signed = self.path == f"/events.csv?X-Amz-Signature={PLANTED}"
+            answering.wait()
+            is_signed = self.path == f"/events.csv?X-Amz-Signature={SECRET}"
             self.answer(200 if is_signed and self.headers["Authorization"] == authorization else 403, content)
 
     with serving(Events) as address:
-        yield f"http://{PLANTED}:{PLANTED}@{address}/events.csv?X-Amz-Signature={PLANTED}#{PLANTED}"
+        yield f"http://{SECRET}:{SECRET}@{address}/events.csv?X-Amz-Signature={SECRET}#{SECRET}"
 
 
 @contextlib.contextmanager
@@ -197,15 +266,57 @@ def watched_processes() -> Iterator[set[str]]:
     watcher.join()
 
 
-def with_secrets(*folders: Path) -> list[Path]:
-    """Return the files below FOLDERS that have what was planted in them."""
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert files
-    return [path for path in files if PLANTED.encode() in path.read_bytes()]
+@pytest.mark.slow
+def test_a_refused_file_is_explained(kept: KeptRun) -> None:
+    assert kept.returncode == 17  # that of a load with too many rejects
+    what, why, next_step = kept.output.splitlines()[-3:]
+    refused = f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% may be."
+    assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
+    assert "field_count 2, event_id 1" in why
+    assert " Diagnostics: build/diagnostics/" in next_step
+    assert (kept.diagnostics / "components" / "scheduler.log").exists()
+    assert list((kept.diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
+    rejects = (kept.diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
+    assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
+
+    written = re.sub(r"\\(\W|_)", r"\1", summary(kept.temporary).read_text())
+    assert written.startswith("## ✗ e2e on embedded: ")
+    assert f"\n- **What happened:** events_pipeline_daily failed in load_events: {refused}\n" in written
+    assert "\n- **What to do:** " in written
+    assert " Diagnostics: build/diagnostics/" in written
+    [log] = re.findall(
+        r"<summary>The end of load_events's log in events_pipeline_daily</summary>(.*?)</details>", written, re.DOTALL
+    )
+    assert f"TooManyRejected: {refused}\n" in log
+    assert "\nIt ended in the phase **events_pipeline_daily**.\n" in written
+    assert re.search(r"^\| events_pipeline_daily \(not finished\) \| [\d.]+ \|$", written, re.MULTILINE)
 
 
-def rows_with_secrets(dsn: str) -> list[str]:
-    """Return the tables of the database at DSN that have what was planted in a row."""
+@pytest.mark.slow
+def test_secrets_of_the_uri_are_nowhere(kept: KeptRun) -> None:
+    [home] = kept.temporary.glob("events-platform-*")
+    logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
+    files = [path for folder in (kept.diagnostics, *logs) for path in folder.rglob("*") if path.is_file()]
+    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json"]
+    assert len(files) > 10
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert SECRET not in kept.output
+    assert any("-m harness.processes.supervisor" in arguments for arguments in kept.arguments)
+    assert not any(SECRET in arguments for arguments in kept.arguments)
+
+
+@pytest.mark.slow
+def test_a_kept_run_can_be_looked_at(kept: KeptRun) -> None:
+    assert list(AirflowApi(*kept.login).runs("events_pipeline_daily").values()).count("failed") >= 1
+    [dsn] = re.findall(r"^  warehouse +(\S+)$", kept.output, re.MULTILINE)
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("select count(*) from raw.events").fetchone() == (0,)
+    assert tables_with_secrets(dsn) == []  # of the ledger and the quarantine
+    assert tables_with_secrets(f"{dsn.rpartition('/')[0]}/airflow") == []  # of XCom, rendered templates, events
+
+
+def tables_with_secrets(dsn: str) -> list[str]:
+    """Return the tables of the database at DSN that have the secret in a row."""
     found = []
     with psycopg.connect(dsn) as connection:
         tables = connection.execute(
@@ -213,60 +324,35 @@ def rows_with_secrets(dsn: str) -> list[str]:
         ).fetchall()
         for (table,) in tables:
             query = sql.SQL("select 1 from {} as t where t::text like %s limit 1").format(sql.SQL(table))
-            if connection.execute(query, (f"%{PLANTED}%",)).fetchone():
+            if connection.execute(query, (f"%{SECRET}%",)).fetchone():
                 found.append(table)
     assert tables
     return found
 
 
-def test_a_refused_file_is_explained_and_what_is_kept_can_be_looked_at_and_taken_down(temporary: Path) -> None:
-    good = [f"{number};created_account;{number};2020-01-01 00:00:00;" for number in range(97)]
-    content = "\n".join([HEADER, *good, "x;created_account;1;2020-01-01 00:00:00;", "1;2", "1;2", ""]).encode()
-
-    with served(content) as uri, watched_processes() as seen:
-        harness = start(temporary, "--keep", EVENTS_URI=uri)
-        text = harness.communicate(timeout=TIMEOUT_S)[0]
-    events = f"http://{uri.rpartition('@')[2].partition('?')[0]}?X-Amz-Signature=…#…"
-    assert harness.returncode == 17  # that of a load with too many rejects
-    what, why, next_step = text.splitlines()[-3:]
-    refused = f"3 of 100 rows of {events} were rejected; at most 1% may be."
-    assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
-    assert "field_count 2, event_id 1" in why
-    diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
-    assert (diagnostics / "components" / "scheduler.log").exists()
-    assert list((diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
-    rejects = (diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
-    assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
-    assert PLANTED not in text
-    [home] = temporary.glob("events-platform-*")
-    logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
-    assert with_secrets(diagnostics, *logs) == []
-    assert any("-m harness.processes.supervisor" in arguments for arguments in seen)
-    assert not any(PLANTED in arguments for arguments in seen)
-    shutil.rmtree(diagnostics)
-    assert PLANTED not in summary(temporary).read_text() + (BUILD / "e2e" / "phases.json").read_text()
-    told = re.sub(r"\\(\W|_)", r"\1", summary(temporary).read_text())
-    assert told.startswith("## ✗ e2e on embedded: ")
-    assert f"\n- **What happened:** events_pipeline_daily failed in load_events: {refused}\n" in told
-    assert "\n- **What to do:** " in told
-    assert " Diagnostics: build/diagnostics/" in told
-    [log] = re.findall(
-        r"<summary>The end of load_events's log in events_pipeline_daily</summary>(.*?)</details>", told, re.DOTALL
+@pytest.mark.slow
+def test_an_interrupt_and_a_takedown_while_a_dag_runs_leave_nothing(kept: KeptRun, temporary: Path) -> None:
+    kept.answering.clear()  # so the task runs until it is killed
+    address, _, password = kept.login
+    harness = start(
+        temporary,
+        program=(sys.executable, "-m", "tests.e2e.attached"),
+        ATTACHED_ADDRESS=address,
+        ATTACHED_PASSWORD=password,
     )
-    assert f"TooManyRejected: {refused}\n" in log
-    assert "\nIt ended in the phase **events_pipeline_daily**.\n" in told
-    assert re.search(r"^\| events_pipeline_daily \(not finished\) \| [\d.]+ \|$", told, re.MULTILINE)
-
-    [(address, username, password)] = re.findall(r"^  Airflow +(\S+)  user (\S+), password (\S+)$", text, re.MULTILINE)
-    [dsn] = re.findall(r"^  warehouse +(\S+)$", text, re.MULTILINE)
-    api = AirflowApi(address, username, password)
-    assert list(api.runs("events_pipeline_daily").values()).count("failed") >= 1
-    with psycopg.connect(dsn) as connection:
-        assert connection.execute("select count(*) from raw.events").fetchone() == (0,)
-    assert rows_with_secrets(dsn) == []  # of the ledger and the quarantine
-    assert rows_with_secrets(f"{dsn.rpartition('/')[0]}/airflow") == []  # of XCom, rendered templates, events
-
-    down = start(temporary, "--down")
-    assert "taken down" in down.communicate(timeout=TIMEOUT_S)[0]
-    assert down.returncode == 0
+    output = read_until(harness, "load_events    running")
+    harness.send_signal(signal.SIGINT)
+    output += harness.communicate(timeout=TIMEOUT_S)[0]
+    assert harness.returncode == 130, output
+    check_interrupted(output, temporary, signal.SIGINT, "events_pipeline_daily")
     check_nothing_is_left(temporary)
+
+    api = AirflowApi(*kept.login)
+    assert "running" in {
+        api.task_states("events_pipeline_daily", run)["load_events"] for run in api.runs("events_pipeline_daily")
+    }
+    down = start(kept.temporary, "--down")
+    assert " taken down" in down.communicate(timeout=TIMEOUT_S)[0]
+    assert down.returncode == 0
+    kept.answering.set()
+    check_nothing_is_left(kept.temporary)
