@@ -12,7 +12,7 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.targets import embedded
 
 
-def attach(supervisor: Any, *_: object) -> embedded.EmbeddedDeployment:
+def attach(supervisor: Any, *_: Any, **__: Any) -> embedded.EmbeddedDeployment:
     """Return the deployment; until a DAG has succeeded nobody asks for its warehouse."""
     api = AirflowApi(os.environ["ATTACHED_ADDRESS"], "admin", os.environ["ATTACHED_PASSWORD"])
     warehouse: Any = None

@@ -29,7 +29,7 @@ from harness.project.paths import BUILD, ROOT
 from tests.servers import Handler, serving
 
 TIMEOUT_S = 150
-SECRET = "pl4nt3d-s3cr3t"  # only the server of the events file may see it
+PLANTED = "pl4nt3d-s3cr3t"  # only the server of the events file may see it
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 # The line after which the phase has begun, the signal, and the phase's name in the summary.
 INTERRUPTS = {
@@ -234,17 +234,17 @@ def kept() -> Iterator[KeptRun]:
 
 @contextlib.contextmanager
 def served(content: bytes, answering: threading.Event) -> Iterator[str]:
-    """Give a signed URL of CONTENT with user info; without both the server refuses, and while not ANSWERING it waits."""
-    authorization = f"Basic {base64.b64encode(f'{SECRET}:{SECRET}'.encode()).decode()}"
+    """Give a signed URL of CONTENT with user info; the server refuses others, and answers once ANSWERING is set."""
+    authorization = f"Basic {base64.b64encode(f'{PLANTED}:{PLANTED}'.encode()).decode()}"
 
     class Events(Handler):
         def respond(self) -> None:
             answering.wait()
-            is_signed = self.path == f"/events.csv?X-Amz-Signature={SECRET}"
+            is_signed = self.path == f"/events.csv?X-Amz-Signature={PLANTED}"
             self.answer(200 if is_signed and self.headers["Authorization"] == authorization else 403, content)
 
     with serving(Events) as address:
-        yield f"http://{SECRET}:{SECRET}@{address}/events.csv?X-Amz-Signature={SECRET}#{SECRET}"
+        yield f"http://{PLANTED}:{PLANTED}@{address}/events.csv?X-Amz-Signature={PLANTED}#{PLANTED}"
 
 
 @contextlib.contextmanager
@@ -299,10 +299,10 @@ def test_secrets_of_the_uri_are_nowhere(kept: KeptRun) -> None:
     files = [path for folder in (kept.diagnostics, *logs) for path in folder.rglob("*") if path.is_file()]
     files += [summary(kept.temporary), BUILD / "e2e" / "phases.json"]
     assert len(files) > 10
-    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
-    assert SECRET not in kept.output
+    assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
+    assert PLANTED not in kept.output
     assert any("-m harness.processes.supervisor" in arguments for arguments in kept.arguments)
-    assert not any(SECRET in arguments for arguments in kept.arguments)
+    assert not any(PLANTED in arguments for arguments in kept.arguments)
 
 
 @pytest.mark.slow
@@ -324,7 +324,7 @@ def tables_with_secrets(dsn: str) -> list[str]:
         ).fetchall()
         for (table,) in tables:
             query = sql.SQL("select 1 from {} as t where t::text like %s limit 1").format(sql.SQL(table))
-            if connection.execute(query, (f"%{SECRET}%",)).fetchone():
+            if connection.execute(query, (f"%{PLANTED}%",)).fetchone():
                 found.append(table)
     assert tables
     return found
