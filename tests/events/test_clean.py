@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from events.records import CLEAN, Event, is_header, parse
 from events.staging import _AFTER_ID
 from harness.ci.plan import settings
-from harness.pipeline.expected_numbers import UnreadableError, split
+from harness.pipeline.events_file import UnreadableError, split
 from harness.project import pythons
 from harness.project.paths import ROOT, SAMPLE
 from tests.events import clean_lines

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from events import source
 from events.load import load
 from events.records import COLUMNS
-from harness.pipeline import expected_numbers
+from harness.pipeline import events_file
 
 Row = tuple[int, str, int, datetime, str | None]
 
@@ -140,20 +140,19 @@ def expect(content: bytes) -> tuple[list[Row], list[tuple[int, str]]]:
     rejected, seen = [], set()
     header_seen = False
     for number, stored in enumerate(content.removeprefix(BOM).split(b"\n"), 1):
-        for line in expected_numbers.read_lines(io.BytesIO(b"\n" + stored)):  # none for a blank one
+        for line in events_file.read_lines(io.BytesIO(b"\n" + stored)):  # none for a blank one
             if not header_seen:
                 header_seen = True
                 continue
             try:
-                event = expected_numbers.parse(line)
+                event = events_file.parse(line)
                 if event.event_id in seen:
-                    raise expected_numbers.UnreadableError("duplicate_event_id")
-            except expected_numbers.UnreadableError as error:
+                    raise events_file.UnreadableError("duplicate_event_id")
+            except events_file.UnreadableError as error:
                 rejected.append((number, str(error)))
                 continue
             seen.add(event.event_id)
-            meta_data = expected_numbers.split((line or b"").decode())[4] or None
-            valid.append((*event[:3], event.created_at.replace(tzinfo=UTC), meta_data))
+            valid.append(event)
     return valid, rejected
 
 

@@ -1,7 +1,7 @@
 """What `nox -s e2e` tells in the step's summary, from plain data."""
 
 from harness.commands.e2e import Held, held_blocks
-from harness.pipeline.expected_numbers import Check
+from harness.pipeline.checks import Check
 
 
 def test_what_holds_is_told() -> None:
