@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import psutil
 import psycopg
 
 from events.errors import EventsError
@@ -28,7 +27,8 @@ from harness import targets
 from harness.ci import release as publishing
 from harness.commands import cluster, dbt, e2e
 from harness.errors import DatabaseGoneError, DiskFullError, HarnessError, LeftBehindError, UsageError
-from harness.processes.supervisor import ANSWER_TIMEOUT_S, abandoned, kept, remove_orphans
+from harness.processes.orphans import abandoned, kept, remove_orphans
+from harness.processes.supervisor import ANSWER_TIMEOUT_S
 from harness.project.paths import BUILD
 from harness.reporting import console
 from harness.reporting.summary import Section, table
@@ -219,31 +219,23 @@ def run_e2e(options: argparse.Namespace, rest: list[str], section: Section) -> N
 
 
 def take_down_kept() -> None:
-    """Take down each run of this clone that --keep left up, and what is left of those whose supervisor was killed."""
+    """Take down each run of this clone that --keep left up, and remove those whose supervisor was killed."""
     for directory in remove_orphans():
         console.say(f"✓ {directory.name}, whose supervisor was killed, taken down")
     runs = kept()
     for run in runs:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(run.pid)
-            # Another process may have its number, since it ended or since it is in another container.
-            if "harness.processes.supervisor" in process.cmdline():
-                process.terminate()
-            with contextlib.suppress(psutil.TimeoutExpired):
-                process.wait(ANSWER_TIMEOUT_S)
-        if run.directory.exists():
+        if not run.take_down(ANSWER_TIMEOUT_S):
             raise LeftBehindError(
-                f"{run.directory} is still there after {ANSWER_TIMEOUT_S:.0f} s.",
-                f"Its supervisor, process {run.pid}, is stuck or was stopped.",
-                f"End it and what is below it, and remove the directory: kill -9 {run.pid}",
+                f"{run.directory} could not be taken down within {ANSWER_TIMEOUT_S:.0f} s.",
+                f"Its supervisor, process {run.pid}, is stuck or stopped, or runs in another container.",
+                f"Kill it and the processes below it, and remove the directory: kill -9 {run.pid}",
             )
         console.say(f"✓ {run.directory.name} taken down")
     if not runs:
-        where = tempfile.gettempdir()
-        console.say(f"nothing of this clone was left up in {where}, a cluster aside: nox -s cluster -- down")
+        console.say(f"no run of this clone is up in {tempfile.gettempdir()}; a cluster: nox -s cluster -- down")
     for run in abandoned():
-        whose = f"the clone {run.clone}, which is not there any more" if run.clone else "an older version"
-        console.say(f"… {run.directory.name} stays: it is of {whose}. Take it down: kill {run.pid}")
+        owner = f"the clone {run.clone}, which no longer exists" if run.clone else "an older version"
+        console.say(f"… {run.directory.name} stays up: it belongs to {owner}. Take it down: kill {run.pid}")
 
 
 def add_release(parser: argparse.ArgumentParser) -> None:

@@ -11,15 +11,15 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
-from harness.project.environments import only_one
 from harness.project.paths import BUILD
+from harness.project.session_lock import session_lock
 from harness.reporting.console import Phases, say, table
 from harness.reporting.summary import Section
 from harness.targets import Settings
 from harness.targets import kubernetes_target as on_cluster
 from harness.targets.kubernetes_target import LOCK, bring_up, explained, save_diagnostics, that_is_up, warehouse_of
 
-BUSY = "which has the cluster of this clone"
+BUSY = "uses the cluster of this clone"
 
 
 def up(target: str, settings: Settings, section: Section, *, recreate: bool) -> None:
@@ -32,7 +32,7 @@ def up(target: str, settings: Settings, section: Section, *, recreate: bool) -> 
     section.title = f"cluster up: {where.title}"
     BUILD.mkdir(exist_ok=True)
     phases = Phases()
-    with only_one(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
+    with session_lock(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
         on_cluster.check(where, supervisor)  # what is up is not given away for what cannot be made
         if recreate:
             where.delete()
@@ -60,7 +60,7 @@ def down(target: str, settings: Settings, *, also_images: bool) -> None:
     where = on_cluster.place(target, settings)
     phases = Phases()
     BUILD.mkdir(exist_ok=True)
-    with only_one(LOCK, BUSY):
+    with session_lock(LOCK, BUSY):
         with phases.phase("taken down") as phase:
             phase.text = f"{where.title} taken down" if where.is_there() else "nothing was up"
             where.delete()

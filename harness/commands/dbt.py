@@ -12,9 +12,10 @@ from events.load import load
 from events.tables import create_tables
 from events.uri import shown
 from harness.errors import DbtFailedError, UsageError
-from harness.processes.stream import stream
-from harness.project.environments import only_one, python_of
+from harness.processes.command import stream
+from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT, SAMPLE
+from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
 from harness.reporting.console import Phases, say
 from harness.reporting.summary import Section, code, details
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
             "Leave --keep out, or run it on a server of its own: nox -s dbt -- --keep",
         )
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    with only_one(ARTIFACTS / ".lock", "which runs dbt in this clone"):
+    with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
         if is_own:
             run_all(arguments, {}, own_dsn(), section)
             return

@@ -18,7 +18,8 @@ from harness.errors import (
     TooSmallError,
 )
 from harness.processes.command import run
-from harness.processes.supervisor import Supervisor, disk_full
+from harness.processes.failures import disk_full
+from harness.processes.supervisor import Supervisor
 from harness.project import pins
 
 ANSWER_TIMEOUT_S = 10.0

@@ -1,1 +1,1 @@
-"""Programs that the harness starts: commands, background work, the supervisor that ends them."""
+"""Programs that the harness starts: commands, work in threads, and the supervisor that ends them."""

@@ -1,4 +1,4 @@
-"""Do several things at once, in threads that do not hold the process back when it ends early."""
+"""Run functions in daemon threads, which do not keep a process that is interrupted from ending."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class InBackground(Generic[T]):
-    """A computation in a thread of its own."""
+    """A call of COMPUTE in another thread."""
 
     def __init__(self, compute: Callable[[], T]) -> None:
         self._outcome: list[T | BaseException] = []
@@ -19,7 +19,7 @@ class InBackground(Generic[T]):
         def work() -> None:
             try:
                 self._outcome.append(compute())
-            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
+            except BaseException as error:  # noqa: BLE001 - raised again by `result`
                 self._outcome.append(error)
 
         self._thread = threading.Thread(target=work, daemon=True)
@@ -27,11 +27,11 @@ class InBackground(Generic[T]):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has returned or raised."""
         return not self._thread.is_alive()
 
     def result(self) -> T:
-        """Wait for the computation, and return what it returned or raise what it raised."""
+        """Wait for the call, and return what it returned or raise what it raised."""
         self._thread.join()
         [outcome] = self._outcome
         if isinstance(outcome, BaseException):
@@ -40,7 +40,7 @@ class InBackground(Generic[T]):
 
 
 def wait_for(*tasks: InBackground[Any]) -> None:
-    """Wait until all TASKS have ended, or one has failed: then raise what it raised, and wait for no other."""
+    """Wait until all TASKS have ended; as soon as one has raised, raise that and do not wait for the others."""
     waiting = list(tasks)
     while waiting:
         for task in [task for task in waiting if task.has_ended]:

@@ -1,11 +1,12 @@
-"""Run a program to its end, within a deadline, and return what it says."""
+"""Run a program to its end and return its output."""
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailedError
+from harness.reporting.console import say
 
 
 def run(
@@ -18,11 +19,11 @@ def run(
     """Run COMMAND and return its standard output.
 
     Args:
-        command: the argument list; nothing secret, it is shown in the list of processes.
+        command: the argument list; nothing secret, other users see it in the list of processes.
         timeout_s: after so many seconds it is killed.
-        stdin: what it reads; secrets may be in here.
-        env: variables on top of the environment.
-        both_streams: return what it says on standard error, too, in order.
+        stdin: its standard input; secrets may be in here.
+        env: variables on top of the harness's environment.
+        both_streams: return standard output and standard error, in order.
 
     Raises:
         CommandFailedError: it failed, was not found, or took too long.
@@ -42,12 +43,34 @@ def run(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        said = b"".join(part for part in (error.stdout, error.stderr) if part)  # bytes, whatever was asked for
+        output = b"".join(part for part in (error.stdout, error.stderr) if part)  # bytes, though text was asked for
         raise CommandFailedError(
-            argv, f"did not end within {timeout_s:.0f} s", said.decode(errors="replace")
+            argv, f"did not end within {timeout_s:.0f} s", output.decode(errors="replace")
         ) from error
     except OSError as error:
         raise CommandFailedError(argv, "could not be started", str(error)) from error
     if done.returncode:
         raise CommandFailedError(argv, f"ended with exit code {done.returncode}", done.stdout + (done.stderr or ""))
     return done.stdout
+
+
+def stream(
+    argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[int, str]:
+    """Run ARGV, show each line of both its streams as it comes, and return its exit code and output.
+
+    ENV is its whole environment, the harness's by default. There is no deadline: its user watches it.
+    """
+    lines = []
+    with subprocess.Popen(
+        argv, env=env, cwd=cwd, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                say(line.rstrip("\n"))
+        except BaseException:  # as subprocess.run does
+            process.kill()
+            raise
+    return process.returncode, "".join(lines)

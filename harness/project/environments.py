@@ -1,76 +1,56 @@
-"""Install a dependency group's lock into an environment of its own, once, and say where its Python is.
+"""Install a dependency group's lock into its environment, once, and return the environment's Python.
 
-Environments are in `.nox/envs`, of one version of Python each, to the patch, and shared by all sessions. Two sessions
-at once do not meet: the first installs, the other waits. Needs the standard library and uv alone: the noxfile calls it
-before there is any environment.
+Environments are in `.nox/envs`, one per group and patch version of Python, and shared by all sessions. While one
+session installs, others wait. The noxfile calls this before there is any environment: standard library and uv only.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from harness.project import locks
 from harness.project.paths import PACKAGE_FOLDERS, ROOT
+from harness.project.session_lock import session_lock
 
 ENVIRONMENTS = ROOT / ".nox" / "envs"
 
 
 def python_of(group: str) -> Path:
-    """Return where the Python of GROUP's environment is, or will be when it is installed."""
+    """Return the path of the Python in GROUP's environment, installed or not."""
     return ENVIRONMENTS / f"{group}-py{platform.python_version()}" / "bin" / "python"
 
 
 def install(group: str) -> Path:
-    """Return the Python of GROUP's environment, which afterwards holds exactly what its lock says.
+    """Make GROUP's environment hold exactly the packages of its lock, and return its Python.
 
     Raises:
-        locks.LockError: the lock is older than `pyproject.toml`, or the installation failed; one sentence.
+        locks.LockError: the lock is older than `pyproject.toml`, or the installation failed.
     """
     lock = locks.path(group)
     python = python_of(group)
     environment = python.parents[1]
     installed = environment / "installed-lock"
-    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
 
     def is_installed() -> bool:
-        return python.exists() and installed.exists() and installed.read_text() == wanted
+        return python.exists() and installed.exists() and installed.read_text() == digest
 
-    if is_installed():
-        _make_importable(environment)
-        return python
     try:
-        ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
-        with only_one(ENVIRONMENTS / f".{environment.name}.lock", f"which is installing the {group} environment"):
-            if not is_installed():
-                installed.unlink(missing_ok=True)
-                _sync(group, lock, environment)
-                installed.write_text(wanted)
-            _make_importable(environment)
+        if not is_installed():
+            ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+            with session_lock(ENVIRONMENTS / f".{environment.name}.lock", f"is installing the {group} environment"):
+                if not is_installed():
+                    installed.unlink(missing_ok=True)
+                    _sync(group, lock, environment)
+                    installed.write_text(digest)
+        _add_packages(environment)
     except OSError as error:
         raise locks.LockError(f"The {group} environment cannot be installed: {error}") from error
     return python
-
-
-@contextlib.contextmanager
-def only_one(lock: Path, busy: str) -> Iterator[int]:
-    """Hold the lock file LOCK; while another session holds it, say that it is the one that is BUSY, and wait.
-
-    Yields the descriptor: a process that inherits it holds the lock as well.
-    """
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"… waiting for another session, {busy}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
 
 
 def _sync(group: str, lock: Path, environment: Path) -> None:
@@ -83,17 +63,18 @@ def _sync(group: str, lock: Path, environment: Path) -> None:
     print(f"✓ {group} environment installed ({time.monotonic() - started:.0f} s)", flush=True)
 
 
-def _make_importable(environment: Path) -> None:
-    """Put our packages on the path of ENVIRONMENT's Python, as an editable install does.
+def _add_packages(environment: Path) -> None:
+    """Write the .pth file that puts this project's packages on the path of ENVIRONMENT's Python.
 
-    Whatever starts that Python finds them: a session, a bare pytest, an editor, a debugger. No install writes this
-    file for packages of two folders without a build backend in each environment.
+    Nothing else does: with that Python a session, a bare pytest, an editor and a debugger all find them. An editable
+    install would need a build backend in each environment. The paths are relative, so that an environment that several
+    clones share by a link has the packages of the clone by which its Python was started.
     """
     [packages] = environment.glob("lib/python3.*/site-packages")
     path = packages / "events_platform.pth"
-    lines = "".join(f"{folder}\n" for folder in PACKAGE_FOLDERS)
-    if not path.exists() or path.read_text(encoding="utf-8") != lines:
-        path.write_text(lines, encoding="utf-8")
+    lines = "".join(f"{os.path.relpath(folder, packages)}\n" for folder in PACKAGE_FOLDERS)
+    if not path.exists() or path.read_text() != lines:
+        path.write_text(lines)
 
 
 def _run(*argv: str | Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from harness.errors import EnvironmentMissingError
 from harness.pipeline.airflow_api import AirflowApi
-from harness.processes.supervisor import Supervisor, disk_full, disk_full_error, service_ended, service_failed
+from harness.processes.failures import disk_full, disk_full_error, service_ended, service_failed
+from harness.processes.supervisor import Supervisor
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.reporting import diagnostics
@@ -69,7 +70,7 @@ class EmbeddedDeployment:
     @property
     def left(self) -> list[str]:
         """What could not be taken down."""
-        return self.supervisor.left
+        return self.supervisor.left_behind
 
 
 class Embedded:
@@ -191,7 +192,6 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "NO_PROXY": local,  # the components talk to each other
         "no_proxy": local,
         "AIRFLOW_HOME": str(home),
-        "PYTHONPATH": str(ROOT / "airflow" / "include"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(temporary),
         **{f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in settings.items() for k, v in options.items()},

@@ -29,8 +29,8 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.background import InBackground, wait_for
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.environments import only_one
 from harness.project.paths import BUILD, ROOT
+from harness.project.session_lock import session_lock
 from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets import Settings
@@ -143,7 +143,7 @@ class ClusterDeployment:
 
     def keep(self) -> None:
         """Let it outlive this process."""
-        self.supervisor.call_off()
+        self.supervisor.cancel_at_end()
         self.stays = True
 
     def reset(self) -> None:
@@ -165,7 +165,7 @@ class ClusterDeployment:
     @property
     def left(self) -> list[str]:
         """What could not be taken down."""
-        return self.supervisor.left
+        return self.supervisor.left_behind
 
     def failed_dbt_runs(self) -> list[Path]:
         """Copy the volume of the tasks' logs, where dbt's pod leaves the files of each, and return where they are."""
@@ -228,7 +228,7 @@ class OnCluster:
         """Bring it up; leaving the context takes it down, unless it is kept or was there before."""
         where = place(self.name, settings)
         BUILD.mkdir(exist_ok=True)
-        with only_one(LOCK, "which has the cluster of this clone") as lock, Supervisor.launch([lock]) as supervisor:
+        with session_lock(LOCK, "uses the cluster of this clone") as lock, Supervisor.launch([lock]) as supervisor:
             if not settings.reuse:
                 where.check_is_free()
             check(where, supervisor)

@@ -21,6 +21,6 @@ def take_down(supervisor: Supervisor, phases: Phases) -> None:
     with phases.phase("taken down") as phase:
         supervisor.close()
         phase.text = "everything taken down"
-        phase.went_well = not supervisor.left
-    for thing in supervisor.left:
+        phase.went_well = not supervisor.left_behind
+    for thing in supervisor.left_behind:
         say(f"✗ left behind: {thing}")

@@ -25,7 +25,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from events.uri import without_secrets
 from harness.errors import PortTakenError, PostgresError
-from harness.processes.supervisor import Supervisor, service_ended, service_failed
+from harness.processes.failures import service_ended, service_failed
+from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.reporting import diagnostics
 

@@ -40,7 +40,7 @@ def test_an_interrupt_leaves_nothing(phase: str) -> None:
         assert "\n✓ everything taken down" in said
         assert "Traceback" not in said
     second_said += second.communicate(timeout=TIMEOUT_S)[0]
-    assert second_said.startswith("… waiting for another session, which has the cluster of this clone")
+    assert second_said.startswith("… waiting for another session, which uses the cluster of this clone")
     assert second.returncode == 0
     assert "✓ nothing was up" in second_said
     assert left() == []

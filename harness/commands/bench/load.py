@@ -20,7 +20,6 @@ from events.load import load
 from harness.commands.bench.common import Bench, Figure, at_least, at_most, checkpoint, seconds
 from harness.errors import ChecksFailedError
 from harness.project.environments import python_of
-from harness.project.paths import PACKAGE_FOLDERS
 from harness.reporting.console import Phases
 from harness.warehouse.roles import Warehouse
 
@@ -91,10 +90,7 @@ class LoadBench(Bench):
         """Load PATH into an empty warehouse in a process of its own; return its seconds, rows and peak memory."""
         with self.warehouse() as warehouse:
             checkpoint(warehouse)
-            env = os.environ | {
-                "LOADER_DSN": warehouse.loader_dsn,
-                "PYTHONPATH": os.pathsep.join(map(str, PACKAGE_FOLDERS)),
-            }
+            env = os.environ | {"LOADER_DSN": warehouse.loader_dsn}
             out = subprocess.run(
                 [sys.executable, "-c", LOAD_ALONE, path], env=env, check=True, capture_output=True, text=True
             ).stdout

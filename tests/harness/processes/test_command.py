@@ -1,4 +1,4 @@
-"""A program that is run to its end: what it says, or why there is nothing to say."""
+"""A command returns its output, or raises an error that explains why it failed."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from harness.processes.command import run
 PYTHON = (sys.executable, "-c")
 
 
-def test_what_it_says_on_standard_output_is_returned() -> None:
+def test_standard_output_is_returned() -> None:
     program = "import os, sys; print(os.environ['ONE'], sys.stdin.read()); print('aside', file=sys.stderr)"
     assert run(*PYTHON, program, env={"ONE": "1"}, stdin="two") == "1 two\n"
-    assert run(*PYTHON, program, env={"ONE": "1"}) == "1 \n"  # it does not read the terminal
+    assert run(*PYTHON, program, env={"ONE": "1"}) == "1 \n"  # its standard input is not the terminal
     assert run("printenv", "PATH") == os.environ["PATH"] + "\n"
 
 
@@ -27,11 +27,11 @@ def test_both_streams_are_returned_in_order() -> None:
     assert run(*PYTHON, program, both_streams=True) == "0\n1\n2\n"
 
 
-def test_what_is_no_text_does_not_break_it() -> None:
+def test_output_that_is_not_utf8_is_replaced() -> None:
     assert run(*PYTHON, r"import sys; sys.stdout.buffer.write(b'\xff.')") == "\ufffd."
 
 
-def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
+def test_a_failure_names_the_last_line_of_both_streams() -> None:
     program = "import sys; print('out'); print('first\\nlast\\n', file=sys.stderr); sys.exit(3)"
     with pytest.raises(CommandFailedError) as caught:
         run(*PYTHON, program)
@@ -41,7 +41,7 @@ def test_a_failure_is_explained_by_the_last_line_of_both_streams() -> None:
     assert caught.value.exit_code == 51
 
 
-def test_nothing_secret_is_in_a_failure() -> None:
+def test_a_failure_contains_no_secrets() -> None:
     with pytest.raises(CommandFailedError) as caught:
         run(*PYTHON, "import sys; sys.exit('no https://u:SECRET@host/a?sig=SECRET: denied')", "https://u:SECRET@host/a")
     assert "SECRET" not in str(caught.value)
@@ -49,7 +49,7 @@ def test_nothing_secret_is_in_a_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("output", "line"),
     [
         (
             "docker: Error response from daemon: Bind for 127.0.0.1:80 failed: port is already allocated\n"
@@ -72,11 +72,11 @@ def test_nothing_secret_is_in_a_failure() -> None:
         ),
     ],
 )
-def test_the_line_that_tells_is_not_the_hint_at_the_help(said: str, told: str) -> None:
-    assert cause_line(said) == told
+def test_the_line_that_names_the_cause_is_not_a_hint_or_a_warning(output: str, line: str) -> None:
+    assert cause_line(output) == line
 
 
-def test_a_long_command_is_cut_and_silence_is_said() -> None:
+def test_a_long_command_is_shortened_and_empty_output_is_mentioned() -> None:
     with pytest.raises(CommandFailedError) as caught:
         run("sh", "-c", "exit 1", "3", "4", "5", "6")
     assert caught.value.what == "`sh -c exit 1 3 4 5 …` ended with exit code 1."
@@ -96,12 +96,12 @@ def test_a_program_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
-def test_a_program_that_there_is_not() -> None:
+def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(CommandFailedError, match="`no-such-program --version` could not be started") as caught:
         run("no-such-program", "--version")
     assert "No such file or directory" in caught.value.why
 
 
-def test_a_program_that_was_killed() -> None:
+def test_the_signal_that_ended_a_program_is_named() -> None:
     with pytest.raises(CommandFailedError, match=rf"ended with exit code -{signal.SIGKILL:d}\."):
         run(*PYTHON, "import os; os.kill(os.getpid(), 9)")

@@ -16,7 +16,7 @@ from harness.errors import (
 )
 from harness.kubernetes import deployment as release
 from harness.kubernetes.causes import Cause, find, find_for_tasks
-from harness.processes import supervisor
+from harness.processes import failures
 from harness.targets.kind import why_kubelet_ends
 from harness.targets.kubernetes_target import ClusterDeployment, Place, explained
 
@@ -97,7 +97,7 @@ def test_the_clusters_own_cause(
 def test_a_full_disk_of_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(engine, "info", lambda: {"DockerRootDir": str(tmp_path)})
     engine.check_disk()
-    monkeypatch.setattr(supervisor, "MIN_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(failures, "MIN_FREE_BYTES", 1 << 60)
     with pytest.raises(DiskFullError, match=r"The Docker engine's disk \(.*\) is full\."):
         engine.check_disk()
     monkeypatch.setattr(engine, "info", lambda: {"DockerRootDir": "/of/another/machine"})

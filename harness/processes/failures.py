@@ -1,0 +1,50 @@
+"""Why a process of a run failed: its log's last error, a signal, or a full disk."""
+
+import shutil
+import signal
+from pathlib import Path
+
+from events.uri import without_secrets
+from harness.errors import DiskFullError, HarnessError, ServiceFailedError
+
+MIN_FREE_BYTES = 20_000_000  # below this a disk counts as full: PostgreSQL's next WAL segment has 16 MB
+
+
+def service_ended(name: str, log: Path, code: int) -> HarnessError:
+    """Return the error for a process that ended with the exit code CODE, or by the signal -CODE."""
+    if code < 0 and not disk_full(log.parent):
+        return ServiceFailedError(
+            f"{name} was ended by {signal.Signals(-code).name}.",
+            "Another program killed it, or the machine ran out of memory.",
+            f"Look for memory shortage (dmesg), and read its log, {log.name}.",
+        )
+    return service_failed(name, log, f"ended with exit code {code}")
+
+
+def service_failed(name: str, log: Path, how: str) -> HarnessError:
+    """Return the error for a process that failed, with the line of its log that most likely names the cause."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    if "No space left on device" in text or disk_full(log.parent):
+        return disk_full_error(log.parent)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if any(word in line for word in ("FATAL", "ERROR", "Error", "error:"))]
+    cause = (errors or lines or [""])[-1]
+    return ServiceFailedError(
+        f"{name} {how}.",
+        f"Its log says: {without_secrets(cause)[:300]}" if cause else "Its log is empty.",
+        f"Read its whole log, {log.name}.",
+    )
+
+
+def disk_full(path: Path) -> bool:
+    """Return whether the disk that holds PATH is full, or nearly."""
+    return shutil.disk_usage(path).free < MIN_FREE_BYTES
+
+
+def disk_full_error(path: Path) -> DiskFullError:
+    """Return the error for the disk that holds PATH."""
+    return DiskFullError(
+        f"The disk that holds {path} is full: {shutil.disk_usage(path).free / 1e6:,.0f} MB are free.",
+        "The events, or another program, filled it during the run.",
+        "Free some room, or point TMPDIR at a directory on another disk.",
+    )
