@@ -301,7 +301,7 @@ def test_secrets_of_the_uri_are_nowhere(kept: KeptRun) -> None:
     assert len(files) > 10
     assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
     assert PLANTED not in kept.output
-    assert any("-m harness.processes.supervisor" in arguments for arguments in kept.arguments)
+    assert any("-m harness.processes.supervisor_process" in arguments for arguments in kept.arguments)
     assert not any(PLANTED in arguments for arguments in kept.arguments)
 
 
