@@ -1,6 +1,6 @@
-"""What a test may need of the machine: how to see whether it is there, and how to get it: `harness.ci.pytest_needs`.
+"""The things a test may need of the machine: how each is looked for, and how to get it. See `harness.ci.pytest_needs`.
 
-Each is looked for once per process, and only where a test needs it.
+Each is looked for once per process, and only if a test needs it.
 """
 
 import os
@@ -19,11 +19,11 @@ from harness.processes.command import run
 from harness.project import pythons
 from harness.project.paths import ROOT
 
-SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # which are not on everybody's path
+SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the path of an ordinary user
 
 
 class UnknownNeedError(Exception):
-    """There is no need of that name; the message is one sentence."""
+    """A need's name is unknown; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,29 @@ class Need:
     """Something that a machine may have or not.
 
     Attributes:
-        what: its name, for people.
-        how: how to get it.
-        why_not: says in a few words why it is missing; nothing where it is there.
-        after: what it needs itself, by name: without these it is not looked for.
+        title: its name in messages.
+        advice: how to get it.
+        find_problem: returns in a few words why it is missing; empty if it is not.
+        requires: the needs without which this one is not looked for.
     """
 
-    what: str
-    how: str
-    why_not: Callable[[], str]
-    after: tuple[str, ...] = ()
+    title: str
+    advice: str
+    find_problem: Callable[[], str]
+    requires: tuple[str, ...] = ()
 
     @cached_property
     def missing(self) -> str:
-        """What is said of it where it is missing, in one line; nothing where it is there."""
-        why = self.why_not()
-        return f"{self.what}: {why}; {self.how}" if why else ""
+        """Why it is missing and how to get it, in one line; empty if it is not missing."""
+        problem = self.find_problem()
+        return f"{self.title}: {problem}; {self.advice}" if problem else ""
 
 
-# --- how it is looked for -------------------------------------------------------------------------------------------
+# --- looking for them -----------------------------------------------------------------------------------------------
 
 
 def program(name: str) -> str | None:
-    """Return a program's path: on the path, or where that of an ordinary user does not lead; or None."""
+    """Return a program's path: on PATH or in the system's folders; None if it is in neither."""
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(SYSTEM_PROGRAMS))
 
 
@@ -63,7 +63,7 @@ def no_program(name: str) -> str:
 
 
 def no_engine() -> str:
-    """Look for an engine that the docker command and the client in Python both reach."""
+    """Look for an engine that both the docker command and the Python client reach."""
     from harness.docker import engine
     from harness.warehouse import server as postgres
 
@@ -71,11 +71,11 @@ def no_engine() -> str:
         engine.info()
     except EngineMissingError:
         return f"none answers at {engine.address()}"
-    return "" if postgres.engine_answers() else "one answers at docker's context alone"
+    return "" if postgres.engine_answers() else "one answers at docker's context only"
 
 
 def no_room() -> str:
-    """Look whether the engine has the memory and the disk for a cluster."""
+    """Check that the engine has the memory and disk for a cluster."""
     from harness.docker import engine
 
     try:
@@ -86,7 +86,7 @@ def no_room() -> str:
 
 
 def no_image() -> str:
-    """Look for PostgreSQL's image; where it is missing, pull it, as the tests' server does."""
+    """Look for PostgreSQL's image, and pull it if it is missing, as the tests' server does."""
     from harness.docker import engine
     from harness.project import pins
 
@@ -97,12 +97,12 @@ def no_image() -> str:
 
 
 def no_buildx() -> str:
-    """Look for docker's plugin."""
+    """Look for docker's plugin buildx."""
     return "" if _runs("docker", "buildx", "version") else "the docker command has no such plugin"
 
 
 def no_tool(name: str) -> str:
-    """Look for a program that the harness finds or fetches."""
+    """Look for a program that the harness finds or downloads."""
     from harness.project import tools
 
     return "" if tools.can_be_had(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
@@ -112,16 +112,16 @@ def no_chart() -> str:
     """Look for Airflow's chart."""
     from harness.kubernetes import chart
 
-    return "" if chart.can_be_had() else f"it cannot be had from {shown(chart.source())}"
+    return "" if chart.can_be_had() else f"it cannot be downloaded from {shown(chart.source())}"
 
 
 def not_root() -> str:
-    """Look who this is."""
+    """Check that this process is root's."""
     return "" if os.geteuid() == 0 else "this is an ordinary user"
 
 
 def no_mount() -> str:
-    """Mount a small file system, and unmount it."""
+    """Check that this process can mount and unmount a file system."""
     if sys.platform != "linux":
         return "this is not Linux"
     with tempfile.TemporaryDirectory() as directory:
@@ -131,7 +131,7 @@ def no_mount() -> str:
 
 
 def no_history() -> str:
-    """Look whether this folder is a clone that git reads."""
+    """Check that this folder is a clone that git can read."""
     try:
         folder, *_ = run("git", "-C", ROOT, "rev-parse", "--show-toplevel", "--verify", "HEAD").splitlines()
     except CommandFailedError as error:
@@ -148,7 +148,7 @@ def _runs(*argv: str | Path, timeout_s: float = 30.0) -> bool:
     return True
 
 
-# --- what there is --------------------------------------------------------------------------------------------------
+# --- the needs ------------------------------------------------------------------------------------------------------
 
 NEEDS = {
     "docker": Need(
@@ -173,43 +173,41 @@ NEEDS = {
 
 @cache
 def find(name: str) -> Need:
-    """Return the need NAME: one of NEEDS, or a Python of one version, `python3.11.2` say.
+    """Return the need NAME: one of NEEDS, or a Python of one version, for example `python3.11.2`.
 
     Raises:
-        UnknownNeedError: there is no such need.
+        UnknownNeedError: NAME is neither.
     """
     if match := re.fullmatch(r"python(3\.\d+\.\d+)", name):
         version = match[1]
         how = f"put one on the path: https://www.python.org/downloads/release/python-{version.replace('.', '')}"
-        return Need(
-            f"Python {version}", how, lambda: "" if version in pythons.found() else "no interpreter here is one"
-        )
+        return Need(f"Python {version}", how, lambda: "" if version in pythons.found() else "it was not found")
     if name not in NEEDS:
-        raise UnknownNeedError(f"There is no need {name!r}; there are: {', '.join(NEEDS)}, python3.11.2 …")
+        raise UnknownNeedError(f"Unknown need {name!r}; the needs are: {', '.join(NEEDS)}, python3.11.2 …")
     return NEEDS[name]
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return NAMES, and before each what it needs itself.
+    """Return NAMES, each after the needs that it requires.
 
     Raises:
-        UnknownNeedError: there is no such need.
+        UnknownNeedError: a name is unknown.
     """
 
-    def below(names: Iterable[str]) -> Iterator[str]:
+    def walk(names: Iterable[str]) -> Iterator[str]:
         for name in names:
-            yield from below(find(name).after)
+            yield from walk(find(name).requires)
             yield name
 
-    return list(dict.fromkeys(below(names)))
+    return list(dict.fromkeys(walk(names)))
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Return a line for each of NAMES, expanded, that is missing; what needs another that is, is left out."""
-    told: dict[str, str] = {}
+    """Return a line for each of NAMES, expanded, that is missing; none for one that requires a missing one."""
+    lines: dict[str, str] = {}
     for name in expand(names):
-        if told.keys() & set(find(name).after):
-            told[name] = ""
+        if lines.keys() & set(find(name).requires):
+            lines[name] = ""
         elif line := find(name).missing:
-            told[name] = line
-    return [line for line in told.values() if line]
+            lines[name] = line
+    return [line for line in lines.values() if line]

@@ -1,4 +1,4 @@
-"""Show findings beside the lines that they are about, where GitHub Actions runs this.
+"""Show findings beside their lines of the change, when GitHub Actions runs this.
 
 GitHub reads them from the log: `::error file=…,line=…,title=…::message`. See "Workflow commands for GitHub Actions".
 """
@@ -16,11 +16,11 @@ SHOWN = 10  # errors of one step
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and where.
+    """A problem and its place.
 
     Attributes:
-        path: the file, absolute or from the repository's root; None where it is about no file.
-        line: the line, from 1 on; None where it is about the file as a whole.
+        path: the file, absolute or from the repository's root; None if it is about no file.
+        line: the line, from 1 on; None if it is about the whole file.
     """
 
     path: Path | str | None
@@ -30,13 +30,13 @@ class Finding:
 
     @property
     def place(self) -> str:
-        """The place for people, `dbt/models/a.sql:3`; empty where it is none of the repository's."""
+        """The place as `dbt/models/a.sql:3`; empty if the file is not in the repository."""
         path = in_repository(self.path)
         return f"{path}:{self.line}" if path and self.line else path
 
 
 def annotate(findings: Sequence[Finding]) -> str:
-    """Show FINDINGS beside their lines on GitHub; return what the summary says where GitHub does not show all."""
+    """Show FINDINGS on GitHub; return a sentence for the summary if GitHub does not show all of them, else nothing."""
     if not on_github():
         return ""
     for finding in findings:
@@ -50,23 +50,23 @@ def command(finding: Finding) -> str:
     """Return the line that makes GitHub show FINDING."""
     file = in_repository(finding.path)
     properties = {"file": file, "line": str(finding.line) if file and finding.line else "", "title": finding.title}
-    told = ",".join(f"{name}={escape_property(value)}" for name, value in properties.items() if value)
-    return f"::error {told}::{escape(finding.message)}"
+    listed = ",".join(f"{name}={escape_property(value)}" for name, value in properties.items() if value)
+    return f"::error {listed}::{escape(finding.message)}"
 
 
 def in_repository(path: Path | str | None) -> str:
-    """Return PATH from the repository's root; empty where it is none of the repository's."""
-    if path is None:
+    """Return PATH from the repository's root; empty if it is not in the repository."""
+    if not path:
         return ""
     absolute = Path(os.path.normpath(ROOT / path))
     return absolute.relative_to(ROOT).as_posix() if absolute.is_relative_to(ROOT) else ""
 
 
 def escape(data: str) -> str:
-    """Return DATA as a workflow command's message has it."""
+    """Return DATA escaped for a workflow command's message."""
     return data.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def escape_property(value: str) -> str:
-    """Return VALUE as a workflow command's property has it."""
+    """Return VALUE escaped for a workflow command's property."""
     return escape(value).replace(":", "%3A").replace(",", "%2C")

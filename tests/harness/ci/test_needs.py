@@ -1,10 +1,9 @@
-"""What tests need of the machine: who is skipped and who fails, what is said at the end, and how it is looked for."""
+"""What tests need of the machine: who is skipped, who fails, what the run prints, and how needs are looked for."""
 
 import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,14 @@ import pytest
 from harness.ci import needs
 from harness.project import pythons
 
+pytest_plugins = ["pytester"]
+
 SUITE = """\
 import pytest
 
 @pytest.fixture(params=[pytest.param(None, marks=pytest.mark.needs("python3.0.7"), id=pytest.HIDDEN_PARAM)])
 def old():
-    raise AssertionError("it is made for nobody")
+    raise AssertionError("it is set up for nobody")
 
 def test_anywhere():
     pass
@@ -38,70 +39,87 @@ def test_image():
 @pytest.mark.parametrize("n", range(3))
 def test_old(old, n):
     raise AssertionError("it does not run")
+
+@pytest.mark.xfail
+def test_that_may_fail():
+    assert 0
 """
 ENGINE = "a Docker engine: none answers at unix:///nowhere; start it, or name another in DOCKER_HOST"
 BUILDX = (
     "buildx: the docker command has no such plugin; "
     "apt-get install docker-buildx, or see https://docs.docker.com/go/buildx"
 )
-PYTHON = "Python 3.0.{0}: no interpreter here is one; put one on the path: https://www.python.org/downloads/release/python-30{0}"
+PYTHON = "Python 3.0.{0}: it was not found; put one on the path: https://www.python.org/downloads/release/python-30{0}"
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Path:
-    """Give a folder of programs: git, and a docker command that has no plugin and finds no engine."""
+def unknown_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Forget what has been found; give an empty folder, the only one on the path."""
     folder = tmp_path / "programs"
     folder.mkdir()
-    (folder / "git").write_text("#!/bin/sh\n")
-    (folder / "docker").write_text('#!/bin/sh\n[ "$1 $2" = "context inspect" ] && echo unix:///nowhere || exit 1\n')
-    for program in folder.iterdir():
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(needs, "SYSTEM_PROGRAMS", ())
+    monkeypatch.setattr(needs, "NEEDS", {name: replace(need) for name, need in needs.NEEDS.items()})
+    needs.find.cache_clear()
+    yield folder
+    needs.find.cache_clear()
+
+
+@pytest.fixture
+def programs(unknown_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put git on the path, and a docker command that has no plugin and finds no engine."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    (unknown_machine / "git").write_text("#!/bin/sh\n")
+    docker = '#!/bin/sh\n[ "$1 $2" = "context inspect" ] && echo unix:///nowhere || exit 1\n'
+    (unknown_machine / "docker").write_text(docker)
+    for program in unknown_machine.iterdir():
         program.chmod(0o755)
-    return folder
 
 
-def run(programs: Path, suite: str, *options: str) -> tuple[int, str]:
-    """Run pytest on SUITE where there are only PROGRAMS; return its exit code and what it says."""
-    folder = programs.parent / "suite"
-    folder.mkdir()
-    (folder / "test_a.py").write_text(suite)
-    env = {"PATH": str(programs), "DOCKER_HOST": "unix:///nowhere"}
-    argv = [sys.executable, "-m", "pytest", "-p", "harness.ci.pytest_needs", "-p", "no:cacheprovider", "test_a.py"]
-    done = subprocess.run([*argv, *options], cwd=folder, env=env, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Callable[..., tuple[int, str]]:
+    """Give a function that runs pytest on a suite: its exit code and output."""
+
+    def run(suite: str, *options: str) -> tuple[int, str]:
+        pytester.makepyfile(test_a=suite)
+        result = pytester.runpytest_inprocess("-p", "harness.ci.pytest_needs", "-p", "no:cacheprovider", *options)
+        return int(result.ret), f"{result.stdout}\n{result.stderr}"
+
+    return run
 
 
-@pytest.mark.parametrize("options", [(), ("--numprocesses=2",)], ids=["one process", "xdist"])
-def test_the_run_ends_with_a_line_for_each_thing_that_is_missing(programs: Path, options: tuple[str, ...]) -> None:
-    exit_code, said = run(programs, SUITE, *options)
-    assert exit_code == 0, said
-    heading, *lines, last = said.splitlines()[-6:]
-    assert heading.strip("= ") == "not run, since something is missing"
+@pytest.mark.usefixtures("programs")
+def test_the_run_ends_with_a_line_for_each_missing_thing(run: Callable[..., tuple[int, str]]) -> None:
+    exit_code, output = run(SUITE)
+    assert exit_code == 0, output
+    heading, *lines, last = output.strip().splitlines()[-6:]
+    assert heading.strip("= ") == "skipped, because something they need is missing"
     assert lines == [
-        f"3 tests wait for {PYTHON.format(7)}",
-        f"2 tests wait for {ENGINE}",
-        f"1 test waits for {PYTHON.format(8)}",
-        f"1 test waits for {BUILDX}",
+        f"3 tests need {PYTHON.format(7)}",
+        f"2 tests need {ENGINE}",
+        f"1 test needs {PYTHON.format(8)}",
+        f"1 test needs {BUILDX}",
     ]
-    assert "2 passed, 5 skipped" in last
+    assert "2 passed, 5 skipped, 1 xfailed in" in last
 
 
-def test_without_the_docker_command_nothing_waits_for_its_plugin(programs: Path) -> None:
-    (programs / "docker").unlink()
-    exit_code, said = run(programs, SUITE)
-    assert exit_code == 0, said
-    [line] = [line for line in said.splitlines() if "the docker command" in line]
-    assert line.startswith("2 tests wait for the docker command: it is not installed; ")
-
-
-def test_chosen_needs_must_be_met(programs: Path) -> None:
-    exit_code, said = run(programs, SUITE, "--needs", "git,buildx")
+@pytest.mark.usefixtures("programs")
+def test_chosen_needs_must_be_met(run: Callable[..., tuple[int, str]]) -> None:
+    exit_code, output = run(SUITE, "--needs", "git,buildx")
     assert exit_code == 1
-    assert "1 passed, 5 deselected, 1 error" in said
-    assert f"{ENGINE}\n{BUILDX}\n{PYTHON.format(8)}\n" in said
+    assert "1 passed, 6 deselected, 1 error" in output
+    assert f"{ENGINE}\n{BUILDX}\n{PYTHON.format(8)}\n" in output
 
 
-@pytest.mark.parametrize("options", [(), ("--numprocesses=1",)], ids=["one process", "xdist"])
-def test_a_skip_without_a_need_fails(programs: Path, options: tuple[str, ...]) -> None:
+def test_needs_imply_markers(run: Callable[..., tuple[int, str]]) -> None:
+    suite = SUITE + "\n@pytest.mark.cluster\ndef test_on_a_cluster():\n    pass\n"
+    collected = {"engine": 2, "not engine": 7, "slow": 1, "not slow": 8}
+    for expression, count in collected.items():
+        _, output = run(suite, "--collect-only", "-q", "-m", expression)
+        assert f"\n{count}/9 tests collected" in output, expression
+
+
+def test_a_skip_without_a_need_fails(run: Callable[..., tuple[int, str]]) -> None:
     suite = """\
 import pytest
 
@@ -119,49 +137,38 @@ def closed():
 def test_by_a_fixture(closed):
     pass
 """
-    exit_code, said = run(programs, suite, *options)
+    exit_code, output = run(suite)
     assert exit_code == 1
-    assert sorted(re.findall("^Skipped without a need: (.*)", said, re.MULTILINE)) == ["mondays", "sundays", "tuesdays"]
-    assert "1 failed, 2 errors in" in said
+    assert sorted(re.findall("^Skipped without a need: (.*)", output, re.M)) == ["mondays", "sundays", "tuesdays"]
+    assert "1 failed, 2 errors in" in output
 
 
-def test_a_module_that_is_skipped_fails(programs: Path) -> None:
-    exit_code, said = run(programs, 'import pytest\n\npytest.skip("closed", allow_module_level=True)\n')
+def test_a_skipped_module_fails(run: Callable[..., tuple[int, str]]) -> None:
+    exit_code, output = run('import pytest\n\npytest.skip("closed", allow_module_level=True)\n')
     assert exit_code == pytest.ExitCode.INTERRUPTED
-    assert "Skipped without a need: closed\n" in said
-
-
-def test_what_may_fail_may_fail(programs: Path) -> None:
-    exit_code, said = run(programs, "import pytest\n\n@pytest.mark.xfail\ndef test_a():\n    assert 0\n")
-    assert (exit_code, "1 xfailed" in said) == (0, True), said
+    assert "Skipped without a need: closed\n" in output
 
 
 @pytest.mark.parametrize("options", [("--needs", "machine"), ("--needs", ""), ()])
-def test_a_need_that_there_is_not_is_an_error(programs: Path, options: tuple[str, ...]) -> None:
+def test_an_unknown_need_is_refused(run: Callable[..., tuple[int, str]], options: tuple[str, ...]) -> None:
     suite = 'import pytest\n\n@pytest.mark.needs("{}")\ndef test_a():\n    pass\n'
-    exit_code, said = run(programs, suite.format("git" if options else "machine"), *options)
+    exit_code, output = run(suite.format("git" if options else "machine"), *options)
     assert exit_code == pytest.ExitCode.USAGE_ERROR
-    assert f"There is no need {options[1] if options else 'machine'!r}; there are: docker, engine, " in said
+    assert f"Unknown need {options[1] if options else 'machine'!r}; the needs are: docker, engine, " in output
 
 
-# --- how it is looked for -------------------------------------------------------------------------------------------
+# --- looking for them -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let there be nothing of what is looked for."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(needs, "SYSTEM_PROGRAMS", ())
-    monkeypatch.setattr(needs, "NEEDS", {name: replace(need) for name, need in needs.NEEDS.items()})
+def nothing(unknown_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have none of the needs met."""
     signed = "http://user:SECRET@127.0.0.1:1/{}?sig=SECRET"
     monkeypatch.setenv("PLATFORM_CHART", signed.format("chart.tgz"))
     for name in ("HELM", "KUBECTL"):
         monkeypatch.setenv(f"PLATFORM_{name}_URL", signed.format(name))
-    monkeypatch.setenv("PLATFORM_CACHE", str(tmp_path))
+    monkeypatch.setenv("PLATFORM_CACHE", str(unknown_machine))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    needs.find.cache_clear()
-    yield
-    needs.find.cache_clear()
 
 
 @pytest.mark.usefixtures("nothing")
@@ -169,9 +176,10 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("name", "line"),
     [
         ("docker", "the docker command: it is not installed"),
+        ("image", "the docker command: it is not installed"),  # nothing else is looked for without it
         ("helm", "helm: it is not installed, and http://127.0.0.1:1/HELM?sig=… does not answer"),
         ("kubectl", "kubectl: it is not installed, and http://127.0.0.1:1/KUBECTL?sig=… does not answer"),
-        ("chart", "Airflow's chart: it cannot be had from http://127.0.0.1:1/chart.tgz?sig=…"),
+        ("chart", "Airflow's chart: it cannot be downloaded from http://127.0.0.1:1/chart.tgz?sig=…"),
         ("root", "root: this is an ordinary user"),
         ("mount", "root: this is an ordinary user"),
         ("git", "git: it is not installed"),
@@ -179,9 +187,9 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("pgbouncer", "pgbouncer: it is not installed"),
     ],
 )
-def test_what_is_missing_is_said(name: str, line: str) -> None:
-    [said] = needs.missing([name])
-    assert said.startswith(f"{line}; ")
+def test_a_missing_need_has_one_line(name: str, line: str) -> None:
+    [found] = needs.missing([name])
+    assert found.startswith(f"{line}; ")
 
 
 @pytest.mark.needs("git")
@@ -198,7 +206,7 @@ def test_a_folder_without_git_has_no_history(tmp_path: Path, monkeypatch: pytest
     assert needs.no_history() == f"this folder is part of another repository, {tmp_path}"
 
 
-def test_an_interpreter_is_found_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreters_are_found_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {"3.11.901": "python3.11", "3.12.902": "python3", "3.13.903": "pyenv/versions/3.13.903/bin/python3"}
     for version, place in places.items():
         path = tmp_path / place

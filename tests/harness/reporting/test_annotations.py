@@ -1,4 +1,4 @@
-"""What GitHub is told to show beside lines of the change."""
+"""What GitHub shows beside the lines of a change."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ def on_github(monkeypatch: pytest.MonkeyPatch) -> None:
         (Finding(None, None, "lint", "x"), "::error title=lint::x"),
     ],
 )
-def test_the_line_that_github_reads(finding: Finding, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finding_is_a_workflow_command(finding: Finding, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert annotate([finding]) == ""
     assert capsys.readouterr().out == f"{command}\n"
 
 
 @pytest.mark.parametrize("value", ["false", None])
-def test_elsewhere_nothing_is_said(
+def test_nothing_is_printed_elsewhere(
     value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if value is None:
@@ -42,14 +42,15 @@ def test_elsewhere_nothing_is_said(
     assert capsys.readouterr().out == ""
 
 
-def test_it_says_when_github_does_not_show_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_says_when_github_does_not_show_all(capsys: pytest.CaptureFixture[str]) -> None:
     findings = [Finding("a.py", number, "types", "x") for number in range(1, 12)]
     assert annotate(findings[:10]) == ""
     assert annotate(findings) == "GitHub shows the first 10 of these 11 beside their lines."
     assert capsys.readouterr().out.count("::error ") == 21
 
 
-def test_the_place_for_people() -> None:
+def test_the_place_is_relative_to_the_repository() -> None:
     assert Finding(ROOT / "a.py", 3, "", "").place == "a.py:3"
     assert Finding("a.py", None, "", "").place == "a.py"
-    assert Finding("/elsewhere/a.py", 3, "", "").place == ""
+    for path in ("/elsewhere/a.py", "", None):
+        assert Finding(path, 3, "", "").place == ""

@@ -1,19 +1,26 @@
-"""What a run of pytest tells in the step's summary and beside the lines: small suites, run as sessions run them."""
+"""What a pytest run reports in the step's summary, beside the lines and on the terminal."""
 
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from harness.reporting import annotations
+from harness.reporting.pytest_report import budget_line
+
+pytest_plugins = ["pytester"]
+
+Run = Callable[..., tuple[int, str, str, str]]
 FAILING = {
-    "harness/shop.py": "def price(service):\n    return {'roof': 1}[service]\n",
-    "tests/unit/test_shop.py": """\
+    "shop.py": "def price(service):\n    return {'roof': 1}[service]\n",
+    "tests/test_shop.py": """\
 import os
 import pytest
-from harness.shop import price
+from shop import price
 
 def test_a_roof_is_sold():
     print("asked for the price")
@@ -38,26 +45,25 @@ def test_the_shop_is_open(closed):
 def test_the_day():
     pass
 
-@pytest.mark.needs("python3.1.1")
 def test_the_night():
-    pass
+    pytest.skip("it is dark")
 
 @pytest.mark.xfail(reason="not built yet")
 def test_the_roof_is_tight():
     assert False
 
-def test_what_the_tests_start_tells_nothing():
+def test_variables_are_hidden():
     assert not {"GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"} & set(os.environ)
 """,
-    "tests/unit/test_import.py": "import os\nimport shoop\n",
-    "tests/unit/test_syntax.py": "import os\n\ndef test_x(:\n    pass\n",
+    "tests/test_import.py": "import os\nimport shoop\n",
+    "tests/test_syntax.py": "import os\n\ndef test_x(:\n    pass\n",
 }
 SUMMARY = """\
 ## ✗ tests: 3 failed, 3 errors, 2 passed, 1 skipped, 1 xfailed (TIME)
 
-### tests/unit/test_import.py could not be collected
+### tests/test_import.py could not be collected
 
-at `tests/unit/test_import.py:2`
+at `tests/test_import.py:2`
 
 ```text
 ModuleNotFoundError: No module named 'shoop'
@@ -65,12 +71,12 @@ ModuleNotFoundError: No module named 'shoop'
 
 <details>…</details>
 
-### tests/unit/test_syntax.py could not be collected
+### tests/test_syntax.py could not be collected
 
-at `tests/unit/test_syntax.py:3`
+at `tests/test_syntax.py:3`
 
 ```text
-  File "CLONE/tests/unit/test_syntax.py", line 3
+  File "ROOT/tests/test_syntax.py", line 3
     def test_x(:
                ^
 SyntaxError: invalid syntax
@@ -80,7 +86,7 @@ SyntaxError: invalid syntax
 
 ### test_the_shop_is_open could not be set up
 
-at `tests/unit/test_shop.py:20`
+at `tests/test_shop.py:20`
 
 ```text
 OSError: it is closed
@@ -90,7 +96,7 @@ OSError: it is closed
 
 ### test_a_roof_is_sold failed
 
-at `tests/unit/test_shop.py:7`
+at `tests/test_shop.py:7`
 
 ```text
 AssertionError: the fee | of `roof`
@@ -102,7 +108,7 @@ assert 1 == 2
 
 ### test_a_fee failed
 
-at `tests/unit/test_shop.py:13`, out of `tests/unit/test_shop.py:10`
+at `tests/test_shop.py:13`, raised at `tests/test_shop.py:10`
 
 ```text
 AssertionError: assert 1 == 3
@@ -113,7 +119,7 @@ AssertionError: assert 1 == 3
 
 ### test_a_garden_is_sold failed
 
-at `tests/unit/test_shop.py:16`, out of `harness/shop.py:2`
+at `tests/test_shop.py:16`, raised at `shop.py:2`
 
 ```text
 KeyError: 'garden'
@@ -121,119 +127,167 @@ KeyError: 'garden'
 
 <details>…</details>
 
-**What to do:** run what failed alone, `nox -s tests -- -k "tests/unit/test_import.py or tests/unit/test_syntax.py or \
+**What to do:** run only what failed: `nox -s tests -- -k "tests/test_import.py or tests/test_syntax.py or \
 test_the_shop_is_open or test_a_roof_is_sold or test_a_fee"`
 
-**1 did not run, since something is missing**
+**1 skipped, because something they need is missing**
 
-- 1 test waits for Python 3.1.1: no interpreter here is one; put one on the path: https://www.python.org/downloads/release/python-311
+- 1 test needs it is dark
 
-**1 may fail**
+**1 expected to fail**
 
 | test | why |
 | --- | --- |
-| `tests/unit/test_shop.py::test_the_roof_is_tight` | not built yet |
+| `tests/test_shop.py::test_the_roof_is_tight` | not built yet |
+
+Total: TIME, within the budget of 240 s (pyproject.toml, \\[tool.events-platform.budget_s\\])
 
 <details>…</details>
 
 """
 ANNOTATIONS = [
-    "file=tests/unit/test_import.py,line=2,title=tests/unit/test_import.py could not be collected"
+    "file=tests/test_import.py,line=2,title=tests/test_import.py could not be collected"
     "::ModuleNotFoundError: No module named 'shoop'",
-    "file=tests/unit/test_syntax.py,line=3,title=tests/unit/test_syntax.py could not be collected"
-    '::  File "CLONE/tests/unit/test_syntax.py", line 3%0A    def test_x(:%0A               ^%0A'
+    "file=tests/test_syntax.py,line=3,title=tests/test_syntax.py could not be collected"
+    '::  File "ROOT/tests/test_syntax.py", line 3%0A    def test_x(:%0A               ^%0A'
     "SyntaxError: invalid syntax",
-    "file=tests/unit/test_shop.py,line=20,title=test_the_shop_is_open could not be set up::OSError: it is closed",
-    "file=tests/unit/test_shop.py,line=7,title=test_a_roof_is_sold failed"
+    "file=tests/test_shop.py,line=20,title=test_the_shop_is_open could not be set up::OSError: it is closed",
+    "file=tests/test_shop.py,line=7,title=test_a_roof_is_sold failed"
     "::AssertionError: the fee | of `roof`%0Aassert 1 == 2%0A +  where 1 = price('roof')",
-    "file=tests/unit/test_shop.py,line=13,title=test_a_fee failed"
-    "::AssertionError: assert 1 == 3%0A +  where 1 = price('roof')%0AIt comes from tests/unit/test_shop.py:10",
-    "file=tests/unit/test_shop.py,line=16,title=test_a_garden_is_sold failed"
-    "::KeyError: 'garden'%0AIt comes from harness/shop.py:2",
+    "file=tests/test_shop.py,line=13,title=test_a_fee failed"
+    "::AssertionError: assert 1 == 3%0A +  where 1 = price('roof')%0Araised at tests/test_shop.py:10",
+    "file=tests/test_shop.py,line=16,title=test_a_garden_is_sold failed::KeyError: 'garden'%0Araised at shop.py:2",
 ]
 
 
-def run(clone: Path, files: dict[str, str], *options: str) -> tuple[int, str, str]:
-    """Run pytest in CLONE on FILES; return its exit code, the lines for GitHub and the summary, without its times."""
-    for name, content in files.items():
-        path = clone / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    summary = clone / "summary.md"
-    told = {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTIONS": "true", "NOX_CURRENT_SESSION": "tests"}
-    env = os.environ | {"PYTHONPATH": f"{clone}{os.pathsep}{clone / 'airflow' / 'include'}"} | told
-    argv = [sys.executable, "-m", "pytest", "--continue-on-collection-errors", *options]
-    done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)
-    commands = "".join(line for line in done.stdout.splitlines(keepends=True) if line.startswith("::"))
-    written = re.sub(r"\((\d+ min )?[\d.]+ s\)", "(TIME)", summary.read_text()) if summary.exists() else done.stderr
-    return done.returncode, commands.replace(str(clone), "CLONE"), written.replace(str(clone), "CLONE")
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Give a function that runs pytest as a session does: its exit code, output, lines for GitHub and summary."""
+    file = pytester.path / "summary.md"
+    monkeypatch.setattr(annotations, "ROOT", pytester.path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("NOX_CURRENT_SESSION", "tests")
+    pytester.syspathinsert()
 
+    def run(files: dict[str, str], *options: str) -> tuple[int, str, str, str]:
+        for name, content in files.items():
+            path = pytester.path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+        argv = ("-p", "harness.reporting.pytest_report", "-p", "no:cacheprovider", "--import-mode=importlib", *options)
+        result = pytester.runpytest_inprocess(*argv, no_reraise_ctrlc=True)
+        output, summary = (
+            re.sub(r"(\d+ min )?\d+\.\d s\b", "TIME", written).replace(str(pytester.path), "ROOT")
+            for written in (str(result.stdout), file.read_text())
+        )
+        commands = "\n".join(line for line in output.splitlines() if line.startswith("::"))
+        return int(result.ret), output, commands, summary
 
-def lines(summary: str) -> list[str]:
-    """Return the lines of SUMMARY but the one that says what to run again."""
-    return [line for line in summary.splitlines() if not line.startswith("**What to do:** ")]
+    return run
 
 
 def folded(summary: str) -> dict[str, str]:
-    """Return what is folded in SUMMARY, by title; the last of those with the same."""
+    """Return the folded blocks of SUMMARY, by title; the last of those with the same."""
     return dict(re.findall(r"<details><summary>(.*?)</summary>\n\n(.*?)\n\n</details>", summary, re.DOTALL))
 
 
-@pytest.mark.parametrize("options", [(), ("--numprocesses=2", "--dist=loadfile")], ids=["one process", "xdist"])
-def test_failures_are_told_with_their_lines(clone: Path, options: tuple[str, ...]) -> None:
-    exit_code, commands, summary = run(clone, FAILING, *options)
-    assert exit_code == 1
-    unfolded = re.sub(r"<details>.*?</details>", "<details>…</details>", summary, flags=re.DOTALL)
-    if options:  # then the order is chance's
-        assert sorted(lines(unfolded)) == sorted(lines(SUMMARY))
-    else:
-        assert unfolded == SUMMARY
-    assert sorted(commands.splitlines()) == sorted(f"::error {told}" for told in ANNOTATIONS)
-    assert folded(summary)["The whole failure"].endswith("harness/shop.py:2: KeyError\n```")
+def test_failures_are_reported_at_their_lines(run: Run) -> None:
+    exit_code, output, commands, summary = run(FAILING, "--continue-on-collection-errors")
+    assert exit_code == 1, output
+    assert re.sub(r"<details>.*?</details>", "<details>…</details>", summary, flags=re.DOTALL) == SUMMARY
+    assert sorted(commands.splitlines()) == sorted(f"::error {annotation}" for annotation in ANNOTATIONS)
+    assert folded(summary)["The whole failure"].endswith("shop.py:2: KeyError\n```")
     assert "---- Captured stdout call ----\nasked for the price\n" in summary
-    slowest = folded(summary)["The 5 slowest"].splitlines()
-    assert slowest[:2] == ["| test | seconds |", "| --- | ---: |"]
-    assert len(slowest) == 7
 
 
-def test_a_run_that_went_well_is_short(clone: Path) -> None:
-    well = {"tests/test_a.py": "def test_a():\n    pass\n"}
-    assert run(clone, well) == (
-        0,
-        "",
-        "## ✓ tests: 1 passed (TIME)\n\n"
-        "<details><summary>The 1 slowest</summary>\n\n"
-        "| test | seconds |\n| --- | ---: |\n| `tests/test_a.py::test_a` | 0.0 |\n\n</details>\n\n",
-    )
+def test_the_session_ends_with_its_slowest_tests_and_its_budget(run: Run) -> None:
+    suite = """\
+import time, pytest
+
+@pytest.fixture
+def slow():
+    time.sleep(0.1)
+    yield
+    time.sleep(0.1)
+
+def test_slow(slow):
+    pass
+
+@pytest.mark.parametrize("n", range(10))
+def test_fast(n):
+    pass
+"""
+    exit_code, output, commands, summary = run({"test_a.py": suite})
+    assert (exit_code, commands) == (0, "")
+    times = output[output.index("the 10 slowest tests, with setup and teardown") :].splitlines()[1:12]
+    assert times[0].split(maxsplit=1) == ["TIME", "test_a.py::test_slow"]
+    assert times[10] == "Total: TIME, within the budget of 240 s (pyproject.toml, [tool.events-platform.budget_s])"
+    assert summary.startswith("## ✓ tests: 11 passed (TIME)\n\nTotal: TIME, within the budget of 240 s ")
+    table = folded(summary)["The 10 slowest"].splitlines()
+    assert table[:2] == ["| test | seconds |", "| --- | ---: |"]
+    assert re.fullmatch(r"\| `test_a.py::test_slow` \| 0\.[2-9] \|", table[2])
+    assert len(table) == 12
 
 
-def test_no_test_is_no_success(clone: Path) -> None:
-    assert run(clone, {"tests/test_a.py": ""}) == (5, "", "## ✗ tests: there was no test to run (TIME)\n\n")
+def test_a_session_over_its_budget_says_so() -> None:
+    where = "(pyproject.toml, [tool.events-platform.budget_s])"
+    assert budget_line("tests", 240) == f"Total: 4 min 0 s, within the budget of 240 s {where}"
+    over = f"Total: 4 min 2 s, OVER the budget of 240 s {where}: make the slowest tests cheaper"
+    assert budget_line("tests", 241.7) == over
+    assert budget_line("pytest", 1) == budget_line(None, 1) == "Total: 1.0 s"
 
 
-def test_an_interrupt_is_told_with_what_had_failed_by_then(clone: Path) -> None:
+def test_a_run_without_tests_fails(run: Run) -> None:
+    assert run({"test_a.py": ""})[0::3] == (5, "## ✗ tests: no tests ran (TIME)\n\n")
+
+
+def test_an_interrupt_is_reported_with_the_failures_before_it(run: Run) -> None:
     interrupted = "def test_a():\n    assert 0\n\ndef test_b():\n    raise KeyboardInterrupt\n"
-    exit_code, _, summary = run(clone, {"tests/test_a.py": interrupted})
+    exit_code, _, _, summary = run({"test_a.py": interrupted})
     assert exit_code == 2
-    assert summary.startswith(
-        "## ✗ tests: interrupted, 1 failed (TIME)\n\n### test_a failed\n\nat `tests/test_a.py:2`\n"
-    )
+    assert summary.startswith("## ✗ tests: interrupted, 1 failed (TIME)\n\n### test_a failed\n\nat `test_a.py:2`\n")
 
 
-def test_a_worker_that_is_killed_is_told(clone: Path) -> None:
-    killed = "import os, signal\n\ndef test_a():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    _, commands, summary = run(clone, {"tests/test_a.py": killed}, "--numprocesses=1", "--max-worker-restart=0")
-    assert summary.startswith("## ✗ tests: 1 failed (TIME)\n\n### test_a failed\n\nat `tests/test_a.py`\n")
-    assert "worker 'gw0' crashed while running 'tests/test_a.py::test_a'" in summary
-    assert commands.startswith("::error file=tests/test_a.py,")
-
-
-def test_the_message_and_the_number_of_failures_have_an_end(clone: Path) -> None:
+def test_long_messages_and_lists_are_cut(run: Run) -> None:
     many = "import pytest\n\n@pytest.mark.parametrize('n', range(33))\ndef test_a(n):\n    assert 0, 'a\\n' * 20\n"
-    _, commands, summary = run(clone, {"tests/test_a.py": many})
+    _, _, commands, summary = run({"test_a.py": many})
     assert commands.count("::error ") == 33
     assert summary.count("\n### test_a\\[") == 30
     assert "\n\n… and 3 more: the log has all.\n\n" in summary
     assert "\n\nGitHub shows the first 10 of these 33 beside their lines.\n\n" in summary
     assert summary.count("\n  a\n… 12 more lines\n  a\n  \nassert 0\n```") == 30
     assert '`nox -s tests -- -k "test_a"`' in summary
+
+
+def test_xdist_reports_in_one_place_and_a_killed_worker_too(tmp_path: Path) -> None:
+    suite = """\
+import os, signal, pytest
+
+def test_variables_are_hidden():
+    assert not {"GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"} & set(os.environ)
+
+@pytest.mark.needs("python3.0.8")
+def test_needs_a_python():
+    raise AssertionError("it does not run")
+
+def test_skipped():
+    pytest.skip("sundays")
+
+def test_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "test_a.py").write_text(suite)
+    summary = tmp_path / "summary.md"
+    env = os.environ | {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTIONS": "true", "NOX_CURRENT_SESSION": "tests"}
+    plugins = ("-p", "harness.reporting.pytest_report", "-p", "harness.ci.pytest_needs", "-p", "no:cacheprovider")
+    argv = [sys.executable, "-m", "pytest", *plugins, "--numprocesses=1", "--max-worker-restart=0", "test_a.py"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    written = summary.read_text()
+    assert written.startswith("## ✗ tests: 2 failed, 1 passed, 1 skipped ("), done.stdout
+    assert "### test_skipped failed\n\nat `test_a.py::test_skipped`\n" in written
+    assert "Skipped without a need: sundays\n" in written
+    assert "worker 'gw0' crashed while running 'test_a.py::test_killed'" in written
+    assert "\n- 1 test needs Python 3.0.8: it was not found; " in written
+    assert "\n1 test needs Python 3.0.8: it was not found; " in done.stdout
+    assert done.stdout.count("::error title=") == 2
