@@ -32,7 +32,7 @@ from harness.processes.supervisor import ANSWER_TIMEOUT_S
 from harness.project.paths import BUILD
 from harness.reporting import console
 from harness.reporting.summary import Section, table
-from harness.warehouse import server as postgres
+from harness.warehouse.given import dsn_parts
 
 PARENT_POLL_INTERVAL_S = 1.0
 # Where one of these is empty, another place is meant than the one that a script would have named.
@@ -297,7 +297,7 @@ def share(text: str) -> float:
 
 def dsn(text: str) -> str:
     """Return the DSN TEXT; of one that makes no sense nothing is shown, since it may be the password."""
-    if not postgres.parts(text):
+    if not dsn_parts(text):
         raise argparse.ArgumentTypeError("is no DSN; in a password, @ is %40, / is %2F, or give it in PGPASSWORD")
     return text
 

@@ -1,4 +1,4 @@
-"""What the tests share: one ephemeral PostgreSQL for the run, and a fresh warehouse on it for each test that asks."""
+"""Shared fixtures: one ephemeral PostgreSQL server per process, and a new warehouse on it for each test."""
 
 import os
 import secrets
@@ -15,8 +15,10 @@ from events import publishing, staging
 from events.tables import create_tables
 from harness.project import pythons
 from harness.project.paths import ROOT
-from harness.warehouse import server as postgres
-from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse, ephemeral_server, make_passwords
+from harness.warehouse.ephemeral import describe_choice, ephemeral_server
+from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
+from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse, make_passwords
+from harness.warehouse.server import MAJOR, Server
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,47 +34,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse an empty --postgres, and take its password out: pytest shows the arguments of what fails."""
+    """Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
     if (dsn := config.getoption("--postgres")) is None:
         return
-    if not (told := postgres.parts(dsn)):
+    if not (parts := dsn_parts(dsn)):
         pytest.exit(
-            "--postgres is empty, or no DSN that libpq can read.\n"
+            "--postgres is empty, or libpq cannot read it as a DSN.\n"
             "  A script most likely takes it from a variable that is not set.\n"
             "  Name a server, postgresql://user@host:5432/postgres, or leave it out.",
             returncode=2,
         )
-    if password := told.pop("password", None):
+    if password := parts.pop("password", None):
         os.environ["PGPASSWORD"] = password
-        config.option.postgres = make_conninfo("", **told)
-    if told.keys() - postgres.DSN_PARTS:  # some are secret, too, and pytest would show them
-        pytest.exit(str(postgres.other_parts("--postgres")), returncode=2)
+        config.option.postgres = make_conninfo("", **parts)
+    if parts.keys() - DSN_PARTS:  # some are secret, too
+        pytest.exit(str(unsupported_parts("--postgres")), returncode=2)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say which PostgreSQL the tests that need one get, and which Pythons there are beside this one."""
+    """Name the PostgreSQL server of the tests, and the Pythons of this machine."""
     return [
-        f"PostgreSQL {postgres.MAJOR}: {postgres.which(config.getoption('--postgres'))}",
+        f"PostgreSQL {MAJOR}: {describe_choice(config.getoption('--postgres'))}",
         f"Pythons: {', '.join(sorted(pythons.found()))}",
     ]
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
-    """Give the PostgreSQL of this run (of this process of it)."""
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Give the PostgreSQL server of this process."""
     with ephemeral_server(request.config.getoption("--postgres")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def passwords() -> dict[str, str]:
-    """Give the roles' passwords; roles belong to the server, so all its warehouses share them."""
+    """Give the roles' passwords: all warehouses of a server share its roles."""
     return make_passwords()
 
 
 @pytest.fixture
-def warehouse(server: postgres.Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
-    """Give a warehouse of this test alone."""
+def warehouse(server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
+    """Give a new warehouse."""
     warehouse = create_warehouse(server, f"warehouse_{secrets.token_hex(4)}", passwords)
     yield warehouse
     drop_warehouse(warehouse)
@@ -80,7 +82,7 @@ def warehouse(server: postgres.Server, passwords: dict[str, str]) -> Iterator[Wa
 
 @pytest.fixture
 def dsn(warehouse: Warehouse) -> str:
-    """Give the loader's DSN of a warehouse with the raw tables."""
+    """Give the loader's DSN of a new warehouse with the raw tables."""
     create_tables(warehouse.loader_dsn)
     return warehouse.loader_dsn
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.ci.needs import program
+from harness.warehouse.ports import free_port
 from harness.warehouse.roles import Warehouse
-from harness.warehouse.server import free_port, unprivileged_user
+from harness.warehouse.wheel import unprivileged_user
 
 
 @contextmanager

@@ -65,13 +65,13 @@ def no_program(name: str) -> str:
 def no_engine() -> str:
     """Look for an engine that both the docker command and the Python client reach."""
     from harness.docker import engine
-    from harness.warehouse import server as postgres
+    from harness.warehouse.container import engine_answers
 
     try:
         engine.info()
     except EngineMissingError:
         return f"none answers at {engine.address()}"
-    return "" if postgres.engine_answers() else "one answers at docker's context only"
+    return "" if engine_answers() else "one answers at docker's context only"
 
 
 def no_room() -> str:

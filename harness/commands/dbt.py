@@ -20,8 +20,9 @@ from harness.reporting import dbt_report
 from harness.reporting.console import Phases, say
 from harness.reporting.summary import Section, code, details
 from harness.targets.takedown import down_command
-from harness.warehouse.roles import Warehouse, create_warehouse, ephemeral_server, make_passwords
-from harness.warehouse.server import describe, url
+from harness.warehouse.ephemeral import ephemeral_server
+from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
+from harness.warehouse.server import connection_url, describe
 
 ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"
@@ -91,7 +92,7 @@ def own_dsn() -> str:
     names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_DATABASE")
     user, password, host, database = (os.environ.get(name, "") for name in names)
     port = os.environ.get("WAREHOUSE_PORT", "")
-    return url(user, password, host, int(port) if port.isdecimal() else 0, database)
+    return connection_url(user, password, host, int(port) if port.isdecimal() else 0, database)
 
 
 def run_all(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section) -> None:

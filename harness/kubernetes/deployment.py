@@ -34,8 +34,8 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import CLONE_ON_MACHINE, ROOT
 from harness.reporting.console import Phases, say
-from harness.warehouse import server as postgres
 from harness.warehouse.roles import ROLES, Warehouse, create_metadata_database, create_warehouse
+from harness.warehouse.server import Server
 
 NAMESPACE = "events-platform"
 MANIFESTS = ROOT / "cluster" / "manifests"
@@ -52,12 +52,12 @@ OBJECTS = ("pods", "events", "persistentvolumeclaims", "jobs")
 class Database:
     """A PostgreSQL as the harness reaches it, and where the cluster's pods do."""
 
-    server: postgres.Server
+    server: Server
     host: str
     port: int
 
     @property
-    def for_pods(self) -> postgres.Server:
+    def for_pods(self) -> Server:
         """The server as pods reach it."""
         return replace(self.server, host=self.host, port=self.port)
 
@@ -122,7 +122,7 @@ def create_secrets(
     return {"events-platform/secrets": digest[:16]}
 
 
-def identity(server: postgres.Server) -> dict[str, str]:
+def identity(server: Server) -> dict[str, str]:
     """Return the annotation that tells a server's data from any other's: pods that knew another one begin anew."""
     with psycopg.connect(server.dsn) as connection:
         [(found,)] = connection.execute("select system_identifier from pg_control_system()").fetchall()

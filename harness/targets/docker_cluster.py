@@ -22,7 +22,7 @@ from harness.project import pins, tools
 from harness.project.paths import BUILD
 from harness.reporting.console import say
 from harness.targets import Settings
-from harness.warehouse import server as postgres
+from harness.warehouse.server import Server, forget_libpq_settings, wait_until_ready
 
 RESTART_TIMEOUT_S = 30.0  # for a PostgreSQL that was there before
 LOGS = "/var/lib/airflow-logs"  # on the node: manifests/logs-on-node.yaml
@@ -126,7 +126,7 @@ class OnEngine:
         The node comes first there, always: it gets the network's first address, which it keeps through any restart. A
         control plane does not survive another one.
         """
-        postgres.forget_libpq_settings()
+        forget_libpq_settings()
         node = engine.inspect("container", self.node)
         if node and not node["State"]["Running"]:
             say(f"… starting the node of {self.title}, which was stopped")
@@ -148,18 +148,18 @@ class OnEngine:
             self._remove_postgres()
         if not engine.inspect("container", self.postgres):
             names = ("--name", self.postgres, "--network", self.cluster)
-            argv = [sys.executable, "-m", "harness.warehouse.container", *names, *postgres.options(postgres.SETTINGS)]
+            argv = [sys.executable, "-m", "harness.warehouse.container", *names]
             env = {"POSTGRES_PASSWORD": secrets.token_urlsafe(24)}
             supervisor.command("postgres", argv, timeout_s=pins.deadline_s("postgres"), env=env)
         database = self.database_that_is_up()
-        postgres.wait_until_it_answers(database.server, pins.deadline_s("postgres"))
+        wait_until_ready(database.server, pins.deadline_s("postgres"))
         return database
 
     def _starts_again(self) -> bool:
         """Start the PostgreSQL that is there; say whether it still runs a moment later."""
         with contextlib.suppress(CommandFailedError, PostgresError):  # its network is gone, its data are damaged
             run("docker", "start", self.postgres)
-            postgres.wait_until_it_answers(self.database_that_is_up().server, RESTART_TIMEOUT_S)
+            wait_until_ready(self.database_that_is_up().server, RESTART_TIMEOUT_S)
             return True
         return False
 
@@ -193,7 +193,7 @@ class OnEngine:
         port = int(told["NetworkSettings"]["Ports"]["5432/tcp"][0]["HostPort"])
         host = DockerClient().host().replace("localhost", "127.0.0.1")
         origin = f"the container image {told['Config']['Image']}"
-        server = postgres.Server(origin, host, port, "postgres", env["POSTGRES_PASSWORD"])
+        server = Server(origin, host, port, "postgres", env["POSTGRES_PASSWORD"])
         return release.Database(server, told["NetworkSettings"]["Networks"][self.cluster]["IPAddress"], 5432)
 
     def make_volume(self, kubectl: Kubectl) -> None:

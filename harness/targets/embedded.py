@@ -22,8 +22,10 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets import Settings
 from harness.targets.takedown import down_command, take_down
-from harness.warehouse import server as postgres
+from harness.warehouse.ports import check_port, free_port
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
+from harness.warehouse.server import describe
+from harness.warehouse.wheel import start_from_wheel
 
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
@@ -87,7 +89,7 @@ class Embedded:
         """
         airflow, dbt = installed_python("airflow"), installed_python("dbt")
         if settings.ui_port is not None:
-            postgres.check_port(settings.ui_port, "--ui-port")
+            check_port(settings.ui_port, "--ui-port")
         with Supervisor.launch() as supervisor:
             deployment = None
             try:
@@ -106,14 +108,14 @@ class Embedded:
 def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: Path, dbt: Path) -> EmbeddedDeployment:
     """Start everything with the Pythons of the environments AIRFLOW and DBT, and wait until it is healthy."""
     with phases.phase("PostgreSQL up") as phase:
-        server = postgres.start_from_wheel(supervisor)
+        server = start_from_wheel(supervisor)
         warehouse = create_warehouse(server, "warehouse", make_passwords())
         metadata_dsn = create_metadata_database(server, secrets.token_urlsafe(24), server.host, server.port)
-        phase.text = f"{postgres.describe(server)} up, with the databases and roles"
+        phase.text = f"{describe(server)} up, with the databases and roles"
 
     home = supervisor.directory / "airflow"
     home.mkdir(mode=0o700)
-    port = settings.ui_port or postgres.free_port()
+    port = settings.ui_port or free_port()
     api = AirflowApi(f"http://127.0.0.1:{port}", "admin", secrets.token_urlsafe(12))
     env = airflow_env(supervisor.directory, port, metadata_dsn, api)
     env |= pipeline_env(settings, warehouse, dbt, supervisor.directory / "dbt")

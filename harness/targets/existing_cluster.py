@@ -22,8 +22,10 @@ from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
 from harness.targets import Settings
 from harness.targets import port_forward as tunnel
-from harness.warehouse import server as postgres
+from harness.warehouse.given import given_server
+from harness.warehouse.ports import check_port
 from harness.warehouse.roles import drop_all
+from harness.warehouse.server import Server
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -37,7 +39,7 @@ class ContextPlace:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.namespace = settings.namespace or release.NAMESPACE
-        self._given: postgres.Server | None = None
+        self._given: Server | None = None
         self._pushed: set[str] = set()
 
     @property
@@ -104,7 +106,7 @@ class ContextPlace:
         """
         engine.info()  # the images are built with it
         if self.settings.ui_port:
-            postgres.check_port(self.settings.ui_port, "--ui-port")
+            check_port(self.settings.ui_port, "--ui-port")
         tools.find("helm")
         if not self.is_there() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
@@ -145,7 +147,7 @@ class ContextPlace:
         server = self._server()
         return release.Database(server, server.host, server.port)
 
-    def _server(self) -> postgres.Server:
+    def _server(self) -> Server:
         """Return the given PostgreSQL, looked at once."""
         if self._given:
             return self._given
@@ -166,7 +168,7 @@ class ContextPlace:
             uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]
         digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE_ON_MACHINE}".encode()).hexdigest()
         suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"  # nobody else's to drop
-        self._given = postgres.given(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
+        self._given = given_server(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
         return self._given
 
     def bring(self, supervisor: Supervisor, image: images.Image) -> str:

@@ -28,7 +28,7 @@ from harness.project import pins, tools
 from harness.project.paths import CLONE, ROOT
 from harness.reporting.console import say
 from harness.targets.docker_cluster import OnEngine
-from harness.warehouse import server as postgres
+from harness.warehouse.ports import check_port, free_port
 
 CONFIG = ROOT / "cluster" / "kind.yaml"
 UI_NODE_PORT = "30080/tcp"  # values/kind.yaml
@@ -68,7 +68,7 @@ class KindPlace(OnEngine):
         """Check everything that can be checked before anything is made, and pull what is missing."""
         node, wanted = engine.inspect("container", self.node), self.settings.ui_port
         if wanted and not (node and published(node) == wanted):
-            postgres.check_port(wanted, "--ui-port")
+            check_port(wanted, "--ui-port")
         if re.match(r"(tcp|ssh)://(?!localhost\b|127\.|\[::1\])", address := engine.address()):
             raise UsageError(
                 f"The Docker engine is another machine's: {address}.",
@@ -152,7 +152,7 @@ class KindPlace(OnEngine):
 
     def _create(self, supervisor: Supervisor) -> None:
         config = supervisor.directory / "kind.yaml"
-        port = self.settings.ui_port or postgres.free_port()
+        port = self.settings.ui_port or free_port()
         config.write_text(Template(CONFIG.read_text(encoding="utf-8")).substitute(UI_PORT=port))
         # What could not be made stays, for the diagnostics to tell why; `delete_cluster` removes it.
         options = ("--name", self.cluster, "--image", pins.image("node"), "--config", str(config), "--retain")

@@ -35,8 +35,8 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets import Settings
 from harness.targets.takedown import take_down
-from harness.warehouse import server as postgres
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
+from harness.warehouse.server import describe
 
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the settings of the run to take down
 TASK_IDS = ("create_tables", "load_events", "dbt_build")
@@ -292,7 +292,7 @@ def bring_up(where: Place, supervisor: Supervisor, settings: Settings, phases: P
     def start_database() -> release.Database:
         with phases.phase("PostgreSQL up") as phase:
             database = where.database(supervisor)
-            phase.text = f"{postgres.describe(database.server)} up"
+            phase.text = f"{describe(database.server)} up"
         return database
 
     def bring_images() -> list[str]:

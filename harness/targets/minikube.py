@@ -17,7 +17,7 @@ from harness.project.paths import CLONE
 from harness.targets import Settings
 from harness.targets import port_forward as tunnel
 from harness.targets.docker_cluster import OnEngine
-from harness.warehouse import server as postgres
+from harness.warehouse.ports import check_port
 
 MEMORY = "no-limit"  # as for kind's node; minikube refuses a number that is above the engine's
 CPUS = "2"
@@ -41,7 +41,7 @@ class MinikubePlace(OnEngine):
         """Check everything that can be checked before anything is made."""
         program()
         if self.settings.ui_port:
-            postgres.check_port(self.settings.ui_port, "--ui-port")
+            check_port(self.settings.ui_port, "--ui-port")
         super().check(supervisor)
 
     def prepare(self) -> None:

@@ -9,7 +9,7 @@ from harness.errors import NotUpError
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.warehouse import server as postgres
+from harness.warehouse.ports import free_port
 
 SERVICE = "service/airflow-api-server"
 PORT = 8080
@@ -29,7 +29,7 @@ def open_to_airflow(kubectl: Kubectl, supervisor: Supervisor | None, port: int |
     Raises:
         NotUpError: the tunnel does not open before its deadline.
     """
-    port = port or (postgres.free_port() if supervisor else PORT)
+    port = port or (free_port() if supervisor else PORT)
     if supervisor:
         argv = [sys.executable, "-c", RETRY, *kubectl.argv, "port-forward", SERVICE, f"{port}:{PORT}"]
         supervisor.start("port-forward", argv, env=dict(os.environ))

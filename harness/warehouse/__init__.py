@@ -1,1 +1,1 @@
-"""An ephemeral PostgreSQL, its databases and its roles."""
+"""PostgreSQL servers, and the warehouse's database and roles."""

@@ -1,48 +1,112 @@
-"""Run a PostgreSQL container with testcontainers: for as long as this process lives, or until it is removed by name.
+"""PostgreSQL in a container, by testcontainers.
 
-    python -m harness.warehouse.container ADDRESS_FILE [SETTING]...
+    python -m harness.warehouse.container ADDRESS_FILE
 
-holds one until SIGTERM and writes `host port` to ADDRESS_FILE when it runs: a process of its own, so that the run's
-supervisor ends it, and with it the container, however the run ends.
+runs one until SIGTERM, and writes `host port` to ADDRESS_FILE when it has started. It is a process of the run's
+supervisor, which ends it, and with it the container, however the run ends.
 
-    python -m harness.warehouse.container --name NAME --network NETWORK [SETTING]...
+    python -m harness.warehouse.container --name NAME --network NETWORK
 
-starts one that stays. In either case testcontainers' own reaper, one more image to pull, stays off; the password is in
-the environment variable POSTGRES_PASSWORD, and the settings are the server's.
+starts one that stays until it is removed by name. The password is in the environment variable POSTGRES_PASSWORD.
+testcontainers' own reaper, one more image to pull, is off.
 """
 
 import os
+import secrets
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from testcontainers.community.postgres import PostgresContainer
-from testcontainers.core.config import ConnectionMode, testcontainers_config
-
+from harness.errors import PostgresError
+from harness.processes.supervisor import Supervisor
 from harness.project import pins
+from harness.warehouse.server import MAJOR, SETTINGS, Server, forget_libpq_settings, options, version, wait_until_ready
+
+if TYPE_CHECKING:  # imported where it is used: it takes half a second
+    from testcontainers.community.postgres import PostgresContainer
+
+START_TIMEOUT_S = 300.0  # a first run pulls the image
 
 
-def make(settings: list[str]) -> PostgresContainer:
+def engine_answers() -> bool:
+    """Return whether a Docker engine answers at DOCKER_HOST or its usual socket; Docker's contexts are not read."""
+    import docker
+
+    try:
+        client = docker.from_env(timeout=5)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except Exception:  # noqa: BLE001 - the client raises what its transport raises; each means that none answers
+        return False
+
+
+def start_container(supervisor: Supervisor) -> Server:
+    """Start PostgreSQL in a container that SUPERVISOR ends.
+
+    Raises:
+        PostgresError: it did not start, does not answer, or has another major version.
+    """
+    forget_libpq_settings()
+    image = pins.image("postgres")
+    password = secrets.token_urlsafe(24)
+    address = supervisor.directory / "address"
+    log = supervisor.start(
+        "container",
+        [sys.executable, "-m", "harness.warehouse.container", address],
+        env=os.environ | {"POSTGRES_PASSWORD": password},
+    )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not address.exists():
+        if supervisor.returncode("container") is not None or time.monotonic() > deadline:
+            output = log.read_text(errors="replace").strip().splitlines() or ["it did not start in time"]
+            raise PostgresError(
+                f"The container {image} did not start: {output[-1][:300]}",
+                "The image is most likely not in the engine and cannot be pulled.",
+                f"See why: docker pull {image}; or run without an engine: DOCKER_HOST=unix:///nowhere nox",
+            )
+        time.sleep(0.05)
+    host, port = address.read_text().split()
+    server = Server(f"the container image {image}", host, int(port), "postgres", password)
+    wait_until_ready(server, deadline - time.monotonic())
+    if not version(server).startswith(f"{MAJOR}."):
+        raise PostgresError(
+            f"The image {image} holds PostgreSQL {version(server)}; the project is tested on {MAJOR}.",
+            "PLATFORM_POSTGRES_IMAGE most likely names another version.",
+            f"Name an image of PostgreSQL {MAJOR}, or unset PLATFORM_POSTGRES_IMAGE.",
+        )
+    return server
+
+
+def make() -> "PostgresContainer":
     """Return a container that is not started yet."""
+    from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.core.config import testcontainers_config
+
     testcontainers_config.ryuk_disabled = True
     password = os.environ["POSTGRES_PASSWORD"]
     image = pins.image("postgres")
     container = PostgresContainer(image, username="postgres", password=password, dbname="postgres", driver=None)
-    container.with_command(["postgres", "-c", "listen_addresses=*", *settings])
+    container.with_command(["postgres", "-c", "listen_addresses=*", *options(SETTINGS)])
     return container
 
 
-def publish_on_loopback(container: PostgresContainer) -> None:
-    """Publish the port of CONTAINER, which is not started yet, on this machine's loopback address alone."""
+def publish_on_loopback(container: "PostgresContainer") -> None:
+    """Publish the port of CONTAINER, which is not started yet, on this machine's loopback address only."""
     container.ports = {f"{container.port}/tcp": ("127.0.0.1",)}  # type: ignore[dict-item] # docker-py's own form
 
 
-def hold(address_file: Path, settings: list[str]) -> None:
-    """Start the container, say where it is, and remove it at SIGTERM."""
+def run_until_terminated(address_file: Path) -> None:
+    """Start a container, write its address, and remove it at SIGTERM."""
+    from testcontainers.core.config import ConnectionMode
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    container = make(settings)
+    container = make()
     client = container.get_docker_client()
-    # Within a container, and with an engine elsewhere, it is reached at another address.
+    # From within a container, and with an engine on another machine, it is reached at another address.
     if client.get_connection_mode() is ConnectionMode.docker_host and client.host() == "localhost":
         publish_on_loopback(container)
     try:
@@ -56,9 +120,9 @@ def hold(address_file: Path, settings: list[str]) -> None:
         container.stop()
 
 
-def leave(name: str, network: str, settings: list[str]) -> None:
-    """Start the container NAME on NETWORK and leave it."""
-    container = make(settings).with_name(name).with_kwargs(network=network, labels={"events-platform": name})
+def start_detached(name: str, network: str) -> None:
+    """Start the container NAME on NETWORK, and leave it running."""
+    container = make().with_name(name).with_kwargs(network=network, labels={"events-platform": name})
     if container.get_docker_client().host() == "localhost":
         publish_on_loopback(container)
     container.start()
@@ -66,7 +130,7 @@ def leave(name: str, network: str, settings: list[str]) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["--name", name, "--network", network, *settings]:
-            leave(name, network, settings)
-        case [address_file, *settings]:
-            hold(Path(address_file), settings)
+        case ["--name", name, "--network", network]:
+            start_detached(name, network)
+        case [address_file]:
+            run_until_terminated(Path(address_file))

@@ -1,4 +1,4 @@
-"""Make the databases and the three roles that every target and test uses.
+"""The warehouse's database and its three roles, the same on every target and in every test.
 
 | role          | may |
 | ------------- | --- |
@@ -7,19 +7,16 @@
 | `reader`      | uses the models' schemas; dbt grants it `select` on the marts |
 """
 
-import contextlib
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
 
-from harness.warehouse import server as postgres
-from harness.warehouse.server import Server, url
+from harness.warehouse.server import Server, connection_url
 
 ROLES = ("loader", "transformer", "reader")
-MARK = "made by events-platform"  # the comment of each database and role: a name alone does not say whose it is
+MARK = "made by events-platform"  # the comment on each database and role that the project made: only these are dropped
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,12 @@ class Warehouse:
     passwords: dict[str, str] = field(repr=False)
 
     def role(self, name: str) -> str:
-        """Return the name that the role NAME has on this server."""
+        """Return the name of the role NAME on this server."""
         return f"{name}{self.server.suffix}"
 
     def dsn(self, role: str) -> str:
         """Return the connection URL of ROLE, one of ROLES."""
-        return url(self.role(role), self.passwords[role], self.server.host, self.server.port, self.database)
+        return connection_url(self.role(role), self.passwords[role], self.server.host, self.server.port, self.database)
 
     @property
     def loader_dsn(self) -> str:
@@ -56,7 +53,7 @@ class Warehouse:
     @property
     def admin_dsn(self) -> str:
         """The connection URL of the server's administrator to this database."""
-        return url(self.server.user, self.server.password, self.server.host, self.server.port, self.database)
+        return connection_url(self.server.user, self.server.password, self.server.host, self.server.port, self.database)
 
     def dbt_env(self) -> dict[str, str]:
         """Return the environment variables that `dbt/profiles.yml` reads."""
@@ -76,7 +73,7 @@ def make_passwords() -> dict[str, str]:
 
 
 def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -> Warehouse:
-    """Make the database DATABASE and the roles, as far as they are missing; every role gets its password."""
+    """Make the database and the roles that are missing, and set every role's password."""
     warehouse = Warehouse(server, f"{database}{server.suffix}", passwords)
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         for role in ROLES:
@@ -97,69 +94,55 @@ def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -
         alter default privileges for role {transformer} grant usage on schemas to {reader};
     """
     with psycopg.connect(warehouse.admin_dsn) as connection:
-        for role in ("loader", "transformer"):  # an administrator who is not a superuser acts as a role by being in it
+        for role in ("loader", "transformer"):  # an administrator who is no superuser needs membership
             connection.execute(sql.SQL("grant {} to current_user").format(names[role]))
         connection.execute(sql.SQL(statements).format(**names))
     return warehouse
 
 
 def drop_warehouse(warehouse: Warehouse) -> None:
-    """Drop the database, connections to it included; the roles stay."""
+    """Drop the database and end its connections; the roles stay."""
     with psycopg.connect(warehouse.server.dsn, autocommit=True) as connection:
         statement = sql.SQL("drop database if exists {} with (force)")
         connection.execute(statement.format(sql.Identifier(warehouse.database)))
 
 
-@contextlib.contextmanager
-def ephemeral_server(dsn: str | None = None, *, keep: bool = False) -> Iterator[Server]:
-    """Have a server for warehouses as `postgres.ephemeral` gives it; on one that is not ours nothing is left."""
-    with postgres.ephemeral(dsn, keep=keep) as server:
-        try:
-            yield server
-        finally:
-            if server.suffix:
-                drop_all(server)
-
-
 def drop_all(server: Server) -> None:
-    """Drop every database and role that was made on a server that is not ours: those with its suffix and our mark.
+    """Drop every database and role that the project made on a given server: those with the server's suffix and MARK.
 
     Raises:
-        ValueError: the server has no suffix, which every name would end with.
+        ValueError: the server has no suffix; every name would match.
     """
     if not server.suffix:
         raise ValueError("without a suffix everything on the server would be dropped")
-    ours = {"length": len(server.suffix), "suffix": server.suffix, "mark": MARK}
+    query = "select {name} from {view} where right({name}, %s) = %s and shobj_description(oid, %s) = %s"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        found = connection.execute(
-            "select datname from pg_database where right(datname, %(length)s) = %(suffix)s"
-            " and shobj_description(oid, 'pg_database') = %(mark)s",
-            ours,
-        )
-        for (name,) in found.fetchall():
-            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-        found = connection.execute(
-            "select rolname from pg_roles where right(rolname, %(length)s) = %(suffix)s"
-            " and shobj_description(oid, 'pg_authid') = %(mark)s",
-            ours,
-        )
-        for (name,) in found.fetchall():
-            connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
+        for view, name, catalog, drop in (  # databases first: a role that owns one cannot be dropped
+            ("pg_database", "datname", "pg_database", "drop database if exists {} with (force)"),
+            ("pg_roles", "rolname", "pg_authid", "drop role if exists {}"),
+        ):
+            statement = sql.SQL(query).format(name=sql.Identifier(name), view=sql.Identifier(view))
+            found = connection.execute(statement, (len(server.suffix), server.suffix, catalog, MARK))
+            for (made,) in found.fetchall():
+                connection.execute(sql.SQL(drop).format(sql.Identifier(made)))
 
 
 def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
-    """Make Airflow's own database and role, and return SQLAlchemy's URL of it at HOST and PORT, as Airflow sees it."""
+    """Make Airflow's metadata database and its role, and return its SQLAlchemy URL.
+
+    HOST and PORT are the server's address as Airflow reaches it.
+    """
     name = f"airflow{server.suffix}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         create_role(connection, name, password)
-        # An administrator who is not a superuser gives a database away as a member of the role that gets it.
+        # To make a database owned by another role, an administrator who is no superuser must be a member of that role.
         connection.execute(sql.SQL("grant {} to current_user").format(sql.Identifier(name)))
         create_database(connection, name, owner=name)
-    return url(name, password, host, port, name).replace("postgresql://", "postgresql+psycopg2://", 1)
+    return connection_url(name, password, host, port, name).replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 def create_role(connection: psycopg.Connection, name: str, password: str) -> None:
-    """Make the login role NAME if it is missing, and give it PASSWORD and UTC."""
+    """Make the login role NAME if it is missing, and set its password and time zone, UTC."""
     role = sql.Identifier(name)
     if not connection.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone():
         connection.execute(sql.SQL("create role {}; comment on role {} is {}").format(role, role, MARK))
@@ -168,7 +151,7 @@ def create_role(connection: psycopg.Connection, name: str, password: str) -> Non
 
 
 def create_database(connection: psycopg.Connection, name: str, owner: str | None = None) -> None:
-    """Make the database NAME, if it is missing, with the built-in C.UTF-8 locale, owned by the role OWNER."""
+    """Make the database NAME if it is missing, with the built-in C.UTF-8 locale, owned by the role OWNER."""
     if connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
         return
     statement = sql.SQL(

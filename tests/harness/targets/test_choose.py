@@ -10,7 +10,7 @@ from harness.docker import engine, images
 from harness.errors import EngineMissingError, TooSmallError, UsageError
 from harness.kubernetes import chart
 from harness.project import tools
-from harness.warehouse import server as postgres
+from harness.warehouse.container import engine_answers
 from tests.servers import serving
 
 
@@ -73,7 +73,7 @@ def no_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.needs("docker")
 def test_an_engine_that_refuses_is_none(no_engine: str) -> None:
-    assert not postgres.engine_answers()
+    assert not engine_answers()
     target, told = targets.choose("auto")
     assert (target.name, told) == ("embedded", "auto chose it, because no Docker engine answers")
     with pytest.raises(EngineMissingError) as caught:

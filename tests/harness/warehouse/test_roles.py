@@ -1,4 +1,4 @@
-"""The three roles: each may do its work, and nothing else."""
+"""Each of the three roles has the rights for its work, and no others."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_the_transformer_reads_raw_and_owns_the_models_schemas(filled: Warehouse
             attempt(filled.transformer_dsn, statement)
 
 
-def test_the_reader_selects_from_the_marts_alone(filled: Warehouse) -> None:
+def test_the_reader_only_selects_from_the_marts(filled: Warehouse) -> None:
     attempt(filled.reader_dsn, "select * from fact.mart")
     for statement in (
         "select * from raw.events",
@@ -63,8 +63,8 @@ def test_the_reader_selects_from_the_marts_alone(filled: Warehouse) -> None:
             attempt(filled.reader_dsn, statement)
 
 
-def test_after_a_load_each_role_may_what_it_could_before(filled: Warehouse, tmp_path: Path) -> None:
-    """A load makes the table's partitions anew: rights hold for the new ones."""
+def test_a_load_changes_no_rights(filled: Warehouse, tmp_path: Path) -> None:
+    """A load makes new partitions."""
     file = tmp_path / "events.csv"
     file.write_text(f"{';'.join(COLUMNS)}\n7;created_account;8;2020-01-31 00:00:00;\nnot an event\n")
     load(str(file), filled.loader_dsn, max_rejected=0.5)
@@ -98,7 +98,7 @@ def test_every_role_keeps_time_in_utc(warehouse: Warehouse, role: str) -> None:
         assert connection.info.parameter_status("TimeZone") == "UTC"
 
 
-def test_another_warehouse_on_the_server_leaves_the_first_ones_logins_alone(warehouse: Warehouse) -> None:
+def test_a_second_warehouse_keeps_the_passwords_of_the_first(warehouse: Warehouse) -> None:
     other = create_warehouse(warehouse.server, "another", warehouse.passwords)
     try:
         attempt(warehouse.reader_dsn, "select 1")

@@ -1,0 +1,73 @@
+"""On the user's server every name has a suffix, and everything is dropped at the end; others are refused."""
+
+import psycopg
+import pytest
+
+from harness.errors import PostgresError
+from harness.warehouse.ephemeral import ephemeral_server
+from harness.warehouse.given import given_server
+from harness.warehouse.ports import free_port
+from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, make_passwords
+from harness.warehouse.server import Server, connection_url
+
+
+def names(server: Server) -> set[str]:
+    """Return the names of SERVER's databases and roles."""
+    with psycopg.connect(server.dsn) as connection:
+        rows = connection.execute("select datname from pg_database union select rolname from pg_roles").fetchall()
+    return {name for (name,) in rows}
+
+
+def test_each_use_of_a_server_has_its_own_suffix(server: Server) -> None:
+    first, second = given_server(server.dsn), given_server(server.dsn)
+    assert first.port == server.port
+    assert first.suffix
+    assert first.suffix != second.suffix
+
+
+def test_only_what_the_project_made_is_dropped(server: Server) -> None:
+    before = names(server)
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("create role administrator login createdb createrole password 'secret'")
+    try:
+        dsn = connection_url("administrator", "secret", server.host, server.port, "postgres")
+        with ephemeral_server(dsn) as given:
+            warehouse = create_warehouse(given, "warehouse", make_passwords())
+            create_warehouse(given, "another", warehouse.passwords)
+            somebodys = f"copy{given.suffix}"
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute(f"create role {somebodys}".encode())
+                connection.execute(f"create database {somebodys}".encode())
+            with psycopg.connect(warehouse.loader_dsn) as connection:
+                connection.execute("create table raw.t (id int)")
+            with psycopg.connect(warehouse.transformer_dsn) as connection:
+                connection.execute("select * from raw.t; create schema fact; create table fact.t (id int)")
+            assert names(server) > before
+        assert names(server) == {*before, "administrator", somebodys}
+    finally:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute(f"drop database {somebodys}".encode())
+            connection.execute(f"drop role {somebodys}, administrator".encode())
+    assert names(server) == before
+
+
+def test_without_a_suffix_nothing_is_dropped() -> None:
+    with pytest.raises(ValueError, match=r"^without a suffix"):
+        drop_all(Server("any", "no-such-host.invalid", 5432, "postgres", ""))
+
+
+@pytest.mark.parametrize("part", ["sslmode=prefer", "options=-cwork_mem%3D1MB"])
+def test_a_dsn_with_unsupported_parts_is_refused(server: Server, part: str) -> None:
+    with pytest.raises(PostgresError, match="other parts than host, port, user, password and dbname"):
+        given_server(f"{server.dsn}?{part}")
+
+
+@pytest.mark.parametrize("dsn", [f"postgresql://postgres:x@127.0.0.1:{free_port()}/postgres", "nonsense"])
+def test_a_server_that_does_not_answer_is_refused(dsn: str) -> None:
+    with pytest.raises(PostgresError, match="The PostgreSQL server from --postgres does not answer: "):
+        given_server(dsn)
+
+
+def test_a_user_who_may_not_make_databases_is_refused(warehouse: Warehouse) -> None:
+    with pytest.raises(PostgresError, match=r"The user loader\w* of --postgres may not make databases and roles\."):
+        given_server(warehouse.loader_dsn)
