@@ -1,19 +1,19 @@
-"""Plan what a workflow runs: which sessions and which targets, made from `nox --list --json`.
+"""Plan the jobs of a workflow: which sessions, targets and Pythons, from the output of `nox --list --json`.
 
 A session's tags decide:
 
 | tag | the session runs |
 | --- | --- |
-| `ci` | on every change, every night, and when it is asked for by hand |
+| `ci` | on every change, every night, and by hand |
 | `nightly` | every night |
-| `docs` | also where nothing but documentation changed |
+| `docs` | also when only documentation changed |
 | `target` | once per target, in the job `e2e` |
-| `engine` | with the images and tools that an earlier run has kept |
-| `pythons` | once more per Python of a distribution, in the job `python` |
+| `engine` | with the images and tools that an earlier run has cached |
+| `pythons` | once more on each supported Python, in the job `python` |
 
-How long a job may take is in `pyproject.toml`, `[tool.events-platform.minutes]`, the Pythons are beside it. The plan
+`[tool.events-platform]` in `pyproject.toml` says how many minutes a job may take, and which Pythons there are. The plan
 goes to the terminal and to the file that GITHUB_OUTPUT names, as `sessions`, `targets` and `pythons`, each a list for a
-job's matrix. Needs the standard library and nox alone: it runs before there is any environment.
+job's matrix. Needs only the standard library and nox: it runs before there is any environment.
 
     python -m harness.ci.plan --event push --base 0f3a… --target kind
 """
@@ -25,24 +25,24 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.project.paths import ROOT
+from harness.project.settings import settings
 from harness.reporting.summary import Section, span, table
 
 EVENTS = ("push", "pull_request", "schedule", "workflow_dispatch")
-TARGETS = ("kind", "embedded")  # that a runner of GitHub's can bring up
+TARGETS = ("kind", "embedded")  # those that run on GitHub's runners
 TAGS = ("ci", "nightly", "docs")
 DEFAULT_MINUTES = 30
-# What no session but those with the tag `docs` reads. dbt's own Markdown is code, so it is not among these.
+# The files that only sessions with the tag `docs` read. dbt's own Markdown is code and not among them.
 DOCUMENTATION = ("*.md", "LICENSE", "docs/*", ".github/*.md", ".github/ISSUE_TEMPLATE/*", ".github/CODEOWNERS")
 
 
 class PlanError(Exception):
-    """There is nothing to plan, or no way to; the message is one sentence."""
+    """No plan can be made; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,13 @@ class TargetRun:
 class PythonRun:
     """One job of the matrix `python`."""
 
-    session: str
     python: str
     minutes: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a workflow runs, and why that."""
+    """What a workflow runs, and why."""
 
     sessions: list[Session]
     targets: list[TargetRun]
@@ -88,46 +87,39 @@ def make(
 
     Args:
         listed: the sessions, as `nox --list --json` prints them.
-        settings: how many minutes a session may take, by name, and who ships which version of Python.
+        settings: `[tool.events-platform]` of pyproject.toml.
         event: one of EVENTS.
-        changed: the paths that a change touches; empty if that is not known.
-        target: where the end-to-end run is wanted; empty for what fits the event.
+        changed: the paths that a change touches; empty if they are unknown.
+        target: the target of the end-to-end run; empty for the event's own.
 
     Raises:
-        PlanError: no session has the tag that is looked for.
+        PlanError: no session has a tag of the event.
     """
     tags, why = {"ci"}, f"everything with the tag ci, since this is a {event}"
     targets = [target] if target else ["kind"]
     if event == "schedule":
-        tags, why, targets = {"ci", "nightly"}, "everything, and every target: it is night", list(TARGETS)
+        tags, why, targets = {"ci", "nightly"}, "everything on every target, since this is a schedule", list(TARGETS)
     elif event in ("push", "pull_request") and is_documentation(changed):
-        tags, why, targets = {"docs"}, "what documentation can break: nothing else changed", []
+        tags, why, targets = {"docs"}, "everything with the tag docs, since only documentation changed", []
 
     def limit(name: str) -> int:
         return int(settings["minutes"].get(name, DEFAULT_MINUTES))
 
-    meant = [told for told in listed if tags & set(told["tags"])]
-    if not meant:
+    tags_of = {session["session"]: set(session["tags"]) for session in listed if tags & set(session["tags"])}
+    if not tags_of:
         raise PlanError(f"No session of the noxfile has the tag {' or '.join(sorted(tags))}: there is nothing to run.")
-    sessions = [
-        Session(told["session"], limit(told["session"]), "engine" in told["tags"])
-        for told in meant
-        if "target" not in told["tags"]
-    ]
-    runs = (
-        [TargetRun(name, limit("e2e")) for name in targets] if any("target" in told["tags"] for told in meant) else []
+    on_targets = [name for name, tags in tags_of.items() if "target" in tags]
+    on_pythons = sum(limit(name) for name, tags in tags_of.items() if "pythons" in tags)
+    return Plan(
+        [Session(name, limit(name), "engine" in tags) for name, tags in tags_of.items() if name not in on_targets],
+        [TargetRun(target, limit(name)) for name in on_targets for target in targets],
+        [PythonRun(python, on_pythons) for python in settings["pythons"] if on_pythons],
+        why,
     )
-    on_pythons = [
-        PythonRun(told["session"], python, limit(told["session"]))
-        for told in meant
-        if "pythons" in told["tags"]
-        for python in settings["pythons"]
-    ]
-    return Plan(sessions, runs, on_pythons, why)
 
 
 def is_documentation(changed: Iterable[str]) -> bool:
-    """Say whether CHANGED are paths of documentation alone; nothing is not."""
+    """Return whether CHANGED has paths, and only those of documentation."""
 
     def is_one(path: str) -> bool:
         return any(fnmatch.fnmatch(path, pattern) and ("/" in pattern or "/" not in path) for pattern in DOCUMENTATION)
@@ -137,48 +129,41 @@ def is_documentation(changed: Iterable[str]) -> bool:
 
 
 def changed_since(base: str) -> list[str]:
-    """Return the paths that differ from where this history left the commit BASE; nothing if there is no such commit."""
+    """Return the paths that changed since this history left the commit BASE; none if there is no such commit."""
     if not base.strip("0"):
         return []  # a branch's first push has no commit before it
-    told = subprocess.run(
+    done = subprocess.run(
         [shutil.which("git") or "git", "diff", "--name-only", "--no-renames", "-z", f"{base}...HEAD", "--"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    return [path for path in told.stdout.split("\0") if path] if told.returncode == 0 else []
+    return [path for path in done.stdout.split("\0") if path] if done.returncode == 0 else []
 
 
 def listed_sessions() -> list[dict[str, Any]]:
-    """Return what `nox --list --json` prints of the sessions that a workflow may run.
+    """Return the output of `nox --list --json` for the sessions that a workflow may run.
 
     Raises:
-        PlanError: nox fails, on a noxfile that cannot be read say.
+        PlanError: nox fails, for example because of an error in the noxfile.
     """
-    # Without tags it lists the default sessions alone.
+    # Without tags it lists only the default sessions.
     argv = [sys.executable, "-m", "nox", "--list", "--json", "--noxfile", str(ROOT / "noxfile.py"), "--tags", *TAGS]
-    told = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise PlanError(
-            f"nox cannot list the sessions: {(told.stderr.strip().splitlines() or ['it says nothing'])[-1]}"
-        )
-    sessions: list[dict[str, Any]] = json.loads(told.stdout)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise PlanError(f"nox cannot list the sessions: {reason}")
+    sessions: list[dict[str, Any]] = json.loads(done.stdout)
     return sessions
 
 
-def settings() -> dict[str, Any]:
-    """Return how many minutes a session may take, by name, and the distribution that ships a Python, by version."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return dict(project["tool"]["events-platform"])
-
-
 def write(plan: Plan) -> None:
-    """Write the plan to where a workflow reads it, and say it."""
+    """Print the plan, and write it to the summary and to the file that the workflow reads."""
     lists = {name: [asdict(job) for job in getattr(plan, name)] for name in ("sessions", "targets", "pythons")}
     if path := os.environ.get("GITHUB_OUTPUT"):
         with open(path, "a", encoding="utf-8") as file:
             file.writelines(f"{name}={json.dumps(jobs)}\n" for name, jobs in lists.items())
     commands = [(f"nox -s {job.session}", job.minutes) for job in plan.sessions]
     commands += [(f"nox -s e2e -- --target {run.target}", run.minutes) for run in plan.targets]
-    commands += [(f"nox -s {run.session} (Python {run.python})", run.minutes) for run in plan.pythons]
+    commands += [(f"the job python ({run.python})", run.minutes) for run in plan.pythons]
     print(f"The plan is {plan.why}.")
     for command, minutes in commands:
         print(f"  {command:<32} at most {minutes} minutes")
@@ -189,9 +174,9 @@ def write(plan: Plan) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s plan`."""
-    parser.add_argument("--event", choices=EVENTS, default="push", help="what started the workflow")
-    parser.add_argument("--base", default="", metavar="COMMIT", help="what the change is compared with")
-    parser.add_argument("--target", default="", choices=["", *TARGETS], help="where the end-to-end run is wanted")
+    parser.add_argument("--event", choices=EVENTS, default="push", help="the event that started the workflow")
+    parser.add_argument("--base", default="", metavar="COMMIT", help="the commit that the change is compared with")
+    parser.add_argument("--target", default="", choices=["", *TARGETS], help="the target of the end-to-end run")
 
 
 def main(arguments: Sequence[str]) -> int:

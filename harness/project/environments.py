@@ -12,26 +12,30 @@ import sys
 import time
 from pathlib import Path
 
-from harness.project import locks
+from harness.project import locks, pythons
 from harness.project.paths import PACKAGE_FOLDERS, ROOT
 from harness.project.session_lock import session_lock
 
 ENVIRONMENTS = ROOT / ".nox" / "envs"
 
 
-def python_of(group: str) -> Path:
-    """Return the path of the Python in GROUP's environment, installed or not."""
-    return ENVIRONMENTS / f"{group}-py{platform.python_version()}" / "bin" / "python"
+def python_of(group: str, version: str | None = None) -> Path:
+    """Return the path of the Python in GROUP's environment of a VERSION, by default this Python's; installed or not."""
+    return ENVIRONMENTS / f"{group}-py{version or platform.python_version()}" / "bin" / "python"
 
 
-def install(group: str) -> Path:
+def install(group: str, version: str | None = None) -> Path:
     """Make GROUP's environment hold exactly the packages of its lock, and return its Python.
+
+    With VERSION (`3.13` or `3.13.0`) it is an environment of that Python, else of the one that runs this.
 
     Raises:
         locks.LockError: the lock is older than `pyproject.toml`, or the installation failed.
+        pythons.PythonMissingError: this machine has no Python of VERSION.
     """
     lock = locks.path(group)
-    python = python_of(group)
+    version, interpreter = pythons.find(version) if version is not None else (None, sys.executable)
+    python = python_of(group, version)
     environment = python.parents[1]
     installed = environment / "installed-lock"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
@@ -45,7 +49,7 @@ def install(group: str) -> Path:
             with session_lock(ENVIRONMENTS / f".{environment.name}.lock", f"is installing the {group} environment"):
                 if not is_installed():
                     installed.unlink(missing_ok=True)
-                    _sync(group, lock, environment)
+                    _sync(group, lock, interpreter, environment)
                     installed.write_text(digest)
         _add_packages(environment)
     except OSError as error:
@@ -53,12 +57,12 @@ def install(group: str) -> Path:
     return python
 
 
-def _sync(group: str, lock: Path, environment: Path) -> None:
+def _sync(group: str, lock: Path, interpreter: str, environment: Path) -> None:
     count = sum("==" in line for line in lock.read_text().splitlines() if not line.startswith((" ", "#")))
     print(f"… installing the {group} environment: {count} packages, once", flush=True)
     started = time.monotonic()
     uv, python = locks.uv(), environment / "bin" / "python"
-    _run(uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, environment)
+    _run(uv, "venv", "--quiet", "--allow-existing", "--python", interpreter, environment)
     _run(uv, "pip", "sync", "--quiet", "--require-hashes", "--compile-bytecode", "--python", python, lock)
     print(f"✓ {group} environment installed ({time.monotonic() - started:.0f} s)", flush=True)
 

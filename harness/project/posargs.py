@@ -1,24 +1,41 @@
 """Run what a session runs, with the session's posargs: `python -m harness.project.posargs MODULE [ARGUMENT]...`.
 
-Posargs may have secrets in them: a signed URL, a DSN. nox prints each command that it runs, and arguments are seen in
-the list of processes. So they come in the environment, and no process that MODULE starts has them.
+Posargs may contain secrets: a signed URL, a DSN. nox prints each command that it runs, and arguments are shown in the
+list of processes. So they come in the environment, and processes that MODULE starts do not get them.
 
-Needs the standard library alone: some sessions run it before there is any environment.
+Needs only the standard library: some sessions run it before there is any environment.
 """
 
 import json
 import os
 import runpy
 import sys
+from collections.abc import Sequence
 
 VARIABLE = "NOX_POSARGS"  # a JSON list
 
 
+def split(posargs: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the version in `--python VERSION`, which every session takes, or None; and the other POSARGS."""
+    rest, version = [], None
+    arguments = iter(posargs)
+    for argument in arguments:
+        option, is_joined, value = argument.partition("=")
+        if option == "--python":
+            version = value if is_joined else next(arguments, "")
+        else:
+            rest.append(argument)
+    return version, rest
+
+
 def main() -> None:
-    """Run the module that the first argument names as a program, with the other arguments and posargs."""
+    """Run the module, or the file, that the first argument names, with the other arguments and posargs."""
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments, *json.loads(os.environ.pop(VARIABLE, "[]"))]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module.endswith(".py"):
+        runpy.run_path(module, run_name="__main__")
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

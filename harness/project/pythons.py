@@ -1,6 +1,7 @@
-"""The Pythons of this machine, by version: those on the path, and those that pyenv, uv and GitHub's runners keep."""
+"""Find the Pythons of this machine: those on the path, and those that pyenv, uv and GitHub's runners install."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-MINORS = range(11, 15)  # of Python 3, from what `requires-python` has on
+MINORS = range(11, 15)  # the supported versions of Python 3
+
+
+class PythonMissingError(Exception):
+    """No Python of a version was found; the message is one sentence."""
 
 
 def _candidates() -> Iterator[str | Path]:
@@ -16,13 +21,13 @@ def _candidates() -> Iterator[str | Path]:
     for minor in MINORS:
         yield from filter(None, (shutil.which(f"python3.{minor}"), shutil.which(f"python3.{minor}", path="/usr/bin")))
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python"))
-    keepers = {
+    folders = {
         Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")): "versions/3.*/bin/python3",
         uv: "cpython-3.*/bin/python3",
         Path(os.environ.get("RUNNER_TOOL_CACHE", "/opt/hostedtoolcache")): "Python/3.*/*/bin/python3",
     }
-    for keeper, pattern in keepers.items():
-        yield from sorted(keeper.glob(pattern))
+    for folder, pattern in folders.items():
+        yield from sorted(folder.glob(pattern))
 
 
 @cache
@@ -31,8 +36,26 @@ def found() -> dict[str, str]:
     pythons: dict[str, str] = {}
     for path in map(str, _candidates()):
         argv = [path, "-I", "-c", "import sys; print(sys.version.split()[0])"]
-        told = subprocess.run(argv, capture_output=True, text=True, check=False)  # pyenv's shims fail
-        version = told.stdout.strip()
-        if told.returncode == 0 and int(version.split(".")[1]) >= MINORS.start:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # pyenv's shims fail
+        version = done.stdout.strip()
+        if done.returncode == 0 and int(version.split(".")[1]) >= MINORS.start:
             pythons.setdefault(version, path)
     return pythons
+
+
+def find(wanted: str) -> tuple[str, str]:
+    """Return the newest Python of the version WANTED (`3.13` or `3.13.0`): its full version and its executable.
+
+    Raises:
+        PythonMissingError: there is none.
+    """
+    fitting = [version for version in found() if f"{version}.".startswith(f"{wanted}.")]
+    if not fitting:
+        versions = ", ".join(sorted(found(), key=_parts))
+        raise PythonMissingError(f"Python {wanted} was not found, only {versions}: install it, or put it on the path.")
+    newest = max(fitting, key=_parts)
+    return newest, found()[newest]
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.ci import needs
-from harness.project import pythons
 
 pytest_plugins = ["pytester"]
 
@@ -204,21 +203,3 @@ def test_a_folder_without_git_has_no_history(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "below").mkdir()
     monkeypatch.setattr(needs, "ROOT", tmp_path / "below")
     assert needs.no_history() == f"this folder is part of another repository, {tmp_path}"
-
-
-def test_interpreters_are_found_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {"3.11.901": "python3.11", "3.12.902": "python3", "3.13.903": "pyenv/versions/3.13.903/bin/python3"}
-    for version, place in places.items():
-        path = tmp_path / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\necho {version}\n")
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"/nowhere{os.pathsep}{tmp_path}")
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
-    pythons.found.cache_clear()
-    found = pythons.found()
-    pythons.found.cache_clear()
-    assert {version: found.get(version) for version in [*places, "3.11.902"]} == {
-        **{version: str(tmp_path / place) for version, place in places.items()},
-        "3.11.902": None,
-    }

@@ -1,4 +1,4 @@
-"""What a workflow runs, by the tags of the sessions, the event and what a change touches."""
+"""The plan of a workflow follows from the tags of the sessions, the event and the changed files."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 
 from harness.ci import plan
 from harness.ci.plan import PlanError, PythonRun, Session, TargetRun
+from harness.project.settings import settings
 
 
 def session(name: str, *tags: str) -> dict[str, Any]:
@@ -28,10 +29,8 @@ LINT, DOCS, FAULTS, BENCH = (
     Session("faults", 50, engine=True),
     Session("bench", 30, engine=False),
 )
-SETTINGS: dict[str, dict[str, Any]] = {
-    "minutes": {"lint": 10, "faults": 50, "e2e": 25},
-    "pythons": {"3.11.2": "Debian 12", "3.12.3": "Ubuntu 24.04"},
-}
+SETTINGS = {"minutes": {"lint": 10, "faults": 50, "e2e": 25}, "pythons": ["3.11.2", "3.13"]}
+PYTHONS = ("3.11.2", "3.12.3", "3.13", "3.14")
 CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", "docs/adr/0001-teardown.md"]
 
 
@@ -42,20 +41,22 @@ CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", 
         ("pull_request", CODE, "", [LINT, DOCS, FAULTS], ["kind"]),
         ("pull_request", WORDS, "", [DOCS], []),
         ("push", WORDS, "", [DOCS], []),
-        ("push", [], "", [LINT, DOCS, FAULTS], ["kind"]),  # nobody knows what changed
+        ("push", [], "", [LINT, DOCS, FAULTS], ["kind"]),  # unknown
         ("schedule", WORDS, "", [LINT, DOCS, FAULTS, BENCH], ["kind", "embedded"]),
         ("workflow_dispatch", WORDS, "embedded", [LINT, DOCS, FAULTS], ["embedded"]),
         ("workflow_dispatch", [], "", [LINT, DOCS, FAULTS], ["kind"]),
     ],
 )
-def test_what_runs(event: str, changed: list[str], target: str, sessions: list[Session], targets: list[str]) -> None:
+def test_the_jobs_of_an_event(
+    event: str, changed: list[str], target: str, sessions: list[Session], targets: list[str]
+) -> None:
     made = plan.make(LISTED, SETTINGS, event, changed, target)
     assert made.sessions == sessions
     assert made.targets == [TargetRun(name, 25) for name in targets]
-    assert made.pythons == [PythonRun("lint", python, 10) for python in SETTINGS["pythons"] if LINT in sessions]
+    assert made.pythons == ([PythonRun("3.11.2", 10), PythonRun("3.13", 10)] if LINT in sessions else [])
 
 
-def test_a_session_added_is_a_job_added() -> None:
+def test_a_new_session_is_a_new_job() -> None:
     made = plan.make([*LISTED, session("new", "ci")], SETTINGS, "push", CODE, "")
     assert made.sessions[-1] == Session("new", plan.DEFAULT_MINUTES, engine=False)
 
@@ -67,7 +68,7 @@ def test_an_empty_plan_fails(listed: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "is_one"),
+    ("path", "is_documentation"),
     [
         ("README.md", True),
         ("docs/operations.md", True),
@@ -80,12 +81,12 @@ def test_an_empty_plan_fails(listed: list[dict[str, Any]]) -> None:
         ("noxfile.py", False),
     ],
 )
-def test_what_is_documentation(path: str, is_one: bool) -> None:
-    assert plan.is_documentation([path]) is is_one
+def test_documentation_is_recognised(path: str, is_documentation: bool) -> None:
+    assert plan.is_documentation([path]) is is_documentation
 
 
 @pytest.mark.needs("git")
-def test_what_a_change_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
         argv = ["git", *identity, *arguments]
@@ -103,7 +104,7 @@ def test_what_a_change_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     git("commit", "--quiet", "--message", "two")
     change = git("rev-parse", "HEAD")
     git("switch", "--quiet", "main")
-    (tmp_path / "of-another.py").write_text("")  # what others merged meanwhile is not this change's
+    (tmp_path / "of-another.py").write_text("")  # merged by others meanwhile
     git("add", ".")
     git("commit", "--quiet", "--message", "three")
     base = git("rev-parse", "HEAD")
@@ -125,20 +126,19 @@ def test_the_projects_own_plan(
     assert {"lint", "types", "tests", "dags", "dbt", "faults"} <= sessions
     assert "e2e" not in sessions
     assert [run["target"] for run in json.loads(outputs["targets"])] == list(plan.TARGETS)
-    on_pythons = [(run["session"], run["python"]) for run in json.loads(outputs["pythons"])]
-    assert on_pythons == [(name, python) for name in ("tests", "dbt") for python in ("3.11.2", "3.12.3")]
+    minutes = settings()["minutes"]
+    on_pythons = [{"python": version, "minutes": minutes["tests"] + minutes["dbt"]} for version in PYTHONS]
+    assert json.loads(outputs["pythons"]) == on_pythons
+    assert set(minutes) <= {*sessions, "e2e"}
+    assert set(settings()["budget_s"]) <= sessions
     assert "nox -s e2e -- --target kind " in capsys.readouterr().out
     assert "| `nox -s e2e -- --target embedded` | 25 |" in (tmp_path / "summary").read_text()
 
 
-def test_a_noxfile_that_cannot_be_read(
+def test_an_unreadable_noxfile_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "ROOT", tmp_path)
     (tmp_path / "noxfile.py").write_text("import no_such_module")
     assert plan.main([]) == 1
     assert capsys.readouterr().err.startswith("✗ nox cannot list the sessions: ")
-
-
-def test_each_limit_is_of_a_session_that_there_is() -> None:
-    assert set(plan.settings()["minutes"]) <= {told["session"] for told in plan.listed_sessions()}
