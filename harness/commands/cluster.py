@@ -1,140 +1,175 @@
-"""What `nox -s cluster` does: bring a cluster with Airflow up, look at it, take it down; nothing ends by itself."""
+"""What `nox -s cluster` does: bring a cluster with Airflow up, look at it, take it down. It stays up in between."""
 
-import json
-import os
+import argparse
 from collections.abc import Sequence
 
+from events.source import check_source
+from events.uri import shown
+from harness.commands.arguments import add_run_options, invalid_arguments, run_options
 from harness.docker import images
-from harness.errors import NotUpError, UsageError
+from harness.errors import UsageError
 from harness.kubernetes import chart
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
-from harness.project.paths import BUILD
-from harness.project.session_lock import session_lock
 from harness.reporting.console import Phases, say, table
 from harness.reporting.summary import Section
-from harness.targets import Settings
-from harness.targets import kubernetes_target as on_cluster
-from harness.targets.kubernetes_target import LOCK, bring_up, explained, save_diagnostics, that_is_up, warehouse_of
+from harness.targets.cluster_deployment import addresses, connect, warehouse_of
+from harness.targets.cluster_provider import ClusterProvider, provider_of
+from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster
+from harness.targets.options import CLUSTERS, RunOptions
 
-BUSY = "uses the cluster of this clone"
+ACTIONS = {
+    "up": "create or update the cluster, PostgreSQL and Airflow",
+    "status": "print the pods, the versions and the addresses",
+    "ui": "print the address and the login of Airflow's UI",
+    "logs": "print the logs of components, of all if none is named, or of a task's latest run",
+    "down": "delete the cluster, PostgreSQL, their network and the kubeconfig, whatever state they are in",
+}
 
 
-def up(target: str, settings: Settings, section: Section, *, recreate: bool) -> None:
-    """Bring everything up that is not up, and bring up to date what differs; tell SECTION how long each phase took.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `nox -s cluster`, each with its options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
+    for name, description in ACTIONS.items():
+        action = actions.add_parser(
+            name, prog=f"nox -s cluster -- {name}", description=description, help=description, allow_abbrev=False
+        )
+        action.add_argument("--target", default="kind", help="kind (the default), minikube or context")
+        add_run_options(action)
+        if name == "up":
+            action.add_argument("--recreate", action="store_true", help="delete an existing cluster first")
+        if name == "logs":
+            action.add_argument("names", nargs="*", metavar="COMPONENT | DAG_ID TASK_ID")
+        if name == "down":
+            action.add_argument("--images", action="store_true", help="remove the images that this clone built, too")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace, section: Section) -> None:
+    """Run `nox -s cluster`."""
+    if parsed.target not in CLUSTERS:
+        raise invalid_arguments(f"{shown(parsed.target)!r} is not a cluster; the clusters are {', '.join(CLUSTERS)}.")
+    options = run_options(parsed, reuse=True)
+    if parsed.action == "up":
+        check_source(options.events)
+        up(options, section, recreate=parsed.recreate)
+        return
+    provider = provider_of(parsed.target, options)
+    match parsed.action:
+        case "status":
+            status(provider)
+        case "ui":
+            ui(provider)
+        case "logs":
+            logs(provider, parsed.names)
+        case "down":
+            down(provider, also_images=parsed.images)
+
+
+def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
+    """Create or update everything that is missing or differs; SECTION gets the time of each phase.
 
     Raises:
-        HarnessError: something foreseen went wrong; what is up stays, and the next `up` goes on from there.
+        HarnessError: an expected error; everything stays as it is, and the next `up` goes on from there.
     """
-    where = on_cluster.place(target, settings)
-    section.title = f"cluster up: {where.title}"
-    BUILD.mkdir(exist_ok=True)
+    title = provider_of(options.target, options).title
+    section.title = f"cluster up: {title}"
     phases = Phases()
-    with session_lock(LOCK, BUSY) as lock, Supervisor.launch([lock]) as supervisor:
-        on_cluster.check(where, supervisor)  # what is up is not given away for what cannot be made
-        if recreate:
-            where.delete()
-        where.check_fits()
-        try:
-            deployment = bring_up(where, supervisor, settings, phases)
-        except Exception as error:
-            failure = explained(error, where, None)
-            save_diagnostics(failure, where, supervisor, phases, None, stays=True)
-            if failure is error:
-                raise
-            raise failure from error
-        finally:
-            say("")
-            phases.print()
-            say("")
-            section.add_phases(phases)
-    say(f"✓ {where.title} is up ({phases.total_s:.0f} s)")
-    for line in deployment.addresses():
+    try:
+        with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
+            lines = deployment.addresses()
+    finally:
+        say("")
+        phases.print()
+        say("")
+        section.add_phases(phases)
+    for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines):
         say(line)
 
 
-def down(target: str, settings: Settings, *, also_images: bool) -> None:
-    """Remove everything of it, whatever state it is in."""
-    where = on_cluster.place(target, settings)
+def down(provider: ClusterProvider, *, also_images: bool) -> None:
+    """Delete everything of the cluster, whatever state it is in."""
     phases = Phases()
-    BUILD.mkdir(exist_ok=True)
-    with session_lock(LOCK, BUSY):
+    with only_one_cluster():
         with phases.phase("taken down") as phase:
-            phase.text = f"{where.title} taken down" if where.is_there() else "nothing was up"
-            where.delete()
+            phase.text = f"{provider.title} taken down" if provider.exists() else "nothing was up"
+            provider.delete()
         if also_images:
             with phases.phase("images removed") as phase:
                 phase.text = f"{len(images.remove_built())} images removed"
 
 
-def status(target: str, settings: Settings) -> None:
-    """Print what runs, its versions and its addresses.
+def status(provider: ClusterProvider) -> None:
+    """Print the pods, the versions and the addresses.
 
     Raises:
-        NotUpError: it is not up.
+        NotUpError: the cluster is not up.
     """
-    where = on_cluster.place(target, settings)
-    with Supervisor.launch() as supervisor:  # it holds the tunnel to Airflow, where there must be one
-        kubectl, api = that_is_up(where, supervisor)
+    with Supervisor.launch() as supervisor:  # it runs the port forward to Airflow, if one is needed
+        kubectl, api = connect(provider, supervisor)
         health = api.healthy()
+        airflow = api.version() if health else "(does not answer)"
     node = kubectl.items("nodes")[0]["status"]["nodeInfo"]
-    airflow = api.version() if health else "that does not answer"
     versions = f"Airflow {airflow}, chart {chart.installed_version(kubectl)}"
-    say(f"{where.title}: Kubernetes {node['kubeletVersion']}, {versions}")
+    say(f"{provider.title}: Kubernetes {node['kubeletVersion']}, {versions}")
     say("")
-    pods = sorted(kubectl.items("pods"), key=lambda pod: pod["metadata"]["name"])
     rows = []
-    for pod in pods:
-        told = pod["status"].get("containerStatuses", [])
-        ready = f"{sum(c['ready'] for c in told)}/{len(told)}"
-        rows.append((pod["metadata"]["name"], pod["status"]["phase"], ready, str(sum(c["restartCount"] for c in told))))
+    for pod in sorted(kubectl.items("pods"), key=lambda pod: pod["metadata"]["name"]):
+        containers = pod["status"].get("containerStatuses", [])
+        ready = f"{sum(container['ready'] for container in containers)}/{len(containers)}"
+        restarts = str(sum(container["restartCount"] for container in containers))
+        rows.append((pod["metadata"]["name"], pod["status"]["phase"], ready, restarts))
     table(("pod", "phase", "ready", "restarts"), rows)
     say("")
-    not_well = [name.replace("_", "-") for name, well in health.items() if not well]
-    well = "all healthy" if health else "the API server does not answer"
-    say(f"  health     {', '.join(not_well) + ' not healthy' if not_well else well}")
-    dsn = "" if where.name == "context" and not settings.warehouse_dsn else warehouse_of(where).reader_dsn
-    for line in on_cluster.addresses(where, api.password, dsn):
+    unhealthy = [name.replace("_", "-") for name, is_healthy in health.items() if not is_healthy]
+    healthy = "all healthy" if health else "the API server does not answer"
+    say(f"  health     {', '.join(unhealthy) + ' not healthy' if unhealthy else healthy}")
+    has_dsn = provider.name != "context" or provider.options.warehouse_dsn
+    for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
         say(line)
-    for name in (*({"kind", "minikube"} & {where.name}), "kubectl", "helm"):
+    for name in (*({"kind", "minikube"} & {provider.name}), "kubectl", "helm"):
         path = tools.find(name)
         say(f"  {name:<10} {tools.version(name, path)} ({path})")
 
 
-def ui(target: str, settings: Settings) -> None:
-    """Print the UI's address and login."""
-    where = on_cluster.place(target, settings)
-    _, api = that_is_up(where)
-    say(on_cluster.addresses(where, api.password, "")[0])
-    if where.tunnel:
-        say(f"  after: {where.tunnel}")
-
-
-def logs(target: str, settings: Settings, names: Sequence[str]) -> None:
-    """Print the logs of components, all of them if none is named, or of a task: `DAG_ID TASK_ID`, its latest run.
+def ui(provider: ClusterProvider) -> None:
+    """Print the UI's address and login.
 
     Raises:
-        NotUpError: it is not up.
-        UsageError: there is no such component or task.
+        NotUpError: the cluster is not up.
     """
-    where = on_cluster.place(target, settings)
+    _, api = connect(provider)
+    say(addresses(provider, api.password, "")[0])
+    if provider.forward_command:
+        say(f"  after: {provider.forward_command}")
+
+
+def logs(provider: ClusterProvider, names: Sequence[str]) -> None:
+    """Print the logs of the components NAMES, of all if there are none, or of a task's latest run: `DAG_ID TASK_ID`.
+
+    Raises:
+        NotUpError: the cluster is not up.
+        UsageError: no component or task has this name.
+    """
     with Supervisor.launch() as supervisor:
-        kubectl, api = that_is_up(where, supervisor)
+        kubectl, api = connect(provider, supervisor)
         if len(names) == 2 and names[0] not in components(kubectl):
-            say_task_log(api, *names)
+            print_task_log(api, *names)
         else:
-            say_pod_logs(kubectl, names)
+            print_pod_logs(kubectl, names)
 
 
-def say_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
+def print_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
     """Print the log of a task in its DAG's latest run."""
     if dag_id not in api.dag_ids():
-        there = ", ".join(sorted(api.dag_ids()))
-        raise UsageError(f"There is no DAG {dag_id}.", f"The DAGs are: {there}.", "Name one of them.")
+        dags = ", ".join(sorted(api.dag_ids()))
+        raise UsageError(f"There is no DAG {dag_id}.", f"The DAGs are {dags}.", "Name one of them.")
     if not (runs := api.runs(dag_id)):
-        raise UsageError(f"{dag_id} has not run yet.", "There is nothing to show.", "Trigger it in the UI.")
+        raise UsageError(
+            f"{dag_id} has not run yet.", "A task has a log when it has run.", "Trigger the DAG in the UI."
+        )
     for line in api.task_log(dag_id, next(iter(runs)), task_id):
         say(line)
 
@@ -144,31 +179,19 @@ def components(kubectl: Kubectl) -> list[str]:
     return sorted({str(pod["metadata"]["labels"].get("component", "")) for pod in kubectl.items("pods")} - {""})
 
 
-def say_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
-    """Print the logs of components, of all if none is named."""
+def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
+    """Print the logs of the components NAMES, or of all."""
     pods = kubectl.items("pods")
-    there = components(kubectl)
-    for name in names or there:
-        if name not in there:
+    existing = components(kubectl)
+    for name in names or existing:
+        if name not in existing:
             raise UsageError(
                 f"There is no component {name!r} here.",
-                f"There are: {', '.join(there)}. A task is named by two words: its DAG's id and its own.",
-                "Name one of them, or none for all.",
+                f"The components are {', '.join(existing)}. A task is named by two words: its DAG's id and its own.",
+                "Name one of them, or none to get all.",
             )
         for pod in pods:
             if pod["metadata"]["labels"].get("component") == name:
                 for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
                     say(f"── {pod['metadata']['name']} {container['name']}")
                     say(kubectl.logs(pod["metadata"]["name"], container["name"]).rstrip())
-
-
-def take_down_after_run(target: str) -> None:
-    """Remove everything of a run whose harness has ended: the supervisor's last command.
-
-    Raises:
-        NotUpError: something of it is still there.
-    """
-    where = on_cluster.place(target, Settings(**json.loads(os.environ[on_cluster.TAKEDOWN])))
-    where.delete()
-    if where.is_there():
-        raise NotUpError(f"{where.title} is still there.", "It did not go.", "Take it down: nox -s cluster -- down")

@@ -3,6 +3,7 @@
 Without arguments it is `dbt build`, then the documentation as one static page, `build/dbt-docs/index.html`.
 """
 
+import argparse
 import os
 import shutil
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from events.load import load
 from events.tables import create_tables
 from events.uri import shown
+from harness.commands.arguments import dsn as valid_dsn
+from harness.commands.kept_runs import take_down_kept
 from harness.errors import DbtFailedError, UsageError
 from harness.processes.command import stream
 from harness.project.environments import python_of
@@ -28,6 +31,24 @@ ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"
 SHOWN = 3  # of what failed, in the error
 READ_MODELS = ("docs", "show", "test")  # commands that say nothing of a warehouse where no model was built
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `nox -s dbt`; other arguments are dbt's."""
+    parser.add_argument(
+        "--postgres", type=valid_dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the ephemeral warehouse up and print its DSN")
+    parser.add_argument("--down", action="store_true", help="take down what --keep left up, and do nothing else")
+    parser.set_defaults(run=run_command)
+
+
+def run_command(parsed: argparse.Namespace, section: Section) -> None:
+    """Run `nox -s dbt`."""
+    if parsed.down:
+        take_down_kept()
+    else:
+        run(parsed.unknown, parsed.postgres, section, keep=parsed.keep)
 
 
 def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bool = False) -> None:

@@ -23,7 +23,7 @@ LOG_LINES = 20_000
 class Cluster(Protocol):
     """The part of a cluster provider that diagnostics need; see `harness.targets`."""
 
-    def is_there(self) -> bool: ...  # noqa: D102
+    def exists(self) -> bool: ...  # noqa: D102
     def export(self, folder: Path) -> None: ...  # noqa: D102
     def kubectl(self) -> Kubectl: ...  # noqa: D102
     def save_task_logs(self, folder: Path) -> None: ...  # noqa: D102
@@ -36,7 +36,7 @@ def save(folder: Path, where: Cluster, values: Sequence[Path]) -> None:
             shutil.copy(path, made(folder / "chart"))
     there = False
     with complaining("what the cluster knows"):
-        there = where.is_there()
+        there = where.exists()
     if not there:
         return
     with complaining("the cluster's export"):

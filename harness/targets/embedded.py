@@ -1,6 +1,6 @@
-"""The embedded target: PostgreSQL from a wheel and Airflow's components as processes; no Docker, no root needed.
+"""The embedded target: PostgreSQL from a wheel and Airflow's components as processes; it needs no Docker and no root.
 
-Everything is in one directory of its own and on free ports of the loopback address, owned by the run's supervisor.
+Everything is in one directory of the run and on free ports of the loopback address; the run's supervisor owns it.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.reporting import diagnostics
 from harness.reporting.console import Phases
-from harness.targets import Settings
+from harness.targets.options import RunOptions
 from harness.targets.takedown import down_command, take_down
 from harness.warehouse.ports import check_port, free_port
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
@@ -30,38 +30,37 @@ from harness.warehouse.wheel import start_from_wheel
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
-# What the tasks may need of the user's environment: an events file in an object store wants credentials, proxies and
-# certificates.
+# Variables that tasks may need: an events file in an object store needs credentials, proxies and certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 
 @dataclass
 class EmbeddedDeployment:
-    """The embedded target while it is up."""
+    """The embedded target while it is up; see `harness.targets.target.Deployment`."""
 
     supervisor: Supervisor
     api: AirflowApi
     warehouse: Warehouse
 
     def keep(self) -> None:
-        """Let it outlive this process."""
+        """Leave everything up when this process ends."""
         self.supervisor.keep()
 
     def reset(self) -> None:
-        """There is nothing from before."""
+        """Do nothing: the warehouse is always new."""
 
     def check(self) -> list[str]:
-        """There is nothing that holds here alone."""
+        """Check nothing: no guarantee is this target's alone."""
         return []
 
     def failed_dbt_runs(self) -> list[Path]:
-        """Where `dbt/run.py` keeps the files of the latest one."""
+        """Return the folder where `dbt/run.py` keeps the files of the last failed run, if one has failed."""
         folder = failures(self.supervisor.directory / "dbt")
         return [folder] if folder.exists() else []
 
     def addresses(self) -> list[str]:
-        """How to reach what was kept."""
+        """Return a line for each way to reach the deployment, and the command that takes it down."""
         login = f"user {self.api.username}, password {self.api.password}"
         return [
             f"  Airflow    {self.api.address}  {login}",
@@ -70,30 +69,32 @@ class EmbeddedDeployment:
         ]
 
     @property
-    def left(self) -> list[str]:
-        """What could not be taken down."""
+    def left_behind(self) -> list[str]:
+        """After the takedown: one line for each thing that could not be removed."""
         return self.supervisor.left_behind
 
 
-class Embedded:
-    """See the module."""
+class EmbeddedTarget:
+    """The target `embedded`; see `harness.targets.target.Target`."""
 
     name = "embedded"
 
     @contextlib.contextmanager
-    def up(self, settings: Settings, phases: Phases) -> Iterator[EmbeddedDeployment]:
+    def up(self, options: RunOptions, phases: Phases) -> Iterator[EmbeddedDeployment]:
         """Bring it up; leaving the context takes it down, unless it is kept.
 
         Raises:
-            PortTakenError, DiskFullError, ServiceFailedError, EnvironmentMissingError: see there.
+            EnvironmentMissingError: an environment is not installed.
+            PortTakenError: --ui-port is in use.
+            DiskFullError, ServiceFailedError: a component does not start.
         """
         airflow, dbt = installed_python("airflow"), installed_python("dbt")
-        if settings.ui_port is not None:
-            check_port(settings.ui_port, "--ui-port")
+        if options.ui_port is not None:
+            check_port(options.ui_port, "--ui-port")
         with Supervisor.launch() as supervisor:
             deployment = None
             try:
-                deployment = start(supervisor, settings, phases, airflow, dbt)
+                deployment = start(supervisor, options, phases, airflow, dbt)
                 yield deployment
             except Exception as error:
                 home = supervisor.directory
@@ -105,8 +106,16 @@ class Embedded:
                 take_down(supervisor, phases)
 
 
-def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: Path, dbt: Path) -> EmbeddedDeployment:
-    """Start everything with the Pythons of the environments AIRFLOW and DBT, and wait until it is healthy."""
+def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: Path, dbt: Path) -> EmbeddedDeployment:
+    """Start everything and wait until Airflow is healthy.
+
+    Args:
+        supervisor: owns the processes.
+        options: the options of the run.
+        phases: gets the time of each step.
+        airflow: the Python of Airflow's environment.
+        dbt: the Python of dbt's environment.
+    """
     with phases.phase("PostgreSQL up") as phase:
         server = start_from_wheel(supervisor)
         warehouse = create_warehouse(server, "warehouse", make_passwords())
@@ -115,10 +124,10 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
 
     home = supervisor.directory / "airflow"
     home.mkdir(mode=0o700)
-    port = settings.ui_port or free_port()
+    port = options.ui_port or free_port()
     api = AirflowApi(f"http://127.0.0.1:{port}", "admin", secrets.token_urlsafe(12))
     env = airflow_env(supervisor.directory, port, metadata_dsn, api)
-    env |= pipeline_env(settings, warehouse, dbt, supervisor.directory / "dbt")
+    env |= pipeline_env(options, warehouse, dbt, supervisor.directory / "dbt")
     program = airflow.with_name("airflow")
 
     with phases.phase("Airflow's metadata database migrated"):
@@ -136,35 +145,35 @@ def start(supervisor: Supervisor, settings: Settings, phases: Phases, airflow: P
 
 
 def installed_python(group: str) -> Path:
-    """Return the Python of GROUP's environment, which the session has installed.
+    """Return the Python of GROUP's environment.
 
     Raises:
-        EnvironmentMissingError: it is not there.
+        EnvironmentMissingError: the environment is not installed.
     """
     python = python_of(group)
     if not python.exists():
         raise EnvironmentMissingError(
             f"The {group} environment is not installed.",
-            "The harness was started by hand; the session installs what it needs.",
+            "The harness was started by hand; its nox session installs the environments first.",
             "Run it through its session: nox -s e2e",
         )
     return python
 
 
 def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) -> dict[str, str]:
-    """Return the environment of Airflow's components; made anew for each run, nothing of it is stored."""
+    """Return the environment of Airflow's components, with new secrets for each run."""
     home = directory / "airflow"
     temporary = directory / "tmp"
     temporary.mkdir(mode=0o700)
     passwords = home / "passwords.json"
     passwords.write_text(json.dumps({api.username: api.password}))
     passwords.chmod(0o600)
-    mine = {
+    passed_on = {
         name: value
         for name, value in os.environ.items()
         if name in PASSED_ON or name.upper().endswith("_PROXY") or name.startswith(PASSED_ON_PREFIXES)
     }
-    local = ",".join(filter(None, ("127.0.0.1,localhost", mine.get("NO_PROXY") or mine.get("no_proxy"))))
+    local = ",".join(filter(None, ("127.0.0.1,localhost", passed_on.get("NO_PROXY") or passed_on.get("no_proxy"))))
     settings: dict[str, dict[str, object]] = {
         "core": {
             "dags_folder": ROOT / "airflow" / "dags",
@@ -190,7 +199,7 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "dag_processor": {"refresh_interval": 3600},
         "usage_data_collection": {"enabled": False},
     }
-    return mine | {
+    return passed_on | {
         "NO_PROXY": local,  # the components talk to each other
         "no_proxy": local,
         "AIRFLOW_HOME": str(home),
@@ -200,12 +209,12 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
     }
 
 
-def pipeline_env(settings: Settings, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
-    """Return the part of the environment that the DAGs' tasks read; dbt writes below ARTIFACTS."""
+def pipeline_env(options: RunOptions, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
+    """Return the variables that the DAGs' tasks read; dbt's Python is DBT, and it writes below ARTIFACTS."""
     return warehouse.dbt_env() | {
         "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
-        "EVENTS_URI": settings.events_uri,
-        "EVENTS_MAX_REJECTED": str(settings.max_rejected),
+        "EVENTS_URI": options.events,
+        "EVENTS_MAX_REJECTED": str(options.max_rejected),
         "DBT_PYTHON": str(dbt),
         "DBT_PROJECT_DIR": str(ROOT / "dbt"),
         "DBT_TARGET": "prod",
@@ -216,17 +225,12 @@ def pipeline_env(settings: Settings, warehouse: Warehouse, dbt: Path, artifacts:
 
 
 def failures(artifacts: Path) -> Path:
-    """Return where the files of a failed dbt run stay: the next one writes over the others below ARTIFACTS."""
+    """Return where the files of a failed dbt run stay: the next run overwrites the others below ARTIFACTS."""
     return artifacts / "failures"
 
 
 def check_alive(supervisor: Supervisor) -> None:
-    """See that the run can go on.
-
-    Raises:
-        ServiceFailedError: a component has ended.
-        DiskFullError: there is no room left for logs and data; Airflow would wait for ever.
-    """
+    """Raise ServiceFailedError if a component has ended, DiskFullError if the disk is full: Airflow would only wait."""
     if disk_full(supervisor.directory):
         raise disk_full_error(supervisor.directory)
     for component in COMPONENTS:

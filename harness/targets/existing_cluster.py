@@ -1,12 +1,12 @@
-"""The context target: a cluster that is somebody's, the current kubeconfig context. It is never made nor deleted.
+"""The context target's cluster: an existing one, the kubeconfig's current context. It is never created nor deleted.
 
-What is made in it is one namespace and what is in that; what is made on the given PostgreSQL has a suffix made of the
-namespace's name, the cluster's own id and this clone. Both go when it is taken down, and nothing else does.
+The project creates one namespace in it, and databases and roles on the given PostgreSQL, whose names end with a digest
+of the cluster, the namespace and this clone. The takedown deletes these and nothing else.
 """
 
 import contextlib
+import functools
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -20,8 +20,8 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
-from harness.targets import Settings
-from harness.targets import port_forward as tunnel
+from harness.targets import port_forward
+from harness.targets.options import RunOptions
 from harness.warehouse.given import given_server
 from harness.warehouse.ports import check_port
 from harness.warehouse.roles import drop_all
@@ -30,152 +30,144 @@ from harness.warehouse.server import Server
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class ContextPlace:
-    """See `harness.targets.kubernetes_target.Place`."""
+class ExistingCluster:
+    """A namespace of an existing cluster; see `harness.targets.cluster_provider`."""
 
     name = "context"
     values = "context.yaml"
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.namespace = settings.namespace or release.NAMESPACE
-        self._given: Server | None = None
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.namespace = options.namespace or release.NAMESPACE
         self._pushed: set[str] = set()
 
-    @property
+    @functools.cached_property
     def context(self) -> str:
-        """The current context's name, the one at the first call: a user may switch while a run goes on.
+        """The context's name; read once, since a user may switch to another while a run goes on.
 
         Raises:
-            NotUpError: there is none.
+            NotUpError: the kubeconfig has no current context.
         """
-        if not self.settings.context:
-            try:
-                found = run(tools.find("kubectl"), "config", "current-context").strip()
-                self.settings = replace(self.settings, context=found)
-            except CommandFailedError as error:
-                raise NotUpError(
-                    "The kubeconfig has no current context.",
-                    error.why,
-                    "Choose one: kubectl config use-context NAME (kubectl config get-contexts lists them)",
-                ) from error
-        return str(self.settings.context)
+        if self.options.context:
+            return self.options.context
+        try:
+            return run(tools.find("kubectl"), "config", "current-context").strip()
+        except CommandFailedError as error:
+            raise NotUpError(
+                "The kubeconfig has no current context.",
+                error.why,
+                "Choose one: kubectl config use-context NAME (kubectl config get-contexts lists them)",
+            ) from error
 
     @property
     def title(self) -> str:
-        """The namespace and the cluster, for people."""
+        """The namespace and the context, for people."""
         return f"namespace {self.namespace} of the context {self.context}"
 
     def command(self, action: str) -> str:
-        """Return the command that does ACTION here; a password that the DSN has is left out."""
+        """Return the `nox -s cluster` command that does ACTION here, without the DSN's password."""
         options = f" --target context --namespace {self.namespace}"
-        if self.settings.warehouse_dsn:
-            told = conninfo_to_dict(self.settings.warehouse_dsn)
-            where = f"{told.get('host')}:{told.get('port') or 5432}/{told.get('dbname') or 'postgres'}"
-            options += f" --warehouse-dsn postgresql://{told.get('user', '')}@{where}"
+        if self.options.warehouse_dsn:
+            dsn = conninfo_to_dict(self.options.warehouse_dsn)
+            address = f"{dsn.get('host')}:{dsn.get('port') or 5432}/{dsn.get('dbname') or 'postgres'}"
+            options += f" --warehouse-dsn postgresql://{dsn.get('user', '')}@{address}"
         return f"nox -s cluster -- {action}{options}"
 
     def kubectl(self) -> Kubectl:
-        """Return the way to talk to the namespace."""
+        """Return kubectl for the namespace."""
         return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
 
-    def is_there(self) -> bool:
-        """Say whether the namespace is there and ours.
+    def exists(self) -> bool:
+        """Return whether the namespace exists and was created by this clone.
 
         Raises:
             NotUpError: the cluster does not answer.
         """
-        self.check_it_answers()
-        found = self.kubectl().get("namespace", self.namespace)
-        return bool(found and found["metadata"].get("labels", {}).get(release.OWNER) == CLONE_ON_MACHINE)
-
-    def check_it_answers(self) -> None:
-        """Raise NotUpError unless the cluster answers."""
         if not self.kubectl().answers():
             raise NotUpError(
                 f"The cluster of the context {self.context} does not answer.",
                 "It is not running, or your credentials for it have expired.",
                 "Try: kubectl version",
             )
+        found = self.kubectl().get("namespace", self.namespace)
+        return bool(found and found["metadata"].get("labels", {}).get(release.OWNER) == CLONE_ON_MACHINE)
 
-    def check(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
-        """Check everything that can be checked before anything is made.
+    def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
+        """Check everything that can be checked before anything is created.
 
         Raises:
-            HarnessError: the cluster does not answer, the namespace is somebody else's, or there is no PostgreSQL.
+            HarnessError: the cluster does not answer, the namespace is somebody else's, or PostgreSQL is unusable.
         """
-        engine.info()  # the images are built with it
-        if self.settings.ui_port:
-            check_port(self.settings.ui_port, "--ui-port")
+        engine.info()  # it builds the images
+        if self.options.ui_port:
+            check_port(self.options.ui_port, "--ui-port")
         tools.find("helm")
-        if not self.is_there() and self.kubectl().get("namespace", self.namespace):
+        if not self.exists() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
-                f"The namespace {self.namespace} is there, and was not made by this clone of the project.",
-                "What is in it belongs to somebody, and taking it down would remove that.",
+                f"The namespace {self.namespace} exists, and this clone of the project did not create it.",
+                "Its contents belong to somebody else, and the takedown would delete them.",
                 "Name another: --namespace NAME",
             )
-        self._server()
+        _ = self._server
 
-    def check_is_free(self) -> None:
-        """Raise AlreadyUpError if a deployment is there."""
-        if self.is_there():
+    def check_absent(self) -> None:
+        """Raise AlreadyUpError if a deployment exists."""
+        if self.exists():
             raise AlreadyUpError(
                 f"The {self.title} has a deployment of this project already.",
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
-                f"Use it with --reuse, name another with --namespace, or remove it: {self.command('down')}",
+                f"Use it with --reuse, name another with --namespace, or delete it: {self.command('down')}",
             )
 
-    def check_fits(self) -> None:
-        """Nothing of it has been made for good."""
+    def check_compatible(self) -> None:
+        """Do nothing: every setting can be changed."""
 
-    def check_stands(self, *, database: bool = True) -> None:
-        """Its PostgreSQL and its disks are somebody else's to watch."""
+    def check_dependencies(self, *, database: bool = True) -> None:
+        """Do nothing: the cluster's owner watches its disks and PostgreSQL."""
 
     def prepare(self) -> None:
-        """There is nothing to make before the rest."""
+        """Do nothing: the cluster and PostgreSQL exist."""
 
-    def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster is there
-        """Say which cluster it is."""
-        return f"{self.title} taken"
+    def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster exists
+        """Return which cluster is used."""
+        return f"{self.title} used"
 
-    def database(self, supervisor: Supervisor) -> release.Database:  # noqa: ARG002 - the server is there
+    def start_database(self, supervisor: Supervisor) -> release.Database:  # noqa: ARG002 - the server runs
         """Return the given PostgreSQL."""
-        return self.database_that_is_up()
+        return self.running_database()
 
-    def database_that_is_up(self) -> release.Database:
+    def running_database(self) -> release.Database:
         """Return the given PostgreSQL."""
-        server = self._server()
-        return release.Database(server, server.host, server.port)
+        return release.Database(self._server, self._server.host, self._server.port)
 
+    @functools.cached_property
     def _server(self) -> Server:
-        """Return the given PostgreSQL, looked at once."""
-        if self._given:
-            return self._given
-        if not self.settings.warehouse_dsn:
+        """The given PostgreSQL, after it was checked."""
+        if not self.options.warehouse_dsn:
             raise UsageError(
-                "The context target needs a PostgreSQL 18 that the cluster's pods reach, and none is named.",
-                "It makes none, on a cluster that it does not own.",
+                "The context target needs a PostgreSQL 18 that the cluster's pods can reach, and --warehouse-dsn is not"
+                " set.",
+                "It starts none in a cluster that belongs to somebody else.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )
-        if (host := host_of(self.settings.warehouse_dsn)) in LOOPBACK:
+        if (host := host_of(self.options.warehouse_dsn)) in LOOPBACK:
             raise UsageError(
-                f"--warehouse-dsn names {host}, which pods do not reach.",
+                f"--warehouse-dsn names {host}, which pods cannot reach.",
                 "Inside a pod that is the pod itself.",
                 "Name the address that both this machine and the cluster's pods reach.",
             )
         uid = self.context
-        with contextlib.suppress(CommandFailedError):  # who may not read it: the context's name has to do
+        with contextlib.suppress(CommandFailedError):  # without the right to read it, the context's name identifies it
             uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]
         digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE_ON_MACHINE}".encode()).hexdigest()
-        suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"  # nobody else's to drop
-        self._given = given_server(self.settings.warehouse_dsn, "--warehouse-dsn", suffix)
-        return self._given
+        suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"  # no other deployment drops these names
+        return given_server(self.options.warehouse_dsn, "--warehouse-dsn", suffix)
 
-    def bring(self, supervisor: Supervisor, image: images.Image) -> str:
-        """Push an image to the registry, and return the name that pods use; without one, nodes must have the image."""
-        if not self.settings.registry:
+    def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
+        """Push an image to --registry, and return the name that pods use; without --registry the nodes must have it."""
+        if not self.options.registry:
             return image.reference
-        reference = f"{self.settings.registry.rstrip('/')}/{image.reference}"
+        reference = f"{self.options.registry.rstrip('/')}/{image.reference}"
         if reference in self._pushed:
             return reference
         run("docker", "tag", image.reference, reference)
@@ -189,51 +181,59 @@ class ContextPlace:
         self._pushed.add(reference)
         return reference
 
-    def make_volume(self, kubectl: Kubectl) -> None:
-        """Claim the volume for the tasks' logs. Pods on several nodes need a class that may be mounted on several."""
+    def create_log_volume(self, kubectl: Kubectl) -> None:
+        """Claim the volume for the tasks' logs; with several nodes its class must allow pods on each to mount it."""
         nodes = 2
-        with contextlib.suppress(CommandFailedError):  # who may not list them has most likely more than one
+        with contextlib.suppress(CommandFailedError):  # without the right to list them there is most likely more than 1
             nodes = len(kubectl.items("nodes"))
         mode = "ReadWriteMany" if nodes > 1 else "ReadWriteOnce"
         spec: dict[str, object] = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
-        if self.settings.storage_class is not None:
-            spec["storageClassName"] = self.settings.storage_class
-        if not kubectl.get("persistentvolumeclaim", "airflow-logs"):  # nothing of a claim may change
+        if self.options.storage_class is not None:
+            spec["storageClassName"] = self.options.storage_class
+        if not kubectl.get("persistentvolumeclaim", "airflow-logs"):  # a claim cannot be changed
             metadata = {"name": "airflow-logs"}
             kubectl.apply([{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}])
 
     def save_task_logs(self, folder: Path) -> None:
-        """Copy the tasks' logs into FOLDER, out of the API server's pod, which has their volume."""
+        """Copy the tasks' logs into FOLDER, from the API server's pod, which mounts their volume."""
         kubectl = self.kubectl()
         [pod, *_] = kubectl.items("pods", selector="component=api-server")
         source = f"{self.namespace}/{pod['metadata']['name']}:/opt/airflow/logs"
         kubectl.run("cp", "--container", "api-server", source, str(folder), timeout_s=120)
 
     def export(self, folder: Path) -> None:
-        """Save what the cluster says of the namespace."""
+        """Save kubectl's dump of the namespace into FOLDER."""
         options = ("--namespaces", self.namespace, "--output-directory", str(folder))
         self.kubectl().run("cluster-info", "dump", *options, timeout_s=120)
 
-    def address(self, supervisor: Supervisor | None = None) -> str:
-        """Return where Airflow's API is reached, through a tunnel."""
-        return tunnel.open_to_airflow(self.kubectl(), supervisor, self.settings.ui_port)
+    def airflow_address(self, supervisor: Supervisor | None = None) -> str:
+        """Return Airflow's address behind a port forward."""
+        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
 
     @property
-    def tunnel(self) -> str:
-        """The command that opens the way to Airflow by hand."""
-        return tunnel.command(self.kubectl(), self.settings.ui_port or tunnel.PORT)
+    def forward_command(self) -> str:
+        """The command that makes Airflow's address reachable by hand."""
+        return port_forward.command(self.kubectl(), self.options.ui_port)
+
+    def takedown_options(self) -> dict[str, str | None]:
+        """Return the options, by name, that another process needs to delete what this one creates."""
+        return {
+            "context": self.context,
+            "namespace": self.options.namespace,
+            "warehouse_dsn": self.options.warehouse_dsn,
+        }
 
     def delete(self) -> None:
-        """Remove the namespace, if it is ours, and what was made on the given PostgreSQL."""
-        server = self._server()  # before anything is removed: without it the databases would stay
-        if self.is_there():
+        """Delete the namespace, if this clone created it, and the databases and roles on the given PostgreSQL."""
+        server = self._server  # checked first: without it the databases would stay
+        if self.exists():
             release.uninstall(self.kubectl())
         drop_all(server)
 
 
 def host_of(dsn: str) -> str:
-    """Return the host that a DSN (URL or key=value) names; nothing if it names none, or is none."""
+    """Return the host in a DSN (URL or key=value); empty if it has none, or cannot be read."""
     try:
         return str(conninfo_to_dict(dsn).get("host") or "")
-    except psycopg.Error:  # `given` says what is wrong with it
+    except psycopg.Error:  # `given_server` reports it
         return ""

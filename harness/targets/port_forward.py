@@ -1,4 +1,4 @@
-"""Reach Airflow's API server through the cluster's own API: `kubectl port-forward`, for as long as a run lives."""
+"""Reach Airflow's API server through the cluster's own API, with `kubectl port-forward`, for as long as a run lives."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from harness.warehouse.ports import free_port
 
 SERVICE = "service/airflow-api-server"
 PORT = 8080
-# kubectl ends a forward when the pod that it leads to goes; a roll-out must not cut the run off.
+# kubectl ends when the pod that it forwards to ends; a rollout must not cut the run off.
 RETRY = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -23,11 +23,16 @@ while True:
 """
 
 
-def open_to_airflow(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
-    """Return the address that leads to Airflow; without a supervisor, that of a tunnel that the user opens.
+def forward(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
+    """Start a port forward to Airflow and return its address; without a supervisor the user starts it.
+
+    Args:
+        kubectl: kubectl for the namespace.
+        supervisor: runs the port forward; None to start none.
+        port: the port on this machine; None for a free one.
 
     Raises:
-        NotUpError: the tunnel does not open before its deadline.
+        NotUpError: Airflow cannot be reached before the deadline.
     """
     port = port or (free_port() if supervisor else PORT)
     if supervisor:
@@ -37,7 +42,7 @@ def open_to_airflow(kubectl: Kubectl, supervisor: Supervisor | None, port: int |
         while not _answers(port):
             if time.monotonic() > deadline:
                 raise NotUpError(
-                    f"No tunnel to Airflow opens at port {port}.",
+                    f"kubectl port-forward does not reach Airflow from port {port}.",
                     "The API server does not run, or you may not forward ports in this cluster.",
                     f"Try it by hand: {command(kubectl, port)}",
                 )
@@ -45,9 +50,9 @@ def open_to_airflow(kubectl: Kubectl, supervisor: Supervisor | None, port: int |
     return f"http://127.0.0.1:{port}"
 
 
-def command(kubectl: Kubectl, port: int) -> str:
-    """Return the command that opens the tunnel by hand."""
-    return " ".join(["kubectl", *kubectl.argv[1:], "port-forward", SERVICE, f"{port}:{PORT}"])
+def command(kubectl: Kubectl, port: int | None) -> str:
+    """Return the command that a user starts the port forward with."""
+    return " ".join(["kubectl", *kubectl.argv[1:], "port-forward", SERVICE, f"{port or PORT}:{PORT}"])
 
 
 def _answers(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Take a target down and say so, or what is left: the same for every target."""
+"""Take a target down and print the result: the same for every target."""
 
 import os
 import shlex
@@ -8,13 +8,13 @@ from harness.reporting.console import Phases, say
 
 
 def down_command(session: str) -> str:
-    """Return the command that takes down what SESSION leaves up: it looks in the temporary directory of the run."""
+    """Return the command that takes down what SESSION leaves up; it looks in the run's temporary directory."""
     temporary = os.environ.get("TMPDIR")
     return f"{f'TMPDIR={shlex.quote(temporary)} ' if temporary else ''}nox -s {session} -- --down"
 
 
 def take_down(supervisor: Supervisor, phases: Phases) -> None:
-    """Take everything down, unless it is kept, and say so, or what is left."""
+    """Take everything down, unless it is kept, and print what could not be removed."""
     if supervisor.kept:
         return
     say("… taking everything down")

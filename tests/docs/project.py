@@ -15,8 +15,8 @@ import nox
 import nox.registry
 
 from events.errors import EventsError
-from harness import __main__ as command_line
 from harness import errors
+from harness.commands import cluster, e2e
 from harness.project import tools
 from harness.project.paths import ROOT
 
@@ -48,14 +48,14 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 def e2e_options() -> set[str]:
     """Return the options of `nox -s e2e --`."""
     parser = argparse.ArgumentParser()
-    command_line.add_e2e(parser)
+    e2e.add_options(parser)
     return options(parser)
 
 
 def cluster_options() -> dict[str, set[str]]:
     """Return the options of each command of `nox -s cluster --`."""
     parser = argparse.ArgumentParser()
-    command_line.add_cluster(parser)
+    cluster.add_options(parser)
     [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return {name: options(command) for name, command in commands.choices.items()}
 
@@ -174,7 +174,7 @@ def exit_codes() -> list[str]:
     of_dbt = set(first_arguments(dbt, "stop"))
     handled = next(
         node
-        for node in ast.walk(trees()[ROOT / "harness" / "__main__.py"])
+        for node in ast.walk(trees()[ROOT / "harness" / "commands" / "interrupts.py"])
         if isinstance(node, ast.FunctionDef) and node.name == "raise_interrupts"
     )
     signals = {node.attr for node in ast.walk(handled) if isinstance(node, ast.Attribute) and node.attr[:3] == "SIG"}

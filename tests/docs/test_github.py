@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import targets
 from harness.project.paths import ROOT
+from harness.targets.options import TARGETS
 from tests.docs import project
 from tests.docs.documents import differences, read
 
@@ -56,7 +56,7 @@ def test_a_form_that_is_none_is_found() -> None:
 
 def test_the_form_for_bugs_has_every_target() -> None:
     [field] = [f for f in yaml.safe_load(read(".github/ISSUE_TEMPLATE/bug.yml"))["body"] if f.get("id") == "target"]
-    assert differences(field["attributes"]["options"], {"none", *targets.NAMES} - {"auto"}) == []
+    assert differences(field["attributes"]["options"], {"none", *TARGETS} - {"auto"}) == []
 
 
 def test_code_owners_own_what_there_is() -> None:

@@ -25,9 +25,10 @@ from harness.kubernetes import deployment as release
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
 from harness.project.paths import ROOT
-from harness.targets import existing_cluster as context
-from harness.targets import kind, minikube
-from harness.targets import port_forward as tunnel
+from harness.targets import port_forward
+from harness.targets.existing_cluster import ExistingCluster
+from harness.targets.kind import UI_NODE_PORT, KindCluster
+from harness.targets.minikube import MinikubeCluster
 from harness.warehouse.roles import Warehouse, make_passwords
 from harness.warehouse.server import Server, connection_url
 from tests import pod_rules
@@ -196,8 +197,7 @@ POD = "spec/template/spec"
 
 
 def test_every_target_has_values_and_every_kind_of_pod_is_looked_at(objects: Objects) -> None:
-    places = {context.ContextPlace.values, kind.KindPlace.values, minikube.MinikubePlace.values}
-    assert places <= set(TARGETS)
+    assert {cluster.values for cluster in (ExistingCluster, KindCluster, MinikubeCluster)} <= set(TARGETS)
     assert {name for name, _ in pods(objects)} == {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER}
 
 
@@ -537,9 +537,9 @@ def missing_names(objects: Objects) -> Iterator[str]:
         labels = objects.get(f"Deployment/{chart.RELEASE}-{component}", {}).get("metadata", {}).get("labels", {})
         if labels.get("component") != component:
             yield f"deployment of {component}"
-    service = tunnel.SERVICE.replace("service", "Service")
-    if [port["port"] for port in objects.get(service, {"spec": {"ports": []}})["spec"]["ports"]] != [tunnel.PORT]:
-        yield f"{service} at port {tunnel.PORT}"
+    service = port_forward.SERVICE.replace("service", "Service")
+    if [port["port"] for port in objects.get(service, {"spec": {"ports": []}})["spec"]["ports"]] != [port_forward.PORT]:
+        yield f"{service} at port {port_forward.PORT}"
     for account in ("airflow-scheduler", "airflow-worker"):
         if f"ServiceAccount/{account}" not in objects:
             yield f"account {account}"
@@ -573,7 +573,7 @@ def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
     [port] = [m["containerPort"] for node in cluster["nodes"] for m in node["extraPortMappings"]]
     service = rendered("kind.yaml", folder)["Service/airflow-api-server"]["spec"]
     assert (service["type"], [p["nodePort"] for p in service["ports"]]) == ("NodePort", [port])
-    assert f"{port}/tcp" == kind.UI_NODE_PORT
+    assert f"{port}/tcp" == UI_NODE_PORT
 
 
 # --- pins and their documentation -----------------------------------------------------------------------------------

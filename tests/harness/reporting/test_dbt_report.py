@@ -160,14 +160,10 @@ def test_failures_are_told_with_their_rows_and_lines(
 
     monkeypatch.setattr(dbt_report, "ROOT", clone)
     # The same files are what a failed dbt task leaves; by now the warehouse is gone.
-    error = DagRunFailedError("what", "why", "next", ["the log"])
+    error = DagRunFailedError("what", "why", "next", ["the log"], task_id="dbt_build")
     warehouse = SimpleNamespace(admin_dsn="postgresql://nobody@127.0.0.1:1/none")
     deployment: Any = SimpleNamespace(failed_dbt_runs=lambda: [clone / "failures"], warehouse=warehouse)
-    e2e.add_dbt_evidence(error, deployment)
-    assert error.evidence == ["the log"]
-    error.task_id = "dbt_build"
-    e2e.add_dbt_evidence(error, deployment)
-    told = "\n\n".join(filter(None, error.evidence))
+    told = "\n\n".join(filter(None, e2e.with_dbt_results(error, deployment).evidence))
     wanted = SUMMARY.partition("fct_events_have_a_known_service\n\n")[2].rpartition("\n\n<What dbt says>")[0]
     assert "The rows that fail it cannot be had: connection failed: " in told
     unreachable = re.sub("The rows that fail it cannot be had: .*", ROWS, folded(told))

@@ -1,0 +1,106 @@
+"""The arguments that several commands have: their options, types and errors."""
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from events.uri import shown, without_secrets
+from harness.errors import UsageError
+from harness.targets.options import RunOptions
+from harness.warehouse.given import dsn_parts
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError for invalid arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with MESSAGE."""
+        raise invalid_arguments(without_secrets(message).removeprefix("argument ").rstrip(".") + ".")
+
+
+def invalid_arguments(what: str) -> UsageError:
+    """Return the error for invalid arguments."""
+    return UsageError(what, "The option or its value is most likely misspelt.", "The README lists the options.")
+
+
+def shown_command(arguments: Iterable[str]) -> str:
+    """Return ARGUMENTS as typed in a shell, without secrets."""
+    return shlex.join(map(shown, arguments))
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a run that `nox -s e2e` and `nox -s cluster` share."""
+    default = RunOptions()
+    events = os.environ.get("EVENTS_URI", default.events)  # not shown by --help: a URI may be signed
+    parser.add_argument(
+        "--events", type=absolute_uri, default=events, metavar="PATH_OR_URI", help="your own events file; or EVENTS_URI"
+    )
+    parser.add_argument("--max-rejected", type=share, default=default.max_rejected, metavar="SHARE", help="0.01 is 1%%")
+    parser.add_argument("--ui-port", type=port, metavar="PORT", help="for Airflow's UI; a free one by default")
+    parser.add_argument("--namespace", metavar="NAME", help="target context: the namespace to use")
+    parser.add_argument("--registry", metavar="PREFIX", help="target context: where to push the images to")
+    parser.add_argument(
+        "--warehouse-dsn", type=dsn, metavar="DSN", help="target context: an administrator's DSN of a PostgreSQL 18"
+    )
+    parser.add_argument("--storage-class", metavar="NAME", help="target context: of the volume for task logs")
+    parser.add_argument(
+        "--values", type=absolute_file, metavar="FILE", help="clusters: a values file for the chart, over the project's"
+    )
+
+
+def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
+    """Return the options of a run that were PARSED, and MORE fields."""
+    return RunOptions(
+        target=parsed.target,
+        events=parsed.events,
+        max_rejected=parsed.max_rejected,
+        ui_port=parsed.ui_port,
+        values=parsed.values,
+        namespace=parsed.namespace,
+        registry=parsed.registry,
+        warehouse_dsn=parsed.warehouse_dsn,
+        storage_class=parsed.storage_class,
+        **more,
+    )
+
+
+# --- types ----------------------------------------------------------------------------------------------------------
+
+
+def absolute_uri(text: str) -> str:
+    """Return a URI, a path made absolute: other processes have other working directories."""
+    path = text.removeprefix("file://")
+    if "://" in path or "::" in path or shown(text) != text:  # a URI, or a path that looks as if it had a password
+        return text
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - keeps the ~ of an unknown user
+
+
+def absolute_file(text: str) -> str:
+    """Return the absolute path of a file."""
+    if not Path(text).expanduser().is_file():
+        raise argparse.ArgumentTypeError(f"{text} is not a file")
+    return str(Path(text).expanduser().absolute())
+
+
+def dsn(text: str) -> str:
+    """Return a DSN that libpq can read. The error does not show another: it may be a password."""
+    if not dsn_parts(text):
+        raise argparse.ArgumentTypeError("not a DSN; in a password, write @ as %40 and / as %2F, or set PGPASSWORD")
+    return text
+
+
+def port(text: str) -> int:
+    """Return a port, 1 to 65535."""
+    if not 1 <= (value := int(text)) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port from 1 to 65535")
+    return value
+
+
+def share(text: str) -> float:
+    """Return a share, 0 to 1."""
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
+    return value

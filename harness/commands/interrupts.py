@@ -1,0 +1,62 @@
+"""Turn the signals that end a program into an expected error, after everything was taken down."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from harness.commands.arguments import shown_command
+from harness.errors import HarnessError
+
+PARENT_POLL_INTERVAL_S = 1.0
+
+
+class Interrupted(BaseException):
+    """The process received a signal to end. Not an Exception: only `interrupts_as_errors` handles it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def raise_interrupts() -> None:
+    """Raise Interrupted at the first signal to end, or when nox is gone; later ones do not disturb the takedown."""
+    interrupted = threading.Event()
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if not interrupted.is_set():  # nothing may be printed here: the signal may have interrupted a print
+            interrupted.set()
+            raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    parent = int(os.environ.get("NOX_PID", os.getppid()))
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    """Interrupt this process when nox, its parent, was killed and could not do so itself."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interrupts_as_errors(arguments: list[str]) -> Iterator[None]:
+    """Raise HarnessError for Interrupted; its next step repeats the command ARGUMENTS."""
+    try:
+        yield
+    except Interrupted as interrupt:
+        why, command = "Everything was taken down, unless it is named above.", f"nox -s {arguments[0]}"
+        if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
+            why = "A cluster that was up, or partly up, stays; everything else was taken down."
+            command = f"nox -s {arguments[0]} -- {shown_command(arguments[1:])}"
+        raise HarnessError(
+            f"Interrupted by {signal.Signals(interrupt.number).name}.",
+            why,
+            f"Run it again: {command}",
+            exit_code=128 + interrupt.number,
+        ) from None

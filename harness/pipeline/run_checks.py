@@ -1,0 +1,129 @@
+"""The checks of an end-to-end run, beside the comparisons of `harness.pipeline.checks`; a failed one is an error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+
+from harness.errors import ChecksFailedError
+from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.checks import Check, compare, fingerprint
+from harness.pipeline.expected_numbers import Expected
+from harness.reporting.console import say
+from harness.reporting.summary import details, table, text
+from harness.warehouse.roles import Warehouse
+
+DBT_CLOSING_LINE = "Done. PASS="
+LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside")  # in XCom
+
+
+@dataclass
+class CheckResults:
+    """The checks of a run that have passed so far.
+
+    Attributes:
+        rows: the number of rows of each table.
+        numbers: the comparisons with the expected numbers.
+        others: a line for each other check.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    numbers: Sequence[Check] = ()
+    others: list[str] = field(default_factory=list)
+
+    def passed(self, line: str) -> None:
+        """Add and print a check that has passed."""
+        self.others.append(line)
+        say(f"✓ {line}")
+
+    @property
+    def row_counts(self) -> list[tuple[str, str]]:
+        """The tables and their rows, for people."""
+        return [(name, f"{count:,}") for name, count in self.rows.items()]
+
+    def markdown(self) -> list[str]:
+        """Return the results as blocks of Markdown."""
+        numbers = table(("number", "value"), [(check.name, check.expected) for check in self.numbers])
+        return [
+            table(("table", "rows"), self.row_counts, numbers=("rows",)) if self.rows else "",
+            details(f"{len(self.numbers)} numbers match the events file", numbers) if self.numbers else "",
+            "\n".join(f"- {text(line)}" for line in self.others),
+        ]
+
+
+def check_numbers(expected: Expected, warehouse: Warehouse) -> list[Check]:
+    """Compare the warehouse with the numbers expected of it.
+
+    Raises:
+        ChecksFailedError: a number differs.
+    """
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        checks = compare(expected, connection)
+    if wrong := [check for check in checks if not check.passed]:
+        for check in wrong:
+            say(f"✗ {check.name}: expected {check.expected}, found {check.actual}")
+        raise ChecksFailedError(
+            f"{len(wrong)} of {len(checks)} numbers do not match the events file: {wrong[0].name}.",
+            "A change to the load or to a model most likely changed what they mean.",
+            "Compare the expected and the found numbers above; the models' own tests: nox -s dbt",
+            [table(("number", "expected", "found"), [(check.name, check.expected, check.actual) for check in wrong])],
+        )
+    return checks
+
+
+def fingerprints(warehouse: Warehouse) -> dict[str, str]:
+    """Return a hash of each table's content, by table."""
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        return fingerprint(connection)
+
+
+def check_unchanged(before: dict[str, str], warehouse: Warehouse, dag_run: str) -> None:
+    """Compare every table's content with BEFORE.
+
+    Raises:
+        ChecksFailedError: DAG_RUN changed a table.
+    """
+    after = fingerprints(warehouse)
+    if changed := [name for name in before if before[name] != after[name]]:
+        raise ChecksFailedError(
+            f"{dag_run} changed {', '.join(changed)}.",
+            "The load or a model does not give the same result twice.",
+            "Look for what depends on the current time, the order of rows, or earlier runs.",
+        )
+
+
+def check_xcom(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) -> str:
+    """Check that the task's XCom has the figures of the run's load in `raw.loads`, and return them.
+
+    Raises:
+        ChecksFailedError: it has others.
+    """
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        rows = connection.execute(
+            "select load_id, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
+            (f"{dag_id} {run_id}",),
+        ).fetchall()
+    xcom = api.xcom(dag_id, run_id, "load_events")
+    if not isinstance(xcom, dict) or [tuple(xcom.get(name) for name in LOAD_FIGURES)] != rows:
+        raise ChecksFailedError(
+            f"The XCom of {dag_id}'s task load_events is {xcom}, and raw.loads has {rows}.",
+            "A change to what the task returns, or to what the load writes to its ledger.",
+            "Compare load_events in airflow/dags/events_pipeline.py with airflow/include/events/ledger.py.",
+        )
+    return ", ".join(f"{name} {xcom[name]:,}" for name in LOAD_FIGURES[1:])
+
+
+def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> int:
+    """Check that the log of an ended task, with dbt's output, can be read over the API; return its number of lines.
+
+    Raises:
+        ChecksFailedError: dbt's output is missing.
+    """
+    log = api.task_log(dag_id, run_id, "dbt_build")
+    if not any(DBT_CLOSING_LINE in line for line in log):
+        raise ChecksFailedError(
+            f"The log of {dag_id}'s task dbt_build has no line with {DBT_CLOSING_LINE!r}.",
+            "The log was lost with the task's pod, or does not get dbt's output.",
+            "Look at the task's log in the UI, and at logs.persistence in cluster/values.",
+        )
+    return len(log)

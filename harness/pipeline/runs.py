@@ -1,0 +1,72 @@
+"""Run the project's DAGs on a deployment, and follow their tasks."""
+
+import time
+
+from events.interval import Interval
+from harness.errors import DagRunFailedError
+from harness.pipeline.airflow_api import AirflowApi
+from harness.reporting.console import Phases, group, say
+
+DAG_IDS = ("events_pipeline_daily", "events_pipeline_weekly", "events_pipeline_monthly")
+PARSED_TIMEOUT_S = 120.0
+RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
+
+
+def wait_until_parsed(api: AirflowApi) -> None:
+    """Wait until Airflow has parsed exactly the project's DAGs.
+
+    Raises:
+        DagRunFailedError: a DAG file cannot be imported, or the DAGs are others.
+    """
+    deadline = time.monotonic() + PARSED_TIMEOUT_S
+    while (found := api.dag_ids()) != set(DAG_IDS) or api.import_errors():
+        if errors := api.import_errors():
+            raise DagRunFailedError(
+                f"A DAG file cannot be imported: {errors[0]}",
+                "The file, or a module that it imports, is broken.",
+                "See the whole error: nox -s dags",
+            )
+        if time.monotonic() > deadline:
+            raise DagRunFailedError(
+                f"The DAGs are {', '.join(sorted(found)) or 'none'} and should be {', '.join(DAG_IDS)}.",
+                "A DAG was renamed or added, or the DAG processor does not see the folder.",
+                "Compare the DAGs with what the tests expect: nox -s dags",
+            )
+        time.sleep(0.5)
+
+
+def run_ids(api: AirflowApi) -> set[str]:
+    """Return the ids of the runs of all DAGs."""
+    return {run_id for dag_id in DAG_IDS for run_id in api.runs(dag_id)}
+
+
+def run_dag(api: AirflowApi, dag_id: str, interval: Interval, phases: Phases, phase_name: str) -> str:
+    """Unpause a DAG, run it on INTERVAL, and print a line each time that a task changes state; return the run's id.
+
+    Raises:
+        DagRunFailedError: the run failed, or did not end in time.
+    """
+    bounds = {"start": interval.start, "end": interval.end}
+    conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
+    with group(dag_id), phases.phase(phase_name) as phase:
+        phase.text = f"{phase_name} succeeded"
+        started = time.monotonic()
+
+        def changed(task_id: str, state: str) -> None:
+            say(f"  {time.monotonic() - started:5.1f} s  {task_id:<14} {state}")
+
+        api.unpause(dag_id)
+        run_id = api.trigger(dag_id, conf)
+        api.follow(dag_id, run_id, RUN_TIMEOUT_S, changed)
+    return run_id
+
+
+def wait_for_scheduled_runs(api: AirflowApi, before: set[str]) -> None:
+    """Wait until the runs that were scheduled when the DAGs were unpaused have ended; those in BEFORE are older.
+
+    Raises:
+        DagRunFailedError: one failed, or did not end in time.
+    """
+    for dag_id in DAG_IDS:
+        for run_id in api.runs(dag_id).keys() - before:
+            api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)

@@ -1,0 +1,153 @@
+"""A deployment of Airflow on a cluster, while it is up."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ChecksFailedError, NotUpError
+from harness.kubernetes import deployment as release
+from harness.kubernetes.kubectl import Kubectl
+from harness.pipeline.airflow_api import AirflowApi
+from harness.processes.supervisor import Supervisor
+from harness.project import pins
+from harness.project.paths import ROOT
+from harness.targets.cluster_provider import ClusterProvider
+from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
+
+TASK_IDS = ("create_tables", "load_events", "dbt_build")
+DBT_POD = "dbt-build-"
+
+
+@dataclass
+class ClusterDeployment:
+    """Airflow on a cluster; see `harness.targets.target.Deployment`.
+
+    Attributes:
+        stays: it stays up when this process ends.
+    """
+
+    provider: ClusterProvider
+    kubectl: Kubectl
+    supervisor: Supervisor
+    api: AirflowApi
+    warehouse: Warehouse
+    stays: bool
+
+    def keep(self) -> None:
+        """Leave everything up when this process ends."""
+        self.supervisor.cancel_at_end()
+        self.stays = True
+
+    def reset(self) -> None:
+        """Fail running DAG runs, delete the tasks' pods, and create the warehouse again, empty."""
+        for dag_id in self.api.dag_ids():
+            for run_id, state in self.api.runs(dag_id).items():
+                if state in ("queued", "running"):
+                    self.api.fail(dag_id, run_id)
+        for pod in self.kubectl.items("pods"):
+            if is_task_pod(pod):
+                self.kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found")
+        drop_warehouse(self.warehouse)
+        create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
+
+    def addresses(self) -> list[str]:
+        """Return a line for each way to reach the deployment, and the command that takes it down."""
+        return addresses(self.provider, self.api.password, shown_dsn(self.warehouse))
+
+    @property
+    def left_behind(self) -> list[str]:
+        """After the takedown: one line for each thing that could not be removed."""
+        return self.supervisor.left_behind
+
+    def failed_dbt_runs(self) -> list[Path]:
+        """Copy the tasks' log volume, where dbt's pods leave the files of failed runs, and return their folders."""
+        copied = self.supervisor.directory / "failed-dbt-runs"
+        copied.mkdir(exist_ok=True)
+        self.provider.save_task_logs(copied)
+        return sorted((copied / "dbt").glob("*"), key=lambda folder: folder.stat().st_mtime)
+
+    def check(self) -> list[str]:
+        """Check that each task ran in its own pod, dbt in one more, and that only the pods of failed tasks remain.
+
+        Raises:
+            ChecksFailedError: a pod is missing or remains.
+        """
+        events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
+        scheduled = {event["involvedObject"]["name"] for event in events}
+        prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in self.api.dag_ids() for task_id in TASK_IDS]
+        prefixes.append(DBT_POD)
+        if missing := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in scheduled)]:
+            raise ChecksFailedError(
+                f"No pod was created for {', '.join(missing)}.",
+                "Another executor or operator ran it, or the cluster has deleted its events.",
+                "Compare executor in cluster/values/base.yaml and DBT_IMAGE in the workers' environment.",
+            )
+        pods = [pod for pod in self.kubectl.items("pods") if is_task_pod(pod)]
+        ended = [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") != "Failed"]
+        if remaining := [name for name in ended if not self._is_deleted(name)]:
+            raise ChecksFailedError(
+                f"Pods of ended tasks remain: {', '.join(remaining)}.",
+                "The executor, or the pod operator, no longer deletes its pods.",
+                "Compare kubernetes_executor in cluster/values/base.yaml and on_finish_action in dbt_task.py.",
+            )
+        count = sum(name.startswith(tuple(prefixes)) for name in scheduled)
+        return [f"each task ran in its own pod, and dbt in one more: {count} pods, all deleted since"]
+
+    def _is_deleted(self, name: str) -> bool:
+        """Wait until a pod is deleted, and return whether it is: the executor does so a moment after the task's end."""
+        deadline = time.monotonic() + pins.deadline_s("delete")
+        while self.kubectl.get("pod", name):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1)
+        return True
+
+
+def is_task_pod(pod: dict[str, Any]) -> bool:
+    """Return whether a pod is a worker, or was created by a task."""
+    labels = pod["metadata"].get("labels", {})
+    return "task_id" in labels or labels.get("component") == "worker"
+
+
+def connect(provider: ClusterProvider, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi]:
+    """Return clients of a deployment that is up, and change nothing; SUPERVISOR runs the port forward, if needed.
+
+    Raises:
+        NotUpError: no deployment is up, or it does not answer.
+    """
+    kubectl = provider.kubectl()
+    passwords = release.read_secret(kubectl, "passwords") if provider.exists() and kubectl.answers() else {}
+    if not passwords:
+        raise NotUpError(
+            f"The {provider.title} is not up.",
+            "It was never brought up, it was taken down, or Docker was restarted.",
+            f"Bring it up: {provider.command('up')}",
+        )
+    return kubectl, AirflowApi(provider.airflow_address(supervisor), release.USER, passwords[release.USER])
+
+
+def warehouse_of(provider: ClusterProvider) -> Warehouse:
+    """Return the warehouse of a deployment that is up."""
+    passwords = release.read_secret(provider.kubectl(), "passwords")
+    server = provider.running_database().server
+    return Warehouse(server, f"warehouse{server.suffix}", {role: passwords[role] for role in ROLES})
+
+
+def shown_dsn(warehouse: Warehouse) -> str:
+    """Return the DSN to print: the administrator's on a server that the harness started, a reader's on a given one."""
+    return warehouse.reader_dsn if warehouse.server.suffix else warehouse.admin_dsn
+
+
+def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> list[str]:
+    """Return a line for each way to reach a deployment, and the command that takes it down."""
+    lines = [f"  Airflow    {provider.airflow_address()}  user {release.USER}, password {password}"]
+    if provider.forward_command:
+        lines.append(f"             after: {provider.forward_command}")
+    kubectl = provider.kubectl()
+    config = f"KUBECONFIG={os.path.relpath(kubectl.kubeconfig, ROOT)} " if kubectl.kubeconfig else ""
+    lines.append(f"  kubectl    {config}kubectl --namespace {kubectl.namespace} get pods")
+    if warehouse_dsn:
+        lines.append(f"  warehouse  {warehouse_dsn}")
+    return [*lines, f"  take it down: {provider.command('down')}"]

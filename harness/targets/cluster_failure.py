@@ -1,0 +1,62 @@
+"""Find the cause of a failure on a cluster, and save its diagnostics before the takedown."""
+
+import contextlib
+import re
+from collections.abc import Callable
+
+from events.errors import EventsError
+from harness.errors import ChecksFailedError, DagRunFailedError, HarnessError, ServiceFailedError
+from harness.kubernetes import deployment as release
+from harness.kubernetes import diagnostics as cluster_diagnostics
+from harness.kubernetes.causes import Cause, find, find_for_tasks
+from harness.processes.supervisor import Supervisor
+from harness.reporting import diagnostics
+from harness.reporting.console import Phases
+from harness.targets.cluster_provider import ClusterProvider, values_files
+
+
+def with_cause(error: Exception, provider: ClusterProvider, *, database: bool) -> Exception:
+    """Return the error to raise in ERROR's place: with the cause that the engine or the cluster names, or ERROR itself.
+
+    DATABASE is whether PostgreSQL was running when ERROR was raised.
+    """
+    if not isinstance(error, ChecksFailedError):
+        try:
+            provider.check_dependencies(database=database)
+        except EventsError as dependency:
+            return dependency
+    finders: tuple[Callable[..., Cause | None], ...]
+    match error:
+        case DagRunFailedError():  # its task's log says more than a component that was restarted
+            finders = (find_for_tasks,)
+        case ServiceFailedError():
+            finders = (find, find_for_tasks)
+        case _:
+            return error
+    with contextlib.suppress(EventsError):  # ERROR matters more than that the cluster cannot be asked
+        for cause in release.causes_of(provider.kubectl(), *finders)[:1]:
+            return error.amended(f"{error.what} {cause.what}", cause.why, cause.next_step)
+    return error
+
+
+def save_diagnostics(
+    error: Exception,
+    provider: ClusterProvider,
+    supervisor: Supervisor,
+    phases: Phases,
+    warehouse_dsn: str | None,
+    *,
+    stays: bool,
+) -> Exception:
+    """Save what explains ERROR, and return the error to raise in its place: it names the diagnostics.
+
+    Unless the cluster STAYS up, its next step does not ask to look at it.
+    """
+    if not stays and isinstance(error, HarnessError) and re.search(r"kubectl |cluster -- logs", error.next_step):
+        error = error.amended(next_step=f"Read the diagnostics, or look at it while it is up: {provider.command('up')}")
+    folders = {"commands": supervisor.directory / "logs"}
+    files = values_files(provider)
+    diagnostics.save(
+        error, folders, warehouse_dsn, lambda folder: cluster_diagnostics.save(folder, provider, files), phases
+    )
+    return error

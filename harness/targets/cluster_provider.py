@@ -1,0 +1,116 @@
+"""What differs between clusters: the cluster itself, its PostgreSQL, how images get into it, how Airflow is reached."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from harness.docker.images import Image
+from harness.kubernetes import chart
+from harness.kubernetes.deployment import Database
+from harness.kubernetes.kubectl import Kubectl
+from harness.processes.supervisor import Supervisor
+from harness.targets.options import RunOptions
+
+
+class ClusterProvider(Protocol):
+    """A cluster and what belongs to it.
+
+    Attributes:
+        name: the target's name.
+        values: the name of its values file in `cluster/values`.
+        options: the options of the run.
+    """
+
+    name: str
+    values: str
+    options: RunOptions
+
+    @property
+    def title(self) -> str:
+        """The cluster's name for people, `kind cluster events-platform-1a2b3c`."""
+
+    def command(self, action: str) -> str:
+        """Return the `nox -s cluster` command that does ACTION here."""
+
+    def kubectl(self) -> Kubectl:
+        """Return kubectl for the namespace."""
+
+    def exists(self) -> bool:
+        """Return whether anything of it exists, running or not."""
+
+    def check_prerequisites(self, supervisor: Supervisor) -> None:
+        """Check everything that can be checked before anything is created, and pull missing images.
+
+        Raises:
+            HarnessError: something is missing, too small, in use, or does not answer.
+        """
+
+    def check_absent(self) -> None:
+        """Raise AlreadyUpError if a deployment exists."""
+
+    def check_compatible(self) -> None:
+        """Raise UsageError if what exists has other settings than the options, and these cannot be changed."""
+
+    def check_dependencies(self, *, database: bool = True) -> None:
+        """Raise HarnessError if the engine's disk is full, or, with DATABASE, if PostgreSQL does not run."""
+
+    def prepare(self) -> None:
+        """Create what both the cluster and PostgreSQL need."""
+
+    def create(self, supervisor: Supervisor) -> str:
+        """Create the cluster, or reuse an existing one; return which, for the terminal."""
+
+    def start_database(self, supervisor: Supervisor) -> Database:
+        """Start PostgreSQL, or reuse a running one."""
+
+    def running_database(self) -> Database:
+        """Return the PostgreSQL that runs.
+
+        Raises:
+            PostgresError: none does.
+        """
+
+    def load_image(self, supervisor: Supervisor, image: Image) -> str:
+        """Load an image into the cluster or push it to its registry; return the name that pods use."""
+
+    def create_log_volume(self, kubectl: Kubectl) -> None:
+        """Create the volume claim `airflow-logs`."""
+
+    def save_task_logs(self, folder: Path) -> None:
+        """Copy the tasks' logs into FOLDER."""
+
+    def export(self, folder: Path) -> None:
+        """Save what the engine and the cluster's own program log of it into FOLDER."""
+
+    def airflow_address(self, supervisor: Supervisor | None = None) -> str:
+        """Return the address of Airflow's API on this machine; SUPERVISOR runs the port forward, if needed."""
+
+    @property
+    def forward_command(self) -> str:
+        """The command that makes the address reachable by hand; empty where none is needed."""
+
+    def takedown_options(self) -> dict[str, str | None]:
+        """Return the options, by name, that another process needs to delete what this one creates."""
+
+    def delete(self) -> None:
+        """Delete everything that was created, whatever state it is in."""
+
+
+def provider_of(target: str, options: RunOptions) -> ClusterProvider:
+    """Return the provider of TARGET, one of `options.CLUSTERS`."""
+    from harness.targets.existing_cluster import ExistingCluster
+    from harness.targets.kind import KindCluster
+    from harness.targets.minikube import MinikubeCluster
+
+    providers: dict[str, Callable[[RunOptions], ClusterProvider]] = {
+        "kind": KindCluster,
+        "minikube": MinikubeCluster,
+        "context": ExistingCluster,
+    }
+    return providers[target](options)
+
+
+def values_files(provider: ClusterProvider) -> list[Path]:
+    """Return the chart's values files; later ones override earlier ones."""
+    own = [Path(provider.options.values)] if provider.options.values else []
+    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *own]

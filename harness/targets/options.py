@@ -1,0 +1,51 @@
+"""The options of a run: one object, built from the command line and handed down to the target."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from events.interval import Interval
+from harness.project.paths import SAMPLE
+
+CLUSTERS = ("kind", "minikube", "context")
+TARGETS = ("auto", "embedded", *CLUSTERS)
+WHOLE_FILE = Interval(None, None)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `nox -s e2e` and `nox -s cluster`; their fields have the options' names.
+
+    Attributes:
+        target: one of `TARGETS`.
+        events: the events file: an absolute path or any fsspec URI.
+        interval: which events to load.
+        max_rejected: the largest share of rows that may be rejected, 0 to 1.
+        ui_port: the port for Airflow's UI and API; None for a free one.
+        reuse: use a cluster that is up, and leave it up.
+        keep: leave everything up at the end.
+        values: the absolute path of a values file for the chart, which overrides the project's own.
+        namespace: target context: the namespace to use.
+        registry: target context: the prefix of the registry that images are pushed to.
+        warehouse_dsn: target context: an administrator's DSN of the PostgreSQL.
+        storage_class: target context: of the volume for task logs; None for the cluster's default.
+        context: target context: the kubeconfig's context; None for the current one. No option sets it.
+    """
+
+    target: str = "auto"
+    events: str = field(default=str(SAMPLE), repr=False)  # a URI may be signed
+    interval: Interval = WHOLE_FILE
+    max_rejected: float = 0.01
+    ui_port: int | None = None
+    reuse: bool = False
+    keep: bool = False
+    values: str | None = None
+    namespace: str | None = None
+    registry: str | None = None
+    warehouse_dsn: str | None = field(default=None, repr=False)
+    storage_class: str | None = None
+    context: str | None = None
+
+    @property
+    def local_events(self) -> Path | None:
+        """The events file's path; None where a URI names it."""
+        return None if "://" in self.events else Path(self.events)
