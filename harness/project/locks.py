@@ -1,9 +1,10 @@
-"""Write `requirements/*.txt`, and tell when they are older than `pyproject.toml`.
+"""Write `requirements/*.txt`, and refuse those that are older than `pyproject.toml`.
 
-One resolution serves all groups (`constraints.txt`), so a version appears once; each group's lock then has the hashes
-of just what the group needs. A lock's first line is a digest of what it was made from: a clone has no useful times.
+One resolution serves all groups (`constraints.txt`), so that every package has one version; each group's lock has the
+hashes of the packages that the group needs. A lock's first line is a digest of its inputs, since a clone's file times
+mean nothing.
 
-Needs the standard library and uv alone: it runs before there is any environment.
+Runs before there is any environment: standard library and uv only.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-com
 
 
 class LockError(Exception):
-    """A lock is missing or older than `pyproject.toml`, or cannot be written; the message is one sentence.
+    """A lock is missing or older than `pyproject.toml`, or cannot be written or installed; one sentence.
 
     Attributes:
         output: uv's standard error; empty where uv was not run.
@@ -36,10 +37,10 @@ class LockError(Exception):
 
 
 def uv() -> str:
-    """Return the path of uv: the one that nox brings (`nox[uv]`), else the one on the path.
+    """Return the path of uv: the one of `nox[uv]`, else the one on the path.
 
     Raises:
-        LockError: there is none.
+        LockError: it is not installed.
     """
     try:
         from uv import find_uv_bin
@@ -51,34 +52,15 @@ def uv() -> str:
     raise LockError("uv is not installed; install nox with it: python3 -m pip install 'nox[uv]'")
 
 
-def _project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def _digest(project: dict[str, Any], groups: Iterable[str]) -> str:
-    """Return a digest of what the lock of GROUPS is made from: a lock stays as it is when another group changes."""
-    asked_for = {group: _dependencies(project, group) for group in groups}
-    made_from = [project["project"]["requires-python"], asked_for, project.get("tool", {}).get("uv")]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-
-
-def _dependencies(project: dict[str, Any], group: str) -> list[str]:
-    """Return what GROUP asks for, with the groups that it includes."""
-    found = []
-    for wanted in project["dependency-groups"][group]:
-        found += [wanted] if isinstance(wanted, str) else _dependencies(project, wanted["include-group"])
-    return sorted(set(found))
-
-
-def path(group: str) -> Path:
-    """Return the path of GROUP's lock.
+def path(group: str, root: Path = ROOT) -> Path:
+    """Return the path of GROUP's lock in the clone at ROOT.
 
     Raises:
-        LockError: it is missing, or older than what `pyproject.toml` asks for.
+        LockError: it is missing, or older than `pyproject.toml`.
     """
-    lock = LOCKS / f"{group}.txt"
+    lock = root / "requirements" / f"{group}.txt"
     first_line = lock.open(encoding="utf-8").readline() if lock.exists() else ""
-    if first_line != f"# made from {_digest(_project(), [group])}\n":
+    if first_line != _header(_project(root), [group]):
         raise LockError(
             f"requirements/{group}.txt is older than pyproject.toml: run nox -s lock, and commit what it writes."
         )
@@ -86,25 +68,40 @@ def path(group: str) -> Path:
 
 
 def write(*options: str) -> None:
-    """Write every lock anew; versions stay where they still fit, unless OPTIONS say --upgrade.
+    """Write every lock; versions that still fit stay, unless OPTIONS contain --upgrade.
 
     Raises:
         LockError: uv is missing, or finds no versions that fit.
     """
-    project = _project()
+    project = _project(ROOT)
     groups = sorted(project["dependency-groups"])
     LOCKS.mkdir(exist_ok=True)
     every = [option for group in groups for option in ("--group", group)]
     _compile(CONSTRAINTS, _header(project, groups), *every, *options)
     for group in groups:
-        constrained = ("--constraint", str(CONSTRAINTS.relative_to(ROOT)))
-        _compile(LOCKS / f"{group}.txt", _header(project, [group]), "--group", group, *constrained, "--generate-hashes")
+        constraint = ("--constraint", str(CONSTRAINTS.relative_to(ROOT)))
+        _compile(LOCKS / f"{group}.txt", _header(project, [group]), "--group", group, *constraint, "--generate-hashes")
     for stale in set(LOCKS.glob("*.txt")) - {CONSTRAINTS} - {LOCKS / f"{group}.txt" for group in groups}:
         stale.unlink()
 
 
+def _project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 def _header(project: dict[str, Any], groups: Sequence[str]) -> str:
-    return f"# made from {_digest(project, groups)}\n"
+    """Return the first line of the lock of GROUPS; it does not change with other groups or other tools' settings."""
+    dependencies = {group: _dependencies(project, group) for group in groups}
+    inputs = [project["project"]["requires-python"], dependencies, project.get("tool", {}).get("uv")]
+    return f"# made from {hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}\n"
+
+
+def _dependencies(project: dict[str, Any], group: str) -> list[str]:
+    """Return the requirements of GROUP and of the groups that it includes."""
+    found = []
+    for entry in project["dependency-groups"][group]:
+        found += [entry] if isinstance(entry, str) else _dependencies(project, entry["include-group"])
+    return sorted(set(found))
 
 
 def _compile(lock: Path, header: str, *options: str) -> None:

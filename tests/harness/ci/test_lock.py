@@ -1,0 +1,68 @@
+"""`nox -s lock` reports which versions changed, and why it failed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.ci.lock import changes
+from tests import clones
+
+
+@pytest.fixture
+def empty(clone: Path) -> Path:
+    """Give a project without dependencies: its locks are written without an index."""
+    (clone / "pyproject.toml").write_text(
+        '[project]\nname = "a"\nversion = "0"\nrequires-python = ">=3.11"\n[dependency-groups]\nevents = []\n'
+    )
+    for lock in (clone / "requirements").iterdir():
+        lock.unlink()
+    return clone
+
+
+def lock(project: Path, *options: str) -> tuple[int, str, str]:
+    """Write the locks of PROJECT; return the exit code, standard error, and the summary without times."""
+    summary = project / "summary.md"
+    argv = [clones.python_of(project), "-m", "harness.ci.lock", *options]
+    env = clones.environment(GITHUB_STEP_SUMMARY=str(summary))
+    done = subprocess.run(argv, cwd=project, env=env, capture_output=True, text=True, check=False)
+    text = re.sub(r"[\d.]+ s\b", "TIME", summary.read_text())
+    summary.unlink()
+    return done.returncode, done.stderr, text
+
+
+def test_the_changed_versions_are_in_the_summary_and_in_a_file(empty: Path) -> None:
+    (empty / "requirements" / "constraints.txt").write_text(
+        "# made from 0\n"
+        "dbt-core==1.12.0\n    # via events-platform\n"
+        "numpy==2.1.0 ; python_version < '3.12'\nnumpy==2.2.0 ; python_version >= '3.12'\n"
+    )
+    rows = "| dbt-core | 1.12.0 | gone |\n| numpy | 2.1.0, 2.2.0 | gone |\n"
+    table = f"| package | from | to |\n| --- | --- | --- |\n{rows}"
+    assert lock(empty) == (0, "", f"## ✓ lock: 2 versions changed (TIME)\n\n{table}\n")
+    assert (empty / "build" / "lock.md").read_text() == table
+
+    assert lock(empty) == (0, "", "## ✓ lock: 0 versions changed (TIME)\n\nNo version changed.\n\n")
+    assert (empty / "build" / "lock.md").read_text() == "No version changed.\n"
+
+
+def test_changed_new_and_removed_packages_are_reported() -> None:
+    assert changes({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "1"}) == (
+        3,
+        "| package | from | to |\n| --- | --- | --- |\n| b | 1 | 2 |\n| c | 1 | gone |\n| d | new | 1 |",
+    )
+
+
+def test_a_failure_contains_the_output_of_uv(empty: Path) -> None:
+    exit_code, errors, summary = lock(empty, "--no-such-option")
+    assert exit_code == 1
+    assert errors.startswith("error: unexpected argument '--no-such-option' found\n")
+    assert errors.endswith("\nuv ended with exit code 2 and says why above.\n")
+    assert summary.startswith(
+        "## ✗ lock: TIME\n\n"
+        "- **What happened:** uv ended with exit code 2 and says why above.\n"
+        "- **Why, most likely:** No versions fit what pyproject.toml asks for, or the package index was not reached.\n"
+        "- **What to do:** Read what uv says, and try again: nox -s lock\n\n"
+        "```text\nerror: unexpected argument '--no-such-option' found\n"
+    )
