@@ -1,4 +1,4 @@
-"""Say on the terminal what happens: one line per step as it ends, plain text, groups on GitHub."""
+"""Print progress on the terminal: one line per step as it ends, plain text, groups on GitHub."""
 
 import contextlib
 import json
@@ -11,24 +11,24 @@ from pathlib import Path
 
 
 def on_github() -> bool:
-    """Say whether GitHub Actions reads what is printed."""
+    """Return whether this runs in GitHub Actions."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def say(line: str) -> None:
-    """Print a line at once; who has closed the terminal or the pipe does not stop what is under way."""
+    """Print a line at once; a closed terminal or pipe does not stop the program."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
 
 
 def error(what: str, why: str, next_step: str) -> None:
-    """Print a foreseen error: what happened, why most likely, what to run next."""
+    """Print an expected error: what happened, why most likely, what to run next."""
     with contextlib.suppress(OSError):
         print(f"✗ {what}\n  {why}\n  {next_step}", file=sys.stderr, flush=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: the first column to the left, the others to the right."""
+    """Print a table, the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, ["─" * width for width in widths], *rows):
         cells = [cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(row)]
@@ -37,7 +37,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 @contextlib.contextmanager
 def group(title: str) -> Iterator[None]:
-    """Fold what is printed inside on GitHub; elsewhere print the title above it."""
+    """Fold the output of the block on GitHub; elsewhere print the title above it."""
     folds = on_github()
     say(f"::group::{title}" if folds else f"── {title}")
     try:
@@ -49,12 +49,12 @@ def group(title: str) -> Iterator[None]:
 
 @dataclass
 class Phases:
-    """What has been done so far, and how long each took.
+    """The phases of a run that have ended, with their times.
 
     Attributes:
         seconds: by phase, in the order of their ends.
-        failed_in: the innermost phase that did not end well; None where there is none.
-        last: the seconds of the last run that is like this one, by phase; empty if they are not known.
+        failed_in: the innermost phase that failed; None if none did.
+        last: the seconds of the previous comparable run, by phase; empty if they are unknown.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Phases:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator["Phase"]:
-        """Time what is done inside, and print `✓ text (seconds)` when it ends well."""
+        """Time the block, and print `✓ text (seconds)` when it succeeds."""
         phase = Phase(name)
         begun = time.monotonic()
         try:
@@ -78,16 +78,16 @@ class Phases:
             say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
 
     def print(self) -> None:
-        """Print a table of the phases; some run beside or within others, so that they are more than the total."""
+        """Print a table of the phases; some run in parallel or nested, so their sum may exceed the total."""
         table(self.header, self.rows())
 
     @property
     def header(self) -> tuple[str, ...]:
-        """The names of the columns that `rows` has."""
+        """The column names of `rows`."""
         return ("phase", "seconds", "last time") if self.last else ("phase", "seconds")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the phases and the total, each with its seconds, and those of the last time if they are known."""
+        """Return the phases and the total with their seconds, and those of the previous run if they are known."""
         rows: list[tuple[str, ...]] = []
         for name, seconds in self.figures().items():
             before = f"{self.last[name]:.1f}" if name in self.last else ""
@@ -95,25 +95,25 @@ class Phases:
         return rows
 
     def figures(self) -> dict[str, float]:
-        """Return the seconds of each phase, and of all."""
+        """Return the seconds of each phase and the total."""
         return {**self.seconds, "total": self.total_s}
 
     @property
     def total_s(self) -> float:
-        """Seconds since the first phase could begin."""
+        """Seconds since this object was made."""
         return time.monotonic() - self.started
 
 
 @dataclass
 class Phase:
-    """A phase under way; its text may be made more telling before it ends, or withheld."""
+    """A running phase: the block may change its text, or have it not printed."""
 
     text: str
     went_well: bool = True
 
 
 def write_phases(path: Path, phases: Phases) -> None:
-    """Write the phase table as JSON: seconds by phase, in the order of their ends."""
+    """Write the phases as JSON: seconds by phase, in the order of their ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"total_s": round(phases.total_s, 1), "phases_s": {k: round(v, 1) for k, v in phases.seconds.items()}}
-    path.write_text(json.dumps(told, indent=2) + "\n")
+    content = {"total_s": round(phases.total_s, 1), "phases_s": {k: round(v, 1) for k, v in phases.seconds.items()}}
+    path.write_text(json.dumps(content, indent=2) + "\n")

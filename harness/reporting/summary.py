@@ -1,12 +1,12 @@
-"""Tell how a session ended, as Markdown, in the file that GITHUB_STEP_SUMMARY names; where it is not set, nowhere.
+"""Write how a session ended, as Markdown, to the file that GITHUB_STEP_SUMMARY names, if that variable is set.
 
-Each session has a section: its first line says which session it is and how it ended, the rest what its reader needs
-who sees nothing else. Any program adds one:
+Each session has a section: its first line has the session's name and how it ended, the rest whatever a reader needs who
+does not see the log. Any program can add one:
 
     with Section("bench") as section:
         section.add(Path("build/bench/load.md").read_text())
 
-Needs the standard library alone: the noxfile uses it before there is any environment.
+Needs only the standard library: the noxfile uses it before there is any environment.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass
 class Section:
-    """What a session tells; as a context it writes itself at the end, an exception that ends it included.
+    """A session's section; used as a context manager it writes itself at the end, with the exception if there is one.
 
     Attributes:
-        title: which session it is, and on what: `e2e on kind`.
-        went_well: how it ended.
-        headline: what the first line says beside that.
-        blocks: Markdown, each block whole in itself.
-        cleaned: what of an error that was not foreseen is shown; all of it by default.
+        title: the session and its target: `e2e on kind`.
+        went_well: whether it succeeded.
+        headline: a result for the first line.
+        blocks: Markdown, each block complete in itself.
+        cleaned: removes secrets from the text of an unexpected error.
     """
 
     title: str
@@ -50,18 +50,18 @@ class Section:
     cleaned: Callable[[str], str] = str
 
     def add(self, *blocks: str) -> None:
-        """Add Markdown BLOCKS; empty ones are left out."""
+        """Add Markdown BLOCKS, without the empty ones."""
         self.blocks += [block for block in blocks if block]
 
     def add_phases(self, phases: Phases) -> None:
-        """Add what has been done, how long it took, and in which phase it failed, if it did."""
+        """Add the phases with their times, and which of them failed."""
         if phases.failed_in:
-            self.add(f"It ended in the phase **{text(phases.failed_in)}**.")
+            self.add(f"It failed in the phase **{text(phases.failed_in)}**.")
         if phases.seconds:
             self.add(table(phases.header, phases.rows(), numbers=phases.header[1:]))
 
     def fail(self, what: str, why: str, next_step: str, evidence: Sequence[str] = ()) -> None:
-        """Say that it failed: what happened, why most likely, what to do next, and Markdown that shows it."""
+        """Mark it as failed: what happened, why most likely, what to do next, and EVIDENCE as Markdown."""
         self.went_well = False
         self.blocks[:0] = [_lines(what, why, next_step), *filter(None, evidence)]
 
@@ -69,49 +69,50 @@ class Section:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        ended_well = error is None or (isinstance(error, SystemExit) and not error.code)  # --help ends so
-        if not ended_well and self.went_well:  # else it was told before
+        succeeded = error is None or (isinstance(error, SystemExit) and not error.code)  # --help ends so
+        if not succeeded and self.went_well:  # else `fail` has been called
             self._fail_with(error)
         self.write()
 
     def _fail_with(self, error: BaseException | None) -> None:
-        foreseen: Any = error
-        if hasattr(foreseen, "next_step"):  # an EventsError
-            self.fail(foreseen.what, foreseen.why, foreseen.next_step, getattr(foreseen, "evidence", ()))
+        expected: Any = error
+        if hasattr(expected, "next_step"):  # an EventsError
+            self.fail(expected.what, expected.why, expected.next_step, getattr(expected, "evidence", ()))
             return
-        told = code(self.cleaned("".join(traceback.format_exception(foreseen))), last=40)
+        trace = code(self.cleaned("".join(traceback.format_exception(expected))), last=40)
         what = self.cleaned(f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'without a message')}")
-        self.fail(what, "It was not foreseen: a defect.", "Read the traceback.", [details("Traceback", told)])
+        why = "This is a defect: the error was not expected."
+        self.fail(what, why, "Read the traceback.", [details("Traceback", trace)])
 
     def write(self) -> None:
         """Append it to the summary."""
         taken = seconds(time.monotonic() - self.started)
-        told = f"{text(self.headline)} ({taken})" if self.headline else taken
-        append(f"## {'✓' if self.went_well else '✗'} {text(self.title)}: {told}", *self.blocks)
+        result = f"{text(self.headline)} ({taken})" if self.headline else taken
+        append(f"## {'✓' if self.went_well else '✗'} {text(self.title)}: {result}", *self.blocks)
 
 
 @contextlib.contextmanager
 def at_least(session: str) -> Iterator[None]:
-    """See that SESSION is in the summary, even where what runs inside has no word for it or is killed."""
+    """Make sure that SESSION is in the summary, even if the command in the block writes nothing or is killed."""
     before = _size()
     try:
         yield
     except BaseException as error:
         if _size() == before:
-            failed(session, f"Its command did not end well: {str(error) or type(error).__name__}.")
+            failed(session, f"Its command failed: {str(error) or type(error).__name__}.")
         raise
     if _size() == before:
         append(f"## ✓ {text(session)}")
 
 
 def failed(session: str, what: str) -> None:
-    """Append a section for a SESSION that failed before, or without, telling by itself."""
-    why = "It failed before it could tell, or was ended from outside."
+    """Append a section for a SESSION that failed without writing one."""
+    why = "It failed before it wrote a summary, or was killed."
     append(f"## ✗ {text(session)}", _lines(what, why, f"Read the end of the log, or run it: nox -s {session}"))
 
 
 def append(*blocks: str) -> None:
-    """Append BLOCKS, with an empty line behind each; from the first on that does not fit, none, and a line says so."""
+    """Append BLOCKS, with an empty line after each, until one does not fit; then a line says so."""
     if not (name := os.environ.get(VARIABLE)):
         return
     room = LIMIT_BYTES - _size()
@@ -127,13 +128,13 @@ def append(*blocks: str) -> None:
     try:
         with open(name, "ab") as file:
             file.write(written)
-    except OSError as error:  # what it tells of matters more
+    except OSError as error:  # the session's own result matters more
         print(f"The step's summary cannot be written: {error}", file=sys.stderr)
 
 
 def _lines(what: str, why: str, next_step: str) -> str:
-    told = {"What happened": what, "Why, most likely": why, "What to do": next_step}
-    return "\n".join(f"- **{name}:** {text(line)}" for name, line in told.items())
+    lines = {"What happened": what, "Why, most likely": why, "What to do": next_step}
+    return "\n".join(f"- **{name}:** {text(line)}" for name, line in lines.items())
 
 
 def _size() -> int:
@@ -147,29 +148,29 @@ def _size() -> int:
 
 
 class Markdown(str):
-    """Text that is Markdown already."""
+    """Text that is already Markdown."""
 
     __slots__ = ()
 
 
 def text(plain: object) -> str:
-    """Return PLAIN so that Markdown shows it as it is, on one line."""
-    told = " ".join(ESCAPES.sub("", str(plain)).split())
-    told = re.sub(r"([\\`*|\[\]~$])", r"\\\1", told)
-    told = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", told)  # within a word it means nothing
-    return told.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return PLAIN escaped for Markdown, on one line."""
+    line = " ".join(ESCAPES.sub("", str(plain)).split())
+    line = re.sub(r"([\\`*|\[\]~$])", r"\\\1", line)
+    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # within a word it is no markup
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def span(plain: object) -> Markdown:
-    """Return PLAIN as code within a line; in a table, too."""
-    told = " ".join(ESCAPES.sub("", str(plain)).split()).replace("|", "\\|")
-    ticks = _fence(told, 1)
-    space = " " if told.startswith("`") or told.endswith("`") else ""
-    return Markdown(f"{ticks}{space}{told}{space}{ticks}" if told else "")
+    """Return PLAIN as inline code, also for a table's cell."""
+    line = " ".join(ESCAPES.sub("", str(plain)).split()).replace("|", "\\|")
+    ticks = _fence(line, 1)
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return Markdown(f"{ticks}{space}{line}{space}{ticks}" if line else "")
 
 
 def code(plain: str, first: int | None = None, last: int | None = None) -> str:
-    """Return PLAIN as a block of code, its FIRST or LAST lines where it has more, and how many are left out."""
+    """Return PLAIN as a code block; of a long one only the FIRST or LAST lines, and how many are left out."""
     lines = [
         line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]} …" for line in ESCAPES.sub("", plain).splitlines()
     ]
@@ -181,13 +182,13 @@ def code(plain: str, first: int | None = None, last: int | None = None) -> str:
         lines[first:] = [f"… {len(lines) - first:,} more lines"]
     if last is not None and len(lines) > last:
         lines[:-last] = [f"… {len(lines) - last:,} lines before"]
-    told = "\n".join(lines)
-    fence = _fence(told, 3)
-    return f"{fence}text\n{told}\n{fence}"
+    block = "\n".join(lines)
+    fence = _fence(block, 3)
+    return f"{fence}text\n{block}\n{fence}"
 
 
-def _fence(told: str, shortest: int) -> str:
-    return "`" * max(shortest, 1 + max(map(len, re.findall("`+", told)), default=0))
+def _fence(block: str, shortest: int) -> str:
+    return "`" * max(shortest, 1 + max(map(len, re.findall("`+", block)), default=0))
 
 
 def details(title: str, block: str) -> str:
@@ -196,18 +197,18 @@ def details(title: str, block: str) -> str:
 
 
 def html(plain: str) -> str:
-    """Return PLAIN so that HTML shows it as it is."""
+    """Return PLAIN escaped for HTML."""
     return " ".join(plain.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> str:
-    """Return a table of plain text; the columns NUMBERS to the right. A cell that is `Markdown` stays as it is."""
+    """Return a table of plain text, the columns NUMBERS right-aligned. A `Markdown` cell is not escaped."""
     ruler = ["---:" if name in numbers else "---" for name in header]
     lines = (header, ruler, *([cell if isinstance(cell, Markdown) else text(cell) for cell in row] for row in rows))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def seconds(duration_s: float) -> str:
-    """Return a duration for people: `3.2 s`, `4 min 12 s`."""
+    """Return a duration as `3.2 s` or `4 min 12 s`."""
     whole = round(duration_s)
     return f"{duration_s:.1f} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"

@@ -1,4 +1,4 @@
-"""What a run keeps for the next of its name, and how the two are shown."""
+"""The figures of a run are stored for the next run of its name, and shown beside its own."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "figures"
 
 
-def test_the_last_figures_are_those_that_were_kept() -> None:
+def test_the_last_figures_are_those_stored_last() -> None:
     assert figures.last("e2e-kind") == {}
     figures.keep("e2e-kind", {"total": 1.23456})
     figures.keep("e2e-embedded", {"total": 2})
@@ -24,13 +24,13 @@ def test_the_last_figures_are_those_that_were_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"total": "many"}', '{"total": null}'])
-def test_what_cannot_be_read_is_as_good_as_none(folder: Path, text: str) -> None:
+def test_an_unreadable_file_counts_as_none(folder: Path, text: str) -> None:
     folder.mkdir()
     (folder / "e2e-kind.json").write_text(text)
     assert figures.last("e2e-kind") == {}
 
 
-def test_phases_are_shown_beside_the_last_ones() -> None:
+def test_phases_are_shown_beside_those_of_the_last_run() -> None:
     phases = Phases(last={"cluster ready": 41.26, "gone": 1})
     phases.seconds = {"cluster ready": 40.04, "new": 2}
     assert phases.header == ("phase", "seconds", "last time")

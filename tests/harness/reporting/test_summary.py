@@ -1,4 +1,4 @@
-"""What sessions tell in the file that GITHUB_STEP_SUMMARY names."""
+"""The sections that sessions write to the file that GITHUB_STEP_SUMMARY names."""
 
 import time
 from pathlib import Path
@@ -19,21 +19,21 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_the_first_line_says_which_session_it_is_and_how_it_ended(file: Path) -> None:
+def test_the_first_line_has_the_session_and_how_it_ended(file: Path) -> None:
     with Section("bench") as section:
         section.add("| a |\n| --- |\n", "", "more")
     with Section("lock", headline="3 versions changed"):
         pass
     assert file.read_text() == (
-        "## ✓ bench: 0.0 s\n\n| a |\n| --- |\n\nmore\n\n"  # what is empty is left out
+        "## ✓ bench: 0.0 s\n\n| a |\n| --- |\n\nmore\n\n"  # empty blocks are left out
         "## ✓ lock: 3 versions changed (0.0 s)\n\n"
     )
 
 
-def test_what_was_foreseen_is_told_in_its_three_lines_with_its_evidence_before_the_rest(file: Path) -> None:
+def test_an_expected_error_has_three_lines_and_its_evidence_before_the_rest(file: Path) -> None:
     error = PostgresError("No *PostgreSQL*.", "It is <off>.", "Start it.", ["| evidence |"])
     section = Section("dbt", started=time.monotonic() - 75)
-    section.add("what was done before")
+    section.add("added before")
     with pytest.raises(PostgresError), section:
         raise error
     assert file.read_text() == (
@@ -41,19 +41,19 @@ def test_what_was_foreseen_is_told_in_its_three_lines_with_its_evidence_before_t
         "- **What happened:** No \\*PostgreSQL\\*.\n"
         "- **Why, most likely:** It is &lt;off&gt;.\n"
         "- **What to do:** Start it.\n\n"
-        "| evidence |\n\nwhat was done before\n\n"
+        "| evidence |\n\nadded before\n\n"
     )
 
 
-def test_what_was_not_foreseen_is_told_with_its_traceback(file: Path) -> None:
+def test_an_unexpected_error_has_its_traceback(file: Path) -> None:
     with pytest.raises(ZeroDivisionError), Section("dbt"):
         _ = 1 // 0
-    told = file.read_text()
-    assert told.startswith("## ✗ dbt: 0.0 s\n\n- **What happened:** ZeroDivisionError: ")
-    assert "    _ = 1 // 0\n" in told
+    written = file.read_text()
+    assert written.startswith("## ✗ dbt: 0.0 s\n\n- **What happened:** ZeroDivisionError: ")
+    assert "    _ = 1 // 0\n" in written
 
 
-def test_help_is_no_failure_and_what_was_told_is_not_told_twice(file: Path) -> None:
+def test_help_is_no_failure_and_a_failure_is_written_once(file: Path) -> None:
     with pytest.raises(SystemExit), Section("e2e"):
         raise SystemExit(0)
     section = Section("lock")
@@ -66,7 +66,7 @@ def test_help_is_no_failure_and_what_was_told_is_not_told_twice(file: Path) -> N
     )
 
 
-def test_phases_name_the_innermost_one_that_failed(file: Path) -> None:
+def test_the_innermost_failed_phase_is_named(file: Path) -> None:
     phases = Phases()
     with phases.phase("PostgreSQL up"):
         pass
@@ -77,7 +77,7 @@ def test_phases_name_the_innermost_one_that_failed(file: Path) -> None:
     section.write()
     assert file.read_text() == (
         "## ✗ e2e on kind: 0.0 s\n\n"
-        "It ended in the phase **Airflow's pods**.\n\n"
+        "It failed in the phase **Airflow's pods**.\n\n"
         "| phase | seconds |\n| --- | ---: |\n"
         "| PostgreSQL up | 0.0 |\n| Airflow's pods (not finished) | 0.0 |\n| chart_ready (not finished) | 0.0 |\n"
         "| total | 0.0 |\n\n"
@@ -87,7 +87,7 @@ def test_phases_name_the_innermost_one_that_failed(file: Path) -> None:
     assert before_the_first.blocks == []
 
 
-def test_a_session_that_tells_nothing_is_there_by_its_first_line(file: Path) -> None:
+def test_a_session_that_writes_nothing_has_a_first_line(file: Path) -> None:
     with at_least("sample"):
         pass
     with at_least("lint"):
@@ -100,8 +100,8 @@ def test_a_session_that_tells_nothing_is_there_by_its_first_line(file: Path) -> 
         "## ✓ sample\n\n"
         "## ✓ lint: 1.0 s\n\n"
         "## ✗ tests\n\n"
-        "- **What happened:** Its command did not end well: Returned code -9.\n"
-        "- **Why, most likely:** It failed before it could tell, or was ended from outside.\n"
+        "- **What happened:** Its command failed: Returned code -9.\n"
+        "- **Why, most likely:** It failed before it wrote a summary, or was killed.\n"
         "- **What to do:** Read the end of the log, or run it: nox -s tests\n\n"
         "## ✗ types: 0.0 s\n\n"
     )
@@ -114,7 +114,7 @@ def test_without_the_variable_nothing_is_written(file: Path, monkeypatch: pytest
     assert not file.exists()
 
 
-def test_a_summary_that_cannot_be_written_is_said_and_fails_nothing(
+def test_a_summary_that_cannot_be_written_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "such.md"))
@@ -123,15 +123,15 @@ def test_a_summary_that_cannot_be_written_is_said_and_fails_nothing(
     assert capsys.readouterr().err.startswith("The step's summary cannot be written: [Errno 2] ")
 
 
-def test_at_one_mebibyte_it_is_cut_between_blocks_and_says_so(file: Path) -> None:
+def test_a_summary_of_one_mebibyte_is_cut_between_blocks(file: Path) -> None:
     half = "é" * (LIMIT_BYTES // 4)  # of two bytes each
     with Section("tests") as section:
         section.add(half, half, "lost")
-    told = file.read_text()
+    written = file.read_text()
     cut = "_Here it was cut: GitHub takes 1 MiB of a step's summary. The rest is in the log._\n\n"
-    assert told == f"## ✓ tests: 0.0 s\n\n{half}\n\n{cut}"
+    assert written == f"## ✓ tests: 0.0 s\n\n{half}\n\n{cut}"
 
-    summary.append("x" * (LIMIT_BYTES - file.stat().st_size - len(cut) - 2))  # to the last byte that leaves room for it
+    summary.append("x" * (LIMIT_BYTES - file.stat().st_size - len(cut) - 2))  # leaves just the room of the line
     assert file.stat().st_size == LIMIT_BYTES - len(cut)
     summary.append("one more")
     assert file.stat().st_size == LIMIT_BYTES
@@ -140,9 +140,11 @@ def test_at_one_mebibyte_it_is_cut_between_blocks_and_says_so(file: Path) -> Non
     assert file.read_text().endswith(f"x\n\n{cut}")
 
 
-def test_a_cell_is_shown_as_it_is() -> None:
-    told = table(("name", "n"), [("a|b\nc `d` *e* __f__ g_h <i> & ~~j~~ \\", 1), (span("a|b"), None)], numbers=("n",))
-    assert told == (
+def test_cells_are_escaped() -> None:
+    written = table(
+        ("name", "n"), [("a|b\nc `d` *e* __f__ g_h <i> & ~~j~~ \\", 1), (span("a|b"), None)], numbers=("n",)
+    )
+    assert written == (
         "| name | n |\n"
         "| --- | ---: |\n"
         "| a\\|b c \\`d\\` \\*e\\* \\_\\_f\\_\\_ g_h &lt;i&gt; &amp; \\~\\~j\\~\\~ \\\\ | 1 |\n"
@@ -160,15 +162,15 @@ def test_a_cell_is_shown_as_it_is() -> None:
         ("", ""),
     ],
 )
-def test_code_within_a_line(plain: str, shown: str) -> None:
+def test_inline_code(plain: str, shown: str) -> None:
     assert span(plain) == shown
 
 
-def test_a_block_of_code_is_not_ended_by_what_it_holds() -> None:
+def test_a_code_block_is_not_ended_by_its_content() -> None:
     assert code("\n\n\x1b[1mbold\x1b[0m ```\n  x\n\n") == "````text\nbold ```\n  x\n````"
 
 
-def test_of_a_long_text_the_beginning_or_the_end_is_shown() -> None:
+def test_a_long_code_block_is_cut() -> None:
     lines = "\n".join("abcd")
     assert code(lines, first=3) == "```text\na\nb\nc\n… 1 more lines\n```"
     assert code(lines, last=1) == "```text\n… 3 lines before\nd\n```"
@@ -176,16 +178,13 @@ def test_of_a_long_text_the_beginning_or_the_end_is_shown() -> None:
     assert code("x" * 501) == f"```text\n{'x' * 500} …\n```"
 
 
-def test_what_is_folded_has_a_title_that_is_no_html() -> None:
+def test_a_folded_title_is_escaped_and_text_takes_one_line() -> None:
     assert details("a <b> & c", "body") == "<details><summary>a &lt;b&gt; &amp; c</summary>\n\nbody\n\n</details>"
-
-
-def test_text_takes_one_line() -> None:
     assert text(" two\n lines ") == "two lines"
 
 
 @pytest.mark.parametrize(
-    ("duration_s", "told"),
+    ("duration_s", "shown"),
     [
         (0.04, "0.0 s"),
         (59.4, "59.4 s"),
@@ -195,5 +194,5 @@ def test_text_takes_one_line() -> None:
         (252.4, "4 min 12 s"),
     ],
 )
-def test_durations(duration_s: float, told: str) -> None:
-    assert seconds(duration_s) == told
+def test_durations(duration_s: float, shown: str) -> None:
+    assert seconds(duration_s) == shown
