@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import __main__ as command_line
 from harness.ci import plan
+from harness.commands import e2e, release
 from harness.project import pins, pythons
 from harness.project.paths import ROOT
 from harness.project.settings import settings
@@ -50,9 +50,9 @@ def options() -> dict[str, set[str]]:
         return {option for action in parser._actions for option in action.option_strings}
 
     return {
-        "e2e": of(command_line.add_e2e),
+        "e2e": of(e2e.add_options),
         "plan": of(plan.add_options),
-        "release": of(command_line.add_release),
+        "release": of(release.add_options),
         "lock": {"--upgrade", "--exclude-newer"},  # uv's
         "tests": {"-m"},  # pytest's
     }
