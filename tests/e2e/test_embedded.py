@@ -127,7 +127,7 @@ def check_interrupted(output: str, temporary: Path, number: signal.Signals, phas
     assert re.match(
         rf"## ✗ e2e on embedded: .* s\n\n- \*\*What happened:\*\* Interrupted by {number.name}\.\n", written
     )
-    assert (f"\nIt ended in the phase **{phase}**.\n" in written) or not phase
+    assert (f"\nIt failed in the phase **{phase}**.\n" in written) or not phase
 
 
 @pytest.mark.parametrize("phase", INTERRUPTS)
@@ -288,7 +288,7 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
         r"<summary>The end of load_events's log in events_pipeline_daily</summary>(.*?)</details>", written, re.DOTALL
     )
     assert f"TooManyRejected: {refused}\n" in log
-    assert "\nIt ended in the phase **events_pipeline_daily**.\n" in written
+    assert "\nIt failed in the phase **events_pipeline_daily**.\n" in written
     assert re.search(r"^\| events_pipeline_daily \(not finished\) \| [\d.]+ \|$", written, re.MULTILINE)
 
 
