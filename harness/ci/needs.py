@@ -79,7 +79,7 @@ def no_room() -> str:
     from harness.docker import engine
 
     try:
-        engine.check_room()
+        engine.check_size()
     except TooSmallError as error:
         return error.what.removesuffix(".")
     return ""
@@ -112,7 +112,7 @@ def no_chart() -> str:
     """Look for Airflow's chart."""
     from harness.kubernetes import chart
 
-    return "" if chart.can_be_had() else f"it cannot be downloaded from {shown(chart.source())}"
+    return "" if chart.is_available() else f"it cannot be downloaded from {shown(chart.source())}"
 
 
 def not_root() -> str:

@@ -128,7 +128,7 @@ def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
         except CommandFailedError as error:
             next_step = "Log in (docker login), with a builder that can attest: docker buildx create --use"
             raise BuildFailedError(
-                f"The image {reference} was not built and pushed.", *engine.why_refused(error, next_step)
+                f"The image {reference} was not built and pushed.", *engine.explain_failed_pull(error, next_step)
             ) from error
         references.append(reference)
     return references

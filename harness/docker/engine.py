@@ -1,4 +1,4 @@
-"""Talk to the Docker engine, with the docker command."""
+"""Ask the Docker engine about itself, its containers and its images, with the docker command."""
 
 import json
 import re
@@ -28,67 +28,65 @@ MIN_FREE_BYTES = 6_000_000_000
 
 
 def info() -> dict[str, Any]:
-    """Return what the engine says about itself.
+    """Return the output of `docker info`.
 
     Raises:
-        EngineMissingError: none answers, or the docker command is missing.
+        EngineMissingError: no engine answers, or the docker command is not installed.
     """
     if not shutil.which("docker"):
         raise EngineMissingError(
             "The docker command is not installed.",
-            "The cluster's nodes are containers, and kind makes them with it.",
+            "The cluster's nodes are containers, and kind creates them with it.",
             "Install Docker, or run without it: nox -s e2e -- --target embedded",
         )
     try:
-        told: dict[str, Any] = json.loads(run("docker", "info", "--format", "json", timeout_s=ANSWER_TIMEOUT_S))
+        found: dict[str, Any] = json.loads(run("docker", "info", "--format", "json", timeout_s=ANSWER_TIMEOUT_S))
     except (CommandFailedError, ValueError):
-        told = {}
-    if not told.get("ServerVersion"):
+        found = {}
+    if not found.get("ServerVersion"):
         raise EngineMissingError(
             f"The cluster needs a Docker engine, and none answers at {address()}.",
-            "It is most likely not running, or you may not use it.",
+            "It is most likely not running, or you have no permission to use it.",
             "Start it and try again, or run without one: nox -s e2e -- --target embedded",
         )
-    return told
+    return found
 
 
 def address() -> str:
     """Return where the docker command looks for the engine."""
     try:
-        told = run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}", timeout_s=ANSWER_TIMEOUT_S)
+        argv = ("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
+        return shown(run(*argv, timeout_s=ANSWER_TIMEOUT_S).strip())
     except CommandFailedError:
         return "its usual socket"
-    return shown(told.strip())
 
 
-def check_room(*, is_up: bool = False) -> None:
-    """Raise TooSmallError unless the engine has the memory, and its disk the room, for a cluster that IS_UP or not."""
-    told = info()
-    if told["MemTotal"] < MIN_MEMORY_BYTES:
+def check_size(*, is_up: bool = False) -> None:
+    """Raise TooSmallError unless the engine has the memory for a cluster, and disk space unless the cluster IS_UP."""
+    found = info()
+    if found["MemTotal"] < MIN_MEMORY_BYTES:
         raise TooSmallError(
-            f"The Docker engine has {_gb(told['MemTotal'])} of memory; the cluster needs {_gb(MIN_MEMORY_BYTES)}.",
+            f"The Docker engine has {_gb(found['MemTotal'])} of memory; the cluster needs {_gb(MIN_MEMORY_BYTES)}.",
             "Kubernetes, Airflow's three components and a few pods of tasks run in it at once.",
             "Give it more (Docker Desktop: Settings, Resources), or: nox -s e2e -- --target embedded",
         )
-    root = Path(told["DockerRootDir"])
-    if (
-        not is_up and root.exists() and (free := shutil.disk_usage(root).free) < MIN_FREE_BYTES
-    ):  # else it is another machine's
+    root = Path(found["DockerRootDir"])  # does not exist here where the engine is another machine's
+    if not is_up and root.exists() and (free := shutil.disk_usage(root).free) < MIN_FREE_BYTES:
         raise TooSmallError(
             f"The Docker engine's disk ({root}) has {_gb(free)} free; the cluster needs {_gb(MIN_FREE_BYTES)}.",
-            "The images are there twice: in the engine and in the cluster's node.",
-            "Free some room: docker system df says what takes it.",
+            "The images are stored twice: in the engine and in the cluster's node.",
+            "Free some disk space: docker system df shows what uses it.",
         )
 
 
 def check_disk() -> None:
-    """Raise DiskFullError if the disk of an engine on this machine is as good as full."""
+    """Raise DiskFullError if the disk of an engine on this machine is almost full."""
     root = Path(info()["DockerRootDir"])
     if root.exists() and disk_full(root):
         raise DiskFullError(
             f"The Docker engine's disk ({root}) is full.",
-            "The cluster, its images and the warehouse are on it; what failed, most likely failed of that.",
-            "Free some room (docker system df says what takes it), then begin anew: nox -s cluster -- down",
+            "The cluster, its images and the warehouse are on it: what failed most likely failed because of that.",
+            "Free some disk space (docker system df shows what uses it), then start over: nox -s cluster -- down",
         )
 
 
@@ -102,26 +100,25 @@ def has_image(reference: str) -> bool:
 
 
 def inspect(kind: str, name: str) -> dict[str, Any] | None:
-    """Return what the engine knows of a container, image or network; None if there is none."""
+    """Return what the engine knows of the container, image or network NAME; None if it does not exist."""
     try:
-        told: list[dict[str, Any]] = json.loads(run("docker", kind, "inspect", name))
+        found: list[dict[str, Any]] = json.loads(run("docker", kind, "inspect", name))
     except CommandFailedError as error:
         if re.search(r"no such (container|image|network|object)|network .* not found", error.output, re.IGNORECASE):
             return None
-        info()  # which says so, where there is no engine to ask
+        info()  # raises a better error where no engine answers
         raise
-    return told[0]
+    return found[0]
 
 
-def settle(name: str) -> None:
-    """Wait until the container NAME is there, or surely will not be.
+def wait_until_created_or_absent(name: str) -> None:
+    """Wait until the container NAME exists, or certainly will not.
 
-    The engine goes on making a container when the `docker run` that asked for it has been killed, and does not show it
-    before its volumes are filled: for kind's node that takes seconds. Until then its name is taken, which is all that
-    can be seen of it.
+    The engine goes on creating a container when the `docker run` that asked for it has been killed, and does not show
+    it before its volumes are filled: for kind's node that takes seconds. Until then only its name is taken.
 
     Raises:
-        CommandFailedError: it is still being made after the deadline.
+        CommandFailedError: it is still being created after the deadline.
     """
     deadline = time.monotonic() + pins.deadline_s("delete")
     probe = ("docker", "container", "create", "--pull", "never", "--name", name, pins.image("postgres"), "true")
@@ -130,7 +127,7 @@ def settle(name: str) -> None:
             run(*probe)
         except CommandFailedError as error:
             if "is already in use" not in error.output:
-                return  # without that image nothing was made here
+                return  # no such image: nothing was created from it
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
@@ -140,7 +137,7 @@ def settle(name: str) -> None:
 
 
 def pull(supervisor: Supervisor, reference: str) -> None:
-    """Pull an image, unless it is there.
+    """Pull an image, unless the engine has it.
 
     Raises:
         ImageMissingError: it cannot be pulled.
@@ -152,28 +149,30 @@ def pull(supervisor: Supervisor, reference: str) -> None:
     except CommandFailedError as error:
         next_step = "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”."
         raise ImageMissingError(
-            f"The image {reference} is not here and cannot be pulled.", *why_refused(error, next_step)
+            f"The image {reference} is not in the engine and cannot be pulled.",
+            *explain_failed_pull(error, next_step),
         ) from error
 
 
-def why_refused(error: CommandFailedError, next_step: str) -> tuple[str, str]:
-    """Return why a registry was of no use to the engine, and what to do: NEXT_STEP, unless it speaks HTTP."""
+def explain_failed_pull(error: CommandFailedError, next_step: str) -> tuple[str, str]:
+    """Return why the engine could not use a registry, and what to do: NEXT_STEP, unless the registry speaks HTTP."""
     if SPEAKS_HTTP.search(error.output):
         return "The registry speaks HTTP, and Docker asks it over HTTPS.", LET_IT_SPEAK_HTTP.format(who="Docker")
     return error.why, next_step
 
 
 def check_image(supervisor: Supervisor, reference: str) -> None:
-    """Raise ImageMissingError unless an image is here or can be pulled; pulled at once only where nothing else tells.
+    """Raise ImageMissingError unless the engine has an image or can pull it.
 
-    The docker command asks a registry by itself, without the engine's mirrors and proxies.
+    It is pulled at once only where asking the registry fails: the docker command does not use the engine's mirrors and
+    proxies.
     """
-    if not has_image(reference) and not can_be_pulled(reference):
+    if not has_image(reference) and not is_pullable(reference):
         pull(supervisor, reference)
 
 
-def can_be_pulled(reference: str) -> bool:
-    """Say whether a registry answers for an image; nothing is pulled."""
+def is_pullable(reference: str) -> bool:
+    """Say whether the registry has an image; nothing is pulled."""
     try:
         run("docker", "manifest", "inspect", reference, timeout_s=20)
     except CommandFailedError:

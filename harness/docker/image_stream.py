@@ -1,7 +1,7 @@
-"""Bring images from the engine into a kind node's containerd: `python -m harness.docker.image_stream NODE IMAGE...`.
+"""Stream images from the engine into a kind node's containerd: `python -m harness.docker.image_stream NODE IMAGE...`.
 
-One stream, no archive on disk. `kind load docker-image` fails with Docker's containerd image store ("content digest not
-found"), and writes an archive first. Waits until the node's containerd answers: it does long before the cluster is up.
+There is no archive on disk. `kind load docker-image` writes one, and fails with Docker's containerd image store
+("content digest not found"). Waits until the node's containerd answers, which is long before the cluster is up.
 """
 
 import shutil
@@ -10,43 +10,43 @@ import sys
 import time
 
 POLL_INTERVAL_S = 0.5
-GOING_S = 10.0  # what runs in a container ends this long before the engine says that the container does, at most
+REMOVAL_S = 10.0  # processes in a container end at most this long before the engine reports that the container ended
 
 
 def main(node: str, images: list[str]) -> int:
-    """Bring IMAGES into NODE, as far as they are not there; return the exit code of what failed."""
+    """Load those of IMAGES into NODE that it lacks; return the exit code of the command that failed, or 0."""
     docker = shutil.which("docker") or "docker"
-    inside = (docker, "exec", "--interactive", node, "ctr", "--namespace", "k8s.io", "images")
-    listing = [*inside, "ls", "--quiet"]
+    ctr = (docker, "exec", "--interactive", node, "ctr", "--namespace", "k8s.io", "images")
+    listing = [*ctr, "ls", "--quiet"]
     while True:
         while (listed := subprocess.run(listing, capture_output=True, text=True, check=False)).returncode:
             time.sleep(POLL_INTERVAL_S)  # the supervisor ends this process when it takes too long
-        before = identity(docker, node)
-        there = listed.stdout.split()
-        missing = [image for image in images if f"docker.io/{image}" not in there]
+        before = container_id(docker, node)
+        existing = listed.stdout.split()
+        missing = [image for image in images if f"docker.io/{image}" not in existing]
         if not missing:
             return 0
         save = subprocess.Popen([docker, "save", *missing], stdout=subprocess.PIPE)
-        loaded = subprocess.run([*inside, "import", "-"], stdin=save.stdout, check=False)
+        loaded = subprocess.run([*ctr, "import", "-"], stdin=save.stdout, check=False)
         if save.stdout:
-            save.stdout.close()  # or docker save would wait for a reader that is gone
+            save.stdout.close()  # or docker save would wait for its reader for ever
         code = save.wait() or loaded.returncode
-        if code and stays(docker, node, before, GOING_S):  # else the cluster could not be made and is made once more
+        if code and is_kept(docker, node, before, REMOVAL_S):  # else kind failed and creates the node once more
             return code
 
 
-def stays(docker: str, node: str, before: str, timeout_s: float) -> bool:
-    """Say whether the container NODE is still the one that it was BEFORE, after TIMEOUT_S seconds."""
+def is_kept(docker: str, node: str, before: str, timeout_s: float) -> bool:
+    """Say whether the container NODE still has the id BEFORE after TIMEOUT_S seconds."""
     deadline = time.monotonic() + timeout_s
-    while identity(docker, node) == before:
+    while container_id(docker, node) == before:
         if time.monotonic() > deadline:
             return True
         time.sleep(POLL_INTERVAL_S)
     return False
 
 
-def identity(docker: str, node: str) -> str:
-    """Return the id of the container NODE; nothing where none runs."""
+def container_id(docker: str, node: str) -> str:
+    """Return the id of the container NODE; empty if it does not run."""
     argv = [docker, "container", "inspect", "--format", "{{if .State.Running}}{{.Id}}{{end}}", node]
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 

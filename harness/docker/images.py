@@ -1,7 +1,7 @@
-"""Build the project's two images, tagged by what they are made of: one that is there need not be built.
+"""Build the project's two images, each tagged by its content: one that exists is not built again.
 
 A tag is a digest of the Dockerfile, of every file that goes in, and of the base image's name. A base image that was
-pulled anew under the same name makes no new tag; `nox -s cluster -- down --images` removes what this clone built.
+pulled again under the same name changes no tag; `nox -s cluster -- down --images` removes what this clone built.
 """
 
 import functools
@@ -19,9 +19,9 @@ from harness.project import pins
 from harness.project.paths import CLONE, ROOT, SAMPLE
 
 REPOSITORY = "events-platform"
-LABEL = "events-platform.clone"  # says which clone built an image
+LABEL = "events-platform.clone"  # of an image: the clone that built it
 IGNORED = {"__pycache__", "target", "logs", "dbt_packages"}
-EVENTS = "/opt/airflow/data/events.csv"  # where airflow/Dockerfile puts the events file
+EVENTS = "/opt/airflow/data/events.csv"  # the path of the events file in Airflow's image
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Image:
 
     Attributes:
         name: its repository below `events-platform/`.
-        dockerfile: from the repository's root.
-        base: the image that it is made from.
+        dockerfile: its path from the repository's root.
+        base: the image that it is built from.
         arguments: the Dockerfile's build arguments.
         files: what the Dockerfile may copy, by path in the context.
     """
@@ -56,9 +56,9 @@ class Image:
 
 
 def airflow(events: Path | None = None) -> Image:
-    """Return Airflow's image with the DAGs, what they call, and an events file, the sample if none is given."""
+    """Return Airflow's image with the DAGs, the code that they call, and an events file, by default the sample."""
     files = _files("airflow/Dockerfile", "airflow/dags", "airflow/include", "requirements/events.txt")
-    files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: that is seen by its content
+    files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: the load recognises it by its content
     base = pins.image("airflow")
     return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files)
 
@@ -70,7 +70,7 @@ def dbt() -> Image:
 
 
 def _files(*paths: str) -> dict[str, Path]:
-    """Return the files at and below PATHS, by their path from the repository's root, without what tools leave there."""
+    """Return the files at and below PATHS, by their path from the repository's root, without what tools write there."""
     found = {}
     for path in paths:
         below = [ROOT / path] if (ROOT / path).is_file() else sorted((ROOT / path).rglob("*"))
@@ -82,11 +82,11 @@ def _files(*paths: str) -> dict[str, Path]:
 
 
 def build(supervisor: Supervisor, image: Image) -> bool:
-    """Build an image, unless it is there; say whether it was built.
+    """Build an image, unless the engine has it; return whether it was built.
 
     Raises:
         BuildFailedError: it does not build.
-        ImageMissingError: its base cannot be had.
+        ImageMissingError: its base cannot be pulled.
     """
     if engine.has_image(image.reference):
         image_cache.save(image.name, [image.reference, image.base])
@@ -96,7 +96,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
     write_context(image, context)
     if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
         raise BuildFailedError(
-            f"What goes into the image {image.name} has changed since this run began.",
+            f"The files of the image {image.name} have changed since this run began.",
             "Somebody saved a file, or switched to another branch.",
             "Run it again.",
         )
@@ -123,7 +123,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
 
 
 def write_context(image: Image, folder: Path) -> None:
-    """Copy what goes into IMAGE into FOLDER."""
+    """Copy the files of IMAGE into FOLDER."""
     for path, file in image.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / path)
@@ -131,7 +131,7 @@ def write_context(image: Image, folder: Path) -> None:
 
 
 def needed_bases() -> list[str]:
-    """Return which base images a build would need: none for images that are built already."""
+    """Return the base images that a build would need: none for images that are already built."""
     built = {"airflow": airflow(), "python": dbt()}
     return [base for base, image in built.items() if not engine.has_image(image.reference)]
 

@@ -1,1 +1,1 @@
-"""What runs on a cluster: the chart, its roll-out, its secrets, and why it fails."""
+"""What runs on a cluster: the chart, its deployment and rollout, its secrets, and why it fails."""

@@ -1,7 +1,7 @@
 """Get the official Airflow chart, and install it with helm.
 
 `PLATFORM_CHART` replaces the pinned archive: a path (archive or folder), the URL of an archive, or a repository
-(`https://…` or `oci://…`). Whatever is fetched must have the pinned checksum.
+(`https://…` or `oci://…`). Whatever is downloaded must have the pinned checksum.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import ROOT
 
-RELEASE = "airflow"
+HELM_RELEASE = "airflow"  # Helm's name for the deployment
 VALUES = ROOT / "cluster" / "values"
 RENDER_TIMEOUT_S = 60.0
 _TOP_LEVEL = re.compile(r"^([A-Za-z]\w*):", re.MULTILINE)
@@ -38,37 +38,36 @@ def source() -> str:
 
 
 def locate() -> Path:
-    """Return the chart as a file or folder on this machine; fetched, if it must be, into the cache.
+    """Return the path of the chart, a file or folder, downloaded into the cache if it must be.
 
     Raises:
         ChartMissingError: the path does not exist, or the repository has no such chart.
-        DownloadError: it cannot be fetched, or is not the pinned one.
+        DownloadError: it cannot be downloaded, or its checksum is not the pinned one.
+        UsageError: the repository's address has a secret.
     """
-    told = source()
-    if "://" not in told:
-        path = Path(told).expanduser()
+    address = source()
+    if "://" not in address:
+        path = Path(address).expanduser()
         if not path.exists():
             raise ChartMissingError(
-                f"PLATFORM_CHART names {told}, which does not exist.",
+                f"PLATFORM_CHART names {address}, which does not exist.",
                 "The path is most likely misspelt.",
-                "Name the chart's archive or folder, or unset PLATFORM_CHART to fetch the pinned one.",
+                "Name the chart's archive or folder, or unset PLATFORM_CHART to download the pinned one.",
             )
         return path.absolute()
-    if _cached().exists():
-        return _cached()
-    is_archive = urlsplit(told).path.endswith(".tgz") and not told.startswith("oci://")
-    content = tools.fetch(told, pins.chart()["sha256"]) if is_archive else _pull(told)
-    tools.put(_cached(), content)
+    if not _cached().exists():
+        is_archive = urlsplit(address).path.endswith(".tgz") and not address.startswith("oci://")
+        tools.put(_cached(), tools.fetch(address, pins.chart()["sha256"]) if is_archive else _pull(address))
     return _cached()
 
 
 def _pull(repository: str) -> bytes:
-    """Return the chart's archive out of a repository."""
+    """Return the chart's archive from a repository."""
     if shown(repository) != repository:
         raise UsageError(
             f"PLATFORM_CHART names the repository {shown(repository)} with a user, a password or a signature.",
-            "It would be an argument of helm's, which everybody sees in the list of processes.",
-            "Name the archive's URL, which is fetched without helm, or its path.",
+            "Helm would get it as an argument, which everybody on this machine can read.",
+            "Name the archive's URL, which is downloaded without helm, or its path.",
         )
     chart = [repository] if repository.startswith("oci://") else ["airflow", "--repo", repository]
     version = pins.chart()["version"]
@@ -79,34 +78,34 @@ def _pull(repository: str) -> bytes:
             content = next(Path(directory).glob("*.tgz")).read_bytes()
         except CommandFailedError as error:
             raise ChartMissingError(
-                f"The chart airflow {version} cannot be had from {shown(repository)}.",
+                f"The chart airflow {version} cannot be pulled from {shown(repository)}.",
                 error.why,
-                "Name another place in PLATFORM_CHART: a path, an archive's URL, or a repository.",
+                "Set PLATFORM_CHART to a path, to an archive's URL, or to another repository.",
             ) from error
     if (found := hashlib.sha256(content).hexdigest()) != pins.chart()["sha256"]:
         raise DownloadError(
-            f"{shown(repository)} holds another chart than the pinned one: SHA-256 {found}.",
-            "It was packed anew, or is another version.",
+            f"{shown(repository)} has another chart than the pinned one: SHA-256 {found}.",
+            "It was packed again, or is another version.",
             "If you trust it, name its archive by path: PLATFORM_CHART=/path/to/airflow.tgz",
         )
     return content
 
 
-def can_be_had() -> bool:
-    """Say whether `locate` will most likely succeed; nothing is fetched."""
-    told = source()
-    if "://" not in told:
-        return Path(told).expanduser().exists()
-    return _cached().exists() or told.startswith("oci://") or tools.is_reached(told)
+def is_available() -> bool:
+    """Say whether `locate` will most likely succeed; nothing is downloaded."""
+    address = source()
+    if "://" not in address:
+        return Path(address).expanduser().exists()
+    return _cached().exists() or address.startswith("oci://") or tools.is_reached(address)
 
 
-def values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
-    """Return the values that only a run knows.
+def run_values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
+    """Return the values that are known only at run time.
 
     Args:
         reference: Airflow's image.
         env: the environment of every component and worker; nothing secret.
-        annotations: of every pod; another value starts the pod anew.
+        annotations: of every pod; a changed one restarts the pod.
     """
     repository, _, tag = reference.rpartition(":")
     image = {"repository": repository, "tag": tag}
@@ -121,38 +120,40 @@ def values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> 
 
 
 def render(chart: Path, namespace: str, files: Sequence[Path]) -> str:
-    """Return the manifests that the chart makes of values FILES."""
-    options = [part for file in files for part in ("--values", str(file))]
-    return run(
-        tools.find("helm"), "template", RELEASE, chart, "--namespace", namespace, *options, timeout_s=RENDER_TIMEOUT_S
-    )
+    """Return the manifests that the chart renders from the values FILES."""
+    options = ("--namespace", namespace, *_values_options(files))
+    return run(tools.find("helm"), "template", HELM_RELEASE, chart, *options, timeout_s=RENDER_TIMEOUT_S)
+
+
+def _values_options(files: Sequence[Path]) -> list[str]:
+    return [part for file in files for part in ("--values", str(file))]
 
 
 def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
-    """Check that the chart takes the values FILES, and knows each of them by name: what is misspelt would be left out.
+    """Check that the chart accepts the values FILES, and has each of them: helm ignores a misspelt one.
 
-    The last of them is a run's own.
+    The last of FILES has the values that are known only at run time.
 
     Raises:
         InstallFailedError: it does not.
     """
-    mine = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
+    names = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
     try:
         render(chart, namespace, files)
         known = run(tools.find("helm"), "show", "values", chart, timeout_s=RENDER_TIMEOUT_S)
     except CommandFailedError as error:
         of_schema = "; ".join(re.findall(r"^- (.+)$", error.output, re.MULTILINE))[:300]
         raise InstallFailedError(
-            f"The chart does not take the values in {', '.join(mine)}.",
+            f"The chart does not accept the values in {', '.join(names)}.",
             f"Its output says: {of_schema}" if of_schema else error.why.replace(f"{ROOT}/", ""),
-            f"Mend the file, then look: helm template airflow {chart} {' '.join(f'--values {file}' for file in mine)}",
+            f"Fix the file, then check it: helm template airflow {chart} {' '.join(f'--values {n}' for n in names)}",
         ) from error
-    for file, name in zip(files, mine, strict=False):
+    for file, name in zip(files, names, strict=False):
         if unknown := set(_TOP_LEVEL.findall(file.read_text(encoding="utf-8"))) - set(_TOP_LEVEL.findall(known)):
             raise InstallFailedError(
                 f"The chart has no value {', '.join(sorted(unknown))}, which {name} sets.",
-                "It is misspelt, or has gone with another version of the chart: helm would leave it out silently.",
-                f"See what there is: helm show values {chart}",
+                "It is misspelt, or this version of the chart no longer has it: helm would ignore it silently.",
+                f"See which values the chart has: helm show values {chart}",
             )
 
 
@@ -162,67 +163,73 @@ def install(
     chart: Path,
     files: Sequence[Path],
     *,
-    retried: Callable[[str], None],
+    on_retry: Callable[[str], None],
     watch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Install the chart, or bring what is installed to these values; returns when the database is migrated.
+    """Install the chart, or upgrade what is installed; returns when the database is migrated.
 
-    The migration is the chart's hook, which helm waits for. When it times out it is run once more, and RETRIED is
-    told why: on a machine that is busy it is late, not wrong, and goes on where it stopped. WATCH is called while helm
-    waits, and raises where that has become pointless.
+    The migration is the chart's hook, which helm waits for. When it times out it is tried once more: on a busy machine
+    it is late, not wrong, and goes on where it stopped.
+
+    Args:
+        supervisor: runs helm.
+        kubectl: the namespace.
+        chart: a file or folder.
+        files: values, the ones that win last.
+        on_retry: called with the reason, before the second try.
+        watch: called while helm runs; what it raises ends the waiting.
 
     Raises:
-        InstallFailedError: helm failed, on both attempts if the hook timed out.
+        InstallFailedError: helm failed, in both tries if the hook timed out.
     """
     argv = helm_argv(kubectl)
-    forget_interrupted(argv)
-    options = [part for file in files for part in ("--values", str(file))]
+    uninstall_interrupted(argv)
     timeout_s = pins.deadline_s("migrations")
-    command = [*argv, "upgrade", "--install", RELEASE, str(chart), *options, "--timeout", f"{timeout_s:.0f}s"]
+    options = (*_values_options(files), "--timeout", f"{timeout_s:.0f}s")
+    command = [*argv, "upgrade", "--install", HELM_RELEASE, str(chart), *options]
     for attempt in (1, 2):
         try:
             supervisor.command("helm", command, timeout_s=timeout_s + 120, watch=watch)
         except CommandFailedError as error:
             is_timeout = "timed out waiting" in error.output or "context deadline exceeded" in error.output
             if is_timeout and attempt == 1:
-                retried(f"the migration hook did not end within {timeout_s:.0f} s; once more")
+                on_retry(f"the migration hook did not end within {timeout_s:.0f} s; trying once more")
                 continue
             is_of_hook = is_timeout or "hook" in error.output
-            how = f"The chart's migration hook timed out twice, after {timeout_s:.0f} s each."
-            failure = InstallFailedError(
-                how if is_timeout else "Helm could not install the chart.",
+            timed_out = f"The chart's migration hook timed out twice, after {timeout_s:.0f} s each."
+            raise InstallFailedError(
+                timed_out if is_timeout else "Helm could not install the chart.",
                 error.why,
-                "See its pods: nox -s cluster -- logs run-airflow-migrations"
+                "Read the migration's log: nox -s cluster -- logs run-airflow-migrations"
                 if is_of_hook
-                else "See what helm says in commands/helm.log, and what was changed in cluster/values.",
-            )
-            failure.is_of_hook = is_of_hook
-            raise failure from error
-        else:
-            return
+                else "Read helm's output in commands/helm.log, and check what was changed in cluster/values.",
+                is_of_hook=is_of_hook,
+            ) from error
+        return
 
 
-def forget_interrupted(argv: Sequence[str]) -> None:
-    """Remove a release that a killed helm left in the middle, which no helm would touch; data and secrets stay."""
+def uninstall_interrupted(argv: Sequence[str]) -> None:
+    """Uninstall what a killed helm left half installed, which helm refuses to upgrade; data and secrets stay."""
     try:
-        status = json.loads(run(*argv, "status", RELEASE, "--output", "json"))["info"]["status"]
+        status = json.loads(run(*argv, "status", HELM_RELEASE, "--output", "json"))["info"]["status"]
     except (CommandFailedError, ValueError):
-        return  # there is none
+        return  # nothing is installed
     if status.startswith("pending") or status == "uninstalling":
-        run(*argv, "uninstall", RELEASE, "--no-hooks", timeout_s=pins.deadline_s("delete"))
+        run(*argv, "uninstall", HELM_RELEASE, "--no-hooks", timeout_s=pins.deadline_s("delete"))
 
 
 def installed_version(kubectl: Kubectl) -> str:
-    """Return the version of the chart that is installed, `1.22.0` say."""
-    releases = json.loads(run(*helm_argv(kubectl), "list", "--all", "--filter", f"^{RELEASE}$", "--output", "json"))
-    return str(releases[0]["chart"]).rpartition("-")[2] if releases else "not installed"
+    """Return the version of the installed chart, for example `1.22.0`, or `not installed`."""
+    options = ("--all", "--filter", f"^{HELM_RELEASE}$", "--output", "json")
+    installed = json.loads(run(*helm_argv(kubectl), "list", *options))
+    return str(installed[0]["chart"]).rpartition("-")[2] if installed else "not installed"
 
 
 def helm_argv(kubectl: Kubectl) -> list[str]:
     """Return helm with the options that name KUBECTL's cluster and namespace."""
-    told = [str(tools.find("helm")), "--namespace", kubectl.namespace]
+    argv = [str(tools.find("helm")), "--namespace", kubectl.namespace]
     if kubectl.kubeconfig:
-        told += ["--kubeconfig", str(kubectl.kubeconfig)]
+        argv += ["--kubeconfig", str(kubectl.kubeconfig)]
     if kubectl.context:
-        told += ["--kube-context", kubectl.context]
-    return told
+        argv += ["--kube-context", kubectl.context]
+    return argv

@@ -1,6 +1,6 @@
-"""Save what a cluster knows about a failure: objects that are not well, every log, task logs, the chart's values.
+"""Save what a cluster shows of a failure: unhealthy objects, every log, task logs, the chart's values.
 
-Each thing is saved for itself: what is broken is often what cannot tell, and the rest must not be lost with it.
+Whatever cannot be saved, often because it is what failed, does not keep the rest from being saved.
 """
 
 import contextlib
@@ -29,49 +29,49 @@ class Cluster(Protocol):
     def save_task_logs(self, folder: Path) -> None: ...  # noqa: D102
 
 
-def save(folder: Path, where: Cluster, values: Sequence[Path]) -> None:
-    """Save everything into FOLDER; VALUES are the chart's values as they were given."""
+def save(folder: Path, cluster: Cluster, values: Sequence[Path]) -> None:
+    """Save everything into FOLDER; VALUES are the files with the chart's values."""
     with complaining("the chart's values"):
         for path in values:
-            shutil.copy(path, made(folder / "chart"))
-    there = False
-    with complaining("what the cluster knows"):
-        there = where.exists()
-    if not there:
+            shutil.copy(path, make(folder / "chart"))
+    exists = False
+    with complaining("what the cluster shows"):
+        exists = cluster.exists()
+    if not exists:
         return
     with complaining("the cluster's export"):
-        where.export(made(folder / "export"))
-    kubectl = where.kubectl()
+        cluster.export(make(folder / "export"))
+    kubectl = cluster.kubectl()
     if not kubectl.answers():
-        say("  the diagnostics lack what Kubernetes knows: its API does not answer")
+        say("  the diagnostics lack what Kubernetes shows: its API does not answer")
         return
     steps: dict[str, Callable[[], None]] = {
         "events": lambda: save_text(folder / "events.txt", kubectl, "get", "events", "--sort-by=.lastTimestamp"),
         "objects": lambda: save_text(folder / "objects.txt", kubectl, "get", KINDS, "--output", "wide"),
         "nodes": lambda: save_text(folder / "nodes.txt", kubectl, "describe", "nodes"),
-        "pods that are not well": lambda: describe_unwell(folder / "describe", kubectl),
+        "unhealthy objects": lambda: describe_unhealthy(folder / "describe", kubectl),
         "logs": lambda: save_logs(folder / "pods", kubectl),
-        "task logs": lambda: where.save_task_logs(made(folder / "tasks")),
-        "the chart as rendered": lambda: save_release(folder / "chart", kubectl),
+        "task logs": lambda: cluster.save_task_logs(make(folder / "tasks")),
+        "the chart as rendered": lambda: save_rendered_chart(folder / "chart", kubectl),
     }
     for name, step in steps.items():
         with complaining(name):
             step()
 
 
-def made(folder: Path) -> Path:
+def make(folder: Path) -> Path:
     """Make FOLDER and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def save_text(path: Path, kubectl: Kubectl, *arguments: str) -> None:
-    """Write what kubectl says."""
+    """Write the output of kubectl with ARGUMENTS to PATH."""
     path.write_text(kubectl.run(*arguments))
 
 
-def is_well(item: dict[str, Any]) -> bool:
-    """Say whether an object is as it should be."""
+def is_healthy(item: dict[str, Any]) -> bool:
+    """Say whether an object has succeeded, or is ready without restarts."""
     status = item.get("status", {})
     match item["kind"]:
         case "Pod":
@@ -86,30 +86,30 @@ def is_well(item: dict[str, Any]) -> bool:
     return True
 
 
-def describe_unwell(folder: Path, kubectl: Kubectl) -> None:
-    """Write `describe`, which ends with its events, of every object that is not well."""
+def describe_unhealthy(folder: Path, kubectl: Kubectl) -> None:
+    """Write the output of `describe`, which ends with the events, for every unhealthy object."""
     for item in kubectl.items("pods", "deployments", "jobs", "persistentvolumeclaims"):
-        if not is_well(item):
+        if not is_healthy(item):
             kind, name = item["kind"].lower(), item["metadata"]["name"]
             with contextlib.suppress(EventsError):  # gone in the meantime
-                save_text(made(folder) / f"{kind}-{name}.txt", kubectl, "describe", kind, name)
+                save_text(make(folder) / f"{kind}-{name}.txt", kubectl, "describe", kind, name)
 
 
 def save_logs(folder: Path, kubectl: Kubectl) -> None:
-    """Write the log of every container, and of the one before where it restarted."""
+    """Write the log of every container, and of the one before its restart."""
     for pod in kubectl.items("pods"):
         name, status = pod["metadata"]["name"], pod.get("status", {})
-        for told in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-            container = told["name"]
-            for previous in (False, True) if told["restartCount"] else (False,):
+        for each in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+            container = each["name"]
+            for previous in (False, True) if each["restartCount"] else (False,):
                 if text := kubectl.logs(name, container, previous, lines=LOG_LINES):
                     end = ".previous.log" if previous else ".log"
-                    (made(folder / name) / f"{container}{end}").write_text(text)
+                    (make(folder / name) / f"{container}{end}").write_text(text)
 
 
-def save_release(folder: Path, kubectl: Kubectl) -> None:
-    """Write values, manifests and hooks as they were rendered; secrets are not among them, they are named only."""
+def save_rendered_chart(folder: Path, kubectl: Kubectl) -> None:
+    """Write values, manifests and hooks as helm rendered them; they name secrets and have none."""
     argv = chart.helm_argv(kubectl)
     for what in ("values", "manifest", "hooks"):
-        told = run(*argv, "get", what, chart.RELEASE, *(["--all"] if what == "values" else []))
-        (made(folder) / f"{what}.yaml").write_text(told)
+        text = run(*argv, "get", what, chart.HELM_RELEASE, *(["--all"] if what == "values" else []))
+        (make(folder) / f"{what}.yaml").write_text(text)

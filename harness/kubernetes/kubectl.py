@@ -1,4 +1,4 @@
-"""Talk to one namespace of one cluster, with kubectl."""
+"""Run kubectl in one namespace of one cluster."""
 
 import json
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ class Kubectl:
     """A namespace of a cluster.
 
     Attributes:
-        program: kubectl.
-        namespace: the namespace; it need not exist yet.
-        kubeconfig: the file to use; None for the user's own.
+        program: the path of kubectl.
+        namespace: its name; it need not exist yet.
+        kubeconfig: the file to use; None for kubectl's default.
         context: the context in it; None for the current one.
     """
 
@@ -31,15 +31,15 @@ class Kubectl:
     @property
     def argv(self) -> list[str]:
         """The program with the options that name cluster and namespace."""
-        told = [str(self.program), "--namespace", self.namespace]
+        argv = [str(self.program), "--namespace", self.namespace]
         if self.kubeconfig:
-            told += ["--kubeconfig", str(self.kubeconfig)]
+            argv += ["--kubeconfig", str(self.kubeconfig)]
         if self.context:
-            told += ["--context", self.context]
-        return told
+            argv += ["--context", self.context]
+        return argv
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> str:
-        """Run kubectl with ARGUMENTS and return what it says.
+        """Run kubectl with ARGUMENTS and return its standard output.
 
         Raises:
             CommandFailedError: it failed.
@@ -47,25 +47,25 @@ class Kubectl:
         return run(*self.argv, *arguments, stdin=stdin, timeout_s=timeout_s)
 
     def apply(self, manifests: str | Iterable[dict[str, Any]]) -> None:
-        """Apply manifests, YAML text or objects, on the server's side: a secret leaves no copy in an annotation."""
+        """Apply manifests, YAML or objects, on the server's side: it keeps no copy of a secret in an annotation."""
         if not isinstance(manifests, str):
             manifests = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
         manager = ("--server-side", "--force-conflicts", "--field-manager=events-platform")
         self.run("apply", *manager, "--filename", "-", stdin=manifests)
 
     def items(self, *kinds: str, selector: str = "") -> list[dict[str, Any]]:
-        """Return the objects of KINDS, as far as they match the label SELECTOR."""
-        told = self.run("get", ",".join(kinds), "--selector", selector, "--output", "json")
-        items: list[dict[str, Any]] = json.loads(told)["items"]
+        """Return the objects of KINDS that match the label SELECTOR."""
+        output = self.run("get", ",".join(kinds), "--selector", selector, "--output", "json")
+        items: list[dict[str, Any]] = json.loads(output)["items"]
         return items
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """Return one object, or None if there is none."""
-        told = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
-        return json.loads(told) if told.strip() else None
+        """Return one object, or None if it does not exist."""
+        output = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        return json.loads(output) if output.strip() else None
 
     def logs(self, pod: str, container: str, previous: bool = False, lines: int = 200) -> str:
-        """Return the last LINES of a container's log, or of the PREVIOUS container's; empty if there is none."""
+        """Return the last LINES of a container's log, or of the log before its last restart; empty if there is none."""
         options = ["--previous"] if previous else []
         try:
             return self.run("logs", pod, "--container", container, "--tail", str(lines), *options)
@@ -73,7 +73,7 @@ class Kubectl:
             return ""
 
     def answers(self) -> bool:
-        """Say whether the cluster answers."""
+        """Say whether the cluster's API answers."""
         try:
             self.run("version", "--output", "json", "--request-timeout", "10s", timeout_s=15)
         except CommandFailedError:

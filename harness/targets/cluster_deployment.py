@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ChecksFailedError, NotUpError
-from harness.kubernetes import deployment as release
+from harness.kubernetes import cluster_secrets
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.supervisor import Supervisor
@@ -118,19 +118,21 @@ def connect(provider: ClusterProvider, supervisor: Supervisor | None = None) -> 
         NotUpError: no deployment is up, or it does not answer.
     """
     kubectl = provider.kubectl()
-    passwords = release.read_secret(kubectl, "passwords") if provider.exists() and kubectl.answers() else {}
+    passwords = cluster_secrets.read_secret(kubectl, "passwords") if provider.exists() and kubectl.answers() else {}
     if not passwords:
         raise NotUpError(
             f"The {provider.title} is not up.",
             "It was never brought up, it was taken down, or Docker was restarted.",
             f"Bring it up: {provider.command('up')}",
         )
-    return kubectl, AirflowApi(provider.airflow_address(supervisor), release.USER, passwords[release.USER])
+    return kubectl, AirflowApi(
+        provider.airflow_address(supervisor), cluster_secrets.USER, passwords[cluster_secrets.USER]
+    )
 
 
 def warehouse_of(provider: ClusterProvider) -> Warehouse:
     """Return the warehouse of a deployment that is up."""
-    passwords = release.read_secret(provider.kubectl(), "passwords")
+    passwords = cluster_secrets.read_secret(provider.kubectl(), "passwords")
     server = provider.running_database().server
     return Warehouse(server, f"warehouse{server.suffix}", {role: passwords[role] for role in ROLES})
 
@@ -142,7 +144,7 @@ def shown_dsn(warehouse: Warehouse) -> str:
 
 def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> list[str]:
     """Return a line for each way to reach a deployment, and the command that takes it down."""
-    lines = [f"  Airflow    {provider.airflow_address()}  user {release.USER}, password {password}"]
+    lines = [f"  Airflow    {provider.airflow_address()}  user {cluster_secrets.USER}, password {password}"]
     if provider.forward_command:
         lines.append(f"             after: {provider.forward_command}")
     kubectl = provider.kubectl()

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from events.errors import EventsError
 from harness.errors import ChecksFailedError, DagRunFailedError, HarnessError, ServiceFailedError
-from harness.kubernetes import deployment as release
 from harness.kubernetes import diagnostics as cluster_diagnostics
-from harness.kubernetes.causes import Cause, find, find_for_tasks
+from harness.kubernetes.causes.cause import Cause
+from harness.kubernetes.causes.search import find_causes, find_component_cause, find_task_cause
 from harness.processes.supervisor import Supervisor
 from harness.reporting import diagnostics
 from harness.reporting.console import Phases
@@ -28,13 +28,13 @@ def with_cause(error: Exception, provider: ClusterProvider, *, database: bool) -
     finders: tuple[Callable[..., Cause | None], ...]
     match error:
         case DagRunFailedError():  # its task's log says more than a component that was restarted
-            finders = (find_for_tasks,)
+            finders = (find_task_cause,)
         case ServiceFailedError():
-            finders = (find, find_for_tasks)
+            finders = (find_component_cause, find_task_cause)
         case _:
             return error
     with contextlib.suppress(EventsError):  # ERROR matters more than that the cluster cannot be asked
-        for cause in release.causes_of(provider.kubectl(), *finders)[:1]:
+        for cause in find_causes(provider.kubectl(), *finders)[:1]:
             return error.amended(f"{error.what} {cause.what}", cause.why, cause.next_step)
     return error
 

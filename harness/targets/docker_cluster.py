@@ -14,7 +14,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.docker import engine, image_cache, images
 from harness.errors import AlreadyUpError, CommandFailedError, PostgresError, UsageError
-from harness.kubernetes import deployment as release
+from harness.kubernetes.deployment import MANIFESTS, NAMESPACE, Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -67,7 +67,7 @@ class DockerCluster:
 
     def kubectl(self) -> Kubectl:
         """Return kubectl for the namespace."""
-        return Kubectl(tools.find("kubectl"), release.NAMESPACE, self.kubeconfig)
+        return Kubectl(tools.find("kubectl"), NAMESPACE, self.kubeconfig)
 
     def exists(self) -> bool:
         """Return whether one of its containers exists, running or not."""
@@ -79,7 +79,7 @@ class DockerCluster:
         Raises:
             HarnessError: something is missing, too small, in use, or does not answer.
         """
-        engine.check_room(is_up=bool(engine.inspect("container", self.node)))
+        engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)
         for image in (images.airflow(self.options.local_events), images.dbt()):
@@ -138,7 +138,7 @@ class DockerCluster:
         if not engine.inspect("network", self.cluster):
             run("docker", "network", "create", "--label", f"events-platform={self.cluster}", self.cluster)
 
-    def start_database(self, supervisor: Supervisor) -> release.Database:
+    def start_database(self, supervisor: Supervisor) -> Database:
         """Start PostgreSQL as soon as the node's container exists, or reuse an existing container."""
         deadline = time.monotonic() + pins.deadline_s("cluster")
         while not engine.inspect("container", self.node) and time.monotonic() < deadline:
@@ -163,7 +163,7 @@ class DockerCluster:
             return True
         return False
 
-    def running_database(self) -> release.Database:
+    def running_database(self) -> Database:
         """Return the PostgreSQL that runs.
 
         Raises:
@@ -181,7 +181,7 @@ class DockerCluster:
         host = DockerClient().host().replace("localhost", "127.0.0.1")
         origin = f"the container image {container['Config']['Image']}"
         server = Server(origin, host, port, "postgres", env["POSTGRES_PASSWORD"])
-        return release.Database(server, container["NetworkSettings"]["Networks"][self.cluster]["IPAddress"], 5432)
+        return Database(server, container["NetworkSettings"]["Networks"][self.cluster]["IPAddress"], 5432)
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
         """Create the volume for the tasks' logs: a directory on the node that Airflow's user may write to."""
@@ -189,7 +189,7 @@ class DockerCluster:
         volume = kubectl.get("persistentvolume", "airflow-logs")
         if volume and volume.get("status", {}).get("phase") in ("Released", "Failed"):  # its claim was deleted
             kubectl.run("delete", "persistentvolume", "airflow-logs")
-        kubectl.apply((release.MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
+        kubectl.apply((MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
 
     def save_task_logs(self, folder: Path) -> None:
         """Copy the tasks' logs into FOLDER."""
@@ -227,7 +227,7 @@ class DockerCluster:
         raise NotImplementedError
 
     def _remove_postgres(self) -> None:
-        engine.settle(self.postgres)
+        engine.wait_until_created_or_absent(self.postgres)
         self._remove_container(self.postgres)
 
     def _remove_container(self, name: str) -> None:

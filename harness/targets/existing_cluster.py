@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
-from harness.kubernetes import deployment as release
+from harness.kubernetes.deployment import CLONE_LABEL, NAMESPACE, Database, uninstall
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -38,7 +38,7 @@ class ExistingCluster:
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options
-        self.namespace = options.namespace or release.NAMESPACE
+        self.namespace = options.namespace or NAMESPACE
         self._pushed: set[str] = set()
 
     @functools.cached_property
@@ -90,7 +90,7 @@ class ExistingCluster:
                 "Try: kubectl version",
             )
         found = self.kubectl().get("namespace", self.namespace)
-        return bool(found and found["metadata"].get("labels", {}).get(release.OWNER) == CLONE_ON_MACHINE)
+        return bool(found and found["metadata"].get("labels", {}).get(CLONE_LABEL) == CLONE_ON_MACHINE)
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check everything that can be checked before anything is created.
@@ -132,13 +132,13 @@ class ExistingCluster:
         """Return which cluster is used."""
         return f"{self.title} used"
 
-    def start_database(self, supervisor: Supervisor) -> release.Database:  # noqa: ARG002 - the server runs
+    def start_database(self, supervisor: Supervisor) -> Database:  # noqa: ARG002 - the server runs
         """Return the given PostgreSQL."""
         return self.running_database()
 
-    def running_database(self) -> release.Database:
+    def running_database(self) -> Database:
         """Return the given PostgreSQL."""
-        return release.Database(self._server, self._server.host, self._server.port)
+        return Database(self._server, self._server.host, self._server.port)
 
     @functools.cached_property
     def _server(self) -> Server:
@@ -176,7 +176,7 @@ class ExistingCluster:
         except CommandFailedError as error:
             raise ImageMissingError(
                 f"The image {reference} cannot be pushed.",
-                *engine.why_refused(error, "Log in to the registry: docker login"),
+                *engine.explain_failed_pull(error, "Log in to the registry: docker login"),
             ) from error
         self._pushed.add(reference)
         return reference
@@ -227,7 +227,7 @@ class ExistingCluster:
         """Delete the namespace, if this clone created it, and the databases and roles on the given PostgreSQL."""
         server = self._server  # checked first: without it the databases would stay
         if self.exists():
-            release.uninstall(self.kubectl())
+            uninstall(self.kubectl())
         drop_all(server)
 
 

@@ -40,7 +40,7 @@ EXISTING_TIMEOUT_S = 60.0  # for an existing cluster to answer
 def why_unavailable() -> str:
     """Return why the kind target cannot run on this machine; empty if it can."""
     try:
-        engine.check_room()
+        engine.check_size()
         missing = [name for name in ("kind", "kubectl", "helm") if not tools.can_be_had(name)]
     except EngineMissingError:
         return "no Docker engine answers"
@@ -50,9 +50,9 @@ def why_unavailable() -> str:
         return f"{missing[0]} is not installed and cannot be downloaded"
     for name in ("node", "postgres", *images.needed_bases()):
         reference = pins.image(name)
-        if not engine.has_image(reference) and not engine.can_be_pulled(reference):
+        if not engine.has_image(reference) and not engine.is_pullable(reference):
             return f"the engine does not have the image {reference.partition('@')[0]} and cannot pull it"
-    return "" if chart.can_be_had() else f"the chart is not available from {shown(chart.source())}"
+    return "" if chart.is_available() else f"the chart is not available from {shown(chart.source())}"
 
 
 class KindCluster(DockerCluster):
@@ -212,7 +212,7 @@ class KindCluster(DockerCluster):
     def delete_cluster(self) -> None:
         """Delete the cluster, and nothing beside it."""
         self._remove_kubeconfig()
-        engine.settle(self.node)
+        engine.wait_until_created_or_absent(self.node)
         if engine.inspect("container", self.node):
             self.kind("delete", "cluster", "--name", self.cluster, "--kubeconfig", str(self.kubeconfig))
             self._remove_container(self.node)  # where kind does not recognize it as its own

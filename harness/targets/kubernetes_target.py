@@ -7,9 +7,17 @@ from collections.abc import Iterator
 
 from harness.docker import images
 from harness.errors import RollOutFailedError
-from harness.kubernetes import chart
-from harness.kubernetes import deployment as release
+from harness.kubernetes import chart, cluster_secrets
+from harness.kubernetes.deployment import (
+    NAMESPACE,
+    Database,
+    create_databases,
+    create_namespace,
+    database_annotation,
+    install,
+)
 from harness.kubernetes.kubectl import Kubectl
+from harness.kubernetes.rollout import Watch
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.background import InBackground, wait_for
 from harness.processes.supervisor import Supervisor
@@ -85,9 +93,9 @@ def check_prerequisites(provider: ClusterProvider, supervisor: Supervisor) -> No
     """
     archive = chart.locate()  # before any image is pulled
     run_values = supervisor.directory / "any-values.json"
-    run_values.write_text(json.dumps(chart.values("events-platform/airflow:any", {}, {})))
+    run_values.write_text(json.dumps(chart.run_values("events-platform/airflow:any", {}, {})))
     provider.check_prerequisites(supervisor)
-    chart.check_values(archive, release.NAMESPACE, [*values_files(provider), run_values])
+    chart.check_values(archive, NAMESPACE, [*values_files(provider), run_values])
 
 
 def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) -> ClusterDeployment:
@@ -99,11 +107,11 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("cluster ready") as phase:
             phase.text = provider.create(supervisor)
         kubectl = provider.kubectl()
-        release.create_namespace(kubectl)
+        create_namespace(kubectl)
         provider.create_log_volume(kubectl)
         return kubectl
 
-    def start_database() -> release.Database:
+    def start_database() -> Database:
         with phases.phase("PostgreSQL up") as phase:
             database = provider.start_database(supervisor)
             phase.text = f"{describe(database.server)} up"
@@ -126,7 +134,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
 
 
 def install_airflow(
-    provider: ClusterProvider, supervisor: Supervisor, phases: Phases, database: release.Database, references: list[str]
+    provider: ClusterProvider, supervisor: Supervisor, phases: Phases, database: Database, references: list[str]
 ) -> tuple[AirflowApi, Warehouse]:
     """Create databases, roles and secrets, install the chart, and wait until Airflow is healthy.
 
@@ -138,9 +146,9 @@ def install_airflow(
     kubectl, options = provider.kubectl(), provider.options
     airflow_image, dbt_image = references
     with phases.phase("databases, roles and secrets created"):
-        passwords = release.passwords(kubectl)
-        warehouse, metadata_url = release.create_databases(database, passwords)
-        annotations = release.create_secrets(
+        passwords = cluster_secrets.passwords(kubectl)
+        warehouse, metadata_url = create_databases(database, passwords)
+        annotations = cluster_secrets.create_secrets(
             kubectl,
             passwords,
             warehouse,
@@ -148,16 +156,16 @@ def install_airflow(
             metadata_url=metadata_url,
             events_uri=images.EVENTS if options.local_events else options.events,
         )
-        annotations |= release.identity(database.server)
+        annotations |= database_annotation(database.server)
     env = {"DBT_IMAGE": dbt_image, "EVENTS_MAX_REJECTED": str(options.max_rejected)}
     run_values = supervisor.directory / "values.json"
-    run_values.write_text(json.dumps(chart.values(airflow_image, env, annotations)))
-    watch = release.Watch(kubectl, provider.check_dependencies)
+    run_values.write_text(json.dumps(chart.run_values(airflow_image, env, annotations)))
+    watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
         files = [*values_files(provider), run_values]
-        release.install(supervisor, kubectl, chart.locate(), files, phases=phases, watch=watch)
+        install(supervisor, kubectl, chart.locate(), files, phases=phases, watch=watch)
 
-    api = AirflowApi(provider.airflow_address(supervisor), release.USER, passwords[release.USER])
+    api = AirflowApi(provider.airflow_address(supervisor), cluster_secrets.USER, passwords[cluster_secrets.USER])
     with phases.phase("Airflow healthy") as phase:
         if late := api.wait_until_healthy(pins.deadline_s("healthy")):
             raise RollOutFailedError(
@@ -166,5 +174,5 @@ def install_airflow(
                 f"Read its log: nox -s cluster -- logs {late}",
             )
         phase.text = f"Airflow healthy at {api.address}"
-    api.watch = release.Watch(kubectl, provider.check_dependencies, of_tasks=True)
+    api.watch = Watch(kubectl, provider.check_dependencies, of_tasks=True)
     return api, warehouse

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.docker import engine, images
-from harness.kubernetes.deployment import read_secret
+from harness.kubernetes.cluster_secrets import read_secret
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.command import run as run_command
 from harness.project import pins
@@ -123,7 +123,7 @@ def test_up_brings_back_what_is_missing(cluster: Cluster, tmp_path: Path) -> Non
 def test_a_hook_that_times_out_is_run_once_more_and_explained() -> None:
     code, said = run("cluster", "up", "--max-rejected", "0.25", PLATFORM_DEADLINE_MIGRATIONS="1")
     assert code == 59, said
-    assert said.count("… the migration hook did not end within 1 s; once more") == 1
+    assert said.count("… the migration hook did not end within 1 s; trying once more") == 1
     what, why, next_step = last_lines(said)
     assert what.startswith("✗ The chart's migration hook timed out twice, after 1 s each.")
     assert "migration" in what + why

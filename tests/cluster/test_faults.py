@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.kubernetes.causes import Cause, find, find_for_tasks
+from harness.kubernetes.causes.cause import Cause
+from harness.kubernetes.causes.search import find_component_cause, find_task_cause
 from tests.cluster.conftest import Cluster
 from tests.cluster.faults import EXPECTED, MANIFESTS, OBJECTS
 
@@ -52,7 +53,7 @@ def _find(cluster: Cluster, name: str) -> Cause | None:
         for item in cluster.items(*KINDS)
         if item["kind"] == "Node" or any(own in _subject(item) for own in applied)
     ]
-    return (find_for_tasks if name.endswith("-of-a-task") else find)(items, cluster.logs)
+    return (find_task_cause if name.endswith("-of-a-task") else find_component_cause)(items, cluster.logs)
 
 
 def _drop_late_pods(cluster: Cluster) -> None:

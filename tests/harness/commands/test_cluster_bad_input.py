@@ -135,7 +135,7 @@ def test_a_chart_that_does_not_exist(clone: Path, arguments: tuple[str, ...]) ->
 def test_an_image_that_cannot_be_pulled(clone: Path, arguments: tuple[str, ...], name: str) -> None:
     env = {f"PLATFORM_{other}_IMAGE": pins.image("postgres") for other in ("NODE", "POSTGRES")}
     env[f"PLATFORM_{name}_IMAGE"] = "localhost:1/none:1"
-    check(harness(clone, *arguments, **env), 56, "The image localhost:1/none:1 is not here and cannot be pulled.")
+    check(harness(clone, *arguments, **env), 56, "The image localhost:1/none:1 is not in the engine and cannot be pulled.")
 
 
 @pytest.mark.needs("engine")
@@ -248,7 +248,7 @@ def room(monkeypatch: pytest.MonkeyPatch, memory: int, free: int, root: Path) ->
     told: dict[str, Any] = {"MemTotal": memory, "DockerRootDir": str(root)}
     monkeypatch.setattr(engine, "info", lambda: told)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free * 2, free, free))
-    engine.check_room()
+    engine.check_size()
 
 
 def test_too_little_memory_or_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the Docker engine does by itself, and what a clone removes from it."""
+"""What the Docker engine does on its own, and what a clone removes from it."""
 
 import secrets
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs("image")
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[str]:
-    """Give an image whose containers take a while to make: each gets a copy of its volume."""
+    """Give an image whose containers take a while to create: each gets a copy of its volume."""
     reference = f"events-platform-test/{secrets.token_hex(4)}:1"
     (tmp_path / "many").mkdir()
     for number in range(4000):
@@ -31,23 +31,23 @@ def image(tmp_path: Path) -> Iterator[str]:
     subprocess.run(["docker", "image", "rm", "--force", reference], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_container_whose_making_was_given_up_is_waited_for(image: str) -> None:
+def test_a_container_whose_creation_was_interrupted_is_waited_for(image: str) -> None:
     name = f"events-platform-test-{secrets.token_hex(4)}"
     create = subprocess.Popen(["docker", "container", "create", "--name", name, image], stdout=subprocess.DEVNULL)
     time.sleep(0.2)
     create.kill()
     create.wait()
-    engine.settle(name)
+    engine.wait_until_created_or_absent(name)
     found = engine.inspect("container", name)
     time.sleep(2)
-    assert engine.inspect("container", name) == found  # whether or not: it is decided
+    assert engine.inspect("container", name) == found  # created or not, it stays so
     subprocess.run(["docker", "container", "rm", "--force", "--volumes", name], check=False, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.usefixtures("image")
-def test_where_nothing_is_made_nothing_is_left() -> None:
+def test_waiting_for_a_container_that_nobody_creates_leaves_none() -> None:
     name = f"events-platform-test-{secrets.token_hex(4)}"
-    engine.settle(name)
+    engine.wait_until_created_or_absent(name)
     assert engine.inspect("container", name) is None
 
 
@@ -67,27 +67,27 @@ def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatc
     assert not any(map(engine.has_image, built.values()))
 
 
-def test_a_registry_that_speaks_http_is_said_to() -> None:
+def test_a_pull_from_a_registry_that_speaks_http_is_explained() -> None:
     class Registry(BaseHTTPRequestHandler):
-        default_request_version = "HTTP/1.0"  # of what it cannot read, a TLS handshake: the answer has a status line
+        default_request_version = "HTTP/1.0"  # for a TLS handshake, too: the answer has a status line
 
     with serving(Registry) as address, Supervisor.launch() as supervisor:
         port = address.rpartition(":")[2]
-        reference = f"0.0.0.0:{port}/team/airflow:1"  # no loopback address by its look: over HTTPS
+        reference = f"0.0.0.0:{port}/team/airflow:1"  # does not look like a loopback address: over HTTPS
         with pytest.raises(ImageMissingError) as caught:
             engine.pull(supervisor, reference)
     assert str(caught.value).splitlines() == [
-        f"The image {reference} is not here and cannot be pulled.",
+        f"The image {reference} is not in the engine and cannot be pulled.",
         "The registry speaks HTTP, and Docker asks it over HTTPS.",
         "Give it a certificate, or let Docker use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
     ]
 
 
-def test_a_node_that_is_being_removed_does_not_stay() -> None:
+def test_a_node_that_is_being_removed_is_not_kept() -> None:
     name = f"events-platform-test-{secrets.token_hex(4)}"
     argv = ["docker", "run", "--detach", "--name", name, "--entrypoint", "sleep", pins.image("postgres"), "600"]
     made = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
-    assert image_stream.stays("docker", name, made, 0)
+    assert image_stream.is_kept("docker", name, made, 0)
     remove = subprocess.Popen(["docker", "container", "rm", "--force", name], stdout=subprocess.DEVNULL)
-    assert not image_stream.stays("docker", name, made, 30)
+    assert not image_stream.is_kept("docker", name, made, 30)
     assert remove.wait() == 0

@@ -1,4 +1,4 @@
-"""Images that a run keeps for the next, on a real engine: kept once, loaded where they are missing, never relied on."""
+"""Images that a run saves for the next, on a real engine: saved once, loaded if they are missing, never relied on."""
 
 import secrets
 import subprocess
@@ -36,31 +36,31 @@ def docker(*arguments: str, check: bool = True) -> None:
 
 
 @pytest.mark.needs("engine")
-def test_what_is_kept_is_loaded_where_it_is_missing(references: list[str], cache: Path) -> None:
+def test_saved_images_are_loaded_if_the_engine_lacks_them(references: list[str], cache: Path) -> None:
     image_cache.save("dbt", references)
     docker("image", "rm", "--force", *references)
     assert not any(map(engine.has_image, references))
     image_cache.load("dbt", references[0])
     assert all(map(engine.has_image, references))
-    assert {path.name for path in cache.iterdir()} == {"dbt.tar", "dbt.of"}
+    assert {path.name for path in cache.iterdir()} == {"dbt.tar", "dbt.image"}
 
 
 @pytest.mark.needs("engine")
-def test_an_archive_is_written_anew_for_another_image_alone(references: list[str], cache: Path) -> None:
+def test_an_archive_is_replaced_only_for_another_image(references: list[str], cache: Path) -> None:
     image_cache.save("dbt", references[:1])
     written = (cache / "dbt.tar").stat().st_mtime_ns
     image_cache.save("dbt", references[:1])
     assert (cache / "dbt.tar").stat().st_mtime_ns == written
     image_cache.save("dbt", references[1:])
-    assert (cache / "dbt.of").read_text() == references[1]
+    assert (cache / "dbt.image").read_text() == references[1]
     docker("image", "rm", "--force", *references)
-    image_cache.load("dbt", references[0])  # what it holds is another: nothing is promised
+    image_cache.load("dbt", references[0])  # the archive has another image
     assert not engine.has_image(references[0])
     assert engine.has_image(references[1])
 
 
 @pytest.mark.needs("engine")
-def test_a_broken_archive_is_removed_and_said(
+def test_a_broken_archive_is_removed_and_reported(
     references: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_cache.save("dbt", references)
@@ -68,19 +68,19 @@ def test_a_broken_archive_is_removed_and_said(
     docker("image", "rm", "--force", *references)
     image_cache.load("dbt", references[0])
     assert not (cache / "dbt.tar").exists()
-    assert "is of no use" in capsys.readouterr().out
-    image_cache.load("dbt", references[0])  # as if there had never been one
+    assert "cannot be loaded" in capsys.readouterr().out
+    image_cache.load("dbt", references[0])  # does nothing
 
 
 @pytest.mark.needs("docker")
-def test_what_cannot_be_kept_is_said(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_that_cannot_be_saved_is_reported(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image_cache.save("dbt", ["events-platform-test/none:1"])
     assert "… dbt is not kept for the next run: " in capsys.readouterr().out
     assert list(cache.iterdir()) == []
 
 
 @pytest.mark.needs("engine")
-def test_nothing_is_kept_unless_it_is_asked_for(
+def test_without_the_variable_nothing_is_saved(
     references: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PLATFORM_KEEP_IMAGES")

@@ -1,4 +1,4 @@
-"""An image's tag says what it is made of: it changes with anything that goes in, and with nothing else."""
+"""An image's tag changes with its files, arguments and base image, and with nothing else."""
 
 import gzip
 import os
@@ -27,7 +27,7 @@ Change = Callable[[Path, pytest.MonkeyPatch], object]
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a repository with no more than what goes into the images."""
+    """Give a repository with only the files of the images."""
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -58,7 +58,7 @@ def test_a_reference_is_a_name_and_a_digest() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_goes_in_changes_the_tag_of_its_image_alone(root: Path, name: str) -> None:
+def test_a_file_changes_the_tag_of_its_image_only(root: Path, name: str) -> None:
     airflow, dbt = references()
     (root / name).write_text(FILES[name] + " ")
     is_of_dbt = "dbt" in name
@@ -72,11 +72,11 @@ def test_what_goes_in_changes_the_tag_of_its_image_alone(root: Path, name: str) 
         pytest.param(lambda root, _: (root / "dbt/run.py").rename(root / "dbt/runs.py"), id="a path"),
         pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o755), id="the executable bit"),
         pytest.param(write("dbt/models/n.sql"), id="a new file"),
-        pytest.param(lambda root, _: (root / "dbt/models/m.sql").unlink(), id="a file that is gone"),
+        pytest.param(lambda root, _: (root / "dbt/models/m.sql").unlink(), id="a removed file"),
         pytest.param(lambda _, patch: patch.setenv("PLATFORM_PYTHON_IMAGE", "mirror/python:3"), id="the base image"),
     ],
 )
-def test_what_is_built_differently_changes_the_tag(root: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+def test_a_different_build_changes_the_tag(root: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     airflow, dbt = references()
     change(root, monkeypatch)
     assert images.dbt().reference != dbt
@@ -87,45 +87,45 @@ def test_what_is_built_differently_changes_the_tag(root: Path, monkeypatch: pyte
     "change",
     [
         pytest.param(lambda root, _: os.utime(root / "dbt/run.py", (1, 1)), id="a file's age"),
-        pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o600), id="who may read a file here"),
+        pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o600), id="a file's readers"),
         pytest.param(write("dbt/__pycache__/run.cpython-313.pyc"), id="bytecode"),
         pytest.param(write("airflow/include/events/__pycache__/load.pyc"), id="bytecode below"),
         pytest.param(write("dbt/target/manifest.json"), id="dbt's target"),
         pytest.param(write("dbt/logs/dbt.log"), id="dbt's log"),
         pytest.param(write("dbt/dbt_packages/x/x.sql"), id="dbt's packages"),
-        pytest.param(write("airflow/data/generate.py"), id="what does not go in"),
+        pytest.param(write("airflow/data/generate.py"), id="a file of no image"),
         pytest.param(lambda root, _: (root / "dbt/empty").mkdir(), id="an empty folder"),
     ],
 )
-def test_what_does_not_go_in_leaves_the_tag(root: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+def test_other_changes_leave_the_tag(root: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     before = references()
     change(root, monkeypatch)
     assert references() == before
 
 
-def test_an_argument_changes_the_tag() -> None:
+def test_a_build_argument_changes_the_tag() -> None:
     made = [images.Image("a", "Dockerfile", "base", arguments, {}) for arguments in ({}, {"A": "1"}, {"A": "2"})]
     assert len({image.reference for image in made}) == 3
 
 
-def test_an_events_file_of_ones_own_makes_another_tag_by_its_content(root: Path, tmp_path: Path) -> None:
-    mine, packed, copy = tmp_path / "mine.csv", tmp_path / "mine.csv.gz", tmp_path / "copy of the sample.csv"
-    mine.write_text("mine")
-    packed.write_bytes(gzip.compress(b"mine"))
+def test_an_events_file_changes_the_tag_by_its_content(root: Path, tmp_path: Path) -> None:
+    plain, packed, copy = tmp_path / "own.csv", tmp_path / "own.csv.gz", tmp_path / "copy of the sample.csv"
+    plain.write_text("own")
+    packed.write_bytes(gzip.compress(b"own"))
     copy.write_bytes((root / "airflow/data/events.csv").read_bytes())
-    tags = {images.airflow(events).reference for events in (None, mine, packed)}
+    tags = {images.airflow(events).reference for events in (None, plain, packed)}
     assert len(tags) == 3
     assert images.airflow(copy).reference == images.airflow().reference
 
 
-def test_the_base_image_is_what_the_dockerfile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dockerfile_gets_the_base_image_and_finds_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     airflow, dbt = images.airflow(), images.dbt()
     assert (airflow.base, airflow.arguments) == (pins.image("airflow"), {"AIRFLOW_IMAGE": pins.image("airflow")})
     assert (dbt.base, dbt.arguments) == (pins.image("python"), {"PYTHON_IMAGE": pins.image("python")})
     monkeypatch.undo()  # the repository's own files from here on
     for image in (images.airflow(), images.dbt()):
-        told = image.files[image.dockerfile].read_text()
+        text = image.files[image.dockerfile].read_text()
         for name in image.arguments:
-            assert re.search(rf"^ARG {name}\b.*\n(?:.*\n)*?FROM \$\{{{name}\}}", told, re.MULTILINE)
-        for copied in re.findall(r"^COPY (?:--chmod=\S+ )?(?!--)(\S+) ", told, re.MULTILINE):
+            assert re.search(rf"^ARG {name}\b.*\n(?:.*\n)*?FROM \$\{{{name}\}}", text, re.MULTILINE)
+        for copied in re.findall(r"^COPY (?:--chmod=\S+ )?(?!--)(\S+) ", text, re.MULTILINE):
             assert any(path == copied or path.startswith(f"{copied.rstrip('/')}/") for path in image.files), copied

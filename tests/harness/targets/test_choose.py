@@ -17,11 +17,11 @@ from tests.servers import serving
 @pytest.fixture
 def all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an engine with every image, the tools and the chart."""
-    monkeypatch.setattr(engine, "check_room", lambda: None)
+    monkeypatch.setattr(engine, "check_size", lambda: None)
     monkeypatch.setattr(engine, "has_image", lambda _: True)
-    monkeypatch.setattr(engine, "can_be_pulled", lambda _: False)
+    monkeypatch.setattr(engine, "is_pullable", lambda _: False)
     monkeypatch.setattr(tools, "can_be_had", lambda _: True)
-    monkeypatch.setattr(chart, "can_be_had", lambda: True)
+    monkeypatch.setattr(chart, "is_available", lambda: True)
 
 
 @pytest.mark.usefixtures("all_is_there")
@@ -39,16 +39,16 @@ def raising(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("module", "function", "replacement", "reason"),
     [
-        (engine, "check_room", lambda: raising(EngineMissingError("No.", "", "")), "no Docker engine answers"),
-        (engine, "check_room", lambda: raising(TooSmallError("It is small.", "", "")), "it does not fit: It is small"),
+        (engine, "check_size", lambda: raising(EngineMissingError("No.", "", "")), "no Docker engine answers"),
+        (engine, "check_size", lambda: raising(TooSmallError("It is small.", "", "")), "it does not fit: It is small"),
         (tools, "can_be_had", lambda name: name != "helm", "helm is not installed and cannot be fetched"),
         (
             engine,
             "has_image",
             lambda name: "node" not in name,
-            "the image kindest/node:1 is not here and cannot be pulled",
+            "the image kindest/node:1 is not in the engine and cannot be pulled",
         ),
-        (chart, "can_be_had", lambda: False, "the chart cannot be had from /no/chart.tgz"),
+        (chart, "is_available", lambda: False, "the chart cannot be had from /no/chart.tgz"),
     ],
 )
 def test_auto_is_embedded_elsewhere_and_says_why(
@@ -79,7 +79,7 @@ def test_an_engine_that_refuses_is_none(no_engine: str) -> None:
     with pytest.raises(EngineMissingError) as caught:
         engine.inspect("container", "any")
     assert caught.value.what == f"The cluster needs a Docker engine, and none answers at {no_engine}."
-    assert caught.value.why == "It is most likely not running, or you may not use it."
+    assert caught.value.why == "It is most likely not running, or you have no permission to use it."
 
 
 def test_bases_are_needed_for_images_that_are_not_built_yet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from harness.errors import (
     PostgresError,
     ServiceFailedError,
 )
-from harness.kubernetes import deployment as release
-from harness.kubernetes.causes import Cause, find, find_for_tasks
+from harness.kubernetes.causes.cause import Cause
+from harness.kubernetes.causes.search import find_component_cause, find_task_cause
 from harness.processes import failures
+from harness.targets import cluster_failure
 from harness.targets.kind import why_kubelet_ends
 from harness.targets.kubernetes_target import ClusterDeployment, Place, explained
 
@@ -83,12 +84,12 @@ def test_a_number_that_is_wrong_is_wrong() -> None:
 def test_the_clusters_own_cause(
     monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError], seen: list[Cause], what: str
 ) -> None:
-    by = {find: CRASH, find_for_tasks: IMAGE}
+    by = {find_component_cause: CRASH, find_task_cause: IMAGE}
 
-    def causes_of(_: Any, *finders: Any) -> list[Cause]:
+    def find_causes(_: Any, *finders: Any) -> list[Cause]:
         return [by[finder] for finder in finders if by[finder] in seen]
 
-    monkeypatch.setattr(release, "causes_of", causes_of)
+    monkeypatch.setattr(cluster_failure, "find_causes", find_causes)
     error = failure(kind)
     assert behind(error, Stands()) is error
     assert error.what == what

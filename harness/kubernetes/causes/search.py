@@ -1,0 +1,127 @@
+"""Find the most likely cause for which Airflow's components, or a task's pod, do not run."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from events.uri import without_secrets
+from harness.errors import CommandFailedError
+from harness.kubernetes.causes import configuration, images, scheduling
+from harness.kubernetes.causes.cause import KINDS, Cause
+from harness.kubernetes.causes.crashes import crash_cause, memory_cause
+from harness.kubernetes.causes.migrations import given_up_jobs, migration_cause
+from harness.kubernetes.causes.nodes import node_causes, or_full_disk
+from harness.kubernetes.causes.objects import (
+    MIGRATIONS,
+    Container,
+    Item,
+    Logs,
+    Objects,
+    component,
+    containers,
+    is_ready,
+)
+from harness.kubernetes.causes.probes import probe_cause
+from harness.kubernetes.causes.storage import mount_causes, unbound_claims
+from harness.kubernetes.kubectl import Kubectl
+
+LINE_LENGTH = 200
+LOG_LINES = 50
+
+Finder = Callable[[Sequence[Item], Logs], Cause | None]
+
+
+def find_component_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
+    """Return why Airflow's components are not ready; None if nothing is known to be wrong.
+
+    Args:
+        items: pods (those of tasks are ignored), events, persistentvolumeclaims, jobs and nodes, as far as they may be
+            listed.
+        logs: see `objects.Logs`.
+    """
+    objects = Objects(items, logs, of_tasks=False)
+    found = (node_causes, unbound_claims, _pod_causes, given_up_jobs, scheduling.refused)
+    return _deepest(cause for find in found for cause in find(objects))
+
+
+def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
+    """Return why a task's pod could not run; None if only the task's log can say why it failed.
+
+    Takes what `find_component_cause` takes, and looks at the pods of every run among ITEMS.
+    """
+    objects = Objects(items, logs, of_tasks=True)
+    found = (*node_causes(objects), *_pod_causes(objects))
+    return _deepest(cause for cause in found if cause.kind not in ("crash", "probe"))
+
+
+def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
+    """Return the cause that each of FINDERS finds in a namespace, with KUBECTL's options in the next steps.
+
+    Raises:
+        CommandFailedError: the objects cannot be listed; nodes need not be.
+    """
+    items = kubectl.items("pods", "events", "persistentvolumeclaims", "jobs")
+    with contextlib.suppress(CommandFailedError):
+        items += kubectl.items("nodes")
+
+    def logs(pod: str, container: str, previous: bool) -> str:
+        return kubectl.logs(pod, container, previous, lines=LOG_LINES)
+
+    command = " ".join(["kubectl", *kubectl.argv[1:], ""])
+    found = [cause for find in finders if (cause := find(items, logs))]
+    return [replace(cause, next_step=cause.next_step.replace("kubectl ", command)) for cause in found]
+
+
+def _deepest(causes: Iterable[Cause]) -> Cause | None:
+    """Return the deepest cause, its lines fit for a terminal; of several the migrations', then the newest pod's."""
+    deepest = min(map(or_full_disk, causes), key=lambda cause: KINDS.index(cause.kind), default=None)
+    if not deepest:
+        return None
+    what, why, next_step = map(_short, (deepest.what, deepest.why, deepest.next_step))
+    return Cause(deepest.kind, what, why, next_step, deepest.is_final)
+
+
+def _short(text: str) -> str:
+    """Return TEXT as one line, without secrets and not too long."""
+    text = without_secrets(" ".join(text.split()))
+    return text if len(text) <= LINE_LENGTH else text[: LINE_LENGTH - 1].rstrip() + "…"
+
+
+def _pod_causes(objects: Objects) -> Iterator[Cause]:
+    for pod in objects.pods:
+        # The migrations' pod has no probes: it is ready while it runs, and is waited for until it ends.
+        if is_ready(pod) and component(pod) != MIGRATIONS:
+            continue
+        if pod["status"].get("phase") == "Failed" and pod["status"].get("reason"):
+            yield scheduling.evicted(pod)
+        elif not pod["spec"].get("nodeName"):
+            yield from scheduling.unscheduled(pod)
+        else:
+            yield from mount_causes(objects, pod)
+            for container in containers(pod):
+                yield from _container_causes(objects, container)
+
+
+def _container_causes(objects: Objects, container: Container) -> Iterator[Cause]:
+    """Explain why a container does not run, or is not ready."""
+    reason = container.waiting.get("reason", "")
+    exit_code = container.ended.get("exitCode", 0)
+    is_migration = component(container.pod) == MIGRATIONS
+    is_done = exit_code == 0 and container.ended and not container.running and reason != "CrashLoopBackOff"
+    if reason in images.REASONS:
+        yield images.image_cause(objects, container)
+    elif reason in configuration.REASONS:
+        events = objects.events_of(container.pod, "Failed", container=container.name)
+        yield configuration.configuration_cause(container.pod, str(container.waiting.get("message", reason)), events)
+    elif is_done or (container.is_ready and not is_migration):
+        return
+    elif container.ended.get("reason") == "OOMKilled":  # of any exit code: it can be a child that was killed
+        yield memory_cause(container)
+    elif probe := probe_cause(objects, container):
+        yield probe
+    elif exit_code == 137 and not objects.events_of(container.pod, "Killing", container=container.name):
+        yield memory_cause(container)  # some runtimes miss it; nothing else says that it was killed
+    elif is_migration:
+        yield from migration_cause(objects, container)
+    elif exit_code or reason == "CrashLoopBackOff":
+        yield from crash_cause(objects, container)

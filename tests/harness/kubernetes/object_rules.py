@@ -1,0 +1,224 @@
+"""The objects that are put on a cluster, and the rules that they keep to.
+
+Each rule takes all objects and yields a line for each thing that breaks it.
+"""
+
+import base64
+import functools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import yaml
+
+from harness.docker import images
+from harness.kubernetes import chart, cluster_secrets, deployment, rollout
+from harness.kubernetes.kubectl import Kubectl
+from harness.targets import port_forward
+from harness.warehouse.roles import Warehouse, make_passwords
+from harness.warehouse.server import Server, connection_url
+from tests import pod_rules
+
+Objects = dict[str, dict[str, Any]]
+API, SCHEDULER, PROCESSOR = (f"Deployment/airflow-{name}" for name in ("api-server", "scheduler", "dag-processor"))
+MIGRATIONS, WORKER, CONFIG = "Job/airflow-run-airflow-migrations", "Pod/worker", "ConfigMap/airflow-config"
+# The chart's placeholder, for the Redis that is not installed.
+PLACEHOLDER = {"connection": base64.b64encode(b"%!s(<nil>)").decode()}
+# The oldest version that the chart supports, and the newest, by the name in messages.
+KUBERNETES = {".".join(full.split(".")[:2]): full for full in ("1.30", kubernetes_validate.latest_version())}
+READABLE, WRITABLE = {"pods", "pods/log", "events"}, {"pods"}
+
+
+def load(text: str) -> Objects:
+    """Return the objects of a YAML text by kind and name, the executor's pod template among them."""
+    found = {f"{item['kind']}/{item['metadata']['name']}": item for item in yaml.safe_load_all(text) if item}
+    for item in list(found.values()):
+        if template := item["kind"] == "ConfigMap" and item["data"].get("pod_template_file.yaml"):
+            found |= {WORKER: yaml.safe_load(template)}
+    return found
+
+
+@dataclass(frozen=True)
+class Recorder(Kubectl):
+    """Kubectl for an empty cluster; keeps what is applied."""
+
+    applied: Objects = field(default_factory=dict)
+
+    def apply(self, manifests: str | Iterable[dict[str, Any]]) -> None:
+        text = manifests if isinstance(manifests, str) else yaml.safe_dump_all(list(manifests))
+        self.applied.update(load(text))
+
+    def get(self, kind: str, name: str) -> None:  # noqa: ARG002 - the cluster is empty
+        return None
+
+
+@functools.cache
+def of_harness() -> Objects:
+    """Return what the harness itself creates, and the manifests."""
+    kubectl = Recorder(Path("kubectl"), deployment.NAMESPACE)
+    deployment.create_namespace(kubectl)
+    server = Server("a test", "db.example", 5432, "postgres", "not told")
+    passwords = make_passwords() | {cluster_secrets.USER: "x"}
+    cluster_secrets.create_secrets(
+        kubectl,
+        passwords,
+        Warehouse(server, "warehouse", passwords),
+        deployment.Database(server, server.host, server.port),
+        metadata_url=connection_url("airflow", "not told", server.host, server.port, "airflow"),
+        events_uri="s3://bucket/events.csv",
+    )
+    for path in sorted(deployment.MANIFESTS.glob("*.yaml")):
+        kubectl.apply(path.read_text())
+    return kubectl.applied
+
+
+@functools.cache
+def rights() -> Objects:
+    """Return the roles and bindings of rights.yaml."""
+    return load((deployment.MANIFESTS / "rights.yaml").read_text())
+
+
+def pods(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the spec of every pod that is created, or made from a template, at whatever depth."""
+
+    def below(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict) and isinstance(value.get("containers"), list):
+            yield value
+        elif isinstance(value, dict):
+            for part in value.values():
+                yield from below(part)
+
+    return ((name, spec) for name, item in objects.items() for spec in below(item))
+
+
+def in_pods(objects: Objects, rule: Callable[[dict[str, Any]], Iterable[str]]) -> Iterator[str]:
+    for name, spec in pods(objects):
+        yield from (f"{name}: {line}" for line in rule(spec))
+
+
+@functools.cache
+def _schema_error(item: str, version: str) -> str:
+    try:
+        kubernetes_validate.validate(json.loads(item), version, strict=True)
+    except kubernetes_validate.SchemaNotFoundError as error:
+        return str(error.message)
+    except kubernetes_validate.ValidationError as error:
+        return f"{'.'.join(map(str, error.path))}: {error.message}"
+    return ""
+
+
+def schema_errors(objects: Objects, version: str) -> Iterator[str]:
+    for name, item in objects.items():
+        if error := _schema_error(json.dumps(item, sort_keys=True), version):
+            yield f"{name}: {error}"
+
+
+def wrong_images(objects: Objects) -> Iterator[str]:
+    """Yield images that are not loaded; dbt's is named in the environment, and checked in tests/dags."""
+    loaded = {images.airflow().reference}
+    yield from in_pods(objects, lambda spec: pod_rules.wrong_images(spec, loaded))
+    config = objects[CONFIG]["data"]["airflow.cfg"]  # wins over the pod template
+    of_workers = ":".join(re.findall(r"^worker_container_(?:repository|tag) = (.*)$", config, re.MULTILINE))
+    yield from (f"executor: {image} is not brought in" for image in {of_workers} - loaded)
+
+
+def clear_secrets(objects: Objects) -> Iterator[str]:
+    """Yield what can be read by anyone with the chart's values or its objects, except the harness's secrets."""
+    for name, item in objects.items():
+        if item["kind"] == "Secret" and name not in of_harness():
+            is_placeholder = name == "Secret/airflow-broker-url" and item.get("data") == PLACEHOLDER
+            if not is_placeholder or item.get("stringData") or "helm.sh/hook" not in item["metadata"]["annotations"]:
+                yield f"{name}: the chart makes it"
+        if item["kind"] == "ConfigMap":
+            for key, value in re.findall(r"^\s*(\w+) *= *(\S.*)$", item["data"]["airflow.cfg"], re.MULTILINE):
+                if pod_rules.SECRET_NAME.search(key) or pod_rules.SECRET_VALUE.search(value):
+                    yield f"{name}: {key} is a secret in clear"
+    yield from in_pods(objects, pod_rules.clear_secrets)
+
+
+def missing_secrets(objects: Objects) -> Iterator[str]:
+    """Yield the secrets, and keys of them, that a pod reads and nothing creates."""
+    for name, spec in pods(objects):
+        references = [
+            (ref["name"], ref["key"])
+            for container in pod_rules.containers(spec)
+            for entry in container.get("env") or []
+            if (ref := (entry.get("valueFrom") or {}).get("secretKeyRef"))
+        ]
+        references += [(volume["secret"]["secretName"], "") for volume in spec["volumes"] if "secret" in volume]
+        for secret, key in references:
+            made = objects.get(f"Secret/{secret}", {}).get("stringData", {})
+            if not made or (key and not made.get(key)):
+                yield f"{name}: {secret} {key}".rstrip()
+
+
+def too_many_rights(objects: Objects) -> Iterator[str]:
+    """Yield whoever may do more than read, except the accounts that rights.yaml names."""
+    for name, item in objects.items():
+        if item["kind"].startswith("ClusterRole"):
+            yield f"{name}: holds beyond the namespace"
+        elif item["kind"] == "Role":
+            for rule in item["rules"]:
+                writes = set(rule["verbs"]) - {"get", "list", "watch"}
+                beyond = set(rule["resources"]) - (WRITABLE if writes else READABLE)
+                if beyond or set(rule["apiGroups"]) != {""} or writes - {"create", "patch", "delete"}:
+                    yield f"{name}: {', '.join(rule['verbs'])} {', '.join(rule['resources'])}"
+                elif writes and name not in rights():
+                    yield f"{name}: may start pods"
+        elif item["kind"] == "RoleBinding" and name not in rights() and f"Role/{item['roleRef']['name']}" in rights():
+            yield f"{name}: binds {item['roleRef']['name']}"
+
+
+def wrong_accounts(objects: Objects) -> Iterator[str]:
+    """Yield accounts and roles that do not exist, and tokens of accounts without rights."""
+    bindings = [item for item in objects.values() if item["kind"] == "RoleBinding"]
+    bound = {f"ServiceAccount/{subject['name']}" for item in bindings for subject in item["subjects"]}
+    accounts = {name: item for name, item in objects.items() if item["kind"] == "ServiceAccount"}
+    roles = {f"Role/{item['roleRef']['name']}" for item in bindings}
+    yield from (f"there is no {name}" for name in sorted((bound | roles) - set(objects)))
+    for name, account in accounts.items():
+        if name not in bound and account.get("automountServiceAccountToken") is not False:
+            yield f"{name}: has a token and no rights"
+    for name, spec in pods(objects):
+        account_name = f"ServiceAccount/{spec.get('serviceAccountName', 'default')}"
+        if account_name not in accounts:
+            yield f"{name}: there is no {account_name}"
+        elif spec.get("automountServiceAccountToken") and account_name not in bound:
+            yield f"{name}: has a token and no rights"
+
+
+def missing_names(objects: Objects) -> Iterator[str]:
+    """Yield what the harness relies on and what does not have that name."""
+    for component in rollout.COMPONENTS:
+        labels = objects.get(f"Deployment/{chart.HELM_RELEASE}-{component}", {}).get("metadata", {}).get("labels", {})
+        if labels.get("component") != component:
+            yield f"deployment of {component}"
+    service = port_forward.SERVICE.replace("service", "Service")
+    ports = objects.get(service, {"spec": {"ports": []}})["spec"]["ports"]
+    if [port["port"] for port in ports] != [port_forward.PORT]:
+        yield f"{service} at port {port_forward.PORT}"
+    for account in ("airflow-scheduler", "airflow-worker"):
+        if f"ServiceAccount/{account}" not in objects:
+            yield f"account {account}"
+    for name, spec in pods(objects):
+        claims = {v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
+        if name != MIGRATIONS and claims != {"airflow-logs"}:
+            yield f"{name}: claim airflow-logs"
+    if "PersistentVolumeClaim/airflow-logs" not in objects:
+        yield "claim airflow-logs"
+
+
+RULES: dict[str, Callable[[Objects], Iterable[str]]] = {
+    "images": wrong_images,
+    "no secret in clear": clear_secrets,
+    "secrets exist": missing_secrets,
+    "restricted pods": lambda objects: in_pods(objects, pod_rules.not_restricted),
+    "resources": lambda objects: in_pods(objects, pod_rules.without_resources),
+    "rights": lambda objects: [*too_many_rights(objects), *wrong_accounts(objects)],
+    "names": missing_names,
+    **{f"Kubernetes {name}": functools.partial(schema_errors, version=full) for name, full in KUBERNETES.items()},
+}

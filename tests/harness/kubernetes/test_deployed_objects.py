@@ -1,0 +1,299 @@
+"""What is put on a cluster, without one: the official chart rendered for each target, and the project's own objects.
+
+Each rule is shown to find what it is for: in objects that were changed so that it must.
+"""
+
+import base64
+import copy
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.docker import images
+from harness.kubernetes import chart, deployment
+from harness.project.paths import ROOT
+from harness.targets.existing_cluster import ExistingCluster
+from harness.targets.kind import UI_NODE_PORT, KindCluster
+from harness.targets.minikube import MinikubeCluster
+from tests.harness.kubernetes.object_rules import (
+    API,
+    CONFIG,
+    KUBERNETES,
+    MIGRATIONS,
+    PROCESSOR,
+    RULES,
+    SCHEDULER,
+    WORKER,
+    Objects,
+    load,
+    of_harness,
+    pods,
+    rights,
+    too_many_rights,
+)
+
+TARGETS = sorted(path.name for path in chart.VALUES.glob("*.yaml") if path.name != "base.yaml")
+Change = Callable[[Objects], object]
+GONE = object()
+
+
+@functools.cache
+def rendered(target: str, folder: Path) -> Objects:
+    annotations = {"events-platform/secrets": "0123456789abcdef"}
+    values = chart.run_values(images.airflow().reference, {"DBT_IMAGE": images.dbt().reference}, annotations)
+    (folder / "values.json").write_text(json.dumps(values))
+    files = [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
+    return load(chart.render(chart.locate(), deployment.NAMESPACE, files)) | of_harness()
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param("values", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)],
+)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder for what is rendered."""
+    return tmp_path_factory.mktemp(request.param)
+
+
+@pytest.fixture(params=TARGETS)
+def objects(request: pytest.FixtureRequest, folder: Path) -> Objects:
+    """Give everything that is put on a target; read it only."""
+    return rendered(request.param, folder)
+
+
+def test_every_target_has_values_and_every_kind_of_pod_is_checked(objects: Objects) -> None:
+    assert {cluster.values for cluster in (ExistingCluster, KindCluster, MinikubeCluster)} <= set(TARGETS)
+    assert {name for name, _ in pods(objects)} == {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER}
+    assert len(objects) >= 25
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_target_keeps_to_the_rules(objects: Objects, rule: str) -> None:
+    assert list(RULES[rule](objects)) == []
+
+
+def test_every_image_is_one_that_is_loaded(objects: Objects) -> None:
+    assert not re.search(r"image: (?!events-platform/airflow:[0-9a-f]{16})", yaml.safe_dump_all(objects.values()))
+
+
+def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
+    cluster = yaml.safe_load((ROOT / "cluster" / "kind.yaml").read_text())
+    [port] = [m["containerPort"] for node in cluster["nodes"] for m in node["extraPortMappings"]]
+    service = rendered("kind.yaml", folder)["Service/airflow-api-server"]["spec"]
+    assert (service["type"], [p["nodePort"] for p in service["ports"]]) == ("NodePort", [port])
+    assert f"{port}/tcp" == UI_NODE_PORT
+
+
+# --- without the chart ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_the_projects_own_objects_are_valid(version: str) -> None:
+    assert {"Namespace/events-platform", "PersistentVolume/airflow-logs", "Role/run-dbt"} <= set(of_harness())
+    assert list(RULES[f"Kubernetes {version}"](of_harness())) == []
+
+
+def test_the_projects_own_rights_are_few_and_its_manifests_have_no_secret() -> None:
+    assert list(too_many_rights(of_harness())) == []
+    bindings = [item for item in rights().values() if item["kind"] == "RoleBinding"]
+    subjects = {item["metadata"]["name"]: [s["name"] for s in item["subjects"]] for item in bindings}
+    assert subjects == {"run-workers": ["airflow-scheduler"], "run-dbt": ["airflow-worker"]}
+    manifests = [item for path in deployment.MANIFESTS.glob("*.yaml") for item in load(path.read_text()).values()]
+    assert "Secret" not in {item["kind"] for item in manifests}
+    claim = of_harness()["PersistentVolume/airflow-logs"]["spec"]["claimRef"]
+    assert claim == {"namespace": deployment.NAMESPACE, "name": "airflow-logs"}
+
+
+# --- what each rule finds -------------------------------------------------------------------------------------------
+
+
+def change(name: str, path: str, value: Any = GONE) -> Change:
+    """Return what sets, appends or removes the value at PATH in the object NAME."""
+
+    def change_it(objects: Objects) -> None:
+        *parents, last = (int(part) if part.isdecimal() else part for part in path.split("/"))
+        place: Any = objects[name]
+        for parent in parents:
+            place = place[parent]
+        if value is GONE:
+            del place[last]
+        elif isinstance(place, list) and last == len(place):
+            place.append(value)
+        else:
+            place[last] = value
+
+    return change_it
+
+
+def in_pod(name: str, path: str, value: Any = GONE) -> Change:
+    return change(name, f"{'spec' if name == WORKER else 'spec/template/spec'}/{path}", value)
+
+
+def in_container(name: str, path: str, value: Any = GONE) -> Change:
+    return in_pod(name, f"containers/0/{path}", value)
+
+
+def variable(name: str, value: str, where: str = API) -> Change:
+    return in_container(where, "env/0", {"name": name, "value": value})
+
+
+def add(kind: str, name: str, **fields: Any) -> Change:
+    return lambda objects: objects.update({f"{kind}/{name}": {"kind": kind, "metadata": {"name": name}, **fields}})
+
+
+def remove(name: str) -> Change:
+    return lambda objects: objects.pop(name)
+
+
+WAIT = "initContainers/0"  # which waits for the migrations
+BROKER = base64.b64encode(b"redis://:pw@redis").decode()
+FERNET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+LAUNCHER = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}
+EXEC = {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]}
+GET_SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+SUBJECT = {"kind": "ServiceAccount", "name": "airflow-api-server"}
+WORKER_IMAGE = "worker_container_repository = a\nworker_container_tag = b\n"
+
+BROKEN: dict[str, list[tuple[Change, str]]] = {
+    "images": [
+        (in_pod(API, f"{WAIT}/image", "busybox:1"), f"{API}: wait-for-airflow-migrations: busybox:1 is not brought in"),
+        (in_container(WORKER, "image", "apache/airflow:3"), f"{WORKER}: base: apache/airflow:3 is not brought in"),
+        (
+            in_container(MIGRATIONS, "imagePullPolicy", "Always"),
+            f"{MIGRATIONS}: run-airflow-migrations: what is brought in may be pulled",
+        ),
+        (change(CONFIG, "data/airflow.cfg", WORKER_IMAGE), "executor: a:b is not brought in"),
+    ],
+    "no secret in clear": [
+        (
+            add("Secret", "airflow-fernet-key", metadata={"annotations": {}}, data={}),
+            "Secret/airflow-fernet-key: the chart makes it",
+        ),
+        (
+            change("Secret/airflow-broker-url", "data/connection", BROKER),
+            "Secret/airflow-broker-url: the chart makes it",
+        ),
+        (change(CONFIG, "data/airflow.cfg", "[api]\nsecret_key = abc"), f"{CONFIG}: secret_key is a secret in clear"),
+        (variable("PGPASSWORD", "abc"), f"{API}: api-server: PGPASSWORD is a secret in clear"),
+        (variable("X", "postgresql://a:b@db/x"), f"{API}: api-server: X is a secret in clear"),
+        (variable("X", FERNET_KEY), f"{API}: api-server: X is a secret in clear"),
+        (
+            variable("AIRFLOW__CORE__FERNET_KEY", "abc", WORKER),
+            f"{WORKER}: base: AIRFLOW__CORE__FERNET_KEY is a secret in clear",
+        ),
+        (
+            in_container(SCHEDULER, "args/3", "--password abc"),
+            f"{SCHEDULER}: scheduler: a secret among its arguments",
+        ),
+        (
+            in_container(MIGRATIONS, "args/3", "export TOKEN=abc"),
+            f"{MIGRATIONS}: run-airflow-migrations: a secret among its arguments",
+        ),
+    ],
+    "secrets exist": [
+        (remove("Secret/airflow-login"), f"{API}: airflow-login"),
+        (remove("Secret/warehouse-loader"), f"{WORKER}: warehouse-loader connection"),
+        (remove("Secret/events-file"), f"{WORKER}: events-file uri"),
+    ],
+    "restricted pods": [
+        (
+            in_pod(API, f"{WAIT}/securityContext/runAsUser", 0),
+            f"{API}: wait-for-airflow-migrations: its user is root, or not known",
+        ),
+        (in_pod(WORKER, "securityContext/runAsUser"), f"{WORKER}: base: its user is root, or not known"),
+        (in_pod(WORKER, "securityContext/runAsNonRoot"), f"{WORKER}: base: may run as root"),
+        (in_pod(WORKER, "securityContext/seccompProfile"), f"{WORKER}: base: no seccomp profile"),
+        (
+            in_container(MIGRATIONS, "securityContext/capabilities/add", ["CHOWN"]),
+            f"{MIGRATIONS}: run-airflow-migrations: keeps capabilities",
+        ),
+        (
+            in_container(MIGRATIONS, "securityContext/capabilities/drop"),
+            f"{MIGRATIONS}: run-airflow-migrations: keeps capabilities",
+        ),
+        (
+            in_container(PROCESSOR, "securityContext/allowPrivilegeEscalation"),
+            f"{PROCESSOR}: dag-processor: may gain privileges",
+        ),
+        (
+            in_container(PROCESSOR, "securityContext/privileged", True),
+            f"{PROCESSOR}: dag-processor: is privileged",
+        ),
+        (in_container(API, "ports/0/hostPort", 80), f"{API}: api-server: has a port of the node"),
+        (in_pod(SCHEDULER, "hostNetwork", True), f"{SCHEDULER}: has the node's: hostNetwork"),
+        (
+            in_pod(WORKER, "volumes/0", {"name": "logs", "hostPath": {"path": "/"}}),
+            f"{WORKER}: volume logs: its kind is not allowed",
+        ),
+    ],
+    "resources": [
+        (in_container(WORKER, "resources/limits/memory"), f"{WORKER}: base: no limits of memory"),
+        (
+            in_pod(SCHEDULER, f"{WAIT}/resources/requests/cpu"),
+            f"{SCHEDULER}: wait-for-airflow-migrations: no requests of cpu",
+        ),
+    ],
+    "rights": [
+        (change("Role/run-dbt", "rules/3", EXEC), "Role/run-dbt: create pods/exec"),
+        (change("Role/run-workers", "rules/1", GET_SECRETS), "Role/run-workers: get secrets"),
+        (change("Role/run-workers", "rules/0/verbs", ["*"]), "Role/run-workers: * pods"),
+        (add("Role", "airflow-pod-launcher-role", rules=[LAUNCHER]), "Role/airflow-pod-launcher-role: may start pods"),
+        (
+            add("RoleBinding", "x", roleRef={"name": "run-dbt"}, subjects=[SUBJECT]),
+            "RoleBinding/x: binds run-dbt",
+        ),
+        (add("ClusterRoleBinding", "x"), "ClusterRoleBinding/x: holds beyond the namespace"),
+        (
+            change("ServiceAccount/airflow-dag-processor", "automountServiceAccountToken", True),
+            "ServiceAccount/airflow-dag-processor: has a token and no rights",
+        ),
+        (in_pod(PROCESSOR, "automountServiceAccountToken", True), f"{PROCESSOR}: has a token and no rights"),
+        (in_pod(PROCESSOR, "serviceAccountName", "x"), f"{PROCESSOR}: there is no ServiceAccount/x"),
+        (remove("Role/run-dbt"), "there is no Role/run-dbt"),
+    ],
+    "names": [
+        (change(API, "metadata/labels/component", "webserver"), "deployment of api-server"),
+        (remove(PROCESSOR), "deployment of dag-processor"),
+        (change("Service/airflow-api-server", "spec/ports/0/port", 80), "Service/airflow-api-server at port 8080"),
+        (remove("ServiceAccount/airflow-worker"), "account airflow-worker"),
+        (in_pod(WORKER, "volumes/0", {"name": "logs", "emptyDir": {}}), f"{WORKER}: claim airflow-logs"),
+        (remove("PersistentVolumeClaim/airflow-logs"), "claim airflow-logs"),
+    ],
+} | {
+    f"Kubernetes {version}": [
+        (change(API, "spec/replicas", "one"), f"{API}: spec.replicas: 'one' is not of type 'integer', 'null'"),
+        (
+            change("Role/run-dbt", "rule", []),
+            "Role/run-dbt: : Additional properties are not allowed ('rule' was unexpected)",
+        ),
+        (
+            in_container(WORKER, "image_", "a"),
+            f"{WORKER}: spec.containers.0: Additional properties are not allowed ('image_' was unexpected)",
+        ),
+        (
+            change(SCHEDULER, "apiVersion", "extensions/v1beta1"),
+            f"{SCHEDULER}: Couldn't find schema for kind Deployment with api version extensions/v1beta1"
+            f" for kubernetes version {version}",
+        ),
+    ]
+    for version in KUBERNETES
+}
+
+
+def test_every_rule_is_tried() -> None:
+    assert BROKEN.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("rule", "change_it", "line"), [(rule, *case) for rule, cases in BROKEN.items() for case in cases]
+)
+def test_what_breaks_a_rule_is_found(folder: Path, rule: str, change_it: Change, line: str) -> None:
+    objects = copy.deepcopy(rendered("kind.yaml", folder))
+    change_it(objects)
+    assert list(RULES[rule](objects)) == [line]
