@@ -14,7 +14,7 @@ from harness.kubernetes import chart
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.reporting.console import say
-from harness.reporting.diagnostics import complaining
+from harness.reporting.diagnostics import log_and_continue
 
 KINDS = "pods,deployments,replicasets,jobs,services,persistentvolumeclaims,serviceaccounts,configmaps"
 LOG_LINES = 20_000
@@ -31,15 +31,15 @@ class Cluster(Protocol):
 
 def save(folder: Path, cluster: Cluster, values: Sequence[Path]) -> None:
     """Save everything into FOLDER; VALUES are the files with the chart's values."""
-    with complaining("the chart's values"):
+    with log_and_continue("the chart's values"):
         for path in values:
             shutil.copy(path, make(folder / "chart"))
     exists = False
-    with complaining("what the cluster shows"):
+    with log_and_continue("what the cluster shows"):
         exists = cluster.exists()
     if not exists:
         return
-    with complaining("the cluster's export"):
+    with log_and_continue("the cluster's export"):
         cluster.export(make(folder / "export"))
     kubectl = cluster.kubectl()
     if not kubectl.answers():
@@ -55,7 +55,7 @@ def save(folder: Path, cluster: Cluster, values: Sequence[Path]) -> None:
         "the chart as rendered": lambda: save_rendered_chart(folder / "chart", kubectl),
     }
     for name, step in steps.items():
-        with complaining(name):
+        with log_and_continue(name):
             step()
 
 

@@ -1,6 +1,7 @@
-"""Save what explains a failure to `build/diagnostics/`, before anything is taken down."""
+"""Save logs, tables and the state of a failed run to `build/diagnostics/`, before anything is taken down."""
 
 import contextlib
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,25 +12,26 @@ from psycopg import sql
 
 from events.errors import EventsError
 from events.uri import without_secrets
+from harness.errors import HarnessError
 from harness.project.paths import BUILD, ROOT
 from harness.reporting.console import Phases, say, write_phases
 
 DIAGNOSTICS = BUILD / "diagnostics"
 TABLES = ("loads", "rejected_events")
-PATIENCE = "-c statement_timeout=30s -c lock_timeout=5s"  # whoever failed may hold a lock
+TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # the failed program may hold a lock
 CONTENTS = {
     "phases.json": "how long each phase took",
-    "events.txt": "the namespace's events, the latest last: what Kubernetes says of pods, images, probes",
-    "objects.txt": "all its objects, a line each",
-    "describe": "each object that is not well, in full, its events at the end",
-    "pods": "the log of each container, by pod; `.previous.log` is of before its restart",
+    "events.txt": "the namespace's events, the latest last: pods, images, probes",
+    "objects.txt": "the namespace's objects, a line each",
+    "describe": "each unhealthy object in full, with its events",
+    "pods": "the log of each container, by pod; `.previous.log` is from before its restart",
     "tasks": "the logs of Airflow's tasks; `dbt/<pod>` has dbt's results of failed runs",
     "warehouse": "the ledger of loads and the rejected rows, as CSV",
     "chart": "the chart's values, as given and as rendered, its manifests and hooks",
-    "nodes.txt": "the nodes: what they have, what is taken, what presses them",
-    "export": "the engine's logs of PostgreSQL and the node; the node's own: kubelet, containerd, journal",
-    "commands": "what kind, docker and helm said",
-    "logs": "what the processes said",
+    "nodes.txt": "the nodes: capacity, allocation, pressure",
+    "export": "the engine's logs of PostgreSQL and the node; the node's kubelet, containerd and journal",
+    "commands": "the output of kind, docker and helm",
+    "logs": "the output of the processes",
 }
 
 
@@ -39,69 +41,77 @@ def save(
     warehouse_dsn: str | None = None,
     save_more: Callable[[Path], None] = lambda _: None,
     phases: Phases | None = None,
-) -> None:
-    """Copy FOLDERS, by name, and the ledger and the rejects of a warehouse; name the place in ERROR's last line.
+) -> Exception:
+    """Save what explains ERROR, and return the error to raise in its place: its last line names the folder.
 
-    SAVE_MORE is called with the folder of the diagnostics. Each thing is saved for itself: what is broken is often what
-    cannot tell. What cannot be saved is said and left out: the failure itself matters more.
+    Each part is saved on its own, since one that is broken often cannot be saved. A part that cannot be saved is
+    reported and left out: the failure itself matters more.
+
+    Args:
+        error: an unexpected one is returned as it is, and the folder printed.
+        folders: copied, under these names.
+        warehouse_dsn: of the warehouse whose ledger and rejected rows are saved.
+        save_more: called with the folder of the diagnostics.
+        phases: the phases of the run.
     """
     destination = None
-    with complaining("a folder"):
-        destination = unused(DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S"))
+    with log_and_continue("a folder"):
+        destination = make_unused(DIAGNOSTICS / time.strftime("%Y%m%d-%H%M%S"))
     if destination is None:
-        return
+        return error
     for name, folder in folders.items():
         if folder.exists():
-            with complaining(name):
+            with log_and_continue(name):
                 shutil.copytree(folder, destination / name, ignore_dangling_symlinks=True)
     save_more(destination)
     if warehouse_dsn:
-        with complaining("the warehouse's ledger"):
+        with log_and_continue("the warehouse's ledger"):
             save_tables(warehouse_dsn, destination / "warehouse")
-    with complaining("the summary"):
+    with log_and_continue("the summary"):
         if phases:
             write_phases(destination / "phases.json", phases)
         (destination / "summary.txt").write_text(summary(error, destination, phases))
     place = f"Diagnostics: {destination.relative_to(ROOT)}"
-    if isinstance(error, EventsError):
-        dash = "" if error.next_step.endswith(".") else " —"
-        error.next_step = f"{error.next_step}{dash} {place}"
-    else:
+    if not isinstance(error, EventsError):
         say(f"  {place}")
+        return error
+    next_step = f"{error.next_step}{'' if error.next_step.endswith('.') else ' —'} {place}"
+    if isinstance(error, HarnessError):
+        return error.amended(next_step=next_step)
+    return type(error)(error.what, error.why, next_step)
 
 
 @contextlib.contextmanager
-def complaining(what: str) -> Iterator[None]:
-    """Say that the diagnostics lack WHAT, where saving it fails, and go on."""
+def log_and_continue(what: str) -> Iterator[None]:
+    """If saving WHAT fails in the block, print that the diagnostics lack it."""
     try:
         yield
     except (OSError, ValueError, psycopg.Error, EventsError) as error:
-        said = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
-        say(f"  the diagnostics lack {what}: {said}")
+        reason = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
+        say(f"  the diagnostics lack {what}: {reason}")
 
 
 def summary(error: Exception, folder: Path, phases: Phases | None) -> str:
-    """Return where to begin: what failed, how far the run came, and what is in each file."""
+    """Return the text of summary.txt: the failure, the phases, and the content of each file."""
     lines = ["What failed", ""]
     if isinstance(error, EventsError):
         lines += [f"  {line}" for line in (error.what, error.why, error.next_step)]
     else:
         lines += [
             f"  {type(error).__name__}: {without_secrets(str(error))}",
-            "  It was not foreseen; the terminal has its traceback.",
+            "  This is a defect: the error was not expected. The terminal has its traceback.",
         ]
     if phases:
         lines += ["", "Phases, in the order of their ends (seconds)", ""]
         lines += [f"  {seconds:7.1f}  {name}" for name, seconds in phases.seconds.items()]
-    lines += ["", "What is here", ""]
-    there = {path.name for path in folder.iterdir()}
-    lines += [f"  {name:<14} {what}" for name, what in CONTENTS.items() if name in there]
+    lines += ["", "Files in this folder", ""]
+    lines += [f"  {name:<14} {what}" for name, what in CONTENTS.items() if (folder / name).exists()]
     return "\n".join(lines) + "\n"
 
 
 def save_tables(dsn: str, folder: Path) -> None:
-    """Write the ledger of loads and the rejected rows as CSV files, as far as the tables are there."""
-    with psycopg.connect(dsn, connect_timeout=10, options=PATIENCE) as connection:
+    """Write the ledger of loads and the rejected rows as CSV files, if the tables exist."""
+    with psycopg.connect(dsn, connect_timeout=10, options=TIMEOUTS) as connection:
         folder.mkdir(parents=True)
         for table in TABLES:
             if connection.execute("select to_regclass(%s)", (f"raw.{table}",)).fetchone() == (None,):
@@ -112,14 +122,11 @@ def save_tables(dsn: str, folder: Path) -> None:
                     file.write(block)
 
 
-def unused(wanted: Path) -> Path:
-    """Make the folder WANTED, or one with a number behind it where another run has it, and return it."""
-    number = 1
-    while True:
+def make_unused(wanted: Path) -> Path:
+    """Make the folder WANTED, or with a number appended if another run has made it, and return it."""
+    for number in itertools.count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
+        with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
             return path
+    raise AssertionError

@@ -56,7 +56,6 @@ def save_diagnostics(
         error = error.amended(next_step=f"Read the diagnostics, or look at it while it is up: {provider.command('up')}")
     folders = {"commands": supervisor.directory / "logs"}
     files = values_files(provider)
-    diagnostics.save(
+    return diagnostics.save(
         error, folders, warehouse_dsn, lambda folder: cluster_diagnostics.save(folder, provider, files), phases
     )
-    return error

@@ -100,8 +100,10 @@ class EmbeddedTarget:
                 home = supervisor.directory
                 folders = {"components": home / "logs", "tasks": home / "airflow" / "logs", "dbt": home / "dbt"}
                 admin_dsn = deployment.warehouse.admin_dsn if deployment else None
-                diagnostics.save(error, folders, admin_dsn, phases=phases)
-                raise
+                failure = diagnostics.save(error, folders, admin_dsn, phases=phases)
+                if failure is error:
+                    raise
+                raise failure from error
             finally:
                 take_down(supervisor, phases)
 

@@ -42,8 +42,10 @@ def ephemeral_server(dsn: str | None = None, *, keep: bool = False) -> Iterator[
         try:
             server = start_container(supervisor) if engine_answers() else start_from_wheel(supervisor)
         except Exception as error:
-            diagnostics.save(error, {"postgres": supervisor.directory / "logs"})
-            raise
+            failure = diagnostics.save(error, {"postgres": supervisor.directory / "logs"})
+            if failure is error:
+                raise
+            raise failure from error
         try:
             yield server
         except Exception:

@@ -1,10 +1,11 @@
-"""What is saved when something fails: all that can be, and where to begin."""
+"""Diagnostics hold all that can be saved of a failed run, and the error names their folder."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from events.errors import SourceEmpty
 from harness.errors import UsageError
 from harness.reporting import diagnostics
 from harness.reporting.console import Phases
@@ -17,37 +18,49 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_summary_says_where_to_begin(folder: Path) -> None:
+def test_the_error_names_the_folder_and_its_summary_lists_the_files(folder: Path) -> None:
     (folder / "logs").mkdir()
-    (folder / "logs" / "kind.log").write_text("it says")
+    (folder / "logs" / "kind.log").write_text("output")
     error = UsageError("What.", "Why.", "Next.")
     phases = Phases()
     with phases.phase("cluster ready"):
         pass
-    diagnostics.save(error, {"commands": folder / "logs"}, phases=phases)
-    place = re.fullmatch(r"Next\. Diagnostics: (diagnostics/[\d-]+)", error.next_step)
+    failure = diagnostics.save(error, {"commands": folder / "logs"}, phases=phases)
+    assert isinstance(failure, UsageError)
+    assert (failure.what, error.next_step) == ("What.", "Next.")
+    place = re.fullmatch(r"Next\. Diagnostics: (diagnostics/[\d-]+)", failure.next_step)
     assert place
     saved = folder / place[1]
-    assert (saved / "commands" / "kind.log").read_text() == "it says"
+    assert (saved / "commands" / "kind.log").read_text() == "output"
     assert (saved / "summary.txt").read_text() == (
         "What failed\n\n  What.\n  Why.\n  Next.\n\n"
         "Phases, in the order of their ends (seconds)\n\n      0.0  cluster ready\n\n"
-        "What is here\n\n  phases.json    how long each phase took\n  commands       what kind, docker and helm said\n"
+        "Files in this folder\n\n"
+        "  phases.json    how long each phase took\n  commands       the output of kind, docker and helm\n"
     )
 
 
-def test_what_cannot_be_saved_does_not_take_the_rest_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_that_cannot_be_saved_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "logs").write_text("no folder")
 
     def save_more(destination: Path) -> None:
-        with diagnostics.complaining("the events"):
+        with diagnostics.log_and_continue("the events"):
             raise OSError(28, "No space left on device")
         (destination / "objects.txt").write_text("")
 
-    diagnostics.save(ValueError("odd"), {"commands": folder / "logs"}, "postgresql://127.0.0.1:1/none", save_more)
+    error = ValueError("odd")
+    assert diagnostics.save(error, {"commands": folder / "logs"}, "postgresql://127.0.0.1:1/none", save_more) is error
     [saved] = (folder / "diagnostics").iterdir()
     assert {path.name for path in saved.iterdir()} == {"objects.txt", "summary.txt"}
     assert "ValueError: odd" in (saved / "summary.txt").read_text()
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for what in ("commands", "the events: [Errno 28] No space left on device", "the warehouse's ledger: connection"):
-        assert f"  the diagnostics lack {what}" in said
+        assert f"  the diagnostics lack {what}" in output
+    assert f"  Diagnostics: diagnostics/{saved.name}\n" in output
+
+
+def test_two_failures_in_one_second_have_two_folders(folder: Path) -> None:
+    failures = [diagnostics.save(SourceEmpty("What.", "Why.", "nox -s dbt"), {}) for _ in range(3)]
+    places = [str(failure).partition("nox -s dbt — Diagnostics: ")[2] for failure in failures]
+    assert sorted(places) == sorted(f"diagnostics/{path.name}" for path in (folder / "diagnostics").iterdir())
+    assert len(places) == 3
