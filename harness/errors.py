@@ -228,7 +228,7 @@ def cause_line(output: str) -> str:
 
 # A registry that speaks HTTP is asked over HTTPS.
 SPEAKS_HTTP = re.compile("HTTP response to HTTPS client|first record does not look like a TLS handshake")
-LET_IT_SPEAK_HTTP = "Give it a certificate, or let {who} use HTTP: docs/operations.md, “A registry that speaks HTTP”."
+LET_IT_SPEAK_HTTP = "Give it a certificate, or let {who} use HTTP: docs/pins.md, “A registry that speaks HTTP”."
 
 
 class ClusterFailedError(HarnessError):

@@ -105,7 +105,7 @@ def no_tool(name: str) -> str:
     """Look for a program that the harness finds or downloads."""
     from harness.project import tools
 
-    return "" if tools.can_be_had(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
+    return "" if tools.is_available(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
 
 
 def no_chart() -> str:

@@ -57,7 +57,9 @@ def locate() -> Path:
         return path.absolute()
     if not _cached().exists():
         is_archive = urlsplit(address).path.endswith(".tgz") and not address.startswith("oci://")
-        tools.put(_cached(), tools.fetch(address, pins.chart()["sha256"]) if is_archive else _pull(address))
+        tools.write_atomically(
+            _cached(), tools.fetch(address, pins.chart()["sha256"]) if is_archive else _pull(address)
+        )
     return _cached()
 
 
@@ -96,7 +98,7 @@ def is_available() -> bool:
     address = source()
     if "://" not in address:
         return Path(address).expanduser().exists()
-    return _cached().exists() or address.startswith("oci://") or tools.is_reached(address)
+    return _cached().exists() or address.startswith("oci://") or tools.responds(address)
 
 
 def run_values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:

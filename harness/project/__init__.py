@@ -1,1 +1,1 @@
-"""The repository itself: paths, pinned versions, locks, environments, tools."""
+"""The repository: paths, pinned versions, locks, environments and tools."""

@@ -1,13 +1,13 @@
-"""Where things are in the repository."""
+"""Folders and files of the repository, and names for this clone."""
 
 import hashlib
 import platform
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # one name for the clone, whatever links lead to it
-CLONE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]  # tells this clone's clusters from another's
-# On a cluster or server that several machines share, whose clones may have the same path, as on CI's runners.
+ROOT = Path(__file__).resolve().parents[2]  # without links: one name for the clone
+CLONE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]  # in the names of this clone's clusters
+# In names on a cluster or server that several machines share: clones of CI's runners have the same path.
 CLONE_ON_MACHINE = hashlib.sha256(f"{platform.node()} {ROOT}".encode()).hexdigest()[:6]
-BUILD = ROOT / "build"  # what sessions leave for people: diagnostics, documentation
+BUILD = ROOT / "build"  # what sessions write for people: diagnostics, reports, documentation
 SAMPLE = ROOT / "airflow" / "data" / "events.csv"
 PACKAGE_FOLDERS = (ROOT, ROOT / "airflow" / "include")  # the folders of `harness` and of `events`

@@ -1,16 +1,38 @@
-"""Read `cluster/versions.toml`: what is pinned, and how long is waited. An environment variable replaces each pin.
+"""Read `cluster/versions.toml`: pinned versions and deadlines. An environment variable overrides each.
 
-Pins are read when they are used, never at import.
+They are read when they are used, never at import.
 """
 
 import functools
 import os
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from harness.project.paths import ROOT
 
 VERSIONS = ROOT / "cluster" / "versions.toml"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A pinned program.
+
+    Attributes:
+        version: the one that is downloaded.
+        minimum: an installed one of at least this version is used instead.
+        url: a pattern with `{version}`, `{system}` and `{machine}`.
+        sha256: of the downloaded file, by platform.
+        below: an installed one must be older than this.
+    """
+
+    name: str
+    version: str
+    minimum: str
+    url: str
+    sha256: Mapping[str, str]
+    below: str = "999"
 
 
 @functools.cache
@@ -19,20 +41,20 @@ def _versions() -> dict[str, Any]:
 
 
 def image(name: str) -> str:
-    """Return the image NAME (node, postgres, airflow, python): `PLATFORM_<NAME>_IMAGE` or the pinned one."""
+    """Return the reference of the image NAME (node, postgres, airflow, python): `PLATFORM_<NAME>_IMAGE` or its pin."""
     return os.environ.get(f"PLATFORM_{name.upper()}_IMAGE") or str(_versions()["images"][name])
 
 
 def chart() -> dict[str, str]:
-    """Return the chart's version, Airflow's, the archive's url and sha256."""
+    """Return the chart's version, Airflow's, and the archive's url and sha256."""
     return dict(_versions()["chart"])
 
 
-def tool(name: str) -> dict[str, Any]:
-    """Return a tool's version, minimum, url and sha256 by platform."""
-    return dict(_versions()["tools"][name])
+def tool(name: str) -> Tool:
+    """Return the pin of the program NAME."""
+    return Tool(name, **_versions()["tools"][name])
 
 
-def deadline_s(what: str) -> float:
-    """Return how long to wait for WHAT, in seconds: `PLATFORM_DEADLINE_<WHAT>` or what is written there."""
-    return float(os.environ.get(f"PLATFORM_DEADLINE_{what.upper()}") or _versions()["deadlines"][what])
+def deadline_s(name: str) -> float:
+    """Return how many seconds to wait for NAME: `PLATFORM_DEADLINE_<NAME>`, or the default."""
+    return float(os.environ.get(f"PLATFORM_DEADLINE_{name.upper()}") or _versions()["deadlines"][name])

@@ -1,10 +1,10 @@
-"""Find kind, kubectl and helm: the ones that are installed, or the pinned ones, fetched once into a cache.
+"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache.
 
 | variable | meaning |
 | --- | --- |
-| `PLATFORM_KIND`, `PLATFORM_KUBECTL`, `PLATFORM_HELM`, `PLATFORM_MINIKUBE` | the program to use, whatever its version |
-| `PLATFORM_KIND_URL`, `PLATFORM_KUBECTL_URL`, `PLATFORM_HELM_URL` | where to fetch it instead; the checksum stays |
-| `PLATFORM_CACHE` | where what is fetched is kept; `~/.cache/events-platform` by default |
+| `PLATFORM_KIND`, `PLATFORM_KUBECTL`, `PLATFORM_HELM`, `PLATFORM_MINIKUBE` | the program to use, of any version |
+| `PLATFORM_KIND_URL`, `PLATFORM_KUBECTL_URL`, `PLATFORM_HELM_URL` | a mirror to download from; the checksum stays |
+| `PLATFORM_CACHE` | folder for downloads; `~/.cache/events-platform` by default |
 """
 
 import hashlib
@@ -33,57 +33,58 @@ VERSION_ARGUMENTS = {
     "minikube": ("version", "--short"),
 }
 PINNED = ("kind", "kubectl", "helm")
-REACH_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 
 
 def cache() -> Path:
-    """Return the folder where what is fetched is kept."""
+    """Return the folder for downloads."""
     return Path(os.environ.get("PLATFORM_CACHE") or Path.home() / ".cache" / "events-platform")
 
 
-def find(name: str) -> Path:
-    """Return the program NAME: the one that is named or installed, if it is new enough; else the pinned one, fetched.
+def find(name: str, pin: pins.Tool | None = None) -> Path:
+    """Return the program NAME: the installed one if its version is supported, else that of PIN, downloaded.
 
     Raises:
         ToolMissingError: there is none for this machine.
-        DownloadError: it cannot be fetched.
+        DownloadError: it cannot be downloaded.
     """
     if path := installed(name):
         return path
-    told = pins.tool(name)
-    target = cache() / "tools" / f"{name}-{told['version']}" / name
-    if not target.exists():
-        print(f"… fetching {name} {told['version']}", flush=True)
-        content = fetch(url_of(name), told["sha256"][machine(name)])
-        put(target, member(content, name) if told["url"].endswith(".tar.gz") else content, mode=0o755)
-    return target
+    pin = pin or pins.tool(name)
+    path = _cached(pin)
+    if not path.exists():
+        print(f"… downloading {name} {pin.version}", flush=True)
+        content = fetch(url_of(name, pin), pin.sha256[platform_of(pin)])
+        write_atomically(path, extract(content, name) if pin.url.endswith(".tar.gz") else content, mode=0o755)
+    return path
 
 
 def installed(name: str) -> Path | None:
-    """Return the program NAME that the user names or has installed, or None where it is missing or too old.
+    """Return the program that PLATFORM_<NAME> names, else the one on the path, or None if its version is not supported.
 
-    What is not pinned, minikube, may have any version.
+    Any version of minikube, which is not pinned, is supported.
+
+    Raises:
+        ToolMissingError: PLATFORM_<NAME> does not name a program.
     """
     variable = f"PLATFORM_{name.upper()}"
     if named := os.environ.get(variable):
         if path := shutil.which(named):
             return Path(path)
         raise ToolMissingError(
-            f"{variable} names {named}, which is no program.",
+            f"{variable} names {named}, which is not a program.",
             "It is most likely misspelt, or not executable.",
             f"Name another, or unset {variable} to use the installed or the pinned one.",
         )
     path = shutil.which(name)
-    return Path(path) if path and (name not in PINNED or is_new_enough(name, Path(path))) else None
+    return Path(path) if path and (name not in PINNED or is_supported(name, Path(path))) else None
 
 
-def is_new_enough(name: str, path: Path) -> bool:
-    """Say whether the program at PATH runs here and has at least the minimum version, and not one that is too new."""
+def is_supported(name: str, path: Path) -> bool:
+    """Return whether the program at PATH runs, and its version is within the limits of `cluster/versions.toml`."""
+    pin = pins.tool(name)
     found = version(name, path)
-    if not found:
-        return False
-    told = pins.tool(name)
-    return _numbers(told["minimum"]) <= _numbers(found) < _numbers(told.get("below", "999"))
+    return bool(found) and _numbers(pin.minimum) <= _numbers(found) < _numbers(pin.below)
 
 
 def version(name: str, path: Path) -> str:
@@ -97,92 +98,94 @@ def version(name: str, path: Path) -> str:
     return found[1] if found else ""
 
 
-def machine(name: str) -> str:
-    """Return this machine's name in `versions.toml`, `linux-amd64` say.
+def platform_of(pin: pins.Tool) -> str:
+    """Return this machine's name in `cluster/versions.toml`, `linux-amd64` for example.
 
     Raises:
-        ToolMissingError: no program NAME is pinned for it.
+        ToolMissingError: PIN has no file for it.
     """
-    processor = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-    told = f"{sys.platform}-{processor.get(platform.machine().lower(), platform.machine())}"
-    if told not in pins.tool(name)["sha256"]:
+    processors = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+    found = f"{sys.platform}-{processors.get(platform.machine().lower(), platform.machine())}"
+    if found not in pin.sha256:
         raise ToolMissingError(
-            f"{name} is missing or older than {pins.tool(name)['minimum']}, and none is pinned for {told}.",
+            f"{pin.name} is missing or older than {pin.minimum}, and none is pinned for {found}.",
             "The pins cover Linux and macOS on amd64 and arm64.",
-            f"Install {name} {pins.tool(name)['version']}, or name one: PLATFORM_{name.upper()}=/path/to/{name}",
+            f"Install {pin.name} {pin.version}, or name one: PLATFORM_{pin.name.upper()}=/path/to/{pin.name}",
         )
-    return told
+    return found
 
 
-def url_of(name: str) -> str:
-    """Return where the pinned program NAME is fetched from.
+def url_of(name: str, pin: pins.Tool | None = None) -> str:
+    """Return the URL that the pinned program NAME is downloaded from.
 
     Raises:
-        UsageError: the user's pattern has a name that there is not.
+        UsageError: PLATFORM_<NAME>_URL has an unknown name in braces.
     """
-    system, _, processor = machine(name).partition("-")
-    told = pins.tool(name)
+    pin = pin or pins.tool(name)
+    system, _, processor = platform_of(pin).partition("-")
     variable = f"PLATFORM_{name.upper()}_URL"
-    pattern = os.environ.get(variable) or str(told["url"])
+    pattern = os.environ.get(variable) or pin.url
     try:
-        return pattern.format(version=told["version"], system=system, machine=processor)
+        return pattern.format(version=pin.version, system=system, machine=processor)
     except (LookupError, ValueError) as error:
         raise UsageError(
-            f"{variable} is no pattern of an address: {shown(pattern)}",
-            "In braces there may be version, system and machine, and nothing else.",
-            f"Write the address in full: {variable}=https://…/{name}",
+            f"{variable} is not a valid URL pattern: {shown(pattern)}",
+            "Only {version}, {system} and {machine} may be in braces.",
+            f"Write the whole URL: {variable}=https://…/{name}",
         ) from error
 
 
-def can_be_had(name: str) -> bool:
-    """Say whether `find` will most likely succeed; nothing is fetched."""
-    if installed(name) or (cache() / "tools" / f"{name}-{pins.tool(name)['version']}" / name).exists():
+def is_available(name: str, pin: pins.Tool | None = None) -> bool:
+    """Return whether `find` will most likely succeed; downloads nothing."""
+    if installed(name):
         return True
-    return is_reached(url_of(name))
+    pin = pin or pins.tool(name)
+    return _cached(pin).exists() or responds(url_of(name, pin))
 
 
-def is_reached(url: str) -> bool:
-    """Say whether a server answers for URL."""
+def responds(url: str) -> bool:
+    """Return whether a server has a file at URL."""
     try:
-        return httpx.head(url, timeout=REACH_TIMEOUT_S, follow_redirects=True).status_code < 400
+        return httpx.head(url, timeout=CONNECT_TIMEOUT_S, follow_redirects=True).status_code < 400
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
 
 def fetch(url: str, sha256: str) -> bytes:
-    """Return what URL holds.
+    """Return the content of URL.
 
     Raises:
-        DownloadError: it does not answer, or the content's SHA-256 is another.
+        DownloadError: it cannot be downloaded, or has another SHA-256.
     """
-    deadline = time.monotonic() + pins.deadline_s("download")
+    timeout_s = pins.deadline_s("download")
+    deadline = time.monotonic() + timeout_s
     content = bytearray()
     try:
-        as_it_is = {"Accept-Encoding": "identity"}  # the checksum is of the file, not of what an encoding hides
-        with httpx.stream("GET", url, headers=as_it_is, timeout=REACH_TIMEOUT_S, follow_redirects=True) as answer:
+        headers = {"Accept-Encoding": "identity"}  # the checksum is of the file, not of a compressed form
+        with httpx.stream("GET", url, headers=headers, timeout=CONNECT_TIMEOUT_S, follow_redirects=True) as answer:
             answer.raise_for_status()
             for part in answer.iter_raw():
                 content += part
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout(f"it takes longer than {pins.deadline_s('download'):.0f} s")
+                    raise httpx.ReadTimeout(f"it takes longer than {timeout_s:.0f} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        said = without_secrets(str(error).partition("\n")[0])
+        message = without_secrets(str(error).partition("\n")[0])
         raise DownloadError(
-            f"{shown(url)} cannot be fetched: {said or type(error).__name__}",
+            f"{shown(url)} cannot be downloaded: {message or type(error).__name__}",
             "This machine most likely does not reach that server.",
-            "Install it by hand, or name a mirror: docs/operations.md, “Overriding a pin”.",
+            "Install it by hand, or name a mirror: docs/pins.md, “Overriding a pin”.",
         ) from error
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DownloadError(
-            f"{shown(url)} holds another file than the pinned one: SHA-256 {found}, not {sha256}.",
+            f"{shown(url)} is not the pinned file: SHA-256 {found}, not {sha256}.",
             "A proxy answered instead, or the file was replaced.",
-            "Do not use it; look at what that address holds.",
+            "Do not use it; look at what that URL returns.",
         )
     return bytes(content)
 
 
-def member(archive: bytes, name: str) -> bytes:
-    """Return the file NAME out of a .tar.gz, in whatever folder it is."""
+def extract(archive: bytes, name: str) -> bytes:
+    """Return the file NAME of a .tar.gz, from whatever folder it is in."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
             if info.isfile() and Path(info.name).name == name and (file := tar.extractfile(info)):
@@ -190,25 +193,29 @@ def member(archive: bytes, name: str) -> bytes:
     raise DownloadError(f"The archive of {name} has no file {name}.", "Its layout has changed.", "Look at the archive.")
 
 
-def put(target: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write TARGET whole or not at all, whoever else writes it at the same time.
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write the whole file or nothing, even when others write it at the same time.
 
     Raises:
         DownloadError: it cannot be written.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-            complete = Path(directory) / target.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            complete = Path(directory) / path.name
             complete.write_bytes(content)
             complete.chmod(mode)
-            complete.replace(target)
+            complete.replace(path)
     except OSError as error:
         raise DownloadError(
-            f"{target} cannot be written: {error.strerror}.",
+            f"{path} cannot be written: {error.strerror}.",
             "The folder is most likely read-only, or the disk is full.",
             "Name another folder: PLATFORM_CACHE=/path/to/folder",
         ) from error
+
+
+def _cached(pin: pins.Tool) -> Path:
+    return cache() / "tools" / f"{pin.name}-{pin.version}" / pin.name
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ def why_unavailable() -> str:
     """Return why the kind target cannot run on this machine; empty if it can."""
     try:
         engine.check_size()
-        missing = [name for name in ("kind", "kubectl", "helm") if not tools.can_be_had(name)]
+        missing = [name for name in ("kind", "kubectl", "helm") if not tools.is_available(name)]
     except EngineMissingError:
         return "no Docker engine answers"
     except HarnessError as error:

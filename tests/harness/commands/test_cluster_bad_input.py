@@ -135,7 +135,9 @@ def test_a_chart_that_does_not_exist(clone: Path, arguments: tuple[str, ...]) ->
 def test_an_image_that_cannot_be_pulled(clone: Path, arguments: tuple[str, ...], name: str) -> None:
     env = {f"PLATFORM_{other}_IMAGE": pins.image("postgres") for other in ("NODE", "POSTGRES")}
     env[f"PLATFORM_{name}_IMAGE"] = "localhost:1/none:1"
-    check(harness(clone, *arguments, **env), 56, "The image localhost:1/none:1 is not in the engine and cannot be pulled.")
+    check(
+        harness(clone, *arguments, **env), 56, "The image localhost:1/none:1 is not in the engine and cannot be pulled."
+    )
 
 
 @pytest.mark.needs("engine")
@@ -163,7 +165,7 @@ def test_what_is_not_up(clone: Path, target: str) -> None:
 
 def test_a_tool_that_is_no_program(clone: Path) -> None:
     outcome = harness(clone, "cluster", "up", "--target", "minikube", PLATFORM_MINIKUBE="/nowhere")
-    check(outcome, 52, "PLATFORM_MINIKUBE names /nowhere, which is no program.")
+    check(outcome, 52, "PLATFORM_MINIKUBE names /nowhere, which is not a program.")
 
 
 @pytest.mark.parametrize(

@@ -146,14 +146,14 @@ def test_another_archive_than_the_pinned_one_is_not_kept(monkeypatch: pytest.Mon
     with pytest.raises(DownloadError) as caught:
         chart.locate()
     found, wanted = hashlib.sha256(b"another").hexdigest(), pins.chart()["sha256"]
-    check(caught.value, 53, f"{url} holds another file than the pinned one: SHA-256 {found}, not {wanted}.")
+    check(caught.value, 53, f"{url} is not the pinned file: SHA-256 {found}, not {wanted}.")
     assert not tools.cache().exists()
 
 
 def test_an_archive_that_the_server_does_not_have_is_an_error(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     monkeypatch.setenv("PLATFORM_CHART", f"{server}/none.tgz")
     assert not chart.is_available()
-    with pytest.raises(DownloadError, match=r"/none\.tgz cannot be fetched: .*404"):
+    with pytest.raises(DownloadError, match=r"/none\.tgz cannot be downloaded: .*404"):
         chart.locate()
 
 

@@ -20,7 +20,7 @@ def all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "check_size", lambda: None)
     monkeypatch.setattr(engine, "has_image", lambda _: True)
     monkeypatch.setattr(engine, "is_pullable", lambda _: False)
-    monkeypatch.setattr(tools, "can_be_had", lambda _: True)
+    monkeypatch.setattr(tools, "is_available", lambda _: True)
     monkeypatch.setattr(chart, "is_available", lambda: True)
 
 
@@ -41,7 +41,7 @@ def raising(error: Exception) -> None:
     [
         (engine, "check_size", lambda: raising(EngineMissingError("No.", "", "")), "no Docker engine answers"),
         (engine, "check_size", lambda: raising(TooSmallError("It is small.", "", "")), "it does not fit: It is small"),
-        (tools, "can_be_had", lambda name: name != "helm", "helm is not installed and cannot be fetched"),
+        (tools, "is_available", lambda name: name != "helm", "helm is not installed and cannot be fetched"),
         (
             engine,
             "has_image",
