@@ -5,7 +5,7 @@ Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to t
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any, Self
 
 from events.errors import EventsError
 from events.uri import shown, without_secrets
@@ -78,17 +78,8 @@ class DagRunFailedError(HarnessError):
 
     exit_code = 44
 
-    def __init__(
-        self,
-        what: str,
-        why: str,
-        next_step: str,
-        evidence: Iterable[str] = (),
-        *,
-        exit_code: int | None = None,
-        task_id: str | None = None,
-    ) -> None:
-        super().__init__(what, why, next_step, evidence, exit_code=exit_code)
+    def __init__(self, *lines: Any, task_id: str | None = None, **more: Any) -> None:
+        super().__init__(*lines, **more)
         self.task_id = task_id
 
 
@@ -179,10 +170,8 @@ class InstallFailedError(HarnessError):
 
     exit_code = 59
 
-    def __init__(
-        self, what: str, why: str, next_step: str, evidence: Iterable[str] = (), *, is_of_hook: bool = False
-    ) -> None:
-        super().__init__(what, why, next_step, evidence)
+    def __init__(self, *lines: Any, is_of_hook: bool = False, **more: Any) -> None:
+        super().__init__(*lines, **more)
         self.is_of_hook = is_of_hook
 
 
