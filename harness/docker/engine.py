@@ -147,7 +147,7 @@ def pull(supervisor: Supervisor, reference: str) -> None:
     try:
         supervisor.command("pull", ["docker", "pull", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
     except CommandFailedError as error:
-        next_step = "Pull or load it by hand, or name another: docs/operations.md, “Overriding a pin”."
+        next_step = "Pull or load it by hand, or name another: docs/pins.md, “Overriding a pin”."
         raise ImageMissingError(
             f"The image {reference} is not in the engine and cannot be pulled.",
             *explain_failed_pull(error, next_step),

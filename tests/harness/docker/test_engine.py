@@ -79,7 +79,7 @@ def test_a_pull_from_a_registry_that_speaks_http_is_explained() -> None:
     assert str(caught.value).splitlines() == [
         f"The image {reference} is not in the engine and cannot be pulled.",
         "The registry speaks HTTP, and Docker asks it over HTTPS.",
-        "Give it a certificate, or let Docker use HTTP: docs/operations.md, “A registry that speaks HTTP”.",
+        "Give it a certificate, or let Docker use HTTP: docs/pins.md, “A registry that speaks HTTP”.",
     ]
 
 
