@@ -1,1 +1,1 @@
-"""What checks and ships the project itself: linters, type checks, the plan of a workflow, locks, releases."""
+"""Checks and releases of the project itself: linters, types, needs of tests, the plan of a workflow, locks."""

@@ -1,8 +1,8 @@
-"""Write `requirements/*.txt` and report which versions changed: what `nox -s lock` does.
+"""Write `requirements/*.txt` and report which versions changed, for `nox -s lock`.
 
-    python -m harness.ci.lock [OPTION of `uv pip compile`, --upgrade for example]...
+    python -m harness.ci.lock [OPTION of `uv pip compile`, for example --upgrade]...
 
-Needs the standard library and uv alone: it runs before there is any environment.
+Needs only the standard library and uv: it runs before there is any environment.
 """
 
 import re
@@ -13,11 +13,11 @@ from harness.project.locks import CONSTRAINTS, LockError, write
 from harness.project.paths import BUILD
 from harness.reporting.summary import Section, code, table
 
-CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`: the text of a pull request, for example
+CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`, for example for the text of a pull request
 
 
 def versions() -> dict[str, str]:
-    """Return the version that is locked of each package; of one that has several, all of them."""
+    """Return the locked version of each package, or versions if it has several."""
     found: dict[str, list[str]] = {}
     if CONSTRAINTS.exists():
         for name, version in re.findall(
@@ -28,14 +28,14 @@ def versions() -> dict[str, str]:
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> tuple[int, str]:
-    """Return how many packages changed their version, and Markdown that says which."""
+    """Return how many packages changed their version, and a Markdown table of them."""
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    rows = [(name, before.get(name, "new"), after.get(name, "gone")) for name in names]
+    rows = [(name, before.get(name, "new"), after.get(name, "removed")) for name in names]
     return len(rows), table(("package", "from", "to"), rows) if rows else "No version changed."
 
 
 def main(options: Sequence[str]) -> None:
-    """Write the locks, and tell which versions changed: in the summary, and in `build/lock.md`.
+    """Write the locks, and list the changed versions in the summary and in `build/lock.md`.
 
     Raises:
         LockError: uv is missing, or finds no versions that fit.
@@ -45,14 +45,14 @@ def main(options: Sequence[str]) -> None:
         try:
             write(*options)
         except LockError as error:
-            why = "No versions fit what pyproject.toml asks for, or the package index was not reached."
-            section.fail(str(error), why, "Read what uv says, and try again: nox -s lock", [code(error.output)])
+            why = "No versions fit pyproject.toml, or the package index cannot be reached."
+            section.fail(str(error), why, "Read the output of uv, and try again: nox -s lock", [code(error.output)])
             raise
-        count, told = changes(before, versions())
+        count, listed = changes(before, versions())
         section.headline = f"{count} versions changed"
-        section.add(told)
+        section.add(listed)
         CHANGES.parent.mkdir(exist_ok=True)
-        CHANGES.write_text(f"{told}\n", encoding="utf-8")
+        CHANGES.write_text(f"{listed}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Make a release: check that it is told everywhere, gather what is attached to it, push its images.
+"""Make a release of the project: check its tag and changelog, write its attachments, push its images.
 
-The version is `project.version` in pyproject.toml and nowhere else; the tag is `v` and the version. What is attached is
-in `build/release` afterwards: the locks, the chart's values with the pins, dbt's documentation, the notes, checksums.
+The version is `project.version` in pyproject.toml and nowhere else; the tag is `v` and the version. The attachments are
+written to `build/release`: the locks, the chart's values with the pins, dbt's documentation, the notes, checksums.
 """
 
 import gzip
@@ -31,16 +31,16 @@ def version() -> str:
 
 
 def notes(changelog: str, wanted: str) -> str:
-    """Return what CHANGELOG.md says of the version WANTED.
+    """Return the entry for the version WANTED in CHANGELOG.md, whose text is CHANGELOG.
 
     Raises:
-        ReleaseError: it has no dated entry of it, or an empty one.
+        ReleaseError: there is no dated entry, or it is empty.
     """
     entry = re.search(rf"^## \[{re.escape(wanted)}\] - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
     if not entry or "- " not in entry[1]:
         raise ReleaseError(
-            f"CHANGELOG.md says nothing of {wanted}.",
-            "A release needs an entry with its date and what has changed.",
+            f"CHANGELOG.md has no entry for {wanted}.",
+            "A release needs an entry with its date and its changes.",
             f"Write one below “Unreleased”: ## [{wanted}] - YYYY-MM-DD",
         )
     return entry[1].strip() + "\n"
@@ -50,28 +50,28 @@ def check(tag: str) -> str:
     """Return the notes of the release TAG.
 
     Raises:
-        ReleaseError: it is not the tag of the project's version, or CHANGELOG.md has no entry of it.
+        ReleaseError: TAG is not the tag of the project's version, or CHANGELOG.md has no entry for that.
     """
     if tag != f"v{version()}":
         raise ReleaseError(
-            f"The tag {tag} is not that of version {version()}, which pyproject.toml has.",
-            "One of the two was forgotten.",
+            f"The tag {tag} does not match the version {version()} in pyproject.toml.",
+            "One of the two was not changed.",
             f"Tag v{version()}, or change project.version in pyproject.toml.",
         )
     return notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version())
 
 
 def gather(tag: str) -> list[Path]:
-    """Write what is attached to the release TAG into an empty `build/release`, and return the files.
+    """Write the attachments of the release TAG into an empty `build/release`, and return their paths.
 
     Raises:
-        ReleaseError: see `check`; or dbt's documentation has not been made.
+        ReleaseError: see `check`; or dbt's documentation does not exist.
     """
-    told = check(tag)
+    text = check(tag)
     if not DOCS.exists():
         raise ReleaseError(
-            "There is no documentation of the models to attach.",
-            "It is made together with them.",
+            "The documentation of the models does not exist.",
+            "`nox -s dbt` writes it when it builds the models; that has not run here.",
             "Make it: nox -s dbt",
         )
     shutil.rmtree(RELEASE, ignore_errors=True)
@@ -81,7 +81,7 @@ def gather(tag: str) -> list[Path]:
         RELEASE / f"chart-values-{version()}.tar.gz", [ROOT / "cluster" / "values", ROOT / "cluster" / "versions.toml"]
     )
     shutil.copy(DOCS, RELEASE / f"dbt-docs-{version()}.html")
-    (RELEASE / "notes.md").write_text(told, encoding="utf-8")
+    (RELEASE / "notes.md").write_text(text, encoding="utf-8")
     attached = sorted(RELEASE.iterdir())
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in attached]
     (RELEASE / "SHA256SUMS").write_text("".join(sums))
@@ -89,7 +89,7 @@ def gather(tag: str) -> list[Path]:
 
 
 def pack(archive: Path, paths: list[Path]) -> None:
-    """Write a .tar.gz of files and folders that depends on their names and content alone."""
+    """Write a .tar.gz of files and folders whose bytes depend only on their names and content."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for path in paths:
@@ -103,7 +103,7 @@ def pack(archive: Path, paths: list[Path]) -> None:
 
 
 def build_command(image: images.Image, context: Path, reference: str, source: str) -> list[str]:
-    """Return the command that builds IMAGE out of CONTEXT and pushes it with its provenance and bill of materials."""
+    """Return the command that builds IMAGE from CONTEXT and pushes it with its provenance and bill of materials."""
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     labels = ("--label", f"org.opencontainers.image.version={version()}", "--label", f"{SOURCE_LABEL}={source}")
     attested = ("--provenance", "mode=max", "--sbom", "true", "--push")
@@ -112,10 +112,10 @@ def build_command(image: images.Image, context: Path, reference: str, source: st
 
 
 def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
-    """Build both images and push them below REGISTRY, tagged with the version; return their names.
+    """Build both images and push them to REGISTRY, tagged with the version; return their names.
 
     Raises:
-        BuildFailedError: one does not build, or the registry does not take it.
+        BuildFailedError: an image cannot be built, or the registry refuses it.
     """
     references = []
     for image in (images.airflow(), images.dbt()):
@@ -135,7 +135,7 @@ def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
 
 
 def run(tag: str, registry: str | None, source: str) -> list[tuple[str, str]]:
-    """Make the release TAG: what is attached, and the images, if there is a REGISTRY to push them to; return both."""
+    """Make the release TAG: its attachments, and with a REGISTRY its images; return each with its size or state."""
     made = [(str(path.relative_to(ROOT)), f"{path.stat().st_size / 1e3:,.0f} kB") for path in gather(tag)]
     for name, size in made:
         say(f"✓ {name} ({size})")

@@ -1,13 +1,13 @@
 """Run the jobs of a GitHub workflow on this machine, as GitHub would: `nox -s workflow`.
 
-[act](https://nektosact.com) reads the workflow, makes the matrix out of what the job `plan` has put out, evaluates each
-expression and condition, and runs every `run` line in a shell with the job's environment, in a clean copy of the last
-commit. What is GitHub's own is replaced by stand-ins (see STANDINS): nothing is fetched, so a job begins cold.
+[act](https://nektosact.com) reads the workflow, makes the matrix from the outputs of the job `plan`, evaluates each
+expression and condition, and runs every `run` line in a shell with the job's environment, in a clean clone of the last
+commit. Stand-ins replace GitHub's actions (see STANDINS): nothing is downloaded, and jobs start without caches.
 
-    nox -s workflow -- pull_request                                 every job
+    nox -s workflow -- pull_request                                 all jobs
     nox -s workflow -- push --job session --matrix session:lint     one of them, and the plan
 
-What follows `--` is act's.
+The arguments after `--` are those of act.
 """
 
 import json
@@ -33,47 +33,48 @@ GITHUB = ROOT / ".github"
 CI = GITHUB / "workflows" / "ci.yml"
 ACT = Path(sys.executable).parent / "act"
 RUNNER = "ubuntu-24.04"
-# What a job here needs in place of what GitHub's machine has: this machine's engine, mirrors, certificates, proxies.
+# The variables that jobs get from this machine: its engine, mirrors, certificates, proxies.
 PASSED_ON = re.compile(
     r"(PLATFORM|DOCKER|TESTCONTAINERS|AIRGAP|SSL|PIP|UV|HTTPS?|NO)_|(https?|no)_proxy$|(HOME|TMPDIR|LANG)$"
 )
-# By action; `actions/checkout` is act's own. One that is not here does nothing.
+# By action; act has its own `actions/checkout`. The stand-in for any other action does nothing.
 STANDINS: dict[str, dict[str, Any]] = {
     "actions/setup-python": {
         "run": '"$PYTHON" -m venv "$RUNNER_TEMP/python" && echo "$RUNNER_TEMP/python/bin" >>"$GITHUB_PATH"',
         "env": {"PYTHON": sys.executable},
     },
     "actions/upload-artifact": {
-        "run": 'for path in $WANTED; do [ ! -e "$path" ] || echo "would keep $path"; done',
+        "run": 'for path in $WANTED; do [ ! -e "$path" ] || echo "would upload $path"; done',
         "env": {"WANTED": "${{ inputs.path }}"},
     },
 }
 
 
 def actions() -> Iterator[tuple[str, str]]:
-    """Yield the name and the commit of each action that the workflows use, those of this repository apart."""
+    """Yield the name and commit of each action that the workflows use, except this repository's own."""
     for path in sorted([*GITHUB.glob("workflows/*.yml"), *GITHUB.glob("actions/*/action.yml")]):
         yield from re.findall(r"uses: ([\w.-]+/[\w./-]+)@(\w+)", path.read_text(encoding="utf-8"))
 
 
 def make_standin(folder: Path, action: str) -> None:
-    """Write an action into FOLDER that stands in for ACTION."""
+    """Write the stand-in for ACTION into FOLDER."""
     step = {"run": "true", "env": {}} | STANDINS.get(action, {}) | {"shell": "bash"}
     inputs = {name: {"description": name, "default": ""} for name in re.findall(r"inputs\.(\w+)", json.dumps(step))}
-    told = {"name": action, "description": action, "inputs": inputs, "runs": {"using": "composite", "steps": [step]}}
+    runs = {"using": "composite", "steps": [step]}
+    definition = {"name": action, "description": action, "inputs": inputs, "runs": runs}
     folder.mkdir(parents=True)
-    (folder / "action.yml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    (folder / "action.yml").write_text(yaml.safe_dump(definition), encoding="utf-8")
 
 
 def command(directory: Path, arguments: Sequence[str], workflow: Path = CI) -> list[str]:
-    """Return act's command line for WORKFLOW, and write what it needs into DIRECTORY."""
+    """Return the command of act for WORKFLOW, and write the files that it needs into DIRECTORY."""
     options = []
     for action, commit in dict.fromkeys(actions()):
         if action != "actions/checkout":
             folder = directory / "actions" / action / commit
             make_standin(folder, action)
             options += ["--local-repository", f"{action}@{commit}={folder}"]
-    # act 0.2 does not know `$/`, the repository itself; the clone stays as it is, for sessions that read it.
+    # act 0.2 does not know `$/`, the repository itself. The clone is not changed: sessions read it.
     read = directory / "ci.yml"
     read.write_text(workflow.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
     environment = directory / "environment"
@@ -86,13 +87,13 @@ def command(directory: Path, arguments: Sequence[str], workflow: Path = CI) -> l
         "--platform", f"{RUNNER}=-self-hosted",
         "--env-file", str(environment),
         "--action-cache-path", str(directory / "cache"),
-        "--concurrent-jobs", "1",  # one machine does what GitHub gives several
+        "--concurrent-jobs", "1",  # GitHub has a machine for each
         "--pull=false", "--no-cache-server",
     ]  # fmt: skip
 
 
 def git(*arguments: str, cwd: Path) -> str:
-    """Run git and return what it says."""
+    """Run git and return its output."""
     argv = [shutil.which("git") or "git", *arguments]
     return subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True).stdout
 
@@ -104,13 +105,13 @@ def check_history() -> None:
     except CommandFailedError as error:
         raise HistoryMissingError(
             f"{ROOT} has no commit to run the jobs on.",
-            "It was downloaded without its history, or git is not installed or does not trust the folder's owner.",
+            "It was downloaded without its history, or git is not installed or does not trust the owner of the folder.",
             "Clone the repository with git and run it there.",
         ) from error
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the jobs on a clean clone of the last commit; return act's exit code, or a foreseen error's."""
+    """Run the jobs on a clean clone of the last commit; return the exit code of act, or of an expected error."""
     try:
         check_history()
     except HistoryMissingError as error:
@@ -120,15 +121,15 @@ def main(arguments: Sequence[str]) -> int:
         directory = Path(name)
         clone = directory / "clone"
         git("clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone), cwd=directory)
-        origin = "https://github.com/example/events-platform"  # act wants one of GitHub's, and asks it for nothing
+        origin = "https://github.com/example/events-platform"  # act needs an address of GitHub, and does not use it
         git("remote", "set-url", "origin", origin, cwd=clone)
         if git("status", "--porcelain", cwd=ROOT):
-            say("… what is not committed is not in the clone that the jobs run on")
+            say("… the jobs run on the last commit, without the uncommitted changes")
         argv = command(directory, arguments or ["push"])
         with subprocess.Popen(argv, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as act:
             assert act.stdout is not None
             for line in act.stdout:
-                if "LocalRepositoryCache" not in line:  # a line for each look at a stand-in
+                if "LocalRepositoryCache" not in line:  # a line for each use of a stand-in
                     say(line.rstrip("\n"))
         return act.returncode
 

@@ -1,1 +1,1 @@
-"""What people read: the terminal, summaries, annotations, diagnostics, results of pytest, dbt and linters."""
+"""Output for people: the terminal, summaries, annotations, diagnostics, results of pytest, dbt and linters."""

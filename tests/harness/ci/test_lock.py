@@ -38,7 +38,7 @@ def test_the_changed_versions_are_in_the_summary_and_in_a_file(empty: Path) -> N
         "dbt-core==1.12.0\n    # via events-platform\n"
         "numpy==2.1.0 ; python_version < '3.12'\nnumpy==2.2.0 ; python_version >= '3.12'\n"
     )
-    rows = "| dbt-core | 1.12.0 | gone |\n| numpy | 2.1.0, 2.2.0 | gone |\n"
+    rows = "| dbt-core | 1.12.0 | removed |\n| numpy | 2.1.0, 2.2.0 | removed |\n"
     table = f"| package | from | to |\n| --- | --- | --- |\n{rows}"
     assert lock(empty) == (0, "", f"## ✓ lock: 2 versions changed (TIME)\n\n{table}\n")
     assert (empty / "build" / "lock.md").read_text() == table
@@ -50,7 +50,7 @@ def test_the_changed_versions_are_in_the_summary_and_in_a_file(empty: Path) -> N
 def test_changed_new_and_removed_packages_are_reported() -> None:
     assert changes({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "1"}) == (
         3,
-        "| package | from | to |\n| --- | --- | --- |\n| b | 1 | 2 |\n| c | 1 | gone |\n| d | new | 1 |",
+        "| package | from | to |\n| --- | --- | --- |\n| b | 1 | 2 |\n| c | 1 | removed |\n| d | new | 1 |",
     )
 
 
@@ -62,7 +62,7 @@ def test_a_failure_contains_the_output_of_uv(empty: Path) -> None:
     assert summary.startswith(
         "## ✗ lock: TIME\n\n"
         "- **What happened:** uv ended with exit code 2 and says why above.\n"
-        "- **Why, most likely:** No versions fit what pyproject.toml asks for, or the package index was not reached.\n"
-        "- **What to do:** Read what uv says, and try again: nox -s lock\n\n"
+        "- **Why, most likely:** No versions fit pyproject.toml, or the package index cannot be reached.\n"
+        "- **What to do:** Read the output of uv, and try again: nox -s lock\n\n"
         "```text\nerror: unexpected argument '--no-such-option' found\n"
     )

@@ -94,6 +94,6 @@ def test_a_folder_without_history_is_refused(
     assert workflow.main([]) == 65
     assert capsys.readouterr().err == (
         f"✗ {tmp_path} has no commit to run the jobs on.\n"
-        "  It was downloaded without its history, or git is not installed or does not trust the folder's owner.\n"
+        "  It was downloaded without its history, or git is not installed or does not trust the owner of the folder.\n"
         "  Clone the repository with git and run it there.\n"
     )
