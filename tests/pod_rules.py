@@ -1,4 +1,4 @@
-"""What every pod of the project keeps to, whoever makes it: the chart, the executor, the pod operator.
+"""The rules for every pod of the project, whoever creates it: the chart, the executor, the pod operator.
 
 Each function takes a pod's spec as Kubernetes reads it and yields a line for each rule that it breaks. Pod Security's
 level `restricted`: https://kubernetes.io/docs/concepts/security/pod-security-standards/
@@ -28,19 +28,19 @@ def containers(spec: Spec) -> list[Spec]:
     return [*(spec.get("initContainers") or []), *spec["containers"]]
 
 
-def wrong_images(spec: Spec, brought_in: Collection[str]) -> Iterator[str]:
+def wrong_images(spec: Spec, loaded: Collection[str]) -> Iterator[str]:
     for container in containers(spec):
-        if container["image"] not in brought_in:
-            yield f"{container['name']}: {container['image']} is not brought in"
+        if container["image"] not in loaded:
+            yield f"{container['name']}: {container['image']} is not a loaded image"
         if container.get("imagePullPolicy") != "IfNotPresent":
-            yield f"{container['name']}: what is brought in may be pulled"
+            yield f"{container['name']}: its pull policy is not IfNotPresent"
 
 
 def not_restricted(spec: Spec, image_user: int | None = None) -> Iterator[str]:
     """Compare with Pod Security's `restricted`. IMAGE_USER is whom the image runs as where the pod does not say."""
     for name in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(name):
-            yield f"has the node's: {name}"
+            yield f"uses the node's network or processes: {name}"
     for volume in spec.get("volumes") or []:
         if not VOLUMES & set(volume):
             yield f"volume {volume['name']}: its kind is not allowed"
@@ -75,4 +75,4 @@ def clear_secrets(spec: Spec) -> Iterator[str]:
             if value and (SECRET_NAME.search(name) or SECRET_VALUE.search(value)):
                 yield f"{container['name']}: {name} is a secret in clear"
         if SECRET_VALUE.search(" ".join([*(container.get("command") or []), *(container.get("args") or [])])):
-            yield f"{container['name']}: a secret among its arguments"
+            yield f"{container['name']}: a secret in its arguments"

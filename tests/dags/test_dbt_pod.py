@@ -1,4 +1,4 @@
-"""The pod that runs dbt, as the operator asks Kubernetes for it: it keeps to the rules of every pod of the project."""
+"""The pod that runs dbt, as the operator asks Kubernetes for it: it follows the rules for every pod of the project."""
 
 import copy
 import re
@@ -71,12 +71,12 @@ def base(spec: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda spec: base(spec).update(image="python:3"), "base: python:3 is not brought in"),
-        (lambda spec: base(spec).update(imagePullPolicy="Always"), "base: what is brought in may be pulled"),
+        (lambda spec: base(spec).update(image="python:3"), "base: python:3 is not a loaded image"),
+        (lambda spec: base(spec).update(imagePullPolicy="Always"), "base: its pull policy is not IfNotPresent"),
         (lambda spec: spec["securityContext"].pop("runAsNonRoot"), "base: may run as root"),
         (lambda spec: spec["securityContext"].update(runAsUser=0), "base: its user is root, or not known"),
         (lambda spec: base(spec)["resources"]["limits"].pop("memory"), "base: no limits of memory"),
-        (lambda spec: base(spec)["args"].append("--password x"), "base: a secret among its arguments"),
+        (lambda spec: base(spec)["args"].append("--password x"), "base: a secret in its arguments"),
         (
             lambda spec: base(spec).setdefault("env", []).append({"name": "WAREHOUSE_PASSWORD", "value": "x"}),
             "base: WAREHOUSE_PASSWORD is a secret in clear",

@@ -12,7 +12,7 @@ REASONS = ("CreateContainerConfigError", "CreateContainerError")
 MIN_TRIES = 6
 
 
-def configuration_cause(pod: Item, message: str, events: Sequence[Item]) -> Cause:
+def explain(pod: Item, message: str, events: Sequence[Item]) -> Cause:
     """Explain a pod that MESSAGE says cannot be configured, final once enough of EVENTS repeat it."""
     text = re.sub(r"^Error: ", "", one_line(message))
     missing = re.search(r'(secret|configmap) "([^"]+)" not found', text)

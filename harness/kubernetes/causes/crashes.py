@@ -21,7 +21,7 @@ WAITS_FOR_MIGRATIONS = "wait-for-airflow-migrations"
 MIN_MEMORY_KILLS = 2
 
 
-def memory_cause(container: Container) -> Cause:
+def explain_memory(container: Container) -> Cause:
     """Explain a container that was most likely killed for its memory."""
     pod, ended = container.pod, container.ended
     limit = container.spec.get("resources", {}).get("limits", {}).get("memory")
@@ -38,7 +38,7 @@ def memory_cause(container: Container) -> Cause:
     return Cause("memory", what, why, next_step, is_started_once or container.restarts >= MIN_MEMORY_KILLS)
 
 
-def crash_cause(objects: Objects, container: Container) -> Iterator[Cause]:
+def explain(objects: Objects, container: Container) -> Iterator[Cause]:
     """Explain a container whose program ended."""
     line, message = telling_line(objects, container), one_line(container.ended.get("message", ""))
     if container.name == WAITS_FOR_MIGRATIONS and ("unapplied migrations" in line or "TimeoutError" in line):

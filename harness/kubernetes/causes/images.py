@@ -15,7 +15,7 @@ MIN_PULLS = 2  # a registry that cannot be reached twice, 10 s apart or more, is
 _CHAIN = r'^.*("[^"]*"|(status code|request to) http\S+|failed to resolve image): '
 
 
-def image_cause(objects: Objects, container: Container) -> Cause:
+def explain(objects: Objects, container: Container) -> Cause:
     """Explain a container that waits for its image."""
     reason, image = container.waiting["reason"], str(container.spec.get("image", ""))
     events = objects.events_of(container.pod, "Failed", container=container.name)
@@ -32,7 +32,7 @@ def image_cause(objects: Objects, container: Container) -> Cause:
         why = "Its pull policy is Always, and no registry has an image that was built here."
         next_step = f"Set pullPolicy: IfNotPresent {FILE} and in what overrides it, {load}"
     elif reason == "ErrImageNeverPull" or image.startswith(BUILT_HERE):
-        why = "It was not loaded into the node: its disk is full, or it is of another cluster."
+        why = "The image was not loaded into the node: the disk is full, or this is another cluster."
         next_step = "Build and load it again: nox -s cluster -- up"
         is_final = reason == "ErrImageNeverPull" or count(failed) >= MIN_PULLS
     elif SPEAKS_HTTP.search(message):

@@ -11,7 +11,7 @@ from harness.kubernetes.causes.wording import NO_KNOWN_CAUSE, read_log
 _SUBJECT = "The migration of Airflow's database"
 
 
-def migration_cause(objects: Objects, container: Container) -> Iterator[Cause]:
+def explain(objects: Objects, container: Container) -> Iterator[Cause]:
     """Explain a migration that failed, or still runs."""
     line = telling_line(objects, container)
     why, next_step = why_no_database(line), read_log(container.pod)

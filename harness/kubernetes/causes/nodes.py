@@ -9,7 +9,7 @@ from harness.kubernetes.causes.objects import Item, Objects, conditions, is_read
 from harness.kubernetes.causes.wording import FREE_RESOURCES
 
 
-def node_causes(objects: Objects) -> Iterator[Cause]:
+def unhealthy(objects: Objects) -> Iterator[Cause]:
     """Yield what is wrong with nodes that have, or could have, a pod that is not ready."""
     used = {pod["spec"].get("nodeName") for pod in objects.pods if not is_ready(pod)}
     found = {node["metadata"]["name"]: cause for node in objects.nodes for cause in _causes_of(node)}

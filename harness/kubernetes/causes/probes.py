@@ -8,7 +8,7 @@ from harness.kubernetes.causes.objects import MIN_RESTARTS, Container, Objects, 
 from harness.kubernetes.causes.wording import container_name, one_line, read_log
 
 
-def probe_cause(objects: Objects, container: Container) -> Cause | None:
+def explain(objects: Objects, container: Container) -> Cause | None:
     """Explain a container whose probe fails; None if no probe is to blame."""
     unhealthy = objects.events_of(container.pod, "Unhealthy", container=container.name)
     killing = objects.events_of(container.pod, "Killing", container=container.name)

@@ -6,11 +6,8 @@ from dataclasses import replace
 
 from events.uri import without_secrets
 from harness.errors import CommandFailedError
-from harness.kubernetes.causes import configuration, images, scheduling
+from harness.kubernetes.causes import configuration, crashes, images, migrations, nodes, probes, scheduling, storage
 from harness.kubernetes.causes.cause import KINDS, Cause
-from harness.kubernetes.causes.crashes import crash_cause, memory_cause
-from harness.kubernetes.causes.migrations import given_up_jobs, migration_cause
-from harness.kubernetes.causes.nodes import node_causes, or_full_disk
 from harness.kubernetes.causes.objects import (
     MIGRATIONS,
     Container,
@@ -21,8 +18,6 @@ from harness.kubernetes.causes.objects import (
     containers,
     is_ready,
 )
-from harness.kubernetes.causes.probes import probe_cause
-from harness.kubernetes.causes.storage import mount_causes, unbound_claims
 from harness.kubernetes.kubectl import Kubectl
 
 LINE_LENGTH = 200
@@ -40,8 +35,8 @@ def find_component_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
         logs: see `objects.Logs`.
     """
     objects = Objects(items, logs, of_tasks=False)
-    found = (node_causes, unbound_claims, _pod_causes, given_up_jobs, scheduling.refused)
-    return _deepest(cause for find in found for cause in find(objects))
+    causes_of = (nodes.unhealthy, storage.unbound_claims, _pod_causes, migrations.given_up_jobs, scheduling.refused)
+    return _deepest(cause for find in causes_of for cause in find(objects))
 
 
 def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
@@ -50,7 +45,7 @@ def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
     Takes what `find_component_cause` takes, and looks at the pods of every run among ITEMS.
     """
     objects = Objects(items, logs, of_tasks=True)
-    found = (*node_causes(objects), *_pod_causes(objects))
+    found = (*nodes.unhealthy(objects), *_pod_causes(objects))
     return _deepest(cause for cause in found if cause.kind not in ("crash", "probe"))
 
 
@@ -74,7 +69,7 @@ def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
 
 def _deepest(causes: Iterable[Cause]) -> Cause | None:
     """Return the deepest cause, its lines fit for a terminal; of several the migrations', then the newest pod's."""
-    deepest = min(map(or_full_disk, causes), key=lambda cause: KINDS.index(cause.kind), default=None)
+    deepest = min(map(nodes.or_full_disk, causes), key=lambda cause: KINDS.index(cause.kind), default=None)
     if not deepest:
         return None
     what, why, next_step = map(_short, (deepest.what, deepest.why, deepest.next_step))
@@ -97,7 +92,7 @@ def _pod_causes(objects: Objects) -> Iterator[Cause]:
         elif not pod["spec"].get("nodeName"):
             yield from scheduling.unscheduled(pod)
         else:
-            yield from mount_causes(objects, pod)
+            yield from storage.failed_mounts(objects, pod)
             for container in containers(pod):
                 yield from _container_causes(objects, container)
 
@@ -109,19 +104,19 @@ def _container_causes(objects: Objects, container: Container) -> Iterator[Cause]
     is_migration = component(container.pod) == MIGRATIONS
     is_done = exit_code == 0 and container.ended and not container.running and reason != "CrashLoopBackOff"
     if reason in images.REASONS:
-        yield images.image_cause(objects, container)
+        yield images.explain(objects, container)
     elif reason in configuration.REASONS:
         events = objects.events_of(container.pod, "Failed", container=container.name)
-        yield configuration.configuration_cause(container.pod, str(container.waiting.get("message", reason)), events)
+        yield configuration.explain(container.pod, str(container.waiting.get("message", reason)), events)
     elif is_done or (container.is_ready and not is_migration):
         return
     elif container.ended.get("reason") == "OOMKilled":  # of any exit code: it can be a child that was killed
-        yield memory_cause(container)
-    elif probe := probe_cause(objects, container):
-        yield probe
+        yield crashes.explain_memory(container)
+    elif cause := probes.explain(objects, container):
+        yield cause
     elif exit_code == 137 and not objects.events_of(container.pod, "Killing", container=container.name):
-        yield memory_cause(container)  # some runtimes miss it; nothing else says that it was killed
+        yield crashes.explain_memory(container)  # some runtimes miss it; nothing else says that it was killed
     elif is_migration:
-        yield from migration_cause(objects, container)
+        yield from migrations.explain(objects, container)
     elif exit_code or reason == "CrashLoopBackOff":
-        yield from crash_cause(objects, container)
+        yield from crashes.explain(objects, container)

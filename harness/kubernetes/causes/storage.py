@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from harness.kubernetes.causes import configuration
 from harness.kubernetes.causes.cause import Cause, Kind
-from harness.kubernetes.causes.configuration import configuration_cause
 from harness.kubernetes.causes.objects import Item, Objects, containers, is_ready
 from harness.kubernetes.causes.wording import one_line, pod_name
 
@@ -40,7 +40,7 @@ def _claims_of(pod: Item) -> list[str]:
     return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
 
 
-def mount_causes(objects: Objects, pod: Item) -> Iterator[Cause]:
+def failed_mounts(objects: Objects, pod: Item) -> Iterator[Cause]:
     """Explain a pod on a node where none of its containers was created, for lack of a volume or a network."""
     reasons = {container.waiting.get("reason") for container in containers(pod)}
     events = objects.events_of(pod, "FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox")
@@ -50,7 +50,7 @@ def mount_causes(objects: Objects, pod: Item) -> Iterator[Cause]:
     telling = [event for event in events if "timed out waiting for the condition" not in event["message"]] or events
     text = one_line(telling[-1]["message"])
     if missing := re.search(r'(secret|configmap) "[^"]+" not found|references non-existent \w+ key: \S+', text):
-        yield configuration_cause(pod, missing[0], telling)
+        yield configuration.explain(pod, missing[0], telling)
         return
     kind: Kind = "node" if telling[-1]["reason"] == "FailedCreatePodSandBox" else "claim"
     why = "The source of its volume, or the node's network, is most likely missing, or not ready yet."

@@ -1,6 +1,6 @@
-"""The objects that are put on a cluster, and the rules that they keep to.
+"""The objects that are put on a cluster, and the rules for them.
 
-Each rule takes all objects and yields a line for each thing that breaks it.
+Each rule takes all objects and yields a line for everything that breaks it.
 """
 
 import base64
@@ -123,7 +123,7 @@ def wrong_images(objects: Objects) -> Iterator[str]:
     yield from in_pods(objects, lambda spec: pod_rules.wrong_images(spec, loaded))
     config = objects[CONFIG]["data"]["airflow.cfg"]  # wins over the pod template
     of_workers = ":".join(re.findall(r"^worker_container_(?:repository|tag) = (.*)$", config, re.MULTILINE))
-    yield from (f"executor: {image} is not brought in" for image in {of_workers} - loaded)
+    yield from (f"executor: {image} is not a loaded image" for image in {of_workers} - loaded)
 
 
 def clear_secrets(objects: Objects) -> Iterator[str]:
@@ -160,7 +160,7 @@ def too_many_rights(objects: Objects) -> Iterator[str]:
     """Yield whoever may do more than read, except the accounts that rights.yaml names."""
     for name, item in objects.items():
         if item["kind"].startswith("ClusterRole"):
-            yield f"{name}: holds beyond the namespace"
+            yield f"{name}: is valid beyond the namespace"
         elif item["kind"] == "Role":
             for rule in item["rules"]:
                 writes = set(rule["verbs"]) - {"get", "list", "watch"}

@@ -74,7 +74,7 @@ def test_every_target_has_values_and_every_kind_of_pod_is_checked(objects: Objec
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_target_keeps_to_the_rules(objects: Objects, rule: str) -> None:
+def test_every_target_follows_the_rules(objects: Objects, rule: str) -> None:
     assert list(RULES[rule](objects)) == []
 
 
@@ -151,7 +151,7 @@ def remove(name: str) -> Change:
     return lambda objects: objects.pop(name)
 
 
-WAIT = "initContainers/0"  # which waits for the migrations
+WAIT, WAITS = "initContainers/0", "wait-for-airflow-migrations"
 BROKER = base64.b64encode(b"redis://:pw@redis").decode()
 FERNET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
 LAUNCHER = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}
@@ -162,13 +162,16 @@ WORKER_IMAGE = "worker_container_repository = a\nworker_container_tag = b\n"
 
 BROKEN: dict[str, list[tuple[Change, str]]] = {
     "images": [
-        (in_pod(API, f"{WAIT}/image", "busybox:1"), f"{API}: wait-for-airflow-migrations: busybox:1 is not brought in"),
-        (in_container(WORKER, "image", "apache/airflow:3"), f"{WORKER}: base: apache/airflow:3 is not brought in"),
+        (
+            in_pod(API, f"{WAIT}/image", "busybox:1"),
+            f"{API}: wait-for-airflow-migrations: busybox:1 is not a loaded image",
+        ),
+        (in_container(WORKER, "image", "apache/airflow:3"), f"{WORKER}: base: apache/airflow:3 is not a loaded image"),
         (
             in_container(MIGRATIONS, "imagePullPolicy", "Always"),
-            f"{MIGRATIONS}: run-airflow-migrations: what is brought in may be pulled",
+            f"{MIGRATIONS}: run-airflow-migrations: its pull policy is not IfNotPresent",
         ),
-        (change(CONFIG, "data/airflow.cfg", WORKER_IMAGE), "executor: a:b is not brought in"),
+        (change(CONFIG, "data/airflow.cfg", WORKER_IMAGE), "executor: a:b is not a loaded image"),
     ],
     "no secret in clear": [
         (
@@ -189,11 +192,11 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         ),
         (
             in_container(SCHEDULER, "args/3", "--password abc"),
-            f"{SCHEDULER}: scheduler: a secret among its arguments",
+            f"{SCHEDULER}: scheduler: a secret in its arguments",
         ),
         (
             in_container(MIGRATIONS, "args/3", "export TOKEN=abc"),
-            f"{MIGRATIONS}: run-airflow-migrations: a secret among its arguments",
+            f"{MIGRATIONS}: run-airflow-migrations: a secret in its arguments",
         ),
     ],
     "secrets exist": [
@@ -204,7 +207,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     "restricted pods": [
         (
             in_pod(API, f"{WAIT}/securityContext/runAsUser", 0),
-            f"{API}: wait-for-airflow-migrations: its user is root, or not known",
+            f"{API}: {WAITS}: its user is root, or not known",
         ),
         (in_pod(WORKER, "securityContext/runAsUser"), f"{WORKER}: base: its user is root, or not known"),
         (in_pod(WORKER, "securityContext/runAsNonRoot"), f"{WORKER}: base: may run as root"),
@@ -226,7 +229,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             f"{PROCESSOR}: dag-processor: is privileged",
         ),
         (in_container(API, "ports/0/hostPort", 80), f"{API}: api-server: has a port of the node"),
-        (in_pod(SCHEDULER, "hostNetwork", True), f"{SCHEDULER}: has the node's: hostNetwork"),
+        (in_pod(SCHEDULER, "hostNetwork", True), f"{SCHEDULER}: uses the node's network or processes: hostNetwork"),
         (
             in_pod(WORKER, "volumes/0", {"name": "logs", "hostPath": {"path": "/"}}),
             f"{WORKER}: volume logs: its kind is not allowed",
@@ -236,7 +239,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (in_container(WORKER, "resources/limits/memory"), f"{WORKER}: base: no limits of memory"),
         (
             in_pod(SCHEDULER, f"{WAIT}/resources/requests/cpu"),
-            f"{SCHEDULER}: wait-for-airflow-migrations: no requests of cpu",
+            f"{SCHEDULER}: {WAITS}: no requests of cpu",
         ),
     ],
     "rights": [
@@ -248,7 +251,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             add("RoleBinding", "x", roleRef={"name": "run-dbt"}, subjects=[SUBJECT]),
             "RoleBinding/x: binds run-dbt",
         ),
-        (add("ClusterRoleBinding", "x"), "ClusterRoleBinding/x: holds beyond the namespace"),
+        (add("ClusterRoleBinding", "x"), "ClusterRoleBinding/x: is valid beyond the namespace"),
         (
             change("ServiceAccount/airflow-dag-processor", "automountServiceAccountToken", True),
             "ServiceAccount/airflow-dag-processor: has a token and no rights",
