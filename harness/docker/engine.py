@@ -95,7 +95,7 @@ def _gb(count: float) -> str:
 
 
 def has_image(reference: str) -> bool:
-    """Say whether the engine has an image."""
+    """Return whether the engine has an image."""
     return inspect("image", reference) is not None
 
 
@@ -172,7 +172,7 @@ def check_image(supervisor: Supervisor, reference: str) -> None:
 
 
 def is_pullable(reference: str) -> bool:
-    """Say whether the registry has an image; nothing is pulled."""
+    """Return whether the registry has an image; nothing is pulled."""
     try:
         run("docker", "manifest", "inspect", reference, timeout_s=20)
     except CommandFailedError:

@@ -36,7 +36,7 @@ def main(node: str, images: list[str]) -> int:
 
 
 def is_kept(docker: str, node: str, before: str, timeout_s: float) -> bool:
-    """Say whether the container NODE still has the id BEFORE after TIMEOUT_S seconds."""
+    """Return whether the container NODE still has the id BEFORE after TIMEOUT_S seconds."""
     deadline = time.monotonic() + timeout_s
     while container_id(docker, node) == before:
         if time.monotonic() > deadline:

@@ -94,7 +94,7 @@ def _pull(repository: str) -> bytes:
 
 
 def is_available() -> bool:
-    """Say whether `locate` will most likely succeed; nothing is downloaded."""
+    """Return whether `locate` will most likely succeed; nothing is downloaded."""
     address = source()
     if "://" not in address:
         return Path(address).expanduser().exists()

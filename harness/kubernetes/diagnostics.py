@@ -71,7 +71,7 @@ def save_text(path: Path, kubectl: Kubectl, *arguments: str) -> None:
 
 
 def is_healthy(item: dict[str, Any]) -> bool:
-    """Say whether an object has succeeded, or is ready without restarts."""
+    """Return whether an object has succeeded, or is ready without restarts."""
     status = item.get("status", {})
     match item["kind"]:
         case "Pod":

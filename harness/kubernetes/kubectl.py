@@ -73,7 +73,7 @@ class Kubectl:
             return ""
 
     def answers(self) -> bool:
-        """Say whether the cluster's API answers."""
+        """Return whether the cluster's API answers."""
         try:
             self.run("version", "--output", "json", "--request-timeout", "10s", timeout_s=15)
         except CommandFailedError:

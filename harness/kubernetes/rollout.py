@@ -85,7 +85,7 @@ def _is_up_now(kubectl: Kubectl, component: str) -> bool:
 
 
 def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
-    """Say whether a component runs as it was last installed, given a namespace's Deployments and pods.
+    """Return whether a component runs as it was last installed, given a namespace's Deployments and pods.
 
     The Deployment's own count of available pods is not used: before Kubernetes 1.21 the kubelet takes a minute to call
     a container ready that has a startup probe and no readiness probe. Such a container is up once it has started.

@@ -11,7 +11,7 @@ REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeve
 BUILT_HERE = "events-platform/"  # images that no registry has
 MIN_PULLS = 2  # a registry that cannot be reached twice, 10 s apart or more, is not a blip
 
-# The end of a chain of errors is what the registry or the network said; the rest repeats the image's name.
+# The end of a chain of errors is the answer of the registry or the network; the rest repeats the image's name.
 _CHAIN = r'^.*("[^"]*"|(status code|request to) http\S+|failed to resolve image): '
 
 
@@ -45,7 +45,7 @@ def explain(objects: Objects, container: Container) -> Cause:
         why = f"{registry} wants a login that the cluster does not have, or has no such image."
         next_step = f"Log in and load it: docker login {registry}; {pull}; {load}"
     elif re.search(r"not found|manifest unknown|no match|invalid reference", message):
-        # The registry was reached and has said no: it will say so again.
+        # The registry answered, and will answer the same again.
         why = f"{registry} has no image or tag of that name, or none for the node's architecture."
         next_step = f"Correct its name or tag. To try it: {pull}"
     else:

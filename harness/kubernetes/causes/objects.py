@@ -79,7 +79,7 @@ def component(item: Item) -> str:
 
 
 def is_of_task(pod: Item) -> bool:
-    """Say whether a pod runs a task: a worker, or a pod of the pod operator."""
+    """Return whether a pod runs a task: a worker, or a pod of the pod operator."""
     makers = ("kubernetes_executor", "kubernetes_pod_operator")
     return labels(pod).get("component") == "worker" or any(labels(pod).get(maker) == "True" for maker in makers)
 
@@ -90,7 +90,7 @@ def conditions(item: Item) -> dict[str, Item]:
 
 
 def is_ready(pod: Item) -> bool:
-    """Say whether Kubernetes calls a pod ready."""
+    """Return whether Kubernetes calls a pod ready."""
     return bool(conditions(pod).get("Ready", {}).get("status") == "True")
 
 

@@ -61,14 +61,14 @@ def of_harness() -> Objects:
     """Return what the harness itself creates, and the manifests."""
     kubectl = Recorder(Path("kubectl"), deployment.NAMESPACE)
     deployment.create_namespace(kubectl)
-    server = Server("a test", "db.example", 5432, "postgres", "not told")
+    server = Server("a test", "db.example", 5432, "postgres", "secret")
     passwords = make_passwords() | {cluster_secrets.USER: "x"}
     cluster_secrets.create_secrets(
         kubectl,
         passwords,
         Warehouse(server, "warehouse", passwords),
         deployment.Database(server, server.host, server.port),
-        metadata_url=connection_url("airflow", "not told", server.host, server.port, "airflow"),
+        metadata_url=connection_url("airflow", "secret", server.host, server.port, "airflow"),
         events_uri="s3://bucket/events.csv",
     )
     for path in sorted(deployment.MANIFESTS.glob("*.yaml")):
@@ -132,7 +132,7 @@ def clear_secrets(objects: Objects) -> Iterator[str]:
         if item["kind"] == "Secret" and name not in of_harness():
             is_placeholder = name == "Secret/airflow-broker-url" and item.get("data") == PLACEHOLDER
             if not is_placeholder or item.get("stringData") or "helm.sh/hook" not in item["metadata"]["annotations"]:
-                yield f"{name}: the chart makes it"
+                yield f"{name}: the chart creates it"
         if item["kind"] == "ConfigMap":
             for key, value in re.findall(r"^\s*(\w+) *= *(\S.*)$", item["data"]["airflow.cfg"], re.MULTILINE):
                 if pod_rules.SECRET_NAME.search(key) or pod_rules.SECRET_VALUE.search(value):

@@ -176,11 +176,11 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     "no secret in clear": [
         (
             add("Secret", "airflow-fernet-key", metadata={"annotations": {}}, data={}),
-            "Secret/airflow-fernet-key: the chart makes it",
+            "Secret/airflow-fernet-key: the chart creates it",
         ),
         (
             change("Secret/airflow-broker-url", "data/connection", BROKER),
-            "Secret/airflow-broker-url: the chart makes it",
+            "Secret/airflow-broker-url: the chart creates it",
         ),
         (change(CONFIG, "data/airflow.cfg", "[api]\nsecret_key = abc"), f"{CONFIG}: secret_key is a secret in clear"),
         (variable("PGPASSWORD", "abc"), f"{API}: api-server: PGPASSWORD is a secret in clear"),
