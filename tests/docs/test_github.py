@@ -1,4 +1,4 @@
-"""What GitHub and the bots read beside the workflows names files, targets and pins that there are."""
+"""What GitHub and Renovate read beside the workflows: issue forms, code owners, the patterns that find pins."""
 
 import json
 import re
@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.ci import docs
 from harness.project.paths import ROOT
 from harness.targets.options import TARGETS
-from tests.docs import project
-from tests.docs.documents import differences, read
 
-FORMS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(".github/ISSUE_TEMPLATE/*.yml"))
-RENOVATE = json.loads(read(".github/renovate.json"))
+GITHUB = ROOT / ".github"
+FORMS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml"))}
+RENOVATE = json.loads((GITHUB / "renovate.json").read_text())
+VERSIONS = (ROOT / "cluster" / "versions.toml").read_text()
 
 
 def wrong_in_form(form: dict[str, Any]) -> list[str]:
@@ -34,12 +35,11 @@ def wrong_in_form(form: dict[str, Any]) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if not name.endswith("config.yml")])
-def test_issue_forms_are_ones(name: str) -> None:
-    assert wrong_in_form(yaml.safe_load(read(name))) == []
+def test_issue_forms_are_valid() -> None:
+    assert {name: wrong_in_form(form) for name, form in FORMS.items() if name != "config"} == {"bug": [], "feature": []}
 
 
-def test_a_form_that_is_none_is_found() -> None:
+def test_an_invalid_form_is_found() -> None:
     body: list[dict[str, Any]] = [
         {"id": "a", "type": "text", "attributes": {"label": "A"}},
         {"id": "b", "type": "input"},
@@ -55,13 +55,13 @@ def test_a_form_that_is_none_is_found() -> None:
 
 
 def test_the_form_for_bugs_has_every_target() -> None:
-    [field] = [f for f in yaml.safe_load(read(".github/ISSUE_TEMPLATE/bug.yml"))["body"] if f.get("id") == "target"]
-    assert differences(field["attributes"]["options"], {"none", *TARGETS} - {"auto"}) == []
+    [field] = [field for field in FORMS["bug"]["body"] if field.get("id") == "target"]
+    assert sorted(field["attributes"]["options"]) == sorted({"none", *TARGETS} - {"auto"})
 
 
-def test_code_owners_own_what_there_is() -> None:
-    rules = [line.split() for line in read(".github/CODEOWNERS").splitlines() if line and not line.startswith("#")]
-    assert rules
+def test_code_owners_own_existing_files() -> None:
+    lines = (GITHUB / "CODEOWNERS").read_text().splitlines()
+    rules = [line.split() for line in lines if line and not line.startswith("#")]
     assert rules[0][0] == "*"
     assert [pattern for pattern, *_ in rules if not list(ROOT.glob(pattern.strip("/")))] == []
     assert [owners for _, *owners in rules if not owners or not all(owner.startswith("@") for owner in owners)] == []
@@ -76,9 +76,9 @@ def found_by_renovate(text: str) -> dict[str, set[str]]:
     for manager in RENOVATE["customManagers"]:
         for pattern in manager["matchStrings"]:
             for match in re.finditer(pattern.replace("(?<", "(?P<"), text):
-                told = match.groupdict()
-                name = told.get("depName") or told.get("tool") or manager["depNameTemplate"]
-                version = "@".join(filter(None, (told["currentValue"], told.get("currentDigest"))))
+                groups = match.groupdict()
+                name = groups.get("depName") or groups.get("tool") or manager["depNameTemplate"]
+                version = "@".join(filter(None, (groups["currentValue"], groups.get("currentDigest"))))
                 found.setdefault(name, set()).add(version)
     return found
 
@@ -92,13 +92,13 @@ def pinned(versions: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def test_renovate_sees_every_pin() -> None:
-    assert found_by_renovate(read("cluster/versions.toml")) == pinned(project.versions())
+    assert found_by_renovate(VERSIONS) == pinned(docs.versions())
 
 
-def test_renovate_reads_a_file_that_there_is() -> None:
+def test_renovate_reads_the_file_of_the_pins() -> None:
     patterns = {pattern for manager in RENOVATE["customManagers"] for pattern in manager["managerFilePatterns"]}
     assert patterns == {r"/^cluster/versions\.toml$/"}
-    assert not found_by_renovate(read("cluster/versions.toml").replace(" = ", "="))
+    assert not found_by_renovate(VERSIONS.replace(" = ", "="))
 
 
 @pytest.mark.needs("history")
@@ -113,8 +113,8 @@ def test_renovate_covers_actions_groups_and_bases() -> None:
     assert {Path(name).name for name in listed} == {"Dockerfile"}  # the name that it looks for
 
 
-def test_renovates_rules_are_about_what_there_is() -> None:
+def test_renovates_rules_name_pinned_packages() -> None:
     named = {name for rule in RENOVATE["packageRules"] for name in rule.get("matchPackageNames", [])}
     template = "".join(manager.get("depNameTemplate", "") for manager in RENOVATE["customManagers"])
-    known = set(pinned(project.versions())) | set(re.findall(r"[a-z-]+/[a-z]+", template))
+    known = set(pinned(docs.versions())) | set(re.findall(r"[a-z-]+/[a-z]+", template))
     assert named <= known

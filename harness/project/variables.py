@@ -1,0 +1,93 @@
+"""The environment variables that a user or a deployment may set, and what each means.
+
+Only the documentation is made from this list (`harness.ci.docs`); the code reads each variable where it uses it, and
+`nox -s docs` compares the two.
+"""
+
+import tomllib
+from typing import NamedTuple
+
+from harness.project.paths import ROOT
+
+TOOLS = ("kind", "kubectl", "helm")
+
+
+class Variable(NamedTuple):
+    """A variable's name, its meaning and its default, each in one line of Markdown."""
+
+    name: str
+    meaning: str
+    default: str = ""
+
+
+def pins() -> list[Variable]:
+    """Return the variables that replace a pin of `cluster/versions.toml`."""
+    images = tomllib.loads((ROOT / "cluster" / "versions.toml").read_text(encoding="utf-8"))["images"]
+    uses = {
+        "node": "kind's node",
+        "postgres": "PostgreSQL in tests, in `nox -s dbt` and beside a cluster",
+        "airflow": "the base of Airflow's image",
+        "python": "the base of dbt's image",
+    }
+    return [
+        *(
+            Variable(f"PLATFORM_{name.upper()}_IMAGE", f"image: {uses[name]}", f"`{image.partition('@')[0]}`")
+            for name, image in images.items()
+        ),
+        Variable(
+            "PLATFORM_CHART",
+            "the official chart: a path (archive or folder), an archive's URL, or a repository (`https://…`, `oci://…`)",
+            "the pinned archive's URL",
+        ),
+        *(
+            Variable(
+                f"PLATFORM_{name.upper()}",
+                f"the program {name}, of any version",
+                "the installed one if it is new enough, else the pinned one, downloaded",
+            )
+            for name in TOOLS
+        ),
+        Variable("PLATFORM_MINIKUBE", "the program minikube, of any version", "the installed one"),
+        *(
+            Variable(
+                f"PLATFORM_{name.upper()}_URL",
+                f"URL to download {name} from; may contain `{{version}}`, `{{system}}` and `{{machine}}`",
+                "the vendor's",
+            )
+            for name in TOOLS
+        ),
+        Variable("PLATFORM_CACHE", "folder for downloads", "`~/.cache/events-platform`"),
+        Variable(
+            "PLATFORM_KEEP_IMAGES",
+            "`true`: images are saved in `PLATFORM_CACHE` and loaded from there, for engines that start empty",
+            "not saved",
+        ),
+        Variable("PLATFORM_DEADLINE_…", "how many seconds to wait for something, by the names below", "as below"),
+    ]
+
+
+TASKS = [
+    Variable("EVENTS_URI", "the events file: a path or any fsspec URI; `nox -s e2e` and `nox -s cluster` read it, too"),
+    Variable("EVENTS_MAX_REJECTED", "the share of rows that may be rejected, if a run has no such param", "0.01"),
+    Variable("EVENTS_DSN", "only for `python -m events`: the warehouse as the role `loader`"),
+    Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
+    Variable(
+        "DBT_IMAGE",
+        "dbt's image; if set, dbt runs in a pod, with the secret `warehouse-transformer` as its environment",
+    ),
+    Variable("DBT_PYTHON", "without `DBT_IMAGE`: the Python of dbt's environment"),
+    Variable("DBT_PROJECT_DIR", "without `DBT_IMAGE`: the folder of the dbt project"),
+]
+DBT = [
+    Variable("DBT_TARGET", "`dev`, `test` or `prod`", "`dev`"),
+    Variable("WAREHOUSE_HOST", "the warehouse's host"),
+    Variable("WAREHOUSE_PORT", "its port"),
+    Variable("WAREHOUSE_DATABASE", "its database"),
+    Variable("WAREHOUSE_USER", "the role `transformer`"),
+    Variable("DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "the password of `WAREHOUSE_USER`; dbt keeps it out of its logs"),
+    Variable("WAREHOUSE_READER", "the role that may select from the marts", "`reader`"),
+    Variable("WAREHOUSE_SCHEMA", "prefix of the schemas for the target `dev`", "`dev`"),
+    Variable("DBT_TARGET_PATH", "folder for dbt's artifacts", "`target` in the project"),
+    Variable("DBT_FAILURES_PATH", "folder that a failed run's results are copied to; tasks set it", "not copied"),
+    Variable("WAREHOUSE_LOCK_TIMEOUT", "how many seconds a build waits for loads and other builds", "1800"),
+]
