@@ -60,7 +60,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(tags=["ci", "docs"])
 def docs(session: nox.Session) -> None:
-    """Check the documentation: links, and that sessions, options, variables and exit codes are those of the code."""
+    """Check the documentation's links, tables, commands, variables and pins; `-- --write` writes the tables."""
+    install(session, "lint")
     pytest(session, "tests", "tests/docs", "--confcutdir=tests/docs")
 
 
