@@ -5,6 +5,8 @@ linter checks those of them that are its own. A linter whose files the project d
 """
 
 import os
+import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -27,63 +29,33 @@ class Linter:
 
     Attributes:
         check: the command that prints its findings as JSON.
-        read: reads that JSON.
         files: what it checks, globs from the root. A folder is checked as a whole when a file below it is given.
-        fix: the command that fixes what it can; None if it fixes nothing.
+        fix: the command that fixes what it can; empty if it fixes nothing.
         is_fast: whether it takes less than a second on all of its files.
     """
 
     name: str
-    check: tuple[str, ...]
-    read: findings.Reader
+    check: str
     files: tuple[str, ...]
-    fix: tuple[str, ...] | None = None
+    fix: str = ""
     is_fast: bool = True
 
 
 PYTHON = ("*.py", "airflow/**/*.py", "dbt/*.py", "harness/**/*.py", "tests/**/*.py")
-SQLFLUFF_OPTIONS = ("--disable-progress-bar", "--config", "dbt/.sqlfluff")
+SQL = ("dbt/models/**/*.sql", "dbt/tests/**/*.sql", "dbt/macros/**/*.sql")
+MARKDOWN = ("*.md", "docs/**/*.md", ".github/**/*.md")
+SQLFLUFF = "--disable-progress-bar --config dbt/.sqlfluff"
+RUMDL = "rumdl check --no-cache --quiet"
+ZIZMOR = "zizmor --offline --quiet --persona auditor --format json"
 LINTERS = (
-    Linter(
-        "ruff check",
-        ("ruff", "check", "--quiet", "--output-format", "json"),
-        findings.read_ruff,
-        PYTHON,
-        ("ruff", "check", "--quiet", "--fix"),
-    ),
-    Linter(
-        "ruff format",
-        ("ruff", "format", "--quiet", "--check", "--output-format", "json"),
-        findings.read_ruff,
-        PYTHON,
-        ("ruff", "format", "--quiet"),
-    ),
-    Linter(
-        "sqlfluff",
-        ("sqlfluff", "lint", "--format", "json", *SQLFLUFF_OPTIONS),
-        findings.read_sqlfluff,
-        ("dbt/models/**/*.sql", "dbt/tests/**/*.sql", "dbt/macros/**/*.sql"),
-        ("sqlfluff", "fix", *SQLFLUFF_OPTIONS),
-        is_fast=False,
-    ),
-    Linter("shellcheck", ("shellcheck", "--format", "json"), findings.read_shellcheck, (".ci/run",)),
-    Linter("hadolint", ("hadolint", "--format", "json"), findings.read_hadolint, ("*/Dockerfile",)),
-    Linter(
-        "actionlint", ("actionlint", "-format", "{{json .}}"), findings.read_actionlint, (".github/workflows/*.yml",)
-    ),
-    Linter(
-        "zizmor",
-        ("zizmor", "--offline", "--quiet", "--persona", "auditor", "--format", "json"),
-        findings.read_zizmor,
-        (".github/workflows", ".github/actions"),
-    ),
-    Linter(
-        "rumdl",
-        ("rumdl", "check", "--no-cache", "--quiet", "--output-format", "json"),
-        findings.read_rumdl,
-        ("*.md", "docs/**/*.md", ".github/**/*.md"),
-        ("rumdl", "check", "--no-cache", "--quiet", "--fix"),
-    ),
+    Linter("ruff check", "ruff check -q --output-format json", PYTHON, "ruff check -q --fix"),
+    Linter("ruff format", "ruff format -q --check --output-format json", PYTHON, "ruff format -q"),
+    Linter("sqlfluff", f"sqlfluff lint --format json {SQLFLUFF}", SQL, f"sqlfluff fix {SQLFLUFF}", is_fast=False),
+    Linter("shellcheck", "shellcheck --format json", (".ci/run",)),
+    Linter("hadolint", "hadolint --format json", ("*/Dockerfile",)),
+    Linter("actionlint", "actionlint -format '{{json .}}'", (".github/workflows/*.yml",)),
+    Linter("zizmor", ZIZMOR, (".github/workflows", ".github/actions")),
+    Linter("rumdl", f"{RUMDL} --output-format json", MARKDOWN, f"{RUMDL} --fix"),
 )
 
 
@@ -137,37 +109,40 @@ def files_of(linter: Linter) -> list[str]:
 def run(linter: Linter, *, fix: bool) -> tuple[str, str, Result]:
     """Run one linter, print its findings and what was fixed; return its mark, a note and its result."""
     files = files_of(linter)
-    if not files:
-        mark, note, result = "-", f"there is no {' or '.join(linter.files)}", Result(0, [], "")
-    else:
-        result, fixed = check(linter, files), []
-        if result.findings and fix and linter.fix:
-            before, program = result.findings, PROGRAMS / linter.fix[0]
-            findings.run([program, *linter.fix[1:], *files], lambda _: iter(()), linter.name)
-            result = check(linter, files)
-            fixed = without(before, result.findings)
-            Result(0, [replace(finding, message=f"fixed: {finding.message}") for finding in fixed], "").print()
-        mark, note = "✗" if result.exit_code else "✓", f"{len(fixed)} fixed" if fixed else ""
-        if result.exit_code:
-            result.print()
+    result = check(linter, files) if files else Result(0)
+    mark, note = ("✓", "") if files else ("-", f"there is no {' or '.join(linter.files)}")
+    if fix and linter.fix and result.findings:
+        before, result = result, fix_and_check(linter, files)
+        fixed = without(before.findings, result.findings)
+        Result(0, [replace(finding, message=f"fixed: {finding.message}") for finding in fixed]).print()
+        note = f"{len(fixed)} fixed"
+    if result.exit_code:
+        mark = "✗"
+        result.print()
     print(f"{mark} {linter.name}{note and ': '}{note}", flush=True)
     return mark, note, result
 
 
 def check(linter: Linter, files: Sequence[str]) -> Result:
     """Run LINTER on FILES."""
-    return findings.run([PROGRAMS / linter.check[0], *linter.check[1:], *files], linter.read, linter.name)
+    program, *options = shlex.split(linter.check)
+    return findings.run(program, [PROGRAMS / program, *options, *files], linter.name)
+
+
+def fix_and_check(linter: Linter, files: Sequence[str]) -> Result:
+    """Fix what LINTER can fix in FILES, and run it again."""
+    program, *options = shlex.split(linter.fix)
+    subprocess.run([PROGRAMS / program, *options, *files], cwd=ROOT, capture_output=True, check=False)
+    return check(linter, files)
 
 
 def without(before: Sequence[Finding], after: Sequence[Finding]) -> list[Finding]:
-    """Return the findings of BEFORE that are not in AFTER, where they may be at another line."""
+    """Return the findings of BEFORE that are not in AFTER, where they may be at other lines."""
     remaining = Counter((finding.path, finding.message) for finding in after)
     gone = []
     for finding in before:
-        key = (finding.path, finding.message)
-        if remaining[key]:
-            remaining[key] -= 1
-        else:
+        remaining[finding.path, finding.message] -= 1
+        if remaining[finding.path, finding.message] < 0:
             gone.append(finding)
     return gone
 

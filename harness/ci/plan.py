@@ -26,7 +26,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from harness.project.paths import ROOT
@@ -45,38 +45,16 @@ class PlanError(Exception):
     """No plan can be made; the message is one sentence."""
 
 
-@dataclass(frozen=True)
-class Session:
-    """One job of the matrix `session`."""
-
-    session: str
-    minutes: int
-    engine: bool
-
-
-@dataclass(frozen=True)
-class TargetRun:
-    """One job of the matrix `e2e`."""
-
-    target: str
-    minutes: int
-
-
-@dataclass(frozen=True)
-class PythonRun:
-    """One job of the matrix `python`."""
-
-    python: str
-    minutes: int
+Job = dict[str, str | int | bool]  # an entry of a matrix
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a workflow runs, and why."""
+    """The matrices of the workflow's jobs `session`, `e2e` and `python`, and why they are these."""
 
-    sessions: list[Session]
-    targets: list[TargetRun]
-    pythons: list[PythonRun]
+    sessions: list[Job]
+    targets: list[Job]
+    pythons: list[Job]
     why: str
 
 
@@ -111,9 +89,13 @@ def make(
     on_targets = [name for name, tags in tags_of.items() if "target" in tags]
     on_pythons = sum(limit(name) for name, tags in tags_of.items() if "pythons" in tags)
     return Plan(
-        [Session(name, limit(name), "engine" in tags) for name, tags in tags_of.items() if name not in on_targets],
-        [TargetRun(target, limit(name)) for name in on_targets for target in targets],
-        [PythonRun(python, on_pythons) for python in settings["pythons"] if on_pythons],
+        [
+            {"session": name, "minutes": limit(name), "engine": "engine" in tags}
+            for name, tags in tags_of.items()
+            if name not in on_targets
+        ],
+        [{"target": target, "minutes": limit(name)} for name in on_targets for target in targets],
+        [{"python": python, "minutes": on_pythons} for python in settings["pythons"] if on_pythons],
         why,
     )
 
@@ -157,19 +139,19 @@ def listed_sessions() -> list[dict[str, Any]]:
 
 def write(plan: Plan) -> None:
     """Print the plan, and write it to the summary and to the file that the workflow reads."""
-    lists = {name: [asdict(job) for job in getattr(plan, name)] for name in ("sessions", "targets", "pythons")}
     if path := os.environ.get("GITHUB_OUTPUT"):
         with open(path, "a", encoding="utf-8") as file:
-            file.writelines(f"{name}={json.dumps(jobs)}\n" for name, jobs in lists.items())
-    commands = [(f"nox -s {job.session}", job.minutes) for job in plan.sessions]
-    commands += [(f"nox -s e2e -- --target {run.target}", run.minutes) for run in plan.targets]
-    commands += [(f"the job python ({run.python})", run.minutes) for run in plan.pythons]
+            for name in ("sessions", "targets", "pythons"):
+                file.write(f"{name}={json.dumps(getattr(plan, name))}\n")
+    rows = [(f"nox -s {job['session']}", job["minutes"]) for job in plan.sessions]
+    rows += [(f"nox -s e2e -- --target {job['target']}", job["minutes"]) for job in plan.targets]
+    rows += [(f"the job python ({job['python']})", job["minutes"]) for job in plan.pythons]
     print(f"The plan is {plan.why}.")
-    for command, minutes in commands:
+    for command, minutes in rows:
         print(f"  {command:<32} at most {minutes} minutes")
     with Section("plan") as section:
-        rows = [(span(command), str(minutes)) for command, minutes in commands]
-        section.add(f"The plan is {plan.why}.", table(("job", "minutes at most"), rows, numbers=("minutes at most",)))
+        cells = [(span(command), minutes) for command, minutes in rows]
+        section.add(f"The plan is {plan.why}.", table(("job", "minutes at most"), cells, numbers=("minutes at most",)))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

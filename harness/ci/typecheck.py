@@ -3,15 +3,15 @@
 import sys
 from collections.abc import Sequence
 
+from harness.reporting import findings
 from harness.reporting.annotations import annotate
-from harness.reporting.findings import read_mypy, run
 from harness.reporting.summary import Section
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run mypy with ARGUMENTS and return its exit code."""
     with Section("types") as section:
-        result = run([sys.executable, "-m", "mypy", "--output", "json", *arguments], read_mypy, "mypy")
+        result = findings.run("mypy", [sys.executable, "-m", "mypy", "--output", "json", *arguments], "mypy")
         result.print()
         errors = [finding for finding in result.findings if finding.message.startswith("error: ")]
         what = f"mypy found {len(errors) or 'no'} error{'s' if len(errors) != 1 else ''}"

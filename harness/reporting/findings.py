@@ -13,8 +13,7 @@ from harness.reporting.console import say
 from harness.reporting.summary import Markdown, code, details, span, table
 
 SHOWN = 20  # rows in the summary's table
-Found = tuple[str, int, str]  # a file, the line in it, the message
-Reader = Callable[[Any], Iterator[Found]]
+Found = tuple[str, int, str, str]  # a file, a line in it, the message, and a hint or nothing
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Result:
     """
 
     exit_code: int
-    findings: Sequence[Finding]
-    output: str
+    findings: Sequence[Finding] = ()
+    output: str = ""
 
     def print(self) -> None:
         """Print a line for each finding, then the other output."""
@@ -42,92 +41,77 @@ class Result:
         if len(self.findings) > SHOWN:
             rows.append((Markdown(), f"… and {len(self.findings) - SHOWN} more"))
         blocks = [f"**{title}**", table(("where", "what"), rows)] if rows else []
-        if self.output.strip():
-            blocks.append(details(f"Output of {title}", code(self.output, first=80)))
-        return blocks
+        return [*blocks, details(f"Output of {title}", code(self.output, first=80))] if self.output.strip() else blocks
 
 
-def run(argv: Sequence[str | Path], read: Reader, title: str) -> Result:
-    """Run a tool that prints JSON, and READ its findings; where it prints something else, that is its output."""
+def run(program: str, argv: Sequence[str | Path], title: str) -> Result:
+    """Run PROGRAM by ARGV, which asks for JSON, and read its findings; anything else that it prints is its output."""
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
     try:
-        found = [
-            Finding(path, line, title, " ".join(words.split())) for path, line, words in read(_parsed(done.stdout))
-        ]
+        found = [_finding(title, *READERS[program](item)) for item in _items(done.stdout)]
     except (ValueError, LookupError, TypeError):  # it failed, or was asked for --help
-        return Result(done.returncode, [], done.stdout + done.stderr)
+        return Result(done.returncode, (), done.stdout + done.stderr)
     return Result(done.returncode, found, done.stderr)
 
 
-def _parsed(output: str) -> Any:
-    """Return the JSON document in OUTPUT, or the list of its JSON lines."""
+def _finding(title: str, path: str, line: int, message: str, hint: str) -> Finding:
+    return Finding(path, line, title, " ".join(f"{message} {hint and f'({hint})'}".split()))
+
+
+def _items(output: str) -> Iterator[Any]:
+    """Yield the findings in OUTPUT, a JSON list or JSON lines; sqlfluff groups them by file."""
     try:
-        return json.loads(output)
+        report = json.loads(output)
     except ValueError:
-        return [json.loads(line) for line in output.splitlines()]
-
-
-def _hint(text: str | None) -> str:
-    return f" ({text})" if text else ""
-
-
-def read_ruff(report: Any) -> Iterator[Found]:
-    """Read the output of `ruff check` and `ruff format --check`."""
+        report = [json.loads(line) for line in output.splitlines()]
     for item in report:
-        fix = item["fix"] or {}
-        hint = fix.get("message")
-        if fix.get("applicability") == "safe":
-            hint = f"--fix: {hint}" if hint else "--fix"
-        rule = f"{item['code']} " if item["url"] else ""  # else it is a syntax error, or the formatter's
-        yield item["filename"], item["location"]["row"], f"{rule}{item['message']}{_hint(hint or item['url'])}"
+        yield from [item | each for each in item["violations"]] if "violations" in item else [item]
 
 
-def read_sqlfluff(report: Any) -> Iterator[Found]:
-    """Read the output of `sqlfluff lint`."""
-    for file in report:
-        for item in file["violations"]:
-            message = f"{item['code']} {item['description']}{_hint(item.get('fixes') and '--fix')}"
-            yield file["filepath"], item["start_line_no"], message
+# --- readers of an item of each program's JSON ------------------------------------------------------------------------
 
 
-def read_shellcheck(report: Any) -> Iterator[Found]:
-    """Read the output of shellcheck."""
-    for item in report:
-        rule = f"SC{item['code']}"
-        hint = f"https://www.shellcheck.net/wiki/{rule}"
-        yield item["file"], item["line"], f"{rule} {item['message']}{_hint(hint)}"
+def _ruff(item: Any) -> Found:
+    fix = item["fix"] or {}
+    hint = fix.get("message") or item["url"] or ""
+    if fix.get("applicability") == "safe":
+        hint = f"--fix: {fix['message']}" if fix["message"] else "--fix"
+    return item["filename"], item["location"]["row"], f"{item['code']} {item['message']}", hint
 
 
-def read_hadolint(report: Any) -> Iterator[Found]:
-    """Read the output of hadolint."""
-    for item in report:
-        hint = f"https://github.com/hadolint/hadolint/wiki/{item['code']}"
-        yield item["file"], item["line"], f"{item['code']} {item['message']}{_hint(hint)}"
+def _sqlfluff(item: Any) -> Found:
+    message = f"{item['code']} {item['description']}"
+    return item["filepath"], item["start_line_no"], message, "--fix" if item.get("fixes") else ""
 
 
-def read_actionlint(report: Any) -> Iterator[Found]:
-    """Read the output of actionlint."""
-    for item in report:
-        yield item["filepath"], item["line"], f"{item['message']} [{item['kind']}]"
+def _shellcheck(item: Any) -> Found:
+    rule = f"SC{item['code']}"
+    return item["file"], item["line"], f"{rule} {item['message']}", f"https://www.shellcheck.net/wiki/{rule}"
 
 
-def read_zizmor(report: Any) -> Iterator[Found]:
-    """Read the output of zizmor: each finding at its primary location."""
-    for item in report:
-        [place, *_] = [place for place in item["locations"] if place["symbolic"]["kind"] == "Primary"]
-        path, line = place["symbolic"]["key"]["Local"]["verbatim_path"], place["concrete"]["location"]["start_point"]
-        message = f"{item['ident']}: {item['desc']}: {place['symbolic']['annotation']}"
-        yield path, line["row"] + 1, f"{message}{_hint(item['url'])}"
+def _hadolint(item: Any) -> Found:
+    rule = item["code"]
+    return item["file"], item["line"], f"{rule} {item['message']}", f"https://github.com/hadolint/hadolint/wiki/{rule}"
 
 
-def read_rumdl(report: Any) -> Iterator[Found]:
-    """Read the output of rumdl."""
-    for item in report:
-        yield item["file"], item["line"], f"{item['rule']} {item['message']}{_hint(item['fixable'] and '--fix')}"
+def _actionlint(item: Any) -> Found:
+    return item["filepath"], item["line"], f"{item['kind']} {item['message']}", ""
 
 
-def read_mypy(report: Any) -> Iterator[Found]:
-    """Read the output of mypy."""
-    for item in report:
-        rule = f" [{item['code']}]" if item["code"] else ""
-        yield item["file"], item["line"], f"{item['severity']}: {item['message']}{rule}{_hint(item['hint'])}"
+def _zizmor(item: Any) -> Found:
+    [place, *_] = [place for place in item["locations"] if place["symbolic"]["kind"] == "Primary"]
+    path, row = place["symbolic"]["key"]["Local"]["verbatim_path"], place["concrete"]["location"]["start_point"]["row"]
+    return path, row + 1, f"{item['ident']} {item['desc']}: {place['symbolic']['annotation']}", item["url"]
+
+
+def _rumdl(item: Any) -> Found:
+    return item["file"], item["line"], f"{item['rule']} {item['message']}", "--fix" if item["fixable"] else ""
+
+
+def _mypy(item: Any) -> Found:
+    rule = f" [{item['code']}]" if item["code"] else ""
+    return item["file"], item["line"], f"{item['severity']}: {item['message']}{rule}", item["hint"] or ""
+
+
+_ALL = (_ruff, _sqlfluff, _shellcheck, _hadolint, _actionlint, _zizmor, _rumdl, _mypy)
+READERS: dict[str, Callable[[Any], Found]] = {read.__name__.removeprefix("_"): read for read in _ALL}

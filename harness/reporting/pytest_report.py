@@ -69,7 +69,6 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         f"… and {len(failures) - SHOWN} more: the log has all." if len(failures) > SHOWN else "",
         rerun(session, failures),
         skipped(stats.get("skipped", [])),
-        xfailed(stats.get("xfailed", [])),
         text(total) if slowest else "",
         details(f"The {len(rows)} slowest", table(("test", "seconds"), rows, numbers=("seconds",))) if rows else "",
     )
@@ -198,9 +197,3 @@ def lines_of_missing(reports: Sequence[Any]) -> list[str]:
     count = Counter(line for report in reports for line in reason(report).splitlines())
     ordered = sorted(count, key=lambda line: (-count[line], line))
     return [f"{count[line]:,} {'test needs' if count[line] == 1 else 'tests need'} {line}" for line in ordered]
-
-
-def xfailed(reports: Sequence[Any]) -> str:
-    """Return a table of the tests that are expected to fail, and why."""
-    rows = [(span(report.nodeid), report.wasxfail) for report in reports]
-    return f"**{len(reports):,} expected to fail**\n\n{table(('test', 'why'), rows)}" if rows else ""

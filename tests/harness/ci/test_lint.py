@@ -117,7 +117,7 @@ def test_pre_commit_refuses_a_badly_formatted_file(
     in_clone("git", "add", "harness/new.py")
     refused = in_clone("git", "commit", "--message", "Badly formatted")
     assert refused.returncode == 1
-    assert "harness/new.py:3: File would be reformatted (--fix)\n✗ ruff format\n" in refused.stderr
+    assert "harness/new.py:3: unformatted File would be reformatted (--fix)\n✗ ruff format\n" in refused.stderr
     assert "hadolint" not in refused.stderr
     assert in_clone("git", "log", "--format=%s").stdout == "First\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.ci import plan
-from harness.ci.plan import PlanError, PythonRun, Session, TargetRun
+from harness.ci.plan import Job, PlanError
 from harness.project.settings import settings
 
 
@@ -24,12 +24,10 @@ LISTED = [
     session("bench", "nightly"),
 ]
 LINT, DOCS, FAULTS, BENCH = (
-    Session("lint", 10, engine=False),
-    Session("docs", 30, engine=False),
-    Session("faults", 50, engine=True),
-    Session("bench", 30, engine=False),
+    {"session": name, "minutes": minutes, "engine": engine}
+    for name, minutes, engine in [("lint", 10, False), ("docs", 30, False), ("faults", 50, True), ("bench", 30, False)]
 )
-SETTINGS = {"minutes": {"lint": 10, "faults": 50, "e2e": 25}, "pythons": ["3.11.2", "3.13"]}
+SETTINGS: dict[str, Any] = {"minutes": {"lint": 10, "faults": 50, "e2e": 25}, "pythons": ["3.11.2", "3.13"]}
 PYTHONS = ("3.11.2", "3.12.3", "3.13", "3.14")
 CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", "docs/adr/0001-teardown.md"]
 
@@ -48,17 +46,17 @@ CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", 
     ],
 )
 def test_the_jobs_of_an_event(
-    event: str, changed: list[str], target: str, sessions: list[Session], targets: list[str]
+    event: str, changed: list[str], target: str, sessions: list[Job], targets: list[str]
 ) -> None:
     made = plan.make(LISTED, SETTINGS, event, changed, target)
     assert made.sessions == sessions
-    assert made.targets == [TargetRun(name, 25) for name in targets]
-    assert made.pythons == ([PythonRun("3.11.2", 10), PythonRun("3.13", 10)] if LINT in sessions else [])
+    assert made.targets == [{"target": name, "minutes": 25} for name in targets]
+    assert made.pythons == [{"python": python, "minutes": 10} for python in SETTINGS["pythons"] if LINT in sessions]
 
 
 def test_a_new_session_is_a_new_job() -> None:
     made = plan.make([*LISTED, session("new", "ci")], SETTINGS, "push", CODE, "")
-    assert made.sessions[-1] == Session("new", plan.DEFAULT_MINUTES, engine=False)
+    assert made.sessions[-1] == {"session": "new", "minutes": plan.DEFAULT_MINUTES, "engine": False}
 
 
 @pytest.mark.parametrize("listed", [[], [session("sample")], [session("bench", "nightly")]])

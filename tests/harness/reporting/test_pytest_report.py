@@ -29,11 +29,8 @@ def test_a_roof_is_sold():
 def check(service, fee):
     assert price(service) == fee
 
-def test_a_fee():
-    check("roof", 3)
-
 def test_a_garden_is_sold():
-    price("garden")
+    check("garden", 3)
 
 @pytest.fixture
 def closed():
@@ -48,7 +45,7 @@ def test_the_day():
 def test_the_night():
     pytest.skip("it is dark")
 
-@pytest.mark.xfail(reason="not built yet")
+@pytest.mark.xfail
 def test_the_roof_is_tight():
     assert False
 
@@ -59,7 +56,7 @@ def test_variables_are_hidden():
     "tests/test_syntax.py": "import os\n\ndef test_x(:\n    pass\n",
 }
 SUMMARY = """\
-## ✗ tests: 3 failed, 3 errors, 2 passed, 1 skipped, 1 xfailed (TIME)
+## ✗ tests: 2 failed, 3 errors, 2 passed, 1 skipped, 1 xfailed (TIME)
 
 ### tests/test_import.py could not be collected
 
@@ -86,7 +83,7 @@ SyntaxError: invalid syntax
 
 ### test_the_shop_is_open could not be set up
 
-at `tests/test_shop.py:20`
+at `tests/test_shop.py:17`
 
 ```text
 OSError: it is closed
@@ -106,20 +103,9 @@ assert 1 == 2
 
 <details>…</details>
 
-### test_a_fee failed
-
-at `tests/test_shop.py:13`, raised at `tests/test_shop.py:10`
-
-```text
-AssertionError: assert 1 == 3
- +  where 1 = price('roof')
-```
-
-<details>…</details>
-
 ### test_a_garden_is_sold failed
 
-at `tests/test_shop.py:16`, raised at `shop.py:2`
+at `tests/test_shop.py:13`, raised at `shop.py:2`
 
 ```text
 KeyError: 'garden'
@@ -128,36 +114,27 @@ KeyError: 'garden'
 <details>…</details>
 
 **What to do:** run only what failed: `nox -s tests -- -k "tests/test_import.py or tests/test_syntax.py or \
-test_the_shop_is_open or test_a_roof_is_sold or test_a_fee"`
+test_the_shop_is_open or test_a_roof_is_sold or test_a_garden_is_sold"`
 
 **1 skipped, because something they need is missing**
 
 - 1 test needs it is dark
-
-**1 expected to fail**
-
-| test | why |
-| --- | --- |
-| `tests/test_shop.py::test_the_roof_is_tight` | not built yet |
 
 Total: TIME, within the budget of 240 s (pyproject.toml, \\[tool.events-platform.budget_s\\])
 
 <details>…</details>
 
 """
-ANNOTATIONS = [
-    "file=tests/test_import.py,line=2,title=tests/test_import.py could not be collected"
-    "::ModuleNotFoundError: No module named 'shoop'",
-    "file=tests/test_syntax.py,line=3,title=tests/test_syntax.py could not be collected"
-    '::  File "ROOT/tests/test_syntax.py", line 3%0A    def test_x(:%0A               ^%0A'
-    "SyntaxError: invalid syntax",
-    "file=tests/test_shop.py,line=20,title=test_the_shop_is_open could not be set up::OSError: it is closed",
-    "file=tests/test_shop.py,line=7,title=test_a_roof_is_sold failed"
-    "::AssertionError: the fee | of `roof`%0Aassert 1 == 2%0A +  where 1 = price('roof')",
-    "file=tests/test_shop.py,line=13,title=test_a_fee failed"
-    "::AssertionError: assert 1 == 3%0A +  where 1 = price('roof')%0Araised at tests/test_shop.py:10",
-    "file=tests/test_shop.py,line=16,title=test_a_garden_is_sold failed::KeyError: 'garden'%0Araised at shop.py:2",
-]
+ANNOTATIONS = """\
+tests/test_import.py,line=2,title=tests/test_import.py could not be collected::ModuleNotFoundError: No module \
+named 'shoop'
+tests/test_shop.py,line=13,title=test_a_garden_is_sold failed::KeyError: 'garden'%0Araised at shop.py:2
+tests/test_shop.py,line=17,title=test_the_shop_is_open could not be set up::OSError: it is closed
+tests/test_shop.py,line=7,title=test_a_roof_is_sold failed::AssertionError: the fee | of `roof`%0Aassert 1 == 2%0A \
++  where 1 = price('roof')
+tests/test_syntax.py,line=3,title=tests/test_syntax.py could not be collected::  File "ROOT/tests/test_syntax.py", \
+line 3%0A    def test_x(:%0A               ^%0ASyntaxError: invalid syntax
+"""
 
 
 @pytest.fixture
@@ -196,7 +173,7 @@ def test_failures_are_reported_at_their_lines(run: Run) -> None:
     exit_code, output, commands, summary = run(FAILING, "--continue-on-collection-errors")
     assert exit_code == 1, output
     assert re.sub(r"<details>.*?</details>", "<details>…</details>", summary, flags=re.DOTALL) == SUMMARY
-    assert sorted(commands.splitlines()) == sorted(f"::error {annotation}" for annotation in ANNOTATIONS)
+    assert sorted(commands.replace("::error file=", "").splitlines()) == ANNOTATIONS.splitlines()
     assert folded(summary)["The whole failure"].endswith("shop.py:2: KeyError\n```")
     assert "---- Captured stdout call ----\nasked for the price\n" in summary
 
