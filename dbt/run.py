@@ -4,9 +4,9 @@ A command that may write holds the warehouse's lock until it has ended, so that 
 builds follow one another; what is built when the lock is lost is not committed. The environment says where the
 warehouse is (see profiles.yml), and how long to wait for the lock: WAREHOUSE_LOCK_TIMEOUT, in seconds, 1800 by default.
 
-Exit codes: dbt's own (0 all well, 1 a model or test failed, 2 dbt could not run); 30 the warehouse was not reached,
-31 the lock was not free in time, 32 a variable is missing, or it or an argument makes no sense, 33 the lock was lost,
-34 it could not be taken; 130 and 143 ended by a signal.
+Exit codes: dbt's own (0 success, 1 a model or test failed, 2 dbt could not run); 30 the warehouse cannot be reached,
+31 the warehouse's lock was not free in time, 32 a variable or an argument is missing or invalid, 33 the lock was lost
+while dbt ran and nothing more was committed, 34 the lock cannot be taken; 130 and 143 ended by a signal.
 """
 
 import hashlib

@@ -190,6 +190,11 @@ def _pins() -> Iterator[Row]:
     yield (f"chart `airflow` (Airflow {versions()['chart']['airflow']})", versions()["chart"]["version"], "")
 
 
+def _needs() -> Iterator[Row]:
+    for name, need in needs.NEEDS.items():
+        yield (code(name), need.title, re.sub(r"(https://\S+)", r"<\1>", need.advice))
+
+
 def _deadlines() -> Iterator[Row]:
     text = (ROOT / "cluster" / "versions.toml").read_text(encoding="utf-8").partition("[deadlines]")[2]
     for name, seconds, meaning in re.findall(r"^(\w+) = (\d+)(?: # (.+))?$", text, re.MULTILINE):
@@ -232,9 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "diagnostics": lambda: table(
         ("file or folder", "what"), ((code(name), what) for name, what in diagnostics.CONTENTS.items())
     ),
-    "needs": lambda: table(
-        ("need", "what", "how to get it"), ((code(name), n.title, n.advice) for name, n in needs.NEEDS.items())
-    ),
+    "needs": lambda: table(("need", "what", "how to get it"), _needs()),
     "packages": lambda: table(("package", "what it does"), _packages()),
     "decisions": lambda: table(("decision", "title"), _decisions()),
 }
