@@ -13,7 +13,6 @@ The arguments after `--` are those of act.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 import yaml
 
 from harness.errors import CommandFailedError, HistoryMissingError
-from harness.processes import command as commands
+from harness.processes.command import run
 from harness.project.paths import ROOT
 from harness.reporting import console
 from harness.reporting.console import say
@@ -92,38 +91,24 @@ def command(directory: Path, arguments: Sequence[str], workflow: Path = CI) -> l
     ]  # fmt: skip
 
 
-def git(*arguments: str, cwd: Path) -> str:
-    """Run git and return its output."""
-    argv = [shutil.which("git") or "git", *arguments]
-    return subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True).stdout
-
-
-def check_history() -> None:
-    """Raise HistoryMissingError unless the project is a clone with a commit."""
-    try:
-        commands.run("git", "-C", ROOT, "rev-parse", "--verify", "HEAD")
-    except CommandFailedError as error:
-        raise HistoryMissingError(
-            f"{ROOT} has no commit to run the jobs on.",
-            "It was downloaded without its history, or git is not installed or does not trust the owner of the folder.",
-            "Clone the repository with git and run it there.",
-        ) from error
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the jobs on a clean clone of the last commit; return the exit code of act, or of an expected error."""
     try:
-        check_history()
-    except HistoryMissingError as error:
-        console.error(error.what, error.why, error.next_step)
-        return error.exit_code
+        run("git", "-C", ROOT, "rev-parse", "--verify", "HEAD")
+    except CommandFailedError:
+        console.error(
+            f"{ROOT} has no commit to run the jobs on.",
+            "It was downloaded without its history, or git is not installed or does not trust the owner of the folder.",
+            "Clone the repository with git and run it there.",
+        )
+        return HistoryMissingError.exit_code
     with tempfile.TemporaryDirectory(prefix="events-platform-workflow-") as name:
         directory = Path(name)
         clone = directory / "clone"
-        git("clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone), cwd=directory)
+        run("git", "clone", "--quiet", "--no-hardlinks", ROOT, clone, timeout_s=600)
         origin = "https://github.com/example/events-platform"  # act needs an address of GitHub, and does not use it
-        git("remote", "set-url", "origin", origin, cwd=clone)
-        if git("status", "--porcelain", cwd=ROOT):
+        run("git", "-C", clone, "remote", "set-url", "origin", origin)
+        if run("git", "-C", ROOT, "status", "--porcelain"):
             say("… the jobs run on the last commit, without the uncommitted changes")
         argv = command(directory, arguments or ["push"])
         with subprocess.Popen(argv, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as act:
