@@ -1,6 +1,7 @@
 """What `nox -s dbt` does from day to day, on a few events: what dbt is told, what is kept, whose warehouse it is."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 from events.load import load
 from events.tables import create_tables
 from harness.project.environments import install
+from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse
 from tests.dbt.test_project import broken_rules
 
@@ -147,69 +149,19 @@ def test_the_target_prod_without_a_warehouse_uses_no_other(session: Session) -> 
     assert output.startswith("✗ dbt needs WAREHOUSE_HOST, WAREHOUSE_PORT, WAREHOUSE_DATABASE, WAREHOUSE_USER, ")
 
 
-NEW_SQL = """\
-with
-
-proposals as (
-
-    select * from {{ ref('fct_events') }}
-
-),
-
-first_proposals as (
-
-    select
-        service_id,
-        min(created_at) as first_proposed_at
-
-    from proposals
-
-    group by service_id
-
-)
-
-select * from first_proposals
-"""
-NEW_YML = """\
-models:
-  - name: first_proposals
-    description: One row per service that was proposed on.
-    config:
-      contract:
-        enforced: true
-    columns:
-      - name: service_id
-        description: "{{ doc('service_id') }}"
-        data_type: bigint
-        constraints:
-          - type: primary_key
-        data_tests:
-          - unique
-          - not_null
-      - name: first_proposed_at
-        description: When somebody first proposed on it.
-        data_type: timestamp
-
-unit_tests:
-  - name: the_first_proposal_counts
-    model: first_proposals
-    given:
-      - input: ref('fct_events')
-        rows:
-          - {service_id: 7, created_at: "2020-01-02"}
-          - {service_id: 7, created_at: "2020-01-01"}
-    expect:
-      rows:
-        - {service_id: 7, first_proposed_at: "2020-01-01"}
-"""
+def example(language: str) -> str:
+    """Return the example of docs/add-a-model.md in a LANGUAGE."""
+    text = (ROOT / "docs" / "add-a-model.md").read_text()
+    [block] = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return str(block)
 
 
 def test_a_new_model_needs_one_sql_and_one_yml_and_nothing_else(
     session: Session, clone: Path, warehouse: Warehouse
 ) -> None:
     folder = clone / "dbt/models/marts/analysis"
-    (folder / "first_proposals.sql").write_text(NEW_SQL)
-    (folder / "first_proposals.yml").write_text(NEW_YML)
+    (folder / "first_proposals.sql").write_text(example("sql"))
+    (folder / "first_proposals.yml").write_text(example("yaml"))
 
     assert list(broken_rules(clone / "dbt")) == []
     exit_code, output = session("--postgres", warehouse.server.dsn)
