@@ -28,7 +28,7 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.project.paths import BUILD, ROOT
 from tests.servers import Handler, serving
 
-TIMEOUT_S = 150
+TIMEOUT_S = 240
 PLANTED = "pl4nt3d-s3cr3t"  # only the server of the events file may see it
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 # The line after which the phase has begun, the signal, and the phase's name in the summary.
@@ -118,7 +118,7 @@ def check_interrupted(output: str, temporary: Path, number: signal.Signals, phas
     """Check the OUTPUT of a run that was interrupted in PHASE, and its summary."""
     assert output.splitlines()[-3:] == [
         f"✗ Interrupted by {number.name}.",
-        "  What was up is taken down; what is not is named above.",
+        "  Everything was taken down, unless it is named above.",
         "  Run it again: nox -s e2e",
     ]
     assert "\n✓ everything taken down" in output
@@ -177,7 +177,7 @@ def test_a_disk_that_becomes_full_is_explained(small_disk: Path) -> None:
     lines = harness.communicate(timeout=TIMEOUT_S)[0].splitlines()
     (small_disk / "fill").unlink()
     assert harness.returncode == 42, lines
-    assert re.search(rf"✗ The disk that holds {small_disk}/\S+ is full: \d+ MB are left\.", lines[-3])
+    assert re.search(rf"✗ The disk that holds {small_disk}/\S+ is full: \d+ MB are free\.", lines[-3])
     shutil.rmtree(diagnostics_of(lines[-1]))
     check_nothing_is_left(small_disk)
 
@@ -270,7 +270,7 @@ def watched_processes() -> Iterator[set[str]]:
 def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     assert kept.returncode == 17  # that of a load with too many rejects
     what, why, next_step = kept.output.splitlines()[-3:]
-    refused = f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% may be."
+    refused = f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% are allowed."
     assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
     assert "field_count 2, event_id 1" in why
     assert " Diagnostics: build/diagnostics/" in next_step
