@@ -54,6 +54,11 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     assert sorted(re.findall(r"'([^']*)' (?:does not exist|not found)", broken_links(tmp_path))) == ["#e", "c.md", "d"]
 
 
+def test_the_list_of_pages_has_every_page() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= set(re.findall(r"\[([\w.-]+)\]\(\1\)", read("docs/README.md")))
+
+
 # --- generated tables -----------------------------------------------------------------------------------------------
 
 
@@ -89,6 +94,12 @@ def test_what_tables_are_made_from_is_complete() -> None:
     assert [code for code, text in docs.exit_codes() if not text.endswith(".")] == []
     of_dbt = {int(code) for code in re.findall(r"stop\(\s*(\d+)", read("dbt/run.py"))}
     assert of_dbt == {code for code in codes if 30 <= code < 40}
+
+
+def test_default_sessions_run_on_every_change_and_docs_on_changes_of_documentation() -> None:
+    tagged = {tag: {name for name, s in docs.sessions().items() if tag in s.tags} for tag in ("ci", "docs")}
+    assert set(docs.default_sessions()) <= tagged["ci"]
+    assert {"docs", "lint"} <= tagged["docs"] <= tagged["ci"]
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -164,10 +175,6 @@ def test_variables_are_those_that_the_code_reads() -> None:
 def environment_reads(text: str) -> set[str]:
     """Return the variables that TEXT, Python, reads by their names."""
     return set(re.findall(r'os\.environ(?:\.get\(|\[)\s*"(\w+)"(?!\]\s*=)', text))
-
-
-def test_reads_of_the_environment_are_found() -> None:
-    assert environment_reads('os.environ["A"]; os.environ.get("B", "b"); os.environ["C"] = "c"; "D"') == {"A", "B"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
