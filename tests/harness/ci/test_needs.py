@@ -112,10 +112,8 @@ def test_chosen_needs_must_be_met(run: Callable[..., tuple[int, str]]) -> None:
 
 def test_needs_imply_markers(run: Callable[..., tuple[int, str]]) -> None:
     suite = SUITE + "\n@pytest.mark.cluster\ndef test_on_a_cluster():\n    pass\n"
-    collected = {"engine": 2, "not engine": 7, "slow": 1, "not slow": 8}
-    for expression, count in collected.items():
-        _, output = run(suite, "--collect-only", "-q", "-m", expression)
-        assert f"\n{count}/9 tests collected" in output, expression
+    _, output = run(suite, "--collect-only", "-q", "-m", "engine or slow")
+    assert re.findall("::(.*)", output) == ["test_both", "test_image", "test_on_a_cluster"]
 
 
 def test_a_skip_without_a_need_fails(run: Callable[..., tuple[int, str]]) -> None:

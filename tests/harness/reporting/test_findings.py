@@ -95,6 +95,7 @@ def test_lint_reports_what_each_linter_finds_and_fixes(session: Session, clone: 
     assert "| ✗ | ruff check | 2 fixed |\n| ✓ | ruff format | 1 fixed |\n| ✓ | rumdl | 1 fixed |\n" in summary
 
 
+@pytest.mark.slow  # the environment `types` is large, and not installed on each Python
 def test_types_reports_the_errors_of_mypy(session: Session, clone: Path) -> None:
     (clone / "broken.py").write_text('x: int = "a"\n\n\ndef f(a):\n    return a\n')
     exit_code, output, summary = session("types", "harness.ci.typecheck", "broken.py")
