@@ -11,13 +11,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from events import publishing, staging
+from events import partitions
 from events.tables import create_tables
 from harness.project import pythons
 from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
-from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse, make_passwords
+from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
 from harness.warehouse.server import MAJOR, Server
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
@@ -72,9 +72,25 @@ def passwords() -> dict[str, str]:
     return make_passwords()
 
 
+@pytest.fixture(scope="session")
+def template(server: Server, passwords: dict[str, str]) -> Warehouse:
+    """Give a warehouse with empty raw tables, to be copied; nobody may be connected to it."""
+    warehouse = create_warehouse(server, f"template_{secrets.token_hex(4)}", passwords)
+    create_tables(warehouse.loader_dsn)
+    return warehouse
+
+
 @pytest.fixture
-def warehouse(server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
-    """Give a new warehouse."""
+def warehouse(template: Warehouse) -> Iterator[Warehouse]:
+    """Give a new warehouse with empty raw tables."""
+    warehouse = copy_warehouse(template, f"warehouse_{secrets.token_hex(4)}")
+    yield warehouse
+    drop_warehouse(warehouse)
+
+
+@pytest.fixture
+def bare_warehouse(server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
+    """Give a new warehouse without tables."""
     warehouse = create_warehouse(server, f"warehouse_{secrets.token_hex(4)}", passwords)
     yield warehouse
     drop_warehouse(warehouse)
@@ -82,8 +98,7 @@ def warehouse(server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def dsn(warehouse: Warehouse) -> str:
-    """Give the loader's DSN of a new warehouse with the raw tables."""
-    create_tables(warehouse.loader_dsn)
+    """Give the loader's DSN of the warehouse."""
     return warehouse.loader_dsn
 
 
@@ -96,15 +111,14 @@ def db(dsn: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def small_partitions(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Have a module's small files cut as large ones are: a partition for each day with its ROWS_PER_DAY."""
-    for module in (staging, publishing):
-        monkeypatch.setattr(module, "MIN_ROWS", request.module.ROWS_PER_DAY)
+    """Partition a module's small files like large ones: each day with ROWS_PER_DAY events has its own partition."""
+    monkeypatch.setattr(partitions, "MIN_ROWS", request.module.ROWS_PER_DAY)
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """Give a copy of the project to break, with the environments of this one and without its tests."""
-    left_out = shutil.ignore_patterns(".git", ".nox", "build", "tests", "target", "logs", "__pycache__", ".*_cache")
+    left_out = shutil.ignore_patterns(".git", ".nox", "build", "tests", "target", "logs", ".*_cache")
     clone = shutil.copytree(ROOT, tmp_path / "clone", ignore=left_out)
     (clone / ".nox").symlink_to(ROOT / ".nox")
     return clone

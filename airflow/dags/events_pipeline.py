@@ -1,15 +1,16 @@
 """Load marketplace events for a data interval, then build the marts.
 
-**What it does:** `create_tables` makes the raw tables where they are missing, `load_events` replaces the interval in
-`raw.events` by what the events file says now, `dbt_build` builds and tests every model.
+**What it does:** `create_tables` makes the raw tables that are missing, `load_events` replaces the interval in
+`raw.events` with the events file's rows, and `dbt_build` builds and tests every model.
 
-**Interval:** a scheduled run takes its data interval. A manual run takes the params `start` and `end` (UTC,
-half-open) and without them the whole file.
+**Interval:** a scheduled run loads its data interval. A manual run loads the interval of its params `start` and `end`
+(UTC, half-open), and the whole file without them.
 
-**Re-run:** safe at any time, beside any other run; the interval is replaced as a whole.
+**Re-run:** safe at any time, also during other runs; the interval is replaced as a whole.
 
-**Triage:** red `load_events`: its log counts the rejects by reason; the rows are in `raw.rejected_events`, the load in
-`raw.loads`. Red `dbt_build`: its log ends with the failing test. Fix the file or the model and clear the task.
+**Triage:** if `load_events` failed, its log counts the rejected rows by reason; they are in `raw.rejected_events`, and
+the load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing test. Fix the file or the model and
+clear the task.
 """
 
 import os
@@ -27,7 +28,7 @@ INSTANT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:
 
 
 def events_pipeline(cadence: str) -> DAG:
-    """Make the pipeline that runs once per CADENCE; the coarser ones re-read what came late or was corrected."""
+    """Make the pipeline that runs once per CADENCE; the coarser ones load late and corrected events again."""
 
     @dag(
         dag_id=f"events_pipeline_{cadence}",
@@ -39,17 +40,17 @@ def events_pipeline(cadence: str) -> DAG:
         default_args={"execution_timeout": timedelta(hours=1)},
         dagrun_timeout=timedelta(hours=3),
         params={
-            "start": instant("first instant to load (UTC); empty: from the file's beginning"),
-            "end": instant("first instant not to load any more (UTC); empty: to the file's end"),
+            "start": instant("first instant to load (UTC); empty: no bound"),
+            "end": instant("first instant after those to load (UTC); empty: no bound"),
             "max_rejected": Param(
                 float(os.environ.get("EVENTS_MAX_REJECTED", "0.01")),
                 type="number",
                 minimum=0,
                 maximum=1,
-                description="share of rows that may be rejected",
+                description="largest share of rows that may be rejected",
             ),
             "allow_empty": Param(
-                False, type="boolean", description="replace an interval's events by none, if the file says so"
+                False, type="boolean", description="allow a file without events in the interval to delete those there"
             ),
         },
     )
@@ -81,7 +82,7 @@ def events_pipeline(cadence: str) -> DAG:
             )
             return result.as_dict()
 
-        # Unit tests feed models rows of their own: they say nothing about the data here, and run in `nox -s dbt`.
+        # Unit tests do not read this data; they run in `nox -s dbt`.
         build = ("build", "--exclude-resource-type", "unit_test")
         create_tables() >> load_events() >> dbt_task("dbt_build", *build)
 
@@ -89,21 +90,21 @@ def events_pipeline(cadence: str) -> DAG:
 
 
 def instant(description: str) -> Param:
-    """Make an optional param that the UI asks for with a calendar."""
+    """Make an optional param for which the UI shows a calendar."""
     return Param(None, type=["null", "string"], format="date-time", pattern=INSTANT, description=description)
 
 
 def interval(context: Any) -> tuple[datetime | None, datetime | None]:
-    """Return what a run loads: its data interval if it was scheduled, what its params say if it was triggered by hand.
+    """Return the interval that a run loads: its data interval if it was scheduled, that of its params if it is manual.
 
-    A manual run may have a data interval too, when it was given a logical date; nobody asked to load only that.
+    A manual run with a logical date has a data interval too, but its user did not choose that interval.
     """
     if context["dag_run"].run_type != "manual":
         return context["data_interval_start"], context["data_interval_end"]
-    from events.load import Interval
+    from events.interval import Interval
 
-    asked_for = Interval.parse(context["params"]["start"], context["params"]["end"])
-    return asked_for.start, asked_for.end
+    chosen = Interval.parse(context["params"]["start"], context["params"]["end"])
+    return chosen.start, chosen.end
 
 
 for cadence in CADENCES:

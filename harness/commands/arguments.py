@@ -5,20 +5,22 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from events.uri import shown, without_secrets
+from events.arguments import Parser as ArgumentParser
+from events.arguments import share
+from events.uri import shown
 from harness.errors import UsageError
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(ArgumentParser):
     """A parser that raises UsageError for invalid arguments."""
 
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError with MESSAGE."""
-        raise invalid_arguments(without_secrets(message).removeprefix("argument ").rstrip(".") + ".")
+    def usage_error(self, what: str) -> UsageError:
+        """Return the error that says WHAT is invalid."""
+        return invalid_arguments(what)
 
 
 def invalid_arguments(what: str) -> UsageError:
@@ -96,11 +98,4 @@ def port(text: str) -> int:
     """Return a port, 1 to 65535."""
     if not 1 <= (value := int(text)) <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port from 1 to 65535")
-    return value
-
-
-def share(text: str) -> float:
-    """Return a share, 0 to 1."""
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value

@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 VARIABLE = "NOX_POSARGS"  # a JSON list
 
@@ -33,6 +34,7 @@ def main() -> None:
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments, *json.loads(os.environ.pop(VARIABLE, "[]"))]
     if module.endswith(".py"):
+        sys.path.insert(0, str(Path(module).resolve().parent))  # as Python does for a script
         runpy.run_path(module, run_name="__main__")
     else:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -165,7 +165,7 @@ def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:
     from events.dbt_task import run_process
 
     caplog.set_level("INFO")
-    with pytest.raises(RuntimeError, match="dbt ended with exit code 7"):
+    with pytest.raises(RuntimeError, match="dbt failed with exit code 7"):
         run_process([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"])
     assert "why" in caplog.text
 

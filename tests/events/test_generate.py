@@ -1,6 +1,5 @@
 """The sample: what its generator promises, and that the shipped file is what the generator makes."""
 
-import importlib.util
 import sys
 from collections import Counter, defaultdict
 from datetime import UTC, date, datetime, timedelta
@@ -17,13 +16,10 @@ from harness.pipeline.expected_numbers import compute
 DATA = Path(__file__).parents[2] / "airflow" / "data"
 SAMPLE = DATA / "events.csv"
 
-# The directory cannot be a package: its parent would hide Airflow.
-spec = importlib.util.spec_from_file_location("generate", DATA / "generate.py")
-assert spec is not None
-assert spec.loader is not None
-generator = importlib.util.module_from_spec(spec)
-sys.modules["generate"] = generator
-spec.loader.exec_module(generator)
+sys.path.insert(0, str(DATA))  # as for a script
+import bad_rows  # noqa: E402
+import generate as generator  # noqa: E402
+import marketplace  # noqa: E402
 
 ABLE, UNABLE, PROPOSED = "became_able_to_propose", "became_unable_to_propose", "proposed"
 
@@ -92,7 +88,7 @@ def test_bad_rows(tmp_path: Path, events: int, bad: Fraction) -> None:
     """Exactly the share asked for is rejected, each for the reason named, and the other rows stay as they were."""
     path = tmp_path / "events.csv"
     path.write_bytes(make(events, seed=3, bad=bad))
-    reasons = [reason for reason, _ in generator.BAD_ROWS]
+    reasons = [reason for reason, _ in bad_rows.BAD_ROWS]
     wanted = int(events * bad)
     turns = Counter(reasons[number % len(reasons)] for number in range(wanted) if number != len(reasons))
     turns["too_long"] = int(wanted > len(reasons))
@@ -106,7 +102,7 @@ def test_bad_rows(tmp_path: Path, events: int, bad: Fraction) -> None:
 
 def test_every_reason_is_made() -> None:
     """--bad knows all reasons for which the format rejects a row, too_long aside, which it makes once."""
-    assert {reason for reason, _ in generator.BAD_ROWS} == {
+    assert {reason for reason, _ in bad_rows.BAD_ROWS} == {
         "not_utf8",
         "nul_byte",
         "quoting",
@@ -154,8 +150,8 @@ def test_days(log: list[Row]) -> None:
     """Every day of the log has events except the closed ones; a leap day and a new year are among them."""
     days = {row.at.date() for row in log}
     span = {min(days) + timedelta(days=number) for number in range((max(days) - min(days)).days + 1)}
-    assert len(span) == generator.DAYS
-    assert span - days == set(generator.CLOSED)
+    assert len(span) == marketplace.DAYS
+    assert span - days == set(marketplace.CLOSED)
     assert {date(2019, 12, 31), date(2020, 1, 2), date(2020, 2, 29)} <= days
 
 
@@ -210,8 +206,8 @@ def test_services(log: list[Row]) -> None:
     names = defaultdict(set)
     for service, *both, _ in offers:
         names[int(service)].add(tuple(both))
-    assert len(names) == len(generator.SERVICES)
-    assert sorted(number for number, found in names.items() if len(found) > 1) == sorted(generator.NEW_NAMES)
+    assert len(names) == len(marketplace.SERVICES)
+    assert sorted(number for number, found in names.items() if len(found) > 1) == sorted(marketplace.NEW_NAMES)
     assert any(not text.isascii() for found in names.values() for both in found for text in both)
 
 
@@ -228,7 +224,7 @@ def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
     [
         (["--events", "-1"], "--events and --seed cannot be negative"),
         (["--seed", "-1"], "--events and --seed cannot be negative"),
-        (["--bad", "1.5"], "argument --bad: 1.5 is not a share from 0 to 1, such as 0.01"),
+        (["--bad", "1.5"], "argument --bad: 1.5 is not a share from 0 to 1, for example 0.01"),
         (["--bad", "1/0"], "argument --bad: 1/0 is not a share"),
         (
             ["--out", "no/such/directory/events.csv"],

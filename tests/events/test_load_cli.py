@@ -53,9 +53,7 @@ def test_a_load_from_the_shell(dsn: str, file: str) -> None:
     ]
     said = done.stderr.splitlines()
     assert said[0] == "load 1: rejected 1 rows: field_count 1"
-    closing = (
-        f"load 1 of {file}, [2020-01-02 00:00:00+00:00, the end): read 4, loaded 2, rejected 1, outside 1, replaced 0"
-    )
+    closing = f"load 1 of {file}, from 2020-01-02 00:00:00+00:00: read 4, loaded 2, rejected 1, outside 1, replaced 0"
     assert said[1].startswith(closing)
     assert (count(dsn, "events"), count(dsn, "rejected_events"), count(dsn, "loads")) == (2, 1, 1)
 
@@ -107,7 +105,7 @@ def test_a_terminal_shows_one_line_that_is_redrawn(dsn: str, many: Path) -> None
     check_progress(drawn, many)
     # What the log says takes the place of the line.
     assert rejected == "load 1: rejected 1 rows: field_count 1"
-    closing = f"load 1 of {many}, [the beginning, the end): read 30,001, loaded 30,000, rejected 1, outside 0"
+    closing = f"load 1 of {many}, whole file: read 30,001, loaded 30,000, rejected 1, outside 0"
     assert lines[0].startswith(f"{OVER_ITSELF}{closing}")
     assert lines[1:] == [OVER_ITSELF]
 
@@ -141,7 +139,7 @@ def test_a_dry_run_where_nothing_was_loaded_yet_leaves_no_table(dsn: str, file: 
 
 def test_the_ledger_and_the_quarantine_are_shown(dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", file]) == 17
-    assert capsys.readouterr().err.splitlines()[-3] == f"✗ 1 of 4 rows of {file} were rejected; at most 1% may be."
+    assert capsys.readouterr().err.splitlines()[-3] == f"✗ 1 of 4 rows of {file} were rejected; at most 1% are allowed."
     assert main(["load", file, "--max-rejected", "0.5"]) == 0
     capsys.readouterr()
     assert main(["loads"]) == 0
@@ -167,14 +165,14 @@ def test_a_warehouse_older_than_the_partitions_is_refused_and_keeps_what_it_has(
     with psycopg.connect(warehouse.transformer_dsn) as connection:  # as dbt has it
         connection.execute("create schema staging; create view staging.stg_events as select * from raw.events")
     refused = [
-        "✗ raw.events is a table without partitions, and loads put partitions in the place of others.",
-        '✗ raw.loads is not this project\'s: column "source_uri" does not exist.',
+        "✗ raw.events has no partitions, and a load swaps partitions.",
+        '✗ raw.loads is not as this project makes it: column "source_uri" does not exist.',
     ]
     for message in refused:
         assert main(["load", file]) == 25
         what, why, next_step = capsys.readouterr().err.splitlines()
         assert what == message
-        assert why.endswith("it is left as it is.")
+        assert why.endswith("it was not touched.")
         with psycopg.connect(dsn) as connection:
             connection.execute(next_step.partition(": ")[2].encode())
     assert main(["load", file, "--max-rejected", "0.5"]) == 0

@@ -20,10 +20,11 @@ import psycopg
 import pytest
 from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
 
-from events import staging
+from events import partitions
 from events.errors import LoadCancelled, WarehouseBusy, WarehouseGone
-from events.load import PUBLISH_LOCK, load
-from events.publishing import swap
+from events.load import load
+from events.locks import SWAP_LOCK
+from events.swap import swap
 from events.tables import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.poolers import pgbouncer
@@ -56,7 +57,7 @@ def write(path: Path, days: int, professional_id: int = 8) -> str:
 @contextmanager
 def publishing_locked(dsn: str) -> Iterator[None]:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("select pg_advisory_lock(%s)", (PUBLISH_LOCK,))
+        connection.execute("select pg_advisory_lock(%s)", (SWAP_LOCK,))
         yield
 
 
@@ -264,7 +265,7 @@ def test_tries_to_publish_leave_no_savepoint(dsn: str) -> None:
 
 def test_dry_runs_beside_loads(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each load replaces all partitions, and drops those that were there."""
-    monkeypatch.setattr(staging, "MIN_ROWS", 100)
+    monkeypatch.setattr(partitions, "MIN_ROWS", 100)
     uris = [write(tmp_path / f"{number}.csv", days=5, professional_id=number) for number in range(2)]
     load(uris[0], dsn)
 
@@ -293,5 +294,5 @@ def test_a_connection_that_is_cut_is_in_the_ledger(warehouse: Warehouse, dsn: st
     [(status, failure)] = query(dsn, "select status, failure from raw.loads")
     assert status == "failed"
     assert failure.startswith(
-        "The warehouse was not reached, or the connection broke: terminating connection due to administrator command\n"
+        "The warehouse cannot be reached, or the connection broke: terminating connection due to administrator command\n"
     )

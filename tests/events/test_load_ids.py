@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from events import staging
+from events import seen_ids, staging
 from events.load import load
 from events.partitions import partitions
 
@@ -81,9 +81,9 @@ def test_no_id_that_was_there_is_said_to_be_new(runs: list[list[int]], rise: boo
     if rise:
         runs = [[10 * number + place for place in range(len(run))] for number, run in enumerate(runs) if number < 2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staging, "_SLOTS", (7,))
-        patch.setattr(staging, "_ROUNDS", 3)
-        seen, before = staging.SeenIds(None), set[int]()
+        patch.setattr(seen_ids, "_SLOTS", (7,))
+        patch.setattr(seen_ids, "_ROUNDS", 3)
+        seen, before = seen_ids.SeenIds(None), set[int]()
         for run in runs:
             maybe = seen.add(run)
             for position, event_id in enumerate(run):
@@ -150,7 +150,7 @@ def test_ids_that_share_slots(
     make_id: Callable[[int, random.Random], int],
     slots: int,
 ) -> None:
-    monkeypatch.setattr(staging, "_SLOTS", (slots,))
+    monkeypatch.setattr(seen_ids, "_SLOTS", (slots,))
     monkeypatch.setattr(staging, "_FETCHED_AT_ONCE", 1_000)
     chance = random.Random(slots)  # noqa: S311 - it guards nothing
     rows = [plainly(make_id(number, chance), number * DAYS // ROWS) for number in range(ROWS)]

@@ -18,9 +18,11 @@ from psycopg import sql
 from psycopg.errors import QueryCanceled, UndefinedTable
 
 from events import load as load_module
-from events import publishing
+from events import replacement
+from events import swap as swap_module
 from events.errors import ConstraintViolated, NotAllowed, TablesUnfit, TooManyRejected, WarehouseGone
-from events.load import LoadResult, load
+from events.ledger import LoadResult
+from events.load import load
 from events.partitions import partitions
 from events.tables import create_tables
 from harness.warehouse.roles import Warehouse
@@ -116,7 +118,7 @@ def test_a_table_that_a_view_reads_stays_and_stops_nothing(
         assert found.fetchall() == [(professional,)]
     replaced = f"{table}_replaced"
     reason = f"view raw.tuesday depends on table {replaced}"
-    assert caplog.messages == [f"{replaced} was replaced and stays, since others depend on it: {reason}"]
+    assert caplog.messages == [f"{replaced} was replaced and is kept, since other objects depend on it: {reason}"]
     assert tables(db) == {replaced.removeprefix("raw.")}
     assert db.execute("select count(*) from raw.tuesday").fetchall() == [(ROWS_PER_DAY,)]
     db.execute("drop view raw.tuesday")
@@ -173,7 +175,7 @@ def test_an_event_trigger_that_lets_nobody_drop_a_table_stops_nothing(  # noqa: 
         load_day(uri, dsn, 1)
         assert load_day(uri, dsn, 1, force=True).replaced == ROWS_PER_DAY
         assert [text for text in caplog.messages if text.startswith(table)] == [
-            f"{table}_replaced was replaced and stays, since it may not be dropped: Nobody drops a table here."
+            f"{table}_replaced was replaced and is kept, since dropping it is not allowed: Nobody drops a table here."
         ]
         connection.execute("drop event trigger keep")
     load(uri, dsn, force=True)
@@ -225,7 +227,7 @@ def test_a_partition_of_somebody_that_no_load_can_replace(
     before = ids(db)
     with pytest.raises(TablesUnfit) as caught:
         load_day(uri, dsn, 1)
-    assert caught.value.what.startswith("raw.theirs, a partition of raw.events, is none that a load can replace: ")
+    assert caught.value.what.startswith("raw.theirs, a partition of raw.events, cannot be replaced by a load: ")
     assert ids(db) == before
     db.execute(caught.value.next_step.partition(": ")[2].encode())
     assert load(uri, dsn).loaded == 3 * ROWS_PER_DAY
@@ -396,7 +398,7 @@ def test_indexes_are_made_before_readers_have_to_wait(
 ) -> None:
     load(uri, dsn)
     db.execute("create index on raw.events (professional_id_anonymized)")
-    swap, seen = publishing.swap, []
+    swap, seen = swap_module.swap, []
 
     def swap_and_compare(connection: psycopg.Connection, *arguments: Any) -> None:
         look = (
@@ -443,7 +445,7 @@ def test_somebody_who_waits_for_a_partition_while_a_load_copies_its_rows(
     """He holds nobody up, and what he writes is not lost without a word."""
     load(uri, dsn)
     table = names(db)[1]
-    prepare = publishing.Replacement.prepare
+    prepare = replacement.Replacement.make_partitions
     start, end = DAY + timedelta(days=1, hours=10), DAY + timedelta(days=1, hours=10, minutes=1)
     with psycopg.connect(dsn, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
         waiting: list[Any] = []
@@ -455,7 +457,7 @@ def test_somebody_who_waits_for_a_partition_while_a_load_copies_its_rows(
                 time.sleep(0.02)
             prepare(*arguments)
 
-        monkeypatch.setattr(publishing.Replacement, "prepare", prepare_later)
+        monkeypatch.setattr(replacement.Replacement, "make_partitions", prepare_later)
         assert load(uri, dsn, start=start, end=end, lock_timeout_s=20).loaded == 0  # the rows around it are copied
         if wanted.startswith("insert"):
             with pytest.raises(UndefinedTable):
@@ -534,14 +536,14 @@ def test_a_partition_that_somebody_has_renamed(dsn: str, db: psycopg.Connection,
 def test_a_column_that_is_added_while_a_load_is_under_way(
     dsn: str, db: psycopg.Connection, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait = load_module._Load._wait_for_turn
+    wait = load_module.wait_for_turn
 
-    def alter_first(job: Any) -> None:
+    def alter_first(*arguments: Any) -> None:
         db.execute("alter table raw.events add column if not exists note text")
-        wait(job)
+        wait(*arguments)
 
-    monkeypatch.setattr(load_module._Load, "_wait_for_turn", alter_first)
-    with pytest.raises(TablesUnfit, match=r"^raw\.events was altered while the load was under way\."):
+    monkeypatch.setattr(load_module, "wait_for_turn", alter_first)
+    with pytest.raises(TablesUnfit, match=r"^raw\.events was altered during the load\."):
         load(uri, dsn)
     assert load(uri, dsn).loaded == 3 * ROWS_PER_DAY
 
@@ -654,7 +656,7 @@ def test_a_role_that_may_not_load(warehouse: Warehouse, dsn: str, uri: str) -> N
     assert dsn
     with pytest.raises(NotAllowed) as caught:
         load(uri, warehouse.transformer_dsn)
-    assert caught.value.what.startswith("The load's role may not do what a load does: permission denied")
+    assert caught.value.what.startswith("The load's role lacks a privilege: permission denied")
 
 
 SETTINGS = {
@@ -676,7 +678,7 @@ def test_a_role_with_other_settings_and_tables_of_the_same_names(
     warehouse: Warehouse, dsn: str, db: psycopg.Connection, tmp_path: Path
 ) -> None:
     """Some of the others' tables have names of temporary ones of loads, and come first in the search path."""
-    ours = ("suspects", "known", "settled", "outside", "moved", "rejects")
+    ours = ("suspects", "known", "resolved", "outside", "moved", "rejects")
     for name in ours:
         db.execute(f"create table raw.{name} as select generate_series(1, 5000) as event_id".encode())
     with admin(warehouse) as connection:
@@ -688,7 +690,7 @@ def test_a_role_with_other_settings_and_tables_of_the_same_names(
             )
     uri = write(tmp_path / "events.csv", 0, 1, 2, more="\n".join(["no event", row(1, 0, 9), row(2001, 0, 9)]))
     create_tables(dsn)
-    slow: dict[str, Any] = {"say": lambda _: time.sleep(0.8), "say_every_s": 0}  # in the middle of a COPY
+    slow: dict[str, Any] = {"report": lambda _: time.sleep(0.8), "report_every_s": 0}  # in the middle of a COPY
     assert load(uri, dsn, max_rejected=0.5, **slow).reasons == {"field_count": 1, "duplicate_event_id": 2}
     moved = write(tmp_path / "day.csv", 1, more=row(2003, 1, 9))
     assert load_day(moved, dsn, 1).replaced == ROWS_PER_DAY + 1
@@ -757,7 +759,7 @@ def test_each_reader_sees_the_table_before_or_after(
                 readers.append((f"{when}, {level.name}", reader))
 
         stage: Callable[..., Any] = load_module._Load._stage
-        swap = publishing.swap
+        swap = swap_module.swap
 
         def staged(*arguments: Any, stage: Callable[..., Any] = stage, begin: Callable[[str], None] = begin) -> Any:
             begin("while it stages")

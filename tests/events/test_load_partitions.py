@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from events import copying, publishing, records, staging
-from events import load as load_module
+from events import copying, records, seen_ids, staging, unchanged
+from events import partitions as partitions_module
 from events.load import load
 from events.partitions import partitions
 from events.records import Event, parse
@@ -172,9 +172,8 @@ def test_event_ids_in_no_order(
     dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Many partitions whose ids lie among each other; some ids are in two or three of them."""
-    for module in (staging, publishing):
-        monkeypatch.setattr(module, "MIN_ROWS", 1_000)
-    monkeypatch.setattr(staging, "_SLOTS", (65_521,))  # some ids share one
+    monkeypatch.setattr(partitions_module, "MIN_ROWS", 1_000)
+    monkeypatch.setattr(seen_ids, "_SLOTS", (65_521,))  # some ids share one
     chance = random.Random(seed)  # noqa: S311 - nothing secret
     ids = [chance.randrange(-(2**63), 2**63) for _ in range(9_000)] + [-(2**63), 2**63 - 1, 0, -1]
     if seed % 2:  # a log, whose ids rise with time, but for some
@@ -241,7 +240,7 @@ def test_rows_that_postgresql_counts_otherwise_are_not_loaded(
     """As where a fault of a regular expression takes two lines for one."""
     load(write(tmp_path / "events.csv", 0), dsn)
     monkeypatch.setattr(staging, "_AFTER_ID", re.compile(rb";[^\n]*\n[^\n]*\n"))
-    with pytest.raises(RuntimeError, match=r"^PostgreSQL took 10 rows where the load counted 5; nothing is published"):
+    with pytest.raises(RuntimeError, match=r"^PostgreSQL copied 10 rows, but the load counted 5"):
         load(write(tmp_path / "events.csv", 0, professional=9), dsn)
     assert {row[2] for row in events(db)} == {8}
 
@@ -320,14 +319,14 @@ def test_the_same_file_by_other_rules_is_another_load(
     changed = Path(records.__file__).read_text().replace('"created_account", ', "")
     (tmp_path / "records.py").write_text(changed)
     monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
-    load_module.rules_sha256.cache_clear()
+    unchanged.rules_sha256.cache_clear()
     assert load(uri, dsn).same_as_load_id is None
     assert load(uri, dsn).same_as_load_id == 2
     forced = load(uri, dsn, force=True)
     assert (forced.same_as_load_id, forced.replaced) == (None, 30)
     rules = db.execute("select count(distinct rules_sha256), count(rules_sha256) from raw.loads").fetchall()
     assert rules == [(2, 4)]
-    load_module.rules_sha256.cache_clear()
+    unchanged.rules_sha256.cache_clear()
 
 
 def test_a_dry_run_says_what_a_load_would_do_and_does_nothing(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:

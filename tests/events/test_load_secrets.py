@@ -106,8 +106,8 @@ def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str) -> None:
         assert db.execute(query, (f"%{PLANTED}%",)).fetchall() == []
 
 
-NOT_REACHED = (23, "✗ The warehouse was not reached")
-NOT_READ = (29, "✗ The warehouse's DSN cannot be read")
+NOT_REACHED = (23, "✗ The warehouse cannot be reached")
+NOT_READ = (29, "✗ The warehouse's DSN is invalid")
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def test_the_task_gives_the_closing_figures_to_xcom(dsn: str, db: psycopg.Connec
     for number, figure in enumerate(seconds, 1):  # the log has the same ones
         assert f"load {number}: rejected 2 rows: " in done.stdout
         figures = "read 5, loaded 2, rejected 2, outside 1, replaced 0"
-        same = ", the same as load 1, which still stands" if number == 2 else ""
-        interval = "[the beginning, 2020-01-02 11:00:00+00:00)"
+        same = ", unchanged since load 1" if number == 2 else ""
+        interval = "until 2020-01-02 11:00:00+00:00"
         assert f"load {number} of {file}, {interval}: {figures}{same}, in {figure:.1f} s" in done.stdout
     assert db.execute("select event_id from raw.events order by 1").fetchall() == [(1,), (2,)]
     run_ids = db.execute("select distinct run_id from raw.loads").fetchall()

@@ -48,7 +48,7 @@ print(result.loaded, kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss /
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give a file that is larger than a load's memory may be."""
+    """Give a file that is larger than a load's memory are allowed."""
     path = tmp_path_factory.mktemp("large") / "events.csv"
     with path.open("w") as file:
         file.write(HEADER)
@@ -235,6 +235,6 @@ def test_an_object_that_changes_while_it_is_read(dsn: str, db: psycopg.Connectio
         said.append(text)
 
     with pytest.raises(errors.SourceChanged) as caught:
-        load(uri, dsn, say=say, say_every_s=0)
+        load(uri, dsn, report=say, report_every_s=0)
     assert caught.value.what == f"{uri} changed while it was read."
     assert db.execute("select count(*) from raw.events").fetchone() == (0,)

@@ -248,7 +248,7 @@ def test_damaged_gzip(file: Path, content: bytes) -> None:
     with pytest.raises(errors.SourceUnreadable, match="cannot be read") as caught:
         rows(str(file))
     assert caught.value.exit_code == 19
-    assert caught.value.why == "It is a gzip file that is damaged, or was still being written."
+    assert caught.value.why == "It is a damaged gzip file, or was still being written."
 
 
 def test_each_kind_of_error_has_its_own_exit_code() -> None:

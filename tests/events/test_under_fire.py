@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from events import load as load_module
-from events import publishing
+from events import swap as swap_module
 from events.errors import SourceChanged, WarehouseFull, WarehouseGone
 from events.load import load
 from events.source import _StoredBytes
@@ -218,7 +218,7 @@ def test_the_server_is_killed_before_publishing(
 def test_the_server_is_killed_while_publishing(
     before: Before, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch, chance: random.Random
 ) -> None:
-    swap = publishing.swap
+    swap = swap_module.swap
     wanted = {1: before.events}
     for professional in (22, 333, 4444, 55555):
         wanted[professional] = [(*row[:2], professional, *row[3:]) for row in before.events]
@@ -250,7 +250,7 @@ def test_the_server_is_killed_while_publishing(
 def test_the_server_is_killed_after_publishing(
     before: Before, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swap = publishing.swap
+    swap = swap_module.swap
 
     def swap_then_kill(*arguments: Any) -> None:
         swap(*arguments)
@@ -312,7 +312,7 @@ def test_the_disk_is_full(own: Warehouse, small_disk: Path, tmp_path: Path) -> N
         assert (events(own), rejects(own), tables(own)) == before
         assert statuses(own) == ["succeeded", "failed"]
         [(failure,)] = query(own.loader_dsn, "select failure from raw.loads where load_id = 2")
-        assert failure.startswith("The warehouse is full: could not extend file")
+        assert failure.startswith("The warehouse's disk is full: could not extend file")
         load_of_a_day(own, tmp_path, professional=3)
         assert {row[2] for row in events(own)} == {3}
     finally:

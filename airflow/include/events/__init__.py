@@ -1,1 +1,1 @@
-"""What the pipeline's tasks call: read an events file, load it into the warehouse. Imports no Airflow."""
+"""The code of the pipeline's tasks: it loads an events file into the warehouse. Imports no Airflow."""

@@ -1,11 +1,11 @@
-"""Load events from a shell, and look at what was loaded and rejected.
+"""Load events from a shell, and show past loads and rejected rows.
 
     python -m events load [URI] [--start INSTANT] [--end INSTANT] [--dry-run]
     python -m events loads
     python -m events rejects
 
-Without URI the file is the one that EVENTS_URI names. The warehouse is the one that EVENTS_DSN names, a libpq URL as
-the role `loader`; without it, libpq's own variables do (PGHOST, PGUSER, PGPASSWORD …).
+Without URI it loads the file that EVENTS_URI names. EVENTS_DSN names the warehouse, a libpq URL as the role `loader`;
+without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
 """
 
 import argparse
@@ -14,19 +14,18 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from events.arguments import Parser, share
 from events.connection import connect, foreseen
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
 from events.load import load
 from events.tables import create_tables
-from events.uri import without_secrets
 
-_ERASED = "\r\x1b[K"  # the line that the terminal shows
+_ERASE = "\r\x1b[K"  # the present line of the terminal
 _TERMINAL_EVERY_S = 0.2
 _LINES_EVERY_S = 5.0
 _LOADS = """
@@ -49,20 +48,9 @@ _SHOWN_TEXT = 100
 logger = logging.getLogger("events")
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are three lines, with nothing secret of what was given in the wrong place."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingUnusable(
-            without_secrets(message).removeprefix("argument ").rstrip(".") + ".",
-            "An option, or its value, is most likely misspelt, or in the place of another.",
-            f"See what there is: {self.prog} --help",
-        )
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the command that ARGUMENTS name and return the process's exit code."""
-    parser = _Parser(
+    """Run the command in ARGUMENTS and return the process's exit code."""
+    parser = Parser(
         "python -m events",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -71,28 +59,28 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     loading = commands.add_parser("load", help="load an events file", allow_abbrev=False)
     loading.add_argument("uri", metavar="URI", nargs="?", help="the events file: a path or any fsspec URI")
-    loading.add_argument("--start", metavar="INSTANT", help="first moment to load, UTC: 2020-02-01T09:00:00Z say")
-    loading.add_argument("--end", metavar="INSTANT", help="first moment not to load any more")
-    loading.add_argument("--max-rejected", type=_share, default=0.01, metavar="SHARE", help="0.01 (the default) is 1%%")
-    loading.add_argument("--allow-empty", action="store_true", help="let events be replaced by nothing")
-    loading.add_argument("--force", action="store_true", help="load it even if the same was loaded and still stands")
-    loading.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    loading.add_argument("--start", metavar="INSTANT", help="first moment to load, UTC, e.g. 2020-02-01T09:00:00Z")
+    loading.add_argument("--end", metavar="INSTANT", help="first moment after those to load")
+    loading.add_argument("--max-rejected", type=share, default=0.01, metavar="SHARE", help="0.01 (the default) is 1%%")
+    loading.add_argument("--allow-empty", action="store_true", help="let a file without events delete the interval's")
+    loading.add_argument("--force", action="store_true", help="load the file even if nothing has changed")
+    loading.add_argument("--dry-run", action="store_true", help="show what a load would do, and change nothing")
     loading.set_defaults(run=_load)
-    loads = commands.add_parser("loads", help="show the ledger, the latest load first", allow_abbrev=False)
-    loads.add_argument("--limit", type=int, default=20, metavar="N", help="how many; 20 by default")
+    loads = commands.add_parser("loads", help="show the ledger, latest load first", allow_abbrev=False)
+    loads.add_argument("--limit", type=int, default=20, metavar="N", help="number of loads; 20 by default")
     loads.set_defaults(run=_show_loads)
     rejects = commands.add_parser("rejects", help="show the rejected rows", allow_abbrev=False)
-    rejects.add_argument("--load", type=int, metavar="ID", help="of this load alone")
-    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many; 100 by default")
+    rejects.add_argument("--load", type=int, metavar="ID", help="only those of this load")
+    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="number of rows; 100 by default")
     rejects.set_defaults(run=_show_rejects)
     try:
         options = parser.parse_args(arguments)
         dsn = os.environ.get("EVENTS_DSN")
         if dsn is not None and not _names_a_database(dsn):
             raise SettingUnusable(
-                "EVENTS_DSN is set and names no database.",
-                "Its parts are most likely copies of variables that are not set; libpq would choose others by itself.",
-                "Name the warehouse in it, or unset it to have libpq's own variables (PGHOST, PGUSER …) do so.",
+                "EVENTS_DSN is set but names no database.",
+                "It is most likely built from variables that are not set; libpq would then choose a database itself.",
+                "Name the warehouse in it, or unset it to use libpq's variables (PGHOST, PGUSER …).",
             )
         with foreseen():
             options.run(options, dsn or "")
@@ -103,16 +91,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _names_a_database(dsn: str) -> bool:
-    """Say whether DSN names one, itself or through a service; of one that cannot be read, connecting says more."""
-    told: dict[str, object] = {"dbname": dsn.strip()}
+    """Return whether DSN names a database, directly or through a service; True if invalid, which `connect` reports."""
+    parts: dict[str, object] = {"dbname": dsn.strip()}
     with suppress(psycopg.Error, UnicodeError):
-        told = dict(conninfo_to_dict(dsn))
-    return bool(told.get("dbname") or told.get("service"))
+        parts = dict(conninfo_to_dict(dsn))
+    return bool(parts.get("dbname") or parts.get("service"))
 
 
 def _load(options: argparse.Namespace, dsn: str) -> None:
     terminal = sys.stderr.isatty()
-    line = f"{_ERASED}%(message)s" if terminal else "%(message)s"
+    line = f"{_ERASE}%(message)s" if terminal else "%(message)s"
     handler = logging.StreamHandler()
     handler.addFilter(lambda record: record.name.startswith("events") or record.levelno >= logging.WARNING)
     logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
@@ -120,9 +108,9 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     uri = os.environ.get("EVENTS_URI", "") if options.uri is None else options.uri
     if not uri.strip():
         raise SettingUnusable(
-            "No events file is named.",
-            "The argument URI, and without it EVENTS_URI, is missing or empty, as a variable that is not set.",
-            "Name a path or a URI; one with a password or a signature in EVENTS_URI, which no list of processes shows.",
+            "No events file was given.",
+            "The argument URI, or without it EVENTS_URI, is missing or empty, most likely a variable that is not set.",
+            "Give a path or a URI; one with a password or a signature in EVENTS_URI, which process lists do not show.",
         )
     if not options.dry_run:
         create_tables(dsn)
@@ -137,12 +125,12 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
             force=options.force,
             dry_run=options.dry_run,
             run_id="shell",
-            say=_over_itself if terminal else logger.info,
-            say_every_s=_TERMINAL_EVERY_S if terminal else _LINES_EVERY_S,
+            report=_redraw if terminal else logger.info,
+            report_every_s=_TERMINAL_EVERY_S if terminal else _LINES_EVERY_S,
         )
     finally:
         if terminal:
-            _over_itself("")
+            _redraw("")
     would = "would be " if options.dry_run else ""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
     print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval")
@@ -150,9 +138,9 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     print(f"{result.rejected:,} {would}rejected{': ' if reasons else ''}{reasons}")
 
 
-def _over_itself(text: str) -> None:
-    """Write TEXT over the line that the terminal shows."""
-    sys.stderr.write(_ERASED + text)
+def _redraw(text: str) -> None:
+    """Replace the present line of the terminal by TEXT."""
+    sys.stderr.write(_ERASE + text)
     sys.stderr.flush()
 
 
@@ -175,15 +163,9 @@ def _print_table(cursor: psycopg.Cursor) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return TEXT as one short line: what was rejected may hold anything, codes for the terminal too."""
+    """Return TEXT as one short line: a rejected row may contain anything, also control codes of terminals."""
     shown = text[:_SHOWN_TEXT] + "…" * (len(text) > _SHOWN_TEXT)
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
-
-
-def _share(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
-    return value
 
 
 if __name__ == "__main__":

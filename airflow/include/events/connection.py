@@ -1,7 +1,7 @@
-"""Connect to the warehouse for a load, with every setting that a load depends on.
+"""Connect to the warehouse with every setting that a load depends on, and translate its errors.
 
-A role, a database or a server may have other defaults: another isolation level, a search path, a timeout. So each
-transaction sets what it needs, for itself alone: that works through a pooler too, which gives every transaction another
+A role, a database or a server may have other defaults, such as an isolation level, a search path or a timeout. So each
+transaction sets what it needs, only for itself: that works through a pooler too, which gives every transaction another
 connection.
 """
 
@@ -42,17 +42,17 @@ from events.errors import (
 from events.uri import without_secrets
 
 _SETTINGS = {
-    "search_path": "pg_catalog, pg_temp",  # of others' tables none is ever meant: ours are named with their schema
+    "search_path": "pg_catalog, pg_temp",  # all tables are named with their schema
     "timezone": "UTC",
     "datestyle": "ISO",
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
     "default_table_access_method": "heap",  # whose COPY can freeze rows
-    "row_security": "off",  # to fail, where a policy would hide rows from the load
+    "row_security": "off",  # fail where a policy would hide rows
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",  # a file may be slow
-    # This process may go away at any moment, and then the server is to notice.
+    # So that the server notices when this process is killed.
     "client_connection_check_interval": "5s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -60,8 +60,8 @@ _SETTINGS = {
 }
 
 
-# What a statement of a load ends in where tables are missing, or where a default, a check or an index of others fails.
-_OF_WHAT_IS_THERE = (
+# Errors of missing tables, and of a default, a check or an index that a user has added.
+_ERRORS_OF_TABLES = (
     RaiseException,
     UndefinedTable,
     UndefinedColumn,
@@ -69,21 +69,21 @@ _OF_WHAT_IS_THERE = (
     psycopg.DataError,
     ProgramLimitExceeded,
 )
-_OUR_TABLE = re.compile(r"events_\d+_[0-9a-f]{12}")  # that a load was making, to become a partition
+_NEW_PARTITION = re.compile(r"events_\d+_[0-9a-f]{12}")
 
 
 def connect(dsn: str) -> psycopg.Connection:
-    """Connect to the warehouse that DSN, a libpq URL, names; what is done there is done in a `transaction`.
+    """Connect to the warehouse at DSN, a libpq URL, for statements in a `transaction`.
 
     Raises:
-        SettingUnusable: the DSN is none.
-        psycopg.OperationalError: the warehouse is not reached.
+        SettingUnusable: the DSN is invalid.
+        psycopg.OperationalError: the warehouse cannot be reached.
     """
     try:
         return psycopg.connect(
             dsn,
             autocommit=True,
-            prepare_threshold=None,  # a prepared statement is one statement; some messages here are several
+            prepare_threshold=None,  # some messages contain several statements, which cannot be prepared
             client_encoding="utf8",
             connect_timeout=30,
             keepalives_idle=30,
@@ -92,10 +92,10 @@ def connect(dsn: str) -> psycopg.Connection:
         )
     except (psycopg.ProgrammingError, UnicodeError) as error:
         raise SettingUnusable(
-            f"The warehouse's DSN cannot be read: {first_line(error, dsn)}",
+            f"The warehouse's DSN is invalid: {first_line(error, dsn)}",
             "It has an unknown parameter, or a password whose special characters are not percent-encoded.",
             "Write it like postgresql://loader:p%40ss@host:5432/warehouse",
-        ) from None  # libpq quotes parts of it
+        ) from None  # libpq's message quotes parts of it
     except psycopg.OperationalError as error:
         raise type(error)(without_secrets(str(error), dsn)) from None
 
@@ -104,11 +104,11 @@ def connect(dsn: str) -> psycopg.Connection:
 def transaction(
     connection: psycopg.Connection, role: str | None = None, lock_timeout_s: float = 60.0
 ) -> Iterator[None]:
-    """Have a transaction with the settings that a load depends on, as ROLE; commit it, unless that was done already.
+    """Begin a transaction as ROLE with the settings that a load depends on, and commit it unless the caller has.
 
-    It waits for others for LOCK_TIMEOUT_S at most.
+    It waits at most LOCK_TIMEOUT_S seconds for each lock.
     """
-    lock_timeout_ms = max(1, round(lock_timeout_s * 1000))  # 0 would be no timeout
+    lock_timeout_ms = max(1, round(lock_timeout_s * 1000))  # 0 means no timeout
     settings = _SETTINGS | {"lock_timeout": f"{lock_timeout_ms}ms"}
     if connection.info.server_version >= 170_000:
         settings["transaction_timeout"] = "0"
@@ -130,9 +130,9 @@ def transaction(
 
 
 def owner(connection: psycopg.Connection) -> str | None:
-    """Return the role that owns `raw.events`, or is to: the schema's owner, where this role may act as it.
+    """Return the owner of `raw.events`, or of its schema if this role is a member of it; else None.
 
-    All that a load makes belongs to this role, so that who loads next may read and replace it.
+    A load makes all tables as this role, so that the next load may read and replace them.
     """
     with transaction(connection):
         found = connection.execute(
@@ -145,11 +145,11 @@ def owner(connection: psycopg.Connection) -> str | None:
 
 @contextmanager
 def foreseen(lock_timeout_s: float | None = None) -> Iterator[None]:
-    """Raise errors of the driver as what has happened to a load, where that is known; see `translated`.
+    """Raise the driver's errors as `translated` returns them.
 
     Raises:
-        EventsError: as its subclasses say.
-        psycopg.Error: that was not foreseen.
+        EventsError: see its subclasses.
+        psycopg.Error: an unforeseen error.
     """
     try:
         yield
@@ -160,72 +160,72 @@ def foreseen(lock_timeout_s: float | None = None) -> Iterator[None]:
 
 
 def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> EventsError | None:  # noqa: PLR0911
-    """Return ERROR, the driver's, as what has happened to a load; None if that is not known.
+    """Return the foreseen failure that ERROR, of the driver, means for a load; None if it means none.
 
-    LOCK_TIMEOUT_S is how long the load may wait for others, in seconds.
+    LOCK_TIMEOUT_S is how long the load may wait for a lock, in seconds.
     """
-    said = first_line(error)
+    message = first_line(error)
     if isinstance(error, (LockNotAvailable, DeadlockDetected)):
         within = "" if lock_timeout_s is None else f" within {lock_timeout_s:g} s"
         return WarehouseBusy(
             f"The warehouse did not become free{within}.",
-            "Another load or a dbt build is taking long, or somebody has left a transaction open.",
-            "See who: select * from pg_stat_activity where datname = current_database(); then run the load again.",
+            "Another load or a dbt build is taking long, or a user has left a transaction open.",
+            "Find it: select * from pg_stat_activity where datname = current_database(); then run the load again.",
         )
     if isinstance(error, QueryCanceled):
         return LoadCancelled(
-            f"The load was cancelled on the server: {said}",
-            "Somebody has ended its statement there, with pg_cancel_backend most likely.",
+            f"The load was cancelled on the server: {message}",
+            "A user cancelled its statement there, most likely with pg_cancel_backend.",
             "Run the load again; nothing was changed.",
         )
     if isinstance(error, IntegrityError):
         name, table = error.diag.constraint_name, error.diag.table_name or "its type"
-        table = "events" if _OUR_TABLE.fullmatch(table) else table
+        table = "events" if _NEW_PARTITION.fullmatch(table) else table
         return ConstraintViolated(
-            f"A row violates {f'the constraint {name}' if name else f'a constraint of {table}'}: {said}",
-            f"It is a constraint of {error.diag.schema_name}.{table}; the load's rows, or those that it keeps, do not"
-            " fulfil it.",
+            f"A row violates {f'the constraint {name}' if name else f'a constraint of {table}'}: {message}",
+            f"It is a constraint of {error.diag.schema_name}.{table}; a row of the file, or one that the load keeps,"
+            " does not satisfy it.",
             "Correct the file or the constraint and run the load again; nothing was changed.",
         )
     if isinstance(error, InsufficientPrivilege):
         return NotAllowed(
-            f"The load's role may not do what a load does: {said}",
+            f"The load's role lacks a privilege: {message}",
             "It is neither the owner of the tables of raw nor a member of it, or row security is forced on them.",
-            "Load as the role `loader`, or grant the right that is missing; nothing was changed.",
+            "Load as the role `loader`, or grant the privilege; nothing was changed.",
         )
     if isinstance(error, InvalidSchemaName):
         return NotAllowed(
-            f"The warehouse has no place for the load: {said}",
-            "The schema raw was never made there, or the DSN names another database.",
-            "Make it for the role that loads: create schema raw authorization loader",
+            f"The warehouse has no schema for the load: {message}",
+            "The schema raw was never created, or the DSN names another database.",
+            "Create it for the role that loads: create schema raw authorization loader",
         )
     if isinstance(error, ReadOnlySqlTransaction):
         return NotAllowed(
-            f"The warehouse takes no writes: {said}",
-            "It is a standby, or was set to read only.",
+            f"The warehouse is read-only: {message}",
+            "It is a standby, or it was set to read-only.",
             "Name the primary server in the DSN; nothing was changed.",
         )
     if isinstance(error, DiskFull):
         return WarehouseFull(
-            f"The warehouse is full: {said}",
-            "A load needs as much room as its rows take, before those that they replace are gone.",
-            "Make room on the server and run the load again; nothing was changed.",
+            f"The warehouse's disk is full: {message}",
+            "A load needs space for its rows before it drops those that they replace.",
+            "Free space on the server and run the load again; nothing was changed.",
         )
-    if isinstance(error, _OF_WHAT_IS_THERE):
+    if isinstance(error, _ERRORS_OF_TABLES):
         return TablesUnfit(
-            f"PostgreSQL refused a statement of the load: {said}",
-            "The tables of raw were never made there, or what somebody has added to them fails: a default, a check.",
-            "Load once, which makes the tables, or correct what was added: its names need their schemas.",
+            f"PostgreSQL refused a statement of the load: {message}",
+            "The tables of raw were never made, or a default, a check or an index that a user added to them fails.",
+            "Load once, which makes the tables, or correct what was added: it must name objects with their schemas.",
         )
     if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "28", "3D", "53", "57"):
         return WarehouseGone(
-            f"The warehouse was not reached, or the connection broke: {said}",
-            "PostgreSQL has ended or restarted, or the DSN names another place.",
-            "Try again; what the load had done is in the ledger: python -m events loads",
+            f"The warehouse cannot be reached, or the connection broke: {message}",
+            "PostgreSQL stopped or restarted, or the DSN names the wrong host, port or database.",
+            "Try again; the ledger shows whether the load succeeded: python -m events loads",
         )
     return None
 
 
-def first_line(error: BaseException, *about: str) -> str:
-    """Return the first line of what ERROR says, without the secrets in it; ABOUT is as for `without_secrets`."""
-    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0], *about)
+def first_line(error: BaseException, *uris: str) -> str:
+    """Return the first line of ERROR's message, without secrets; URIS as in `without_secrets`."""
+    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0], *uris)

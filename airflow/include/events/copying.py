@@ -1,4 +1,4 @@
-"""Copy rows into several tables over one connection, as PostgreSQL's COPY takes them."""
+"""Copy rows into several tables over one connection with PostgreSQL's COPY."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-_GATHERED_BYTES = 1 << 16  # single lines are sent together
-_WAITING_BYTES = 1 << 22  # what a table's rows may come to while another's are copied
+_GATHERED_BYTES = 1 << 16  # lines are sent together
+_WAITING_BYTES = 1 << 22  # of one table, while the rows of another are copied
 _ALL_WAITING_BYTES = 1 << 24
 
 
@@ -20,9 +20,12 @@ class Target:
     Attributes:
         table: its name.
         copy: the COPY statement.
-        start: the first moment that belongs to it; None if it takes whatever is before the next one's.
-        rows: the rows that are in it, or wait to be.
-        unsent_rows: those that wait to be copied, or are being copied.
+        start: the first moment of its range; None for no bound.
+        last_day: the latest day of its rows, `YYYY-MM-DD`.
+        rows: the number of rows written, copied or waiting.
+        unsent_rows: the number of rows that wait or are being copied.
+        waiting: the lines that wait.
+        waiting_bytes: their size.
     """
 
     table: sql.Composable
@@ -36,9 +39,9 @@ class Target:
 
 
 class Copier:
-    """Copies rows into tables, one after the other: into one while the rows of the others wait.
+    """Copies rows into one table at a time, while the rows of the others wait.
 
-    Each COPY must take as many rows as were counted: PostgreSQL and the load then agree on where a row ends.
+    It checks the row count of each COPY, which shows that PostgreSQL and the load agree on where rows end.
     """
 
     def __init__(self, connection: psycopg.Connection) -> None:
@@ -54,16 +57,16 @@ class Copier:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Copy all that waits; after an error, break off the COPY that is going on."""
+        """Copy all waiting rows; after an error, abort the present COPY."""
         if error[0] is None:
             while self._targets:
-                self._turn_to(self._targets[0])
+                self._switch_to(self._targets[0])
             self.pause()
         self._current, self._gathered = None, []
         self._open.__exit__(*error)
 
     def write(self, target: Target, lines: bytes, rows: int = 1) -> None:
-        """Copy LINES, which are so many ROWS in COPY's text format, into TARGET now or later."""
+        """Copy LINES, ROWS rows in COPY's text format, into TARGET now or later."""
         target.rows += rows
         target.unsent_rows += rows
         if target is self._current:
@@ -78,30 +81,30 @@ class Copier:
         if target not in self._targets:
             self._targets.append(target)
         if target.waiting_bytes > _WAITING_BYTES or self._current is None:
-            self._turn_to(target)
+            self._switch_to(target)
         elif self._waiting_bytes > _ALL_WAITING_BYTES:
-            self._turn_to(max(self._targets, key=lambda waiting: waiting.waiting_bytes))
+            self._switch_to(max(self._targets, key=lambda waiting: waiting.waiting_bytes))
 
     def pause(self) -> None:
-        """End the COPY that is going on, so that the connection takes other statements.
+        """End the present COPY, so that the connection can execute other statements.
 
         Raises:
-            RuntimeError: PostgreSQL took another number of rows than were counted, which is a fault of the load's.
+            RuntimeError: PostgreSQL copied another number of rows than were counted, which is a bug of the load.
         """
         self._send()
         target, self._current = self._current, None
         self._open.close()
         if target is None:
             return
-        taken, counted = self._cursor.rowcount, target.unsent_rows
+        copied, counted = self._cursor.rowcount, target.unsent_rows
         target.unsent_rows = 0
-        if taken != counted:
+        if copied != counted:
             raise RuntimeError(
-                f"PostgreSQL took {taken} rows where the load counted {counted}; nothing is published."
-                " Please report it, with the file and the output of: python -VV"
+                f"PostgreSQL copied {copied} rows, but the load counted {counted}; raw.events is unchanged."
+                " Please report this bug, with the file and the output of: python -VV"
             )
 
-    def _turn_to(self, target: Target) -> None:
+    def _switch_to(self, target: Target) -> None:
         self.pause()
         self._cursor = self._connection.cursor()
         self._copy = self._open.enter_context(self._cursor.copy(target.copy))

@@ -1,10 +1,10 @@
-"""Make the Airflow task that runs dbt: a pod on a cluster, a process elsewhere. The one place that makes pods.
+"""Make the Airflow task that runs dbt: a pod on a cluster, a process elsewhere. Only this module makes pods.
 
 | environment variable | meaning |
 | --- | --- |
-| `DBT_IMAGE` | the project's dbt image; where it is set, dbt runs in a pod of it |
-| `DBT_PYTHON` | else: the Python of dbt's own environment |
-| `DBT_PROJECT_DIR` | else: the folder of the dbt project, where `run.py` is |
+| `DBT_IMAGE` | the project's dbt image; if it is set, dbt runs in a pod of this image |
+| `DBT_PYTHON` | otherwise: the Python of dbt's environment |
+| `DBT_PROJECT_DIR` | otherwise: the folder of the dbt project, which has `run.py` |
 
 dbt's own settings (`WAREHOUSE_…`, `DBT_…`) come from the worker's environment, or on a cluster from the secret
 `warehouse-transformer`.
@@ -22,7 +22,7 @@ from airflow.sdk import BaseOperator, task
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
-LOGS = "/var/log/tasks"  # where dbt's pod has the volume of the tasks' logs
+LOGS = "/var/log/tasks"  # where dbt's pod mounts the volume of the tasks' logs
 
 
 def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
@@ -41,10 +41,10 @@ def _process(task_id: str, arguments: tuple[str, ...]) -> Any:
 
 
 def run_process(argv: list[str]) -> None:
-    """Run dbt's process with dbt's part of the environment alone, each line of its output to the log.
+    """Run dbt with only its own environment variables, and log each line of its output.
 
     Raises:
-        RuntimeError: it ended with another exit code than 0; its last lines in the log say why.
+        RuntimeError: its exit code is not 0; the log has the cause.
     """
     passed_on = {
         name: value
@@ -58,7 +58,7 @@ def run_process(argv: list[str]) -> None:
             log.info("%s", line.rstrip("\n"))
         code = process.wait()
     finally:
-        if process.poll() is None:  # the task was ended; so is dbt, which then lets go of its locks
+        if process.poll() is None:  # the task was stopped; dbt then releases its locks
             process.terminate()
             try:
                 process.communicate(timeout=STOP_TIMEOUT_S)
@@ -66,7 +66,7 @@ def run_process(argv: list[str]) -> None:
                 process.kill()
                 process.wait()
     if code:
-        raise RuntimeError(f"dbt ended with exit code {code}; the lines above say why")
+        raise RuntimeError(f"dbt failed with exit code {code}; see the lines above")
 
 
 def _pod(task_id: str, image: str, arguments: tuple[str, ...]) -> BaseOperator:
@@ -79,7 +79,7 @@ def _pod(task_id: str, image: str, arguments: tuple[str, ...]) -> BaseOperator:
         image=image,
         image_pull_policy="IfNotPresent",
         arguments=list(arguments),
-        # Of a failed run dbt's results stay, beside the logs of the tasks, in a folder that has the pod's name.
+        # The results of a failed run are kept beside the tasks' logs, in a folder named after the pod.
         env_vars=[
             k8s.V1EnvVar(
                 "POD_NAME",

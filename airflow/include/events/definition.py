@@ -1,9 +1,9 @@
-"""What `raw.events` is made of, as it stands: what each table must have that is to become a partition of it.
+"""The present columns, constraints and indexes of `raw.events`, which each new partition must have.
 
-Somebody may have added columns, constraints and indexes. A load gives them to the tables that it makes, before it puts
-these in place, so that they stay and nobody waits for them. What a load cannot keep, it refuses before it begins.
+Users may have added some. A load adds them to the tables that it makes before the swap, so that they are kept and
+nobody waits for them. What a load cannot keep, such as a trigger, it refuses before it starts.
 
-They are read from the catalogs and spelled out: `like raw.events` would lock it for as long as a load takes.
+They are read from the catalogs and written out: `like raw.events` would lock it for as long as a load takes.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ _COLUMNS = """
     where attrelid = 'raw.events'::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
-# A key's name is its index's, too, which no other table's may have.
+# A key's name is left out: it is also its index's name, which must be unique in the schema.
 _CONSTRAINTS = """
     select
         contype::text,
@@ -58,7 +58,7 @@ _CONSTRAINTS = """
     where conrelid = 'raw.events'::regclass and contype in ('c', 'f', 'p', 'u', 'x') and conparentid = 0
     order by conname
 """
-# An index's definition, without the name and the table that it begins with.
+# An index's definition without its name and its table, with which it begins.
 _INDEXES = """
     select
         indisunique,
@@ -70,7 +70,7 @@ _INDEXES = """
         and not exists (select from pg_constraint where conrelid = indrelid and conindid = indexrelid)
     order by relname
 """
-# The table and all its partitions. pg_partition_tree() would lock them, for as long as a load takes.
+# The table and all its partitions. pg_partition_tree() would lock them for as long as a load takes.
 TREE = """
     with recursive tree as (
         select 'raw.events'::regclass as table_id, 0 as level
@@ -82,19 +82,19 @@ _CANNOT_BE_KEPT = f"""
     {TREE}
     select
         format('the trigger %I', tgname) || case when level > 0 then format(' of %s', table_id) else '' end,
-        'rows that are swapped in would not fire it'
+        'swapped rows would not fire it'
     from pg_trigger join tree on tgrelid = table_id
     where not tgisinternal and tgparentid = 0 and tgenabled <> 'D'
     union all
-    select format('the rule %I', rulename), 'rows that are swapped in would pass it by' from pg_rewrite
+    select format('the rule %I', rulename), 'swapped rows would bypass it' from pg_rewrite
     where ev_class = 'raw.events'::regclass and rulename <> '_RETURN'
     union all
     select
         format('the foreign key %I of %s', conname, conrelid::regclass),
-        'rows that it refers to could not be swapped out'
+        'rows that it references could not be swapped'
     from pg_constraint
     where confrelid = 'raw.events'::regclass and contype = 'f' and conparentid = 0
-"""  # noqa: S608 - both are ours
+"""  # noqa: S608 - a constant
 _OWNERS = f"""
     {TREE}
     select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(events.relowner)
@@ -102,12 +102,12 @@ _OWNERS = f"""
     join pg_class as part on part.oid = table_id
     join pg_class as events on events.oid = 'raw.events'::regclass
     where part.relowner <> events.relowner
-"""  # noqa: S608 - both are ours
+"""  # noqa: S608 - a constant
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of `raw.events`; NAME, TYPE and the expressions are SQL."""
+    """A column of `raw.events`; `name`, `type`, `expression` and `collation` are SQL."""
 
     name: str
     type: str
@@ -146,7 +146,7 @@ class Definition:
         return _sql(", ".join(column.name for column in self.columns if not column.generated))
 
     def create(self, connection: psycopg.Connection, table: sql.Composable, *, partitioned: bool = False) -> None:
-        """Make TABLE with the columns and the checks; a partitioned one, which has no rows, with all else too."""
+        """Make TABLE with the columns and the checks; a partitioned one, which has no rows, also with all others."""
         by = " partition by range (created_at)" if partitioned else ""
         statements = [
             sql.SQL("create table {} ({}){}").format(table, _sql(", ".join(map(str, self.columns))), _sql(by))
@@ -154,11 +154,11 @@ class Definition:
         statements += self._constraints(table, self.checks)
         _execute(connection, statements)
         if partitioned:
-            self.index(connection, table)
+            self.add_indexes(connection, table)
             _execute(connection, self._constraints(table, self.references))
 
-    def index(self, connection: psycopg.Connection, table: sql.Composable) -> None:
-        """Give TABLE, which has its rows, the keys and the indexes."""
+    def add_indexes(self, connection: psycopg.Connection, table: sql.Composable) -> None:
+        """Add the keys and the indexes to TABLE, which has its rows."""
         statements = self._constraints(table, self.keys)
         statements += [
             sql.SQL("create {} on {} {}").format(_sql("unique index" if is_unique else "index"), table, _sql(rest))
@@ -166,10 +166,10 @@ class Definition:
         ]
         _execute(connection, statements)
 
-    def refer(self, connection: psycopg.Connection, table: sql.Composable) -> None:
-        """Give TABLE the foreign keys: from here on nobody else may write to the tables that these refer to.
+    def add_references(self, connection: psycopg.Connection, table: sql.Composable) -> None:
+        """Add the foreign keys to TABLE; until the transaction ends, nobody else can write to the referenced tables.
 
-        One that is not valid holds for new rows; all of the table's rows are looked at, since they are new.
+        One that is `not valid` applies to new rows, and all rows of TABLE are new.
         """
         references = tuple(reference.removesuffix(" NOT VALID") for reference in self.references)
         _execute(connection, self._constraints(table, references))
@@ -179,19 +179,19 @@ class Definition:
 
 
 def read_definition(connection: psycopg.Connection) -> Definition:
-    """Return what `raw.events` is made of.
+    """Return the definition of `raw.events`.
 
     Raises:
-        TablesUnfit: a column of this project's is missing, or there is something that a load cannot keep.
+        TablesUnfit: a column of OWN_COLUMNS is missing, or the table has something that a load cannot keep.
     """
     columns = tuple(Column(*row) for row in connection.execute(_COLUMNS))
     types = {column.name: column.type for column in columns}
     for name, type_ in OWN_COLUMNS.items():
         if types.get(name) != type_:
-            is_there = f"is {types[name]}, not {type_}" if name in types else "is missing"
+            difference = f"is {types[name]}, not {type_}" if name in types else "is missing"
             raise TablesUnfit(
-                f"raw.events is not as this project makes it: its column {name} {is_there}.",
-                "Somebody else made the table, or has altered it; it is left as it is.",
+                f"raw.events is not as this project makes it: its column {name} {difference}.",
+                "Another program made the table, or a user altered it; it was not touched.",
                 "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
             )
     for column in columns:
@@ -206,19 +206,19 @@ def read_definition(connection: psycopg.Connection) -> Definition:
             continue
         raise TablesUnfit(
             f"raw.events has a column that a load cannot fill: {column.name}.",
-            "Somebody has made it an identity, generated, or not null without a default that a file does not have.",
-            f"Let it be filled, or empty: alter table raw.events alter column {column.name} drop {obstacle}",
+            "A user made it an identity, generated, or not null without a default, and a file has no value for it.",
+            f"Let a load fill it, or leave it empty: alter table raw.events alter column {column.name} drop {obstacle}",
         )
     if found := connection.execute(_CANNOT_BE_KEPT).fetchone():
         raise TablesUnfit(
             f"raw.events has something that a load cannot keep: {found[0]}.",
-            f"Loads put whole tables in the place of others: {found[1]}.",
-            "Remove it, and put it on a table of your own that is filled from raw.events.",
+            f"A load swaps whole tables: {found[1]}.",
+            "Drop it, and create it on another table that you fill from raw.events.",
         )
     if found := connection.execute(_OWNERS).fetchone():
         raise TablesUnfit(
             f"{found[0]}, a partition of raw.events, belongs to {found[1]}, and raw.events to {found[2]}.",
-            "Somebody has loaded as another role, or has given the table away.",
+            "A user loaded as another role, or changed the table's owner.",
             f"Give it to the owner of raw.events: alter table {found[0]} owner to {found[2]}",
         )
     constraints = connection.execute(_CONSTRAINTS).fetchall()
@@ -237,5 +237,5 @@ def _execute(connection: psycopg.Connection, statements: Sequence[sql.Composable
 
 
 def _sql(text: str) -> sql.SQL:
-    """Return TEXT, which is SQL that PostgreSQL itself wrote, or ours."""
+    """Return TEXT, which is SQL written by PostgreSQL or by this module."""
     return sql.SQL(text)

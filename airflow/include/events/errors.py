@@ -1,10 +1,10 @@
-"""What can go wrong in a load and was foreseen: three lines for the terminal, and an exit code for each kind."""
+"""The errors that a load foresees: three lines for the terminal, and one exit code per kind."""
 
-# ruff: noqa: N818 - each is named for what has happened
+# ruff: noqa: N818 - each class is named after what has happened
 
 
 class EventsError(Exception):
-    """A failure that was foreseen; `str()` gives its three lines.
+    """A foreseen failure; `str()` returns its three lines.
 
     Attributes:
         what: what happened, one line.
@@ -24,7 +24,7 @@ class EventsError(Exception):
 
 
 class SourceMissing(EventsError):
-    """Nothing is stored at the source's URI."""
+    """The source does not exist."""
 
     exit_code = 10
 
@@ -42,7 +42,7 @@ class WrongHeader(EventsError):
 
 
 class SourceIsDirectory(EventsError):
-    """The source's URI names a directory."""
+    """The source is a directory."""
 
     exit_code = 13
 
@@ -54,31 +54,31 @@ class SchemePackageMissing(EventsError):
 
 
 class SchemeUnknown(EventsError):
-    """Nothing is known that reads URIs of this scheme."""
+    """The URI's scheme is unknown."""
 
     exit_code = 15
 
 
-class IntervalUpsideDown(EventsError):
-    """The interval's end is not after its start."""
+class InvertedInterval(EventsError):
+    """The interval's start is not before its end."""
 
     exit_code = 16
 
 
 class TooManyRejected(EventsError):
-    """A larger share of the rows than allowed was rejected; nothing was published."""
+    """More rows were rejected than allowed; `raw.events` is unchanged."""
 
     exit_code = 17
 
 
 class EmptyReplacement(EventsError):
-    """The load would have replaced an interval's events by nothing; nothing was published."""
+    """The load would have deleted events and loaded none; `raw.events` is unchanged."""
 
     exit_code = 18
 
 
 class SourceUnreadable(EventsError):
-    """The source is there and cannot be read: no permission, a damaged gzip file, the network."""
+    """The source exists and cannot be read: permissions, a damaged gzip file, the network."""
 
     exit_code = 19
 
@@ -90,54 +90,54 @@ class IntervalUnreadable(EventsError):
 
 
 class WarehouseBusy(EventsError):
-    """Other loads or a dbt build kept the warehouse for longer than the load may wait."""
+    """Other loads or a dbt build held locks for longer than the load may wait."""
 
     exit_code = 20
 
 
 class SourceChanged(EventsError):
-    """The source was written to while it was read; nothing was published."""
+    """The source changed while it was read; `raw.events` is unchanged."""
 
     exit_code = 22
 
 
 class WarehouseGone(EventsError):
-    """The warehouse was not reached, or the connection to it broke."""
+    """The warehouse cannot be reached, or the connection broke."""
 
     exit_code = 23
 
 
 class WarehouseFull(EventsError):
-    """The warehouse has no room for the load; nothing was published."""
+    """The warehouse's disk is full; `raw.events` is unchanged."""
 
     exit_code = 24
 
 
 class TablesUnfit(EventsError):
-    """A table of `raw` is not this project's, or has something that a load cannot keep: a trigger, say."""
+    """A table of `raw` was not made by this project, or has something that a load cannot keep, such as a trigger."""
 
     exit_code = 25
 
 
 class ConstraintViolated(EventsError):
-    """A row violates a constraint that somebody has added to `raw.events`; nothing was published."""
+    """A row violates a constraint that a user added to `raw.events`, which is unchanged."""
 
     exit_code = 26
 
 
 class LoadCancelled(EventsError):
-    """Somebody has cancelled the load's statement on the server; nothing was published."""
+    """A user cancelled the load's statement on the server; `raw.events` is unchanged."""
 
     exit_code = 27
 
 
 class NotAllowed(EventsError):
-    """The role may not do what a load does there, or nobody may; nothing was published."""
+    """The role lacks a privilege that a load needs, or the database takes no writes; `raw.events` is unchanged."""
 
     exit_code = 28
 
 
 class SettingUnusable(EventsError):
-    """What says which file or which warehouse is meant is empty, or cannot be read."""
+    """A command-line argument or a variable that names the file or the warehouse is empty or invalid."""
 
     exit_code = 29

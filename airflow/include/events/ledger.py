@@ -1,4 +1,4 @@
-"""The ledger, `raw.loads`: a row for each load, from its beginning; and the quarantine that goes with it."""
+"""The ledger, `raw.loads`, with a row for each load from its start, and the quarantine, `raw.rejected_events`."""
 
 import logging
 from dataclasses import asdict, dataclass, field
@@ -11,8 +11,8 @@ from events.errors import EventsError
 from events.interval import Interval
 from events.uri import shown, source_id, without_secrets
 
-_LOAD_LOCK = 0x6C6F6164  # "load": with the load's id, held by the transaction of each load that is under way
-_INT = 0x7FFFFFFF  # the largest: such a lock has two of four bytes
+_LOAD_LOCK = 0x6C6F6164  # "load": with a load's id, the advisory lock of that load's transaction
+_INT = 0x7FFFFFFF  # the largest number that such a lock's second half takes
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
 
 logger = logging.getLogger(__name__)
@@ -25,13 +25,13 @@ class LoadResult:
     Attributes:
         load_id: the load's row in `raw.loads`.
         read: rows in the file, `loaded + rejected + outside`.
-        loaded: rows of it that are now in `raw.events`.
-        rejected: rows of it that are now in `raw.rejected_events`.
+        loaded: rows of the file that are now in `raw.events`.
+        rejected: rows of the file that are now in `raw.rejected_events`.
         outside: valid rows outside the interval.
-        replaced: rows that were in `raw.events` before and had to go: the interval's, and those that moved into it.
-        reasons: how many rows were rejected, by reason.
-        same_as_load_id: the load that had brought the same and still stood, so that nothing had to be done.
-        seconds: how long it took.
+        replaced: rows deleted from `raw.events`: those of the interval, and those that moved into it.
+        reasons: the number of rejected rows by reason.
+        same_as_load_id: the earlier load of the same file whose rows are unchanged, so that this one had nothing to do.
+        seconds: how long the load took.
     """
 
     load_id: int
@@ -50,13 +50,13 @@ class LoadResult:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {getattr(self, name):,}" for name in _COUNTS)
-        same = f", the same as load {self.same_as_load_id}, which still stands" if self.same_as_load_id else ""
+        same = f", unchanged since load {self.same_as_load_id}" if self.same_as_load_id else ""
         return f"{counts}{same}, in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A load that has succeeded, and how to tell whether its rows are still as it left them."""
+class PreviousLoad:
+    """A load that has succeeded, and the transaction whose rows show whether they were changed since."""
 
     load_id: int
     transaction_id: str
@@ -68,31 +68,34 @@ class Earlier:
 
 
 def begin(connection: psycopg.Connection, source_uri: str, interval: Interval, run_id: str | None) -> int:
-    """Enter a load into the ledger and return its id."""
+    """Insert a load into the ledger and return its id."""
     [(load_id,)] = connection.execute(
         "insert into raw.loads (source_uri, source_id, interval_start, interval_end, run_id, status)"
         " values (%s, %s, %s, %s, %s, 'running') returning load_id",
-        (_writable(shown(source_uri)), source_id(source_uri), interval.start, interval.end, run_id),
+        (_storable(shown(source_uri)), source_id(source_uri), interval.start, interval.end, run_id),
     )
     return int(load_id)
 
 
-def hold(connection: psycopg.Connection, load_id: int) -> None:
-    """Show, until the transaction ends, that the load is under way: who can take this lock knows that it is not."""
+def lock(connection: psycopg.Connection, load_id: int) -> None:
+    """Lock the load until the transaction ends, as a sign that its process is alive."""
     connection.execute("select pg_advisory_xact_lock(%s, %s)", (_LOAD_LOCK, load_id & _INT))
 
 
-def tidy(connection: psycopg.Connection) -> None:
-    """Note which loads were killed, and take out the secrets that an earlier version let through.
+def mark_killed_as_failed(connection: psycopg.Connection) -> None:
+    """Set the status of killed loads: those that are `running` and whose lock nobody holds.
 
-    A load was killed if its row says that it is running and nobody holds its lock. Nothing else is left of such a load:
-    what it had written was never committed.
+    Their rows were never committed, so there is nothing else to clean up.
     """
     connection.execute(
         "update only raw.loads set status = 'failed', failure = 'Its process was killed.', ended_at = clock_timestamp()"
         " where status = 'running' and pg_try_advisory_xact_lock(%s, (load_id & %s)::int)",
         (_LOAD_LOCK, _INT),
     )
+
+
+def remove_old_secrets(connection: psycopg.Connection) -> None:
+    """Remove the secrets from rows of a version that did not hide them; these rows have no `source_id`."""
     found = connection.execute(
         "select load_id, source_uri, failure from only raw.loads where source_id is null for update skip locked"
     )
@@ -103,10 +106,10 @@ def tidy(connection: psycopg.Connection) -> None:
         )
 
 
-def find_earlier(
+def find_previous(
     connection: psycopg.Connection, source_uri: str, size_bytes: int | None, interval: Interval, rules: str
-) -> Earlier | None:
-    """Return the latest load of a file of that size for that interval, by the same RULES, with the rejects of this."""
+) -> PreviousLoad | None:
+    """Return the latest load of a file of SIZE_BYTES and INTERVAL by the same RULES, with this source's rejects."""
     found = connection.execute(
         "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
         " from only raw.loads where status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
@@ -115,11 +118,11 @@ def find_earlier(
         " order by load_id desc limit 1",
         (rules, size_bytes, source_id(source_uri), interval.start, interval.end),
     ).fetchone()
-    return Earlier(*found) if found else None
+    return PreviousLoad(*found) if found else None
 
 
 def forget_rejects(connection: psycopg.Connection, source_uri: str, kept_load_id: int) -> None:
-    """Remove the rejected rows of the other loads of the same source."""
+    """Delete the rejected rows of the source's loads, except those of the load KEPT_LOAD_ID."""
     connection.execute(
         "delete from only raw.rejected_events using only raw.loads where loads.load_id = rejected_events.load_id"
         " and loads.source_id = %s and loads.load_id <> %s",
@@ -136,10 +139,15 @@ def close(
     rules: str | None = None,
     moved_from: str | None = None,
 ) -> None:
-    """Write a load's OUTCOME into the ledger: what it did, or why it was refused and what of its rows is known.
+    """Write a load's end into the ledger.
 
-    SOURCE is the file's size and SHA-256, RULES what decided which rows are valid, MOVED_FROM the earliest time that an
-    event had which moved into the interval.
+    Args:
+        connection: in the load's transaction.
+        load_id: the load.
+        source: the file's size in bytes and its SHA-256, if known.
+        outcome: what the load did, or why it was refused and the row counts known by then.
+        rules: the SHA-256 of the rules for valid rows.
+        moved_from: the earliest time that an event had before it moved into the interval.
     """
     if isinstance(outcome, LoadResult):
         status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}
@@ -157,15 +165,15 @@ def close(
 
 
 def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:
-    """Write ERROR into the ledger, over a connection of its own as ROLE, unless the load has ended there."""
+    """Write ERROR into the ledger as ROLE, over a new connection, unless the load has succeeded."""
     failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
     failure = without_secrets(failure, source_uri, dsn)
     try:
         with connect(dsn) as connection, transaction(connection, role):
             connection.execute(
                 "update only raw.loads set status = 'failed', failure = %s, ended_at = clock_timestamp()"
-                " where load_id = %s and status <> 'succeeded'",  # another load may take it for killed meanwhile
-                (_writable(failure), load_id),
+                " where load_id = %s and status <> 'succeeded'",  # another load may have marked it as killed
+                (_storable(failure), load_id),
             )
     except psycopg.Error as second:
         logger.warning(
@@ -175,6 +183,6 @@ def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, er
         )
 
 
-def _writable(text: str) -> str:
-    """Return TEXT as PostgreSQL takes it: a path may have any byte in it."""
+def _storable(text: str) -> str:
+    """Return TEXT as PostgreSQL can store it: a path may contain any byte."""
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

@@ -1,42 +1,36 @@
-"""Load an events file into `raw`: afterwards an interval of `raw.events` holds exactly the file's valid rows of it.
+"""Load an events file into `raw`: afterwards `raw.events` has exactly the file's valid rows of an interval.
 
-A load has two steps, in one transaction. It copies the file's rows into tables of its own, which takes long and
-disturbs nobody; then it puts these tables in the place of the partitions of its interval, one load at a time. So a load
-that fails, or is killed, leaves `raw.events` as it was and nothing else behind. `raw.loads` has a row for each load,
-from its beginning.
+A load has two steps, in one transaction. It copies the file's rows into staging tables, which takes long and blocks
+nobody. Then it swaps these tables for the partitions of its interval, one load at a time. So a load that fails or is
+killed leaves `raw.events` unchanged and no tables behind. `raw.loads` has a row for each load from its start.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from typing import NoReturn
 
 import psycopg
-from psycopg import sql
 
-from events import ledger, records
+from events import ledger
 from events.connection import connect, foreseen, owner, transaction
 from events.definition import Definition, read_definition
 from events.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
 from events.interval import Interval, utc
-from events.ledger import Earlier, LoadResult
-from events.partitions import drop_leftovers
+from events.ledger import LoadResult
+from events.locks import block_writers, reader, wait_for_turn
+from events.partitions import cut_partitions, drop_replaced
 from events.progress import Progress
-from events.publishing import Replacement, cut_partitions, swap
-from events.source import digest, open_source, size
+from events.replacement import Replacement
+from events.source import open_source
 from events.staging import EXAMPLES, Staging
+from events.swap import swap, swap_statement
 from events.tables import make_missing
+from events.unchanged import find_unchanged, rules_sha256
 from events.uri import clean_logs, shown
-
-__all__ = ["PUBLISH_LOCK", "Interval", "LoadResult", "load"]
-
-PUBLISH_LOCK = 0x6576656E7473  # "events": who changes raw.events, or wants it unchanged (dbt), holds this advisory lock
 
 logger = logging.getLogger(__name__)
 
@@ -53,73 +47,63 @@ def load(
     run_id: str | None = None,
     lock_timeout_s: float = 1800.0,
     dry_run: bool = False,
-    say: Callable[[str], None] = logger.info,
-    say_every_s: float = 5.0,
+    report: Callable[[str], None] = logger.info,
+    report_every_s: float = 5.0,
 ) -> LoadResult:
-    """Make `raw.events` in `[start, end)` of `created_at` hold exactly the file's valid rows of that interval.
+    """Make `raw.events` in `[start, end)` of `created_at` contain exactly the file's valid rows of that interval.
 
     Args:
         source_uri: the events file, a path or any fsspec URI.
         dsn: the warehouse as the role `loader`, a libpq URL.
         start: first moment of the interval; UTC if naive; None for no bound.
         end: first moment after the interval; UTC if naive; None for no bound.
-        max_rejected: the largest fraction of the rows read, 0 to 1, that may be rejected.
-        allow_empty: whether events of the interval may be replaced by nothing.
-        force: whether to load the file even if an earlier load brought the same and still stands.
-        run_id: what asked for the load, for the ledger.
-        lock_timeout_s: how long, in seconds, it waits for other loads, dbt builds, readers and whoever has a lock.
-        dry_run: find out what the load would do, and leave everything as it is, the ledger too.
-        say: what is told how far the load has come.
-        say_every_s: how often that is said, in seconds.
+        max_rejected: the largest share of the rows read, 0 to 1, that may be rejected.
+        allow_empty: whether a load without events may delete those of its interval.
+        force: whether to load the file even if it was loaded before and its rows are unchanged.
+        run_id: an identifier of the caller, for the ledger.
+        lock_timeout_s: the longest wait for a lock of another load, dbt build, reader or user, in seconds.
+        dry_run: only return what the load would do; change nothing, not even the ledger.
+        report: gets the load's progress as text.
+        report_every_s: the shortest time between two reports, in seconds.
 
     Raises:
-        EventsError: as its subclasses say; `raw.events` is as it was, and the ledger says what happened.
-        psycopg.Error: the warehouse failed in a way that was not foreseen; likewise, if it can still be written.
+        EventsError: see its subclasses; `raw.events` is unchanged, and the ledger has the failure.
+        psycopg.Error: the warehouse failed in an unforeseen way; likewise, if the ledger can still be written.
     """
     interval = Interval(utc(start), utc(end))
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection)
-        report = _Report(say, say_every_s)
-        job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, report)
+
+        def progress(total_bytes: int | None) -> Progress:
+            return Progress(total_bytes, report, report_every_s)
+
+        job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, progress)
         if dry_run:
-            result = job.try_out()
+            result = job.dry_run()
             logger.info("dry run of %s, %s: %s", shown(source_uri), interval, result)
             return result
         with transaction(connection, role, lock_timeout_s):
-            ledger.tidy(connection)
-        drop_leftovers(connection, role)
+            ledger.mark_killed_as_failed(connection)
+            ledger.remove_old_secrets(connection)
+        drop_replaced(connection, role)
         with transaction(connection, role, lock_timeout_s):
             load_id = ledger.begin(connection, source_uri, interval, run_id)
         try:
             with foreseen(lock_timeout_s):
                 result = job.run(load_id, force=force)
         except BaseException as error:  # an interrupt too
-            connection.close()  # the role may have one connection only
+            connection.close()  # the role may have only one connection
             ledger.record_failure(dsn, role, load_id, source_uri, error)
             raise
-        with suppress(psycopg.Error):  # the load is published; the next one does it
-            drop_leftovers(connection, role)
+        with suppress(psycopg.Error):  # the load has succeeded; the next one drops them
+            drop_replaced(connection, role)
     logger.info("load %d of %s, %s: %s", load_id, shown(source_uri), interval, result)
     return result
 
 
-@cache
-def rules_sha256() -> str:
-    """Return the SHA-256 of the rules that decide which rows are valid, which are code."""
-    return hashlib.sha256(Path(records.__file__).read_bytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Report:
-    """Who is told how far a load has come, and how often, in seconds."""
-
-    say: Callable[[str], None]
-    every_s: float
-
-
 @dataclass(frozen=True)
 class _Load:
-    """One load: what was asked for, as `load` says, and its steps."""
+    """One load: the arguments of `load`, and its steps."""
 
     connection: psycopg.Connection
     dsn: str
@@ -129,205 +113,155 @@ class _Load:
     max_rejected: float
     allow_empty: bool
     lock_timeout_s: float
-    report: _Report
-    began: float = field(default_factory=time.monotonic)
+    progress: Callable[[int | None], Progress]
+    started: float = field(default_factory=time.monotonic)
 
-    def try_out(self) -> LoadResult:
-        """Find out what the load would do, and leave everything as it is."""
-        with transaction(self.connection, self.role, self.lock_timeout_s):
-            if self.connection.execute("select to_regclass('raw.loads')").fetchone() == (None,):
-                make_missing(self.connection)
-            load_id = ledger.begin(self.connection, self.source_uri, self.interval, None)
-            definition = read_definition(self.connection)
+    def dry_run(self) -> LoadResult:
+        """Return what the load would do, and roll back."""
+        connection = self.connection
+        with transaction(connection, self.role, self.lock_timeout_s):
+            if connection.execute("select to_regclass('raw.loads')").fetchone() == (None,):
+                make_missing(connection)
+            load_id = ledger.begin(connection, self.source_uri, self.interval, None)
+            definition = read_definition(connection)
             staging, _ = self._stage(definition, load_id)
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
-            self.connection.execute("lock table only raw.events in access share mode")  # no partition goes meanwhile
-            replacement = Replacement(self.connection, definition, load_id, self.interval)
-            rows_now = replacement.rows()
-            if refusal := self._empty_replacement(staging, rows_now):
+            connection.execute("lock table only raw.events in access share mode")  # keeps the partitions
+            replacement = Replacement(connection, definition, load_id, self.interval)
+            result = self._result(load_id, staging, replacement)
+            if refusal := self._empty_replacement(result):
                 raise refusal
-            result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
-            self.connection.execute("rollback")
+            connection.execute("rollback")
         return result
 
     def run(self, load_id: int, *, force: bool) -> LoadResult:
-        """Do all of it; nothing of it is there if that fails."""
-        if not force and (result := self._repeat(load_id)):
+        """Load the file, or nothing of it if that fails."""
+        if not force and (result := self._skip_if_unchanged(load_id)):
             return result
         connection = self.connection
         with transaction(connection, self.role, self.lock_timeout_s):
-            ledger.hold(connection, load_id)
+            ledger.lock(connection, load_id)
             definition = read_definition(connection)
             staging, source = self._stage(definition, load_id)
             if staging.rejected:
-                logger.warning(
-                    "load %d: rejected %d rows: %s", load_id, staging.rejected.total(), _text(staging.rejected)
-                )
-            look = f"Look at the rows of load {load_id} in raw.rejected_events"
-            if refusal := self._too_many_rejected(staging, look):
+                _warn(load_id, staging.rejected)
+            hint = f"Look at the rows of load {load_id} in raw.rejected_events"
+            if refusal := self._too_many_rejected(staging, hint):
                 self._refuse(load_id, staging, source, refusal)
-            staging.finish()
+            staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
-            self._wait_for_turn()
+            wait_for_turn(connection, self.lock_timeout_s)
             with ExitStack() as stack:
-                cut = cut_partitions(connection, self.interval)
-                reader = stack.enter_context(self._reader(cut)) if cut else None
-                self._keep_writers_away()
+                read_from = None
+                if cut := cut_partitions(connection, self.interval):
+                    read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, cut))
+                block_writers(connection)
                 if read_definition(connection) != definition:
                     raise TablesUnfit(
-                        "raw.events was altered while the load was under way.",
-                        "Somebody has added or removed a column, a constraint or an index.",
+                        "raw.events was altered during the load.",
+                        "A user added or removed a column, a constraint or an index.",
                         "Run the load again; nothing was changed.",
                     )
                 replacement = Replacement(connection, definition, load_id, self.interval)
-                rows_now = replacement.rows()
-                if refusal := self._empty_replacement(staging, rows_now):
+                result = self._result(load_id, staging, replacement)
+                if refusal := self._empty_replacement(result):
                     self._refuse(load_id, staging, source, refusal)
-                result = self._result(staging, load_id, rows_now + self._find_moved(replacement, staging))
-                if replacement.moved_from and not reader:  # of a partition that an event moved from, the rest is kept
-                    reader = stack.enter_context(self._reader([]))
-                replacement.prepare(staging, reader)
+                if replacement.moved_from and not read_from:  # their partitions keep their other rows
+                    read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
+                replacement.make_partitions(staging, read_from)
             staging.quarantine()
             ledger.forget_rejects(connection, self.source_uri, load_id)
             ledger.close(connection, load_id, source, result, rules=rules_sha256(), moved_from=replacement.moved_from)
-            swap(connection, replacement.swap_statement(), deadline)
-        return replace(result, seconds=round(time.monotonic() - self.began, 3))
+            swap(connection, swap_statement(replacement), deadline)
+        return replace(result, seconds=self._seconds())
 
-    def _repeat(self, load_id: int) -> LoadResult | None:
-        """Close the load if an earlier one brought the same and still stands; else return None."""
+    def _skip_if_unchanged(self, load_id: int) -> LoadResult | None:
+        """Close the load if a previous one of the same file is intact; else return None."""
         connection = self.connection
         with transaction(connection, self.role, self.lock_timeout_s):
-            ledger.hold(connection, load_id)
-            size_bytes = size(self.source_uri)
-            earlier = ledger.find_earlier(connection, self.source_uri, size_bytes, self.interval, rules_sha256())
-            if not earlier or (earlier.rejected and earlier.rejected / earlier.read > self.max_rejected):
+            ledger.lock(connection, load_id)
+            found = find_unchanged(connection, self.source_uri, self.interval, self.max_rejected, self.lock_timeout_s)
+            if not found:
                 return None
-            source = digest(self.source_uri)
-            if source[1] != earlier.sha256:
-                return None
-            self._wait_for_turn()
-            self._keep_writers_away()
-            if not self._stands(earlier):
-                return None
-            reasons = connection.execute(
-                "select reason, count(*) from only raw.rejected_events where load_id = %s"
-                " group by reason order by 2 desc",
-                (earlier.load_id,),
+            previous, source = found
+            reasons: dict[str, int] = dict(
+                connection.execute(
+                    "select reason, count(*) from only raw.rejected_events where load_id = %s"
+                    " group by reason order by 2 desc",
+                    (previous.load_id,),
+                ).fetchall()
             )
             result = LoadResult(
                 load_id,
-                read=earlier.read,
-                loaded=earlier.loaded,
-                rejected=earlier.rejected,
-                outside=earlier.outside,
+                read=previous.read,
+                loaded=previous.loaded,
+                rejected=previous.rejected,
+                outside=previous.outside,
                 replaced=0,
-                reasons=dict(reasons.fetchall()),
-                same_as_load_id=earlier.load_id,
-                seconds=round(time.monotonic() - self.began, 3),
+                reasons=reasons,
+                same_as_load_id=previous.load_id,
+                seconds=self._seconds(),
             )
-            if result.rejected:
-                logger.warning("load %d: rejected %d rows: %s", load_id, result.rejected, _text(result.reasons))
-            ledger.forget_rejects(connection, self.source_uri, earlier.load_id)
+            if reasons:
+                _warn(load_id, reasons)
+            ledger.forget_rejects(connection, self.source_uri, previous.load_id)
             ledger.close(connection, load_id, source, result, rules=rules_sha256())
         return result
 
-    def _stands(self, earlier: Earlier) -> bool:
-        """Say whether the tables hold what EARLIER left there, nothing more and nothing less.
-
-        A row that was changed or added since, by hand or by another load, was written by another transaction; one that
-        was removed is missing in the count.
-        """
-        [events] = self.connection.execute(
-            "select count(*), count(*) filter (where xmin = %s::xid8::xid) from raw.events"
-            " where created_at >= %s and created_at < %s",
-            (earlier.transaction_id, *self.interval.bounds),
-        )
-        [rejects] = self.connection.execute(
-            "select count(*), count(*) filter (where xmin = %s::xid8::xid) from only raw.rejected_events"
-            " where load_id = %s",
-            (earlier.transaction_id, earlier.load_id),
-        )
-        if events != (earlier.loaded,) * 2 or rejects != (earlier.rejected,) * 2:
-            return False
-        definition = read_definition(self.connection)
-        return Replacement(self.connection, definition, earlier.load_id, self.interval).find_moved() == 0
-
     def _stage(self, definition: Definition, load_id: int) -> tuple[Staging, tuple[int | None, str | None]]:
-        """Bring the file's rows to the warehouse; return them, and the file's size and SHA-256 as far as known."""
+        """Copy the file's rows to staging tables; return them, and the file's size and SHA-256 as far as known."""
         staging = Staging(self.connection, definition, load_id, self.interval)
         with open_source(self.source_uri) as source:
-            progress = Progress(source.total_bytes, self.report.say, self.report.every_s)
+            progress = self.progress(source.total_bytes)
             staging.stage(source, self.max_rejected, lambda rows: progress.advance(rows, source.size_bytes))
             if staging.is_hopeless:
                 return staging, (source.total_bytes, None)
             return staging, (source.size_bytes, source.sha256)
 
-    def _find_moved(self, replacement: Replacement, staging: Staging) -> int:
-        return replacement.find_moved([part.table for part in staging.parts])
-
-    def _result(self, staging: Staging, load_id: int, replaced: int) -> LoadResult:
+    def _result(self, load_id: int, staging: Staging, replacement: Replacement) -> LoadResult:
         return LoadResult(
             load_id,
             read=staging.read,
             loaded=staging.loaded,
             rejected=staging.rejected.total(),
             outside=staging.outside,
-            replaced=replaced,
+            replaced=replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts]),
             reasons=dict(staging.rejected.most_common()),
-            seconds=round(time.monotonic() - self.began, 3),
+            seconds=self._seconds(),
         )
 
-    def _wait_for_turn(self) -> None:
-        """Wait until no other load publishes and no dbt build runs."""
-        [(is_free,)] = self.connection.execute("select pg_try_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
-        if not is_free:
-            logger.info("waiting for another load or a dbt build, at most %g s", self.lock_timeout_s)
-            self.connection.execute("select pg_advisory_xact_lock(%s)", (PUBLISH_LOCK,))
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
 
-    def _keep_writers_away(self) -> None:
-        """Keep others from writing to raw.events and, by their names, to its partitions, while rows are copied."""
-        self.connection.execute("lock table raw.events in share row exclusive mode")
-
-    @contextmanager
-    def _reader(self, tables: Sequence[sql.Composable]) -> Iterator[psycopg.Connection]:
-        """Have a second connection that reads TABLES, whose rows are kept in part.
-
-        It has its locks before the load has its own: who wants a partition for himself and waits for the load would
-        otherwise hold up the reader, for which the load waits.
-        """
-        with connect(self.dsn) as reader, transaction(reader, self.role, self.lock_timeout_s):
-            for table in tables:
-                reader.execute(sql.SQL("lock table only {} in access share mode").format(table))
-            yield reader
-
-    def _too_many_rejected(self, staging: Staging, to_see_the_rows: str) -> EventsError | None:
-        """Return why the load must not be published, if a larger share of the rows than allowed was rejected."""
+    def _too_many_rejected(self, staging: Staging, hint: str) -> EventsError | None:
+        """Return the reason to refuse the load if more rows than allowed were rejected."""
         rejected = staging.rejected.total()
         if not rejected or rejected / staging.read <= self.max_rejected:
             return None
         of = "the first " if staging.is_hopeless else ""
         return TooManyRejected(
             f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
-            f" at most {self.max_rejected * 100:g}% may be.",
+            f" at most {self.max_rejected * 100:g}% are allowed.",
             f"The file is most likely damaged, or its format has changed: {_text(staging.rejected)}.",
-            f"{to_see_the_rows}; a larger max_rejected allows them.",
+            f"{hint}; a larger max_rejected allows them.",
         )
 
-    def _empty_replacement(self, staging: Staging, rows_now: int) -> EventsError | None:
-        """Return why the load must not be published, if it would replace ROWS_NOW by nothing."""
-        if not rows_now or staging.loaded or self.allow_empty:
+    def _empty_replacement(self, result: LoadResult) -> EventsError | None:
+        """Return the reason to refuse the load if it would delete events and load none."""
+        if not result.replaced or result.loaded or self.allow_empty:
             return None
         return EmptyReplacement(
-            f"The load of {shown(self.source_uri)} would replace the events of {self.interval} by nothing.",
-            "The file is most likely another one, or is not complete.",
+            f"The load of {shown(self.source_uri)} would delete {result.replaced} events and load none"
+            f" ({self.interval}).",
+            "It is most likely the wrong file or the wrong interval, or the file is incomplete.",
             "Check the file; if the interval is to be empty, load it again with allow_empty.",
         )
 
     def _refuse(
         self, load_id: int, staging: Staging, source: tuple[int | None, str | None], refusal: EventsError
     ) -> NoReturn:
-        """Leave examples of the rejected rows and the reason, and nothing else of the load; raise REFUSAL."""
+        """Commit examples of the rejected rows and the failure, and nothing else of the load; raise REFUSAL."""
         counts = {"read": staging.read, "rejected": staging.rejected.total(), "outside": staging.outside}
         staging.discard()
         staging.quarantine(EXAMPLES)
@@ -335,6 +269,10 @@ class _Load:
         ledger.close(self.connection, load_id, source, (refusal, counts))
         self.connection.execute("commit")
         raise refusal
+
+
+def _warn(load_id: int, reasons: Mapping[str, int]) -> None:
+    logger.warning("load %d: rejected %d rows: %s", load_id, sum(reasons.values()), _text(reasons))
 
 
 def _text(reasons: Mapping[str, int]) -> str:

@@ -1,26 +1,26 @@
-"""How far a load has come, for people: bytes of all bytes, rows a second, time left."""
+"""The progress of a load: bytes read of all bytes, rows per second, time left."""
 
 import time
 from collections.abc import Callable
 
 
 class Progress:
-    """Says, no more often than every EVERY_S seconds, how far reading a file of TOTAL_BYTES (if known) has come."""
+    """Passes to REPORT, at most every EVERY_S seconds, how much of a file of TOTAL_BYTES (if known) has been read."""
 
-    def __init__(self, total_bytes: int | None, say: Callable[[str], None], every_s: float) -> None:
+    def __init__(self, total_bytes: int | None, report: Callable[[str], None], every_s: float) -> None:
         self._total_bytes = total_bytes
-        self._say = say
+        self._report = report
         self._every_s = every_s
-        self._began = self._said = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._rows = 0
 
     def advance(self, rows: int, read_bytes: int) -> None:
-        """Count ROWS more; READ_BYTES have been read until now."""
+        """Count ROWS more; READ_BYTES is the number of bytes read so far."""
         self._rows += rows
         now = time.monotonic()
-        if now - self._said >= self._every_s:
-            self._said = now
-            self._say(self._text(now - self._began, read_bytes))
+        if now - self._reported >= self._every_s:
+            self._reported = now
+            self._report(self._text(now - self._started, read_bytes))
 
     def _text(self, seconds: float, read_bytes: int) -> str:
         speed = f"{self._rows:,} rows, {self._rows / seconds:,.0f} rows/s"

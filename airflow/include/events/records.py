@@ -1,27 +1,27 @@
-"""Turn one line of an events file into an event, or say why it cannot be one. Pure: no I/O.
+"""Parse one line of an events file into an event, or return the reason why it is not valid. Pure: no I/O.
 
-`parse` is the format, one line at a time. `CLEAN` recognises many lines at once that PostgreSQL's COPY reads as `parse`
-does: nearly all of nearly every file.
+`parse` defines the format, one line at a time. `CLEAN` matches many lines at once that PostgreSQL's COPY reads as
+`parse` does: nearly all lines of most files.
 
 | reason                | the row |
 | --------------------- | ------- |
 | `too_long`            | is longer than 1 MiB |
 | `not_utf8`            | has bytes that are not UTF-8 |
 | `nul_byte`            | has a NUL, which PostgreSQL cannot store |
-| `quoting`             | has a quote that is not closed, or text after a closing quote, or a quote in a bare field |
-| `field_count`         | has not five fields |
+| `quoting`             | has an unclosed quote, text after a closing quote, or a quote in an unquoted field |
+| `field_count`         | does not have five fields |
 | `event_id`            | has an event id that is not an integer of 64 bits |
-| `event_type`          | has an event type that is none of the four |
+| `event_type`          | has an unknown event type |
 | `professional_id`     | has a professional's id that is not an integer of 64 bits |
-| `created_at`          | has no real time, `YYYY-MM-DD HH:MM:SS[.ffffff][Z]` or `…[±HH:MM]`; `T` may be the space |
+| `created_at`          | has no valid time, `YYYY-MM-DD HH:MM:SS[.ffffff][Z]` or `…[±HH:MM]`, or `T` for the space |
 | `metadata_missing`    | is a proposal without metadata |
-| `metadata_unexpected` | has metadata and is no proposal |
+| `metadata_unexpected` | has metadata and is not a proposal |
 | `metadata`            | has metadata that is not `<service id>_<name>_<name>_<fee>` with both names |
 | `service_id`          | has a service id that is not an integer of 64 bits |
 | `lead_fee`            | has a fee that is not a number of at most 12 digits before and 6 after the point |
-| `duplicate_event_id`  | has the event id of an earlier valid row (the load finds these; a line alone cannot show it) |
+| `duplicate_event_id`  | has the event id of an earlier valid row (found by the load, not by `parse`) |
 
-They are checked in this order; the first that holds is the row's reason.
+They are checked in this order; the first that applies is the row's reason.
 """
 
 import re
@@ -34,9 +34,9 @@ DUPLICATE = "duplicate_event_id"
 MAX_LINE_BYTES = 1 << 20
 
 _FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^";]*))(;|\Z)')
-# Any number of leading zeros is fine; int() only ever sees the 19 digits that a bigint can have.
+# Any number of leading zeros is valid; int() gets at most the 19 digits of a bigint.
 _ID = re.compile(r"(-?)0*([1-9][0-9]{0,18}|0)")
-# What fromisoformat() takes beyond the format, or takes in some versions of Python only (24:00), stops here.
+# fromisoformat() accepts more than the format allows, some of it (24:00) only in some versions of Python.
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
@@ -45,14 +45,14 @@ _FEE = re.compile(r"[+-]?[0-9]{1,12}(?:\.[0-9]{1,6})?")
 
 
 def _clean_lines() -> re.Pattern[bytes]:
-    """Return the pattern of the longest run of clean lines of one day; its group `day` is the day, `YYYY-MM-DD`.
+    """Return the pattern of a run of clean lines of one day; its group `day` is the day, `YYYY-MM-DD`.
 
-    A clean line needs no care: nothing quoted or to be escaped in COPY's text format, numbers without leading zeros and
-    of at most 18 digits, years from 1000 on, times in UTC. That it is UTF-8 must be checked apart.
+    A clean line is valid and has nothing quoted or to be escaped in COPY's text format, numbers without leading zeros
+    and of at most 18 digits, a year from 1000 on, and a time in UTC. The caller checks that it is UTF-8.
 
     A match has at most 1000 lines, since `re` keeps a kilobyte of state for each. Possessive quantifiers would keep
     none, but match wrongly in Python up to 3.11.4 (https://github.com/python/cpython/issues/106052, …/100061).
-    For speed, alternatives begin with different bytes where they can, and stand where an option (`?`) could.
+    For speed, alternatives begin with different bytes where possible, and replace options (`?`).
     """
     number = rb"(?:[1-9][0-9]{0,17}|-[1-9][0-9]{0,17}|0)"
     leap_year = rb"(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)"
@@ -62,7 +62,7 @@ def _clean_lines() -> re.Pattern[bytes]:
     )
     moment = rb"(?P=day)[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:;|Z;|\.[0-9]{1,6}Z?;)"
     in_names = bytes(byte for byte in range(256) if byte not in b'_;"\\\r\n\0')
-    name = rb"[" + re.escape(in_names) + rb"]{1,4000}"  # quicker than [^…]
+    name = rb"[" + re.escape(in_names) + rb"]{1,4000}"  # faster than [^…]
     fee = rb"[0-9]{1,12}(?:\n|\.[0-9]{1,6}\n)"
     metadata = rb"(?:[0-9]{1,18}|-[0-9]{1,18})_" + name + rb"_" + name + rb"_(?:" + fee + rb"|[+-]" + fee + rb")"
     other_type = rb"(?:created_account|became_able_to_propose|became_unable_to_propose);"
@@ -76,7 +76,7 @@ CLEAN = _clean_lines()
 
 
 class Event(NamedTuple):
-    """A valid row; the fields are COLUMNS, `created_at` is in UTC, `meta_data` None unless the event is a proposal."""
+    """A valid row with the fields COLUMNS; `created_at` is in UTC, and `meta_data` is None unless it is a proposal."""
 
     event_id: int
     event_type: str
@@ -86,18 +86,18 @@ class Event(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """Why a row is not valid: one of the reasons above."""
+    """The reason why a row is not valid, one of the table above."""
 
     reason: str
 
 
 def is_header(line: bytes) -> bool:
-    """Say whether LINE (no line end, no byte order mark) is the header of an events file."""
+    """Return whether LINE (no line end, no byte order mark) is the header of an events file."""
     return _split(line.decode(errors="replace")) == [*COLUMNS]
 
 
-def parse(line: bytes) -> Event | Reject:  # noqa: PLR0911 - a return for each reason, in their order
-    """Return the event in LINE (no line end), or why there is none."""
+def parse(line: bytes) -> Event | Reject:  # noqa: PLR0911 - a return per reason, in their order
+    """Return the event in LINE (no line end), or the reason why it is not valid."""
     if len(line) > MAX_LINE_BYTES:
         return Reject("too_long")
     try:
@@ -130,7 +130,7 @@ def parse(line: bytes) -> Event | Reject:  # noqa: PLR0911 - a return for each r
 def raw_text(line: bytes) -> str:
     r"""Return LINE as text that PostgreSQL can store.
 
-    Bytes that are not UTF-8, and NULs, are shown as `\xNN`; of a line that is too long only the beginning is kept.
+    Bytes that are not UTF-8, and NULs, become `\xNN`; a line that is too long is cut.
     """
     if len(line) > MAX_LINE_BYTES:
         return raw_text(line[:1000]) + "…"
@@ -138,7 +138,7 @@ def raw_text(line: bytes) -> str:
 
 
 def _split(text: str) -> list[str] | None:
-    """Return the fields of TEXT, or None if its quotes are not where they may be."""
+    """Return the fields of TEXT, or None if its quoting is invalid."""
     if '"' not in text:
         return text.split(";")
     fields: list[str] = []
@@ -164,7 +164,7 @@ def _moment(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # no such day, or the offset leads out of the years 1 to 9999
+    except (ValueError, OverflowError):  # no such day, or in UTC outside the years 1 to 9999
         return None
 
 

@@ -1,4 +1,4 @@
-"""Read an events file from anywhere: a plain path or any URI that fsspec knows, gzipped or not, as a stream."""
+"""Read an events file as a stream, gzipped or not, from a plain path or any URI that fsspec knows."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ from events.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
 from events.uri import shown, without_secrets
 
 _BLOCK_BYTES = 1 << 18
-_FETCHED_BYTES = 1 << 23  # what is asked of an object store at once; some would fetch 50 MB and keep two of them
+_FETCHED_BYTES = 1 << 23  # per request to an object store; the default of some is 50 MB, twice in memory
 _HTTP_SILENCE_S = 60
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -33,7 +33,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class _StoredBytes(io.RawIOBase):
-    """The bytes as they are stored, counted and hashed as they pass."""
+    """The stored bytes, counted and hashed while they are read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -53,14 +53,14 @@ class _StoredBytes(io.RawIOBase):
 
 
 class Source:
-    """An open events file whose header was found right.
+    """An open events file with the right header.
 
     Attributes:
         first_line_number: the number of the first line after the header; the file's first line is 1.
-        blocks: the lines after the header, once, many at a time: each block ends with a line end. Of a line longer than
-            MAX_LINE_BYTES not all may be given, but more than that.
+        blocks: the lines after the header in blocks, which end with a line end; can be read once. A line longer than
+            MAX_LINE_BYTES may be cut, but not to MAX_LINE_BYTES or less.
             Raises SourceUnreadable, and at its end SourceChanged.
-        total_bytes: the size of the file as it is stored, if that can be known before it is read.
+        total_bytes: the stored file's size, if it is known before reading.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class Source:
 
     @property
     def size_bytes(self) -> int:
-        """How many of the bytes as they are stored have been read."""
+        """The number of stored bytes read so far."""
         return self._stored.size_bytes
 
     @property
     def text_bytes(self) -> int | None:
-        """The size of the lines, the header included, in bytes, if that can be known before they are read."""
+        """The size of the lines including the header, in bytes, if it is known before reading."""
         return None if self._stored.is_gzip else self.total_bytes
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the file as it is stored, in hexadecimal, when `blocks` is at its end."""
+        """The SHA-256 of the stored file, in hexadecimal, once `blocks` is exhausted."""
         return self._stored.hash.hexdigest()
 
 
@@ -92,8 +92,8 @@ def open_source(uri: str) -> Iterator[Source]:
     """Open the events file at URI (a path or an fsspec URI) and check its header.
 
     Raises:
-        SourceMissing, SourceIsDirectory, SourceEmpty, WrongHeader, SourceUnreadable: what is stored at URI.
-        SchemeUnknown, SchemePackageMissing: nothing here reads such a URI.
+        SourceMissing, SourceIsDirectory, SourceEmpty, WrongHeader, SourceUnreadable: see there.
+        SchemeUnknown, SchemePackageMissing: see there.
     """
     filesystem, path = _find(uri)
     before = _identity(filesystem, path, uri)
@@ -113,15 +113,15 @@ def open_source(uri: str) -> Iterator[Source]:
         else:
             raise SourceEmpty(
                 f"{shown(uri)} is empty.",
-                "Its export most likely failed or has not ended yet.",
+                "Its export most likely failed or has not finished.",
                 f"Export it again; a file without events has one line: {';'.join(COLUMNS)}",
             )
         if not is_header(header.removesuffix(b"\r")):
-            begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page has the URL in it
+            begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page may quote the URL
             raise WrongHeader(
                 f"{shown(uri)} does not begin with the header of an events file: {begins!r}",
                 "It is most likely another file, or was exported with other columns or another separator.",
-                f"Give it the first line {';'.join(COLUMNS)}",
+                f"Export it with the first line {';'.join(COLUMNS)}",
             )
 
         def rest() -> Iterator[bytes]:
@@ -130,13 +130,13 @@ def open_source(uri: str) -> Iterator[Source]:
             unreadable = None
             try:
                 yield from blocks
-            except SourceUnreadable as error:  # perhaps since it is another file now: stores say so, or it is cut off
+            except SourceUnreadable as error:  # perhaps because the file was replaced or truncated
                 unreadable = error
             is_whole = unreadable or before.get("size") in (None, stored.size_bytes)
             if _identity(filesystem, path, uri) != before or not is_whole:
                 raise SourceChanged(
                     f"{shown(uri)} changed while it was read.",
-                    "Its export most likely has not ended yet, or another one has begun.",
+                    "Its export most likely has not finished, or another one has started.",
                     "Run the load again when the file is complete; nothing was changed.",
                 ) from unreadable
             if unreadable:
@@ -146,20 +146,20 @@ def open_source(uri: str) -> Iterator[Source]:
 
 
 def size(uri: str) -> int | None:
-    """Return the size of the file at URI as it is stored, in bytes, if it can be known before it is read.
+    """Return the size of the stored file at URI in bytes, if it is known before reading.
 
     Raises:
-        EventsError: as open_source, but for what is in the file.
+        EventsError: as `open_source`, except for the file's content.
     """
     filesystem, path = _find(uri)
     return cast("int | None", _identity(filesystem, path, uri).get("size"))
 
 
 def digest(uri: str) -> tuple[int, str]:
-    """Return the size and the SHA-256 (hexadecimal) of the file at URI as it is stored.
+    """Return the size in bytes and the SHA-256 (hexadecimal) of the stored file at URI.
 
     Raises:
-        EventsError: as open_source, but for what is wrong with a header.
+        EventsError: as `open_source`, except for the header.
     """
     filesystem, path = _find(uri)
     with closing(_open(filesystem, path, uri)) as file, _translated_errors(uri):
@@ -174,7 +174,7 @@ def check_source(uri: str) -> None:
     """Open the events file at URI, check its header, and close it.
 
     Raises:
-        EventsError: as open_source.
+        EventsError: as `open_source`.
     """
     with open_source(uri):
         pass
@@ -187,15 +187,15 @@ def _find(uri: str) -> tuple[Any, str]:
         fsspec.get_filesystem_class(scheme)
     except ValueError:
         raise SchemeUnknown(
-            f"No file system is known for {shown(uri)}.",
-            "The scheme is most likely misspelt.",
+            f"The scheme of {shown(uri)} is unknown.",
+            "It is most likely misspelt.",
             "Use a plain path, or a scheme that fsspec knows: file, http, https, s3, gs, abfs, sftp …",
         ) from None
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or str(error)
         raise SchemePackageMissing(
             f"{scheme}:// needs the package {package}, which is not installed.",
-            "The project installs what it uses; this scheme was not among it until now.",
+            "The project installs only the packages of the schemes that it uses.",
             f"Add {package} to the dependency group `events` in pyproject.toml, then run: nox -s lock",
         ) from None
     with _translated_errors(uri):
@@ -204,16 +204,16 @@ def _find(uri: str) -> tuple[Any, str]:
 
 
 def _http_options() -> dict[str, Any]:
-    import aiohttp  # which fsspec has imported already, and other schemes do not need
+    import aiohttp  # fsspec has imported it already; other schemes do not need it
 
-    timeout = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # its own is 5 min in all
+    timeout = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # default: 5 min in total
     return {"client_kwargs": {"timeout": timeout}}
 
 
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
     with _translated_errors(uri):
         try:
-            # Over HTTP in one request, which is what 0 means there: not each server knows of ranges.
+            # 0 means one request over HTTP: some servers do not support ranges.
             block_size = 0 if "http" in filesystem.protocol else _FETCHED_BYTES
             return cast(BinaryIO, filesystem.open(path, "rb", block_size=block_size))
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -221,14 +221,14 @@ def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
 
 
 def _missing(filesystem: Any, uri: str, error: OSError) -> Exception:
-    """Return what ERROR, that there is no such file, is to be called."""
+    """Return the exception for ERROR, by which FILESYSTEM reports a missing file."""
     cause = error.__cause__
     if (
         "http" in filesystem.protocol
         and isinstance(cause, Exception)
         and getattr(cause, "status", None) not in (404, 410)
     ):
-        return cause  # fsspec calls everything so: a certificate that is not trusted, a server that is down
+        return cause  # fsspec reports any failure as a missing file, such as an untrusted certificate
     return SourceMissing(
         f"{shown(uri)} does not exist.",
         "The name is most likely misspelt, or the file has not arrived yet.",
@@ -237,7 +237,7 @@ def _missing(filesystem: Any, uri: str, error: OSError) -> Exception:
 
 
 def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
-    """Return what shows that the file is another, or was written to: its size, its time or tag, as far as known."""
+    """Return the known properties that change when the file is written or replaced: size, time, tag."""
     with _translated_errors(uri):
         try:
             info = filesystem.info(path)
@@ -245,25 +245,25 @@ def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
             raise _missing(filesystem, uri, error) from None
     if info.get("type") == "directory":
         raise SourceIsDirectory(
-            f"{shown(uri)} is a directory.", "The name of the file in it was most likely left out.", "Name one file."
+            f"{shown(uri)} is a directory.", "The file's name was most likely left out.", "Name one file."
         )
     times = _TAGS if "mtime" in info else (*_TAGS, "created")
     return {key: info[key] for key in ("size", *times) if info.get(key) is not None}
 
 
 def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
-    """Yield the file's lines, many at a time; the last gets a line end if it has none."""
+    """Yield the file's lines in blocks; the last line gets a line end if it has none."""
     with _translated_errors(uri):
         buffered = io.BufferedReader(stored, _BLOCK_BYTES)
         stored.is_gzip = buffered.peek(2).startswith(_GZIP_MAGIC)
         stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if stored.is_gzip else buffered
-        begun = b""  # the beginning of the line that the next block goes on with
+        begun = b""  # the start of a line that continues in the next block
         while block := stream.read1(_BLOCK_BYTES):
             lines, newline, rest = block.rpartition(b"\n")
             if newline:
                 yield begun + lines + newline
                 begun = rest
-            elif len(begun) <= MAX_LINE_BYTES + 1:  # with a carriage return at its end it may still be short enough
+            elif len(begun) <= MAX_LINE_BYTES + 1:  # without its carriage return it may be short enough
                 begun += rest
             if len(begun) > MAX_LINE_BYTES + 1:
                 begun = begun[: MAX_LINE_BYTES + 2]
@@ -273,21 +273,21 @@ def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
 
 @contextmanager
 def _translated_errors(uri: str) -> Iterator[None]:
-    """Raise what reading URI raises as SourceUnreadable, not as its cause: its traceback would show the whole URI."""
+    """Raise errors of reading URI as SourceUnreadable, without the cause: its traceback would show the whole URI."""
     try:
         yield
     except EventsError:
         raise
-    except Exception as error:  # noqa: BLE001 - each file system has errors of its own; this is around calls of it only
+    except Exception as error:  # noqa: BLE001 - each file system has its own errors, and only its calls are in here
         if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):
-            why = "It is a gzip file that is damaged, or was still being written."
+            why = "It is a damaged gzip file, or was still being written."
         elif isinstance(error, PermissionError):
             why = "The user of this process may not read it, or its credentials are missing."
         else:
             why = "The connection, the storage or the credentials most likely failed."
-        told = without_secrets(str(error), uri)
+        message = without_secrets(str(error), uri)
         raise SourceUnreadable(
-            f"{shown(uri)} cannot be read: {told or type(error).__name__}",
+            f"{shown(uri)} cannot be read: {message or type(error).__name__}",
             why,
             "Make it readable and run the load again; nothing was changed.",
         ) from None

@@ -1,15 +1,15 @@
-"""Bring a file's rows to the warehouse: into tables of their own, cut by time, which only publishing makes seen.
+"""Copy a file's rows into staging tables, one per range of time, which become visible only by the swap.
 
-Whole blocks of clean lines go to PostgreSQL's COPY as they are; the other lines are looked at one by one. Everything
-happens in one transaction, so nothing is left of a load that ends in the middle. The tables are made in it too, which
-lets COPY write their rows as frozen: visible to whoever sees the table, and never written again by a vacuum. No row of
-them is ever deleted: a frozen row that is deleted in the same transaction stays visible to older snapshots.
+Runs of clean lines go to PostgreSQL's COPY unchanged; the other lines are parsed one by one. Everything happens in one
+transaction, so a load that ends early leaves nothing behind. The tables are made in that transaction too, which lets
+COPY write frozen rows: visible to everybody who sees the table, and never rewritten by a vacuum. Their rows are never
+deleted: a frozen row that is deleted in the same transaction stays visible to older snapshots.
 """
 
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 import psycopg
@@ -18,18 +18,15 @@ from psycopg import sql
 from events.copying import Copier, Target
 from events.definition import Definition
 from events.interval import Days, Interval, midnight
-from events.partitions import MAX_PARTITIONS, MIN_ROWS, add_keys, discard, make_table
+from events.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from events.records import CLEAN, COLUMNS, DUPLICATE, Event, parse, raw_text
+from events.seen_ids import SeenIds
 from events.source import Source
 
-EXAMPLES = 1_000  # rejected rows that a refused load leaves in quarantine
-_ROW_BYTES = 80
-_SHORTEST_ROW_BYTES = 41  # of a valid one, its line end included
+EXAMPLES = 1_000  # rejected rows that a refused load puts into quarantine
+_ROW_BYTES = 80  # on average
+_SHORTEST_ROW_BYTES = 41  # of a valid row, including its line end
 _FETCHED_AT_ONCE = 10_000  # lines
-# Primes below powers of two: so ids with a constant step between them are spread over all slots.
-_SLOTS = (65_521, 1_048_573, 16_777_213)
-_SLOTS_PER_ROW = 4  # of the shortest rows; usual ones are twice as long, and have eight
-_ROUNDS = 255  # what a slot, a byte, can count to
 _AFTER_ID = re.compile(rb";[^\n]*\n")
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
 _TEMPORARY = """
@@ -37,68 +34,30 @@ _TEMPORARY = """
     create temporary table rejects (line_number bigint, raw_text text, reason text) on commit drop;
     create temporary table suspects (event_id bigint, line_number bigint, line bytea) on commit drop
 """
-# A suspect is a duplicate if its id is in a table, or if it is not the first of the suspects with that id. They are
-# numbered, to be fetched some at a time: with a cursor open COPY freezes no rows.
-_SETTLED = """
-    create temporary table settled on commit drop as
+# A suspect is a duplicate if its id is in a staging table, or an earlier suspect has it. The rows are numbered, so that
+# they can be fetched in parts: while a cursor is open, COPY freezes no rows.
+_RESOLVED = """
+    create temporary table resolved on commit drop as
     select
         row_number() over (order by line_number) as number, line_number, line,
         event_id in (select event_id from pg_temp.known)
             or row_number() over (partition by event_id order by line_number) > 1 as is_duplicate
     from pg_temp.suspects;
-    create index on pg_temp.settled (number)
+    create index on pg_temp.resolved (number)
 """
 _FETCHED = """
-    select line_number, line, is_duplicate from pg_temp.settled
+    select line_number, line, is_duplicate from pg_temp.resolved
     where number > %s and number <= %s order by number
 """
 
 
-class SeenIds:
-    """Which event ids a file has had so far, in bounded memory.
-
-    Each id has a slot, which it shares with the ids that are a multiple of the number of slots away, and a round, which
-    counts these multiples. A slot holds the highest round of its ids so far: an id of a higher round is new. So ids
-    that rise, as in a log, are all told apart, however many there are. Another id that is said to have been there may
-    only share the slot.
-    """
-
-    def __init__(self, most_rows: int | None) -> None:
-        """Make room for MOST_ROWS rows; None where it is not known how many there can be."""
-        wanted = _SLOTS[-1] if most_rows is None else most_rows * _SLOTS_PER_ROW
-        self._count = next((count for count in _SLOTS if count >= wanted), _SLOTS[-1])
-        self._slots = bytearray(self._count)
-        self._first_round: int | None = None
-
-    def add(self, event_ids: Sequence[int]) -> list[int]:
-        """Note EVENT_IDS, at least one, and return the positions of those that may have been there before."""
-        slots, count = self._slots, self._count
-        if self._first_round is None:
-            self._first_round = event_ids[0] // count
-        lowest, highest = self._round(min(event_ids)), self._round(max(event_ids))
-        maybe = []
-        for position, event_id in enumerate(event_ids):
-            number = lowest if lowest == highest else self._round(event_id)
-            slot = event_id % count
-            if slots[slot] < number:
-                slots[slot] = number
-            else:
-                maybe.append(position)
-        return maybe
-
-    def _round(self, event_id: int) -> int:
-        """Return the round of EVENT_ID, 1 or more; lower ids than the first of all share the lowest one."""
-        assert self._first_round is not None
-        return min(max(event_id // self._count - self._first_round + 1, 1), _ROUNDS)
-
-
 class Staging:
-    """The rows of one file that a load of INTERVAL takes, in tables that nobody else sees.
+    """The staging tables of one load of INTERVAL, which nobody else sees.
 
     Attributes:
         parts: the tables with the rows to load, in the order of their times.
-        rejected: how many rows are rejected, by reason.
-        is_hopeless: whether reading has stopped, since the rows that are left cannot make up for those rejected.
+        rejected: the number of rejected rows by reason.
+        is_hopeless: whether reading has stopped early, since too many rows were rejected whatever follows.
     """
 
     def __init__(
@@ -110,7 +69,6 @@ class Staging:
         self._interval = interval
         self._days = Days(interval)
         self._copier = Copier(connection)
-        self._partition_rows = MIN_ROWS
         self.parts: list[Target] = []
         self._starts: list[bytes] = []
         self.rejected: Counter[str] = Counter()
@@ -122,26 +80,26 @@ class Staging:
 
     @property
     def loaded(self) -> int:
-        """How many rows of the file are valid and inside the interval."""
+        """The number of rows read that are valid and inside the interval."""
         return sum(part.rows for part in self.parts)
 
     @property
     def outside(self) -> int:
-        """How many rows of the file are valid and outside the interval."""
+        """The number of rows read that are valid and outside the interval."""
         return self._outside.rows
 
     @property
     def read(self) -> int:
-        """How many rows of the file have been read."""
+        """The number of rows read."""
         return self.loaded + self.outside + self.rejected.total() + self._suspects.rows
 
     def stage(self, source: Source, max_rejected: float, report: Callable[[int], None]) -> None:
-        """Copy the rows of SOURCE; REPORT gets the number of each block's rows.
+        """Copy the rows of SOURCE; REPORT gets the number of rows of each block.
 
-        Of the rows with one event id the first is taken, the others are rejected. If more than the share MAX_REJECTED
-        of all rows is rejected, whatever may follow, nothing more is read.
+        Of several rows with the same event id the first is taken, and the others are rejected. Reading stops as soon as
+        more than the share MAX_REJECTED of all rows is rejected, even if all following rows are valid.
         """
-        self._partition_rows = max(MIN_ROWS, (source.total_bytes or 0) // (_ROW_BYTES * MAX_PARTITIONS))
+        self._partition_rows = rows_per_partition((source.total_bytes or 0) // _ROW_BYTES)
         text_bytes = source.text_bytes
         self._seen = SeenIds(None if text_bytes is None else text_bytes // _SHORTEST_ROW_BYTES + 1)
         line_number = source.first_line_number
@@ -157,15 +115,15 @@ class Staging:
                     if self.rejected.total() > max(EXAMPLES, max_rejected * most_rows):
                         self.is_hopeless = True
                         break
-        self._settle_suspects()
+        self._resolve_suspects()
 
-    def finish(self) -> None:
-        """Give the tables their keys, and what else is indexed."""
+    def add_keys(self) -> None:
+        """Add the keys and indexes to the staging tables."""
         for part in self.parts:
             add_keys(self._connection, self._definition, part.table)
 
     def quarantine(self, limit: int | None = None) -> None:
-        """Put the rejected rows into quarantine, the first LIMIT of them."""
+        """Insert the first LIMIT rejected rows, or all of them, into `raw.rejected_events`."""
         self._connection.execute(
             "insert into raw.rejected_events (load_id, line_number, raw_text, reason)"
             " select %s, line_number, raw_text, reason from pg_temp.rejects order by line_number limit %s",
@@ -173,7 +131,7 @@ class Staging:
         )
 
     def discard(self) -> None:
-        """Remove the tables."""
+        """Drop the staging tables of the rows to load."""
         discard(self._connection, [part.table for part in self.parts])
         self.parts = []
 
@@ -189,7 +147,7 @@ class Staging:
         self._take_lines(block, line_number)
 
     def _take_lines(self, block: bytes, first_line_number: int) -> int:
-        """Take the lines of BLOCK, which is UTF-8, and return how many there are."""
+        """Take the lines of BLOCK, which is UTF-8, and return their number."""
         line_number = first_line_number
         position = 0
         while position < len(block):
@@ -205,7 +163,7 @@ class Staging:
         return line_number - first_line_number
 
     def _take_run(self, lines: bytes, day: bytes, line_number: int) -> int:
-        """Take LINES, which are clean and of one DAY, and return how many there are."""
+        """Take LINES, which are clean and of one DAY, and return their number."""
         is_inside = self._days.contain(day)
         if is_inside is None:
             each = lines.split(b"\n")[:-1]
@@ -251,11 +209,11 @@ class Staging:
         self.rejected[reason] += 1
 
     def _suspect(self, event_id: int, line: bytes, line_number: int) -> None:
-        """Set LINE aside, a valid row whose event id may have been there before."""
+        """Set LINE aside, a valid row whose event id may be a duplicate."""
         self._copier.write(self._suspects, f"{event_id};{line_number};\\\\x{line.hex()}\n".encode())
 
-    def _settle_suspects(self) -> None:
-        """Reject the lines set aside whose event id was there before, and take the others."""
+    def _resolve_suspects(self) -> None:
+        """Reject the lines set aside whose event id is a duplicate, and take the others."""
         if not self._suspects.rows:
             return
         connection = self._connection
@@ -267,20 +225,20 @@ class Staging:
                     " where event_id in (select event_id from {})"
                 ).format(target.table)
             )
-        connection.execute(_SETTLED)
+        connection.execute(_RESOLVED)
         fetched = range(0, self._suspects.rows, _FETCHED_AT_ONCE)
         self._suspects.rows = 0
         for number in fetched:
-            settled = connection.execute(_FETCHED, (number, number + _FETCHED_AT_ONCE)).fetchall()
+            resolved = connection.execute(_FETCHED, (number, number + _FETCHED_AT_ONCE)).fetchall()
             with self._copier:
-                for line_number, line, is_duplicate in settled:
+                for line_number, line, is_duplicate in resolved:
                     if is_duplicate:
                         self._reject(line, line_number, DUPLICATE)
                     elif isinstance(row := parse(line), Event):
                         self._take_event(row)
 
     def _part(self, day: bytes) -> Target:
-        """Return the table for events of DAY; it may be a new one if DAY is later than all before it."""
+        """Return the table for events of DAY, a new one if DAY is later than all before and the last table is full."""
         index = bisect_right(self._starts, day) - 1
         if index < 0 and self.parts:
             index = 0
@@ -307,13 +265,13 @@ class Staging:
 
 
 def _temporary(name: str, columns: str) -> Target:
-    """Return the temporary table NAME as a target."""
+    """Return the target for the temporary table NAME."""
     copy = f"copy pg_temp.{name} ({columns}) from stdin with (delimiter ';')"
     return Target(sql.Identifier("pg_temp", name), sql.SQL(copy))
 
 
 def _end_of_utf8(block: bytes) -> int:
-    """Return where the first line of BLOCK begins that is not UTF-8; its end if there is none."""
+    """Return the start of the first line of BLOCK that is not UTF-8, or the end of BLOCK."""
     if block.isascii():
         return len(block)
     try:

@@ -1,4 +1,4 @@
-"""The tables of the schema `raw`: the events, the rejected rows, the ledger of loads, and the record of partitions."""
+"""The tables of the schema `raw`: events, rejected rows, the ledger of loads, and the record of partitions."""
 
 from importlib.resources import files
 
@@ -11,8 +11,8 @@ from events.errors import TablesUnfit
 from events.partitions import make_first_partition, record
 
 _LOCK = 0x7461626C6573  # "tables"
-_IS_THERE = "select relkind::text from pg_class where oid = to_regclass(%s)"
-# What a table of this project's has had from the beginning.
+_KIND = "select relkind::text from pg_class where oid = to_regclass(%s)"
+# The columns that the tables have had since their first version.
 _COLUMNS = {
     "raw.loads": "load_id, source_uri, source_size_bytes, source_sha256, interval_start, interval_end, run_id, status,"
     " failure, started_at, ended_at, seconds, rows_read, rows_loaded, rows_rejected, rows_outside, rows_replaced,"
@@ -20,7 +20,7 @@ _COLUMNS = {
     "raw.rejected_events": "load_id, line_number, raw_text, reason",
     "raw.events_partitions": "table_id, table_name, load_id, retired_at, kept_for",
 }
-# Of a warehouse that is older than the record: one edition over all of time, whose partitions are named as loads do.
+# Partitions of a version that did not record them: those of one generation over all of time with the names of loads.
 _UNRECORDED = """
     with tree as (
         select relname, relkind, level, pg_get_expr(relpartbound, oid) as bounds, pg_get_partkeydef(oid) as key
@@ -37,29 +37,29 @@ _UNRECORDED = """
 
 
 def create_tables(dsn: str) -> None:
-    """Make the tables of `raw` that are missing, as the role of DSN (a libpq URL); several may do so at once.
+    """Make the missing tables of `raw` as the role of DSN, a libpq URL; several processes may do so at once.
 
     Raises:
-        TablesUnfit: a table of the same name is there that this project did not make.
-        EventsError: the server is not reached, or the role may not make tables in `raw`.
-        psycopg.Error: the server failed in a way that was not foreseen.
+        TablesUnfit: another program made a table of the same name.
+        EventsError: the server cannot be reached, or the role may not make tables in `raw`.
+        psycopg.Error: the server failed in an unforeseen way.
     """
     with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection)):
-        connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` alone fails in a race
+        connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` fails in a race
         make_missing(connection)
 
 
 def make_missing(connection: psycopg.Connection) -> None:
-    """Make the tables of `raw` that are missing, in the transaction that CONNECTION has.
+    """Make the missing tables of `raw` in the present transaction of CONNECTION.
 
     Raises:
-        TablesUnfit: a table of the same name is there that this project did not make.
+        TablesUnfit: another program made a table of the same name.
     """
-    kinds = {name: connection.execute(_IS_THERE, (name,)).fetchone() for name in ("raw.events", *_COLUMNS)}
+    kinds = {name: connection.execute(_KIND, (name,)).fetchone() for name in ("raw.events", *_COLUMNS)}
     if kinds["raw.events"] not in (None, ("p",)):
         raise TablesUnfit(
-            "raw.events is a table without partitions, and loads put partitions in the place of others.",
-            "An earlier version made it, or somebody else; it is left as it is.",
+            "raw.events has no partitions, and a load swaps partitions.",
+            "An earlier version or another program made it; it was not touched.",
             "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
         )
     for name, columns in _COLUMNS.items():
@@ -77,10 +77,10 @@ def make_missing(connection: psycopg.Connection) -> None:
 
 def _check(connection: psycopg.Connection, name: str, columns: str) -> None:
     try:
-        connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - both are ours
+        connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - constants
     except UndefinedColumn as error:
         raise TablesUnfit(
-            f"{name} is not this project's: {error.diag.message_primary}.",
-            "Somebody else made the table, or has altered it; it is left as it is.",
+            f"{name} is not as this project makes it: {error.diag.message_primary}.",
+            "Another program made the table, or a user altered it; it was not touched.",
             f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
         ) from error

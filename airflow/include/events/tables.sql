@@ -1,6 +1,6 @@
 create table if not exists raw.loads (
     load_id bigint generated always as identity primary key,
-    -- The source as it is shown, without secrets. What identifies it is source_id, a digest of all of its URI.
+    -- The source's URI without its secrets. Its identity is source_id, a digest of the whole URI.
     source_uri text not null,
     source_id text,
     source_size_bytes bigint,
@@ -18,18 +18,18 @@ create table if not exists raw.loads (
     rows_rejected bigint,
     rows_outside bigint,
     rows_replaced bigint,
-    -- The load that had brought the same, and still stood: this one had nothing to do.
+    -- The earlier load of the same file whose rows were unchanged: this one had nothing to do.
     same_as_load_id bigint references raw.loads,
-    -- A digest of the code that decided which rows are valid: with other rules the same file may bring other rows.
+    -- A digest of the code that decided which rows are valid: other rules may accept other rows of the same file.
     rules_sha256 text,
-    -- The transaction that wrote the load's rows: they are as it left them while they, and no others, have it as xmin.
+    -- The transaction that wrote the load's rows: as long as these rows, and no others, have it as xmin, they are unchanged.
     transaction_id xid8,
-    -- The earliest of the events that were elsewhere and moved into the interval: days outside it changed, too.
+    -- The earliest time of an event before it moved into the interval: days outside the interval changed, too.
     moved_from timestamptz,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );
 
--- Of a warehouse that is older than a column. Where it is there, nothing waits for the loads that are under way.
+-- Add the columns that an older version did not have; if none is missing, this waits for no running load.
 do $$
 declare
     missing text;
@@ -51,13 +51,13 @@ create table if not exists raw.rejected_events (
     primary key (load_id, line_number)
 );
 
--- The tables that loads have made: partitions of raw.events, and those that they have replaced and not dropped yet.
+-- The tables that loads have made: partitions of raw.events, and replaced ones that were not dropped yet.
 create table if not exists raw.events_partitions (
     table_id regclass primary key,
     table_name name not null,
     load_id bigint not null,
-    -- Since when it is no partition of raw.events any more.
+    -- When it was replaced; null while it is a partition of raw.events.
     retired_at timestamptz,
-    -- Why it was not dropped then: what depends on it, as the log has named it.
+    -- Why it could not be dropped then, such as the view that depends on it; the log has named it.
     kept_for text
 );
