@@ -1,13 +1,10 @@
 """What the tests on a cluster share: one kind cluster of this clone with Airflow on it, brought up by the harness.
 
-`nox -s faults` runs them. They need a Docker engine, the images and the chart; without these they fail, they do not
-skip: who asks for them wants to know.
+`nox -s faults` runs them. They need a Docker engine, the images and the chart; without these they fail instead of being
+skipped.
 """
 
-import os
-import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,50 +14,18 @@ import pytest
 from harness.docker import engine
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
-from harness.targets import Settings
-from harness.targets.kind import KindPlace
+from harness.targets.kind import KindCluster
+from harness.targets.options import RunOptions
+from tests.harness_command import read_until, run, start
 
-TIMEOUT_S = 600
-PLACE = KindPlace(Settings("", 0.01))
-
-
-def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
-    """Start `python -m harness ARGUMENTS` as a session does."""
-    mine = {name: value for name, value in os.environ.items() if name != "NOX_PID"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=mine | env,
-    )
-
-
-def run(*arguments: str, **env: str) -> tuple[int, str]:
-    """Run `python -m harness ARGUMENTS` to its end, and return its exit code and what it says."""
-    process = start(*arguments, **env)
-    said, _ = process.communicate(timeout=TIMEOUT_S)
-    return process.returncode, said
-
-
-def read_until(process: subprocess.Popen[str], pattern: str) -> str:
-    """Return what PROCESS says, up to the line that PATTERN is found in."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if re.search(pattern, line):
-            return said
-    raise AssertionError(f"it never said {pattern!r}:\n{said}")
+KIND = KindCluster(RunOptions())
+CONTAINERS_AND_NETWORK = (("container", KIND.node), ("container", KIND.postgres), ("network", KIND.cluster))
 
 
 def left() -> list[str]:
-    """Return what is there of this clone's cluster."""
-    found = [f"{kind} {name}" for kind, name in THINGS if engine.inspect(kind, name)]
-    return found + ([str(PLACE.kubeconfig)] if PLACE.kubeconfig.exists() else [])
-
-
-THINGS = (("container", PLACE.node), ("container", PLACE.postgres), ("network", PLACE.cluster))
+    """Return what exists of this clone's cluster."""
+    found = [f"{kind} {name}" for kind, name in CONTAINERS_AND_NETWORK if engine.inspect(kind, name)]
+    return found + ([str(KIND.kubeconfig)] if KIND.kubeconfig.exists() else [])
 
 
 @dataclass(frozen=True)
@@ -89,22 +54,22 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Give this clone's cluster, up, with the image that faults are made of; it is taken down at the end.
+    """Give this clone's cluster, up, with the image that the faults use; it is taken down at the end.
 
-    The first `up` is killed while it makes the cluster: the second goes on with what is half there.
+    The first `up` is killed while it creates the cluster; the second continues with the incomplete one.
     """
     killed = start("cluster", "up")
     read_until(killed, "✓ PostgreSQL")
     killed.kill()
     killed.wait()
-    code, said = run("cluster", "up")
-    assert code == 0, said
+    code, output = run("cluster", "up")
+    assert code == 0, output
     python = pins.image("python")
     save = subprocess.Popen(["docker", "save", python], stdout=subprocess.PIPE)
-    argv = ["docker", "exec", "-i", PLACE.node, "ctr", "-n", "k8s.io", "images", "import", "-"]
+    argv = ["docker", "exec", "-i", KIND.node, "ctr", "-n", "k8s.io", "images", "import", "-"]
     subprocess.run(argv, stdin=save.stdout, check=True, stdout=subprocess.DEVNULL)
     assert save.wait() == 0
-    yield Cluster(PLACE.kubectl())
-    code, said = run("cluster", "down")
-    assert code == 0, said
+    yield Cluster(KIND.kubectl())
+    code, output = run("cluster", "down")
+    assert code == 0, output
     assert left() == []

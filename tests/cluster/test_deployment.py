@@ -1,11 +1,14 @@
-"""A deployment that is up: what its commands say, what `up` does about what differs or is missing, what it may do."""
+"""A deployment that is up: its commands, how `up` repairs and updates it, how failures are explained, its rights."""
 
+import contextlib
 import gzip
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,10 +20,11 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.command import run as run_command
 from harness.project import pins
 from harness.project.paths import ROOT, SAMPLE
-from harness.targets.kubernetes_target import warehouse_of
-from tests.cluster.conftest import PLACE, Cluster, read_until, run, start
+from harness.targets.cluster_deployment import warehouse_of
+from tests.cluster.conftest import KIND, Cluster
+from tests.harness_command import error_lines, read_until, run, start
 
-DBT_BUILD = ("events_pipeline_daily", "dbt_build")
+pytestmark = pytest.mark.cluster
 
 
 def pod_ids(cluster: Cluster) -> set[str]:
@@ -28,123 +32,134 @@ def pod_ids(cluster: Cluster) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
 
 
-def last_lines(said: str) -> list[str]:
-    """Return the three lines of the error that SAID ends with."""
-    lines = said.rstrip().splitlines()[-3:]
-    assert lines[0].startswith("✗ "), said
-    assert "Traceback" not in said
-    return lines
+def succeed(*arguments: str, **env: Any) -> str:
+    """Run a command of the harness that must succeed, and return its output."""
+    code, output = run(*arguments, **env)
+    assert code == 0, output
+    return output
+
+
+def fail(exit_code: int, *arguments: str, **env: Any) -> str:
+    """Run a command of the harness that must fail with EXIT_CODE, and return its output."""
+    code, output = run(*arguments, **env)
+    assert code == exit_code, output
+    return output
+
+
+@contextlib.contextmanager
+def diagnostics(output: str) -> Iterator[Path]:
+    """Give the folder of the diagnostics that the last line of OUTPUT names; it is removed afterwards."""
+    folder = ROOT / error_lines(output)[2].rpartition("Diagnostics: ")[2]
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_status_ui_and_logs() -> None:
-    code, said = run("cluster", "status")
-    assert code == 0, said
-    assert re.search(r"Kubernetes v1\.\d+\.\d+, Airflow 3\.3\.2, chart 1\.22\.0", said)
-    assert "health     all healthy" in said
-    assert all(f"airflow-{component}-" in said for component in ("api-server", "scheduler", "dag-processor"))
+    output = succeed("cluster", "status")
+    assert re.search(r"Kubernetes v1\.\d+\.\d+, Airflow 3\.3\.2, chart 1\.22\.0", output)
+    assert "health     all healthy" in output
+    assert all(f"airflow-{component}-" in output for component in ("api-server", "scheduler", "dag-processor"))
 
-    code, said = run("cluster", "ui")
-    [(address, username, password)] = re.findall(r"Airflow +(\S+)  user (\S+), password (\S+)", said)
-    assert code == 0
+    [(address, username, password)] = re.findall(
+        r"Airflow +(\S+)  user (\S+), password (\S+)", succeed("cluster", "ui")
+    )
     assert AirflowApi(address, username, password).dag_ids() >= {"events_pipeline_daily"}
 
-    code, said = run("cluster", "logs", "scheduler")
-    assert code == 0
-    assert "Starting the scheduler" in said
-    code, said = run("cluster", "logs", "schedular")
-    assert code == 2
-    assert last_lines(said)[0] == "✗ There is no component 'schedular' here."
+    assert "Starting the scheduler" in succeed("cluster", "logs", "scheduler")
+    output = fail(2, "cluster", "logs", "schedular")
+    assert error_lines(output)[0] == "✗ There is no component 'schedular' here."
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_kubelet_is_told_to_start_on_a_host_with_cgroup_v1() -> None:
-    config = run_command("docker", "exec", PLACE.node, "cat", "/kind/kubeadm.conf")  # as kind has merged it
+def test_the_kubelet_starts_on_a_host_with_cgroup_v1() -> None:
+    config = run_command("docker", "exec", KIND.node, "cat", "/kind/kubeadm.conf")  # as kind has merged it
     [kubelet] = [part for part in yaml.safe_load_all(config) if part["kind"] == "KubeletConfiguration"]
     assert kubelet["failCgroupV1"] is False
 
 
-def test_up_again_changes_nothing_and_a_change_is_rolled_out(cluster: Cluster) -> None:
+def test_a_second_up_changes_nothing(cluster: Cluster) -> None:
     before = pod_ids(cluster)
-    code, said = run("cluster", "up")
-    assert code == 0, said
+    succeed("cluster", "up")
     assert pod_ids(cluster) == before
 
-    change = ("cluster", "up", "--max-rejected", "0.5")
-    code, said = run(*change, PLATFORM_DEADLINE_ROLL_OUT="0.1")
-    assert code == 60, said
-    what, _, next_step = last_lines(said)
-    assert re.match(r"✗ [a-z-]+ is not ready after 0 s", what)
-    shutil.rmtree(ROOT / next_step.rpartition("Diagnostics: ")[2])
 
-    code, said = run(*change)
-    assert code == 0, said
+def test_a_change_is_rolled_out(cluster: Cluster) -> None:
+    before = pod_ids(cluster)
+    change = ("cluster", "up", "--max-rejected", "0.5")
+    output = fail(60, *change, PLATFORM_DEADLINE_ROLL_OUT="0.1")
+    assert re.match(r"✗ [a-z-]+ is not ready after 0 s", error_lines(output)[0])
+    with diagnostics(output):
+        pass
+
+    succeed(*change)
     [pod] = [p for p in cluster.items("pods") if p["metadata"]["labels"].get("component") == "scheduler"]
     env = {variable["name"]: variable.get("value") for variable in pod["spec"]["containers"][0]["env"]}
     assert env["EVENTS_MAX_REJECTED"] == "0.5"
     assert not pod_ids(cluster) & before
 
 
-def test_a_postgres_that_is_gone_is_named_at_once(cluster: Cluster) -> None:
+def test_a_killed_postgresql_is_named_at_once(cluster: Cluster) -> None:
     e2e = start("e2e", "--target", "kind", "--reuse")
-    said = read_until(e2e, r"create_tables +running")
-    run_command("docker", "kill", PLACE.postgres)
-    said += e2e.communicate(timeout=120)[0]
-    assert e2e.returncode == 46, said
-    lines = last_lines(said)
-    assert lines[0] == f"✗ The PostgreSQL of {PLACE.title}, the container {PLACE.postgres}, does not run."
-    diagnostics = ROOT / lines[2].rpartition("Diagnostics: ")[2]
-    assert (diagnostics / "export" / f"{PLACE.postgres}.log").stat().st_size
-    shutil.rmtree(diagnostics)
+    output = read_until(e2e, r"create_tables +running")
+    run_command("docker", "kill", KIND.postgres)
+    output += e2e.communicate(timeout=120)[0]
+    assert e2e.returncode == 46, output
+    expected = f"✗ The PostgreSQL of {KIND.title}, the container {KIND.postgres}, does not run."
+    assert error_lines(output)[0] == expected
+    with diagnostics(output) as folder:
+        assert (folder / "export" / f"{KIND.postgres}.log").stat().st_size
     assert cluster.kubectl.answers()
 
 
-def test_up_brings_back_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
-    password = read_secret(cluster.kubectl, "passwords")
-    node = ("docker", "exec", PLACE.node, "ctr", "--namespace", "k8s.io", "images")
+def test_up_restores_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
+    passwords = read_secret(cluster.kubectl, "passwords")
+    node = ("docker", "exec", KIND.node, "ctr", "--namespace", "k8s.io", "images")
     run_command(*node, "rm", f"docker.io/{images.airflow().reference}")
-    run_command("docker", "rm", "--force", "--volumes", PLACE.postgres)
-    run_command("docker", "stop", PLACE.node, timeout_s=120)
-    code, said = run("cluster", "status")
-    assert code == 62
-    assert "is not up." in last_lines(said)[0]
+    run_command("docker", "rm", "--force", "--volumes", KIND.postgres)
+    run_command("docker", "stop", KIND.node, timeout_s=120)
+    assert "is not up." in error_lines(fail(62, "cluster", "status"))[0]
 
-    user = tmp_path / "kubeconfig"  # somebody's own is not touched
-    user.write_text("apiVersion: v1\nkind: Config\n")
-    code, said = run("cluster", "up", KUBECONFIG=str(user))
-    assert code == 0, said
-    assert user.read_text() == "apiVersion: v1\nkind: Config\n"
-    assert f"kind cluster {PLACE.cluster} was there" in said
-    assert read_secret(cluster.kubectl, "passwords") == password
-    assert "all healthy" in run("cluster", "status")[1]
+    own = tmp_path / "kubeconfig"  # the user's own is not changed
+    own.write_text("apiVersion: v1\nkind: Config\n")
+    output = succeed("cluster", "up", KUBECONFIG=str(own))
+    assert own.read_text() == "apiVersion: v1\nkind: Config\n"
+    assert f"kind cluster {KIND.cluster} reused" in output
+    assert read_secret(cluster.kubectl, "passwords") == passwords
+    assert "all healthy" in succeed("cluster", "status")
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_hook_that_times_out_is_run_once_more_and_explained() -> None:
-    code, said = run("cluster", "up", "--max-rejected", "0.25", PLATFORM_DEADLINE_MIGRATIONS="1")
-    assert code == 59, said
-    assert said.count("… the migration hook did not end within 1 s; trying once more") == 1
-    what, why, next_step = last_lines(said)
+def test_a_hook_that_times_out_is_tried_again_and_explained() -> None:
+    output = fail(59, "cluster", "up", "--max-rejected", "0.25", PLATFORM_DEADLINE_MIGRATIONS="1")
+    assert output.count("… the migration hook did not end within 1 s; trying once more") == 1
+    what, why, _ = error_lines(output)
     assert what.startswith("✗ The chart's migration hook timed out twice, after 1 s each.")
     assert "migration" in what + why
-    diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
-    for name in ("events.txt", "objects.txt", "nodes.txt", "phases.json", "chart/values.yaml", "chart/manifest.yaml"):
-        assert (diagnostics / name).stat().st_size, name
-    assert list((diagnostics / "describe").glob("*.txt"))
-    assert (diagnostics / "export").is_dir()
-    shutil.rmtree(diagnostics)
+    with diagnostics(output) as folder:
+        for name in (
+            "events.txt",
+            "objects.txt",
+            "nodes.txt",
+            "phases.json",
+            "chart/values.yaml",
+            "chart/manifest.yaml",
+        ):
+            assert (folder / name).stat().st_size, name
+        assert list((folder / "describe").glob("*.txt"))
+        assert (folder / "export").is_dir()
 
 
 BROKEN = {
     "too little memory": (
         {"apiServer": {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}}},
         r"✗ api-server.* was killed .* for using more memory than its limit, 64Mi\.$",
-        "  It needs more than that, or holds on to too much at once.",
+        "  It needs more than that, or keeps too much in memory at once.",
     ),
     "a probe": (
         {"scheduler": {"startupProbe": {"command": ["false"], "periodSeconds": 1, "failureThreshold": 20}}},
         r"✗ scheduler is not ready after 60 s: scheduler: its startup probe failed",
-        "  It does not do what the probe asks; its log most likely says why.",
+        "  It does not answer as the probe expects; its log most likely says why.",
     ),
 }
 
@@ -155,23 +170,20 @@ def test_a_values_file_that_breaks_a_component_is_explained(name: str, tmp_path:
     values, what, why = BROKEN[name]
     (tmp_path / "broken.yaml").write_text(json.dumps(values))
     options = ("--values", str(tmp_path / "broken.yaml"))
-    code, said = run("cluster", "up", *options, PLATFORM_DEADLINE_ROLL_OUT="60")
-    assert code == 60, said
-    lines = last_lines(said)
-    assert re.match(what, lines[0]), said
+    output = fail(60, "cluster", "up", *options, PLATFORM_DEADLINE_ROLL_OUT="60")
+    lines = error_lines(output)
+    assert re.match(what, lines[0]), output
     assert lines[1] == why
-    diagnostics = ROOT / lines[2].rpartition("Diagnostics: ")[2]
-    summary = (diagnostics / "summary.txt").read_text()
-    assert lines[0].removeprefix("✗ ") in summary
-    assert (diagnostics / "chart" / "broken.yaml").exists()
-    assert (diagnostics / "chart" / "hooks.yaml").stat().st_size
-    assert (diagnostics / "export" / f"{PLACE.postgres}.log").stat().st_size
-    [component] = re.findall(r"(api-server|scheduler)", lines[0])[:1]
-    assert list((diagnostics / "pods").glob(f"airflow-{component}-*/*.previous.log") if "memory" in name else [1])
-    shutil.rmtree(diagnostics)
+    with diagnostics(output) as folder:
+        assert lines[0].removeprefix("✗ ") in (folder / "summary.txt").read_text()
+        assert (folder / "chart" / "broken.yaml").exists()
+        assert (folder / "chart" / "hooks.yaml").stat().st_size
+        assert (folder / "export" / f"{KIND.postgres}.log").stat().st_size
+        if "memory" in name:
+            assert list((folder / "pods").glob("airflow-api-server-*/*.previous.log"))
 
 
-def test_up_does_not_mind_what_failed_before(cluster: Cluster) -> None:
+def test_up_ignores_an_earlier_failed_migration(cluster: Cluster) -> None:
     labels = {"component": "run-airflow-migrations"}
     restricted = {
         "allowPrivilegeEscalation": False,
@@ -197,12 +209,11 @@ def test_up_does_not_mind_what_failed_before(cluster: Cluster) -> None:
     cluster.kubectl.run("delete", "job", "airflow-run-airflow-migrations", "--ignore-not-found")
     cluster.kubectl.apply([job])
     cluster.kubectl.run("wait", "--for=condition=failed", "job/airflow-run-airflow-migrations", "--timeout=60s")
-    code, said = run("cluster", "up")
-    assert code == 0, said
+    succeed("cluster", "up")
 
 
 @pytest.mark.usefixtures("cluster")
-def test_dbts_image_is_small_and_not_roots() -> None:
+def test_dbts_image_is_small_and_does_not_run_as_root() -> None:
     image, base = engine.inspect("image", images.dbt().reference), engine.inspect("image", pins.image("python"))
     assert image
     assert base
@@ -211,7 +222,7 @@ def test_dbts_image_is_small_and_not_roots() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_dbts_image_does_not_parse_the_project_again() -> None:
+def test_dbts_image_has_the_project_parsed() -> None:
     variables = {
         "DBT_TARGET": "prod",
         "WAREHOUSE_HOST": "warehouse.invalid",
@@ -224,8 +235,8 @@ def test_dbts_image_does_not_parse_the_project_again() -> None:
     }
     given = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
     image = images.dbt().reference
-    said = run_command("docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", *given, image, "ls")
-    assert "Partial parsing enabled, no changes found, skipping parsing" in said
+    output = run_command("docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", *given, image, "ls")
+    assert "Partial parsing enabled, no changes found, skipping parsing" in output
 
 
 def test_each_account_has_the_least_rights(cluster: Cluster) -> None:
@@ -246,85 +257,83 @@ def test_each_account_has_the_least_rights(cluster: Cluster) -> None:
         assert not may(account, "get", "nodes"), account
 
 
-def test_a_failing_dbt_test_is_explained_and_the_next_run_succeeds(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_failing_dbt_test_is_explained(cluster: Cluster) -> None:
     e2e = start("e2e", "--target", "kind", "--reuse")
-    said = read_until(e2e, r"create_tables +success")
-    warehouse = warehouse_of(PLACE)
-    with psycopg.connect(warehouse.admin_dsn) as connection:  # a row that no load can have written
+    output = read_until(e2e, r"create_tables +success")
+    with psycopg.connect(warehouse_of(KIND).admin_dsn) as connection:  # a row that no load can have written
         connection.execute("alter table raw.loads drop constraint loads_status_check")
         connection.execute("insert into raw.loads (source_uri, status) values ('nowhere', 'spoilt')")
-    said += e2e.communicate(timeout=600)[0]
-    assert e2e.returncode == 44, said
-    what, why, next_step = last_lines(said)
+    output += e2e.communicate(timeout=600)[0]
+    assert e2e.returncode == 44, output
+    what, why, _ = error_lines(output)
     assert what.startswith("✗ events_pipeline_daily failed in dbt_build: ")
     assert "raw_loads_have_a_known_status" in what
     assert why == "  A change to a model, or events that it does not expect; dbt's log has the rows or the statement."
-    diagnostics = ROOT / next_step.rpartition("Diagnostics: ")[2]
-    results = list((diagnostics / "tasks" / "dbt").glob("*/run_results.json"))  # of the scheduled run, too
-    assert results
-    for path in results:
-        failed = [r["unique_id"] for r in json.loads(path.read_text())["results"] if r["status"] == "fail"]
-        assert len(failed) == 1
-        assert "raw_loads_have_a_known_status" in failed[0]
-    assert list((diagnostics / "tasks").glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
-    assert list((diagnostics / "warehouse").glob("loads.csv"))
-    for component in ("api-server", "scheduler", "dag-processor"):
-        assert list((diagnostics / "pods").glob(f"airflow-{component}-*/{component}.log")), component
-    shutil.rmtree(diagnostics)
+    with diagnostics(output) as folder:
+        results = list((folder / "tasks" / "dbt").glob("*/run_results.json"))  # of the scheduled run, too
+        assert results
+        for path in results:
+            failed = [r["unique_id"] for r in json.loads(path.read_text())["results"] if r["status"] == "fail"]
+            assert len(failed) == 1
+            assert "raw_loads_have_a_known_status" in failed[0]
+        assert list((folder / "tasks").glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
+        assert list((folder / "warehouse").glob("loads.csv"))
+        for component in ("api-server", "scheduler", "dag-processor"):
+            assert list((folder / "pods").glob(f"airflow-{component}-*/{component}.log")), component
     failed_pods = [p for p in cluster.items("pods") if p["status"]["phase"] == "Failed"]
     assert any(pod["metadata"]["name"].startswith("dbt-build-") for pod in failed_pods)
+    assert "raw_loads_have_a_known_status" in succeed("cluster", "logs", "events_pipeline_daily", "dbt_build")
 
-    code, said = run("cluster", "logs", *DBT_BUILD)
-    assert code == 0
-    assert "raw_loads_have_a_known_status" in said
 
-    own = tmp_path / "own events.csv.gz"  # and what failed before does not matter to the next run
+@pytest.mark.usefixtures("cluster")
+def test_a_run_on_an_own_file_succeeds_after_a_failed_one(tmp_path: Path) -> None:
+    own = tmp_path / "own events.csv.gz"
     own.write_bytes(gzip.compress(b"".join(SAMPLE.read_bytes().splitlines(keepends=True)[:501])))
-    code, said = run("e2e", "--target", "kind", "--reuse", "--events", str(own))
-    assert code == 0, said
-    assert re.search(r"raw.events +500$", said, re.MULTILINE)
-    assert "✓ everything taken down" not in said
+    output = succeed("e2e", "--target", "kind", "--reuse", "--events", str(own))
+    assert re.search(r"raw.events +500$", output, re.MULTILINE)
+    assert "✓ everything taken down" not in output
 
 
 @pytest.fixture
-def strangers_kubeconfig(cluster: Cluster, tmp_path: Path) -> Path:
-    """Give the cluster's kubeconfig as somebody else's, with a volume of a class of its own."""
+def foreign_kubeconfig(cluster: Cluster, tmp_path: Path) -> Path:
+    """Give the cluster's kubeconfig as that of somebody else's cluster, with a volume of another storage class."""
     path = tmp_path / "config"
-    shutil.copy(PLACE.kubeconfig, path)
-    run_command("docker", "exec", PLACE.node, "mkdir", "-p", "-m", "777", "/var/lib/strangers-logs")
+    shutil.copy(KIND.kubeconfig, path)
+    run_command("docker", "exec", KIND.node, "mkdir", "-p", "-m", "777", "/var/lib/foreign-logs")
     volume = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": "strangers-logs"},
+        "metadata": {"name": "foreign-logs"},
         "spec": {
             "accessModes": ["ReadWriteOnce"],
             "capacity": {"storage": "1Gi"},
-            "storageClassName": "strangers",
-            "hostPath": {"path": "/var/lib/strangers-logs"},
+            "storageClassName": "foreign",
+            "hostPath": {"path": "/var/lib/foreign-logs"},
         },
     }
     cluster.kubectl.apply([volume])
     return path
 
 
-def test_a_strangers_cluster_is_used_and_left_as_it_was(cluster: Cluster, strangers_kubeconfig: Path) -> None:
-    server = PLACE.database_that_is_up()
-    before = pod_ids(cluster)
-    namespaces = {item["metadata"]["name"] for item in cluster.items("namespaces")}
-    with psycopg.connect(server.server.dsn) as connection:
-        databases = set(connection.execute("select datname from pg_database").fetchall())
-        roles = set(connection.execute("select rolname from pg_roles").fetchall())
-    code, said = run(
-        *("e2e", "--target", "context", "--namespace", "somebody", "--storage-class", "strangers"),
-        *("--warehouse-dsn", f"postgresql://postgres@{server.host}:{server.port}/postgres"),
-        KUBECONFIG=str(strangers_kubeconfig),
-        PGPASSWORD=server.server.password,
+def test_an_existing_cluster_is_used_and_left_unchanged(cluster: Cluster, foreign_kubeconfig: Path) -> None:
+    database = KIND.running_database()
+    password = database.server.password
+
+    def objects() -> tuple[set[str], ...]:
+        """Return the ids of the pods, and the names of namespaces, databases and roles."""
+        namespaces = {item["metadata"]["name"] for item in cluster.items("namespaces")}
+        with psycopg.connect(database.server.dsn) as connection:
+            databases = {name for (name,) in connection.execute("select datname from pg_database")}
+            roles = {name for (name,) in connection.execute("select rolname from pg_roles")}
+        return pod_ids(cluster), namespaces, databases, roles
+
+    before = objects()
+    output = succeed(
+        *("e2e", "--target", "context", "--namespace", "somebody", "--storage-class", "foreign"),
+        *("--warehouse-dsn", f"postgresql://postgres@{database.host}:{database.port}/postgres"),
+        KUBECONFIG=str(foreign_kubeconfig),
+        PGPASSWORD=password,
     )
-    assert code == 0, said
-    assert server.server.password not in said
-    assert pod_ids(cluster) == before
-    assert {item["metadata"]["name"] for item in cluster.items("namespaces")} == namespaces
-    with psycopg.connect(server.server.dsn) as connection:
-        assert set(connection.execute("select datname from pg_database").fetchall()) == databases
-        assert set(connection.execute("select rolname from pg_roles").fetchall()) == roles
+    assert password not in output
+    assert objects() == before
     assert json.loads((ROOT / "build" / "e2e" / "phases.json").read_text())["total_s"] > 0

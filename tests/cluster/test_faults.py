@@ -12,6 +12,8 @@ from harness.kubernetes.causes.search import find_component_cause, find_task_cau
 from tests.cluster.conftest import Cluster
 from tests.cluster.faults import EXPECTED, MANIFESTS, OBJECTS
 
+pytestmark = pytest.mark.cluster
+
 RECOGNISED_IN_S = 90.0
 KINDS = ("pods", "events", "persistentvolumeclaims", "jobs", "nodes")
 

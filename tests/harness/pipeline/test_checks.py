@@ -10,10 +10,10 @@ import pytest
 
 from events.load import load
 from events.tables import create_tables
-from harness.commands import e2e
 from harness.errors import ChecksFailedError
 from harness.pipeline import expected_numbers
 from harness.pipeline.checks import compare, fingerprint
+from harness.pipeline.run_checks import check_numbers
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
@@ -85,7 +85,7 @@ def test_a_number_that_differs_is_told_with_what_is_expected_and_found(built: Wa
     other = tmp_path / "other.csv"
     other.write_text(HEADER + ROWS.replace("_1.10", "_1.25"))
     with pytest.raises(ChecksFailedError) as caught:
-        e2e.check(expected_numbers.compute(str(other)), built)
+        check_numbers(expected_numbers.compute(str(other)), built)
     assert caught.value.evidence == [
         "| number | expected | found |\n| --- | --- | --- |\n| sum of lead fees | 3.45 | 3.300000 |\n"
         "| content of analysis.service_revenue_daily "

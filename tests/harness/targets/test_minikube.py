@@ -1,33 +1,34 @@
-"""minikube is called as it documents itself: a program that takes just the documented commands and flags is driven.
+"""minikube is called as documented: a program stands in for it that takes the documented commands and flags alone.
 
-`minikube_cli.json` is what the pages of minikube 1.38.1 say: for each flag its value's type, and its short form.
+`minikube_cli.json` has them from the documentation of minikube 1.38.1: each flag with its value's type and short form.
 """
 
 import ipaddress
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.docker import engine, images
 from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError
-from harness.processes import command as commands
 from harness.processes.background import InBackground
+from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.targets import Settings, minikube
-from harness.targets import docker_cluster as on_engine
-from harness.targets.minikube import MinikubePlace
+from harness.targets import minikube
+from harness.targets.minikube import MinikubeCluster
+from harness.targets.options import RunOptions
 from tests import programs
 
 INTERFACE = Path(__file__).with_name("minikube_cli.json")
-CLUSTER = MinikubePlace.cluster
+CLUSTER = MinikubeCluster.cluster
 
 MINIKUBE = """\
 import json, os, pathlib, re, sys
@@ -124,46 +125,40 @@ match command:
 """
 
 
-class Docker:
-    """The engine's containers and networks, as far as they are looked at, and the commands that change them."""
-
-    def __init__(self) -> None:
-        self.there: dict[tuple[str, str], dict[str, Any]] = {}
-        self.commands: list[list[str]] = []
-
-    def inspect(self, kind: str, name: str) -> dict[str, Any] | None:
-        return self.there.get((kind, name))
-
-    def run(self, *argv: str | Path, **options: Any) -> str:
-        if argv[0] != "docker":
-            return commands.run(*argv, **options)
-        words = [str(word) for word in argv]
-        self.commands.append(words)
-        _, kind, verb, *_, name = words
-        if verb == "rm":
-            del self.there[kind, name]
-        else:
-            told = dict(zip(words[3:-1:2], words[4:-1:2], strict=True))
-            subnet, gateway = told.get("--subnet", "172.20.0.0/16"), told.get("--gateway", "172.20.0.1")
-            config = {"Subnet": subnet, "Gateway": gateway}
-            config |= {"IPRange": told["--ip-range"]} if "--ip-range" in told else {}
-            self.there[kind, name] = {"IPAM": {"Config": [config]}}
-        return ""
-
-
-@pytest.fixture(autouse=True)
-def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
-    docker = Docker()
-    monkeypatch.setattr(engine, "inspect", docker.inspect)
-    monkeypatch.setattr(on_engine, "run", docker.run)
-    monkeypatch.setattr(minikube, "run", docker.run)
-    return docker
+DOCKER = """\
+#!/bin/sh
+cd 'HERE'
+case "$1 $2" in
+*" inspect") cat "$1 $3" 2>/dev/null || { echo "Error: No such $1" >&2; exit 1; } ;;
+"network rm") rm "network $3"; echo "$@" >> docker-calls ;;
+"network create")
+    echo "$@" >> docker-calls
+    subnet=172.20.0.0/16 gateway=172.20.0.1 range=
+    while [ $# -gt 1 ]; do
+        case $1 in
+        --subnet) subnet=$2 ;;
+        --gateway) gateway=$2 ;;
+        --ip-range) range=', "IPRange": "'$2'"' ;;
+        esac
+        shift
+    done
+    echo '[{"IPAM": {"Config": [{"Subnet": "'$subnet'", "Gateway": "'$gateway'"'"$range"'}]}}]' > "network $1"
+    ;;
+"container rm") shift 4; rm "container $1" ;;
+*) exit 1 ;;
+esac
+"""
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Install the program that takes what is documented; give the folder that it keeps its state in."""
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the folder of a machine with a docker command and a minikube; they keep their state there."""
     programs.write(tmp_path / "minikube", MINIKUBE.format(here=str(tmp_path), interface=str(INTERFACE)))
+    (tmp_path / "docker").write_text(DOCKER.replace("HERE", str(tmp_path)))
+    (tmp_path / "docker").chmod(0o755)
+    for name in ("cat", "rm"):  # for the docker command
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PLATFORM_MINIKUBE", str(tmp_path / "minikube"))
     monkeypatch.setenv("KUBECONFIG", "/the/user's/own")
     monkeypatch.setenv("PLATFORM_NODE_IMAGE", "kindest/node:v1.35.8@sha256:07b2")
@@ -171,17 +166,15 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def place(program: Path, monkeypatch: pytest.MonkeyPatch) -> MinikubePlace:
-    monkeypatch.setattr(on_engine, "BUILD", program / "build")
-    place = MinikubePlace(Settings("events.csv", 0.01))
-    assert place.kubeconfig == program / "build/cluster/minikube/kubeconfig"
-    return place
+def cluster(machine: Path) -> MinikubeCluster:
+    cluster = MinikubeCluster(RunOptions(), build=machine / "build")
+    assert cluster.kubeconfig == machine / "build/cluster/minikube/kubeconfig"
+    return cluster
 
 
 @pytest.fixture
-def supervisor(program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    monkeypatch.setenv("TMPDIR", str(program))
-    monkeypatch.setattr("tempfile.tempdir", None)
+def supervisor(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr(tempfile, "tempdir", str(machine))
     with Supervisor.launch() as supervisor:
         yield supervisor
 
@@ -191,18 +184,22 @@ def image() -> images.Image:
     return images.Image("dbt", "dbt/Dockerfile", "python:3", {}, {})
 
 
-def calls(program: Path) -> list[list[str]]:
-    """Return what minikube was asked so far; always with the private kubeconfig, and of our profile."""
-    made = [json.loads(line) for line in (program / "calls").read_text().splitlines()]
-    assert {kubeconfig for _, kubeconfig in made} == {str(program / "build/cluster/minikube/kubeconfig")}
-    profiles = [argv.index("--profile") for argv, _ in made]
-    assert all(argv[at + 1] == CLUSTER for (argv, _), at in zip(made, profiles, strict=True))
-    return [argv[:at] + argv[at + 2 :] for (argv, _), at in zip(made, profiles, strict=True)]
+def calls(machine: Path) -> list[list[str]]:
+    """Return minikube's calls so far, without the profile; all are of this clone's profile and kubeconfig."""
+    found = [json.loads(line) for line in (machine / "calls").read_text().splitlines()]
+    assert {kubeconfig for _, kubeconfig in found} == {str(machine / "build/cluster/minikube/kubeconfig")}
+    without_profile = []
+    for argv, _ in found:
+        at = argv.index("--profile")
+        assert argv[at + 1] == CLUSTER
+        without_profile.append(argv[:at] + argv[at + 2 :])
+    return without_profile
 
 
-def ask(program: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def ask(machine: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run minikube without recording the call."""
     env = os.environ | {"UNRECORDED": "1"}
-    return subprocess.run([program / "minikube", *arguments], capture_output=True, text=True, env=env, check=False)
+    return subprocess.run([machine / "minikube", *arguments], capture_output=True, text=True, env=env, check=False)
 
 
 LOAD = ["image", "load", "--daemon=true"]
@@ -213,121 +210,120 @@ START = [
 ]
 
 
-def test_from_nothing_to_nothing(
-    place: MinikubePlace, program: Path, supervisor: Supervisor, docker: Docker, image: images.Image
+def test_a_cluster_is_created_reused_and_deleted(
+    cluster: MinikubeCluster, machine: Path, supervisor: Supervisor, image: images.Image
 ) -> None:
-    place.prepare()
-    docker.there["container", place.postgres] = {
-        "Name": place.postgres
-    }  # it starts at the same time, and is no cluster
-    assert place.create(supervisor) == f"minikube cluster {CLUSTER} up"
-    docker.there["container", place.node] = {"Name": place.node}
-    # kubectl is told of the file alone: without a current context in it, it would ask localhost:8080
-    assert json.loads(place.kubeconfig.read_text())["current-context"] == CLUSTER
+    cluster.prepare()
+    (machine / f"container {cluster.postgres}").write_text('[{"Name": "postgres"}]')  # it starts at the same time
+    assert cluster.create(supervisor) == f"minikube cluster {CLUSTER} up"
+    node = machine / f"container {cluster.node}"
+    node.write_text('[{"State": {"Running": true}}]')
+    # kubectl gets this file alone: without a current context in it, it would ask localhost:8080
+    assert json.loads(cluster.kubeconfig.read_text())["current-context"] == CLUSTER
 
-    assert place.bring(supervisor, image) == image.reference
-    assert place.bring(supervisor, image) == image.reference  # it is there now
-    place.export_cluster(program)
-    assert (program / "minikube.log").read_text() == "==> Docker <==\n"
-    assert place.create(supervisor) == f"minikube cluster {CLUSTER} was there"
-    status = ask(program, "status", "--output", "json", "--profile", CLUSTER)
+    assert cluster.load_image(supervisor, image) == image.reference
+    assert cluster.load_image(supervisor, image) == image.reference  # the node has it now
+    cluster.export_cluster(machine)
+    assert (machine / "minikube.log").read_text() == "==> Docker <==\n"
+    assert cluster.create(supervisor) == f"minikube cluster {CLUSTER} reused"
+    status = ask(machine, "status", "--output", "json", "--profile", CLUSTER)
     assert (status.returncode, json.loads(status.stdout)["Host"]) == (0, "Running")
 
-    place.delete()
-    assert ask(program, "status", "--profile", CLUSTER).returncode == 85
-    assert calls(program) == [
+    cluster.delete()
+    assert ask(machine, "status", "--profile", CLUSTER).returncode == 85
+    assert calls(machine) == [
         START,
         ["image", "ls"],
         [*LOAD, image.reference],
         ["image", "ls"],
         ["image", "ls"],
-        ["logs", "--file", str(program / "minikube.log")],
+        ["logs", "--file", str(machine / "minikube.log")],
         START,
         ["delete"],
     ]
-    assert list(docker.there) == [("container", place.node)]  # which the real one removes
-    assert not place.kubeconfig.exists()
+    node.unlink()  # the real minikube deletes it
+    assert not [*machine.glob("container *"), *machine.glob("network *")]
+    assert not cluster.kubeconfig.exists()
 
 
-def test_the_network_leaves_minikube_its_address(place: MinikubePlace, docker: Docker) -> None:
-    place.prepare()
-    place.prepare()  # which changes nothing
-    label = ["docker", "network", "create", "--label", f"events-platform={CLUSTER}"]
-    subnet = ["--subnet", "172.20.0.0/16", "--gateway", "172.20.0.1", "--ip-range", "172.20.128.0/17"]
-    assert docker.commands == [
-        [*label, CLUSTER],
-        ["docker", "network", "rm", CLUSTER],
-        [*label, *subnet, CLUSTER],
+def test_the_network_keeps_minikubes_address_free(cluster: MinikubeCluster, machine: Path) -> None:
+    cluster.prepare()
+    cluster.prepare()  # changes nothing
+    create = f"network create --label events-platform={CLUSTER}"
+    assert (machine / "docker-calls").read_text().splitlines() == [
+        f"{create} {CLUSTER}",
+        f"network rm {CLUSTER}",
+        f"{create} --subnet 172.20.0.0/16 --gateway 172.20.0.1 --ip-range 172.20.128.0/17 {CLUSTER}",
     ]
 
 
 @pytest.mark.needs("engine")
-def test_an_engine_gives_a_container_that_address(place: MinikubePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    place.cluster = f"test-{uuid.uuid4().hex[:8]}"
+def test_an_engine_takes_the_networks_ranges(tmp_path: Path) -> None:
+    cluster = MinikubeCluster(RunOptions(), build=tmp_path)
+    cluster.cluster = f"test-{uuid.uuid4().hex[:8]}"
     try:
-        place.prepare()
-        told = engine.inspect("network", place.cluster)
-        assert told is not None
-        [config] = told["IPAM"]["Config"]
-        wanted = ipaddress.ip_address(config["Gateway"]) + 1
-        assert wanted in ipaddress.ip_network(config["Subnet"])
-        assert wanted not in ipaddress.ip_network(config["IPRange"])
-        assert told["Labels"] == {"events-platform": place.cluster}
+        cluster.prepare()
+        network = engine.inspect("network", cluster.cluster)
+        assert network is not None
+        [config] = network["IPAM"]["Config"]
+        address = ipaddress.ip_address(config["Gateway"]) + 1
+        assert address in ipaddress.ip_network(config["Subnet"])
+        assert address not in ipaddress.ip_network(config["IPRange"])
+        assert network["Labels"] == {"events-platform": cluster.cluster}
     finally:
-        commands.run("docker", "network", "rm", place.cluster)
+        run("docker", "network", "rm", cluster.cluster)
 
 
-def test_an_image_is_not_brought_before_the_node_runs(
-    place: MinikubePlace, program: Path, supervisor: Supervisor, image: images.Image
+def test_an_image_is_loaded_once_the_node_runs(
+    cluster: MinikubeCluster, machine: Path, supervisor: Supervisor, image: images.Image
 ) -> None:
-    place.prepare()
-    bringing = InBackground(lambda: place.bring(supervisor, image))
+    cluster.prepare()
+    loading = InBackground(lambda: cluster.load_image(supervisor, image))
     time.sleep(0.2)
-    assert not bringing.has_ended
-    assert not (program / "calls").exists()
-    place.create(supervisor)
-    assert bringing.result() == image.reference
-    assert calls(program) == [START, ["image", "ls"], [*LOAD, image.reference], ["image", "ls"]]
+    assert not loading.has_ended
+    assert not (machine / "calls").exists()
+    cluster.create(supervisor)
+    assert loading.result() == image.reference
+    assert calls(machine) == [START, ["image", "ls"], [*LOAD, image.reference], ["image", "ls"]]
 
 
-def test_an_image_that_minikube_does_not_load_is_an_error_whatever_it_says(
-    place: MinikubePlace, program: Path, supervisor: Supervisor, image: images.Image
+def test_an_image_that_is_missing_after_the_load_is_an_error(
+    cluster: MinikubeCluster, machine: Path, supervisor: Supervisor, image: images.Image
 ) -> None:
-    place.prepare()
-    place.create(supervisor)
-    (program / "load-fails").touch()
+    cluster.prepare()
+    cluster.create(supervisor)
+    (machine / "load-fails").touch()
     with pytest.raises(ClusterFailedError) as caught:
-        place.bring(supervisor, image)
+        cluster.load_image(supervisor, image)
     assert caught.value.what == f"minikube did not load the image {image.reference}."
-    assert caught.value.why == "Its output says: ! Failed to load cached images"
+    assert caught.value.why == "Its output ends with: ! Failed to load cached images"
 
 
-def test_a_start_that_fails_is_explained_by_minikube(
-    place: MinikubePlace, program: Path, supervisor: Supervisor
+def test_a_failed_start_is_explained_by_minikube(
+    cluster: MinikubeCluster, machine: Path, supervisor: Supervisor
 ) -> None:
-    place.prepare()
-    (program / "start-fails").touch()
+    cluster.prepare()
+    (machine / "start-fails").touch()
     with pytest.raises(ClusterFailedError) as caught:
-        place.create(supervisor)
+        cluster.create(supervisor)
     assert caught.value.what == "minikube could not start the cluster."
     assert caught.value.why == "Its output says: X Exiting due to GUEST_PROVISION: error provisioning guest"
     assert caught.value.next_step == f"See more: minikube logs --profile {CLUSTER}"
 
 
-def test_what_is_not_there_is_deleted_all_the_same(place: MinikubePlace, program: Path, docker: Docker) -> None:
-    place.delete()
-    assert calls(program) == [["delete"]]
-    assert docker.commands == []
+def test_a_missing_cluster_can_be_deleted(cluster: MinikubeCluster, machine: Path) -> None:
+    cluster.delete()
+    assert calls(machine) == [["delete"]]
+    assert not (machine / "docker-calls").exists()
 
 
-def test_without_minikube_nothing_is_made_and_everything_deleted(
-    place: MinikubePlace, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+def test_without_minikube_nothing_is_created_and_everything_deleted(
+    cluster: MinikubeCluster, machine: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PLATFORM_MINIKUBE")
-    monkeypatch.setenv("PATH", "/nowhere")
-    place.delete()
-    for attempt in (place.create, place.check):
+    (machine / "minikube").unlink()
+    cluster.delete()
+    for attempt in (cluster.create, cluster.check_prerequisites):
         with pytest.raises(ToolMissingError) as caught:
             attempt(supervisor)
         assert caught.value.what == "minikube is not installed."
@@ -343,9 +339,7 @@ def test_without_minikube_nothing_is_made_and_everything_deleted(
         ("my/node:latest", "stable"),
     ],
 )
-def test_the_version_of_kubernetes_is_that_of_kinds_node(
-    monkeypatch: pytest.MonkeyPatch, node: str, version: str
-) -> None:
+def test_kubernetes_has_the_version_of_kinds_node(monkeypatch: pytest.MonkeyPatch, node: str, version: str) -> None:
     monkeypatch.setenv("PLATFORM_NODE_IMAGE", node)
     assert minikube.kubernetes_version() == version
 
@@ -356,7 +350,7 @@ def test_the_pinned_node_names_its_version(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error"),
     [
         (["start", "--netwrk", "x"], "Error: unknown flag: --netwrk"),
         (["start", "--daemon=true"], "Error: unknown flag: --daemon"),  # another command's
@@ -368,11 +362,11 @@ def test_the_pinned_node_names_its_version(monkeypatch: pytest.MonkeyPatch) -> N
         (["stat"], 'Error: unknown command "stat" for "minikube"'),
     ],
 )
-def test_the_program_refuses_what_is_not_documented(program: Path, arguments: list[str], says: str) -> None:
-    refused = ask(program, *arguments)
-    assert (refused.returncode, refused.stderr) == (14, says + "\n")
+def test_the_program_refuses_what_is_not_documented(machine: Path, arguments: list[str], error: str) -> None:
+    refused = ask(machine, *arguments)
+    assert (refused.returncode, refused.stderr) == (14, error + "\n")
 
 
-def test_an_undocumented_flag_of_ours_would_fail(place: MinikubePlace) -> None:
+def test_an_undocumented_flag_of_ours_would_fail(cluster: MinikubeCluster) -> None:
     with pytest.raises(CommandFailedError, match=r"exit code 14\.\nIts output says: Error: unknown flag: --fast"):
-        place._minikube("delete", "--fast")
+        cluster._minikube("delete", "--fast")

@@ -1,0 +1,31 @@
+"""The error after an interrupt: its exit code is the shell's, and its next step repeats the command."""
+
+import signal
+
+import pytest
+
+from harness.commands.interrupts import Interrupted, interrupts_as_errors
+from harness.errors import HarnessError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why", "command"),
+    [
+        (["e2e", "--events", "a.csv"], "Everything was taken down, unless it is named above.", "nox -s e2e"),
+        (
+            ["e2e", "--keep", "--events", "s3://SECRET:SECRET@bucket/a.csv?sig=SECRET"],
+            "A cluster that was up, or partly up, stays; everything else was taken down.",
+            "nox -s e2e -- --keep --events 's3://bucket/a.csv?sig=…'",
+        ),
+        (
+            ["cluster", "up"],
+            "A cluster that was up, or partly up, stays; everything else was taken down.",
+            "nox -s cluster -- up",
+        ),
+    ],
+)
+def test_an_interrupt_is_an_error(arguments: list[str], why: str, command: str) -> None:
+    with pytest.raises(HarnessError) as caught, interrupts_as_errors(arguments):
+        raise Interrupted(signal.SIGINT)
+    assert str(caught.value) == f"Interrupted by SIGINT.\n{why}\nRun it again: {command}"
+    assert caught.value.exit_code == 130

@@ -1,0 +1,111 @@
+"""A missing engine, too small a one, or one with a full disk is an expected error."""
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from harness.docker import engine, images
+from harness.errors import DiskFullError, EngineMissingError, TooSmallError
+from harness.warehouse.container import engine_answers
+from tests import programs
+from tests.servers import serving
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(params=["unix:///nowhere", "unix:///dev/null", "tcp://127.0.0.1:1", "501"])
+def no_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give an address where no engine answers, or refuses this user."""
+    with serving(BaseHTTPRequestHandler) as address:  # answers 501 to every request
+        host = f"tcp://{address}" if request.param == "501" else request.param
+        monkeypatch.setenv("DOCKER_HOST", host)
+        yield host
+
+
+@pytest.mark.needs("docker")
+def test_an_engine_that_does_not_answer_is_missing(no_engine: str) -> None:
+    assert not engine_answers()
+    with pytest.raises(EngineMissingError) as caught:
+        engine.inspect("container", "any")
+    assert caught.value.what == f"The cluster needs a Docker engine, and none answers at {no_engine}."
+    assert caught.value.why == "It is most likely not running, or you have no permission to use it."
+
+
+@pytest.fixture
+def bin_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the only folder on the path."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Cannot connect to the Docker daemon at unix:///nowhere. Is the docker daemon running?",
+        "failed to connect to the docker API at unix:///nowhere; check if the path is correct and if the daemon is "
+        "running: dial unix /nowhere: connect: no such file or directory",  # Docker 29: "no such" what?
+    ],
+)
+def test_an_object_of_a_missing_engine_is_not_just_absent(bin_: Path, message: str) -> None:
+    programs.write_answers(bin_ / "docker", {}, message)
+    with pytest.raises(EngineMissingError):
+        engine.inspect("container", "any")
+
+
+@pytest.mark.needs("engine")
+def test_an_absent_object_is_none() -> None:
+    assert [engine.inspect(kind, "no-such-thing-here") for kind in ("container", "image", "network")] == [None] * 3
+
+
+def write_docker(folder: Path, memory_bytes: int = engine.MIN_MEMORY_BYTES, root: Path | None = None) -> None:
+    """Write the docker command of an engine with this memory whose disk is at ROOT."""
+    info = {"ServerVersion": "29", "MemTotal": memory_bytes, "DockerRootDir": str(root or folder)}
+    programs.write_docker(folder / "docker", {"info --format json": json.dumps(info)})
+
+
+def set_free(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free_bytes * 2, free_bytes, free_bytes))
+
+
+def test_an_engine_with_little_memory_is_too_small(bin_: Path) -> None:
+    write_docker(bin_, memory_bytes=4_000_000_000)
+    with pytest.raises(TooSmallError) as caught:
+        engine.check_size()
+    assert caught.value.what == "The Docker engine has 4.0 GB of memory; the cluster needs 5.0 GB."
+
+
+def test_an_engine_with_little_disk_space_is_too_small(bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_docker(bin_)
+    set_free(monkeypatch, engine.MIN_FREE_BYTES)
+    engine.check_size()
+    set_free(monkeypatch, 5_000_000_000)
+    engine.check_size(is_up=True)
+    with pytest.raises(TooSmallError) as caught:
+        engine.check_size()
+    assert caught.value.what == f"The Docker engine's disk ({bin_}) has 5.0 GB free; the cluster needs 6.0 GB."
+
+
+def test_a_full_disk_is_an_error(bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_docker(bin_)
+    set_free(monkeypatch, engine.MIN_FREE_BYTES)
+    engine.check_disk()
+    set_free(monkeypatch, 1)
+    with pytest.raises(DiskFullError, match=r"The Docker engine's disk \(.*\) is full\."):
+        engine.check_disk()
+
+
+def test_another_machines_disk_is_not_checked(bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_docker(bin_, root=bin_ / "another machine's")
+    set_free(monkeypatch, 1)
+    engine.check_size()
+    engine.check_disk()
+
+
+def test_an_image_that_is_not_built_needs_its_base(bin_: Path) -> None:
+    programs.write_docker(bin_ / "docker", {f"image inspect {images.dbt().reference}": "[{}]"})
+    assert images.needed_bases() == ["airflow"]

@@ -1,0 +1,105 @@
+"""The cause of a failure on a cluster: the engine's disk, PostgreSQL, or what the cluster says, in this order."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from harness.errors import (
+    ChecksFailedError,
+    DagRunFailedError,
+    DiskFullError,
+    HarnessError,
+    PostgresError,
+    ServiceFailedError,
+)
+from harness.targets.cluster_failure import with_cause
+from harness.targets.cluster_provider import ClusterProvider
+
+FULL = DiskFullError("full", "why", "next")
+GONE = PostgresError("gone", "why", "next")
+
+
+def pod(component: str, **state: Any) -> dict[str, Any]:
+    """Return a pod whose container is in STATE, after several restarts."""
+    metadata = {"name": f"airflow-{component}-1", "labels": {"component": component}}
+    status = {"containerStatuses": [{"name": component, "restartCount": 5, "ready": False, **state}]}
+    spec = {"nodeName": "node", "containers": [{"name": component, "image": "airflow:1"}]}
+    return {"kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
+
+
+CRASH = pod(
+    "scheduler",
+    state={"waiting": {"reason": "CrashLoopBackOff"}},
+    lastState={"terminated": {"exitCode": 1, "reason": "Error"}},
+)
+NO_IMAGE = pod("worker", state={"waiting": {"reason": "InvalidImageName", "message": "invalid reference"}})
+
+
+@dataclass
+class Cluster:
+    """A cluster provider, and its kubectl, for what `with_cause` uses of them."""
+
+    disk: HarnessError | None = None
+    database: HarnessError | None = None
+    pods: list[dict[str, Any]] = field(default_factory=list)
+    argv: tuple[str, ...] = ("kubectl", "--namespace", "events-platform")
+
+    def check_dependencies(self, *, database: bool = True) -> None:
+        if self.disk:
+            raise self.disk
+        if database and self.database:
+            raise self.database
+
+    def kubectl(self) -> "Cluster":
+        return self
+
+    def items(self, *kinds: str) -> list[dict[str, Any]]:
+        return self.pods if "pods" in kinds else []
+
+    def logs(self, *_: object, **__: object) -> str:
+        return "the scheduler's last words"
+
+
+def explained(error: HarnessError, cluster: Cluster, *, database: bool = True) -> Exception:
+    return with_cause(error, cast(ClusterProvider, cluster), database=database)
+
+
+@pytest.mark.parametrize("kind", [DagRunFailedError, ServiceFailedError, HarnessError])
+def test_a_failed_dependency_is_the_cause(kind: type[HarnessError]) -> None:
+    error = kind("what", "why", "next")
+    assert explained(error, Cluster(FULL, GONE, [CRASH])) is FULL
+    assert explained(error, Cluster(None, GONE, [CRASH])) is GONE
+
+
+def test_a_database_that_was_not_running_yet_is_not_missed() -> None:
+    error = HarnessError("what", "why", "next")
+    assert explained(error, Cluster(None, GONE), database=False) is error
+
+
+def test_a_wrong_number_has_no_other_cause() -> None:
+    error = ChecksFailedError("what", "why", "next")
+    assert explained(error, Cluster(FULL, GONE, [CRASH])) is error
+
+
+@pytest.mark.parametrize(
+    ("kind", "pods", "cause"),
+    [
+        (DagRunFailedError, [CRASH, NO_IMAGE], "cannot get its image"),
+        (DagRunFailedError, [CRASH], ""),  # of a component; the task's log says more
+        (ServiceFailedError, [CRASH, NO_IMAGE], "scheduler"),
+        (ServiceFailedError, [], ""),
+        (HarnessError, [CRASH, NO_IMAGE], ""),
+    ],
+)
+def test_the_clusters_cause_is_added(kind: type[HarnessError], pods: list[dict[str, Any]], cause: str) -> None:
+    error = kind("It failed.", "why", "next")
+    found = explained(error, Cluster(pods=pods))
+    assert str(error) == "It failed.\nwhy\nnext"
+    if not cause:
+        assert found is error
+        return
+    assert isinstance(found, kind)
+    assert found.what.startswith("It failed. ")
+    assert cause in found.what
+    assert (found.why, found.exit_code) != (error.why, 0)
