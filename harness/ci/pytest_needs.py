@@ -1,4 +1,4 @@
-"""Skip the tests whose needs are not met, and list at the end what is missing: a pytest plugin.
+"""Skip the tests whose needs are not met, and list at the end the missing needs: a pytest plugin.
 
     @pytest.mark.needs("engine", "buildx")
 
@@ -102,7 +102,7 @@ def fail(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any) -> Any:
-    """End the run with what is missing; with xdist in the process that has the reports of all workers."""
+    """End the run with the missing needs; with xdist in the process that has the reports of all workers."""
     yield
     if lines := lines_of_missing(terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_sep("=", "skipped, because something they need is missing")

@@ -48,7 +48,7 @@ def save(
     reported and left out: the failure itself matters more.
 
     Args:
-        error: an unexpected one is returned as it is, and the folder printed.
+        error: an unexpected one is returned unchanged, and the folder printed.
         folders: copied, under these names.
         warehouse_dsn: of the warehouse whose ledger and rejected rows are saved.
         save_more: called with the folder of the diagnostics.
