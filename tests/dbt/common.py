@@ -1,98 +1,72 @@
-"""What the tests of the dbt project share: what they write, read and load."""
+"""What the tests of the dbt project write, read and load."""
 
 import shutil
-import subprocess
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from harness.pipeline.checks import select
+from harness.pipeline.events_file import Event
+from harness.pipeline.expected_numbers import COLUMNS, Marts, proposal
 from harness.warehouse.roles import Warehouse
-from tests.dbt.brute_force import MARTS, Event, Rows
+from tests.dbt.process import PROJECT
+from tests.dbt.random_events import NOON
 
-PROJECT = Path(__file__).parents[2] / "dbt"
 LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
-# Starting Python and dbt takes seconds, so one process runs dbt for each line that it reads. It does so by run.py, or,
-# started with "bare", as a bare `dbt` would. With pause=N,M,… it waits for another line before each of those
-# statements, as they are counted, with pause=WORD before the first that has WORD in it.
-DBT_LOOP = """
-import sys
-
-from dbt.adapters.postgres.connections import PostgresConnectionManager as Manager
-from dbt.cli.main import dbtRunner
-from run import main
-
-add_query, statements, pauses = Manager.add_query, 0, set()
-
-def add_query_or_pause(manager, sql, *arguments, **options):
-    global statements
-    statements += 1
-    for pause in pauses:
-        if pause == str(statements) or not pause.isdigit() and pause in sql:
-            pauses.remove(pause)
-            print("paused", flush=True)
-            sys.stdin.readline()
-            break
-    return add_query(manager, sql, *arguments, **options)
-
-Manager.add_query = add_query_or_pause
-while line := sys.stdin.readline():
-    arguments, statements, pauses = line.split(), 0, set()
-    if arguments[0].startswith("pause="):
-        pauses = set(arguments.pop(0).removeprefix("pause=").split(","))
-    try:
-        code = int(not dbtRunner().invoke(arguments).success) if "bare" in sys.argv else main(arguments)
-    except SystemExit as stop:
-        code = stop.code
-    print("exit code", code, flush=True)
-"""
-# Views that are there already and files that nobody reads would take half of the time.
-MARTS_ALONE = "run --quiet --exclude staging --no-write-json --log-level-file none"
+# The staging models exist already, and files that nobody reads would take half of the time.
+MARTS = "run --quiet --exclude staging --no-write-json --log-level-file none"
+# The models that take only what loads have changed, and the one that they need.
+INCREMENTAL = f"{MARTS} --select dim_date int_status_events fct_events availability_snapshot"
+INCREMENTAL_MARTS = ("dim.dim_date", "fact.fct_events", "analysis.availability_snapshot")
+Rows = list[tuple[Any, ...]]
 
 
-class Dbt:
-    """A process in which dbt runs again and again, in half a second each; use it as a context."""
-
-    def __init__(self, python: str, env: dict[str, str], *, bare: bool = False, project: Path = PROJECT) -> None:
-        argv = [python, "-c", DBT_LOOP, *(["bare"] if bare else [])]
-        paths = {"PYTHONPATH": str(project), "DBT_PROJECT_DIR": str(project), "DBT_PROFILES_DIR": str(project)}
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self._process: subprocess.Popen[str] = subprocess.Popen(argv, env=env | paths, text=True, bufsize=1, **pipes)
-        self.output: list[str] = []
-
-    def __enter__(self) -> "Dbt":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        self._process.stdout.read()
-        self._process.wait()
-
-    def send(self, line: str) -> None:
-        """Start `dbt LINE`, or end a pause."""
-        self.output = []
-        print(line, file=self._process.stdin)
-
-    def answer(self) -> str:
-        """Wait for `paused` or `exit code …` and return it; what is said before is in `output`."""
-        assert self._process.stdout
-        for line in self._process.stdout:
-            if line == "paused\n" or line.startswith("exit code "):
-                return line.rstrip("\n")
-            self.output.append(line)
-        raise AssertionError("".join(self.output))
-
-    def run(self, arguments: str, exit_code: int = 0) -> str:
-        """Run `dbt ARGUMENTS`, which ends with EXIT_CODE, and return what it says."""
-        self.send(arguments)
-        assert self.answer() == f"exit code {exit_code}", "".join(self.output)
-        return "".join(self.output)
+def expected(events: list[Event]) -> dict[str, Rows]:
+    """Return the rows of each mart for EVENTS, computed without the models."""
+    marts = Marts()
+    for event in events:
+        marts.add(event)
+    facts = {proposal(event) for event in events if event.event_type == "proposed"}
+    rows = marts.rows() | {"fact.fct_events": facts}
+    return {mart: in_order(list(rows[mart])) for mart in COLUMNS}
 
 
-NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
+def in_order(rows: Rows) -> Rows:
+    """Return ROWS in the order of their key, which is the first column, or the first two."""
+    return sorted(rows, key=lambda row: row[:2])
+
+
+def read(warehouse: Warehouse, prefix: str = "test_") -> dict[str, Rows]:
+    """Return the rows of each mart."""
+    with psycopg.connect(warehouse.reader_dsn) as connection:
+        return read_by(connection, prefix)
+
+
+def read_incremental(warehouse: Warehouse) -> dict[str, Rows]:
+    """Return the rows of the marts that INCREMENTAL builds."""
+    with psycopg.connect(warehouse.reader_dsn) as connection:
+        return read_by(connection, marts=INCREMENTAL_MARTS)
+
+
+def read_by(
+    connection: psycopg.Connection[Any], prefix: str = "test_", marts: Iterable[str] = COLUMNS
+) -> dict[str, Rows]:
+    """Return the rows of each of MARTS as CONNECTION sees them."""
+    return {mart: in_order(select(connection, mart, prefix)) for mart in marts}
+
+
+def incremental(marts: dict[str, Rows]) -> dict[str, Rows]:
+    """Return those of MARTS that INCREMENTAL builds."""
+    return {mart: marts[mart] for mart in INCREMENTAL_MARTS}
+
+
+def insert(connection: psycopg.Connection[Any], events: list[Event]) -> None:
+    """Insert EVENTS into raw.events."""
+    with connection.cursor() as cursor:
+        cursor.executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", events)
 
 
 def write(warehouse: Warehouse, events: list[Event]) -> None:
@@ -100,22 +74,7 @@ def write(warehouse: Warehouse, events: list[Event]) -> None:
     with psycopg.connect(warehouse.loader_dsn) as connection:
         connection.execute("truncate raw.events, raw.rejected_events, raw.loads restart identity")
         connection.execute("insert into raw.loads (source_uri, status) values ('test', 'succeeded')")
-        with connection.cursor() as cursor:
-            cursor.executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", events)
-
-
-def read(warehouse: Warehouse, prefix: str = "test_") -> dict[str, Rows]:
-    """Return the rows of each mart in the order of its key."""
-    with psycopg.connect(warehouse.reader_dsn, row_factory=psycopg.rows.dict_row) as connection:
-        return read_by(connection, prefix)
-
-
-def read_by(connection: psycopg.Connection[Any], prefix: str = "test_") -> dict[str, Rows]:
-    """Return them as CONNECTION, which gives rows as dictionaries, sees them."""
-    return {
-        mart: connection.execute(f"select * from {prefix}{mart} order by {key}".encode()).fetchall()  # noqa: S608
-        for mart, key in MARTS.items()
-    }
+        insert(connection, events)
 
 
 def write_file(path: Path, events: list[Event]) -> Path:
@@ -140,6 +99,11 @@ def day(number: int) -> datetime:
     return NOON + timedelta(number - 1)
 
 
+def midnight(number: int) -> datetime:
+    """Return when day NUMBER, from 1, begins."""
+    return day(number) - timedelta(hours=12)
+
+
 def five_days() -> list[Event]:
     """Return an event of each kind on each of five days."""
     return [
@@ -152,8 +116,18 @@ def five_days() -> list[Event]:
     ]
 
 
+def corrected(log: list[Event]) -> list[Event]:
+    """Return LOG with day 3 corrected, an event moved from day 4 to day 2, and one gone."""
+    moved = {31: 5, 41: -2}
+    return [
+        event._replace(created_at=event.created_at - timedelta(hours=moved.get(event.event_id, 0)), professional_id=9)
+        for event in log
+        if event.event_id != 50
+    ]
+
+
 def copy_of_the_project(tmp_path: Path) -> Path:
-    """Return a copy of the dbt project to break."""
+    """Return a copy of the dbt project to change."""
     return shutil.copytree(PROJECT, tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs", "__pycache__"))
 
 

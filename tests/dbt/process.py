@@ -1,0 +1,156 @@
+"""A process in which dbt runs again and again: to start Python and import dbt takes two seconds of CPU time."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[2] / "dbt"
+# It reads a call from each line: dbt's arguments, its environment, the project, and whether run.py or dbt itself takes
+# them. It pauses, until it reads another line, before each statement whose number, from 1, or part is in `pauses`.
+# Events of level debug, three for each statement, take a quarter of the time; they are left out unless asked for.
+LOOP = """
+import importlib.util, json, os, sys, traceback
+
+from dbt.adapters.postgres.connections import PostgresConnectionManager as Manager, PostgresCredentials
+from dbt.cli.main import dbtRunner
+from dbt_common.events.base_types import EventLevel
+from dbt_common.events.event_manager import EventManager
+
+add_query, statements, pauses = Manager.add_query, 0, set()
+fire_event = EventManager.fire_event
+patched_by_run = ((PostgresCredentials, "connection_info"), (Manager, "add_commit_query"))
+
+def add_query_or_pause(manager, sql, *arguments, **options):
+    global statements
+    statements += 1
+    for pause in pauses:
+        if pause == str(statements) or not pause.isdigit() and pause in sql:
+            pauses.remove(pause)
+            print("@ paused", flush=True)
+            sys.stdin.readline()
+            break
+    return add_query(manager, sql, *arguments, **options)
+
+def fire_event_if_shown(manager, event, level=None, **options):
+    if (level or event.level_tag()) != EventLevel.DEBUG or os.environ.get("DBT_LOG_LEVEL") == "debug":
+        fire_event(manager, event, level=level, **options)
+
+def run(arguments, project):
+    spec = importlib.util.spec_from_file_location("run", project + "/run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main(arguments)
+
+def run_bare(arguments, project):
+    os.environ.update(DBT_PROJECT_DIR=project, DBT_PROFILES_DIR=project)
+    return int(not dbtRunner().invoke(arguments).success)
+
+Manager.add_query = add_query_or_pause
+EventManager.fire_event = fire_event_if_shown
+for line in sys.stdin:
+    call = json.loads(line)
+    statements, pauses = 0, set(call["pauses"])
+    os.environ.clear()
+    os.environ.update(call["env"])
+    for owner, name in patched_by_run:
+        if name in vars(owner):
+            delattr(owner, name)
+    try:
+        code = (run_bare if call["bare"] else run)(call["arguments"], call["project"])
+    except SystemExit as stop:
+        code = stop.code
+    except Exception:
+        code = traceback.format_exc()
+    print("@ exit code", code, flush=True)
+"""
+
+
+class Process:
+    """Python with dbt, started with the first call and ended by `end`."""
+
+    def __init__(self, python: str) -> None:
+        self._python = python
+        self._process: subprocess.Popen[str] | None = None
+        self.output: list[str] = []
+
+    def send(self, line: str) -> None:
+        """Send LINE; forget the output so far."""
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        if not self._process:
+            self._process = subprocess.Popen([self._python, "-c", LOOP], text=True, bufsize=1, **pipes)
+        self.output = []
+        print(line, file=self._process.stdin)
+
+    def wait(self) -> str:
+        """Return `paused` or `exit code …` when it comes; the lines before are in `output`."""
+        assert self._process
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("@ "):
+                return line[2:].rstrip("\n")
+            self.output.append(line)
+        raise AssertionError("".join(self.output))
+
+    def end(self) -> None:
+        """End it."""
+        if self._process:
+            assert self._process.stdin
+            assert self._process.stdout
+            self._process.stdin.close()
+            self._process.stdout.read()
+            self._process.wait()
+
+
+@dataclass(frozen=True)
+class Dbt:
+    """How to run dbt in a process.
+
+    Attributes:
+        env: the whole environment of a run.
+        folder: where dbt writes; its parse is in a folder for each way to run it.
+        bare: whether dbt is started by itself, as by hand, and not by run.py, which takes the warehouse's lock.
+    """
+
+    process: Process
+    env: dict[str, str]
+    folder: Path
+    project: Path = PROJECT
+    bare: bool = False
+
+    def start(
+        self, arguments: str | Sequence[str], env: Mapping[str, str] | None = None, pauses: Sequence[object] = ()
+    ) -> None:
+        """Start `dbt ARGUMENTS`, with ENV in the environment; it pauses before the statements in PAUSES."""
+        env = self.env | dict(env or {})
+        target = f"{'bare' if self.bare else 'run'}-{env['DBT_TARGET']}"  # a parse holds for one way and target
+        paths = {"DBT_TARGET_PATH": str(self.folder / target), "DBT_LOG_PATH": str(self.folder / "logs")}
+        call = {
+            "arguments": arguments.split() if isinstance(arguments, str) else list(arguments),
+            "env": paths | env,
+            "pauses": [str(pause) for pause in pauses],
+            "bare": self.bare,
+            "project": str(self.project),
+        }
+        self.process.send(json.dumps(call))
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self.process.send("")
+
+    def wait(self) -> str:
+        """Return `paused` or `exit code …` when it comes."""
+        return self.process.wait()
+
+    @property
+    def output(self) -> str:
+        """What dbt has written since the start or the last pause, as far as it was waited for."""
+        return "".join(self.process.output)
+
+    def run(self, arguments: str | Sequence[str], exit_code: int = 0, env: Mapping[str, str] | None = None) -> str:
+        """Run `dbt ARGUMENTS`, which ends with EXIT_CODE, with ENV in the environment; return its output."""
+        self.start(arguments, env)
+        assert self.wait() == f"exit code {exit_code}", self.output
+        return self.output

@@ -1,0 +1,149 @@
+"""What an incremental build writes and reads, and that it agrees with a full refresh whatever was built before."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from events.load import load
+from harness.warehouse.roles import Warehouse
+from tests.dbt.common import (
+    INCREMENTAL,
+    MARTS,
+    expected,
+    five_days,
+    incremental,
+    insert,
+    midnight,
+    read_incremental,
+    write_file,
+)
+from tests.dbt.process import Dbt
+
+
+def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
+    """Return of each day's row in the incremental marts which version it is: one that was rewritten is another."""
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        facts = connection.execute("select 'fact', created_at::date, xmin::text, ctid::text from test_fact.fct_events")
+        days = connection.execute("select 'day', date, xmin::text, ctid::text from test_analysis.availability_snapshot")
+        return {(kind, at): tuple(version) for kind, at, *version in [*facts, *days]}
+
+
+def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
+    dbt: Dbt, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    log = five_days()
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    dbt.run(INCREMENTAL)
+    before = versions(warehouse)
+
+    log[4] = log[4]._replace(event_type="became_unable_to_propose")  # of day 3
+    file = str(write_file(tmp_path / "events.csv", log))
+    load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))
+    dbt.run(INCREMENTAL)
+    after = versions(warehouse)
+
+    assert after.keys() == before.keys()
+    rewritten = sorted((kind, at.day) for kind, at in before if before[kind, at] != after[kind, at])
+    assert rewritten == [("day", 3), ("day", 4), ("day", 5)]  # the day's proposal is the same
+    assert read_incremental(warehouse) == incremental(expected(log))
+
+    load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))  # the same once more
+    dbt.run(INCREMENTAL)
+    assert versions(warehouse) == after
+
+    with psycopg.connect(warehouse.transformer_dsn) as connection:  # changes that are in no load
+        connection.execute("update test_fact.fct_events set service_id = 8 where created_at < '2020-01-02'")
+        connection.execute("delete from test_fact.fct_events where created_at > '2020-01-05'")
+    dbt.run(f"{INCREMENTAL} --full-refresh")
+    assert read_incremental(warehouse) == incremental(expected(log))
+    rewritten = sorted(
+        (kind, at.day) for (kind, at), version in versions(warehouse).items() if after[kind, at] != version
+    )
+    assert rewritten == [("fact", 1), ("fact", 5)]
+
+
+def test_a_load_that_commits_after_a_later_one_is_seen(dbt: Dbt, warehouse: Warehouse) -> None:
+    log = five_days()
+    statement = (
+        "insert into raw.loads (source_uri, status, interval_start, interval_end, transaction_id)"
+        " values ('test', 'succeeded', %s, %s, pg_current_xact_id()) returning load_id"
+    )
+    with psycopg.connect(warehouse.loader_dsn) as slow:
+        [(slow_id,)] = slow.execute(statement, [midnight(2), midnight(3)])
+        with psycopg.connect(warehouse.loader_dsn) as fast:
+            [(fast_id,)] = fast.execute(statement, [midnight(1), midnight(2)])
+            insert(fast, log[:2])
+        assert fast_id > slow_id
+        dbt.run(INCREMENTAL)
+        assert read_incremental(warehouse) == incremental(expected(log[:2]))
+        insert(slow, log[2:4])
+
+    dbt.run(INCREMENTAL)
+    assert read_incremental(warehouse) == incremental(expected(log[:4]))
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("alone", ["availability_snapshot", "dim_date", "int_status_events", "fct_events"])
+def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_next_build(
+    dbt: Dbt, warehouse: Warehouse, tmp_path: Path, first: int, alone: str
+) -> None:
+    log = five_days()
+    file = str(write_file(tmp_path / "events.csv", log))
+    load(file, warehouse.loader_dsn, start=midnight(first), end=midnight(first + 3))
+    dbt.run(INCREMENTAL)
+    load(file, warehouse.loader_dsn)
+
+    dbt.run(f"{MARTS} --select {alone}")
+    dbt.run(INCREMENTAL)
+
+    assert read_incremental(warehouse) == incremental(expected(log))
+
+
+def test_a_table_without_a_valid_snapshot_note_is_built_anew(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
+    log = five_days()
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    dbt.run(INCREMENTAL)
+    notes = {
+        "test_intermediate.int_status_events": "1 1:1:",  # of another server
+        "test_fact.fct_events": None,
+        "test_analysis.availability_snapshot": "written by hand",
+    }
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        for name, note in notes.items():
+            table = sql.Identifier(*name.split("."))
+            connection.execute(sql.SQL("delete from {}").format(table))
+            connection.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(note)))
+
+    dbt.run(INCREMENTAL)
+
+    assert read_incremental(warehouse) == incremental(expected(log))
+
+
+def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
+    dbt: Dbt, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.partitions.MIN_ROWS", 1)  # each day has its own partition
+    file = str(write_file(tmp_path / "events.csv", five_days()))
+    for number in range(1, 6):
+        load(file, warehouse.loader_dsn, start=midnight(number), end=midnight(number + 1))
+    dbt.run(INCREMENTAL)
+    file = str(write_file(tmp_path / "events.csv", [e._replace(professional_id=9) for e in five_days()]))
+    load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))
+    scans = """
+        select sum(seq_scan + coalesce(idx_scan, 0)), relname
+        from pg_stat_user_tables where relname ~ '^events_[0-9]+_[0-9a-f]+$' group by relname
+    """
+    partition_of = "select tableoid::regclass::text, created_at from raw.events where event_type = 'proposed'"
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+        days = {table.removeprefix("raw."): at.day for table, at in connection.execute(partition_of)}
+        assert sorted(days.values()) == [1, 2, 3, 4, 5]
+        connection.execute("select pg_stat_force_next_flush()")
+        before = {table: count for count, table in connection.execute(scans)}
+        dbt.run(f"{MARTS} --select fct_events int_status_events availability_snapshot")
+        after = {table: count for count, table in connection.execute(scans)}
+
+    assert [days[table] for table in days if after[table] != before[table]] == [3]

@@ -1,0 +1,178 @@
+"""dbt/run.py: the lock, the parse, what it refuses, and the schemas of each target."""
+
+import json
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from harness.warehouse.roles import Warehouse
+from tests.dbt.common import LOCK_KEY, copy_of_the_project
+from tests.dbt.process import PROJECT, Dbt
+
+LS = "ls --quiet --resource-type model --output json --output-keys"
+
+
+def test_a_build_waits_until_the_lock_is_free(dbt: Dbt, other_dbt: Dbt, warehouse: Warehouse) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as load:  # as a load does: till the end of its transaction
+        load.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
+        other_dbt.start("run --select stg_events", {"WAREHOUSE_LOCK_TIMEOUT": "60"})
+        with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+            waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+            while connection.execute(waiting).fetchone() != (1,):
+                time.sleep(0.05)
+
+        assert dbt.run("run", 31, {"WAREHOUSE_LOCK_TIMEOUT": "1"}) == (
+            "waiting for a load or another build to end, at most 1 s\n"
+            "✗ The warehouse was still busy after 1 s.\n"
+            "  A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity say which.\n"
+            "  Run this again when it has ended, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600\n"
+        )
+        assert len(dbt.run(f"{LS} name").splitlines()) == 11  # a command that only reads takes no lock
+
+    assert other_dbt.wait() == "exit code 0", other_dbt.output
+    first, second, *_ = other_dbt.output.splitlines()
+    assert first == "waiting for a load or another build to end, at most 60 s"
+    assert second.startswith("✓ warehouse free (")
+
+
+# --- the parse -------------------------------------------------------------------------------------------------------
+
+# What dbt says at level debug where the parse of an earlier run holds.
+PARSED_BEFORE = "Partial parsing enabled, no changes found, skipping parsing"
+ELSEWHERE = {
+    "WAREHOUSE_HOST": "warehouse.invalid",
+    "WAREHOUSE_PORT": "1",
+    "WAREHOUSE_USER": "somebody",
+    "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "other",
+}
+
+
+def test_a_second_start_parses_nothing_wherever_the_warehouse_is(dbt: Dbt, tmp_path: Path) -> None:
+    here = {"DBT_TARGET_PATH": str(tmp_path), "DBT_LOG_LEVEL": "debug"}
+    assert PARSED_BEFORE not in dbt.run("run --select stg_events", env=here)
+    assert PARSED_BEFORE in dbt.run("run --select stg_events", env=here)
+    assert PARSED_BEFORE in dbt.run("ls", env=here | ELSEWHERE)
+    assert PARSED_BEFORE not in dbt.run("ls", env=here | {"WAREHOUSE_DATABASE": "other"})  # models' names have it in
+
+
+def test_the_parse_that_the_image_has_holds_in_its_containers(dbt: Dbt, tmp_path: Path) -> None:
+    """By the steps of dbt/Dockerfile, without an engine; tests/cluster asks an image."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    arguments = dict(re.findall(r"^ARG (DBT_\w+|WAREHOUSE_\w+)=(\S+)$", dockerfile, re.MULTILINE))
+    [step] = re.findall(r"^RUN (WAREHOUSE_HOST=.*) \\\n    python /opt/dbt/run.py parse ", dockerfile, re.MULTILINE)
+    assert arguments.keys() == {"DBT_TARGET", "WAREHOUSE_DATABASE", "WAREHOUSE_READER"}
+    at_build = arguments | dict(part.split("=") for part in step.split())
+    env = {"PATH": dbt.env["PATH"], "DBT_LOG_LEVEL": "debug"}
+    image = replace(dbt, env=env, folder=tmp_path, project=copy_of_the_project(tmp_path))
+
+    assert PARSED_BEFORE not in image.run("parse", env=at_build | {"DBT_TARGET_PATH": str(tmp_path / "built")})
+    parsed = tmp_path / "parsed.msgpack"
+    shutil.move(tmp_path / "built" / "partial_parse.msgpack", parsed)
+    container = {**arguments, **ELSEWHERE, "DBT_PARTIAL_PARSE_FILE_PATH": str(parsed)}
+    for target in ("first", "second"):
+        assert PARSED_BEFORE in image.run("ls", env=container | {"DBT_TARGET_PATH": str(tmp_path / target)})
+    container |= {"DBT_TARGET": "dev", "DBT_TARGET_PATH": str(tmp_path / "third")}
+    assert PARSED_BEFORE not in image.run("ls", env=container)
+
+
+@pytest.mark.parametrize(
+    ("bare", "together"),
+    [(False, True), (True, True), pytest.param(True, False, marks=pytest.mark.slow)],
+    ids=["by run.py", "by hand", "by hand, one by one"],
+)
+def test_an_edit_of_any_yml_changes_no_configuration(dbt: Dbt, tmp_path: Path, *, bare: bool, together: bool) -> None:
+    """A bare dbt parses only what has changed; run.py everything, so that descriptions are not forgotten either."""
+    project = copy_of_the_project(tmp_path)
+    dbt = replace(dbt, folder=tmp_path, project=project, bare=bare)
+    described = re.compile(r"(description: (?:>\n +)?)(?=\w)")
+
+    def configurations() -> dict[str, Any]:
+        dbt.run("parse --quiet", env={"DBT_TARGET_PATH": str(tmp_path / "target")})
+        manifest = json.loads((tmp_path / "target" / "manifest.json").read_text())
+        nodes = {**manifest["nodes"], **manifest["sources"], **manifest["exposures"], **manifest["unit_tests"]}
+        return {name: [node["config"], bare or bool(node["description"])] for name, node in nodes.items()}
+
+    before = configurations()
+    severities = {
+        name.split(".")[2]: config["severity"] for name, (config, _) in before.items() if "severity" in config
+    }
+    assert severities["proposals_are_by_able_professionals"] == severities["lead_fees_are_not_negative"] == "warn"
+    ymls = [path for path in project.rglob("*.yml") if path.parent != project]
+    assert len(ymls) >= 14
+    for edited in [ymls] if together else [[yml] for yml in ymls]:
+        for yml in edited:
+            yml.write_text(described.sub(r"\1Edited, ", yml.read_text(), count=1))
+        assert configurations() == before, edited
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_warehouse_that_cannot_be_reached(dbt: Dbt) -> None:
+    what, why, _ = dbt.run("build", 30, {"WAREHOUSE_PORT": "1"}).splitlines()
+    assert what == "✗ The warehouse was not reached."
+    assert "port 1 failed: Connection refused" in why
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "what"),
+    [
+        (("run", "--selector", ""), {}, "An argument is empty."),
+        (("run", "--exclude="), {}, "An argument is empty."),
+        (("run",), {"WAREHOUSE_HOST": "u:SECRET@host"}, "WAREHOUSE_HOST is not what its name says."),
+        (("run",), {"WAREHOUSE_HOST": "postgresql://u:SECRET@host/db"}, "WAREHOUSE_HOST is not what its name says."),
+        (("run",), {"WAREHOUSE_PORT": "9/SECRET"}, "WAREHOUSE_PORT is not what its name says."),
+        (("run",), {"WAREHOUSE_DATABASE": "w password=SECRET"}, "WAREHOUSE_DATABASE is not what its name says."),
+    ],
+)
+def test_an_invalid_argument_or_address_is_refused_and_not_shown(
+    dbt: Dbt, arguments: tuple[str, ...], env: dict[str, str], what: str
+) -> None:
+    output = dbt.run(arguments, 32, env)
+    assert output.splitlines()[0] == f"✗ {what}"
+    assert len(output.splitlines()) == 3
+    assert "SECRET" not in output
+
+
+def test_a_missing_variable_is_refused(dbt: Dbt) -> None:
+    assert dbt.run("build", 32, {"WAREHOUSE_HOST": "", "WAREHOUSE_USER": ""}) == (
+        "✗ dbt needs WAREHOUSE_HOST, WAREHOUSE_USER in the environment.\n"
+        "  profiles.yml takes the warehouse's address and credentials from there.\n"
+        "  Set what is missing, or run the session that does: nox -s dbt\n"
+    )
+
+
+def test_an_empty_variable_that_chooses_what_is_built_is_refused(dbt: Dbt) -> None:
+    assert dbt.run("build", 32, {"WAREHOUSE_SCHEMA": " ", "DBT_TARGET": ""}) == (
+        "✗ DBT_TARGET, WAREHOUSE_SCHEMA is set and empty.\n"
+        "  It chooses what is built, and for whom; a script most likely copies a variable that is not set.\n"
+        "  Give it a value, or unset it for the default.\n"
+    )
+
+
+# --- schemas ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("target", "prefix"), [("prod", ""), ("test", "test_"), ("dev", "mine_")])
+def test_each_target_has_its_own_schemas(dbt: Dbt, target: str, prefix: str) -> None:
+    output = dbt.run(f"{LS} name schema", env={"DBT_TARGET": target, "WAREHOUSE_SCHEMA": "mine"})
+    models = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert {model["name"]: model["schema"] for model in models} == {
+        "stg_events": f"{prefix}staging",
+        "stg_loads": f"{prefix}staging",
+        "int_status_events": f"{prefix}intermediate",
+        "dim_date": f"{prefix}dim",
+        "dim_professionals": f"{prefix}dim",
+        "dim_services": f"{prefix}dim",
+        "fct_events": f"{prefix}fact",
+        "availability_snapshot": f"{prefix}analysis",
+        "service_revenue_daily": f"{prefix}analysis",
+        "professional_funnel": f"{prefix}analysis",
+        "professional_productivity_daily": f"{prefix}analysis",
+    }
