@@ -3,6 +3,7 @@
 Each is looked for once per process, and only if a test needs it.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,10 +15,13 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from events.uri import shown
+from harness.docker import engine
 from harness.errors import CommandFailedError, EngineMissingError, TooSmallError
+from harness.kubernetes import chart
 from harness.processes.command import run
-from harness.project import pythons
+from harness.project import pins, pythons, tools
 from harness.project.paths import ROOT
+from harness.warehouse.container import engine_answers
 
 SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the path of an ordinary user
 
@@ -64,9 +68,6 @@ def no_program(name: str) -> str:
 
 def no_engine() -> str:
     """Look for an engine that both the docker command and the Python client reach."""
-    from harness.docker import engine
-    from harness.warehouse.container import engine_answers
-
     try:
         engine.info()
     except EngineMissingError:
@@ -76,8 +77,6 @@ def no_engine() -> str:
 
 def no_room() -> str:
     """Check that the engine has the memory and disk for a cluster."""
-    from harness.docker import engine
-
     try:
         engine.check_size()
     except TooSmallError as error:
@@ -87,37 +86,20 @@ def no_room() -> str:
 
 def no_image() -> str:
     """Look for PostgreSQL's image, and pull it if it is missing, as the tests' server does."""
-    from harness.docker import engine
-    from harness.project import pins
-
     name = pins.image("postgres")
-    if engine.has_image(name) or _runs("docker", "pull", "--quiet", name, timeout_s=pins.deadline_s("pull")):
+    if engine.has_image(name) or succeeds("docker", "pull", "--quiet", name, timeout_s=pins.deadline_s("pull")):
         return ""
     return f"{name} is not in the engine and cannot be pulled"
 
 
-def no_buildx() -> str:
-    """Look for docker's plugin buildx."""
-    return "" if _runs("docker", "buildx", "version") else "the docker command has no such plugin"
-
-
 def no_tool(name: str) -> str:
     """Look for a program that the harness finds or downloads."""
-    from harness.project import tools
-
     return "" if tools.is_available(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
 
 
 def no_chart() -> str:
     """Look for Airflow's chart."""
-    from harness.kubernetes import chart
-
     return "" if chart.is_available() else f"it cannot be downloaded from {shown(chart.source())}"
-
-
-def not_root() -> str:
-    """Check that this process is root's."""
-    return "" if os.geteuid() == 0 else "this is an ordinary user"
 
 
 def no_mount() -> str:
@@ -125,9 +107,9 @@ def no_mount() -> str:
     if sys.platform != "linux":
         return "this is not Linux"
     with tempfile.TemporaryDirectory() as directory:
-        if not _runs("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory):
+        if not succeeds("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory):
             return "this machine does not let root mount"
-        return "" if _runs("umount", "--lazy", directory) else f"{directory} cannot be unmounted"
+        return "" if succeeds("umount", "--lazy", directory) else f"{directory} cannot be unmounted"
 
 
 def no_history() -> str:
@@ -140,12 +122,12 @@ def no_history() -> str:
     return "" if Path(folder) == ROOT.resolve() else f"this folder is part of another repository, {folder}"
 
 
-def _runs(*argv: str | Path, timeout_s: float = 30.0) -> bool:
-    try:
+def succeeds(*argv: str, timeout_s: float = 30.0) -> bool:
+    """Return whether a program runs and succeeds."""
+    with contextlib.suppress(CommandFailedError):
         run(*argv, timeout_s=timeout_s)
-    except CommandFailedError:
-        return False
-    return True
+        return True
+    return False
 
 
 # --- the needs ------------------------------------------------------------------------------------------------------
@@ -158,12 +140,15 @@ NEEDS = {
     "room": Need("room for a cluster", "give the engine more", no_room, ("engine",)),
     "image": Need("PostgreSQL's image", "load it, or name another in PLATFORM_POSTGRES_IMAGE", no_image, ("engine",)),
     "buildx": Need(
-        "buildx", "apt-get install docker-buildx, or see https://docs.docker.com/go/buildx", no_buildx, ("docker",)
+        "buildx",
+        "apt-get install docker-buildx, or see https://docs.docker.com/go/buildx",
+        lambda: "" if succeeds("docker", "buildx", "version") else "the docker command has no such plugin",
+        ("docker",),
     ),
     "helm": Need("helm", "install Helm 3.19, or name it in PLATFORM_HELM", lambda: no_tool("helm")),
     "kubectl": Need("kubectl", "install it, or name it in PLATFORM_KUBECTL", lambda: no_tool("kubectl")),
     "chart": Need("Airflow's chart", "name its archive in PLATFORM_CHART", no_chart),
-    "root": Need("root", "run it as root", not_root),
+    "root": Need("root", "run it as root", lambda: "this is an ordinary user" if os.geteuid() else ""),
     "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),
     "git": Need("git", "apt-get install git", lambda: no_program("git")),
     "history": Need("git's history", "clone the repository with git", no_history, ("git",)),

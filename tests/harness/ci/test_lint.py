@@ -87,11 +87,9 @@ def in_clone(clone: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedP
     env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # nox and pre-commit
         "PRE_COMMIT_HOME": str(tmp_path / "pre-commit"),
-        **{
-            f"GIT_{who}_{what}": "test@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-        },
-        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig"),
     }
+    (tmp_path / "gitconfig").write_text("[user]\nname = test\nemail = test@example.invalid\n")
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)

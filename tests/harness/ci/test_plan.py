@@ -54,33 +54,23 @@ def test_the_jobs_of_an_event(
     assert made.pythons == [{"python": python, "minutes": 10} for python in SETTINGS["pythons"] if LINT in sessions]
 
 
-def test_a_new_session_is_a_new_job() -> None:
-    made = plan.make([*LISTED, session("new", "ci")], SETTINGS, "push", CODE, "")
-    assert made.sessions[-1] == {"session": "new", "minutes": plan.DEFAULT_MINUTES, "engine": False}
-
-
 @pytest.mark.parametrize("listed", [[], [session("sample")], [session("bench", "nightly")]])
 def test_an_empty_plan_fails(listed: list[dict[str, Any]]) -> None:
     with pytest.raises(PlanError, match="has the tag ci: there is nothing to run"):
         plan.make(listed, SETTINGS, "push", CODE, "")
 
 
-@pytest.mark.parametrize(
-    ("path", "is_documentation"),
-    [
-        ("README.md", True),
-        ("docs/operations.md", True),
-        ("docs/adr/0001.md", True),
-        (".github/ISSUE_TEMPLATE/bug.yml", True),
-        ("LICENSE", True),
-        ("dbt/models/docs.md", False),  # dbt's doc blocks are code
-        ("airflow/dags/README.md", False),
-        (".github/workflows/ci.yml", False),
-        ("noxfile.py", False),
-    ],
-)
-def test_documentation_is_recognised(path: str, is_documentation: bool) -> None:
-    assert plan.is_documentation([path]) is is_documentation
+def test_documentation_is_recognised() -> None:
+    pages = ["README.md", "docs/operations.md", "docs/adr/0001.md", ".github/ISSUE_TEMPLATE/bug.yml", "LICENSE"]
+    assert plan.is_documentation(pages)
+    code = [
+        "dbt/models/docs.md",
+        "airflow/dags/README.md",
+        ".github/workflows/ci.yml",
+        "noxfile.py",
+    ]  # dbt reads docs.md
+    assert [path for path in code if plan.is_documentation([path])] == []
+    assert not plan.is_documentation([*pages, code[0]])
 
 
 @pytest.mark.needs("git")
@@ -91,26 +81,23 @@ def test_the_files_of_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
     monkeypatch.setattr(plan, "ROOT", tmp_path)
+
+    def commit(file: str) -> None:
+        (tmp_path / file).write_text("text")
+        git("add", ".")
+        git("commit", "--quiet", "--message", file)
+
     git("init", "--quiet", "--initial-branch", "main")
-    (tmp_path / "moved.py").write_text("moved")
-    git("add", ".")
-    git("commit", "--quiet", "--message", "one")
+    commit("moved.py")
     git("switch", "--quiet", "--create", "change")
     git("mv", "moved.py", "elsewhere.md")
-    (tmp_path / "ä b.md").write_text("")
-    git("add", ".")
-    git("commit", "--quiet", "--message", "two")
-    change = git("rev-parse", "HEAD")
+    commit("ä b.md")
     git("switch", "--quiet", "main")
-    (tmp_path / "of-another.py").write_text("")  # merged by others meanwhile
-    git("add", ".")
-    git("commit", "--quiet", "--message", "three")
+    commit("of-another.py")  # merged by others meanwhile
     base = git("rev-parse", "HEAD")
-    git("switch", "--quiet", "--detach", change)
+    git("switch", "--quiet", "change")
     assert sorted(plan.changed_since(base)) == ["elsewhere.md", "moved.py", "ä b.md"]
-    assert plan.changed_since("0" * 40) == []
-    assert plan.changed_since("") == []
-    assert plan.changed_since("1" * 40) == []  # it was rewritten away
+    assert [plan.changed_since(base) for base in ("0" * 40, "", "1" * 40)] == [[], [], []]  # the last was rewritten
 
 
 def test_the_projects_own_plan(

@@ -57,73 +57,41 @@ def test_variables_are_hidden():
 }
 SUMMARY = """\
 ## ✗ tests: 2 failed, 3 errors, 2 passed, 1 skipped, 1 xfailed (TIME)
-
 ### tests/test_import.py could not be collected
-
 at `tests/test_import.py:2`
-
 ```text
 ModuleNotFoundError: No module named 'shoop'
 ```
-
-<details>…</details>
-
 ### tests/test_syntax.py could not be collected
-
 at `tests/test_syntax.py:3`
-
 ```text
   File "ROOT/tests/test_syntax.py", line 3
     def test_x(:
                ^
 SyntaxError: invalid syntax
 ```
-
-<details>…</details>
-
 ### test_the_shop_is_open could not be set up
-
 at `tests/test_shop.py:17`
-
 ```text
 OSError: it is closed
 ```
-
-<details>…</details>
-
 ### test_a_roof_is_sold failed
-
 at `tests/test_shop.py:7`
-
 ```text
 AssertionError: the fee | of `roof`
 assert 1 == 2
  +  where 1 = price('roof')
 ```
-
-<details>…</details>
-
 ### test_a_garden_is_sold failed
-
 at `tests/test_shop.py:13`, raised at `shop.py:2`
-
 ```text
 KeyError: 'garden'
 ```
-
-<details>…</details>
-
 **What to do:** run only what failed: `nox -s tests -- -k "tests/test_import.py or tests/test_syntax.py or \
 test_the_shop_is_open or test_a_roof_is_sold or test_a_garden_is_sold"`
-
 **1 skipped, because something they need is missing**
-
 - 1 test needs it is dark
-
 Total: TIME, within the budget of 240 s (pyproject.toml, \\[tool.events-platform.budget_s\\])
-
-<details>…</details>
-
 """
 ANNOTATIONS = """\
 tests/test_import.py,line=2,title=tests/test_import.py could not be collected::ModuleNotFoundError: No module \
@@ -172,7 +140,8 @@ def folded(summary: str) -> dict[str, str]:
 def test_failures_are_reported_at_their_lines(run: Run) -> None:
     exit_code, output, commands, summary = run(FAILING, "--continue-on-collection-errors")
     assert exit_code == 1, output
-    assert re.sub(r"<details>.*?</details>", "<details>…</details>", summary, flags=re.DOTALL) == SUMMARY
+    unfolded = re.sub(r"<details>.*?</details>", "", summary, flags=re.DOTALL)
+    assert re.sub(r"\n+", "\n", unfolded) == SUMMARY
     assert sorted(commands.replace("::error file=", "").splitlines()) == ANNOTATIONS.splitlines()
     assert folded(summary)["The whole failure"].endswith("shop.py:2: KeyError\n```")
     assert "---- Captured stdout call ----\nasked for the price\n" in summary

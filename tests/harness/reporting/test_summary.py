@@ -107,17 +107,14 @@ def test_a_session_that_writes_nothing_has_a_first_line(file: Path) -> None:
     )
 
 
-def test_without_the_variable_nothing_is_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_nothing_is_written_and_nothing_fails(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     with at_least("lint"), Section("lint"):
         pass
     assert not file.exists()
-
-
-def test_a_summary_that_cannot_be_written_fails_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "such.md"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file / "no" / "such.md"))
     with at_least("lint"), Section("lint"):
         pass
     assert capsys.readouterr().err.startswith("The step's summary cannot be written: [Errno 2] ")
@@ -152,21 +149,9 @@ def test_cells_are_escaped() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("plain", "shown"),
-    [
-        ("tests/a.py:3", "`tests/a.py:3`"),
-        ("a `b` c", "``a `b` c``"),
-        ("`a`", "`` `a` ``"),
-        ("\x1b[31mred\x1b[0m\nline", "`red line`"),
-        ("", ""),
-    ],
-)
-def test_inline_code(plain: str, shown: str) -> None:
-    assert span(plain) == shown
-
-
-def test_a_code_block_is_not_ended_by_its_content() -> None:
+def test_code_inline_and_in_blocks() -> None:
+    spans = ["tests/a.py:3", "a `b` c", "`a`", "\x1b[31mred\x1b[0m\nline", ""]
+    assert [span(plain) for plain in spans] == ["`tests/a.py:3`", "``a `b` c``", "`` `a` ``", "`red line`", ""]
     assert code("\n\n\x1b[1mbold\x1b[0m ```\n  x\n\n") == "````text\nbold ```\n  x\n````"
 
 
@@ -183,16 +168,13 @@ def test_a_folded_title_is_escaped_and_text_takes_one_line() -> None:
     assert text(" two\n lines ") == "two lines"
 
 
-@pytest.mark.parametrize(
-    ("duration_s", "shown"),
-    [
-        (0.04, "0.0 s"),
-        (59.4, "59.4 s"),
-        (59.96, "1 min 0 s"),
-        (60, "1 min 0 s"),
-        (119.7, "2 min 0 s"),
-        (252.4, "4 min 12 s"),
-    ],
-)
-def test_durations(duration_s: float, shown: str) -> None:
-    assert seconds(duration_s) == shown
+def test_durations() -> None:
+    shown = {
+        0.04: "0.0 s",
+        59.4: "59.4 s",
+        59.96: "1 min 0 s",
+        60: "1 min 0 s",
+        119.7: "2 min 0 s",
+        252.4: "4 min 12 s",
+    }
+    assert {duration_s: seconds(duration_s) for duration_s in shown} == shown
