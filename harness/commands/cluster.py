@@ -1,4 +1,4 @@
-"""What `nox -s cluster` does: bring a cluster with Airflow up, look at it, take it down. It stays up in between."""
+"""Bring a cluster with Airflow up, look at it, take it down; it stays up in between."""
 
 import argparse
 from collections.abc import Sequence

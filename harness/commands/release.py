@@ -1,4 +1,4 @@
-"""What `nox -s release` does: check or make a release."""
+"""Check a release, or make it."""
 
 import argparse
 

@@ -109,15 +109,7 @@ class EmbeddedTarget:
 
 
 def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: Path, dbt: Path) -> EmbeddedDeployment:
-    """Start everything and wait until Airflow is healthy.
-
-    Args:
-        supervisor: owns the processes.
-        options: the options of the run.
-        phases: gets the time of each step.
-        airflow: the Python of Airflow's environment.
-        dbt: the Python of dbt's environment.
-    """
+    """Start everything and wait until Airflow is healthy; AIRFLOW and DBT are the Pythons of these environments."""
     with phases.phase("PostgreSQL up") as phase:
         server = start_from_wheel(supervisor)
         warehouse = create_warehouse(server, "warehouse", make_passwords())

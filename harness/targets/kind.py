@@ -110,21 +110,18 @@ class KindCluster(DockerCluster):
         """Create the cluster, unless it exists, and wait until pods can be created; return which, for the terminal."""
         if engine.inspect("container", self.node):
             return f"{self.title} reused"
-        try:
-            self._create(supervisor)
-        except CommandFailedError as error:
-            self._check_port_was_free(error)
-            self._check_kubelet_starts(error)
-            say(f"… kind could not create the cluster; trying once more. {error.why}")
-            self.delete_cluster()
+        for is_last in (False, True):
             try:
                 self._create(supervisor)
-            except CommandFailedError as second:
-                raise ClusterFailedError(
-                    "kind failed twice to create the cluster.",
-                    second.why,
-                    f"Try by hand: kind create cluster --name {self.cluster}",
-                ) from second
+                break
+            except CommandFailedError as error:
+                self._check_port_was_free(error)
+                self._check_kubelet_starts(error)
+                if is_last:
+                    by_hand = f"Try by hand: kind create cluster --name {self.cluster}"
+                    raise ClusterFailedError("kind failed twice to create the cluster.", error.why, by_hand) from error
+                say(f"… kind could not create the cluster; trying once more. {error.why}")
+                self.delete_cluster()
         self._wait_for_node(pins.deadline_s("cluster"))
         return f"{self.title} up"
 

@@ -24,12 +24,7 @@ while True:
 
 
 def forward(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
-    """Start a port forward to Airflow and return its address; without a supervisor the user starts it.
-
-    Args:
-        kubectl: kubectl for the namespace.
-        supervisor: runs the port forward; None to start none.
-        port: the port on this machine; None for a free one.
+    """Start a forward from PORT, or a free one, to Airflow and return the address; without SUPERVISOR start none.
 
     Raises:
         NotUpError: Airflow cannot be reached before the deadline.

@@ -1,4 +1,4 @@
-"""Small objects that go wrong on a cluster in the ways that `harness.kubernetes.causes` tells apart.
+"""Small objects that fail on a cluster in the ways that `harness.kubernetes.causes` distinguishes.
 
 The image is the only one they need, and the cluster has to have it: nothing is downloaded. What is missing is asked of
 a registry that one of them is, which the node's containerd reaches at its own 127.0.0.1. containerd 1 asks it over HTTP
@@ -16,7 +16,7 @@ REGISTRY_OVER_HTTPS = "0.0.0.0:5990"  # the same, but not a loopback address by 
 NOTHING_HAS_IT = "404, {'code': 'MANIFEST_UNKNOWN', 'message': 'manifest unknown'}"
 WANTS_LOGIN = "401, {'code': 'UNAUTHORIZED', 'message': 'authentication required'}"
 
-# A registry that says the same to all, in the words of the distribution specification.
+# A registry that gives every request the same answer, in the form of the distribution specification.
 REGISTRY_PROGRAM = """
 import http.server, json
 
@@ -53,7 +53,7 @@ Connection refused
 raise SystemExit(1)
 """
 
-USE_MEMORY = "import time; time.sleep(2); held = [b'x' * (1 << 20) for _ in range(512)]"
+USE_MEMORY = "import time; time.sleep(2); blocks = [b'x' * (1 << 20) for _ in range(512)]"
 SLEEP = "import time; time.sleep(600)"
 
 
@@ -116,7 +116,7 @@ def mounts(component: str, volume: dict[str, Any]) -> dict[str, Any]:
 
 
 def asks_registry(component: str, answer: str, address: str = REGISTRY) -> tuple[dict[str, Any], ...]:
-    """Return a registry that says ANSWER and a pod whose image is asked of it at ADDRESS."""
+    """Return a registry that answers ANSWER, and a pod whose image is pulled from it at ADDRESS."""
     # Its own labels: the pods of one component count as one thing.
     labels = {"component": "registry", "release": "faults"}
     registry = pod(f"registry-{component}", container(REGISTRY_PROGRAM % answer), labels=labels, hostNetwork=True)

@@ -1,4 +1,4 @@
-"""What goes wrong on a real cluster is recognised there, in the words of its own version of Kubernetes."""
+"""The causes of failures are recognised on a real cluster, in the words of its version of Kubernetes."""
 
 import json
 import time
@@ -20,7 +20,7 @@ KINDS = ("pods", "events", "persistentvolumeclaims", "jobs", "nodes")
 
 @pytest.fixture(scope="module")
 def apart(cluster: Cluster) -> Cluster:
-    """Give a namespace of its own: Airflow's refuses pods that are not restricted, as most of these are."""
+    """Give another namespace than Airflow's, which refuses pods that are not restricted, as most of these are."""
     kubectl = replace(cluster.kubectl, namespace="faults")
     kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "faults"}}])
     return Cluster(kubectl)

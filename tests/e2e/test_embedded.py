@@ -11,13 +11,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import psutil
 import psycopg
@@ -26,6 +27,8 @@ from psycopg import sql
 
 from harness.pipeline.airflow_api import AirflowApi
 from harness.project.paths import BUILD, ROOT
+from tests import harness_command
+from tests.harness_command import read_until
 from tests.servers import Handler, serving
 
 TIMEOUT_S = 240
@@ -39,18 +42,10 @@ INTERRUPTS = {
 }
 
 
-def start(temporary: Path, *options: str, program: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
-    """Start an end-to-end run, by PROGRAM instead of `python -m harness` if given, with its directory in TEMPORARY."""
-    return subprocess.Popen(
-        [*(program or (sys.executable, "-m", "harness")), "e2e", "--target", "embedded", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "NOX_PID"}
-        | {"TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))}
-        | env,
-    )
+def start(temporary: Path, *options: str, program: Sequence[str] = ("-m", "harness"), **env: str) -> Popen[str]:
+    """Start an end-to-end run, by another PROGRAM if given, with its directory in TEMPORARY."""
+    variables: Any = {"TMPDIR": str(temporary), "GITHUB_STEP_SUMMARY": str(summary(temporary))} | env
+    return harness_command.start("e2e", "--target", "embedded", *options, program=program, **variables)
 
 
 def summary(temporary: Path) -> Path:
@@ -74,17 +69,6 @@ def temporary_directory() -> Iterator[Path]:
 def temporary() -> Iterator[Path]:
     with temporary_directory() as directory:
         yield directory
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Return the output of PROCESS up to the line with TEXT."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            break
-    return "".join(lines)
 
 
 def diagnostics_of(output: str) -> Path:
@@ -148,7 +132,7 @@ def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
 
 def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -> None:
     run = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'harness', *sys.argv[1:]])"
-    nox = start(temporary, program=(sys.executable, "-c", run))
+    nox = start(temporary, program=("-c", run))
     output = read_until(nox, "✓ PostgreSQL")
     nox.kill()
     output += nox.communicate(timeout=TIMEOUT_S)[0]
@@ -336,7 +320,7 @@ def test_an_interrupt_and_a_takedown_while_a_dag_runs_leave_nothing(kept: KeptRu
     address, _, password = kept.login
     harness = start(
         temporary,
-        program=(sys.executable, "-m", "tests.e2e.attached"),
+        program=("-m", "tests.e2e.attached"),
         ATTACHED_ADDRESS=address,
         ATTACHED_PASSWORD=password,
     )

@@ -1,12 +1,11 @@
 """What `nox -s dbt` does from day to day, on a few events: what dbt is told, what is kept, whose warehouse it is."""
 
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,7 +15,9 @@ from events.tables import create_tables
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse
+from tests import clones
 from tests.dbt.test_project import broken_rules
+from tests.harness_command import run
 
 EVENTS = """\
 event_id;event_type;professional_id_anonymized;created_at;meta_data
@@ -39,17 +40,9 @@ def session(clone: Path, temporary: Path) -> Session:
     """Give a function that runs `python -m harness dbt ARGUMENTS` in a clone; it returns exit code and output."""
     (clone / "airflow" / "data" / "events.csv").write_text(EVENTS)
 
-    def session(*arguments: str, **more: str) -> tuple[int, str]:
-        env = {name: value for name, value in os.environ.items() if name != "NOX_PID"} | {
-            "PYTHONPATH": f"{clone}{os.pathsep}{clone / 'airflow' / 'include'}",
-            "TMPDIR": str(temporary),
-        }
-        argv = [sys.executable, "-m", "harness", "dbt", *arguments]
-        with subprocess.Popen(
-            argv, cwd=clone, env=env | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:
-            output, _ = process.communicate(timeout=180)
-        return process.returncode, output
+    def session(*arguments: str, **env: Any) -> tuple[int, str]:
+        options: Any = {"python": clones.python_of(clone), "cwd": clone, "TMPDIR": str(temporary)}
+        return run("dbt", *arguments, **options, **env)
 
     return session
 

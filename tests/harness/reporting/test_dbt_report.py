@@ -1,10 +1,7 @@
 """What `nox -s dbt` and a failed dbt task of `nox -s e2e` tell: dbt itself, on models that are broken in a copy."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from harness.commands import e2e
 from harness.errors import DagRunFailedError
 from harness.reporting import dbt_report
 from harness.warehouse.server import Server
+from tests import clones, harness_command
 
 BREAKS = {  # a data test, a unit test and a model fail
     "dbt/models/marts/dim/dim_services.sql": ("select * from services", "select * from services where service_id < 0"),
@@ -110,19 +108,19 @@ def run(clone: Path, server: Server) -> Callable[..., Run]:
     summary = clone / "summary.md"
 
     def run(*arguments: str) -> Run:
-        env = {name: value for name, value in os.environ.items() if name != "NOX_PID"} | {
-            "PYTHONPATH": f"{clone}{os.pathsep}{clone / 'airflow' / 'include'}",
-            "GITHUB_STEP_SUMMARY": str(summary),
-            "GITHUB_ACTIONS": "true",
-            "DBT_FAILURES_PATH": str(clone / "failures"),
-        }
-        argv = [sys.executable, "-m", "harness", "dbt", "--postgres", server.dsn, *arguments]
-        done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, timeout=180, check=False)
-        commands = [line for line in done.stdout.splitlines() if line.startswith("::")]
+        exit_code, output = harness_command.run(
+            *("dbt", "--postgres", server.dsn, *arguments),
+            python=clones.python_of(clone),
+            cwd=clone,
+            GITHUB_STEP_SUMMARY=str(summary),
+            GITHUB_ACTIONS="true",
+            DBT_FAILURES_PATH=str(clone / "failures"),
+        )
+        commands = [line for line in output.splitlines() if line.startswith("::")]
         written = re.sub(r"\((\d+ min )?[\d.]+ s\)", "(TIME)", summary.read_text())
         written = re.sub(r"^(\| (?:unit test|test|model) .*) [\d.]+ \|$", r"\1 TIME |", written, flags=re.MULTILINE)
         summary.unlink()
-        return Run(done.returncode, done.stdout + done.stderr, commands, written)
+        return Run(exit_code, output, commands, written)
 
     return run
 

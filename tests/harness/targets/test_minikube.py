@@ -54,8 +54,8 @@ if not command:
     refuse(f'Error: unknown command "{{" ".join(words[:1])}}" for "minikube"')
 words = words[len(command.split()):]
 flags = {{}}
-for name, told in (interface["inherited"] | interface["commands"][command]["flags"]).items():
-    kind, _, short = told.partition(", ")
+for name, flag in (interface["inherited"] | interface["commands"][command]["flags"]).items():
+    kind, _, short = flag.partition(", ")
     flags |= {{name: (name, kind), short or name: (name, kind)}}
 given, arguments = {{"--profile": "minikube"}}, []
 while words:
@@ -91,8 +91,8 @@ match command:
         state.mkdir(parents=True, exist_ok=True)
         (state / "images").touch()
         current = "" if given.get("--keep-context") == "true" else profile
-        told = {{"kind": "Config", "contexts": [{{"name": profile}}], "current-context": current}}
-        config.write_text(json.dumps(told))
+        kubeconfig = {{"kind": "Config", "contexts": [{{"name": profile}}], "current-context": current}}
+        config.write_text(json.dumps(kubeconfig))
     case "delete":
         if state.exists():
             (state / "images").unlink()
@@ -103,9 +103,9 @@ match command:
         if not state.exists():
             print(f'Profile "{{profile}}" not found. Run "minikube profile list" to view all profiles.')
             sys.exit(85)  # ExGuestNotFound
-        told = {{"Name": profile, "Host": "Running", "Kubelet": "Running", "APIServer": "Running",
+        status = {{"Name": profile, "Host": "Running", "Kubelet": "Running", "APIServer": "Running",
                 "Kubeconfig": "Configured", "Worker": False}}
-        print(json.dumps(told) if given.get("--output") == "json" else profile)
+        print(json.dumps(status) if given.get("--output") == "json" else profile)
     case "image load":
         if not state.exists():
             refuse("X Exiting due to MK_USAGE: loading profile: cluster does not exist")
