@@ -9,10 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.tables import create_tables
 from harness.project.environments import install
-from harness.warehouse.roles import MARK, Warehouse, create_warehouse, drop_warehouse
-from harness.warehouse.server import Server
+from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 from tests.dbt.process import Dbt, Process
 
 DATABASE = "warehouse_dbt"  # of each test, so that dbt's parse of the project, which has the name in it, holds
@@ -45,26 +43,21 @@ def dbt_on(warehouse: Warehouse, process: Process, folder: Path) -> Dbt:
 
 
 @pytest.fixture(scope="session")
-def template(server: Server, passwords: dict[str, str], processes: list[Process], folder: Path) -> str:
-    """Give the name of a database with empty raw tables and the staging models."""
-    warehouse = create_warehouse(server, DATABASE, passwords)
-    create_tables(warehouse.loader_dsn)
+def built_template(template: Warehouse, processes: list[Process], folder: Path) -> Warehouse:
+    """Give a warehouse with empty raw tables and the staging models, to be copied."""
+    warehouse = copy_warehouse(template, DATABASE)
     dbt_on(warehouse, processes[0], folder).run("run --quiet --select staging")
-    template = f"template_dbt{server.suffix}"
+    built = replace(warehouse, database=f"dbt_{template.database}")
     rename = sql.SQL("alter database {} rename to {}")
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(rename.format(sql.Identifier(warehouse.database), sql.Identifier(template)))
-    return template
+    with psycopg.connect(template.server.dsn, autocommit=True) as connection:
+        connection.execute(rename.format(sql.Identifier(warehouse.database), sql.Identifier(built.database)))
+    return built
 
 
 @pytest.fixture
-def warehouse(template: str, server: Server, passwords: dict[str, str]) -> Iterator[Warehouse]:
+def warehouse(built_template: Warehouse) -> Iterator[Warehouse]:
     """Give a warehouse with empty raw tables and the staging models."""
-    database = sql.Identifier(f"{DATABASE}{server.suffix}")
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template {}").format(database, sql.Identifier(template)))
-        connection.execute(sql.SQL("comment on database {} is {}").format(database, MARK))
-    warehouse = create_warehouse(server, DATABASE, passwords)  # what it grants on a database is not the template's
+    warehouse = copy_warehouse(built_template, DATABASE)
     yield warehouse
     drop_warehouse(warehouse)
 
