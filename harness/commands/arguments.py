@@ -25,7 +25,8 @@ class Parser(ArgumentParser):
 
 def invalid_arguments(what: str) -> UsageError:
     """Return the error for invalid arguments."""
-    return UsageError(what, "The option or its value is most likely misspelt.", "The README lists the options.")
+    next_step = "The options are listed in docs/targets.md and, for dbt, in docs/add-a-model.md."
+    return UsageError(what, "The option or its value is most likely misspelt.", next_step)
 
 
 def shown_command(arguments: Iterable[str]) -> str:
@@ -37,20 +38,21 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a run that `nox -s e2e` and `nox -s cluster` share."""
     default = RunOptions()
     events = os.environ.get("EVENTS_URI", default.events)  # not shown by --help: a URI may be signed
-    parser.add_argument(
-        "--events", type=absolute_uri, default=events, metavar="PATH_OR_URI", help="your own events file; or EVENTS_URI"
-    )
-    parser.add_argument("--max-rejected", type=share, default=default.max_rejected, metavar="SHARE", help="0.01 is 1%%")
-    parser.add_argument("--ui-port", type=port, metavar="PORT", help="for Airflow's UI; a free one by default")
-    parser.add_argument("--namespace", metavar="NAME", help="target context: the namespace to use")
-    parser.add_argument("--registry", metavar="PREFIX", help="target context: where to push the images to")
-    parser.add_argument(
-        "--warehouse-dsn", type=dsn, metavar="DSN", help="target context: an administrator's DSN of a PostgreSQL 18"
-    )
-    parser.add_argument("--storage-class", metavar="NAME", help="target context: of the volume for task logs")
-    parser.add_argument(
-        "--values", type=absolute_file, metavar="FILE", help="clusters: a values file for the chart, over the project's"
-    )
+
+    def add(option: str, metavar: str, text: str, **more: Any) -> None:
+        parser.add_argument(option, metavar=metavar, help=text, **more)
+
+    events_text = "the events file; else EVENTS_URI, else the sample"
+    share_text = "the share of rows that may be rejected; 0.01, which is 1%%, by default"
+    values_text = "clusters: a values file for the chart that overrides the project's own"
+    add("--events", "PATH_OR_URI", events_text, type=absolute_uri, default=events)
+    add("--max-rejected", "SHARE", share_text, type=share, default=default.max_rejected)
+    add("--ui-port", "PORT", "the port of Airflow's UI; a free one by default", type=port)
+    add("--values", "FILE", values_text, type=absolute_file)
+    add("--warehouse-dsn", "DSN", "target context: an administrator's DSN of a PostgreSQL 18 that pods reach", type=dsn)
+    add("--registry", "PREFIX", "target context: where to push the images to; without it the nodes must have them")
+    add("--namespace", "NAME", "target context: the namespace; events-platform by default")
+    add("--storage-class", "NAME", "target context: of the volume for task logs; the cluster's own by default")
 
 
 def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:

@@ -41,13 +41,15 @@ Computing = InBackground[expected_numbers.Expected]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s e2e`."""
-    parser.add_argument("--target", default=RunOptions().target, help=f"one of {', '.join(TARGETS)}")
+    parser.add_argument("--target", default=RunOptions().target, help=f"{', '.join(TARGETS)}; auto by default")
     add_run_options(parser)
-    parser.add_argument("--start", metavar="INSTANT", help="load only events since this instant, 2020-02-01T09:00:00Z")
+    parser.add_argument("--start", metavar="INSTANT", help="load only events from this instant on, UTC: 2020-02-01")
     parser.add_argument("--end", metavar="INSTANT", help="load only events before this instant")
-    parser.add_argument("--reuse", action="store_true", help="use the cluster that is up, and leave it up")
-    parser.add_argument("--keep", action="store_true", help="leave everything up and print how to reach it")
-    parser.add_argument("--down", action="store_true", help="take down what --keep left up, and do nothing else")
+    parser.add_argument(
+        "--reuse", action="store_true", help="use the cluster that is up, empty its warehouse, and leave it up"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave everything up, and print the addresses and logins")
+    parser.add_argument("--down", action="store_true", help="take down what --keep left up on the embedded target")
     parser.set_defaults(run=run_command)
 
 
@@ -146,7 +148,7 @@ def with_dbt_results(error: DagRunFailedError, deployment: Deployment) -> DagRun
     results: list[str] = []
     try:
         if runs := deployment.failed_dbt_runs():
-            results = dbt_report.tell(dbt_report.read(runs[-1]), deployment.warehouse.admin_dsn)
+            results = dbt_report.report(dbt_report.read(runs[-1]), deployment.warehouse.admin_dsn)
     except (EventsError, OSError, ValueError) as second:  # ERROR matters more
         say(f"  dbt's own results cannot be read: {next(iter(str(second).splitlines()), '')}")
     return error.amended(evidence=[*results, *error.evidence])

@@ -31,5 +31,5 @@ def _empty(name: str) -> UsageError:
     return UsageError(
         f"{name} is empty.",
         "A script most likely takes it from a variable that is not set.",
-        "Give it a value, or leave it out to get the default; the README has both.",
+        "Give it a value, or leave it out to get the default.",
     )
