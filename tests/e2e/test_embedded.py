@@ -134,6 +134,7 @@ def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -
     run = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'harness', *sys.argv[1:]])"
     nox = start(temporary, program=("-c", run))
     output = read_until(nox, "✓ PostgreSQL")
+    time.sleep(0.5)  # into the next phase
     nox.kill()
     output += nox.communicate(timeout=TIMEOUT_S)[0]
     check_interrupted(output, temporary, signal.SIGTERM, "Airflow's metadata database migrated")
