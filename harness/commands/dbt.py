@@ -29,8 +29,8 @@ from harness.warehouse.server import connection_url, describe
 
 ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"
-SHOWN = 3  # of what failed, in the error
-READ_MODELS = ("docs", "show", "test")  # commands that say nothing of a warehouse where no model was built
+SHOWN = 3  # names of what failed, in the error
+READ_MODELS = ("docs", "show", "test")  # commands that need the models to be built
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,47 +52,50 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
 
 
 def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bool = False) -> None:
-    """Run dbt with ARGUMENTS on the server that DSN names, or on an ephemeral one; nothing of it is left.
+    """Run dbt with ARGUMENTS on the server that DSN names, or on an ephemeral one; SECTION gets the results.
 
-    Where DBT_TARGET is `prod` it runs on the warehouse that the variables of `dbt/profiles.yml` name, as it is.
-    SECTION is told what dbt did. To KEEP is to leave the ephemeral server up, unless an interrupt ends the run.
+    Where DBT_TARGET is `prod` it runs on the warehouse that the variables of `dbt/profiles.yml` name. KEEP leaves the
+    ephemeral server up, unless an interrupt ends the run; on a given server everything that was created is dropped.
 
     Raises:
-        UsageError: there would be nothing to keep.
+        UsageError: the server is not ephemeral and KEEP is set, or both DSN and DBT_TARGET=prod name one.
         PostgresError, ServiceFailedError: there is no PostgreSQL.
         DbtFailedError: dbt failed; its output says why.
     """
-    is_own = os.environ.get("DBT_TARGET") == "prod"
-    if is_own and dsn:
+    is_prod = os.environ.get("DBT_TARGET") == "prod"
+    if is_prod and dsn:
         raise UsageError(
-            "--postgres is for an ephemeral warehouse, and DBT_TARGET=prod is for one of your own.",
-            "The variables that docs/operations.md lists say where that one is.",
+            "--postgres is for an ephemeral warehouse, and DBT_TARGET=prod is for your own.",
+            "DBT_TARGET=prod builds in the warehouse that the variables in docs/operations.md name.",
             "Leave one of the two out.",
         )
-    if keep and (is_own or dsn):
+    if keep and (is_prod or dsn):
         raise UsageError(
             "--keep is for an ephemeral server, and this one is yours.",
-            "With --postgres what is made on it is dropped at the end; with DBT_TARGET=prod it stays anyway.",
-            "Leave --keep out, or run it on a server of its own: nox -s dbt -- --keep",
+            "What --postgres creates is dropped at the end; what DBT_TARGET=prod builds stays anyway.",
+            "Leave --keep out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
-        if is_own:
-            run_all(arguments, {}, own_dsn(), section)
+        if is_prod:
+            run_all(arguments, {}, prod_dsn(), section)
             return
         with ephemeral_server(dsn, keep=keep) as server:
             say(f"✓ {describe(server)}")
             warehouse = create_warehouse(server, "warehouse", make_passwords())
-            failure: Exception | None = None
             try:
                 run_on_sample(arguments, warehouse, section)
-            except Exception as error:  # noqa: BLE001 - it is raised below; an interrupt is none, and keeps nothing
-                failure = error
-            if keep:
-                say(f"  warehouse  {warehouse.admin_dsn}")
-                say(f"  take it down: {down_command('dbt')}")
-            if failure:
-                raise failure
+            except Exception:
+                describe_kept(warehouse, keep=keep)
+                raise
+            describe_kept(warehouse, keep=keep)
+
+
+def describe_kept(warehouse: Warehouse, *, keep: bool) -> None:
+    """Print how to use and how to take down WAREHOUSE, if it is KEPT."""
+    if keep:
+        say(f"  warehouse  {warehouse.admin_dsn}")
+        say(f"  take it down: {down_command('dbt')}")
 
 
 def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Section) -> None:
@@ -108,8 +111,8 @@ def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Secti
     run_all(arguments, env, warehouse.admin_dsn, section)
 
 
-def own_dsn() -> str:
-    """Return the DSN of the user's own warehouse, for the rows that fail a test; what is missing dbt complains of."""
+def prod_dsn() -> str:
+    """Return the DSN of the warehouse that the environment names, incomplete where variables are missing."""
     names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_DATABASE")
     user, password, host, database = (os.environ.get(name, "") for name in names)
     port = os.environ.get("WAREHOUSE_PORT", "")
@@ -117,7 +120,7 @@ def own_dsn() -> str:
 
 
 def run_all(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section) -> None:
-    """Run dbt as ARGUMENTS say; without any, or with `docs` alone, make the static page as well."""
+    """Run dbt with ARGUMENTS; without any it is `build`. Without any, or for `docs`, write the static page."""
     if list(arguments) != ["docs"]:
         run_dbt(arguments or ["build"], env, dsn, section)
     if not arguments or list(arguments) == ["docs"]:
@@ -128,44 +131,42 @@ def run_all(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
 
 
 def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section | None = None) -> None:
-    """Run `dbt ARGUMENTS` in dbt's own environment, with ENV; tell SECTION what came of it, and by DSN which rows fail.
+    """Run `dbt ARGUMENTS` in dbt's own environment, with ENV; SECTION gets the results, and by DSN the failing rows.
 
     Raises:
         DbtFailedError: it failed.
     """
     target = ARTIFACTS / "target"
-    written = {
+    paths = {
         "DBT_TARGET_PATH": str(target),
         "DBT_LOG_PATH": str(ARTIFACTS / "logs"),
         "DBT_USE_COLORS": os.environ.get("DBT_USE_COLORS", str(sys.stdout.isatty())),
     }
     (target / dbt_report.RESULTS).unlink(missing_ok=True)  # of a run before
-    env = os.environ | dict(env) | written
-    exit_code, said = stream([python_of("dbt"), "dbt/run.py", *arguments], cwd=ROOT, env=env)
+    env = os.environ | dict(env) | paths
+    exit_code, output = stream([python_of("dbt"), "dbt/run.py", *arguments], cwd=ROOT, env=env)
     results = dbt_report.read(target)
-    told = dbt_report.tell(results, dsn)
+    report = dbt_report.report(results, dsn)
+    command = " ".join(map(shown, arguments))
     if section:
-        section.headline = f"{' '.join(map(shown, arguments))}: {dbt_report.headline(results)}".removesuffix(": ")
+        section.headline = f"{command}: {dbt_report.headline(results)}".removesuffix(": ")
     if exit_code:
-        raise failed(arguments, exit_code, said, [result.name for result in results if result.failed], told)
+        names = [result.name for result in results if result.failed]
+        raise failed(f"dbt {command} ended with exit code {exit_code}", names, report, code(output, last=60))
     if section:
-        section.add(*told)
+        section.add(*report)
 
 
-def failed(
-    arguments: Sequence[str], exit_code: int, said: str, names: Sequence[str], told: Sequence[str]
-) -> DbtFailedError:
-    """Return the error for `dbt ARGUMENTS`, in which NAMES failed; dbt SAID so, and TOLD is Markdown of it."""
-    what = f"dbt {' '.join(map(shown, arguments))} ended with exit code {exit_code}"
-    output = code(said, last=60)
+def failed(what: str, names: Sequence[str], report: Sequence[str], output: str) -> DbtFailedError:
+    """Return the error for a command of dbt in which the nodes NAMES failed; REPORT and OUTPUT are Markdown."""
     if not names:
-        why = "The project cannot be parsed, or the command makes no sense; dbt says why."
-        return DbtFailedError(f"{what}.", why, "Mend what dbt names, and run it again.", [*told, output])
+        why = "The project cannot be parsed, or the arguments are invalid; dbt says which."
+        return DbtFailedError(f"{what}.", why, "Fix what dbt names, and run it again.", [*report, output])
     selected = " ".join(f"+{name}" for name in names[:SHOWN])
     statements = (ARTIFACTS / "target" / "run").relative_to(ROOT)
     return DbtFailedError(
         f"{what}: {', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN else ''} failed.",
-        "A change to a model, or events that it does not expect; dbt says which rows or statement.",
-        f"The statements are in {statements}; what failed by itself: nox -s dbt -- build --select {selected}",
-        [*told, details("What dbt says", output)],
+        "A change to a model, or events that it does not expect; dbt shows which rows or statement.",
+        f"The statements are in {statements}; run what failed alone: nox -s dbt -- build --select {selected}",
+        [*report, details("dbt's output", output)],
     )

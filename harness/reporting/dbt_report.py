@@ -1,4 +1,4 @@
-"""Tell what a dbt run did, from the files that it writes: counts, and for each failure its place, message and rows."""
+"""Report a dbt run from the files that it writes: counts, and for each failure its line, message and rows."""
 
 import json
 import re
@@ -19,7 +19,7 @@ SHOWN = 20  # failures in full
 SHOWN_ROWS = 10
 CELL_CHARS = 200
 ROWS_TIMEOUT = "30s"
-WENT_WELL = ("success", "pass", "no-op", "warn")
+PASSED = ("success", "pass", "no-op")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Result:
     Attributes:
         kind: `model`, `test`, `unit_test` …
         status: dbt's word: `success`, `pass`, `warn`, `fail`, `error`, `skipped` …
-        path: its file, from the repository's root; None where the manifest does not know.
-        line: its line in there.
-        compiled: the statement that it is, as the warehouse gets it.
+        path: its file, from the repository's root; None if the manifest does not have it.
+        line: its line in that file.
+        compiled: its statement, as the warehouse gets it.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether it is one of those that the run fails for; what was skipped is so for another one."""
-        return self.status not in (*WENT_WELL, "skipped")
+        """Whether it is a reason why the run failed; what was skipped is none."""
+        return self.status not in (*PASSED, "warn", "skipped")
 
     def finding(self) -> Finding:
         """Return what is shown beside its line."""
@@ -54,7 +54,7 @@ class Result:
 
 
 def read(folder: Path) -> list[Result]:
-    """Return what the run whose files are in FOLDER did; nothing where it came to nothing.
+    """Return the results of the run that wrote to FOLDER; none if it wrote none.
 
     Raises:
         OSError, ValueError: the files cannot be read.
@@ -63,37 +63,35 @@ def read(folder: Path) -> list[Result]:
         return []
     manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).exists() else {}
     nodes = manifest.get("nodes", {}) | manifest.get("unit_tests", {})
-    return [
-        _result(told, nodes.get(told["unique_id"], {}))
-        for told in json.loads((folder / RESULTS).read_text())["results"]
-    ]
+    results = json.loads((folder / RESULTS).read_text())["results"]
+    return [_result(result, nodes.get(result["unique_id"], {})) for result in results]
 
 
-def _result(told: Mapping[str, Any], node: Mapping[str, Any]) -> Result:
-    kind, _, *names = told["unique_id"].split(".")
-    message = (told["message"] or "").replace("\r", "").strip()
+def _result(result: Mapping[str, Any], node: Mapping[str, Any]) -> Result:
+    kind, _, *names = result["unique_id"].split(".")
+    message = (result["message"] or "").replace("\r", "").strip()
     path = f"dbt/{node['original_file_path']}" if node else None
     return Result(
         name=node.get("name") or ".".join(names),
         kind=kind,
-        status=told["status"],
+        status=result["status"],
         message=message,
         path=path,
-        line=_line(ROOT / path, node, message) if path else None,
-        compiled=told.get("compiled_code") or "",
-        taken_s=told["execution_time"],
+        line=line_of(ROOT / path, node, message) if path else None,
+        compiled=result.get("compiled_code") or "",
+        taken_s=result["execution_time"],
     )
 
 
-def _line(file: Path, node: Mapping[str, Any], message: str) -> int:
-    """Return the line of FILE that NODE is in, or for a model that MESSAGE is about; 1 where it is not found."""
+def line_of(file: Path, node: Mapping[str, Any], message: str = "") -> int:
+    """Return the line of FILE that has NODE, or for a model the one that MESSAGE quotes; 1 if it is not found."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     if file.suffix == ".sql":
-        named = re.search(r"^ *LINE \d+: (.*)", message, re.MULTILINE)  # PostgreSQL's own
-        return _below(lines, [re.escape(named[1].strip())]) if named else 1
-    by_name = [rf"(- )?name: {re.escape(node['name'])}"]
-    if any(re.fullmatch(by_name[0], line.strip()) for line in lines):
-        return _below(lines, by_name)
+        quoted = re.search(r"^ *LINE \d+: (.*)", message, re.MULTILINE)  # by PostgreSQL
+        return _below(lines, [re.escape(quoted[1].strip())]) if quoted else 1
+    by_name = rf"(- )?name: {re.escape(node['name'])}"
+    if any(re.fullmatch(by_name, line.strip()) for line in lines):
+        return _below(lines, [by_name])
     generic = node.get("test_metadata") or {"kwargs": {}, "name": ""}
     tested = re.findall(r"'([^']+)'", generic["kwargs"].get("model", ""))  # ref('a'), or source('raw', 'a')
     names = [*tested, *filter(None, [node.get("column_name")])]
@@ -101,7 +99,7 @@ def _line(file: Path, node: Mapping[str, Any], message: str) -> int:
 
 
 def _below(lines: Sequence[str], patterns: Sequence[str]) -> int:
-    """Return the line of the last of PATTERNS, each looked for below the one before, as far as they are found."""
+    """Return the line of the last of PATTERNS that is found, each below the one before."""
     found = 0
     for pattern in patterns:
         places = (
@@ -112,15 +110,15 @@ def _below(lines: Sequence[str], patterns: Sequence[str]) -> int:
 
 
 def headline(results: Sequence[Result]) -> str:
-    """Return how much of what there was, and what failed of it."""
+    """Return the number of failures, if any, and of each kind of node."""
     failed = [result for result in results if result.failed]
     kinds = {kind: sum(r.kind == kind for r in results) for kind in dict.fromkeys(r.kind for r in results)}
     counts = ", ".join(f"{count} {kind.replace('_', ' ')}{'s' if count > 1 else ''}" for kind, count in kinds.items())
     return f"{len(failed)} failed of {counts}" if failed else counts
 
 
-def tell(results: Sequence[Result], dsn: str) -> list[str]:
-    """Return Markdown about RESULTS, and show failures beside their lines; DSN gives the rows that fail tests."""
+def report(results: Sequence[Result], dsn: str) -> list[str]:
+    """Return Markdown about RESULTS, and annotate the lines of failures; the rows that fail tests are read by DSN."""
     failed = [result for result in results if result.failed]
     warned = [result for result in results if result.status == "warn"]
     skipped = [result for result in results if result.status == "skipped"]
@@ -128,7 +126,7 @@ def tell(results: Sequence[Result], dsn: str) -> list[str]:
     return [
         annotate([result.finding() for result in failed]),
         *(_block(result, dsn) for result in (*failed, *warned)[:SHOWN]),
-        f"… and {more} more: the log has all." if more > 0 else "",
+        f"… and {more} more: see the log." if more > 0 else "",
         f"Skipped, because what they need failed: {_named(skipped)}." if skipped else "",
         _counts(results) if results else "",
     ]
@@ -137,11 +135,11 @@ def tell(results: Sequence[Result], dsn: str) -> list[str]:
 def _named(skipped: Sequence[Result]) -> str:
     models = [span(result.name) for result in skipped if result.kind == "model"]
     others = len(skipped) - len(models)
-    return ", ".join([*models, *([f"{others} tests"] if others else [])])
+    return ", ".join([*models, *([f"{others} test{'s' if others > 1 else ''}"] if others else [])])
 
 
 def _counts(results: Sequence[Result]) -> str:
-    columns = {"well": ("success", "pass", "no-op"), "warned": ("warn",), "skipped": ("skipped",)}
+    columns = {"passed": PASSED, "warned": ("warn",), "skipped": ("skipped",)}
     rows = []
     for kind in dict.fromkeys(result.kind for result in results):
         of_kind = [result for result in results if result.kind == kind]
@@ -154,19 +152,19 @@ def _counts(results: Sequence[Result]) -> str:
 
 def _block(result: Result, dsn: str) -> str:
     place = result.finding().place
-    told = [f"### dbt {result.kind.replace('_', ' ')} {text(result.name)}: {result.status}"]
-    told += [f"at {span(place)}"] if place else []
-    told += [code(result.message)] if result.message else []
+    parts = [f"### dbt {result.kind.replace('_', ' ')} {text(result.name)}: {result.status}"]
+    parts += [f"at {span(place)}"] if place else []
+    parts += [code(result.message)] if result.message else []
     if result.kind == "test" and result.compiled and result.status in ("fail", "warn"):
-        told.append(failing_rows(result.compiled, dsn))
+        parts.append(failing_rows(result.compiled, dsn))
     if result.compiled:
-        told.append(details("The statement", code(result.compiled.strip(), first=80)))
-    told.append(f"By itself, on the sample: {span(f'nox -s dbt -- build --select +{result.name}')}")
-    return "\n\n".join(told)
+        parts.append(details("The statement", code(result.compiled.strip(), first=80)))
+    parts.append(f"Run it alone, on the sample: {span(f'nox -s dbt -- build --select +{result.name}')}")
+    return "\n\n".join(parts)
 
 
 def failing_rows(compiled: str, dsn: str) -> str:
-    """Return a table of the first rows of a test's statement, or why they cannot be had."""
+    """Return a table of the first rows that the statement of a test selects, or why they cannot be read."""
     try:
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             connection.read_only = True
@@ -176,6 +174,6 @@ def failing_rows(compiled: str, dsn: str) -> str:
             rows = cursor.fetchall()
             header = [column.name for column in cursor.description or ()]
     except psycopg.Error as error:
-        return f"The rows that fail it cannot be had: {text(next(iter(str(error).splitlines()), ''))}"
+        return f"The rows that fail it cannot be read: {text(next(iter(str(error).splitlines()), ''))}"
     cells = [["null" if value is None else str(value)[:CELL_CHARS] for value in row] for row in rows]
     return f"The rows that fail it, at most {SHOWN_ROWS}:\n\n{table([text(name) for name in header], cells)}"

@@ -18,7 +18,7 @@ from tests import clones, harness_command
 
 BREAKS = {  # a data test, a unit test and a model fail
     "dbt/models/marts/dim/dim_services.sql": ("select * from services", "select * from services where service_id < 0"),
-    "dbt/models/marts/dim/dim_date.sql": ("extract(dow", "1 + extract(dow"),
+    "dbt/models/marts/dim/dim_date.sql": ("extract(dow", "1 + extract(dow"),  # the unit test skips it
     "dbt/models/marts/dim/dim_professionals.sql": ("max(created_at)", "max(created_on)"),
 }
 EVENTS = """\
@@ -28,8 +28,6 @@ event_id;event_type;professional_id_anonymized;created_at;meta_data
 3;proposed;7;2020-01-03 10:00:00;4_dak_roof_1.10
 4;proposed;7;2020-01-03 11:00:00;4_dak_roof_2.20
 """
-
-
 MODEL_MESSAGE = """\
 Database Error in model dim_professionals (models/marts/dim/dim_professionals.sql)
   column "created_on" does not exist
@@ -43,15 +41,39 @@ The rows that fail it, at most 10:
 | --- |
 | 4 |
 | 4 |"""
-BUILD = "build --exclude-resource-type unit_test --select +fct_events +path:models/marts/dim"
-SUMMARY = f"""\
-## ✗ dbt: {BUILD}: 2 failed of 28 tests, 6 models (TIME)
+UNIT_TEST = "sunday_is_day_one_and_saturday_day_seven"
+UNIT_TEST_MESSAGE = """\
+actual differs from expected:
 
-- **What happened:** dbt {BUILD} ended with exit code 1: dim_professionals, \
+@@,calendar_date,day_of_week,is_weekday
+→ ,2020-01-03   ,6→7        ,True
+→ ,2020-01-04   ,7→8        ,False
+→ ,2020-01-05   ,1→2        ,False
+→ ,2020-01-06   ,2→3        ,True"""
+BUILD = (
+    "build --threads 1 --indirect-selection empty --select +fct_events dim_date dim_services dim_professionals"
+    f" {UNIT_TEST} unique_dim_professionals_professional_id fct_events_have_a_known_service"
+)
+SUMMARY = f"""\
+## ✗ dbt: {BUILD}: 3 failed of 6 models, 1 unit test, 2 tests (TIME)
+
+- **What happened:** dbt {BUILD} ended with exit code 1: {UNIT_TEST}, dim_professionals, \
 fct_events_have_a_known_service failed.
-- **Why, most likely:** A change to a model, or events that it does not expect; dbt says which rows or statement.
-- **What to do:** The statements are in build/dbt/target/run; what failed by itself: nox -s dbt -- build --select \
-+dim_professionals +fct_events_have_a_known_service
+- **Why, most likely:** A change to a model, or events that it does not expect; dbt shows which rows or statement.
+- **What to do:** The statements are in build/dbt/target/run; run what failed alone: nox -s dbt -- build --select \
++{UNIT_TEST} +dim_professionals +fct_events_have_a_known_service
+
+### dbt unit test {UNIT_TEST}: fail
+
+at `dbt/models/marts/dim/dim_date.yml:103`
+
+```text
+{UNIT_TEST_MESSAGE}
+```
+
+<The statement>
+
+Run it alone, on the sample: `nox -s dbt -- build --select +{UNIT_TEST}`
 
 ### dbt model dim_professionals: error
 
@@ -63,7 +85,7 @@ at `dbt/models/marts/dim/dim_professionals.sql:15`
 
 <The statement>
 
-By itself, on the sample: `nox -s dbt -- build --select +dim_professionals`
+Run it alone, on the sample: `nox -s dbt -- build --select +dim_professionals`
 
 ### dbt test fct_events_have_a_known_service: fail
 
@@ -77,16 +99,17 @@ Got 2 results, configured to fail if != 0
 
 <The statement>
 
-By itself, on the sample: `nox -s dbt -- build --select +fct_events_have_a_known_service`
+Run it alone, on the sample: `nox -s dbt -- build --select +fct_events_have_a_known_service`
 
-Skipped, because what they need failed: 3 tests.
+Skipped, because what they need failed: `dim_date`, 1 test.
 
-| dbt | well | warned | skipped | failed | seconds |
+| dbt | passed | warned | skipped | failed | seconds |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| test | 24 | 0 | 3 | 1 | TIME |
-| model | 5 | 0 | 0 | 1 | TIME |
+| model | 4 | 0 | 1 | 1 | TIME |
+| unit test | 0 | 0 | 0 | 1 | TIME |
+| test | 0 | 0 | 1 | 1 | TIME |
 
-<What dbt says>
+<dbt's output>
 
 """
 
@@ -96,7 +119,7 @@ class Run:
     """How a run of `python -m harness dbt` in a clone ended."""
 
     exit_code: int
-    said: str
+    output: str
     commands: list[str]
     summary: str
 
@@ -125,100 +148,66 @@ def run(clone: Path, server: Server) -> Callable[..., Run]:
     return run
 
 
-def break_models(clone: Path) -> None:
-    """Have a data test, a model and a unit test fail in CLONE."""
-    for name, (old, new) in BREAKS.items():
-        text = (clone / name).read_text()
-        assert text.count(old) == 1
-        (clone / name).write_text(text.replace(old, new))
-
-
 def folded(summary: str) -> str:
     """Return SUMMARY without what is folded in it."""
     return re.sub(r"<details><summary>(.*?)</summary>.*?</details>", r"<\1>", summary, flags=re.DOTALL)
 
 
-def test_failures_are_told_with_their_rows_and_lines(
-    clone: Path, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    break_models(clone)
+def test_failures_are_reported_with_their_rows_and_lines(clone: Path, run: Callable[..., Run]) -> None:
+    for name, (old, new) in BREAKS.items():
+        text = (clone / name).read_text()
+        assert text.count(old) == 1
+        (clone / name).write_text(text.replace(old, new))
 
     outcome = run(*BUILD.split())
 
-    assert outcome.exit_code == 49, outcome.said
+    assert outcome.exit_code == 49, outcome.output
     assert folded(outcome.summary) == SUMMARY
-    rest = re.findall(r"<details><summary>(.*?)</summary>\n\n```text\n(.*?)\n", outcome.summary)
-    assert rest[:2] == [("The statement", "with"), ("The statement", "with child as (")]
+    statements = re.findall(r"<details><summary>The statement</summary>\n\n```text\n(.*?)\n", outcome.summary)
+    assert statements[-2:] == ["with", "with child as ("]
     assert outcome.commands == [
+        f"::error file=dbt/models/marts/dim/dim_date.yml,line=103,title=dbt unit_test {UNIT_TEST}%3A fail::"
+        + UNIT_TEST_MESSAGE.replace("\n", "%0A"),
         "::error file=dbt/models/marts/dim/dim_professionals.sql,line=15,title=dbt model dim_professionals%3A error::"
         + MODEL_MESSAGE.replace("\n", "%0A"),
         "::error file=dbt/models/marts/fact/fct_events.yml,line=36,title=dbt test fct_events_have_a_known_service%3A "
         "fail::Got 2 results, configured to fail if != 0",
     ]
 
-    monkeypatch.setattr(dbt_report, "ROOT", clone)
-    # The same files are what a failed dbt task leaves; by now the warehouse is gone.
+    # A failed dbt task leaves the same files; by now the warehouse is gone.
     error = DagRunFailedError("what", "why", "next", ["the log"], task_id="dbt_build")
     warehouse = SimpleNamespace(admin_dsn="postgresql://nobody@127.0.0.1:1/none")
     deployment: Any = SimpleNamespace(failed_dbt_runs=lambda: [clone / "failures"], warehouse=warehouse)
-    told = "\n\n".join(filter(None, e2e.with_dbt_results(error, deployment).evidence))
-    wanted = SUMMARY.partition("fct_events_have_a_known_service\n\n")[2].rpartition("\n\n<What dbt says>")[0]
-    assert "The rows that fail it cannot be had: connection failed: " in told
-    unreachable = re.sub("The rows that fail it cannot be had: .*", ROWS, folded(told))
-    counts = re.sub(r"^(\| (?:test|model) .*) [\d.]+ \|$", r"\1 TIME |", unreachable, flags=re.MULTILINE)
-    assert counts == f"{wanted}\n\nthe log"
+    *report, last = e2e.with_dbt_results(error, deployment).evidence
+    assert report == dbt_report.report(dbt_report.read(clone / "failures"), warehouse.admin_dsn)
+    assert any("The rows that fail it cannot be read: connection failed: " in block for block in report)
+    assert last == "the log"
 
 
-def test_a_unit_test_is_told_with_what_differs(clone: Path, run: Callable[..., Run]) -> None:
-    break_models(clone)
-
-    outcome = run("build", "--select", "+sunday_is_day_one_and_saturday_day_seven")
-
-    assert outcome.exit_code == 49, outcome.said
-    assert (
-        "\n### dbt unit test sunday_is_day_one_and_saturday_day_seven: fail\n\n"
-        "at `dbt/models/marts/dim/dim_date.yml:103`\n\n"
-        "```text\n"
-        "actual differs from expected:\n\n"
-        "@@,calendar_date,day_of_week,is_weekday\n"
-        "→ ,2020-01-03   ,6→7        ,True\n"
-        "→ ,2020-01-04   ,7→8        ,False\n"
-        "→ ,2020-01-05   ,1→2        ,False\n"
-        "→ ,2020-01-06   ,2→3        ,True\n"
-        "```\n"
-    ) in outcome.summary
-    [command] = outcome.commands
-    assert command.startswith("::error file=dbt/models/marts/dim/dim_date.yml,line=103,title=dbt unit_test sunday_is_")
-
-
-def test_a_build_that_went_well_is_a_table(run: Callable[..., Run]) -> None:
+def test_a_build_without_failures_is_a_table(clone: Path, run: Callable[..., Run]) -> None:
     outcome = run("build", "--select", "+dim_services")
 
-    assert outcome.exit_code == 0, outcome.said
+    assert outcome.exit_code == 0, outcome.output
     assert outcome.commands == []
     assert outcome.summary == (
         "## ✓ dbt: build --select +dim_services: 11 tests, 6 unit tests, 2 models (TIME)\n\n"
-        "| dbt | well | warned | skipped | failed | seconds |\n"
+        "| dbt | passed | warned | skipped | failed | seconds |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| test | 11 | 0 | 0 | 0 | TIME |\n"
         "| unit test | 6 | 0 | 0 | 0 | TIME |\n"
         "| model | 2 | 0 | 0 | 0 | TIME |\n\n"
     )
-    # Each command tells of its own run alone: this one has no results.
-    assert run("ls", "--quiet").summary == "## ✓ dbt: ls --quiet (TIME)\n\n"
+    check_lines(clone, json.loads((clone / "build/dbt/target/manifest.json").read_text()))
 
-
-def test_a_project_that_cannot_be_parsed_is_told_in_dbts_words(clone: Path, run: Callable[..., Run]) -> None:
+    # The results of that build are not reported again by a command that has none.
     (clone / "dbt/models/staging/stg_events.sql").write_text("select * from {{ ref('nothing') }}\n")
-
     outcome = run("build")
-
     assert outcome.exit_code == 49
     assert outcome.summary.startswith(
         "## ✗ dbt: build (TIME)\n\n"
         "- **What happened:** dbt build ended with exit code 2.\n"
-        "- **Why, most likely:** The project cannot be parsed, or the command makes no sense; dbt says why.\n"
-        "- **What to do:** Mend what dbt names, and run it again.\n\n"
+        "- **Why, most likely:** The project cannot be parsed, or the arguments are invalid; dbt says which.\n"
+        "- **What to do:** Fix what dbt names, and run it again.\n\n"
         "```text\n"
     )
     assert outcome.summary.endswith(
@@ -228,14 +217,13 @@ def test_a_project_that_cannot_be_parsed_is_told_in_dbts_words(clone: Path, run:
     )
 
 
-def test_each_test_of_the_project_is_found_in_its_file(run: Callable[..., Run], clone: Path) -> None:
-    run("parse")
-    manifest = json.loads((clone / "build/dbt/target/manifest.json").read_text())
+def check_lines(clone: Path, manifest: dict[str, Any]) -> None:
+    """Check that the line of each test of MANIFEST is the one in its file that has it."""
     nodes = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
     found, numbers = {}, {}
     for node in [*nodes, *manifest["unit_tests"].values()]:
         file = clone / "dbt" / node["original_file_path"]
-        numbers[node["name"]] = dbt_report._line(file, node, "")
+        numbers[node["name"]] = dbt_report.line_of(file, node)
         found[node["name"]] = file.read_text().splitlines()[numbers[node["name"]] - 1].strip()
     generic = [node for node in nodes if "test_metadata" in node]
     wanted = {node["name"]: {f"name: {node['name']}", f"- {node['test_metadata']['name']}"} for node in generic}
