@@ -112,10 +112,10 @@ def transaction(
     settings = _SETTINGS | {"lock_timeout": f"{lock_timeout_ms}ms"}
     if connection.info.server_version >= 170_000:
         settings["transaction_timeout"] = "0"
-    statements: list[sql.Composable] = [sql.SQL("begin isolation level read committed read write")]
-    statements += [
-        sql.SQL("select pg_catalog.set_config({}, {}, true)").format(name, value) for name, value in settings.items()
-    ]
+    set_config = sql.SQL(", ").join(
+        sql.SQL("pg_catalog.set_config({}, {}, true)").format(*setting) for setting in settings.items()
+    )
+    statements = [sql.SQL("begin isolation level read committed read write; select {}").format(set_config)]
     if role is not None:
         statements.append(sql.SQL("set local role {}").format(sql.Identifier(role)))
     try:

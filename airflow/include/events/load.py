@@ -82,11 +82,10 @@ def load(
             result = job.dry_run()
             logger.info("dry run of %s, %s: %s", shown(source_uri), interval, result)
             return result
+        drop_replaced(connection, role)
         with transaction(connection, role, lock_timeout_s):
             ledger.mark_killed_as_failed(connection)
             ledger.remove_old_secrets(connection)
-        drop_replaced(connection, role)
-        with transaction(connection, role, lock_timeout_s):
             load_id = ledger.begin(connection, source_uri, interval, run_id)
         try:
             with foreseen(lock_timeout_s):
