@@ -34,7 +34,7 @@ def kill_before_statement(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return execute(self, *arguments, **options)
 
-    psycopg.Connection.execute = execute_or_kill  # type: ignore[method-assign]
+    psycopg.Connection.execute = execute_or_kill  # type: ignore[method-assign,assignment]
 
 
 def _load(kill: Any, when: int, uri: str, dsn: str) -> None:

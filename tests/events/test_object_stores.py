@@ -1,5 +1,6 @@
-"""Files in object stores and on web servers: read as a stream, and what is wrong with one is said as of a file here."""
+"""Files in object stores and on web servers are read as a stream, and fail with the same errors as local files."""
 
+import hashlib
 import io
 import logging
 import os
@@ -8,12 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import boto3
 import fsspec
@@ -30,34 +31,109 @@ from events.load import load
 from events.source import check_source
 from harness.pipeline import expected_numbers
 from harness.warehouse.ports import free_port
+from tests.events.common import HEADER, account, ids, ledger, query, write
 
-HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
-ROWS, NAME = 200_000, "x" * 900
-MEMORY_MB = 150
-# A process of its own, so that its peak is that of the load.
+ROWS, NAME = 100_000, "x" * 900
+FILE_MB, GROWTH_MB = 90, 80  # the least size of the file, and the most growth of memory
+# A process of its own, so that the growth of its memory is that of the load.
 LOAD = """
 import os, re, resource, sys
+from datetime import datetime
 from pathlib import Path
+import fsspec
 from events.load import load
-result = load(sys.argv[1], os.environ["LOADER_DSN"])
-status = Path("/proc/self/status")  # elsewhere than on Linux the resources of the process have it
-kib = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) if status.exists() else 0
-print(result.loaded, kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+def memory_kib(name):
+    status = Path("/proc/self/status")  # only Linux has it
+    if status.exists():
+        return int(re.search(name + r":\\s+(\\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+uri, start = sys.argv[1:]
+fsspec.get_filesystem_class(fsspec.utils.get_protocol(uri))
+before = memory_kib("VmRSS")
+result = load(uri, os.environ["LOADER_DSN"], start=datetime.fromisoformat(start))
+print(result.loaded, result.outside, memory_kib("VmHWM") - before)
 """
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give a file that is larger than a load's memory are allowed."""
+    """Give a file that is larger than the memory that a load may take."""
     path = tmp_path_factory.mktemp("large") / "events.csv"
-    with path.open("w") as file:
-        file.write(HEADER)
-        for number in range(ROWS):
-            moment = f"2020-01-01 {number % 24:02}:00:00"
-            file.write(f"{number};proposed;7;{moment};3_{number:06}_{NAME}_1\n")
-    assert path.stat().st_size > MEMORY_MB * 1e6
+    write(path, (f"{number};proposed;7;2020-01-01 00:00:00;3_{number:06}_{NAME}_1" for number in range(ROWS)))
+    assert path.stat().st_size > FILE_MB * 1e6
     yield path
     path.unlink()
+
+
+def check_streamed(uri: str, env: dict[str, str], path: Path, dsn: str, *, loaded: int) -> None:
+    """Check that a load of URI reads all of PATH and takes little memory; LOADED: of all rows, or of none."""
+    start = "2020-01-01" if loaded else "2020-01-02"
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, uri, start],
+        env=os.environ | env | {"LOADER_DSN": dsn},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    *rows, growth_kib = map(int, done.stdout.split())
+    assert rows == [loaded, ROWS - loaded]
+    assert growth_kib * 1024 < GROWTH_MB * 1e6
+    with path.open("rb") as file, psycopg.connect(dsn) as db:
+        [row] = ledger(db)
+        assert row["source_sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+    assert (row["source_size_bytes"], row["source_uri"]) == (path.stat().st_size, uri)
+
+
+def test_a_file_larger_than_memory_is_streamed(dsn: str, large: Path) -> None:
+    check_streamed(large.as_uri(), {}, large, dsn, loaded=ROWS)
+    found = query(dsn, "select count(distinct split_part(meta_data, '_', 2)), min(length(meta_data)) from raw.events")
+    assert found == [(ROWS, len(NAME) + 11)]
+
+
+@contextmanager
+def web_server(directory: Path, context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve DIRECTORY and give the address; like many servers it does not support ranges."""
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(directory))) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http{'s' * bool(context)}://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def encrypted(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_a_large_file_on_a_web_server_is_streamed(
+    dsn: str, large: Path, authority: trustme.CA, encrypted: ssl.SSLContext
+) -> None:
+    with web_server(large.parent, encrypted) as address, authority.cert_pem.tempfile() as certificate:
+        check_streamed(f"{address}/{large.name}", {"SSL_CERT_FILE": certificate}, large, dsn, loaded=0)
+
+
+def test_an_untrusted_certificate_is_refused(tmp_path: Path, encrypted: ssl.SSLContext) -> None:
+    write(tmp_path / "events.csv", [account(1)])
+    with web_server(tmp_path, encrypted) as address, pytest.raises(errors.SourceUnreadable) as caught:
+        check_source(f"{address}/events.csv")
+    assert "certificate" in caught.value.what.lower()
+
+
+def test_the_harness_reads_a_file_on_a_web_server(tmp_path: Path) -> None:
+    write(tmp_path / "events.csv", map(account, range(9)))
+    with web_server(tmp_path) as address:
+        assert expected_numbers.compute(f"{address}/events.csv").rows["raw.events"] == 9
 
 
 @dataclass(frozen=True)
@@ -65,18 +141,18 @@ class Store:
     """An object store with the bucket `events`.
 
     Attributes:
-        scheme: what URIs of it begin with.
-        env: what a process must have in its environment to find it.
-        write: puts an object there, by the store's own client.
+        scheme: of its URIs.
+        env: the environment variables of a process that reads it.
+        write: writes an object, by the store's own client.
     """
 
     scheme: str
     env: dict[str, str]
     write: Callable[[str, BinaryIO], None]
 
-    def put(self, name: str, content: bytes) -> str:
+    def put(self, name: str, content: str) -> str:
         """Store CONTENT under NAME and return its URI."""
-        self.write(name, io.BytesIO(content))
+        self.write(name, io.BytesIO(content.encode()))
         return self.uri(name)
 
     def uri(self, name: str) -> str:
@@ -91,11 +167,11 @@ def s3() -> Iterator[Store]:
     host, port = server.get_host_and_port()
     env = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "nobody",
+        "AWS_ACCESS_KEY_ID": "user",
+        "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "eu-central-1",
     }
-    keys = {"aws_access_key_id": "somebody", "aws_secret_access_key": "nobody", "region_name": "eu-central-1"}
+    keys = {"aws_access_key_id": "user", "aws_secret_access_key": "secret", "region_name": "eu-central-1"}
     client = boto3.client("s3", endpoint_url=env["AWS_ENDPOINT_URL"], **keys)
     client.create_bucket(Bucket="events", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     yield Store("s3", env, lambda name, content: client.upload_fileobj(content, "events", name))
@@ -106,7 +182,7 @@ def s3() -> Iterator[Store]:
 def gs() -> Iterator[Store]:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    # What asks over gRPC, which this server does not speak, whether a bucket has folders is left out.
+    # Without the variable gcsfs asks over gRPC, which this server does not support, whether a bucket has folders.
     env = {"STORAGE_EMULATOR_HOST": address, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
     with create_server("127.0.0.1", port, in_memory=True, default_bucket="events"):
         nobody = AnonymousCredentials()  # type: ignore[no-untyped-call]
@@ -117,7 +193,7 @@ def gs() -> Iterator[Store]:
 
 @pytest.fixture(scope="module", params=[s3, gs], ids=lambda store: store.__name__)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Give an object store that this process finds."""
+    """Give an object store, which the environment of this process names."""
     with request.param() as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.env.items():
             patch.setenv(name, value)
@@ -125,116 +201,45 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         fsspec.filesystem(store.scheme).clear_instance_cache()
 
 
-@pytest.fixture
-def web(large: Path) -> Iterator[Callable[[bool], tuple[str, dict[str, str]]]]:
-    """Give what serves the file's directory over HTTP or HTTPS, and what a process needs to trust it.
-
-    Like many a server it knows nothing of ranges.
-    """
-    with ExitStack() as stack:
-
-        def serve(encrypted: bool) -> tuple[str, dict[str, str]]:
-            handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-            server = stack.enter_context(
-                ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(large.parent)))
-            )
-            env = {}
-            if encrypted:
-                authority = trustme.CA()
-                context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-                authority.issue_cert("127.0.0.1").configure_cert(context)
-                server.socket = context.wrap_socket(server.socket, server_side=True)
-                env["SSL_CERT_FILE"] = stack.enter_context(authority.cert_pem.tempfile())
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            stack.callback(server.shutdown)
-            return f"http{'s' * encrypted}://127.0.0.1:{server.server_port}/{large.name}", env
-
-        yield serve
-
-
-def check_streamed(uri: str, env: dict[str, str], path: Path, dsn: str, db: psycopg.Connection) -> None:
-    """Check that a load of URI, which has what PATH has, is complete and takes little memory."""
-    loader = [sys.executable, "-c", LOAD, uri]
-    done = subprocess.run(
-        loader, env=os.environ | env | {"LOADER_DSN": dsn}, stdout=subprocess.PIPE, text=True, check=True
-    )
-    loaded, peak_kib = map(int, done.stdout.split())
-    assert loaded == ROWS
-    assert peak_kib * 1024 < MEMORY_MB * 1e6
-    found = db.execute("select count(distinct split_part(meta_data, '_', 2)), min(length(meta_data)) from raw.events")
-    assert found.fetchone() == (ROWS, len(NAME) + 11)
-    recorded = db.execute("select source_size_bytes, source_uri from raw.loads").fetchall()
-    assert recorded == [(path.stat().st_size, uri)]
-
-
-def test_a_file_larger_than_memory_may_be_is_streamed(dsn: str, db: psycopg.Connection, large: Path) -> None:
-    check_streamed(large.as_uri(), {}, large, dsn, db)
-
-
-@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
-def test_a_large_file_on_a_web_server_is_streamed(
-    dsn: str, db: psycopg.Connection, large: Path, web: Any, encrypted: bool
-) -> None:
-    uri, env = web(encrypted)
-    check_streamed(uri, env, large, dsn, db)
-
-
-def test_a_large_object_is_streamed(dsn: str, db: psycopg.Connection, large: Path, store: Store) -> None:
+def test_a_large_object_is_streamed(dsn: str, large: Path, store: Store) -> None:
     with large.open("rb") as file:
         store.write("some/large.csv", file)
-    check_streamed(store.uri("some/large.csv"), store.env, large, dsn, db)
+    check_streamed(store.uri("some/large.csv"), store.env, large, dsn, loaded=0)
 
 
-def test_the_oracle_reads_what_a_load_reads(web: Any) -> None:
-    uri, _ = web(False)
-    assert expected_numbers.compute(uri).rows["raw.events"] == ROWS
+def test_a_missing_empty_or_unreadable_object_fails_like_a_file(store: Store) -> None:
+    empty = store.put("some/empty.csv", "")
+    for uri, kind, what in (
+        (store.uri("missing.csv"), errors.SourceMissing, "does not exist."),
+        (f"{store.scheme}://no-such-bucket/events.csv", errors.SourceMissing, "does not exist."),
+        (store.uri("some"), errors.SourceIsDirectory, "is a directory."),
+        (empty, errors.SourceEmpty, "is empty."),
+    ):
+        with pytest.raises(kind) as caught:
+            check_source(uri)
+        assert caught.value.what == f"{uri} {what}"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(web: Any) -> None:
-    uri, _ = web(True)
-    with pytest.raises(errors.EventsError) as caught:
-        check_source(uri)
-    assert type(caught.value) is errors.SourceUnreadable
-    assert "certificate" in caught.value.what.lower()
-
-
-def fails(uri: str, kind: type[errors.EventsError], what: str) -> None:
-    with pytest.raises(errors.EventsError) as caught:
-        check_source(uri)
-    assert type(caught.value) is kind, caught.value
-    assert what in caught.value.what
-
-
-def test_what_is_wrong_with_an_object(store: Store) -> None:
-    empty = store.put("some/empty.csv", b"")
-    nothing, nowhere = store.uri("nothing.csv"), f"{store.scheme}://no-such-bucket/events.csv"
-    fails(nothing, errors.SourceMissing, f"{nothing} does not exist.")
-    fails(nowhere, errors.SourceMissing, f"{nowhere} does not exist.")
-    fails(store.uri("some"), errors.SourceIsDirectory, f"{store.uri('some')} is a directory.")
-    fails(empty, errors.SourceEmpty, f"{empty} is empty.")
-
-
-def test_an_object_that_is_put_again_is_another(dsn: str, db: psycopg.Connection, store: Store) -> None:
-    row = "{};created_account;7;2020-01-01 00:00:00;\n"
-    uri = store.put("again.csv", (HEADER + row.format(1)).encode())
+def test_an_overwritten_object_is_loaded_again(dsn: str, db: psycopg.Connection, store: Store) -> None:
+    uri = store.put("again.csv", f"{HEADER}\n{account(1)}\n")
     assert load(uri, dsn).loaded == 1
     assert load(uri, dsn).same_as_load_id == 1
-    store.put("again.csv", (HEADER + row.format(2)).encode())
+    store.put("again.csv", f"{HEADER}\n{account(2)}\n")
     assert load(uri, dsn).same_as_load_id is None
-    assert db.execute("select event_id from raw.events").fetchall() == [(2,)]
+    assert ids(db) == [2]
 
 
-def test_an_object_that_changes_while_it_is_read(dsn: str, db: psycopg.Connection, store: Store) -> None:
-    rows = "".join(f"{number};created_account;7;2020-01-01 00:00:00;\n" for number in range(500_000))
-    uri = store.put("changing.csv", (HEADER + rows).encode())
-    said: list[str] = []
+def test_an_object_that_changes_while_it_is_read_is_refused(dsn: str, db: psycopg.Connection, store: Store) -> None:
+    rows = "\n".join(map(account, range(300_000)))
+    uri = store.put("changing.csv", f"{HEADER}\n{rows}\n")
+    reports: list[str] = []
 
-    def say(text: str) -> None:
-        if not said:
-            store.put("changing.csv", (HEADER + rows.replace(";7;", ";8;")).encode())
-        said.append(text)
+    def change(report: str) -> None:
+        if not reports:
+            store.put("changing.csv", f"{HEADER}\n{rows.replace(';8;', ';9;')}\n")
+        reports.append(report)
 
     with pytest.raises(errors.SourceChanged) as caught:
-        load(uri, dsn, report=say, report_every_s=0)
+        load(uri, dsn, report=change, report_every_s=0)
     assert caught.value.what == f"{uri} changed while it was read."
-    assert db.execute("select count(*) from raw.events").fetchone() == (0,)
+    assert ids(db) == []

@@ -1,4 +1,4 @@
-"""The DAG's task, in Airflow's own environment: it loads what its run asks for, and returns what its log says."""
+"""The DAG's tasks in Airflow's environment: they load what the run asks for, and return what the log says."""
 
 import json
 import os
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from harness.project.environments import install
 from harness.project.paths import ROOT
+from tests.events.common import ids, write
 
 ROWS = (
-    "event_id;event_type;professional_id_anonymized;created_at;meta_data",
     "1;created_account;7;2020-01-01 09:00:00;",
     "2;became_able_to_propose;7;2020-01-02 10:00:00;",
     "3;created_account;8;2020-01-02 11:00:00;",
@@ -37,16 +38,16 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-def test_the_task_gives_the_closing_figures_to_xcom(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
-    file = tmp_path / "events.csv"
-    file.write_text("\n".join(ROWS))
+@pytest.mark.slow
+def test_the_load_task_returns_the_figures_of_its_log(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
+    uri = write(tmp_path / "events.csv", ROWS)
     env = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "airflow" / "include", ROOT / "airflow" / "dags"))),
         "AIRFLOW_HOME": str(tmp_path / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_CONN_WAREHOUSE_LOADER": dsn,
-        "EVENTS_URI": str(file),
+        "EVENTS_URI": uri,
     }
     command: list[str | Path] = [install("airflow"), "-c", RUN_TASKS, tmp_path / "results.json"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -66,12 +67,11 @@ def test_the_task_gives_the_closing_figures_to_xcom(dsn: str, db: psycopg.Connec
     assert all(0 < figure < 600 for figure in seconds)
     assert first == expected
     assert second == expected | {"load_id": 2, "same_as_load_id": 1}
-    for number, figure in enumerate(seconds, 1):  # the log has the same ones
+    for number, figure in enumerate(seconds, 1):
         assert f"load {number}: rejected 2 rows: " in done.stdout
         figures = "read 5, loaded 2, rejected 2, outside 1, replaced 0"
         same = ", unchanged since load 1" if number == 2 else ""
         interval = "until 2020-01-02 11:00:00+00:00"
-        assert f"load {number} of {file}, {interval}: {figures}{same}, in {figure:.1f} s" in done.stdout
-    assert db.execute("select event_id from raw.events order by 1").fetchall() == [(1,), (2,)]
-    run_ids = db.execute("select distinct run_id from raw.loads").fetchall()
-    assert run_ids == [("events_pipeline_daily manual__1",)]
+        assert f"load {number} of {uri}, {interval}: {figures}{same}, in {figure:.1f} s" in done.stdout
+    assert ids(db) == [1, 2]
+    assert db.execute("select distinct run_id from raw.loads").fetchall() == [("events_pipeline_daily manual__1",)]
