@@ -1,16 +1,14 @@
 -- Templates, whose indentation is not that of the SQL that they render:
 -- sqlfluff:exclude_rules:layout.indent
-{#- A view is replaced in place, so that grants and views of others on it stay. Where PostgreSQL cannot do that, since
-    its columns have changed or it is no view, it is made anew, unless something would be lost. -#}
+{#- Replace a view in place, so that grants and views of others on it stay. Where PostgreSQL cannot do that, because its
+    columns have changed or it is no view, create it anew, unless something would be lost. -#}
 {% macro build_view() -%}
-    {%- set kind = kind_of(this) -%}
     {%- set target = this.incorporate(type='view') -%}
     {%- set new_one = api.Relation.create(schema='pg_temp', identifier=this.identifier[:54] ~ '__new') -%}
 
     {%- do run_hooks(pre_hooks, inside_transaction=False) -%}
     {%- do run_hooks(pre_hooks, inside_transaction=True) -%}
 
-    {%- set grants_before = grants_on(target) -%}
     {%- if config.get('contract').enforced -%}
         {%- do get_assert_columns_equivalent(sql) -%}
     {%- endif -%}
@@ -25,13 +23,16 @@
         end $build_view$
     {%- endcall -%}
     {%- set misfit = run_query("select current_setting('marketplace.misfit', true)").rows[0][0] -%}
+    {%- set grants = [] -%}
     {%- if misfit -%}
+        {%- set kind = kind_of(this) -%}
         {%- call statement('new_one') -%}
             create temporary view {{ new_one }} {{ options }} as (
                 {{ sql }}
             )
         {%- endcall -%}
-        {%- do refuse_to_lose(kind, target, new_one, misfit) -%}
+        {%- do check_that_nothing_is_lost(kind, target, new_one, misfit) -%}
+        {%- set grants = grants_on(target) -%}
         {%- call statement('main') -%}
             drop view {{ new_one }};
             drop {{ kind }} {{ target }};
@@ -41,11 +42,11 @@
         {%- endcall -%}
     {%- endif -%}
 
-    {{ return(finish_build(target, grants_before)) }}
+    {{ return(finish_build(target, grants)) }}
 {%- endmacro %}
 
 
-{#- The clause with the options of VIEW, `security_invoker` say: without it `create or replace` resets them. -#}
+{#- The clause with the options of VIEW, e.g. `security_invoker`: without it `create or replace` resets them. -#}
 {% macro options_of_view(view) -%}
     {%- set query -%}
         select format('with (%s)', array_to_string(reloptions, ', ')) from pg_class

@@ -1,6 +1,7 @@
-{#- Begin the transaction that builds this model: all that it asks, reads, deletes and notes comes from one snapshot,
-    whatever is committed meanwhile. Nobody else builds the table in that time. No load publishes while the model reads
-    raw.events, either: older snapshots show its new rows, too. So the locks are taken before the snapshot. -#}
+{#- Begin the transaction that builds this model, and return the kind of relation that it has now. All that it reads,
+    deletes and records comes from one snapshot, whatever is committed meanwhile. Nobody else builds the table in that
+    time, and no load swaps its rows in while the model reads raw.events: older snapshots would see them, too. So the
+    locks are taken before the snapshot. -#}
 {% macro begin_build() -%}
     {%- set kind = kind_of(this) -%}
     {%- call statement('begin_build') -%}
@@ -10,7 +11,7 @@
         set local statement_timeout = 0;
         set local transaction_timeout = 0;
         set local idle_in_transaction_session_timeout = 0;
-        -- An error, instead of the rows that a policy leaves over.
+        -- An error, instead of only the rows that a policy allows.
         set local row_security = off;
         -- Definitions are compared as text.
         set local quote_all_identifiers = off;
@@ -22,49 +23,50 @@
         lock table {{ graph.nodes[node].relation_name }} in access share mode;
         {%- endfor %}
     {%- endcall -%}
+    {{ return(kind) }}
 {%- endmacro %}
 
 
-{#- Say whether the transaction that `begin_build` began for this model is still open. -#}
+{#- Return whether the transaction that `begin_build` began for this model is still open. -#}
 {% macro is_in_build() -%}
     {{ return(run_query("select current_setting('marketplace.builds', true) = '" ~ model.unique_id ~ "'").rows[0][0]) }}
 {%- endmacro %}
 
 
-{#- A post-hook: note in the table's comment which transactions it has seen, or the table FROM has, of which it is made.
-    It is committed with the rows, or not at all. Transactions are those of one server: restored on another, the table
-    has seen none. The note is the comment's last line; what others wrote above it stays. -#}
-{% macro remember_loads(from=none) -%}
+{#- A post-hook: record in the table's comment which transactions it has seen, or the table SOURCE has, from which it is
+    built. The record is committed with the rows, or not at all. Transactions are those of one server: restored on
+    another, the table has seen none. It is the comment's last line; what others wrote above it stays. -#}
+{% macro record_snapshot(source=none) -%}
     {%- set until_now = "(select system_identifier || ' ' || pg_current_snapshot() from pg_control_system())" -%}
     {%- set comment = "obj_description('" ~ this ~ "'::regclass, 'pg_class')" -%}
-    do $remember$ begin
+    do $record$ begin
         execute format(
             'comment on table {{ this }} is %L',
             concat_ws(
                 e'\n',
-                nullif(regexp_replace({{ comment }}, {{ note_pattern() }}, ''), ''),
-                {{ note_of(from) if from else until_now }}
+                nullif(regexp_replace({{ comment }}, {{ snapshot_pattern() }}, ''), ''),
+                {{ snapshot_of(source) if source else until_now }}
             )
         );
-    end $remember$
+    end $record$
 {%- endmacro %}
 
 
-{% macro note_pattern() -%}
+{% macro snapshot_pattern() -%}
     e'(?:^|\n)([0-9]+ [0-9]+:[0-9]+:[0-9,]*)$'
 {%- endmacro %}
 
 
-{#- The note that TABLE's comment ends with, or null. -#}
-{% macro note_of(table) -%}
-    substring(obj_description('{{ table }}'::regclass, 'pg_class') from {{ note_pattern() }})
+{#- The snapshot that TABLE's comment ends with, or null. -#}
+{% macro snapshot_of(table) -%}
+    substring(obj_description('{{ table }}'::regclass, 'pg_class') from {{ snapshot_pattern() }})
 {%- endmacro %}
 
 
-{#- Ask for the spans of time, as pairs of from and until (none is no bound), that loads have changed since this table
-    was built. Loads commit in any order, so it is those that the table has not seen, not those with a higher id.
-    Where that cannot be told, of a table without a note or a load without a transaction, it is all time.
-    A build of the model begins with it, and has the same answer whenever it asks again. -#}
+{#- Return the spans of time, as pairs of from and until (none is no bound), that loads have changed since this table
+    was built. Loads commit in any order, so these are the loads that the table has not seen, not those with a higher id.
+    For a table without a record, or a load without a transaction, it is all time. The build of a model begins with this
+    call; each later call in it returns the same spans. -#}
 {% macro changed_spans() -%}
     {%- if flags.WHICH not in ('compile', 'generate', 'show') and not is_in_build() -%}
         {%- do begin_build() -%}
@@ -72,19 +74,19 @@
     {%- set query -%}
         with
 
-        notes as (
+        records as (
 
-            select string_to_array({{ note_of(this) }}, ' ') as note
+            select string_to_array({{ snapshot_of(this) }}, ' ') as record
 
         ),
 
         built as (
 
-            select case when notes.note[1] = system_identifier::text then notes.note[2]::pg_snapshot end as seen
+            select case when records.record[1] = system_identifier::text then records.record[2]::pg_snapshot end as seen
 
             from pg_control_system()
 
-            cross join notes
+            cross join records
 
         ),
 
@@ -133,13 +135,13 @@
 {%- endmacro %}
 
 
-{#- A constant of TYPE: the moment AT, as `changed_spans` gives it. -#}
+{#- A constant of TYPE: the moment AT of `changed_spans`. -#}
 {% macro utc(at, type) -%}
     '{{ at }}'::timestamp{{ " at time zone 'UTC'" if type == 'timestamptz' }}
 {%- endmacro %}
 
 
-{#- A constant: the first day that SPANS touch; `infinity` if there is none. -#}
+{#- A constant: the first day in SPANS; `infinity` if there is none. -#}
 {% macro first_day(spans) -%}
     '{{ (spans[0][0] or '-infinity') if spans else 'infinity' }}'::timestamp::date
 {%- endmacro %}

@@ -39,6 +39,7 @@ def fire_event_if_shown(manager, event, level=None, **options):
         fire_event(manager, event, level=level, **options)
 
 def run(arguments, project):
+    sys.path[0] = project
     spec = importlib.util.spec_from_file_location("run", project + "/run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -30,8 +30,8 @@ def test_a_build_waits_until_the_lock_is_free(dbt: Dbt, other_dbt: Dbt, warehous
         assert dbt.run("run", 31, {"WAREHOUSE_LOCK_TIMEOUT": "1"}) == (
             "waiting for a load or another build to end, at most 1 s\n"
             "✗ The warehouse was still busy after 1 s.\n"
-            "  A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity say which.\n"
-            "  Run this again when it has ended, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600\n"
+            "  A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity show it.\n"
+            "  Run this again after its end, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600\n"
         )
         assert len(dbt.run(f"{LS} name").splitlines()) == 11  # a command that only reads takes no lock
 
@@ -125,10 +125,10 @@ def test_a_warehouse_that_cannot_be_reached(dbt: Dbt) -> None:
     [
         (("run", "--selector", ""), {}, "An argument is empty."),
         (("run", "--exclude="), {}, "An argument is empty."),
-        (("run",), {"WAREHOUSE_HOST": "u:SECRET@host"}, "WAREHOUSE_HOST is not what its name says."),
-        (("run",), {"WAREHOUSE_HOST": "postgresql://u:SECRET@host/db"}, "WAREHOUSE_HOST is not what its name says."),
-        (("run",), {"WAREHOUSE_PORT": "9/SECRET"}, "WAREHOUSE_PORT is not what its name says."),
-        (("run",), {"WAREHOUSE_DATABASE": "w password=SECRET"}, "WAREHOUSE_DATABASE is not what its name says."),
+        (("run",), {"WAREHOUSE_HOST": "u:SECRET@host"}, "WAREHOUSE_HOST is invalid."),
+        (("run",), {"WAREHOUSE_HOST": "postgresql://u:SECRET@host/db"}, "WAREHOUSE_HOST is invalid."),
+        (("run",), {"WAREHOUSE_PORT": "9/SECRET"}, "WAREHOUSE_PORT is invalid."),
+        (("run",), {"WAREHOUSE_DATABASE": "w password=SECRET"}, "WAREHOUSE_DATABASE is invalid."),
     ],
 )
 def test_an_invalid_argument_or_address_is_refused_and_not_shown(

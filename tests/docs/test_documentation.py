@@ -92,7 +92,7 @@ def test_what_tables_are_made_from_is_complete() -> None:
     codes = [code for code, _ in docs.exit_codes()]
     assert len(codes) == len(set(codes)), "two kinds of error have one exit code"
     assert [code for code, text in docs.exit_codes() if not text.endswith(".")] == []
-    of_dbt = {int(code) for code in re.findall(r"stop\(\s*(\d+)", read("dbt/run.py"))}
+    of_dbt = {int(code) for code in re.findall(r"stop\(\s*(\d+)", read("dbt/run.py") + read("dbt/warehouse_lock.py"))}
     assert of_dbt == {code for code in codes if 30 <= code < 40}
 
 
@@ -168,7 +168,8 @@ def test_variables_are_those_that_the_code_reads() -> None:
     connections = {f"AIRFLOW_CONN_{name.upper()}" for name in re.findall(r'Connection\.get\("(\w+)"', tasks)}
     assert environment_reads(tasks) | connections == {variable.name for variable in variables.TASKS}
     project = "\n".join(path.read_text() for path in code_files("dbt/**/*.yml", "dbt/**/*.sql"))
-    of_dbt = environment_reads(read("dbt/run.py")) | set(re.findall(r"env_var\('(\w+)'", project))
+    programs = read("dbt/run.py") + read("dbt/warehouse_lock.py")
+    of_dbt = environment_reads(programs) | set(re.findall(r"env_var\('(\w+)'", project))
     assert of_dbt == {variable.name for variable in variables.DBT}
 
 

@@ -8,7 +8,7 @@
             {'columns': ['created_at']},
         ],
         on_schema_change='fail',
-        post_hook='{{ remember_loads() }}',
+        post_hook='{{ record_snapshot() }}',
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}

@@ -7,7 +7,7 @@
             "old_rows.date not in (select calendar_date from {{ ref('dim_date') }})",
         ],
         on_schema_change='fail',
-        post_hook="{{ remember_loads(ref('int_status_events')) }}",
+        post_hook="{{ record_snapshot(ref('int_status_events')) }}",
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}

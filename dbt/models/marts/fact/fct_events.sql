@@ -5,7 +5,7 @@
         incremental_predicates=["{{ is_in_spans('old_rows.created_at', changed_spans()) }}"],
         indexes=[{'columns': ['created_at']}],
         on_schema_change='fail',
-        post_hook='{{ remember_loads() }}',
+        post_hook='{{ record_snapshot() }}',
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}
