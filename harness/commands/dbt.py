@@ -30,7 +30,9 @@ from harness.warehouse.server import connection_url, describe
 ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"
 SHOWN = 3  # names of what failed, in the error
+BUILD_MODELS = ["run", "--quiet"]
 READ_MODELS = ("docs", "show", "test")  # commands that need the models to be built
+GENERATE_DOCS = ["docs", "generate", "--static", "--quiet"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +80,7 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
         if is_prod:
-            run_all(arguments, {}, prod_dsn(), section)
+            run_all(planned(arguments, models_exist=True), {}, prod_dsn(), section)
             return
         with ephemeral_server(dsn, keep=keep) as server:
             say(f"✓ {describe(server)}")
@@ -99,16 +101,23 @@ def describe_kept(warehouse: Warehouse, *, keep: bool) -> None:
 
 
 def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Section) -> None:
-    """Load the sample into an empty warehouse, build the models where ARGUMENTS only read them, and run dbt."""
-    env = {"DBT_TARGET": "test", **os.environ} | warehouse.dbt_env()
-    phases = Phases()
-    with phases.phase("sample loaded") as phase:
+    """Load the sample into an empty warehouse and run dbt with ARGUMENTS."""
+    with Phases().phase("sample loaded") as phase:
         create_tables(warehouse.loader_dsn)
         phase.text = f"sample loaded: {load(str(SAMPLE), warehouse.loader_dsn).loaded:,} events"
-    if arguments and arguments[0] in READ_MODELS:
-        with phases.phase("models built"):
-            run_dbt(["run", "--quiet"], env, warehouse.admin_dsn)
-    run_all(arguments, env, warehouse.admin_dsn, section)
+    env = {"DBT_TARGET": "test", **os.environ} | warehouse.dbt_env()
+    run_all(planned(arguments, models_exist=False), env, warehouse.admin_dsn, section)
+
+
+def planned(arguments: Sequence[str], *, models_exist: bool) -> list[list[str]]:
+    """Return the commands of dbt for ARGUMENTS: `build` and the documentation if there are none; models come first."""
+    reads_models = bool(arguments) and arguments[0] in READ_MODELS
+    commands = [BUILD_MODELS] if reads_models and not models_exist else []
+    if list(arguments) != ["docs"]:
+        commands.append(list(arguments) or ["build"])
+    if list(arguments) in ([], ["docs"]):
+        commands.append(GENERATE_DOCS)
+    return commands
 
 
 def prod_dsn() -> str:
@@ -119,15 +128,19 @@ def prod_dsn() -> str:
     return connection_url(user, password, host, int(port) if port.isdecimal() else 0, database)
 
 
-def run_all(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section) -> None:
-    """Run dbt with ARGUMENTS; without any it is `build`. Without any, or for `docs`, write the static page."""
-    if list(arguments) != ["docs"]:
-        run_dbt(arguments or ["build"], env, dsn, section)
-    if not arguments or list(arguments) == ["docs"]:
-        run_dbt(["docs", "generate", "--static", "--quiet"], env, dsn)
-        DOCS.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
-        say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
+def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str, section: Section) -> None:
+    """Run the COMMANDS of dbt; SECTION gets the results of the user's own."""
+    for command in commands:
+        if command == BUILD_MODELS:
+            with Phases().phase("models built"):
+                run_dbt(command, env, dsn)
+        elif command == GENERATE_DOCS:
+            run_dbt(command, env, dsn)
+            DOCS.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
+            say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
+        else:
+            run_dbt(command, env, dsn, section)
 
 
 def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section | None = None) -> None:

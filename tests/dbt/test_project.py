@@ -1,5 +1,6 @@
 """The rules of the dbt project that dbt itself does not enforce; a copy that breaks one shows that it is noticed."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-PROJECT = Path(__file__).parents[2] / "dbt"
+from harness.reporting import dbt_report
+from tests.dbt.process import PROJECT, Dbt
 
 
 def broken_rules(project: Path) -> Iterator[str]:
@@ -144,3 +146,27 @@ def test_a_broken_rule_is_noticed(break_it: Callable[[Path], object], rule: str,
     break_it(project)
 
     assert list(broken_rules(project)) == [rule]
+
+
+def test_the_line_of_each_test_is_found(dbt: Dbt, tmp_path: Path) -> None:
+    dbt.run("parse --quiet", env={"DBT_TARGET_PATH": str(tmp_path)})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    tests = [node for node in manifest["nodes"].values() if node["resource_type"] == "test"]
+    found, numbers, wanted = {}, {}, {}
+    for node in [*tests, *manifest["unit_tests"].values()]:
+        name, lines = node["name"], (PROJECT / node["original_file_path"]).read_text().splitlines()
+        numbers[name] = dbt_report.line_of(PROJECT / node["original_file_path"], node)
+        found[name] = lines[numbers[name] - 1].strip()
+        wanted[name] = {f"name: {name}", f"- name: {name}"}
+        if node["original_file_path"].endswith(".sql"):  # the file is the test
+            wanted[name] = {lines[0]}
+        elif "test_metadata" in node:
+            wanted[name].add(f"- {node['test_metadata']['name']}")
+    assert len(found) > 50
+    assert {name: line for name, line in found.items() if line not in wanted[name]} == {}
+    # Three tables have a column of the same name.
+    assert {name: number for name, number in numbers.items() if re.fullmatch("source_.*_load_id", name)} == {
+        "source_unique_raw_loads_load_id": 52,
+        "source_not_null_raw_loads_load_id": 53,
+        "source_not_null_raw_rejected_events_load_id": 76,
+    }

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from events.load import load
+from harness.commands.dbt import planned
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse
@@ -45,20 +46,6 @@ def run(clone: Path, temporary: Path) -> Run:
         return harness_command.run("dbt", *arguments, **options, **env)
 
     return run
-
-
-def test_a_command_that_reads_models_finds_them_built(run: Run, clone: Path, warehouse: Warehouse) -> None:
-    exit_code, output = run("--postgres", warehouse.server.dsn, "docs")
-
-    assert exit_code == 0, output
-    assert [line.partition(" (")[0] for line in output.splitlines()[-2:]] == [
-        "✓ models built",
-        "✓ documentation: build/dbt-docs/index.html",
-    ]
-    page = (clone / "build/dbt-docs/index.html").read_text()
-    assert "model.marketplace.professional_funnel" in page
-    catalog = json.loads((clone / "build/dbt/target/catalog.json").read_text())  # of what is in the warehouse
-    assert "days_account_to_able" in catalog["nodes"]["model.marketplace.professional_funnel"]["columns"]
 
 
 def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(run: Run, temporary: Path) -> None:
@@ -127,17 +114,54 @@ def example(language: str) -> str:
     return str(block)
 
 
-def test_a_new_model_needs_one_sql_and_one_yml_and_nothing_else(run: Run, clone: Path, warehouse: Warehouse) -> None:
-    folder = clone / "dbt/models/marts/analysis"
+def test_a_new_model_needs_one_sql_and_one_yml_and_nothing_else(
+    run: Run, clone: Path, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    folder, summary = clone / "dbt/models/marts/analysis", tmp_path / "summary.md"
     (folder / "first_proposals.sql").write_text(example("sql"))
     (folder / "first_proposals.yml").write_text(example("yaml"))
+    on = ("--postgres", warehouse.server.dsn)
 
     assert list(broken_rules(clone / "dbt")) == []
-    exit_code, output = run("--postgres", warehouse.server.dsn)
-    assert exit_code == 0, output
-    assert "OK created sql table model test_analysis.first_proposals " in output
-    assert "PASS first_proposals::the_first_proposal_counts " in output
-    assert "model.marketplace.first_proposals" in (clone / "build/dbt-docs/index.html").read_text()
     lint = [str(install("lint")), "-m", "sqlfluff", "lint", "models/marts/analysis/first_proposals.sql"]
     linted = subprocess.run(lint, cwd=clone / "dbt", capture_output=True, text=True, timeout=60, check=False)
     assert linted.returncode == 0, linted.stdout
+
+    exit_code, output = run(*on, "build", "--select", "+first_proposals", GITHUB_STEP_SUMMARY=str(summary))
+    assert exit_code == 0, output
+    assert "OK created sql table model test_analysis.first_proposals " in output
+    assert "PASS first_proposals::the_first_proposal_counts " in output
+    headline, _, *table = summary.read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if line]
+    assert rows[0] == ["dbt", "passed", "warned", "skipped", "failed", "seconds"]
+    assert {tuple(row[2:5]) for row in rows[2:]} == {("0", "0", "0")}
+    assert {row[0] for row in rows[2:]} == {"test", "unit test", "model"}
+    assert headline.startswith("## ✓ dbt: build --select +first_proposals: ")
+    assert all(f"{passed} {kind}s" in headline for kind, passed, *_ in rows[2:])
+
+    exit_code, output = run(*on, "docs")
+    assert exit_code == 0, output
+    assert [line.partition(" (")[0] for line in output.splitlines()[-2:]] == [
+        "✓ models built",
+        "✓ documentation: build/dbt-docs/index.html",
+    ]
+    assert "model.marketplace.first_proposals" in (clone / "build/dbt-docs/index.html").read_text()
+    catalog = json.loads((clone / "build/dbt/target/catalog.json").read_text())  # of what is in the warehouse
+    assert "first_proposed_at" in catalog["nodes"]["model.marketplace.first_proposals"]["columns"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "models_exist", "commands"),
+    [
+        ("", False, ["build", "docs generate --static --quiet"]),
+        ("", True, ["build", "docs generate --static --quiet"]),
+        ("docs", False, ["run --quiet", "docs generate --static --quiet"]),
+        ("docs", True, ["docs generate --static --quiet"]),
+        ("test --select a", False, ["run --quiet", "test --select a"]),
+        ("show --select a", False, ["run --quiet", "show --select a"]),
+        ("show --select a", True, ["show --select a"]),
+        ("build --select a", False, ["build --select a"]),
+    ],
+)
+def test_models_are_built_before_what_reads_them(arguments: str, models_exist: bool, commands: list[str]) -> None:
+    assert [" ".join(command) for command in planned(arguments.split(), models_exist=models_exist)] == commands
