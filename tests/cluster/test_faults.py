@@ -29,7 +29,7 @@ def namespace_of(cluster: Cluster, name: str) -> Cluster:
 
 @pytest.fixture(scope="module")
 def faults(cluster: Cluster) -> Iterator[Cluster]:
-    """Give the cluster with all faults applied, as they mostly wait; those that use the same port of the node are not."""
+    """Give the cluster with all faults applied, which mostly wait; without those that use the same port of the node."""
     names = [{"metadata": {"name": f"fault-{name}"}, "apiVersion": "v1", "kind": "Namespace"} for name in EXPECTED]
     cluster.kubectl.apply(names)
     for name in EXPECTED.keys() - USES_NODE_PORT:
