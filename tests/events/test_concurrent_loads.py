@@ -83,30 +83,6 @@ def load_days(uri: str, dsn: str, days: tuple[int | None, int | None]) -> int:
     return load(uri, dsn, start=start, end=end).loaded
 
 
-def test_overlapping_loads_of_a_file_all_succeed(dsn: str, tmp_path: Path) -> None:
-    uri = write_days(tmp_path / "events.csv", *range(20))
-    load(uri, dsn)
-    before = query(dsn, "select event_id, created_at from raw.events order by 1")
-    intervals = [(None, None), (0, 15), (5, 20), (10, 12)]
-    barrier = Barrier(len(intervals))
-
-    def load_interval(days: tuple[int | None, int | None]) -> int:
-        barrier.wait(DEADLINE_S)
-        return load_days(uri, dsn, days)
-
-    with ThreadPoolExecutor(len(intervals)) as pool:
-        assert list(pool.map(load_interval, intervals)) == [200, 150, 150, 20]
-    assert query(dsn, "select event_id, created_at from raw.events order by 1") == before
-    assert query(dsn, "select status, count(*) from raw.loads group by status") == [("succeeded", 5)]
-
-
-def test_of_concurrent_loads_of_different_files_one_remains_whole(dsn: str, tmp_path: Path) -> None:
-    uris = [write_days(tmp_path / f"{i}.csv", *range(10), professional=i) for i in range(4)]
-    with ThreadPoolExecutor(len(uris)) as pool:
-        assert [result.loaded for result in pool.map(lambda uri: load(uri, dsn), uris)] == [100] * 4
-    assert query(dsn, "select count(distinct professional_id_anonymized), count(*) from raw.events") == [(1, 100)]
-
-
 def test_a_load_waits_for_its_turn(dsn: str, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with ThreadPoolExecutor(1) as pool:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from events import partitions, seen_ids, staging
+from events import seen_ids, staging
 from events.load import load
-from tests.events.common import DAY, NINE, account, empty, ids, ids_of, names, rejects, write, write_days
+from tests.events.common import DAY, empty, names, rejects, write
 
 ROWS_PER_DAY = 3
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
@@ -103,52 +103,36 @@ def test_any_ids_in_any_order(
     check(dsn, db, tmp_path / "events.csv", rows, days)
 
 
-ROWS, DAYS = 3_000, 4
-
-
-def rising(number: int, _: random.Random) -> int:
-    return number
-
-
-def falling(number: int, _: random.Random) -> int:
-    return -number
-
-
-def shuffled(_: int, chance: random.Random) -> int:
-    return chance.randrange(20 * ROWS)
-
-
-def far_apart(_: int, chance: random.Random) -> int:
-    return chance.choice([chance.randrange(LOWEST, HIGHEST), HIGHEST - chance.randrange(99), LOWEST])
-
-
-def rising_with_outliers(number: int, chance: random.Random) -> int:
-    return chance.choice([LOWEST, HIGHEST, 0, ROWS - 1, ROWS // 2]) if chance.random() < 0.01 else number
-
-
-def rising_anew_each_day(number: int, _: random.Random) -> int:
-    return number % (ROWS // DAYS)
-
-
-def interleaved(number: int, _: random.Random) -> int:
-    return number % (ROWS // DAYS) * DAYS + number * DAYS // ROWS
+ROWS, DAYS = 3_000, 12
+MAKE_IDS: dict[str, Callable[[int, random.Random], int]] = {
+    "rising": lambda number, _: number,
+    "falling": lambda number, _: -number,
+    "shuffled": lambda _, chance: chance.randrange(20 * ROWS),
+    "far apart": lambda _, chance: chance.choice(
+        [chance.randrange(LOWEST, HIGHEST), HIGHEST - chance.randrange(99), LOWEST]
+    ),
+    "rising, with outliers": lambda number, chance: (
+        chance.choice([LOWEST, HIGHEST, 0, ROWS // 2]) if chance.random() < 0.01 else number
+    ),
+    "rising anew each day": lambda number, _: number % (ROWS // DAYS),
+    "interleaved": lambda number, _: number % (ROWS // DAYS) * DAYS + number * DAYS // ROWS,
+}
 
 
 @pytest.mark.parametrize("slots", [97, 3_989, 1_048_573], ids=["most share", "some share", "hardly any share"])
 def test_ids_that_share_slots(
     dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
 ) -> None:
+    """Of 12 partitions, with more duplicates than are fetched at once, and some rows that are parsed one by one."""
     monkeypatch.setattr(seen_ids, "_SLOTS", (slots,))
     monkeypatch.setattr(staging, "_FETCHED_AT_ONCE", 700)
-    make_ids: list[Callable[[int, random.Random], int]]
-    make_ids = [rising, falling, shuffled, far_apart, rising_with_outliers, rising_anew_each_day, interleaved]
-    for make_id in make_ids:
+    for name, make_id in MAKE_IDS.items():
         chance = random.Random(slots)  # noqa: S311 - not for security
         rows = [plain(make_id(number, chance), number * DAYS // ROWS) for number in range(ROWS)]
-        rows += [(id_, chance.randrange(DAYS), written) for id_, _, written in chance.sample(rows, 5)]
-        for days in (None, (1, 3)):
+        rows += [(id_, chance.randrange(DAYS), f'"{id_}"') for id_, *_ in chance.sample(rows, 9)]
+        for days in (None, (1, 9)):
             check(dsn, db, tmp_path / "events.csv", rows, days)
-        assert len(names(db)) > 1
+        assert len(names(db)) > (6 if slots > ROWS and "anew" not in name else 1), name
 
 
 def test_days_whose_first_rows_are_all_duplicated(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
@@ -157,51 +141,3 @@ def test_days_whose_first_rows_are_all_duplicated(dsn: str, db: psycopg.Connecti
     rows = sorted(twice + both, key=lambda row: row[1])
     for days in (None, (1, 2)):
         check(dsn, db, tmp_path / "events.csv", rows, days)
-
-
-def test_duplicates_in_other_partitions_outside_the_interval_and_written_differently(
-    dsn: str, db: psycopg.Connection, tmp_path: Path
-) -> None:
-    lines = [
-        account(0, DAY + timedelta(days=2), 1),
-        account(1000, DAY + timedelta(days=1, hours=12), 2),
-        '"02000";created_account;3;2020-01-01 12:00:00;',
-        account(77, DAY + timedelta(days=8), 4),
-        "-0;created_account;5;2020-01-09 00:00:00;",
-        account(77, DAY, 6),
-    ]
-    uri = write_days(tmp_path / "events.csv", 0, 1, 2, more=lines)
-    result = load(uri, dsn, end=DAY + timedelta(days=5), max_rejected=0.5)
-    assert (result.read, result.loaded, result.rejected, result.outside) == (36, 30, 5, 1)
-    assert rejects(db) == [(32 + n, lines[n], "duplicate_event_id") for n in (0, 1, 2, 4, 5)]
-    assert ids(db) == ids_of(0, 1, 2)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_many_partitions_whose_ids_overlap(
-    dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    monkeypatch.setattr(partitions, "MIN_ROWS", 1_000)
-    monkeypatch.setattr(seen_ids, "_SLOTS", (65_521,))  # some ids share one
-    chance = random.Random(seed)  # noqa: S311 - not for security
-    event_ids = [chance.randrange(LOWEST, HIGHEST + 1) for _ in range(9_000)] + [LOWEST, HIGHEST, 0, -1]
-    if seed % 2:  # as in a log, whose ids rise with time, except for some
-        event_ids.sort()
-    for _ in range(60):
-        event_ids[chance.randrange(len(event_ids))] = chance.choice(event_ids)
-    rows = []
-    for number, event_id in enumerate(event_ids):
-        written = str(event_id) if chance.random() >= 0.01 else f'"{event_id}"'  # parsed one by one
-        rows.append((event_id, 12 * number // len(event_ids), written))
-    check(dsn, db, tmp_path / "events.csv", rows, (1, 12))
-    assert len(names(db)) > 6
-
-
-def test_more_duplicates_than_are_fetched_at_once(
-    dsn: str, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(staging, "_FETCHED_AT_ONCE", 7)
-    lines = [account(id_, DAY + NINE + timedelta(days=id_ // 1000)) for id_ in ids_of(0, 1, 2)]
-    result = load(write(tmp_path / "events.csv", lines * 2), dsn, max_rejected=0.5)
-    assert (result.read, result.loaded, result.rejected) == (60, 30, 30)
-    assert [line for line, *_ in rejects(db)] == [*range(32, 62)]
