@@ -1,1 +1,1 @@
-"""Measure what the project promises about speed, as ratios within one run."""
+"""Measure the speed targets of the project, as ratios within one run."""

@@ -1,6 +1,6 @@
 """Measure the load, dbt, or both: what `nox -s bench` does.
 
-Everything runs on one PostgreSQL from the wheel, set as PostgreSQL comes. The figures go to `build/bench/`.
+Everything runs on one PostgreSQL from the wheel, with its default settings. The figures go to `build/bench/`.
 """
 
 import argparse
@@ -27,10 +27,12 @@ TITLES = {"load": "The load", "dbt": "dbt"}
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write the reports; return the process's exit code."""
     parser = argparse.ArgumentParser("nox -s bench --", description=__doc__, allow_abbrev=False)
-    parser.add_argument("what", nargs="*", metavar="load|dbt", help="what is measured; both by default")
-    parser.add_argument("--events", type=int, default=EVENTS, metavar="N", help=f"of the file; {EVENTS:,} by default")
+    parser.add_argument("what", nargs="*", metavar="load|dbt", help="what to measure; both by default")
+    parser.add_argument(
+        "--events", type=int, default=EVENTS, metavar="N", help=f"events of the file; {EVENTS:,} by default"
+    )
     parser.add_argument("--large", type=int, metavar="N", help="events of the large file; ten times as many by default")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"the best of N; {ROUNDS} by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"best of N; {ROUNDS} by default")
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(TITLES):
         parser.error(f"{' and '.join(sorted(unknown))}: it measures load and dbt")
@@ -41,15 +43,15 @@ def main(arguments: Sequence[str]) -> int:
             for what in options.what or TITLES:
                 with Supervisor.launch() as supervisor:
                     server = start_from_wheel(supervisor, settings={})
-                    say(f"✓ {describe(server)}, as PostgreSQL comes; {machine()}")
+                    say(f"✓ {describe(server)}, default settings; {machine()}")
                     on = (server, supervisor.directory, binaries(supervisor.directory))
                     if what == "load":
                         figures = load.measure(load.LoadBench(*on), options.events, large, options.rounds)
                     else:
                         figures = dbt.measure(dbt.DbtBench(*on), options.events, options.rounds)
                 report(what, TITLES[what], figures, options.events, section)
-                missed[what] = [figure for figure in figures if figure.holds is False]
-            if any(missed.values()) and options.events >= EVENTS:  # fewer show that it runs, not how fast it is
+                missed[what] = [figure for figure in figures if figure.reached is False]
+            if any(missed.values()) and options.events >= EVENTS:  # fewer show only that it runs
                 check(missed)
     except EventsError as error:
         console.error(error.what, error.why, error.next_step)
@@ -58,11 +60,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check(missed: dict[str, list[Figure]]) -> None:
-    """Raise ChecksFailedError for the figures MISSED, by benchmark."""
+    """Raise ChecksFailedError if figures, by benchmark, have MISSED their targets."""
     all_missed = [figure for figures in missed.values() for figure in figures]
     reports = ", ".join(str((REPORT / f"{what}.md").relative_to(ROOT)) for what, figures in missed.items() if figures)
     raise ChecksFailedError(
-        f"Figures that are not what is promised: {len(all_missed)}, the first {all_missed[0].name}.",
+        f"{len(all_missed)} figures miss their targets, the first: {all_missed[0].name}.",
         "The machine is most likely busy with other work, or a change made something slower.",
         f"See {reports}, and run it again on a quiet machine: nox -s bench",
     )

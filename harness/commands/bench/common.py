@@ -1,4 +1,4 @@
-"""What the benchmarks share: a server to measure on, figures, and their report in `build/bench/`."""
+"""What the benchmarks share: a server, figures, and their report in `build/bench/`."""
 
 import json
 import os
@@ -24,17 +24,27 @@ from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse,
 from harness.warehouse.server import Server
 
 REPORT = BUILD / "bench"
+COLUMNS = "event_id, event_type, professional_id_anonymized, created_at, meta_data"
+TABLE = """
+    create table plain (
+        event_id bigint primary key,
+        event_type text not null,
+        professional_id_anonymized bigint not null,
+        created_at timestamptz not null,
+        meta_data text
+    )
+"""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the report; TARGET is empty and HOLDS None where nothing is promised."""
+    """One figure of the report; without a target, `target` is empty and `reached` None."""
 
     name: str
     value: float
     unit: str
     target: str = ""
-    holds: bool | None = None
+    reached: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Bench:
 
     @contextmanager
     def warehouse(self) -> Iterator[Warehouse]:
-        """Have an empty warehouse with the raw tables."""
+        """Give an empty warehouse with the raw tables."""
         warehouse = create_warehouse(self.server, "bench", make_passwords())
         create_tables(warehouse.loader_dsn)
         try:
@@ -56,7 +66,7 @@ class Bench:
             drop_warehouse(warehouse)
 
     def generate(self, name: str, events: int, *options: str) -> Path:
-        """Return the file NAME, which the project's generator has made."""
+        """Return the file NAME, written by the project's generator."""
         path = self.directory / name
         generator = ROOT / "airflow" / "data" / "generate.py"
         wanted = ["--events", str(events), "--seed", "1", "--out", str(path), *options]
@@ -73,7 +83,7 @@ class Bench:
 
 
 def checkpoint(warehouse: Warehouse) -> None:
-    """Let no way pay for what the one before has left to write."""
+    """Write what earlier measurements have left to write."""
     with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
         connection.execute("checkpoint")
 
@@ -86,43 +96,45 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def at_least(name: str, value: float, target: float) -> Figure:
-    """Return a ratio that is promised to be TARGET or more."""
+    """Return a ratio whose target is TARGET or more."""
     return Figure(name, round(value, 2), "x", f"≥ {target:g}", value >= target)
 
 
 def at_most(name: str, value: float, target: float, unit: str = "x") -> Figure:
-    """Return a figure that is promised to be TARGET or less."""
+    """Return a figure whose target is TARGET or less."""
     return Figure(name, round(value, 2), unit, f"≤ {target:g}", value <= target)
 
 
 def machine() -> str:
-    """Say what machine this is."""
+    """Describe this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
 
 
 def report(name: str, title: str, figures: Sequence[Figure], events: int, section: Section) -> None:
-    """Print FIGURES and write them to `build/bench/NAME.md` and `.json` and SECTION, beside those of the last time."""
+    """Print FIGURES and write them to `build/bench/NAME.md` and `.json` and SECTION, with those of the last run."""
     marks = {True: "✓", False: "✗", None: ""}
-    rows = [(figure.name, f"{figure.value:,g} {figure.unit}", figure.target, marks[figure.holds]) for figure in figures]
+    rows = [
+        (figure.name, f"{figure.value:,g} {figure.unit}", figure.target, marks[figure.reached]) for figure in figures
+    ]
     say("")
-    console.table(("figure", "measured", "promised", ""), rows)
+    console.table(("figure", "measured", "target", ""), rows)
     markdown, data = REPORT / f"{name}.md", REPORT / f"{name}.json"
     run = f"bench-{name}-{events}"
     before = kept.last(run)
-    header = ("figure", "measured", "promised", "", "last time")
+    header = ("figure", "measured", "target", "", "last run")
     last = [f"{before[figure.name]:,g}" if figure.name in before else "" for figure in figures]
     beside = [(*row, value) for row, value in zip(rows, last, strict=True)]
-    section.add(f"{title}, {events:,} events.", table(header, beside, numbers=("measured", "last time")))
+    section.add(f"{title}, {events:,} events.", table(header, beside, numbers=("measured", "last run")))
     kept.keep(run, {figure.name: figure.value for figure in figures})
     REPORT.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
     lines = [
         f"# {title}, {events:,} events",
         "",
-        f"{machine()}; PostgreSQL as it comes; {datetime.now(UTC):%Y-%m-%d}.",
+        f"{machine()}; default PostgreSQL settings; {datetime.now(UTC):%Y-%m-%d}.",
         "",
-        "| figure | measured | promised | |",
+        "| figure | measured | target | |",
         "| --- | ---: | ---: | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]

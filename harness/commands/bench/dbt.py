@@ -1,8 +1,8 @@
 """Measure dbt: a new day beside a full refresh, two ways to count a snapshot, the start: `nox -s bench -- dbt`.
 
-The events are of three years, with about the shares of types and professionals that a real log had. PostgreSQL makes
-them and the load loads them, so that `raw.events` has its usual partitions. A run's time in the database is what
-PostgreSQL says it spent on statements there.
+The events are of three years, with about a real log's shares of types and professionals. PostgreSQL generates them and
+the load loads them, so that `raw.events` has its usual partitions. A run's time in the database is PostgreSQL's own
+`active_time`.
 """
 
 import os
@@ -27,10 +27,10 @@ DAYS = 1_096
 CORRECTED_DAYS = 7
 INCREMENTAL = ("fct_events", "int_status_events", "availability_snapshot")
 DIMENSIONS = ("dim_date", "dim_professionals", "dim_services")
-# As the DAGs build: dbt's unit tests say nothing about the data.
+# As in the DAGs: dbt's unit tests do not test the data.
 BUILD = ("build", "--exclude-resource-type", "unit_test")
-# {first} is the first event id, {count} how many there are, {moment} when they begin, {days} how long they last,
-# {professionals} how many act.
+# {first} is the first event id, {count} the number of events, {moment} their start, {days} their days, {professionals}
+# the number of professionals.
 EVENTS = """
     select
         {first} + number as event_id,
@@ -50,7 +50,7 @@ EVENTS = """
         end as meta_data
     from generate_series(0::bigint, {count} - 1) as number
 """
-# The way that people write first.
+# The query that most people would write first.
 CALENDAR_JOIN = """
     with
 
@@ -98,7 +98,7 @@ class DbtBench(Bench):
     def dbt(self, warehouse: Warehouse, *arguments: str) -> tuple[float, float]:
         """Run `run.py ARGUMENTS` as the dbt task does; return its seconds, and those spent in the database.
 
-        It has one thread, so that the latter are part of the former.
+        With one thread, so that the latter are part of the former.
         """
         folder = self.directory / "dbt"
         env = {"DBT_TARGET": "prod", "DBT_TARGET_PATH": str(folder / "target"), "DBT_LOG_PATH": str(folder / "logs")}
@@ -117,7 +117,7 @@ class DbtBench(Bench):
         return took, self.database_s(warehouse) - before
 
     def database_s(self, warehouse: Warehouse) -> float:
-        """Return how many seconds all sessions have spent on statements in WAREHOUSE; a session tells as it ends."""
+        """Return the seconds that all sessions have spent on statements in WAREHOUSE, counted when a session ends."""
         sessions = "select count(*) from pg_stat_activity where datname = %s and backend_type = 'client backend'"
         deadline = time.monotonic() + 10
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:  # of another database
@@ -125,7 +125,7 @@ class DbtBench(Bench):
                 if time.monotonic() > deadline:
                     raise ChecksFailedError(
                         f"A session of the warehouse {warehouse.database} does not end.",
-                        "Somebody else most likely looks at the benchmark's database.",
+                        "Somebody else is most likely connected to the benchmark's database.",
                         "Run it again: nox -s bench -- dbt",
                     )
                 time.sleep(0.01)
@@ -185,7 +185,7 @@ def measure_snapshot(bench: DbtBench, warehouse: Warehouse, events: int, rounds:
             phase.text = f"snapshot of {events:,} events counted by {way}: {took[way]:.2f} s"
     if found[0] != found[1]:
         raise ChecksFailedError(
-            "The two ways to count the snapshot have other results.",
+            "The two ways to count the snapshot have different results.",
             "One of them is wrong: the model, or the query that the benchmark compares it with.",
             "Run the tests of the models: nox -s tests -- tests/dbt/test_marts.py",
         )
@@ -230,12 +230,12 @@ def measure_new_day(bench: DbtBench, warehouse: Warehouse, events: int, rounds: 
         Figure(f"the same after a new day of {day_events:,} events", round(min(days_s), 2), "s"),
         at_least("a full refresh against a new day", full_s / min(days_s), 10),
         Figure("the same after a correction of a week two years ago", round(week_s, 2), "s"),
-        *(Figure(f"{name}, which is built anew each time", round(took, 2), "s") for name, took in dimensions.items()),
+        *(Figure(f"{name}, which is rebuilt each time", round(took, 2), "s") for name, took in dimensions.items()),
     ]
 
 
 def replace(bench: DbtBench, warehouse: Warehouse, *, first: int, count: int, day: int, days: int) -> float:
-    """Load COUNT other events for DAYS days from number DAY on; return what the models then take in the database."""
+    """Load COUNT other events for DAYS days from number DAY on; return the models' seconds in the database."""
     start = FIRST_DAY + timedelta(day)
     file = bench.events(warehouse, first, count, start, days)
     load(str(file), warehouse.loader_dsn, start=start, end=start + timedelta(days))
