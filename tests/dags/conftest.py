@@ -1,4 +1,4 @@
-"""An Airflow home of the tests' own, set before Airflow is imported for the first time."""
+"""Set an AIRFLOW_HOME for these tests before Airflow is imported."""
 
 import os
 import sys

@@ -1,5 +1,6 @@
-"""The DAGs' integrity: which there are, how they are scheduled, what they are made of, and what parsing them costs."""
+"""The DAGs: their ids, schedules, tasks and params, and the cost of parsing them."""
 
+import json
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+
+from events.ledger import LoadResult
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
 CADENCES = {"daily": "0 0 * * *", "weekly": "0 0 * * 0", "monthly": "0 0 1 * *"}
@@ -23,16 +26,16 @@ def load_dags() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def dags() -> dict[str, Any]:
-    """Give the DAGs as they are where there is no cluster."""
+    """Give the DAGs as they are without a cluster."""
     return load_dags()
 
 
-def test_there_are_exactly_the_three_dags(dags: dict[str, Any]) -> None:
+def test_the_dag_ids(dags: dict[str, Any]) -> None:
     assert set(dags) == DAG_IDS
 
 
 @pytest.mark.parametrize("cadence", CADENCES)
-def test_the_schedule_gives_a_real_data_interval_in_utc_and_nothing_is_caught_up(
+def test_the_schedule_has_data_intervals_in_utc_and_no_catchup(
     dags: dict[str, Any], cadence: str
 ) -> None:
     timetable = dags[f"events_pipeline_{cadence}"].timetable
@@ -55,14 +58,14 @@ def test_every_task_and_run_has_a_time_limit(dags: dict[str, Any], dag_id: str) 
 
 
 @pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
-def test_the_documentation_says_what_a_rerun_does_and_how_to_triage(dags: dict[str, Any], dag_id: str) -> None:
+def test_the_documentation_has_rerun_and_triage(dags: dict[str, Any], dag_id: str) -> None:
     assert "**Re-run:**" in dags[dag_id].doc_md
     assert "**Triage:**" in dags[dag_id].doc_md
     assert dags[dag_id].tags == {"events", dag_id.rpartition("_")[2]}
 
 
 @pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
-def test_a_run_without_params_is_the_whole_file_with_the_usual_limits(dags: dict[str, Any], dag_id: str) -> None:
+def test_the_default_params_load_the_whole_file(dags: dict[str, Any], dag_id: str) -> None:
     params = dags[dag_id].params
     params.validate()
     assert params.dump() == {"start": None, "end": None, "max_rejected": 0.01, "allow_empty": False}
@@ -71,7 +74,7 @@ def test_a_run_without_params_is_the_whole_file_with_the_usual_limits(dags: dict
 @pytest.mark.parametrize(
     ("name", "value"), [("start", "yesterday"), ("end", 5), ("max_rejected", 1.1), ("allow_empty", "yes")]
 )
-def test_a_param_that_makes_no_sense_is_refused(dags: dict[str, Any], name: str, value: Any) -> None:
+def test_an_invalid_param_is_refused(dags: dict[str, Any], name: str, value: Any) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
     param = dags["events_pipeline_daily"].params.get_param(name)
@@ -89,13 +92,13 @@ def context(run_type: str, **params: str | None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
-def test_a_scheduled_run_takes_its_data_interval(run_type: str) -> None:
+def test_a_scheduled_run_loads_its_data_interval(run_type: str) -> None:
     from events_pipeline import interval
 
     assert interval(context(run_type)) == (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC))
 
 
-def test_a_manual_run_takes_its_params_and_else_the_whole_file() -> None:
+def test_a_manual_run_loads_the_interval_of_its_params() -> None:
     from events_pipeline import interval
 
     assert interval(context("manual")) == (None, None)
@@ -105,7 +108,35 @@ def test_a_manual_run_takes_its_params_and_else_the_whole_file() -> None:
     assert (start, end) == (datetime(2020, 2, 1, tzinfo=UTC), datetime(2020, 3, 1, tzinfo=UTC))
 
 
-def test_a_day_that_there_is_not_is_explained() -> None:
+def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    result = LoadResult(7, read=5, loaded=2, rejected=2, outside=1, replaced=0, reasons={"field_count": 2}, seconds=0.5)
+
+    def load(*arguments: Any, **options: Any) -> LoadResult:
+        calls.append((*arguments, options))
+        return result
+
+    dsn = "postgres://loader:secret@host:5432/warehouse"  # as Airflow writes the scheme
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", dsn)
+    monkeypatch.setenv("EVENTS_URI", "events.csv")
+    monkeypatch.setattr("events.tables.create_tables", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("events.load.load", load)
+    asked = context("manual", end="2020-01-02T11:00:00Z") | {
+        "dag_run": SimpleNamespace(run_type="manual", dag_id="events_pipeline_daily", run_id="manual__1")
+    }
+    asked["params"] |= {"max_rejected": 0.5, "allow_empty": True}
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: asked)
+    dag = dags["events_pipeline_daily"]
+    assert dag.get_task("create_tables").python_callable() is None
+    returned = dag.get_task("load_events").python_callable()
+    assert json.loads(json.dumps(returned)) == returned == result.as_dict()
+    options = {"start": None, "end": datetime(2020, 1, 2, 11, tzinfo=UTC), "max_rejected": 0.5, "allow_empty": True}
+    assert calls == [(dsn,), ("events.csv", dsn, options | {"run_id": "events_pipeline_daily manual__1"})]
+
+
+def test_an_impossible_day_is_explained() -> None:
     from events_pipeline import interval
 
     from events.errors import IntervalUnreadable
@@ -115,7 +146,7 @@ def test_a_day_that_there_is_not_is_explained() -> None:
 
 
 def test_parsing_imports_little_beyond_airflow() -> None:
-    """The budget of parsing, in modules and not in seconds, since machines differ: no driver, no cluster client."""
+    """The cost of parsing, in modules since seconds differ by machine: no driver, no cluster client."""
     program = (
         "import sys; import airflow.sdk, airflow.timetables.interval, pendulum; before = set(sys.modules);"
         " sys.path.insert(0, sys.argv[1]); import events_pipeline; print(*sorted(set(sys.modules) - before))"
@@ -147,7 +178,7 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
         assert pod.container_resources.requests
 
 
-def test_dbts_process_gets_its_own_environment_alone(
+def test_dbts_process_gets_only_its_own_environment(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from events.dbt_task import run_process
@@ -170,7 +201,7 @@ def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:
     assert "why" in caplog.text
 
 
-def test_dbt_ends_when_its_task_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dbt_is_terminated_when_its_task_is(monkeypatch: pytest.MonkeyPatch) -> None:
     from events import dbt_task
 
     started: list[subprocess.Popen[str]] = []
