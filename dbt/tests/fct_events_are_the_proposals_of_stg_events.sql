@@ -1,5 +1,5 @@
 {{ config(severity='error') }}
--- fct_events follows the ledger; this finds what was changed past it, by hand say. Days that differ, and by how much.
+-- The days that differ, and by how much: changes that are not in the ledger, which fct_events follows.
 with
 
 events as (

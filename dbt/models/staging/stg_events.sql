@@ -22,7 +22,7 @@ renamed as (
         professional_id_anonymized as professional_id,
         -- A timestamp without time zone: its day is the same whatever the session's time zone.
         created_at at time zone 'UTC' as created_at,
-        -- As raw.events is partitioned by it: a condition on this one reads the partitions concerned alone.
+        -- raw.events is partitioned by it: a condition on it reads only the partitions concerned.
         created_at as created_at_tz,
         split_part(meta_data, '_', 1)::bigint as service_id,
         split_part(meta_data, '_', 2) as service_name_nl,

@@ -21,7 +21,7 @@ dates as (
 ),
 
 {% if is_incremental() %}
-    -- What is counted anew: all from the first day that a load has changed, or that has no row yet.
+    -- The first day to count again: the first that a load has changed, or that has no row yet.
     recount as (
 
         select least({{ first_day(changed_spans()) }}, min(dates.calendar_date)) as first_date
@@ -34,7 +34,7 @@ dates as (
 
     ),
 
-    -- What the days before amount to: they have not changed.
+    -- The count of the day before, which has not changed.
     counted_before as (
 
         select counted.active_professionals
