@@ -13,59 +13,26 @@ from typing import Any
 
 from harness.pipeline.events_file import Event, read_events
 
-# Every table that a run fills, and of the marts the columns.
-TABLES = (
-    "raw.events",
-    "raw.rejected_events",
-    "staging.stg_events",
-    "dim.dim_date",
-    "dim.dim_professionals",
-    "dim.dim_services",
-    "fact.fct_events",
-    "analysis.availability_snapshot",
-    "analysis.service_revenue_daily",
-    "analysis.professional_funnel",
-    "analysis.professional_productivity_daily",
-)
+# The columns of each mart.
 COLUMNS = {
-    "dim.dim_date": (
-        "calendar_id",
-        "calendar_date",
-        "day_of_week",
-        "first_day_of_month",
-        "last_day_of_month",
-        "first_day_of_quarter",
-        "last_day_of_quarter",
-        "first_day_of_year",
-        "last_day_of_year",
-        "is_weekday",
-        "fiscal_period_id",
-        "fiscal_week_id",
-    ),
-    "dim.dim_professionals": ("professional_id", "account_created_at", "first_event_at", "last_event_at"),
-    "dim.dim_services": ("service_id", "service_name_nl", "service_name_en"),
-    "fact.fct_events": ("event_id", "professional_id", "service_id", "created_at", "service_lead_fee"),
-    "analysis.availability_snapshot": ("date", "active_professionals"),
-    "analysis.service_revenue_daily": ("service_id", "date", "proposals", "lead_fee_revenue"),
-    "analysis.professional_funnel": (
-        "professional_id",
-        "cohort_week_id",
-        "account_created_at",
-        "first_able_at",
-        "first_proposed_at",
-        "days_account_to_able",
-        "days_able_to_proposal",
-        "days_account_to_proposal",
-    ),
-    "analysis.professional_productivity_daily": (
-        "date",
-        "active_professionals",
-        "proposals",
-        "lead_fee_revenue",
-        "proposals_per_active_professional",
-        "lead_fee_revenue_per_active_professional",
-    ),
+    mart: tuple(columns.split())
+    for mart, columns in {
+        "dim.dim_date": "calendar_id calendar_date day_of_week first_day_of_month last_day_of_month"
+        " first_day_of_quarter last_day_of_quarter first_day_of_year last_day_of_year is_weekday"
+        " fiscal_period_id fiscal_week_id",
+        "dim.dim_professionals": "professional_id account_created_at first_event_at last_event_at",
+        "dim.dim_services": "service_id service_name_nl service_name_en",
+        "fact.fct_events": "event_id professional_id service_id created_at service_lead_fee",
+        "analysis.availability_snapshot": "date active_professionals",
+        "analysis.service_revenue_daily": "service_id date proposals lead_fee_revenue",
+        "analysis.professional_funnel": "professional_id cohort_week_id"
+        " account_created_at first_able_at first_proposed_at"
+        " days_account_to_able days_able_to_proposal days_account_to_proposal",
+        "analysis.professional_productivity_daily": "date active_professionals proposals lead_fee_revenue"
+        " proposals_per_active_professional lead_fee_revenue_per_active_professional",
+    }.items()
 }
+TABLES = ("raw.events", "raw.rejected_events", "staging.stg_events", *COLUMNS)  # every table that a run fills
 STAGES = ("created_account", "became_able_to_propose", "proposed")
 Rows = set[tuple[Any, ...]]
 
@@ -240,7 +207,7 @@ def funnel_row(professional: int, firsts: dict[str, datetime]) -> tuple[Any, ...
 
 
 def days_between(start: datetime | None, end: datetime | None) -> int | None:
-    """Return how many days after START's day END's day is."""
+    """Return the number of days from START's day to END's."""
     return (end.date() - start.date()).days if start and end else None
 
 
