@@ -1,4 +1,4 @@
-"""The pod that runs dbt, as the operator asks Kubernetes for it: it follows the rules for every pod of the project."""
+"""The pod that runs dbt, as the operator requests it, follows the rules for every pod of the project."""
 
 import copy
 import re
@@ -19,7 +19,7 @@ Pod = dict[str, Any]
 
 
 def image_user(dockerfile: str) -> int | None:
-    """Return whom the image runs as; None for a name, which Kubernetes cannot tell from root."""
+    """Return the id of the image's user; None for a name, which Kubernetes cannot distinguish from root."""
     *_, user = re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)
     name = str(user).partition(":")[0]
     return int(name) if name.isdecimal() else None
@@ -27,7 +27,7 @@ def image_user(dockerfile: str) -> int | None:
 
 @pytest.fixture(scope="module", params=["daily", "weekly", "monthly"])
 def built(request: pytest.FixtureRequest) -> Iterator[Pod]:
-    """Give the pod as JSON; no cluster is asked for anything."""
+    """Give the pod as JSON, made without a cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DBT_IMAGE", IMAGE)
         bag = DagBag(dag_folder=str(ROOT / "airflow" / "dags"))
@@ -37,7 +37,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Pod]:
 
 @pytest.fixture
 def pod(built: Pod) -> Pod:
-    """Give a pod that may be changed."""
+    """Give a pod to change."""
     return copy.deepcopy(built)
 
 
@@ -91,5 +91,5 @@ def test_a_broken_rule_is_found(pod: Pod, change: Callable[[dict[str, Any]], obj
 
 
 @pytest.mark.parametrize("user", ["root", "0:0", "nobody"])
-def test_an_image_that_runs_as_root_or_nobody_knows_whom_is_found(pod: Pod, user: str) -> None:
+def test_an_image_of_root_or_of_a_named_user_is_found(pod: Pod, user: str) -> None:
     assert list(broken_rules(pod, f"FROM x\nUSER 50000\nUSER {user}\n")) == ["base: its user is root, or not known"]

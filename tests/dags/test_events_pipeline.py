@@ -35,9 +35,7 @@ def test_the_dag_ids(dags: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("cadence", CADENCES)
-def test_the_schedule_has_data_intervals_in_utc_and_no_catchup(
-    dags: dict[str, Any], cadence: str
-) -> None:
+def test_the_schedule_has_data_intervals_in_utc_and_no_catchup(dags: dict[str, Any], cadence: str) -> None:
     timetable = dags[f"events_pipeline_{cadence}"].timetable
     assert type(timetable).__name__ == "CronDataIntervalTimetable"
     assert timetable.summary == CADENCES[cadence]

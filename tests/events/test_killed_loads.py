@@ -111,9 +111,6 @@ def before(loaded: Before) -> Iterator[Before]:
     drop_warehouse(warehouse)
 
 
-# --- the load is killed ---------------------------------------------------------------------------------------------
-
-
 def test_the_load_is_killed_at_random_bytes(before: Before, chance: random.Random) -> None:
     size = before.file.stat().st_size
     for at in [0, size, *(chance.randrange(size) for _ in range(6))]:
@@ -134,9 +131,6 @@ def test_the_load_is_killed_before_any_of_its_statements(before: Before, chance:
     assert statement > 20
     assert content(before.dsn)[:2] == before.after(22)
     before.assert_the_next_load_succeeds()
-
-
-# --- the server is killed, or the connection ------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -231,9 +225,6 @@ def test_the_connection_is_terminated(before: Before, monkeypatch: pytest.Monkey
     before.assert_the_next_load_succeeds(failure=None)
 
 
-# --- the disk is full -----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def small_disk(own_server: OwnServer) -> Iterator[Path]:
     """Give a directory on a disk of 12 MB."""
@@ -269,9 +260,6 @@ def test_the_disk_is_full(own: Warehouse, small_disk: Path, tmp_path: Path) -> N
         drop_warehouse(own)
         with psycopg.connect(own.server.dsn, autocommit=True) as admin:
             admin.execute("drop tablespace small")
-
-
-# --- the file changes -----------------------------------------------------------------------------------------------
 
 
 def append(file: Path) -> None:

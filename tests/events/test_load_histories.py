@@ -17,7 +17,8 @@ from events import errors, partitions
 from events.ledger import LoadResult
 from events.load import load
 from events.records import MAX_LINE_BYTES
-from tests.events.common import DAY, HEADER, empty, events, ledger, rejects
+from tests.events.common import DAY, HEADER, account, empty, events, ledger, rejects
+from tests.harness.pipeline.test_events_file import REJECTED
 
 EventRow = tuple[int, str, int, datetime, str | None]
 RejectRow = tuple[int, str, str]
@@ -57,28 +58,17 @@ class File:
         return file
 
 
-def bad(text: str, reason: str) -> Line:
-    return Line(text.encode(), reject=(text, reason))
-
-
+NOT_TEXT = ["too_long", "not_utf8", "nul_byte"]
 BAD = [
-    Line(
-        b"1;created_account;8;2020-01-01 00:00:00;\xff",
-        reject=("1;created_account;8;2020-01-01 00:00:00;\\xff", "not_utf8"),
-    ),
-    Line(b"a\0\xc3\xa9", reject=("a\\x00é", "nul_byte")),
     Line(b"x" * (MAX_LINE_BYTES + 1), reject=("x" * 1000 + "…", "too_long")),
-    bad('1;created_account;8;2020-01-01 00:00:00;"', "quoting"),
-    bad("1;created_account;8;2020-01-01 00:00:00", "field_count"),
-    bad("1.0;created_account;8;2020-01-01 00:00:00;", "event_id"),
-    bad("1;closed_account;8;2020-01-01 00:00:00;", "event_type"),
-    bad("1;created_account;;2020-01-01 00:00:00;", "professional_id"),
-    bad("1;created_account;8;2020-02-30 00:00:00;", "created_at"),
-    bad("1;proposed;8;2020-01-01 00:00:00;", "metadata_missing"),
-    bad("1;created_account;8;2020-01-01 00:00:00;3_a_b_1", "metadata_unexpected"),
-    bad("1;proposed;8;2020-01-01 00:00:00;3_a_b", "metadata"),
-    bad("1;proposed;8;2020-01-01 00:00:00;x_a_b_1", "service_id"),
-    bad("1;proposed;8;2020-01-01 00:00:00;3_a_b_gratis", "lead_fee"),
+    Line(account(1).encode() + b"\xff", reject=(account(1) + "\\xff", "not_utf8")),
+    Line(b"a\0\xc3\xa9", reject=("a\\x00é", "nul_byte")),
+    *(
+        Line(line, reject=(line.decode(), reason))
+        for reason, examples in REJECTED.items()
+        for line in [examples[0].replace(b"{}", b"1")]
+        if reason not in NOT_TEXT
+    ),
 ]
 BLANK = Line(b" \t")
 

@@ -1,4 +1,4 @@
-"""Nothing secret of a URI is ever shown, what helps to find the file is, and a source has one identity."""
+"""No secret of a URI is shown, the parts that help to find the file are, and each source has one identity."""
 
 import logging
 import string
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from events.uri import clean_logs, shown, source_id, without_secrets
 
-SECRET = "SECRET"  # noqa: S105 - a part of each secret below, and of nothing else
-SHAPES = {  # what of each URI is shown
+SECRET = "SECRET"  # noqa: S105 - part of each secret below, and of nothing else
+URIS = {  # and how they are shown
     # user info
     "https://SECRET@host/a.csv": "https://host/a.csv",
     "https://SECRET:SECRET@host/a.csv": "https://host/a.csv",
@@ -181,11 +181,10 @@ MESSAGES = {
     "nox does not know '--postgres=password=SECRET host=h'": "nox does not know '--postgres=password=… host=h'",
     "/a@b.csv and C:\\a#b.csv: 2 rows, (event_id)=(7)": "/a@b.csv and C:\\a#b.csv: 2 rows, (event_id)=(7)",
 }
-ABOUT = {  # what others say of a URI
-    (
-        "s3://KEY-SECRET:SE/SECRET@bucket/a.csv",
-        'Invalid bucket name "KEY-SECRET:SE": …',
-    ): 'Invalid bucket name "…:SE": …',
+MESSAGES_ABOUT = {  # a URI and a message about it, and how that is shown
+    ("s3://KEY-SECRET:SE/SECRET@bucket/a.csv", 'Invalid bucket name "KEY-SECRET:SE": …'): (
+        'Invalid bucket name "…:SE": …'
+    ),
     ("s3://KEY-SECRET:SECRET/a", 'Invalid bucket name "KEY-SECRET:SECRET"'): 'Invalid bucket name "…:…"',
     ("s3://bucket/a.csv?X-Sig=SECRET", "no endpoint http://h/bucket/a.csv%3FX-Sig%3DSECRET"): (
         "no endpoint http://h/bucket/a.csv%3FX-Sig%3D…"
@@ -205,28 +204,29 @@ VALUE = st.text("жщ.@/%+-_~!$*,;= :?'\"()[]\\\n\0", min_size=1, max_size=12)
 SCHEME = st.sampled_from(["https", "s3", "sftp", "postgresql", "simplecache::ftp", "zip://a.csv::https"])
 
 
-@pytest.mark.parametrize(("uri", "expected"), SHAPES.items())
-def test_what_is_shown(uri: str, expected: str) -> None:
+@pytest.mark.parametrize(("uri", "expected"), URIS.items())
+def test_a_uri_is_shown_without_secrets(uri: str, expected: str) -> None:
     assert SECRET not in expected
     assert shown(uri) == shown(expected) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [*MESSAGES.items(), *SHAPES.items()])
-def test_what_is_shown_in_a_message(text: str, expected: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), [*MESSAGES.items(), *URIS.items()])
+def test_a_message_is_shown_without_secrets(text: str, expected: str) -> None:
     if text in MESSAGES:
         assert without_secrets(text) == without_secrets(expected) == expected
-    elif not set(text) & set(" \n"):  # where a blank ends it
+    elif not set(text) & set(" \n"):  # which would end it
         assert SECRET not in without_secrets(f"It's «{text}»: cannot be read (403).")
         assert without_secrets(text).rstrip(".") == expected.rstrip(".")
 
 
-@pytest.mark.parametrize(("about", "expected"), ABOUT.items())
-def test_what_others_say_of_a_uri(about: tuple[str, str], expected: str) -> None:
-    uri, text = about
+@pytest.mark.parametrize(
+    ("uri", "text", "expected"), [(*about, expected) for about, expected in MESSAGES_ABOUT.items()]
+)
+def test_a_message_about_a_uri_is_shown_without_its_parts(uri: str, text: str, expected: str) -> None:
     assert without_secrets(text, uri) == without_secrets(expected, uri) == expected
 
 
-def test_libraries_log_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_of_libraries_have_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
     uri = "tar://a.csv::http://u:SECRET@h/x.tar?sig=SECRET#SECRET"
     with caplog.at_level(logging.INFO), clean_logs(uri):
         logging.getLogger("tar").info("Inferred compression %s from file name %s", None, uri)
@@ -244,9 +244,9 @@ def test_libraries_log_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
 @given(SCHEME, USER, PASSWORD)
 def test_no_user_info_is_shown(scheme: str, user: str, password: str) -> None:
     for at in (f"ж{user}:{password}щ@", f"ж{user}:{password}@"):
-        told = shown(f"{scheme}://{at}host:1/a.csv")
-        assert not set("жщ") & set(told)
-        assert told.startswith(scheme)
+        uri = shown(f"{scheme}://{at}host:1/a.csv")
+        assert not set("жщ") & set(uri)
+        assert uri.startswith(scheme)
 
 
 @given(SCHEME, VALUE, st.sampled_from("?#"))
@@ -257,57 +257,45 @@ def test_no_value_is_shown(scheme: str, value: str, mark: str) -> None:
 
 
 @given(SCHEME, USER, PASSWORD, VALUE, st.sampled_from(["'{}'", '"{}",', "({}).", "URL('{}')", "<{}>", "{}: {}", "{}"]))
-def test_nothing_secret_of_a_message_is_shown(scheme: str, user: str, password: str, value: str, around: str) -> None:
+def test_no_secret_of_any_message_is_shown(scheme: str, user: str, password: str, value: str, around: str) -> None:
     for secrets in (f"ж{user}:{password}щ@host/a", f"host/a?name=ж{value}щ", f"ж:{password}@host/a?b=щ{value}"):
         uri = f"{scheme}://{''.join(secrets.split())}"
         assert not set("жщ") & set(without_secrets(f"before {around.format(uri, 'after')}")), uri
 
 
 @given(st.text(string.printable + "жü…", max_size=60))
-def test_what_was_shown_is_shown_again(text: str) -> None:
+def test_a_shown_uri_is_shown_unchanged(text: str) -> None:
     assert shown(shown(text)) == shown(text)
 
 
 @pytest.mark.parametrize(
     "text", ["a" * 100_000, "a:" * 50_000, "://" * 30_000, "a@" * 50_000, "token" * 20_000, "::" * 50_000]
 )
-def test_long_texts_take_no_time(text: str) -> None:
+def test_long_texts_do_not_take_long(text: str) -> None:
     began = time.monotonic()
     assert without_secrets(text)
     assert time.monotonic() - began < 5
 
 
-def test_identity() -> None:
-    one = "https://host/a.csv?X-Amz-Signature=1"
-    others = [
-        "https://host/a.csv?X-Amz-Signature=2",
-        "https://host/a.csv",
-        "https://host/b.csv?X-Amz-Signature=1",
-        "https://host:8443/a@1.csv",
-        "https://host:8443/a@2.csv",
-        "s3://bucket//1@a.csv",
-        "s3://bucket//2@a.csv",
-        "s3://bucket/a#1.csv",
-        "s3://bucket/a#2.csv",
-        "/data/x:1@a.csv",
-        "/data/x:2@a.csv",
-        "zip://a.csv::https://host/a.zip",
-        "zip://b.csv::https://host/a.zip",
-        "zip://jan@x.csv::/data/z.zip",
-        "zip://feb@x.csv::/data/z.zip",
-        "abfs://one@account.dfs.core.windows.net/a.csv",
-        "abfs://two@account.dfs.core.windows.net/a.csv",
-        "github://org:one@main/a.csv",
-        "github://org:two@main/a.csv",
-        "https://host/get?u=https://jan@store/x.csv",
-        "https://host/get?u=https://feb@store/x.csv",
-    ]
+OTHER_SOURCES = """
+    https://host/a.csv?X-Amz-Signature=2 https://host/a.csv https://host/b.csv?X-Amz-Signature=1
+    https://host:8443/a@1.csv https://host:8443/a@2.csv s3://bucket//1@a.csv s3://bucket//2@a.csv
+    s3://bucket/a#1.csv s3://bucket/a#2.csv /data/x:1@a.csv /data/x:2@a.csv
+    zip://a.csv::https://host/a.zip zip://b.csv::https://host/a.zip
+    zip://jan@x.csv::/data/z.zip zip://feb@x.csv::/data/z.zip
+    abfs://one@account.dfs.core.windows.net/a.csv abfs://two@account.dfs.core.windows.net/a.csv
+    github://org:one@main/a.csv github://org:two@main/a.csv
+    https://host/get?u=https://jan@store/x.csv https://host/get?u=https://feb@store/x.csv
+"""
+
+
+def test_each_source_has_one_identity_whoever_logs_in() -> None:
+    one, others = "https://host/a.csv?X-Amz-Signature=1", OTHER_SOURCES.split()
     ids = {source_id(uri) for uri in (one, *others)}
     assert len(ids) == len(others) + 1
-    assert all(len(told) == 32 and set(told) <= set(string.hexdigits) for told in ids)
+    assert all(len(id_) == 32 and set(id_) <= set(string.hexdigits) for id_ in ids)
     for user_info in ("user@", "user:pass@", "user:p@ss@"):
         assert source_id(one.replace("//", f"//{user_info}")) == source_id(one)
         assert source_id(f"zip://a.csv::https://{user_info}host/a.zip") in ids
     assert source_id("s3://KEY:S/T@bucket/a#1.csv") in ids
-    assert source_id(one) == source_id(one)
-    assert not {source_id(one)} & {source_id(one + "\udcff")}
+    assert source_id(one + "\udcff") not in ids
