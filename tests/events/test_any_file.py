@@ -140,6 +140,7 @@ def expect(content: bytes) -> tuple[common.Rows, list[tuple[int, str]]]:
     return valid, rejected
 
 
+@pytest.mark.slow
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

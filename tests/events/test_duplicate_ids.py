@@ -90,6 +90,7 @@ def test_a_seen_id_is_never_reported_as_new(runs: list[list[int]], rise: bool) -
             assert not (rise and maybe)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

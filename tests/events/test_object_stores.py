@@ -86,6 +86,7 @@ def check_streamed(uri: str, env: dict[str, str], path: Path, dsn: str, *, loade
     assert (row["source_size_bytes"], row["source_uri"]) == (path.stat().st_size, uri)
 
 
+@pytest.mark.slow
 def test_a_file_larger_than_memory_is_streamed(dsn: str, large: Path) -> None:
     check_streamed(large.as_uri(), {}, large, dsn, loaded=ROWS)
     found = query(dsn, "select count(distinct split_part(meta_data, '_', 2)), min(length(meta_data)) from raw.events")
@@ -201,6 +202,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         fsspec.filesystem(store.scheme).clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_a_large_object_is_streamed(dsn: str, large: Path, store: Store) -> None:
     with large.open("rb") as file:
         store.write("some/large.csv", file)
