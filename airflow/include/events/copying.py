@@ -57,11 +57,12 @@ class Copier:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Copy all waiting rows; after an error, abort the present COPY."""
+        """Copy all waiting rows; after an error, abort the present COPY, which would block the connection."""
         if error[0] is None:
-            while self._targets:
-                self._switch_to(self._targets[0])
-            self.pause()
+            with self._open:
+                while self._targets:
+                    self._switch_to(self._targets[0])
+                self.pause()
         self._current, self._gathered = None, []
         self._open.__exit__(*error)
 
