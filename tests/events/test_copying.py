@@ -26,9 +26,14 @@ def test_an_error_of_a_copy_releases_the_connection(
         Target(sql.Identifier("pg_temp", name), sql.SQL("copy pg_temp.{} from stdin").format(sql.Identifier(name)))
         for name in ("one", "two")
     ]
-    with pytest.raises(psycopg.OperationalError, match="The connection is lost"), Copier(db) as copier:
-        copier.write(targets[0], b"1\n")
-        copier.write(targets[1], b"2\n")
-    assert db.lock.acquire(blocking=False)  # or whatever uses the connection next, such as rollback, would wait forever
+
+    def copy() -> None:
+        with Copier(db) as copier:
+            copier.write(targets[0], b"1\n")
+            copier.write(targets[1], b"2\n")
+
+    with pytest.raises(psycopg.OperationalError, match="The connection is lost"):
+        copy()
+    assert db.lock.acquire(blocking=False)  # else its next use, such as rollback, would wait forever
     db.lock.release()
     assert db.execute("select count(*) from pg_temp.two").fetchone() == (0,)
