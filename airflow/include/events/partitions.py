@@ -248,6 +248,8 @@ def drop_replaced(connection: psycopg.Connection, role: str | None) -> None:
         found = []
         with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
             connection.execute(_FORGET)
+            if not connection.execute("select 1 from raw.events_partitions where retired_at is not null").fetchone():
+                return
             found = connection.execute(_REPLACED, (kind,)).fetchall()
         for name, kept_for in found:
             _drop(connection, role, name, kept_for)
