@@ -69,10 +69,16 @@ def insert(connection: psycopg.Connection[Any], events: list[Event]) -> None:
         cursor.executemany("insert into raw.events values (%s, %s, %s, %s, %s, 1)", events)
 
 
-def write(warehouse: Warehouse, events: list[Event]) -> None:
-    """Make EVENTS all that raw.events holds."""
+def empty(warehouse: Warehouse) -> None:
+    """Empty the raw tables."""
     with psycopg.connect(warehouse.loader_dsn) as connection:
         connection.execute("truncate raw.events, raw.rejected_events, raw.loads restart identity")
+
+
+def write(warehouse: Warehouse, events: list[Event]) -> None:
+    """Make EVENTS all that raw.events holds; with such a load every build is one of all time."""
+    empty(warehouse)
+    with psycopg.connect(warehouse.loader_dsn) as connection:
         connection.execute("insert into raw.loads (source_uri, status) values ('test', 'succeeded')")
         insert(connection, events)
 
