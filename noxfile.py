@@ -74,7 +74,7 @@ def types(session: nox.Session) -> None:
 @nox.session(tags=["ci", "pythons"])
 def tests(session: nox.Session) -> None:
     """Test the load, the models and the harness on an ephemeral PostgreSQL, or on that of `-- --postgres DSN`."""
-    own_sessions = ("--ignore=tests/dags", "--ignore=tests/docs", "-m", "not cluster")
+    own_sessions = [f"--ignore=tests/{folder}" for folder in ("cluster", "dags", "docs")]
     pytest(session, "tests", *own_sessions, "--numprocesses=2", "--dist=loadfile")
 
 
