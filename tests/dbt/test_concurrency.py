@@ -46,7 +46,7 @@ def bare(dbt: Dbt) -> Dbt:
 
 # The statements of the incremental models: they begin with number 12 and end before number 76.
 MOMENTS = range(12, 76)
-STEP = 8  # in a build a load comes before every eighth statement
+STEP = 4  # in a build a load comes before every fourth statement
 MODEL_READS_EVENTS = """
     select exists (
         select from pg_locks join pg_stat_activity using (pid)
