@@ -74,8 +74,8 @@ def types(session: nox.Session) -> None:
 @nox.session(tags=["ci", "pythons"])
 def tests(session: nox.Session) -> None:
     """Test the load, the models and the harness on an ephemeral PostgreSQL, or on that of `-- --postgres DSN`."""
-    own_sessions = [f"--ignore=tests/{folder}" for folder in ("cluster", "dags", "docs")]
-    pytest(session, "tests", *own_sessions, "--numprocesses=2", "--dist=loadfile")
+    own_sessions = [f"--ignore=tests/{folder}" for folder in ("cluster", "dags", "docs", "e2e")]
+    pytest(session, "tests", *own_sessions, "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 
 
 @nox.session(tags=["ci"])
@@ -107,8 +107,9 @@ def cluster(session: nox.Session) -> None:
 
 @nox.session(tags=["ci", "engine"], default=False)
 def faults(session: nox.Session) -> None:
-    """Break a kind cluster in many ways; check each error message, and that nothing is left behind."""
-    pytest(session, "tests", "tests/cluster")
+    """Break runs on kind and embedded in many ways; check each error message, and that nothing is left behind."""
+    install(session, "airflow")
+    pytest(session, "tests", "tests/cluster", "tests/e2e")
 
 
 @nox.session(default=False)

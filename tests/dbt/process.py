@@ -11,9 +11,10 @@ PROJECT = Path(__file__).parents[2] / "dbt"
 # It reads a call from each line: dbt's arguments, its environment, the project, and whether run.py or dbt itself takes
 # them. It pauses, until it reads another line, before each statement whose number, from 1, or part is in `pauses`.
 # Events of level debug, three for each statement, take a quarter of the time; they are left out unless asked for.
+# The collector of garbage would look at all that dbt imports again and again: a fifth of the time.
 # For each of an adapter's flags dbt searches all modules for the caller, 0.2 s a run, to name it in an event.
 LOOP = """
-import importlib.util, json, os, sys, traceback
+import gc, importlib.util, json, os, sys, traceback
 
 from dbt.adapters.postgres.connections import PostgresConnectionManager as Manager, PostgresCredentials
 from dbt.cli.main import dbtRunner
@@ -21,6 +22,8 @@ from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager import EventManager
 
+gc.freeze()
+gc.set_threshold(100_000)
 add_query, statements, pauses = Manager.add_query, 0, set()
 fire_event = EventManager.fire_event
 patched_by_run = ((PostgresCredentials, "connection_info"), (Manager, "add_commit_query"))
