@@ -75,7 +75,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test the load, the models and the harness on an ephemeral PostgreSQL, or on that of `-- --postgres DSN`."""
     own_sessions = [f"--ignore=tests/{folder}" for folder in ("cluster", "dags", "docs", "e2e")]
-    pytest(session, "tests", *own_sessions, "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
+    workers = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
+    pytest(session, "tests", *own_sessions, *workers)
 
 
 @nox.session(tags=["ci"])

@@ -65,10 +65,12 @@ def start_from_wheel(
     for attempt in range(PORT_ATTEMPTS):
         name = f"postgres-{attempt}" if attempt else "postgres"
         server = Server("a wheel", "127.0.0.1", choose_port(), "postgres", password)
+        # Shared memory outside of the directory would outlive a server that is killed with it.
+        files = {"dynamic_shared_memory_type": "mmap"}
         address = {"listen_addresses": server.host, "port": str(server.port), "unix_socket_directories": ""}
         log = supervisor.start(
             name,
-            [programs / "postgres", "-D", home / "data", *options({**settings, **address})],
+            [programs / "postgres", "-D", home / "data", *options({**settings, **files, **address})],
             env=env,
             cwd=home,
             stage=0,

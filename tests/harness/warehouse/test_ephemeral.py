@@ -62,11 +62,22 @@ def test_a_server_from_the_wheel_takes_another_port_and_ignores_settings_for_oth
     check_version_time_zone_and_locale(from_wheel)
 
 
+def process_of(server: Server) -> psutil.Process:
+    """Return the process that listens on SERVER's port."""
+    address = (server.host, server.port)
+    [pid] = {c.pid for c in psutil.net_connections("tcp4") if c.laddr == address and not c.raddr}
+    return psutil.Process(pid)
+
+
+def test_all_files_of_a_server_from_the_wheel_are_in_its_directory(from_wheel: Server) -> None:
+    """One in /dev/shm would stay when the server is killed and its directory removed."""
+    mapped = [file.path for file in process_of(from_wheel).memory_maps() if "PostgreSQL." in file.path]
+    assert mapped == []
+
+
 @pytest.mark.needs("root")
 def test_as_root_postgresql_runs_as_nobody_and_no_user_is_created(from_wheel: Server) -> None:
-    address = (from_wheel.host, from_wheel.port)
-    [pid] = {c.pid for c in psutil.net_connections("tcp4") if c.laddr == address and not c.raddr}
-    assert psutil.Process(pid or 0).username() == "nobody"
+    assert process_of(from_wheel).username() == "nobody"
     assert {user.pw_name for user in pwd.getpwall()} == USERS
 
 
