@@ -5,6 +5,7 @@ skipped.
 """
 
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,11 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     """Give this clone's cluster, up, with the image that the faults use; it is taken down at the end.
 
-    The first `up` is killed while it creates the cluster; the second continues with the incomplete one.
+    The first `up` is killed while Helm installs the chart; the second continues with the incomplete deployment.
     """
     killed = start("cluster", "up")
-    read_until(killed, "✓ PostgreSQL")
+    read_until(killed, "✓ databases, roles and secrets")
+    time.sleep(3)
     killed.kill()
     killed.wait()
     code, output = run("cluster", "up")

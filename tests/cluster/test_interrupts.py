@@ -14,8 +14,7 @@ pytestmark = pytest.mark.cluster
 # The line after which the phase has begun, how much later in seconds, the signal, and the harness's exit code.
 INTERRUPTS = {
     "the cluster is created": ("^target kind", 8, signal.SIGINT, 130),
-    "images are loaded": ("✓ PostgreSQL", 6, signal.SIGTERM, 143),
-    "killed while the chart is installed": ("✓ databases, roles and secrets", 3, signal.SIGKILL, -9),
+    "images are loaded": ("✓ PostgreSQL", 6, signal.SIGKILL, -9),
     "a DAG runs": ("create_tables +running", 0, signal.SIGHUP, 129),
 }
 
