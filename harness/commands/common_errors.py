@@ -22,7 +22,7 @@ def expected_errors() -> Iterator[None]:
         raise DiskFullError(
             f"The disk is full: {without_secrets(str(error).splitlines()[0])}",
             f"A run writes its files to {tempfile.gettempdir()}, diagnostics and documentation to build/.",
-            "Free some room, or point TMPDIR at a directory that has it.",
+            "Free some disk space, or set TMPDIR to a directory on a larger disk.",
         ) from error
     except psycopg.OperationalError as error:
         raise DatabaseGoneError(

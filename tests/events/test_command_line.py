@@ -168,7 +168,7 @@ def test_a_warehouse_of_a_version_without_partitions_is_refused_and_keeps_its_ta
         assert main(["load", file]) == 25
         what, why, next_step = capsys.readouterr().err.splitlines()
         assert what == message
-        assert why.endswith("it was not touched.")
+        assert why.endswith("the load did not change it.")
         with psycopg.connect(bare_dsn) as connection:
             connection.execute(next_step.partition(": ")[2].encode())
     assert main(["load", file, "--max-rejected", "0.5"]) == 0
