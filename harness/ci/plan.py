@@ -157,7 +157,7 @@ def write(plan: Plan) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s plan`."""
     parser.add_argument("--event", choices=EVENTS, default="push", help="the event that started the workflow")
-    parser.add_argument("--base", default="", metavar="COMMIT", help="the commit that the change is compared with")
+    parser.add_argument("--base", default="", metavar="COMMIT", help="the commit to compare the change with")
     parser.add_argument("--target", default="", choices=["", *TARGETS], help="the target of the end-to-end run")
 
 

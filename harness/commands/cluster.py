@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         if name == "logs":
             action.add_argument("names", nargs="*", metavar="COMPONENT | DAG_ID TASK_ID")
         if name == "down":
-            action.add_argument("--images", action="store_true", help="remove the images that this clone built, too")
+            action.add_argument("--images", action="store_true", help="also remove the images that this clone built")
     parser.set_defaults(run=run)
 
 
