@@ -163,7 +163,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Make the plan and write it; return the exit code."""
-    parser = argparse.ArgumentParser(prog="nox -s plan --", description="Plan what a workflow runs.")
+    parser = argparse.ArgumentParser(prog="nox -s plan --", description="Print the jobs that a workflow runs.")
     add_options(parser)
     options = parser.parse_args(arguments)
     try:

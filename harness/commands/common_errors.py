@@ -27,6 +27,6 @@ def expected_errors() -> Iterator[None]:
     except psycopg.OperationalError as error:
         raise DatabaseGoneError(
             f"The connection to PostgreSQL broke: {without_secrets(str(error).strip().splitlines()[0])}",
-            "PostgreSQL ended, or somebody ended the connection.",
+            "PostgreSQL ended, or another user ended the connection.",
             "Run it again; if it happens again, look for memory shortage (dmesg).",
         ) from error

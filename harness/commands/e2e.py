@@ -99,7 +99,7 @@ def run(options: RunOptions, section: Section) -> None:
         if deployment.left_behind:
             raise LeftBehindError(
                 f"Left behind: {'; '.join(deployment.left_behind)}.",
-                "It did not end in time, or somebody else made or uses it.",
+                "It did not end in time, or somebody else created it or uses it.",
                 "Remove it by hand; for a cluster: nox -s cluster -- down --target NAME",
             )
     finally:

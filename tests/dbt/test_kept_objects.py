@@ -201,7 +201,7 @@ def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss
     ]
     assert "dbt build --full-refresh --select dim_services" in output
     output = dbt.run("run --quiet --select dim_services --full-refresh", exit_code=1)
-    assert "would lack: rule _RETURN on view bi.services, table bi.more_services." in output
+    assert "would not have: rule _RETURN on view bi.services, table bi.more_services." in output
     assert others() == before
 
     # Without the view it is built anew where that is asked for, and grants are kept all the same.
