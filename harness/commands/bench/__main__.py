@@ -32,7 +32,9 @@ def main(arguments: Sequence[str]) -> int:
         "--events", type=int, default=EVENTS, metavar="N", help=f"events in the file; {EVENTS:,} by default"
     )
     parser.add_argument("--large", type=int, metavar="N", help="events in the large file; ten times as many by default")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"use the best of N; {ROUNDS} by default")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, metavar="N", help=f"keep the best of N; {ROUNDS} by default"
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(TITLES):
         parser.error(f"{' and '.join(sorted(unknown))}: it measures load and dbt")
