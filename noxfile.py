@@ -54,7 +54,7 @@ def pytest(session: nox.Session, group: str, *arguments: str) -> None:
 
 @nox.session(tags=["ci", "docs"])
 def lint(session: nox.Session) -> None:
-    """Lint Python, SQL, shell, workflows, Dockerfiles and Markdown; `-- --fix` fixes."""
+    """Lint Python, SQL, shell, workflows, Dockerfiles and Markdown; `-- --fix` fixes what the tools can fix."""
     run(session, install(session, "lint"), "harness.ci.lint")
 
 
@@ -67,13 +67,13 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(tags=["ci"])
 def types(session: nox.Session) -> None:
-    """Check the types, strictly."""
+    """Check the types with mypy in strict mode."""
     run(session, install(session, "types"), "harness.ci.typecheck")
 
 
 @nox.session(tags=["ci", "pythons"])
 def tests(session: nox.Session) -> None:
-    """Test the load, the models and the harness on an ephemeral PostgreSQL, or on that of `-- --postgres DSN`."""
+    """Test the load, the models and the harness on an ephemeral PostgreSQL, or on the server in `-- --postgres DSN`."""
     own_sessions = [f"--ignore=tests/{folder}" for folder in ("cluster", "dags", "docs", "e2e")]
     workers = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
     pytest(session, "tests", *own_sessions, *workers)
@@ -133,7 +133,7 @@ def release(session: nox.Session) -> None:
 
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the load and dbt: `-- load` or `-- dbt` for one, `--events N` for another size."""
+    """Measure the load and dbt: `-- load` or `-- dbt` measures only one, `--events N` sets the size."""
     install(session, "dbt")
     run(session, install(session, "bench"), "harness.commands.bench")
 

@@ -62,18 +62,18 @@ def check(arguments: list[str]) -> None:
             [name for name in REQUIRED_VARIABLES if not environ.get(name)],
             "dbt needs {} in the environment.",
             "profiles.yml takes the warehouse's address and credentials from there.",
-            "Set what is missing, or run the session that does: nox -s dbt",
+            "Set these variables, or run the session that sets them: nox -s dbt",
         ),
         (
             [name for name in CHOOSING_VARIABLES if not environ.get(name, name).strip()],
-            "{} is set and empty.",
-            "It chooses what is built, and for whom; a script most likely copies a variable that is not set.",
+            "{} is set, but empty.",
+            "It chooses dbt's target, schemas or reader; a script most likely copies a variable that is not set.",
             "Give it a value, or unset it for the default.",
         ),
         (
             [name for name, pattern in ADDRESS.items() if not re.fullmatch(pattern, environ.get(name, ""))],
             "{} is invalid.",
-            "It is most likely a DSN, or the copy of another variable; it is not printed, for it may have a password.",
+            "It most likely holds a DSN or another value; it is not shown here, because it may contain a password.",
             "Set host, port, database, user and password each in its own variable; profiles.yml has their names.",
         ),
         (
@@ -110,7 +110,7 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
 
     def add_commit_query(manager: Any) -> Any:
         if connection and not holds_lock(connection):
-            raise DbtRuntimeError("The warehouse's lock was lost: this is not committed.")
+            raise DbtRuntimeError("The warehouse's lock was lost, so this model is not committed.")
         return SQLConnectionManager.add_commit_query(manager)
 
     PostgresConnectionManager.add_commit_query = add_commit_query
@@ -120,15 +120,15 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
     outcome = dbtRunner().invoke(arguments)
     if isinstance(outcome.exception, KeyboardInterrupt):
         ended_by = signal.Signals(outcome.exception.args[0])
-        print(f"✗ ended by {ended_by.name}: models that were built stay, others are unchanged", file=sys.stderr)
+        print(f"✗ ended by {ended_by.name}: models that were built stay, the others did not change", file=sys.stderr)
         return 128 + ended_by
     if connection and not holds_lock(connection):
         keep_results()
         stop(
             33,
             "The warehouse's lock was lost while dbt ran.",
-            "Its connection was ended: by an administrator, a restart, or a pooler's limit on idle transactions.",
-            "Run it again: what was built before stays, and nothing was committed since.",
+            "An administrator, a restart, or a pooler's limit on idle transactions ended its connection.",
+            "Run it again: models that were built before stay, and nothing was committed afterwards.",
         )
     if outcome.exception:
         # dbt prints all but these: usage errors, and files that it cannot write, e.g. its log.

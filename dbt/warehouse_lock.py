@@ -84,7 +84,7 @@ def connect() -> Any:
     except psycopg2.OperationalError as error:
         stop(
             30,
-            "The warehouse was not reached.",
+            "The warehouse cannot be reached.",
             " ".join(str(error).split()),
             "Check WAREHOUSE_HOST, WAREHOUSE_PORT, the database and the user, and that PostgreSQL runs there.",
         )

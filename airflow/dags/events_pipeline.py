@@ -41,7 +41,7 @@ def events_pipeline(cadence: str) -> DAG:
         dagrun_timeout=timedelta(hours=3),
         params={
             "start": instant("first instant to load (UTC); empty: no bound"),
-            "end": instant("first instant after those to load (UTC); empty: no bound"),
+            "end": instant("first instant after the interval (UTC); empty: no bound"),
             "max_rejected": Param(
                 float(os.environ.get("EVENTS_MAX_REJECTED", "0.01")),
                 type="number",
@@ -50,7 +50,7 @@ def events_pipeline(cadence: str) -> DAG:
                 description="largest share of rows that may be rejected",
             ),
             "allow_empty": Param(
-                False, type="boolean", description="allow a file without events in the interval to delete those there"
+                False, type="boolean", description="delete the interval's events if the file has none for it"
             ),
         },
     )

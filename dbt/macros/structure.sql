@@ -89,10 +89,10 @@
             target.render()
             ~ (' is a ' ~ kind ~ ', and the model is a ' ~ target.type ~ '.\n' if is_other_kind else
                ' differs from the model: ' ~ why ~ '.\n')
-            ~ ('A new ' ~ target.type ~ ' in its place would lack: ' ~ lost | join(', ') ~ '.\n' if lost)
-            ~ ('Drop or change these, build again, and create them anew.' if is_refresh else
-               ('It may belong to somebody else. Rename it to keep it, or have it dropped:' if is_other_kind else
-                'Save the definitions of these, to create them anew afterwards, and have it replaced:')
+            ~ ('A new ' ~ target.type ~ ' in its place would not have: ' ~ lost | join(', ') ~ '.\n' if lost)
+            ~ ('Drop or change these, build again, and create them again.' if is_refresh else
+               ('It may belong to somebody else. To keep it, rename it; to drop and replace it:' if is_other_kind else
+                'Save their definitions, to create them again afterwards, and replace the table:')
                ~ ' dbt build --full-refresh --select ' ~ model.name)
         ) -%}
     {%- endif -%}

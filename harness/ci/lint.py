@@ -77,9 +77,9 @@ def main(arguments: Sequence[str]) -> int:
             if mark == "✗":
                 failed[linter.name] = result
         if failed:
-            what, next_step = f"{', '.join(failed)} found something", f"fix what the tools can fix: {FIX}"
+            what, next_step = f"{', '.join(failed)} found problems", f"fix what the tools can fix: {FIX}"
             print(f"✗ {what}; {next_step}", file=sys.stderr)
-            section.fail(f"{what}.", "A change breaks their rules.", next_step.capitalize())
+            section.fail(f"{what}.", "A change broke their rules.", next_step.capitalize())
         section.add(annotate([finding for result in failed.values() for finding in result.findings]))
         for name, result in failed.items():
             section.add(*result.markdown(name))

@@ -137,7 +137,7 @@ NEEDS = {
         "the docker command", "install Docker: https://docs.docker.com/engine/install", lambda: no_program("docker")
     ),
     "engine": Need("a Docker engine", "start it, or name another in DOCKER_HOST", no_engine, ("docker",)),
-    "room": Need("room for a cluster", "give the engine more", no_room, ("engine",)),
+    "room": Need("room for a cluster", "give the engine more memory or disk space", no_room, ("engine",)),
     "image": Need("PostgreSQL's image", "load it, or name another in PLATFORM_POSTGRES_IMAGE", no_image, ("engine",)),
     "buildx": Need(
         "buildx",

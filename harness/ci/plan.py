@@ -157,13 +157,13 @@ def write(plan: Plan) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s plan`."""
     parser.add_argument("--event", choices=EVENTS, default="push", help="the event that started the workflow")
-    parser.add_argument("--base", default="", metavar="COMMIT", help="the commit that the change is compared with")
+    parser.add_argument("--base", default="", metavar="COMMIT", help="the commit to compare the change with")
     parser.add_argument("--target", default="", choices=["", *TARGETS], help="the target of the end-to-end run")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make the plan and write it; return the exit code."""
-    parser = argparse.ArgumentParser(prog="nox -s plan --", description="Plan what a workflow runs.")
+    parser = argparse.ArgumentParser(prog="nox -s plan --", description="Print the jobs that a workflow runs.")
     add_options(parser)
     options = parser.parse_args(arguments)
     try:

@@ -55,7 +55,7 @@ def check(tag: str) -> str:
     if tag != f"v{version()}":
         raise ReleaseError(
             f"The tag {tag} does not match the version {version()} in pyproject.toml.",
-            "One of the two was not changed.",
+            "Most likely only one of the two was changed.",
             f"Tag v{version()}, or change project.version in pyproject.toml.",
         )
     return notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version())

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
             what = f"mypy ended with exit code {result.exit_code}"
         print(f"{'✗' if result.exit_code else '✓'} {what}")
         if result.exit_code:
-            why = "A change breaks the types." if errors else "It could not run; its output says why."
+            why = "A change made types wrong." if errors else "It could not run; its output says why."
             section.fail(f"{what}.", why, "Fix the lines below, and check again: nox -s types")
             section.add(annotate(errors), *result.markdown("mypy"))
         else:

@@ -42,17 +42,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     def add(option: str, metavar: str, text: str, **more: Any) -> None:
         parser.add_argument(option, metavar=metavar, help=text, **more)
 
-    events_text = "the events file; else EVENTS_URI, else the sample"
-    share_text = "the share of rows that may be rejected; 0.01, which is 1%%, by default"
-    values_text = "clusters: a values file for the chart that overrides the project's own"
+    events_text = "the events file; by default EVENTS_URI, or the sample if that is not set"
+    share_text = "the largest share of rows that may be rejected; by default 0.01, which is 1%%"
+    values_text = "on a cluster: a values file for the chart that overrides the project's values"
     add("--events", "PATH_OR_URI", events_text, type=absolute_uri, default=events)
     add("--max-rejected", "SHARE", share_text, type=share, default=default.max_rejected)
     add("--ui-port", "PORT", "the port of Airflow's UI; a free one by default", type=port)
     add("--values", "FILE", values_text, type=absolute_file)
     add("--warehouse-dsn", "DSN", "target context: an administrator's DSN of a PostgreSQL 18 that pods reach", type=dsn)
-    add("--registry", "PREFIX", "target context: where to push the images to; without it the nodes must have them")
+    add("--registry", "PREFIX", "target context: where to push the images; without it the nodes must have them")
     add("--namespace", "NAME", "target context: the namespace; events-platform by default")
-    add("--storage-class", "NAME", "target context: of the volume for task logs; the cluster's own by default")
+    add("--storage-class", "NAME", "target context: for the volume with task logs; the cluster's default if not set")
 
 
 def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:

@@ -24,7 +24,7 @@ ACTIONS = {
     "up": "create or update the cluster, PostgreSQL and Airflow",
     "status": "print the pods, the versions and the addresses",
     "ui": "print the address and the login of Airflow's UI",
-    "logs": "print the logs of components, of all if none is named, or of a task's latest run",
+    "logs": "print the logs of components, or of a task's latest run; without a name those of all components",
     "down": "delete the cluster, PostgreSQL, their network and the kubeconfig, whatever state they are in",
 }
 
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         if name == "logs":
             action.add_argument("names", nargs="*", metavar="COMPONENT | DAG_ID TASK_ID")
         if name == "down":
-            action.add_argument("--images", action="store_true", help="remove the images that this clone built, too")
+            action.add_argument("--images", action="store_true", help="also remove the images that this clone built")
     parser.set_defaults(run=run)
 
 

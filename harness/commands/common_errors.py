@@ -22,11 +22,11 @@ def expected_errors() -> Iterator[None]:
         raise DiskFullError(
             f"The disk is full: {without_secrets(str(error).splitlines()[0])}",
             f"A run writes its files to {tempfile.gettempdir()}, diagnostics and documentation to build/.",
-            "Free some room, or point TMPDIR at a directory that has it.",
+            "Free some disk space, or set TMPDIR to a directory on a larger disk.",
         ) from error
     except psycopg.OperationalError as error:
         raise DatabaseGoneError(
             f"The connection to PostgreSQL broke: {without_secrets(str(error).strip().splitlines()[0])}",
-            "PostgreSQL ended, or somebody ended the connection.",
+            "PostgreSQL ended, or another user ended the connection.",
             "Run it again; if it happens again, look for memory shortage (dmesg).",
         ) from error

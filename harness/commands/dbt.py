@@ -179,7 +179,7 @@ def failed(what: str, names: Sequence[str], report: Sequence[str], output: str) 
     statements = (ARTIFACTS / "target" / "run").relative_to(ROOT)
     return DbtFailedError(
         f"{what}: {', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN else ''} failed.",
-        "A change to a model, or events that it does not expect; dbt shows which rows or statement.",
-        f"The statements are in {statements}; run what failed alone: nox -s dbt -- build --select {selected}",
+        "A changed model, or events that a model does not expect; dbt shows the rows or the statement.",
+        f"The statements are in {statements}; run only what failed: nox -s dbt -- build --select {selected}",
         [*report, details("dbt's output", output)],
     )

@@ -43,8 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s e2e`."""
     parser.add_argument("--target", default=RunOptions().target, help=f"{', '.join(TARGETS)}; auto by default")
     add_run_options(parser)
-    parser.add_argument("--start", metavar="INSTANT", help="load only events from this instant on, UTC: 2020-02-01")
-    parser.add_argument("--end", metavar="INSTANT", help="load only events before this instant")
+    parser.add_argument("--start", metavar="INSTANT", help="first instant to load, UTC, e.g. 2020-02-01")
+    parser.add_argument("--end", metavar="INSTANT", help="first instant after the interval")
     parser.add_argument(
         "--reuse", action="store_true", help="use the cluster that is up, empty its warehouse, and leave it up"
     )
@@ -99,7 +99,7 @@ def run(options: RunOptions, section: Section) -> None:
         if deployment.left_behind:
             raise LeftBehindError(
                 f"Left behind: {'; '.join(deployment.left_behind)}.",
-                "It did not end in time, or somebody else made or uses it.",
+                "It did not end in time, or somebody else created it or uses it.",
                 "Remove it by hand; for a cluster: nox -s cluster -- down --target NAME",
             )
     finally:
@@ -196,7 +196,7 @@ def check_room(events: Path | None) -> None:
         raise DiskFullError(
             f"{where} has {free / 1e6:,.0f} MB free; the run needs {needed / 1e6:,.0f} MB.",
             "PostgreSQL's files, Airflow's logs and a copy of the events go there.",
-            "Free some room, or point TMPDIR at a directory that has it.",
+            "Free some disk space, or set TMPDIR to a directory on a larger disk.",
         )
 
 

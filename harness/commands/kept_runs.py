@@ -15,7 +15,7 @@ def take_down_kept() -> None:
         LeftBehindError: a run does not end.
     """
     for directory in remove_orphans():
-        say(f"✓ {directory.name}, whose supervisor was killed, taken down")
+        say(f"✓ {directory.name}taken down: its supervisor had been killed")
     runs = kept()
     for run in runs:
         if not run.take_down(ANSWER_TIMEOUT_S):
@@ -26,7 +26,7 @@ def take_down_kept() -> None:
             )
         say(f"✓ {run.directory.name} taken down")
     if not runs:
-        say(f"no run of this clone is up in {tempfile.gettempdir()}; a cluster: nox -s cluster -- down")
+        say(f"no run of this clone is up in {tempfile.gettempdir()}; to take down a cluster: nox -s cluster -- down")
     for run in abandoned():
         owner = f"the clone {run.clone}, which no longer exists" if run.clone else "an older version"
         say(f"… {run.directory.name} stays up: it belongs to {owner}. Take it down: kill {run.pid}")

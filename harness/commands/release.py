@@ -10,10 +10,10 @@ from harness.reporting.summary import Section, table
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s release`."""
-    parser.add_argument("--tag", help="the release's tag; by default that of the version in pyproject.toml")
-    parser.add_argument("--check", action="store_true", help="check the tag and CHANGELOG.md, and make nothing")
-    parser.add_argument("--push", metavar="REGISTRY", help="build both images and push them below this name")
-    parser.add_argument("--source", default="", metavar="URL", help="the repository's address, for the images' labels")
+    parser.add_argument("--tag", help="the release's tag; by default v and the version in pyproject.toml")
+    parser.add_argument("--check", action="store_true", help="only check the tag and CHANGELOG.md")
+    parser.add_argument("--push", metavar="REGISTRY", help="build both images and push them to this registry")
+    parser.add_argument("--source", default="", metavar="URL", help="the repository's URL, for the images' labels")
     parser.set_defaults(run=run)
 
 

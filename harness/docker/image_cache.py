@@ -50,6 +50,6 @@ def save(name: str, references: Sequence[str]) -> None:
         complete.replace(archive)
         image.write_text(references[0])
     except (CommandFailedError, OSError) as error:
-        say(f"… {name} is not kept for the next run: {str(error).splitlines()[0]}")
+        say(f"… {name} cannot be saved for the next run: {str(error).splitlines()[0]}")
     finally:
         complete.unlink(missing_ok=True)

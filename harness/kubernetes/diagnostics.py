@@ -35,7 +35,7 @@ def save(folder: Path, cluster: Cluster, values: Sequence[Path]) -> None:
         for path in values:
             shutil.copy(path, make(folder / "chart"))
     exists = False
-    with log_and_continue("what the cluster shows"):
+    with log_and_continue("the state of the cluster"):
         exists = cluster.exists()
     if not exists:
         return
@@ -43,7 +43,7 @@ def save(folder: Path, cluster: Cluster, values: Sequence[Path]) -> None:
         cluster.export(make(folder / "export"))
     kubectl = cluster.kubectl()
     if not kubectl.answers():
-        say("  the diagnostics lack what Kubernetes shows: its API does not answer")
+        say("  the diagnostics have no Kubernetes objects: the cluster's API does not answer")
         return
     steps: dict[str, Callable[[], None]] = {
         "events": lambda: save_text(folder / "events.txt", kubectl, "get", "events", "--sort-by=.lastTimestamp"),

@@ -64,7 +64,7 @@ def check_numbers(expected: Expected, warehouse: Warehouse) -> list[Check]:
             say(f"✗ {check.name}: expected {check.expected}, found {check.actual}")
         raise ChecksFailedError(
             f"{len(wrong)} of {len(checks)} numbers do not match the events file: {wrong[0].name}.",
-            "A change to the load or to a model most likely changed what they mean.",
+            "A change to the load or to a model most likely changed these numbers.",
             "Compare the expected and the found numbers above; the models' own tests: nox -s dbt",
             [table(("number", "expected", "found"), [(check.name, check.expected, check.actual) for check in wrong])],
         )
@@ -88,7 +88,7 @@ def check_unchanged(before: dict[str, str], warehouse: Warehouse, dag_run: str) 
         raise ChecksFailedError(
             f"{dag_run} changed {', '.join(changed)}.",
             "The load or a model does not give the same result twice.",
-            "Look for what depends on the current time, the order of rows, or earlier runs.",
+            "Look for code that depends on the current time, the order of rows, or earlier runs.",
         )
 
 
@@ -107,7 +107,7 @@ def check_xcom(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) 
     if not isinstance(xcom, dict) or [tuple(xcom.get(name) for name in LOAD_FIGURES)] != rows:
         raise ChecksFailedError(
             f"The XCom of {dag_id}'s task load_events is {xcom}, and raw.loads has {rows}.",
-            "A change to what the task returns, or to what the load writes to its ledger.",
+            "The task most likely returns, or the load records, something else since a change.",
             "Compare load_events in airflow/dags/events_pipeline.py with airflow/include/events/ledger.py.",
         )
     return ", ".join(f"{name} {xcom[name]:,}" for name in LOAD_FIGURES[1:])

@@ -46,5 +46,5 @@ def disk_full_error(path: Path) -> DiskFullError:
     return DiskFullError(
         f"The disk that holds {path} is full: {shutil.disk_usage(path).free / 1e6:,.0f} MB are free.",
         "The events, or another program, filled it during the run.",
-        "Free some room, or point TMPDIR at a directory on another disk.",
+        "Free some disk space, or set TMPDIR to a directory on another disk.",
     )

@@ -103,7 +103,7 @@ class ExitCode:
 
 @dataclass(frozen=True)
 class TakenDown:
-    """Everything is taken down but what is left behind, one line each."""
+    """Everything is taken down, except what `left_behind` lists, one line each."""
 
     left_behind: list[str]
 

@@ -86,9 +86,9 @@ class Supervisor:
         if isinstance(answer, protocol.Failed):
             process.wait()
             raise DiskFullError(
-                f"No directory can be made under {tempfile.gettempdir()}: {answer.error}.",
+                f"No directory can be created under {tempfile.gettempdir()}: {answer.error}.",
                 "The disk is most likely full, or the directory is not writable.",
-                "Free some room, or point TMPDIR at a directory with 2 GB free, and try again.",
+                "Free some disk space, or set TMPDIR to a directory with 2 GB free, and try again.",
             )
         assert isinstance(answer, protocol.Ready)
         supervisor.directory = Path(answer.directory)
@@ -222,7 +222,7 @@ class Supervisor:
         except (ServiceFailedError, subprocess.TimeoutExpired):
             self.left_behind = [
                 f"the run's directory {self.directory}, and perhaps processes: its supervisor was killed",
-                *(f"what `{name}` should have removed" for name in self._at_end),
+                *(f"everything that `{name}` should have removed" for name in self._at_end),
             ]
         self._ended = True
 
@@ -250,7 +250,7 @@ class Supervisor:
         with self._pipe:
             if self._closing:  # the next message is for `close`
                 raise ServiceFailedError(
-                    "The run is being taken down.", "It was interrupted, or another part failed.", "Run it again."
+                    "The run is being taken down.", "It was interrupted, or another part of it failed.", "Run it again."
                 )
             with contextlib.suppress(BrokenPipeError, ValueError):  # the supervisor is gone: `_receive` raises
                 self._process.stdin.write(encode(request).encode())

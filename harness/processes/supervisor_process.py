@@ -95,7 +95,7 @@ class _Services:
         left_behind = [f"process {process.pid}" for process in _kill_descendants()]
         for request in self.at_end:
             if error := self._run(request):
-                left_behind.append(f"what `{request.command.name}` should have removed: {error}")
+                left_behind.append(f"everything that `{request.command.name}` should have removed: {error}")
         left_behind += [f"process {process.pid}" for process in _kill_descendants()]  # of those commands
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():

@@ -62,13 +62,13 @@ def pins() -> list[Variable]:
             "`true`: images are saved in `PLATFORM_CACHE` and loaded from there, for engines that start empty",
             "not saved",
         ),
-        Variable("PLATFORM_DEADLINE_…", "how many seconds to wait for something, by the names below", "as below"),
+        Variable("PLATFORM_DEADLINE_…", "how many seconds to wait; the table below lists the names", "as below"),
     ]
 
 
 TASKS = [
     Variable("EVENTS_URI", "the events file: a path or any fsspec URI; `nox -s e2e` and `nox -s cluster` read it, too"),
-    Variable("EVENTS_MAX_REJECTED", "the share of rows that may be rejected, if a run has no such param", "0.01"),
+    Variable("EVENTS_MAX_REJECTED", "the share of rows that may be rejected, unless the run's param sets it", "0.01"),
     Variable("EVENTS_DSN", "only for `python -m events`: the warehouse as the role `loader`"),
     Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
     Variable(

@@ -83,12 +83,12 @@ def save(
 
 @contextlib.contextmanager
 def log_and_continue(what: str) -> Iterator[None]:
-    """If saving WHAT fails in the block, print that the diagnostics lack it."""
+    """If saving WHAT fails in the block, print that the diagnostics do not have it."""
     try:
         yield
     except (OSError, ValueError, psycopg.Error, EventsError) as error:
         reason = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
-        say(f"  the diagnostics lack {what}: {reason}")
+        say(f"  the diagnostics do not have {what}: {reason}")
 
 
 def summary(error: Exception, folder: Path, phases: Phases | None) -> str:

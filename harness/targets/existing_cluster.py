@@ -147,7 +147,7 @@ class ExistingCluster:
             raise UsageError(
                 "The context target needs a PostgreSQL 18 that the cluster's pods can reach, and --warehouse-dsn is not"
                 " set.",
-                "It starts none in a cluster that belongs to somebody else.",
+                "This target starts no PostgreSQL in a cluster that belongs to somebody else.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )
         if (host := host_of(self.options.warehouse_dsn)) in LOOPBACK:

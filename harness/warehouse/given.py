@@ -30,8 +30,8 @@ def dsn_parts(dsn: str) -> dict[str, str]:
 def unsupported_parts(option: str) -> PostgresError:
     """Return the error for a DSN in OPTION that has parts which the project does not pass on, or lacks a host."""
     return PostgresError(
-        f"The DSN of {option} has other parts than host, port, user, password and dbname, or names no host.",
-        "The load, dbt and the tests each connect on their own, over TCP, with just these.",
+        f"The DSN of {option} has parts other than host, port, user, password and dbname, or names no host.",
+        "The load, dbt and the tests connect separately, over TCP, and use only these parts.",
         "Name the host, and put the rest into libpq's environment variables: PGSSLMODE=require, for example.",
     )
 
@@ -79,7 +79,7 @@ def given_server(dsn: str, option: str = "--postgres", suffix: str | None = None
         )
     if not (allowed and allowed[0]):
         raise PostgresError(
-            f"The user {server.user} of {option} may not make databases and roles.",
+            f"The user {server.user} of {option} may not create databases and roles.",
             "It has neither SUPERUSER nor CREATEDB and CREATEROLE.",
             "Name an administrator in the DSN.",
         )

@@ -38,7 +38,7 @@ def start_from_wheel(
         raise PostgresError(
             f"PostgreSQL cannot reach its directory: {closed} is closed to other users.",
             "PostgreSQL does not run as root; as root the harness runs it as `nobody`.",
-            "Point TMPDIR at a directory that every user may enter, e.g. /tmp, or run as an ordinary user.",
+            "Set TMPDIR to a directory that every user may enter, e.g. /tmp, or run as an ordinary user.",
         )
     programs = binaries(supervisor.directory)
     home = supervisor.directory / "postgres"

@@ -190,8 +190,8 @@ def test_a_build_that_loses_the_lock_commits_nothing_more(dbt: Dbt, warehouse: W
     assert dbt.wait() == "exit code 33"
     assert dbt.output.splitlines()[-3:] == [
         "✗ The warehouse's lock was lost while dbt ran.",
-        "  Its connection was ended: by an administrator, a restart, or a pooler's limit on idle transactions.",
-        "  Run it again: what was built before stays, and nothing was committed since.",
+        "  An administrator, a restart, or a pooler's limit on idle transactions ended its connection.",
+        "  Run it again: models that were built before stay, and nothing was committed afterwards.",
     ]
     assert read(warehouse) == built
     assert built["fact.fct_events"] == expected(five_days())["fact.fct_events"]

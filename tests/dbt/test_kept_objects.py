@@ -180,7 +180,7 @@ def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss
         connection.execute(OTHERS_ON_THE_TABLE)
     output = dbt.run("run --quiet --select dim_services", exit_code=1)
     assert '"test_dim"."dim_services" differs from the model: it has no column service_id integer.' in output
-    [lost] = re.findall("A new table in its place would lack: (.*)[.]\n", output)
+    [lost] = re.findall("A new table in its place would not have: (.*)[.]\n", output)
     assert lost.split(", ") == [
         "column note text",
         "column service_id bigint",
@@ -201,7 +201,7 @@ def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss
     ]
     assert "dbt build --full-refresh --select dim_services" in output
     output = dbt.run("run --quiet --select dim_services --full-refresh", exit_code=1)
-    assert "would lack: rule _RETURN on view bi.services, table bi.more_services." in output
+    assert "would not have: rule _RETURN on view bi.services, table bi.more_services." in output
     assert others() == before
 
     # Without the view it is built anew where that is asked for, and grants are kept all the same.
@@ -218,7 +218,7 @@ def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss
     # A view that others depend on does not lose a column.
     output = dbt.run("run --quiet --select stg_events", exit_code=1)
     assert 'cannot change data type of view column "event_id" from bigint to integer' in output
-    assert "A new view in its place would lack: rule _RETURN on view bi.events." in output
+    assert "A new view in its place would not have: rule _RETURN on view bi.events." in output
     assert "CASCADE" not in output
     with psycopg.connect(warehouse.admin_dsn) as connection:
         assert connection.execute("select count(*) from bi.events").fetchone() == (10,)
@@ -243,7 +243,8 @@ def test_a_relation_of_another_kind_is_replaced_only_by_a_full_refresh(dbt: Dbt,
     assert '"professional_funnel" is a materialized view, and the model is a table.' in output
     assert '"dim_professionals" is a view, and the model is a table.' in output
     assert (
-        "It may belong to somebody else. Rename it to keep it, or have it dropped: dbt build --full-refresh" in output
+        "It may belong to somebody else. To keep it, rename it; to drop and replace it: dbt build --full-refresh"
+        in output
     )
     with psycopg.connect(warehouse.admin_dsn) as connection:
         assert connection.execute("table test_staging.stg_loads").fetchall() == [("precious",)]

@@ -116,7 +116,7 @@ def test_an_edit_of_any_yml_changes_no_configuration(dbt: Dbt, tmp_path: Path, *
 
 def test_a_warehouse_that_cannot_be_reached(dbt: Dbt) -> None:
     what, why, _ = dbt.run("build", 30, {"WAREHOUSE_PORT": "1"}).splitlines()
-    assert what == "✗ The warehouse was not reached."
+    assert what == "✗ The warehouse cannot be reached."
     assert "port 1 failed: Connection refused" in why
 
 
@@ -144,14 +144,14 @@ def test_a_missing_variable_is_refused(dbt: Dbt) -> None:
     assert dbt.run("build", 32, {"WAREHOUSE_HOST": "", "WAREHOUSE_USER": ""}) == (
         "✗ dbt needs WAREHOUSE_HOST, WAREHOUSE_USER in the environment.\n"
         "  profiles.yml takes the warehouse's address and credentials from there.\n"
-        "  Set what is missing, or run the session that does: nox -s dbt\n"
+        "  Set these variables, or run the session that sets them: nox -s dbt\n"
     )
 
 
 def test_an_empty_variable_that_chooses_what_is_built_is_refused(dbt: Dbt) -> None:
     assert dbt.run("build", 32, {"WAREHOUSE_SCHEMA": " ", "DBT_TARGET": ""}) == (
-        "✗ DBT_TARGET, WAREHOUSE_SCHEMA is set and empty.\n"
-        "  It chooses what is built, and for whom; a script most likely copies a variable that is not set.\n"
+        "✗ DBT_TARGET, WAREHOUSE_SCHEMA is set, but empty.\n"
+        "  It chooses dbt's target, schemas or reader; a script most likely copies a variable that is not set.\n"
         "  Give it a value, or unset it for the default.\n"
     )
 

@@ -98,10 +98,10 @@ REFUSED = {
         "raw.events has a column that a load cannot fill: meta_data."
     ),
     "alter table raw.events alter column meta_data type varchar(50)": (
-        "raw.events is not as this project makes it: its column meta_data is character varying(50), not text."
+        "raw.events has an unexpected structure: its column meta_data is character varying(50), not text."
     ),
     "alter table raw.events drop column meta_data cascade": (
-        "raw.events is not as this project makes it: its column meta_data is missing."
+        "raw.events has an unexpected structure: its column meta_data is missing."
     ),
     f'{FUNCTION} create trigger "Tell us" after insert on raw.events for each row execute function raw.f()': (
         'raw.events has something that a load cannot keep: the trigger "Tell us".'

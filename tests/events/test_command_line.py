@@ -163,12 +163,12 @@ def test_a_warehouse_of_a_version_without_partitions_is_refused_and_keeps_its_ta
         connection.execute("create schema staging; create view staging.stg_events as select * from raw.events")
     for message in (
         "✗ raw.events has no partitions, and a load swaps partitions.",
-        '✗ raw.loads is not as this project makes it: column "source_uri" does not exist.',
+        '✗ raw.loads has an unexpected structure: column "source_uri" does not exist.',
     ):
         assert main(["load", file]) == 25
         what, why, next_step = capsys.readouterr().err.splitlines()
         assert what == message
-        assert why.endswith("it was not touched.")
+        assert why.endswith("the load did not change it.")
         with psycopg.connect(bare_dsn) as connection:
             connection.execute(next_step.partition(": ")[2].encode())
     assert main(["load", file, "--max-rejected", "0.5"]) == 0

@@ -59,19 +59,19 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     loading = commands.add_parser("load", help="load an events file", allow_abbrev=False)
     loading.add_argument("uri", metavar="URI", nargs="?", help="the events file: a path or any fsspec URI")
-    loading.add_argument("--start", metavar="INSTANT", help="first moment to load, UTC, e.g. 2020-02-01T09:00:00Z")
-    loading.add_argument("--end", metavar="INSTANT", help="first moment after those to load")
+    loading.add_argument("--start", metavar="INSTANT", help="first instant to load, UTC, e.g. 2020-02-01T09:00:00Z")
+    loading.add_argument("--end", metavar="INSTANT", help="first instant after the interval")
     loading.add_argument("--max-rejected", type=share, default=0.01, metavar="SHARE", help="0.01 (the default) is 1%%")
-    loading.add_argument("--allow-empty", action="store_true", help="let a file without events delete the interval's")
+    loading.add_argument("--allow-empty", action="store_true", help="delete the interval's events if the file has none")
     loading.add_argument("--force", action="store_true", help="load the file even if nothing has changed")
     loading.add_argument("--dry-run", action="store_true", help="show what a load would do, and change nothing")
     loading.set_defaults(run=_load)
     loads = commands.add_parser("loads", help="show the ledger, latest load first", allow_abbrev=False)
-    loads.add_argument("--limit", type=int, default=20, metavar="N", help="number of loads; 20 by default")
+    loads.add_argument("--limit", type=int, default=20, metavar="N", help="how many loads to show; 20 by default")
     loads.set_defaults(run=_show_loads)
     rejects = commands.add_parser("rejects", help="show the rejected rows", allow_abbrev=False)
-    rejects.add_argument("--load", type=int, metavar="ID", help="only those of this load")
-    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="number of rows; 100 by default")
+    rejects.add_argument("--load", type=int, metavar="ID", help="show only the rejected rows of this load")
+    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many rows to show; 100 by default")
     rejects.set_defaults(run=_show_rejects)
     try:
         options = parser.parse_args(arguments)
@@ -109,8 +109,8 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     if not uri.strip():
         raise SettingUnusable(
             "No events file was given.",
-            "The argument URI, or without it EVENTS_URI, is missing or empty, most likely a variable that is not set.",
-            "Give a path or a URI; one with a password or a signature in EVENTS_URI, which process lists do not show.",
+            "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",
+            "Give a path or a URI; put one with a password or signature into EVENTS_URI: process lists show arguments.",
         )
     if not options.dry_run:
         create_tables(dsn)

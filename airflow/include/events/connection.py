@@ -190,7 +190,7 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
     if isinstance(error, InsufficientPrivilege):
         return NotAllowed(
             f"The load's role lacks a privilege: {message}",
-            "It is neither the owner of the tables of raw nor a member of it, or row security is forced on them.",
+            "The role is not the owner of the tables in raw or a member of it, or row security is forced on them.",
             "Load as the role `loader`, or grant the privilege; nothing was changed.",
         )
     if isinstance(error, InvalidSchemaName):
@@ -214,8 +214,8 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
     if isinstance(error, _ERRORS_OF_TABLES):
         return TablesUnfit(
             f"PostgreSQL refused a statement of the load: {message}",
-            "The tables of raw were never made, or a default, a check or an index that a user added to them fails.",
-            "Load once, which makes the tables, or correct what was added: it must name objects with their schemas.",
+            "The tables in raw do not exist yet, or a default, a check or an index that a user added to them fails.",
+            "Load once, which creates the tables, or correct what was added: it must name objects with their schemas.",
         )
     if isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08")[:2] in ("08", "28", "3D", "53", "57"):
         return WarehouseGone(

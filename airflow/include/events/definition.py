@@ -190,8 +190,8 @@ def read_definition(connection: psycopg.Connection) -> Definition:
         if types.get(name) != type_:
             difference = f"is {types[name]}, not {type_}" if name in types else "is missing"
             raise TablesUnfit(
-                f"raw.events is not as this project makes it: its column {name} {difference}.",
-                "Another program made the table, or a user altered it; it was not touched.",
+                f"raw.events has an unexpected structure: its column {name} {difference}.",
+                "Another program made the table, or a user altered it; the load did not change it.",
                 "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
             )
     for column in columns:

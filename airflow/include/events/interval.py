@@ -89,6 +89,6 @@ def _instant(text: str | None) -> datetime | None:
     except (ValueError, OverflowError) as error:
         raise IntervalUnreadable(
             f"{shown(text)!r} is not a time: {without_secrets(str(error), text)}.",
-            "It is most likely misspelt, or an empty variable; an open bound is one that is left out.",
+            "It is most likely misspelt, or an empty variable; for an interval without this bound, leave it out.",
             "Write it like 2020-02-01 or 2020-02-01T09:00:00Z.",
         ) from None

@@ -177,7 +177,7 @@ def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, er
             )
     except psycopg.Error as second:
         logger.warning(
-            "load %d: its failure could not be recorded; the next load will do it: %s",
+            "load %d: its failure could not be recorded; the next load will record it: %s",
             load_id,
             without_secrets(str(second), dsn),
         )

@@ -254,7 +254,7 @@ class _Load:
             f"The load of {shown(self.source_uri)} would delete {result.replaced} events and load none"
             f" ({self.interval}).",
             "It is most likely the wrong file or the wrong interval, or the file is incomplete.",
-            "Check the file; if the interval is to be empty, load it again with allow_empty.",
+            "Check the file; to delete all events of the interval, load again with allow_empty.",
         )
 
     def _refuse(

@@ -205,8 +205,8 @@ def current_generation(connection: psycopg.Connection) -> sql.Composable:
     if len(found) == 1:
         return sql.Identifier(*found[0])
     raise TablesUnfit(
-        "raw.events has partitions that no load has made.",
-        "Another program made the table, or a user changed its partitions; it was not touched.",
+        "raw.events has partitions that no load has created.",
+        "Another program made the table, or a user changed its partitions; the load did not change it.",
         "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
     )
 
@@ -230,7 +230,7 @@ def partitions(connection: psycopg.Connection) -> list[Partition]:
             finalize = " finalize" if is_pending else ""
             raise TablesUnfit(
                 f"{table}, a partition of raw.events, cannot be replaced by a load: {bounds}.",
-                "A user attached it, or began to detach it; it was not touched.",
+                "A user attached it, or began to detach it; the load did not change it.",
                 f"Detach it: alter table {generation} detach partition {table}{finalize}",
             )
         start, end = (datetime.fromisoformat(bound) if bound else None for bound in match.groups())

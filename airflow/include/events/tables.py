@@ -59,7 +59,7 @@ def make_missing(connection: psycopg.Connection) -> None:
     if kinds["raw.events"] not in (None, ("p",)):
         raise TablesUnfit(
             "raw.events has no partitions, and a load swaps partitions.",
-            "An earlier version or another program made it; it was not touched.",
+            "An earlier version or another program made it; the load did not change it.",
             "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
         )
     for name, columns in _COLUMNS.items():
@@ -80,7 +80,7 @@ def _check(connection: psycopg.Connection, name: str, columns: str) -> None:
         connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - constants
     except UndefinedColumn as error:
         raise TablesUnfit(
-            f"{name} is not as this project makes it: {error.diag.message_primary}.",
-            "Another program made the table, or a user altered it; it was not touched.",
+            f"{name} has an unexpected structure: {error.diag.message_primary}.",
+            "Another program made the table, or a user altered it; the load did not change it.",
             f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
         ) from error

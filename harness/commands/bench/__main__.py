@@ -29,10 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("nox -s bench --", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", nargs="*", metavar="load|dbt", help="what to measure; both by default")
     parser.add_argument(
-        "--events", type=int, default=EVENTS, metavar="N", help=f"events of the file; {EVENTS:,} by default"
+        "--events", type=int, default=EVENTS, metavar="N", help=f"events in the file; {EVENTS:,} by default"
     )
-    parser.add_argument("--large", type=int, metavar="N", help="events of the large file; ten times as many by default")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"best of N; {ROUNDS} by default")
+    parser.add_argument("--large", type=int, metavar="N", help="events in the large file; ten times as many by default")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, metavar="N", help=f"keep the best of N; {ROUNDS} by default"
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(TITLES):
         parser.error(f"{' and '.join(sorted(unknown))}: it measures load and dbt")

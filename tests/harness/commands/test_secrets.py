@@ -93,7 +93,7 @@ def test_nox_prints_no_posargs_and_pytest_no_password() -> None:
     ("dsn", "what"),
     [
         ("", "--postgres is empty"),
-        ("postgresql://u@host/db?sslpassword=SECRET", "--postgres has other parts than host, port, user, password"),
+        ("postgresql://u@host/db?sslpassword=SECRET", "--postgres has parts other than host, port, user, password"),
     ],
 )
 def test_an_invalid_dsn_of_the_tests(dsn: str, what: str) -> None:

@@ -75,7 +75,7 @@ def test_a_broken_archive_is_removed_and_reported(
 @pytest.mark.needs("docker")
 def test_an_image_that_cannot_be_saved_is_reported(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image_cache.save("dbt", ["events-platform-test/none:1"])
-    assert "… dbt is not kept for the next run: " in capsys.readouterr().out
+    assert "… dbt cannot be saved for the next run: " in capsys.readouterr().out
     assert list(cache.iterdir()) == []
 
 

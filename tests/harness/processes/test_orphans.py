@@ -119,7 +119,9 @@ def test_a_kept_run_stays_up_until_its_supervisor_is_terminated() -> None:
 def test_down_takes_down_the_kept_runs_of_its_own_clone_only(clone: Path, tmp_path: Path) -> None:
     run = Started(clone, keep=True)
     try:
-        assert down(ROOT) == [f"no run of this clone is up in {tmp_path}; a cluster: nox -s cluster -- down"]
+        assert down(ROOT) == [
+            f"no run of this clone is up in {tmp_path}; to take down a cluster: nox -s cluster -- down"
+        ]
         assert run.is_up
     finally:
         (link := tmp_path / "link").symlink_to(clone)

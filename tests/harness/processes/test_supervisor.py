@@ -112,7 +112,7 @@ def test_a_supervisor_that_was_killed_is_reported() -> None:
             supervisor.start("late", SLEEP, env=ENV)
     assert supervisor.left_behind == [
         f"the run's directory {supervisor.directory}, and perhaps processes: its supervisor was killed",
-        "what `takedown` should have removed",
+        "everything that `takedown` should have removed",
     ]
     assert supervisor.directory in remove_orphans()
 
@@ -203,11 +203,11 @@ def test_a_command_that_fails_at_the_takedown_is_left_behind_and_the_others_run(
         supervisor.at_end("last", append(tmp_path / "file", "last"), {}, 60)
     *others, missing = supervisor.left_behind
     assert others == [
-        "what `fails` should have removed: second third fourth",
-        "what `silent` should have removed: exit code 4",
-        "what `slow` should have removed: it did not end within 0 s",
+        "everything that `fails` should have removed: second third fourth",
+        "everything that `silent` should have removed: exit code 4",
+        "everything that `slow` should have removed: it did not end within 0 s",
     ]
-    assert missing.startswith("what `missing` should have removed: [Errno 2]")
+    assert missing.startswith("everything that `missing` should have removed: [Errno 2]")
     assert (tmp_path / "file").read_text() == "last"
     assert not supervisor.directory.exists()
 

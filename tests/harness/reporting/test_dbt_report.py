@@ -58,8 +58,8 @@ SUMMARY = f"""\
 
 - **What happened:** dbt {BUILD} ended with exit code 1: {UNIT_TEST}, dim_professionals, \
 fct_events_have_a_known_service failed.
-- **Why, most likely:** A change to a model, or events that it does not expect; dbt shows which rows or statement.
-- **What to do:** The statements are in build/dbt/target/run; run what failed alone: nox -s dbt -- build --select \
+- **Why, most likely:** A changed model, or events that a model does not expect; dbt shows the rows or the statement.
+- **What to do:** The statements are in build/dbt/target/run; run only what failed: nox -s dbt -- build --select \
 +{UNIT_TEST} +dim_professionals +fct_events_have_a_known_service
 
 ### dbt unit test {UNIT_TEST}: fail

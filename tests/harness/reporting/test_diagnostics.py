@@ -55,7 +55,7 @@ def test_a_part_that_cannot_be_saved_is_left_out(folder: Path, capsys: pytest.Ca
     assert "ValueError: odd" in (saved / "summary.txt").read_text()
     output = capsys.readouterr().out
     for what in ("commands", "the events: [Errno 28] No space left on device", "the warehouse's ledger: connection"):
-        assert f"  the diagnostics lack {what}" in output
+        assert f"  the diagnostics do not have {what}" in output
     assert f"  Diagnostics: diagnostics/{saved.name}\n" in output
 
 

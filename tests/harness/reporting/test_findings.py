@@ -68,13 +68,13 @@ def test_lint_reports_what_each_linter_finds_and_fixes(session: Session, clone: 
     names = ("ruff check", "ruff format", "sqlfluff", "shellcheck", "hadolint", "actionlint", "zizmor", "rumdl")
     found = [line[:95].rstrip() for line in lines if not line.startswith("✗")]
     assert found == FOUND.splitlines()
-    assert lines[-1] == f"✗ {', '.join(names)} found something; fix what the tools can fix: nox -s lint -- --fix"
+    assert lines[-1] == f"✗ {', '.join(names)} found problems; fix what the tools can fix: nox -s lint -- --fix"
     assert output.count("\n::error file=") == len(found)
     assert "\n::error file=harness/broken.py,line=4,title=ruff format::unformatted File would be " in output
     assert summary.startswith(
         "## ✗ lint: TIME\n\n"
-        f"- **What happened:** {', '.join(names)} found something.\n"
-        "- **Why, most likely:** A change breaks their rules.\n"
+        f"- **What happened:** {', '.join(names)} found problems.\n"
+        "- **Why, most likely:** A change broke their rules.\n"
         "- **What to do:** Fix what the tools can fix: nox -s lint -- --fix\n\n"
     )
     assert "**ruff format**\n\n| where | what |\n| --- | --- |\n| `harness/broken.py:4` | unformatted F" in summary
@@ -114,7 +114,7 @@ def test_types_reports_the_errors_of_mypy(session: Session, clone: Path) -> None
     assert summary.startswith(
         "## ✗ types: TIME\n\n"
         "- **What happened:** mypy found 2 errors.\n"
-        "- **Why, most likely:** A change breaks the types.\n"
+        "- **Why, most likely:** A change made types wrong.\n"
         "- **What to do:** Fix the lines below, and check again: nox -s types\n\n"
         "**mypy**\n\n| where | what |\n| --- | --- |\n| `broken.py:1` | error: Incompatible"
     )

@@ -57,7 +57,7 @@ def test_without_a_suffix_nothing_is_dropped() -> None:
 
 @pytest.mark.parametrize("part", ["sslmode=prefer", "options=-cwork_mem%3D1MB"])
 def test_a_dsn_with_unsupported_parts_is_refused(server: Server, part: str) -> None:
-    with pytest.raises(PostgresError, match="other parts than host, port, user, password and dbname"):
+    with pytest.raises(PostgresError, match="parts other than host, port, user, password and dbname"):
         given_server(f"{server.dsn}?{part}")
 
 
@@ -68,5 +68,5 @@ def test_a_server_that_does_not_answer_is_refused(dsn: str) -> None:
 
 
 def test_a_user_who_may_not_make_databases_is_refused(warehouse: Warehouse) -> None:
-    with pytest.raises(PostgresError, match=r"The user loader\w* of --postgres may not make databases and roles\."):
+    with pytest.raises(PostgresError, match=r"The user loader\w* of --postgres may not create databases and roles\."):
         given_server(warehouse.loader_dsn)
