@@ -84,7 +84,6 @@ class OwnServer:
             time.sleep(0.05)  # processes of the killed one still have its shared memory
 
     def kill(self) -> None:
-        """Kill all its processes at once."""
         assert self._process
         processes = psutil.Process(self._process.pid).children(recursive=True)
         assert processes

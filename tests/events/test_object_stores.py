@@ -152,7 +152,6 @@ class Store:
     write: Callable[[str, BinaryIO], None]
 
     def put(self, name: str, content: str) -> str:
-        """Store CONTENT under NAME and return its URI."""
         self.write(name, io.BytesIO(content.encode()))
         return self.uri(name)
 

@@ -65,7 +65,6 @@ def test_a_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def run(*argv: str) -> tuple[int, str]:
-    """Run Python with ARGV, and return its exit code and output."""
     done = subprocess.run(
         [sys.executable, *argv],
         cwd=ROOT,

@@ -57,7 +57,6 @@ def rendered(target: str, folder: Path) -> Objects:
     params=[pytest.param("values", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)],
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder for what is rendered."""
     return tmp_path_factory.mktemp(request.param)
 
 

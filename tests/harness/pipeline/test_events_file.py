@@ -89,7 +89,6 @@ def spell(event: Event, style: int) -> bytes:
 
 @st.composite
 def events(draw: st.DrawFn) -> Event:
-    """Draw a valid event."""
     event_type = draw(st.sampled_from(sorted(EVENT_TYPES)))
     at = datetime(2020, 2, 27, tzinfo=UTC) + timedelta(draw(st.integers(0, 9)), draw(st.integers(0, 86_399)))
     meta_data = f"{draw(st.integers(-1, 3))}_naam; met_name_{draw(st.integers(0, 1_000)) / 100:.2f}"
@@ -167,7 +166,6 @@ def test_duplicates(tmp_path: Path, first: bytes, second: bytes) -> None:
 
 @pytest.mark.parametrize("meta_data", ["1_a_b_+1", '01_a"; b_c_1.000000', "-1_\xeb_ _1.0"])
 def test_accepted_meta_data(tmp_path: Path, meta_data: str) -> None:
-    """Unusual metadata that the format allows."""
     quoted = '"' + meta_data.replace('"', '""') + '"'
     [event] = read(tmp_path / "events", f"1;proposed;1;2020-01-01 00:00:00;{quoted}".encode())
     assert isinstance(event, Event)
@@ -202,7 +200,6 @@ def test_line_limit(tmp_path: Path) -> None:
     "content", [b"", b"event_id;event_type\n", b"1;created_account;1;2020-01-01 00:00:00;\n", b"\xff"]
 )
 def test_wrong_header(tmp_path: Path, content: bytes) -> None:
-    """A file without the header is refused."""
     (tmp_path / "events").write_bytes(content)
     with pytest.raises(ValueError, match="does not start with the header event_id;event_type;"):
         list(read_events(str(tmp_path / "events")))
