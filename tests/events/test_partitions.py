@@ -19,11 +19,6 @@ ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "events.csv"
-
-
 def bounds(db: psycopg.Connection) -> list[tuple[int | None, int | None, int]]:
     """Return each partition's first day, the day on which it ends, and its rows."""
     found = []

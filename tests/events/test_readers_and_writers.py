@@ -44,11 +44,6 @@ DEADLINE_S = 120.0
 pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return write_days(tmp_path / "events.csv", 0, 1, 2)
-
-
 def is_waited_for(db: psycopg.Connection, table: str) -> bool:
     waits = "select 1 from pg_locks where not granted and relation = to_regclass(%s)"
     return db.execute(waits, (table,)).fetchone() is not None

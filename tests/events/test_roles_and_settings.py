@@ -21,11 +21,6 @@ ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return write_days(tmp_path / "events.csv", 0, 1, 2)
-
-
 def test_tables_that_an_administrator_loads_belong_to_the_loader(bare_warehouse: Warehouse, uri: str) -> None:
     admin_dsn, loader_dsn = bare_warehouse.admin_dsn, bare_warehouse.loader_dsn
     create_tables(admin_dsn)
