@@ -55,7 +55,14 @@ class OwnServer:
         for path in (directory, password_file):
             self.give(path)
         settings = ("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256", "--no-sync")
-        argv = [self._binaries / "initdb", "--pgdata", self._data, "--encoding=UTF8", "--locale=C", *settings]
+        argv: list[str | Path] = [
+            self._binaries / "initdb",
+            "--pgdata",
+            self._data,
+            "--encoding=UTF8",
+            "--locale=C",
+            *settings,
+        ]
         subprocess.run(argv, **self._options, check=True, stdout=subprocess.DEVNULL)
         self.server = Server("a wheel", "127.0.0.1", self._port, "postgres", password)
 

@@ -77,11 +77,6 @@ def test_size_and_hash_are_those_of_the_stored_bytes(file: Path, compress: bool)
         assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_gzip_of_several_members(file: Path) -> None:
-    file.write_bytes(gzip.compress(HEADER + b"\na\nb") + gzip.compress(b"c\nd\n"))
-    assert rows(str(file)) == [(2, b"a"), (3, b"bc"), (4, b"d")]
-
-
 def test_any_uri(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(CONTENT)
     fsspec.filesystem("memory").pipe("/test_source/events.csv", CONTENT)

@@ -7,7 +7,6 @@ import base64
 import copy
 import functools
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,10 +74,6 @@ def test_every_target_has_values_and_every_kind_of_pod_is_checked(objects: Objec
 @pytest.mark.parametrize("rule", RULES)
 def test_every_target_follows_the_rules(objects: Objects, rule: str) -> None:
     assert list(RULES[rule](objects)) == []
-
-
-def test_every_image_is_one_that_is_loaded(objects: Objects) -> None:
-    assert not re.search(r"image: (?!events-platform/airflow:[0-9a-f]{16})", yaml.safe_dump_all(objects.values()))
 
 
 def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
