@@ -6,6 +6,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -42,6 +43,7 @@ class _StoredBytes(io.RawIOBase):
         return len(block)
 
 
+@dataclass(frozen=True)
 class Source:
     """An open events file with the right header.
 
@@ -53,13 +55,10 @@ class Source:
         total_bytes: the stored file's size, if it is known before reading.
     """
 
-    def __init__(
-        self, stored: _StoredBytes, blocks: Iterator[bytes], first_line_number: int, total_bytes: int | None
-    ) -> None:
-        self._stored = stored
-        self.blocks = blocks
-        self.first_line_number = first_line_number
-        self.total_bytes = total_bytes
+    _stored: _StoredBytes
+    blocks: Iterator[bytes]
+    first_line_number: int
+    total_bytes: int | None
 
     @property
     def size_bytes(self) -> int:
