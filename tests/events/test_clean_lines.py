@@ -1,6 +1,5 @@
 """The pattern of clean lines matches exactly the lines that it may, with their day, on each Python."""
 
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -123,11 +122,6 @@ def test_a_line_matches_if_it_is_clean_and_is_then_an_event_of_that_day(line: by
         assert run.end() == len(line) + 1
         assert str(event.created_at.date()).encode() == run["day"]
         assert str(event.event_id).encode() == line.partition(b";")[0]
-
-
-@pytest.mark.parametrize("line", [ACCOUNT, PROPOSAL])
-def test_usual_lines_are_clean(line: bytes) -> None:
-    assert re.fullmatch(CLEAN, line + b"\n")
 
 
 MANY = 1 << 17

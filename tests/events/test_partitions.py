@@ -94,17 +94,6 @@ def test_a_large_partition_is_split_when_one_of_its_days_is_replaced(
     assert ids(db) == ids_of(*range(5))
 
 
-@pytest.mark.parametrize("rows", [10, 2], ids=["another partition", "another part of its partition"])
-def test_an_event_moves_to_another_day(dsn: str, db: psycopg.Connection, file: Path, rows: int) -> None:
-    load(write_days(file, 0, 1, 2, rows=rows), dsn)
-    assert len(bounds(db)) == (3 if rows == 10 else 1)
-    noon = DAY + timedelta(days=1, hours=12)
-    result = load_day(write_days(file, 1, rows=rows, more=[account(2001, noon, 7)]), dsn, 1)
-    assert (result.loaded, result.replaced) == (rows + 1, rows + 1)
-    assert ids(db) == ids_of(0, 1, 2, rows=rows)
-    assert (2001, "created_account", 7, noon, None) in events(db)
-
-
 def test_the_ledger_has_the_earliest_time_from_which_an_event_moved(
     dsn: str, db: psycopg.Connection, file: Path
 ) -> None:

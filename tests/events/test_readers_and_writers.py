@@ -23,19 +23,7 @@ from events.load import load
 from events.replacement import Replacement
 from events.swap import swap
 from harness.warehouse.roles import Warehouse
-from tests.events.common import (
-    DAY,
-    NINE,
-    Rows,
-    account,
-    ids,
-    ids_of,
-    load_day,
-    names,
-    query,
-    wait_until,
-    write_days,
-)
+from tests.events.common import DAY, NINE, Rows, account, ids, ids_of, load_day, names, query, wait_until, write_days
 from tests.events.conftest import OwnServer
 
 ROWS_PER_DAY = 10

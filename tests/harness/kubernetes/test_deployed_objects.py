@@ -52,8 +52,7 @@ def rendered(target: str, folder: Path) -> Objects:
 
 
 @pytest.fixture(
-    scope="session",
-    params=[pytest.param("values", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)],
+    scope="session", params=[pytest.param("values", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)]
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp(request.param)
@@ -184,10 +183,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             variable("AIRFLOW__CORE__FERNET_KEY", "abc", WORKER),
             f"{WORKER}: base: AIRFLOW__CORE__FERNET_KEY is a secret in clear",
         ),
-        (
-            in_container(SCHEDULER, "args/3", "--password abc"),
-            f"{SCHEDULER}: scheduler: a secret in its arguments",
-        ),
+        (in_container(SCHEDULER, "args/3", "--password abc"), f"{SCHEDULER}: scheduler: a secret in its arguments"),
         (
             in_container(MIGRATIONS, "args/3", "export TOKEN=abc"),
             f"{MIGRATIONS}: run-airflow-migrations: a secret in its arguments",
@@ -199,10 +195,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (remove("Secret/events-file"), f"{WORKER}: events-file uri"),
     ],
     "restricted pods": [
-        (
-            in_pod(API, f"{WAIT}/securityContext/runAsUser", 0),
-            f"{API}: {WAITS}: its user is root, or not known",
-        ),
+        (in_pod(API, f"{WAIT}/securityContext/runAsUser", 0), f"{API}: {WAITS}: its user is root, or not known"),
         (in_pod(WORKER, "securityContext/runAsUser"), f"{WORKER}: base: its user is root, or not known"),
         (in_pod(WORKER, "securityContext/runAsNonRoot"), f"{WORKER}: base: may run as root"),
         (in_pod(WORKER, "securityContext/seccompProfile"), f"{WORKER}: base: no seccomp profile"),
@@ -218,10 +211,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             in_container(PROCESSOR, "securityContext/allowPrivilegeEscalation"),
             f"{PROCESSOR}: dag-processor: may gain privileges",
         ),
-        (
-            in_container(PROCESSOR, "securityContext/privileged", True),
-            f"{PROCESSOR}: dag-processor: is privileged",
-        ),
+        (in_container(PROCESSOR, "securityContext/privileged", True), f"{PROCESSOR}: dag-processor: is privileged"),
         (in_container(API, "ports/0/hostPort", 80), f"{API}: api-server: has a port of the node"),
         (in_pod(SCHEDULER, "hostNetwork", True), f"{SCHEDULER}: uses the node's network or processes: hostNetwork"),
         (
@@ -231,20 +221,14 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     ],
     "resources": [
         (in_container(WORKER, "resources/limits/memory"), f"{WORKER}: base: no limits of memory"),
-        (
-            in_pod(SCHEDULER, f"{WAIT}/resources/requests/cpu"),
-            f"{SCHEDULER}: {WAITS}: no requests of cpu",
-        ),
+        (in_pod(SCHEDULER, f"{WAIT}/resources/requests/cpu"), f"{SCHEDULER}: {WAITS}: no requests of cpu"),
     ],
     "rights": [
         (change("Role/run-dbt", "rules/3", EXEC), "Role/run-dbt: create pods/exec"),
         (change("Role/run-workers", "rules/1", GET_SECRETS), "Role/run-workers: get secrets"),
         (change("Role/run-workers", "rules/0/verbs", ["*"]), "Role/run-workers: * pods"),
         (add("Role", "airflow-pod-launcher-role", rules=[LAUNCHER]), "Role/airflow-pod-launcher-role: may start pods"),
-        (
-            add("RoleBinding", "x", roleRef={"name": "run-dbt"}, subjects=[SUBJECT]),
-            "RoleBinding/x: binds run-dbt",
-        ),
+        (add("RoleBinding", "x", roleRef={"name": "run-dbt"}, subjects=[SUBJECT]), "RoleBinding/x: binds run-dbt"),
         (add("ClusterRoleBinding", "x"), "ClusterRoleBinding/x: is valid beyond the namespace"),
         (
             change("ServiceAccount/airflow-dag-processor", "automountServiceAccountToken", True),

@@ -33,11 +33,7 @@ def libpq_settings() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def from_wheel() -> Iterator[Server]:
     """Give a server from the wheel that found its first port in use; PGSSLMODE is set for the user's other servers."""
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        socket.socket() as taken,
-        Supervisor.launch() as supervisor,
-    ):
+    with pytest.MonkeyPatch.context() as monkeypatch, socket.socket() as taken, Supervisor.launch() as supervisor:
         monkeypatch.setenv("PGSSLMODE", "require")
         monkeypatch.setenv("PGOPTIONS", "-c search_path=elsewhere")
         taken.bind(("127.0.0.1", 0))
