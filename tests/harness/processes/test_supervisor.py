@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -172,6 +173,8 @@ def test_a_process_that_ignores_its_stop_signal_is_killed() -> None:
         log = supervisor.start("stubborn", argv, env=ENV, stop_timeout_s=0.2)
         assert eventually(lambda: "ready" in log.read_text())
         [child] = psutil.Process(supervisor._process.pid).children()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
     assert supervisor.left_behind == []
     assert has_ended(child.pid)
 
