@@ -117,7 +117,7 @@ def test_an_untrusted_certificate_is_refused(tmp_path: Path, encrypted: ssl.SSLC
     assert "certificate" in caught.value.what.lower()
 
 
-def test_the_harness_reads_a_file_on_a_serving_folder(tmp_path: Path) -> None:
+def test_the_harness_reads_a_file_on_a_web_server(tmp_path: Path) -> None:
     write(tmp_path / "events.csv", map(account, range(9)))
     with serving_folder(tmp_path) as address:
         assert expected_numbers.compute(f"{address}/events.csv").rows["raw.events"] == 9
