@@ -27,7 +27,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --postgres."""
     parser.addoption(
         "--postgres",
         metavar="DSN",
@@ -118,7 +117,6 @@ def dsn(warehouse: Warehouse) -> str:
 
 @pytest.fixture
 def db(dsn: str) -> Iterator[psycopg.Connection]:
-    """Give a connection to the warehouse of `dsn`."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
 

@@ -1,9 +1,12 @@
 """Web servers on the loopback address."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -31,11 +34,21 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+def serving(handler: Callable[..., BaseHTTPRequestHandler], encryption: ssl.SSLContext | None = None) -> Iterator[str]:
     """Have a server whose requests HANDLER answers, and give its host and port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if encryption:
+            server.socket = encryption.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
             yield f"127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+@contextmanager
+def serving_folder(folder: Path, encryption: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve the files of FOLDER and give the address; like many servers it does not support ranges."""
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with serving(partial(handler, directory=str(folder)), encryption) as address:
+        yield f"http{'s' * bool(encryption)}://{address}"

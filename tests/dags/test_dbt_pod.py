@@ -37,7 +37,6 @@ def built(request: pytest.FixtureRequest) -> Iterator[Pod]:
 
 @pytest.fixture
 def pod(built: Pod) -> Pod:
-    """Give a pod to change."""
     return copy.deepcopy(built)
 
 

@@ -25,7 +25,6 @@ PARSERS = {
 
 
 def read(name: str) -> str:
-    """Return the text of the file NAME, from the root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 

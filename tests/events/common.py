@@ -24,12 +24,10 @@ Rows = list[tuple[Any, ...]]
 
 
 def account(event_id: int, moment: datetime = DAY, professional: int = 8) -> str:
-    """Return the row of a new account."""
     return f"{event_id};created_account;{professional};{moment:%Y-%m-%d %H:%M:%S};"
 
 
 def write(path: Path, lines: Iterable[str]) -> str:
-    """Write an events file with LINES and return its path."""
     path.write_text("\n".join([HEADER, *lines]))
     return str(path)
 

@@ -20,8 +20,20 @@ from harness.warehouse.ports import free_port
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server
 from harness.warehouse.wheel import binaries, unprivileged_user
+from tests.events.common import write_days
 
 DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "events.csv"
+
+
+@pytest.fixture
+def uri(file: Path) -> str:
+    """Give a file with the events of three days."""
+    return write_days(file, 0, 1, 2)
 
 
 class OwnServer:
@@ -30,6 +42,9 @@ class OwnServer:
     def __init__(self, directory: Path) -> None:
         self._user = unprivileged_user()
         self._binaries = binaries(directory)
+        self._options: dict[str, Any] = {"env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}, "cwd": directory}
+        if self._user:
+            self._options |= {"user": self._user[0], "group": self._user[1], "extra_groups": []}
         self.directory = directory
         self._data = directory / "data"
         self._port = free_port()
@@ -40,27 +55,21 @@ class OwnServer:
         for path in (directory, password_file):
             self.give(path)
         settings = ("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256", "--no-sync")
-        self._run("initdb", "--pgdata", self._data, "--encoding=UTF8", "--locale=C", *settings).check_returncode()
+        argv: list[str | Path] = [
+            self._binaries / "initdb",
+            "--pgdata",
+            self._data,
+            "--encoding=UTF8",
+            "--locale=C",
+            *settings,
+        ]
+        subprocess.run(argv, **self._options, check=True, stdout=subprocess.DEVNULL)
         self.server = Server("a wheel", "127.0.0.1", self._port, "postgres", password)
 
     def give(self, path: Path) -> None:
         """Make the user that PostgreSQL runs as the owner of PATH."""
         if self._user:
             os.chown(path, *self._user)
-
-    def _user_arguments(self) -> dict[str, Any]:
-        return {"user": self._user[0], "group": self._user[1], "extra_groups": []} if self._user else {}
-
-    def _run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-        env = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-        return subprocess.run(
-            [self._binaries / program, *arguments],
-            **self._user_arguments(),
-            env=env,
-            cwd=self.directory,
-            check=False,
-            stdout=subprocess.DEVNULL,
-        )
 
     def start(self) -> None:
         """Start it, also after a kill, and wait until it accepts connections."""
@@ -69,9 +78,7 @@ class OwnServer:
         while True:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self._data, "-p", str(self._port), "-k", ""],
-                **self._user_arguments(),
-                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-                cwd=self.directory,
+                **self._options,
                 stderr=(self.directory / "log").open("ab"),
             )
             while self._process.poll() is None:
@@ -84,7 +91,6 @@ class OwnServer:
             time.sleep(0.05)  # processes of the killed one still have its shared memory
 
     def kill(self) -> None:
-        """Kill all its processes at once."""
         assert self._process
         processes = psutil.Process(self._process.pid).children(recursive=True)
         assert processes

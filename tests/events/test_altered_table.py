@@ -19,11 +19,6 @@ pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return write_days(tmp_path / "events.csv", 0, 1, 2)
-
-
-@pytest.fixture
 def day(tmp_path: Path) -> Path:
     return tmp_path / "day.csv"
 

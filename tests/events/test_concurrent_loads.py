@@ -50,7 +50,6 @@ def advisory_locks(dsn: str, *, granted: bool) -> Rows:
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    """Give a file with ten events."""
     return write_days(tmp_path / "events.csv", 0)
 
 

@@ -34,7 +34,6 @@ class Row(NamedTuple):
 
 
 def make(events: int, seed: int = 1, bad: Fraction = Fraction(0)) -> bytes:
-    """Return a generated file."""
     return b"".join(generator.generate(events, seed, bad))
 
 
@@ -219,7 +218,6 @@ def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
     ],
 )
 def test_wrong_command(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong command ends with a sentence and without a traceback."""
     with pytest.raises(SystemExit) as stopped:
         generator.main(arguments)
     assert stopped.value.code == 2

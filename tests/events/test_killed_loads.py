@@ -227,7 +227,6 @@ def test_the_connection_is_terminated(before: Before, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def small_disk(own_server: OwnServer) -> Iterator[Path]:
-    """Give a directory on a disk of 12 MB."""
     directory = own_server.directory / "small"
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", directory], check=True)

@@ -18,11 +18,6 @@ from tests.events.test_load_histories import BAD, BLANK, Line
 TOMORROW = DAY + timedelta(days=1)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "events.csv"
-
-
 def test_each_rejected_row_is_kept_with_its_reason_which_the_log_counts(
     dsn: str, db: psycopg.Connection, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,8 +35,6 @@ class Line:
 
 @dataclass(frozen=True)
 class File:
-    """A file, and its rows."""
-
     content: bytes
     valid: list[EventRow] = field(default_factory=list)
     rejected: list[RejectRow] = field(default_factory=list)

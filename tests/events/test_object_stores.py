@@ -7,12 +7,9 @@ import os
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +29,7 @@ from events.source import check_source
 from harness.pipeline import expected_numbers
 from harness.warehouse.ports import free_port
 from tests.events.common import HEADER, account, ids, ledger, query, write
+from tests.servers import serving_folder
 
 ROWS, NAME = 100_000, "x" * 900
 FILE_MB, GROWTH_MB = 90, 80  # the least size of the file, and the most growth of memory
@@ -93,18 +91,6 @@ def test_a_file_larger_than_memory_is_streamed(dsn: str, large: Path) -> None:
     assert found == [(ROWS, len(NAME) + 11)]
 
 
-@contextmanager
-def web_server(directory: Path, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve DIRECTORY and give the address; like many servers it does not support ranges."""
-    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(directory))) as server:
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http{'s' * bool(context)}://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -120,39 +106,32 @@ def encrypted(authority: trustme.CA) -> ssl.SSLContext:
 def test_a_large_file_on_a_web_server_is_streamed(
     dsn: str, large: Path, authority: trustme.CA, encrypted: ssl.SSLContext
 ) -> None:
-    with web_server(large.parent, encrypted) as address, authority.cert_pem.tempfile() as certificate:
+    with serving_folder(large.parent, encrypted) as address, authority.cert_pem.tempfile() as certificate:
         check_streamed(f"{address}/{large.name}", {"SSL_CERT_FILE": certificate}, large, dsn, loaded=0)
 
 
 def test_an_untrusted_certificate_is_refused(tmp_path: Path, encrypted: ssl.SSLContext) -> None:
     write(tmp_path / "events.csv", [account(1)])
-    with web_server(tmp_path, encrypted) as address, pytest.raises(errors.SourceUnreadable) as caught:
+    with serving_folder(tmp_path, encrypted) as address, pytest.raises(errors.SourceUnreadable) as caught:
         check_source(f"{address}/events.csv")
     assert "certificate" in caught.value.what.lower()
 
 
 def test_the_harness_reads_a_file_on_a_web_server(tmp_path: Path) -> None:
     write(tmp_path / "events.csv", map(account, range(9)))
-    with web_server(tmp_path) as address:
+    with serving_folder(tmp_path) as address:
         assert expected_numbers.compute(f"{address}/events.csv").rows["raw.events"] == 9
 
 
 @dataclass(frozen=True)
 class Store:
-    """An object store with the bucket `events`.
-
-    Attributes:
-        scheme: of its URIs.
-        env: the environment variables of a process that reads it.
-        write: writes an object, by the store's own client.
-    """
+    """An object store with the bucket `events`."""
 
     scheme: str
-    env: dict[str, str]
-    write: Callable[[str, BinaryIO], None]
+    env: dict[str, str]  # of a process that reads it
+    write: Callable[[str, BinaryIO], None]  # by the store's own client
 
     def put(self, name: str, content: str) -> str:
-        """Store CONTENT under NAME and return its URI."""
         self.write(name, io.BytesIO(content.encode()))
         return self.uri(name)
 

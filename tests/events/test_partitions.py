@@ -19,11 +19,6 @@ ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "events.csv"
-
-
 def bounds(db: psycopg.Connection) -> list[tuple[int | None, int | None, int]]:
     """Return each partition's first day, the day on which it ends, and its rows."""
     found = []
@@ -97,17 +92,6 @@ def test_a_large_partition_is_split_when_one_of_its_days_is_replaced(
     load_day(uri, dsn, 2)
     assert bounds(db) == [(None, 1, 10), (1, 2, 10), (2, 3, 10), (3, 4, 10), (4, None, 10)]
     assert ids(db) == ids_of(*range(5))
-
-
-@pytest.mark.parametrize("rows", [10, 2], ids=["another partition", "another part of its partition"])
-def test_an_event_moves_to_another_day(dsn: str, db: psycopg.Connection, file: Path, rows: int) -> None:
-    load(write_days(file, 0, 1, 2, rows=rows), dsn)
-    assert len(bounds(db)) == (3 if rows == 10 else 1)
-    noon = DAY + timedelta(days=1, hours=12)
-    result = load_day(write_days(file, 1, rows=rows, more=[account(2001, noon, 7)]), dsn, 1)
-    assert (result.loaded, result.replaced) == (rows + 1, rows + 1)
-    assert ids(db) == ids_of(0, 1, 2, rows=rows)
-    assert (2001, "created_account", 7, noon, None) in events(db)
 
 
 def test_the_ledger_has_the_earliest_time_from_which_an_event_moved(

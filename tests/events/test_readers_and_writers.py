@@ -23,30 +23,13 @@ from events.load import load
 from events.replacement import Replacement
 from events.swap import swap
 from harness.warehouse.roles import Warehouse
-from tests.events.common import (
-    DAY,
-    NINE,
-    Rows,
-    account,
-    ids,
-    ids_of,
-    load_day,
-    names,
-    query,
-    wait_until,
-    write_days,
-)
+from tests.events.common import DAY, NINE, Rows, account, ids, ids_of, load_day, names, query, wait_until, write_days
 from tests.events.conftest import OwnServer
 
 ROWS_PER_DAY = 10
 TUESDAY = DAY + timedelta(days=1)
 DEADLINE_S = 120.0
 pytestmark = pytest.mark.usefixtures("small_partitions")
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return write_days(tmp_path / "events.csv", 0, 1, 2)
 
 
 def is_waited_for(db: psycopg.Connection, table: str) -> bool:

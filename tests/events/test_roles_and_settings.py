@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.errors import NotAllowed, TablesUnfit, WarehouseGone
+from events.errors import TablesUnfit, WarehouseGone
 from events.load import load
 from events.tables import create_tables
 from harness.warehouse.roles import Warehouse
@@ -19,11 +19,6 @@ from tests.events.common import DAY, account, ids, ids_of, load_day, names, quer
 
 ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return write_days(tmp_path / "events.csv", 0, 1, 2)
 
 
 def test_tables_that_an_administrator_loads_belong_to_the_loader(bare_warehouse: Warehouse, uri: str) -> None:
@@ -67,12 +62,6 @@ def test_a_role_with_one_connection_loads_only_whole_partitions(
             admin.execute(f"alter role {warehouse.role('loader')} connection limit -1".encode())
         [(failure,)] = admin.execute("select failure from raw.loads where load_id = 3")
         assert "too many connections" in failure
-
-
-def test_a_role_without_privileges_is_refused(warehouse: Warehouse, uri: str) -> None:
-    with pytest.raises(NotAllowed) as caught:
-        load(uri, warehouse.transformer_dsn)
-    assert caught.value.what.startswith("The load's role lacks a privilege: permission denied")
 
 
 SETTINGS = {

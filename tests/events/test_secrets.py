@@ -1,9 +1,6 @@
 """`python -m events` neither prints nor stores the secrets of a signed URL or the warehouse's password."""
 
 import logging
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from events.__main__ import main
+from tests import harness_command
 from tests.events.common import HEADER, account
 from tests.servers import Handler, serving
 
@@ -39,16 +37,9 @@ def address() -> Iterator[str]:
 
 def in_a_process(*arguments: str, dsn: str) -> tuple[int, str]:
     """Run `python -m events` and return its exit code and its output, which contains nothing planted."""
-    done = subprocess.run(
-        [sys.executable, "-m", "events", *arguments],
-        env=os.environ | {"EVENTS_DSN": dsn},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert PLANTED not in done.stdout
-    return done.returncode, done.stdout
+    code, output = harness_command.run(*arguments, program=("-m", "events"), EVENTS_DSN=dsn)
+    assert PLANTED not in output
+    return code, output
 
 
 @pytest.fixture

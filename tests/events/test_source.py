@@ -6,7 +6,6 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fsspec.registry import known_implementations
 from events import errors
 from events.records import MAX_LINE_BYTES
 from events.source import check_source, open_source
-from tests.servers import serving
+from tests.servers import serving_folder
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"
 CONTENT = HEADER + b"\n7;created_account;8;2020-01-31 00:00:00;\n"
@@ -31,11 +30,6 @@ def rows(uri: str) -> list[tuple[int, bytes]]:
         blocks = b"".join(source.blocks)
         assert blocks[-1:] in (b"", b"\n")
         return list(enumerate(blocks.split(b"\n")[:-1], source.first_line_number))
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "events.csv"
 
 
 @pytest.mark.parametrize(
@@ -83,23 +77,11 @@ def test_size_and_hash_are_those_of_the_stored_bytes(file: Path, compress: bool)
         assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_gzip_of_several_members(file: Path) -> None:
-    file.write_bytes(gzip.compress(HEADER + b"\na\nb") + gzip.compress(b"c\nd\n"))
-    assert rows(str(file)) == [(2, b"a"), (3, b"bc"), (4, b"d")]
-
-
-@contextmanager
-def served(directory: Path) -> Iterator[str]:
-    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with serving(partial(handler, directory=str(directory))) as address:
-        yield f"http://{address}"
-
-
 def test_any_uri(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(CONTENT)
     fsspec.filesystem("memory").pipe("/test_source/events.csv", CONTENT)
     monkeypatch.chdir(file.parent)
-    with served(file.parent) as address:
+    with serving_folder(file.parent) as address:
         for uri in (str(file), "events.csv", file.as_uri(), "memory://test_source/events.csv", f"{address}/events.csv"):
             assert rows(uri) == [(2, ROW)], uri
 
@@ -147,7 +129,7 @@ def test_a_missing_file(file: Path) -> None:
     check_fails("memory://test_source/missing.csv", errors.SourceMissing, "memory://test_source/missing.csv")
     file.touch()
     check_fails(f"{file}/events.csv", errors.SourceMissing, "does not exist.")
-    with served(file.parent) as address:
+    with serving_folder(file.parent) as address:
         check_fails(f"{address}/missing.csv", errors.SourceMissing, f"{address}/missing.csv does not exist.")
 
 
@@ -208,7 +190,7 @@ def test_a_file_without_permission(file: Path) -> None:
 def test_a_server_that_refuses(file: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     """It may have the file, so this is not a missing one."""
     monkeypatch.setattr(SimpleHTTPRequestHandler, "send_head", lambda handler: handler.send_error(status))
-    with served(file.parent) as address:
+    with serving_folder(file.parent) as address:
         check_fails(f"{address}/events.csv", errors.SourceUnreadable, "cannot be read", str(status))
 
 
@@ -224,7 +206,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 
 def test_a_server_that_breaks_off(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_off(monkeypatch, file)
-    with served(file.parent) as address, pytest.raises(errors.SourceUnreadable, match="cannot be read"):
+    with serving_folder(file.parent) as address, pytest.raises(errors.SourceUnreadable, match="cannot be read"):
         rows(f"{address}/events.csv")
 
 
@@ -257,7 +239,7 @@ def test_no_secret_is_in_an_error_or_its_traceback(
         monkeypatch.setattr(SimpleHTTPRequestHandler, "send_head", lambda handler: handler.send_error(status))
     if status == "no header":
         file.write_bytes(b"SECRET")
-    with served(file.parent) as address:
+    with serving_folder(file.parent) as address:
         host = "127.0.0.1:9" if status == "refused" else address.removeprefix("http://")
         for uri in (
             f"http://{host}/events.csv?X-Amz-Signature=SECRET&X-Amz-Credential=SECRET%2Fus#SECRET",

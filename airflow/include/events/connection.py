@@ -10,22 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
-from psycopg import sql
-from psycopg.errors import (
-    DeadlockDetected,
-    DiskFull,
-    InsufficientPrivilege,
-    IntegrityError,
-    InvalidSchemaName,
-    LockNotAvailable,
-    ProgramLimitExceeded,
-    QueryCanceled,
-    RaiseException,
-    ReadOnlySqlTransaction,
-    UndefinedColumn,
-    UndefinedFunction,
-    UndefinedTable,
-)
+from psycopg import errors, sql
 from psycopg.pq import TransactionStatus
 
 from events.errors import (
@@ -62,12 +47,12 @@ _SETTINGS = {
 
 # Errors of missing tables, and of a default, a check or an index that a user has added.
 _ERRORS_OF_TABLES = (
-    RaiseException,
-    UndefinedTable,
-    UndefinedColumn,
-    UndefinedFunction,
+    errors.RaiseException,
+    errors.UndefinedTable,
+    errors.UndefinedColumn,
+    errors.UndefinedFunction,
     psycopg.DataError,
-    ProgramLimitExceeded,
+    errors.ProgramLimitExceeded,
 )
 _NEW_PARTITION = re.compile(r"events_\d+_[0-9a-f]{12}")
 
@@ -165,20 +150,20 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
     LOCK_TIMEOUT_S is how long the load may wait for a lock, in seconds.
     """
     message = first_line(error)
-    if isinstance(error, (LockNotAvailable, DeadlockDetected)):
+    if isinstance(error, (errors.LockNotAvailable, errors.DeadlockDetected)):
         within = "" if lock_timeout_s is None else f" within {lock_timeout_s:g} s"
         return WarehouseBusy(
             f"The warehouse did not become free{within}.",
             "Another load or a dbt build is taking long, or a user has left a transaction open.",
             "Find it: select * from pg_stat_activity where datname = current_database(); then run the load again.",
         )
-    if isinstance(error, QueryCanceled):
+    if isinstance(error, errors.QueryCanceled):
         return LoadCancelled(
             f"The load was cancelled on the server: {message}",
             "A user cancelled its statement there, most likely with pg_cancel_backend.",
             "Run the load again; nothing was changed.",
         )
-    if isinstance(error, IntegrityError):
+    if isinstance(error, errors.IntegrityError):
         name, table = error.diag.constraint_name, error.diag.table_name or "its type"
         table = "events" if _NEW_PARTITION.fullmatch(table) else table
         return ConstraintViolated(
@@ -187,25 +172,25 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
             " does not satisfy it.",
             "Correct the file or the constraint and run the load again; nothing was changed.",
         )
-    if isinstance(error, InsufficientPrivilege):
+    if isinstance(error, errors.InsufficientPrivilege):
         return NotAllowed(
             f"The load's role lacks a privilege: {message}",
             "The role is not the owner of the tables in raw or a member of it, or row security is forced on them.",
             "Load as the role `loader`, or grant the privilege; nothing was changed.",
         )
-    if isinstance(error, InvalidSchemaName):
+    if isinstance(error, errors.InvalidSchemaName):
         return NotAllowed(
             f"The warehouse has no schema for the load: {message}",
             "The schema raw was never created, or the DSN names another database.",
             "Create it for the role that loads: create schema raw authorization loader",
         )
-    if isinstance(error, ReadOnlySqlTransaction):
+    if isinstance(error, errors.ReadOnlySqlTransaction):
         return NotAllowed(
             f"The warehouse is read-only: {message}",
             "It is a standby, or it was set to read-only.",
             "Name the primary server in the DSN; nothing was changed.",
         )
-    if isinstance(error, DiskFull):
+    if isinstance(error, errors.DiskFull):
         return WarehouseFull(
             f"The warehouse's disk is full: {message}",
             "A load needs space for its rows before it drops those that they replace.",

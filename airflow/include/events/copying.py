@@ -15,26 +15,15 @@ _ALL_WAITING_BYTES = 1 << 24
 
 @dataclass
 class Target:
-    """A table that rows are copied into.
-
-    Attributes:
-        table: its name.
-        copy: the COPY statement.
-        start: the first moment of its range; None for no bound.
-        last_day: the latest day of its rows, `YYYY-MM-DD`.
-        rows: the number of rows written, copied or waiting.
-        unsent_rows: the number of rows that wait or are being copied.
-        waiting: the lines that wait.
-        waiting_bytes: their size.
-    """
+    """A table that rows are copied into."""
 
     table: sql.Composable
-    copy: sql.SQL | sql.Composed
-    start: datetime | None = None
-    last_day: bytes = b""
-    rows: int = 0
-    unsent_rows: int = 0
-    waiting: list[bytes] = field(default_factory=list)
+    copy: sql.SQL | sql.Composed  # the statement
+    start: datetime | None = None  # the first moment of its range; None for no bound
+    last_day: bytes = b""  # the latest day of its rows, YYYY-MM-DD
+    rows: int = 0  # written: copied or waiting
+    unsent_rows: int = 0  # that wait or are being copied
+    waiting: list[bytes] = field(default_factory=list)  # lines
     waiting_bytes: int = 0
 
 

@@ -29,10 +29,7 @@ def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
     """Return the task TASK_ID that runs `dbt ARGUMENTS`; call it inside a DAG."""
     if image := os.environ.get("DBT_IMAGE"):
         return _pod(task_id, image, arguments)
-    return _process(task_id, arguments)
 
-
-def _process(task_id: str, arguments: tuple[str, ...]) -> Any:
     @task(task_id=task_id, execution_timeout=timedelta(hours=1))
     def run_dbt() -> None:
         run_process([os.environ["DBT_PYTHON"], str(Path(os.environ["DBT_PROJECT_DIR"]) / "run.py"), *arguments])

@@ -132,7 +132,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Definition:
-    """The columns, constraints and indexes of `raw.events`, in SQL."""
+    """The columns, constraints and indexes of `raw.events`, in SQL that PostgreSQL has written."""
 
     columns: tuple[Column, ...]
     checks: tuple[str, ...]
@@ -143,13 +143,13 @@ class Definition:
     @property
     def stored_columns(self) -> sql.SQL:
         """The names of the columns that are copied with a row: all but the generated ones."""
-        return _sql(", ".join(column.name for column in self.columns if not column.generated))
+        return sql.SQL(", ".join(column.name for column in self.columns if not column.generated))
 
     def create(self, connection: psycopg.Connection, table: sql.Composable, *, partitioned: bool = False) -> None:
         """Make TABLE with the columns and the checks; a partitioned one, which has no rows, also with all others."""
         by = " partition by range (created_at)" if partitioned else ""
         statements = [
-            sql.SQL("create table {} ({}){}").format(table, _sql(", ".join(map(str, self.columns))), _sql(by))
+            sql.SQL("create table {} ({}){}").format(table, sql.SQL(", ".join(map(str, self.columns))), sql.SQL(by))
         ]
         statements += self._constraints(table, self.checks)
         _execute(connection, statements)
@@ -161,7 +161,9 @@ class Definition:
         """Add the keys and the indexes to TABLE, which has its rows."""
         statements = self._constraints(table, self.keys)
         statements += [
-            sql.SQL("create {} on {} {}").format(_sql("unique index" if is_unique else "index"), table, _sql(rest))
+            sql.SQL("create {} on {} {}").format(
+                sql.SQL("unique index" if is_unique else "index"), table, sql.SQL(rest)
+            )
             for is_unique, rest in self.indexes
         ]
         _execute(connection, statements)
@@ -175,7 +177,7 @@ class Definition:
         _execute(connection, self._constraints(table, references))
 
     def _constraints(self, table: sql.Composable, constraints: tuple[str, ...]) -> list[sql.Composed]:
-        return [sql.SQL("alter table {} add {}").format(table, _sql(constraint)) for constraint in constraints]
+        return [sql.SQL("alter table {} add {}").format(table, sql.SQL(constraint)) for constraint in constraints]
 
 
 def read_definition(connection: psycopg.Connection) -> Definition:
@@ -234,8 +236,3 @@ def _execute(connection: psycopg.Connection, statements: Sequence[sql.Composable
     """Execute STATEMENTS, if there are any, in one message."""
     if statements:
         connection.execute(sql.SQL("; ").join(statements))
-
-
-def _sql(text: str) -> sql.SQL:
-    """Return TEXT, which is SQL written by PostgreSQL or by this module."""
-    return sql.SQL(text)

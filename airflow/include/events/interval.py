@@ -1,7 +1,7 @@
 """Half-open intervals of time, as loads and partitions have them."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 
 from events.errors import IntervalUnreadable, InvertedInterval
 from events.uri import shown, without_secrets
@@ -74,11 +74,6 @@ def utc(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def midnight(day: str) -> datetime:
-    """Return the first moment of DAY, written `YYYY-MM-DD`, in UTC."""
-    return datetime.combine(date.fromisoformat(day), time(), UTC)
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import NoReturn
 
 import psycopg
@@ -73,10 +74,7 @@ def load(
     interval = Interval(utc(start), utc(end))
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection)
-
-        def progress(total_bytes: int | None) -> Progress:
-            return Progress(total_bytes, report, report_every_s)
-
+        progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, progress)
         if dry_run:
             result = job.dry_run()

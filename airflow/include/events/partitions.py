@@ -89,28 +89,25 @@ def rows_per_partition(rows: int) -> int:
 
 def make_first_partition(connection: psycopg.Connection, definition: Definition) -> None:
     """Give `raw.events`, which has no partition, a generation with one empty partition."""
-    generation = make_generation(connection, definition, 0)
+    generation = make_table(connection, definition, 0, partitioned=True)
     table = make_table(connection, definition, 0)
     add_keys(connection, definition, table)
     connection.execute(attach(generation, Partition(table, None, None)))
     connection.execute(attach(EVENTS, Partition(generation, None, None)))
 
 
-def make_generation(connection: psycopg.Connection, definition: Definition, load_id: int) -> sql.Composable:
-    """Make a partitioned table for the load LOAD_ID that can become a generation; return its name."""
-    name = _new_name(load_id)
-    generation = sql.Identifier("raw", name)
-    definition.create(connection, generation, partitioned=True)
-    record(connection, [name], load_id)
-    return generation
+def make_table(
+    connection: psycopg.Connection, definition: Definition, load_id: int, *, partitioned: bool = False
+) -> sql.Composable:
+    """Make a table that can become a partition, whose rows have LOAD_ID by default; return its name.
 
-
-def make_table(connection: psycopg.Connection, definition: Definition, load_id: int) -> sql.Composable:
-    """Make a table that can become a partition, whose rows have LOAD_ID by default; return its name."""
-    name = _new_name(load_id)
+    A PARTITIONED one can become a generation.
+    """
+    name = f"events_{load_id}_{secrets.token_hex(6)}"
     table = sql.Identifier("raw", name)
-    definition.create(connection, table)
-    connection.execute(sql.SQL("alter table {} alter column load_id set default {}").format(table, load_id))
+    definition.create(connection, table, partitioned=partitioned)
+    if not partitioned:
+        connection.execute(sql.SQL("alter table {} alter column load_id set default {}").format(table, load_id))
     record(connection, [name], load_id)
     return table
 
@@ -149,10 +146,6 @@ def discard(connection: psycopg.Connection, tables: Iterable[sql.Composable]) ->
     for table in tables:
         connection.execute(sql.SQL("drop table {}").format(table))
     connection.execute(_FORGET)
-
-
-def _new_name(load_id: int) -> str:
-    return f"events_{load_id}_{secrets.token_hex(6)}"
 
 
 def add_keys(connection: psycopg.Connection, definition: Definition, table: sql.Composable) -> None:

@@ -6,21 +6,12 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from events.errors import (
-    EventsError,
-    SchemePackageMissing,
-    SchemeUnknown,
-    SourceChanged,
-    SourceEmpty,
-    SourceIsDirectory,
-    SourceMissing,
-    SourceUnreadable,
-    WrongHeader,
-)
+from events import errors
 from events.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
 from events.uri import shown, without_secrets
 
@@ -52,6 +43,7 @@ class _StoredBytes(io.RawIOBase):
         return len(block)
 
 
+@dataclass(frozen=True)
 class Source:
     """An open events file with the right header.
 
@@ -63,13 +55,10 @@ class Source:
         total_bytes: the stored file's size, if it is known before reading.
     """
 
-    def __init__(
-        self, stored: _StoredBytes, blocks: Iterator[bytes], first_line_number: int, total_bytes: int | None
-    ) -> None:
-        self._stored = stored
-        self.blocks = blocks
-        self.first_line_number = first_line_number
-        self.total_bytes = total_bytes
+    _stored: _StoredBytes
+    blocks: Iterator[bytes]
+    first_line_number: int
+    total_bytes: int | None
 
     @property
     def size_bytes(self) -> int:
@@ -111,14 +100,14 @@ def open_source(uri: str) -> Iterator[Source]:
                 first_line_number += 1
                 break
         else:
-            raise SourceEmpty(
+            raise errors.SourceEmpty(
                 f"{shown(uri)} is empty.",
                 "Its export most likely failed or has not finished.",
                 f"Export it again; a file without events has one line: {';'.join(COLUMNS)}",
             )
         if not is_header(header.removesuffix(b"\r")):
             begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page may quote the URL
-            raise WrongHeader(
+            raise errors.WrongHeader(
                 f"{shown(uri)} does not begin with the header of an events file: {begins!r}",
                 "It is most likely another file, or was exported with other columns or another separator.",
                 f"Export it with the first line {';'.join(COLUMNS)}",
@@ -130,11 +119,11 @@ def open_source(uri: str) -> Iterator[Source]:
             unreadable = None
             try:
                 yield from blocks
-            except SourceUnreadable as error:  # perhaps because the file was replaced or truncated
+            except errors.SourceUnreadable as error:  # perhaps because the file was replaced or truncated
                 unreadable = error
             is_whole = unreadable or before.get("size") in (None, stored.size_bytes)
             if _identity(filesystem, path, uri) != before or not is_whole:
-                raise SourceChanged(
+                raise errors.SourceChanged(
                     f"{shown(uri)} changed while it was read.",
                     "Its export most likely has not finished, or another one has started.",
                     "Run the load again when the file is complete; nothing was changed.",
@@ -186,28 +175,27 @@ def _find(uri: str) -> tuple[Any, str]:
     try:
         fsspec.get_filesystem_class(scheme)
     except ValueError:
-        raise SchemeUnknown(
+        raise errors.SchemeUnknown(
             f"The scheme of {shown(uri)} is unknown.",
             "It is most likely misspelt.",
             "Use a plain path, or a scheme that fsspec knows: file, http, https, s3, gs, abfs, sftp …",
         ) from None
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or str(error)
-        raise SchemePackageMissing(
+        raise errors.SchemePackageMissing(
             f"{scheme}:// needs the package {package}, which is not installed.",
             "The project installs only the packages of the schemes that it uses.",
             f"Add {package} to the dependency group `events` in pyproject.toml, then run: nox -s lock",
         ) from None
     with _translated_errors(uri):
-        filesystem, path = fsspec.url_to_fs(uri, **(_http_options() if scheme in ("http", "https") else {}))
+        options: dict[str, Any] = {}
+        if scheme in ("http", "https"):
+            import aiohttp  # fsspec has imported it already; other schemes do not need it
+
+            silence = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # default: 5 min
+            options = {"client_kwargs": {"timeout": silence}}
+        filesystem, path = fsspec.url_to_fs(uri, **options)
         return filesystem, path
-
-
-def _http_options() -> dict[str, Any]:
-    import aiohttp  # fsspec has imported it already; other schemes do not need it
-
-    timeout = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # default: 5 min in total
-    return {"client_kwargs": {"timeout": timeout}}
 
 
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
@@ -229,7 +217,7 @@ def _missing(filesystem: Any, uri: str, error: OSError) -> Exception:
         and getattr(cause, "status", None) not in (404, 410)
     ):
         return cause  # fsspec reports any failure as a missing file, such as an untrusted certificate
-    return SourceMissing(
+    return errors.SourceMissing(
         f"{shown(uri)} does not exist.",
         "The name is most likely misspelt, or the file has not arrived yet.",
         "Check the name; a relative path counts from the directory of the process that reads it.",
@@ -244,7 +232,7 @@ def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _missing(filesystem, uri, error) from None
     if info.get("type") == "directory":
-        raise SourceIsDirectory(
+        raise errors.SourceIsDirectory(
             f"{shown(uri)} is a directory.", "The file's name was most likely left out.", "Name one file."
         )
     times = _TAGS if "mtime" in info else (*_TAGS, "created")
@@ -276,7 +264,7 @@ def _translated_errors(uri: str) -> Iterator[None]:
     """Raise errors of reading URI as SourceUnreadable, without the cause: its traceback would show the whole URI."""
     try:
         yield
-    except EventsError:
+    except errors.EventsError:
         raise
     except Exception as error:  # noqa: BLE001 - each file system has its own errors, and only its calls are in here
         if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):
@@ -286,7 +274,7 @@ def _translated_errors(uri: str) -> Iterator[None]:
         else:
             why = "The connection, the storage or the credentials most likely failed."
         message = without_secrets(str(error), uri)
-        raise SourceUnreadable(
+        raise errors.SourceUnreadable(
             f"{shown(uri)} cannot be read: {message or type(error).__name__}",
             why,
             "Make it readable and run the load again; nothing was changed.",

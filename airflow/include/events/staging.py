@@ -17,7 +17,7 @@ from psycopg import sql
 
 from events.copying import Copier, Target
 from events.definition import Definition
-from events.interval import Days, Interval, midnight
+from events.interval import Days, Interval, utc
 from events.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from events.records import CLEAN, COLUMNS, DUPLICATE, Event, parse, raw_text
 from events.seen_ids import SeenIds
@@ -254,7 +254,7 @@ class Staging:
     def _make_part(self, day: bytes) -> None:
         if len(self.parts) >= MAX_PARTITIONS:
             self._partition_rows *= 2
-        start: datetime | None = midnight(day.decode()) if self.parts else self._interval.start
+        start = utc(datetime.fromisoformat(day.decode())) if self.parts else self._interval.start
         self._copier.pause()
         table = make_table(self._connection, self._definition, self._load_id)
         copy = sql.SQL("copy {} ({}) from stdin with (delimiter ';', null '', freeze)").format(

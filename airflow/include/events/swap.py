@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
 from events.definition import EVENTS
-from events.partitions import Partition, attach, current_generation, detach, make_generation, retire
+from events.partitions import Partition, attach, current_generation, detach, make_table, retire
 from events.replacement import Replacement
 
 _LOCK_TIMEOUT_MS = 40  # readers that arrive while we wait for the table wait behind us
@@ -36,7 +36,7 @@ def swap_statement(replacement: Replacement) -> sql.Composed:
             ]
         )
     renames += retire(connection, [generation])
-    new = make_generation(connection, replacement.definition, replacement.load_id)
+    new = make_table(connection, replacement.definition, replacement.load_id, partitioned=True)
     for partition in replacement.made:
         connection.execute(attach(new, partition))
     statements = [detach(EVENTS, generation)]

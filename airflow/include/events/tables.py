@@ -63,8 +63,16 @@ def make_missing(connection: psycopg.Connection) -> None:
             "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
         )
     for name, columns in _COLUMNS.items():
-        if kinds[name]:
-            _check(connection, name, columns)
+        if not kinds[name]:
+            continue
+        try:
+            connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - constants
+        except UndefinedColumn as error:
+            raise TablesUnfit(
+                f"{name} has an unexpected structure: {error.diag.message_primary}.",
+                "Another program made the table, or a user altered it; the load did not change it.",
+                f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
+            ) from error
     names = []
     if kinds["raw.events"] and not kinds["raw.events_partitions"]:
         names = [name for (name,) in connection.execute(_UNRECORDED)]
@@ -73,14 +81,3 @@ def make_missing(connection: psycopg.Connection) -> None:
     if not kinds["raw.events"]:
         connection.execute(CREATE_EVENTS)
         make_first_partition(connection, read_definition(connection))
-
-
-def _check(connection: psycopg.Connection, name: str, columns: str) -> None:
-    try:
-        connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - constants
-    except UndefinedColumn as error:
-        raise TablesUnfit(
-            f"{name} has an unexpected structure: {error.diag.message_primary}.",
-            "Another program made the table, or a user altered it; the load did not change it.",
-            f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
-        ) from error

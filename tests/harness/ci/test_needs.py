@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.ci import needs
+from tests.programs import write_answers, write_docker_without_engine
 
 pytest_plugins = ["pytester"]
 
@@ -43,7 +44,7 @@ def test_old(old, n):
 def test_that_may_fail():
     assert 0
 """
-ENGINE = "a Docker engine: none answers at unix:///nowhere; start it, or name another in DOCKER_HOST"
+ENGINE = "a Docker engine: none answers at unix:///var/run/docker.sock; start it, or name another in DOCKER_HOST"
 BUILDX = (
     "buildx: the docker command has no such plugin; "
     "apt-get install docker-buildx, or see https://docs.docker.com/go/buildx"
@@ -68,11 +69,8 @@ def unknown_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 def programs(unknown_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put git on the path, and a docker command that has no plugin and finds no engine."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
-    (unknown_machine / "git").write_text("#!/bin/sh\n")
-    docker = '#!/bin/sh\n[ "$1 $2" = "context inspect" ] && echo unix:///nowhere || exit 1\n'
-    (unknown_machine / "docker").write_text(docker)
-    for program in unknown_machine.iterdir():
-        program.chmod(0o755)
+    write_answers(unknown_machine / "git", {})
+    write_docker_without_engine(unknown_machine / "docker")
 
 
 @pytest.fixture

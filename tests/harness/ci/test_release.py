@@ -33,10 +33,6 @@ CHANGELOG = """# Changelog
 """
 
 
-def test_the_notes_are_those_of_the_version() -> None:
-    assert release.notes(CHANGELOG, "0.2.0") == "### Added\n\n- What came.\n"
-
-
 @pytest.mark.parametrize("wanted", ["0.3.0", "0.1.0", "Unreleased", "0.2", "0x2.0"])
 def test_a_version_without_an_entry_is_refused(wanted: str) -> None:
     with pytest.raises(ReleaseError, match=re.escape(f"CHANGELOG.md has no entry for {wanted}.")):

@@ -34,7 +34,6 @@ def act(repository: Path, *arguments: str) -> tuple[int, str]:
 
 
 def repository_with(path: Path, definition: dict[Any, Any]) -> Path:
-    """Make a repository with a workflow."""
     (path / ".github" / "workflows").mkdir(parents=True)
     (path / ".github" / "workflows" / "ci.yml").write_text(yaml.safe_dump(definition))
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.com")

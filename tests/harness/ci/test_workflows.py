@@ -42,8 +42,6 @@ def commands(workflow: Workflow) -> Iterator[tuple[str, list[str]]]:
 
 
 def options() -> dict[str, set[str]]:
-    """Return the options that each session's command knows."""
-
     def of(add: Callable[[argparse.ArgumentParser], None]) -> set[str]:
         parser = argparse.ArgumentParser()
         add(parser)

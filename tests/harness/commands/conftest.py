@@ -31,7 +31,6 @@ Session = Callable[..., Outcome]
 
 @pytest.fixture
 def summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the step's summary, empty."""
     path = tmp_path / "summary.md"
     path.touch()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))

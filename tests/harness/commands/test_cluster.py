@@ -112,11 +112,6 @@ def test_a_cluster_that_is_not_up(refused: Run, command: str) -> None:
     refused(command, 62, f"The {target} cluster events-platform-")
 
 
-def test_a_minikube_that_is_no_program(refused: Run) -> None:
-    what = "PLATFORM_MINIKUBE names /nowhere, which is not a program."
-    refused("cluster up --target minikube", 52, what, PLATFORM_MINIKUBE="/nowhere")
-
-
 def test_a_missing_events_file(session: Session) -> None:
     session("cluster", "up", "--events", "/missing.csv").is_error(10, "/missing.csv does not exist.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.warehouse.ports import check_port
 from tests.harness.commands.conftest import Session
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
@@ -36,38 +37,26 @@ def test_an_unusable_events_file(
 
 
 @pytest.mark.parametrize(
-    ("uri", "exit_code", "what"),
+    ("arguments", "exit_code", "what"),
     [
-        ("abfs://bucket/events.csv", 14, "abfs:// needs the package adlfs, which is not installed."),
-        ("nonsense://events.csv", 15, "The scheme of nonsense://"),
+        ("--events abfs://bucket/a.csv", 14, "abfs:// needs the package adlfs, which is not installed."),
+        ("--events nonsense://a.csv", 15, "The scheme of nonsense://"),
+        ("--start 2020-02-01 --end 2020-01-01", 16, "Invalid interval: start 2020-02-01 00:00:00+00:00 is after end "),
+        ("--start 2020-02-30", 21, "'2020-02-30' is not a time"),
+        ("--reuse", 2, "--reuse is for a cluster that is up"),
     ],
 )
-def test_an_unusable_scheme(
-    session: Session, monkeypatch: pytest.MonkeyPatch, uri: str, exit_code: int, what: str
-) -> None:
-    monkeypatch.setenv("EVENTS_URI", uri)
-    session(*E2E).is_error(exit_code, what)
-
-
-def test_a_start_after_the_end(session: Session) -> None:
-    outcome = session(*E2E, "--start", "2020-02-01", "--end", "2020-01-01")
-    outcome.is_error(16, "Invalid interval: start 2020-02-01 00:00:00+00:00 is after end 2020-01-01")
-
-
-def test_a_start_that_is_no_date(session: Session) -> None:
-    session(*E2E, "--start", "2020-02-30").is_error(21, "'2020-02-30' is not a time")
-
-
-def test_reuse_without_a_cluster(session: Session) -> None:
-    session(*E2E, "--reuse").is_error(2, "--reuse is for a cluster that is up")
+def test_unusable_arguments(session: Session, arguments: str, exit_code: int, what: str) -> None:
+    session(*E2E, *arguments.split()).is_error(exit_code, what)
 
 
 def test_a_port_in_use(session: Session) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        session(*E2E, "--ui-port", port).is_error(41, f"Port {port} cannot be used: Address already in use.")
+        port = taken.getsockname()[1]
+        session(*E2E, "--ui-port", str(port)).is_error(41, f"Port {port} cannot be used: Address already in use.")
+    check_port(port, "--ui-port")  # free again
 
 
 def test_a_disk_without_room(session: Session, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Secrets in a URI, a DSN or an address are neither printed nor written to the summary."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +8,7 @@ import pytest
 from harness.commands import command_line, e2e
 from harness.errors import UsageError
 from harness.kubernetes import chart
-from harness.project.paths import ROOT
-from tests import clones
+from tests import harness_command
 from tests.harness.commands.conftest import Session
 from tests.servers import Handler, serving
 
@@ -65,19 +62,9 @@ def test_a_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def run(*argv: str) -> tuple[int, str]:
-    """Run Python with ARGV, and return its exit code and output."""
-    done = subprocess.run(
-        [sys.executable, *argv],
-        cwd=ROOT,
-        env=clones.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert "SECRET" not in done.stdout
-    return done.returncode, done.stdout
+    exit_code, output = harness_command.run(program=argv)
+    assert "SECRET" not in output
+    return exit_code, output
 
 
 def test_nox_prints_no_posargs_and_pytest_no_password() -> None:

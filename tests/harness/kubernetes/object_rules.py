@@ -78,7 +78,6 @@ def of_harness() -> Objects:
 
 @functools.cache
 def rights() -> Objects:
-    """Return the roles and bindings of rights.yaml."""
     return load((deployment.MANIFESTS / "rights.yaml").read_text())
 
 

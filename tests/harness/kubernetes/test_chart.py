@@ -1,10 +1,8 @@
 """The chart: where it comes from, that it is the pinned one, which values it accepts, and how helm installs it."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from tests import programs
-from tests.servers import serving
+from tests.servers import serving_folder
 
 ARCHIVE = b"the chart, packed"
 VERSION = "1.22.0"
@@ -86,9 +84,8 @@ def server(own_folders: None, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001
     for name, content in (("right", ARCHIVE), ("wrong", b"another")):
         (tmp_path / "www" / name).mkdir(parents=True)
         (tmp_path / "www" / name / "chart.tgz").write_bytes(content)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
-    with serving(handler) as address:
-        yield f"http://{address}"
+    with serving_folder(tmp_path / "www") as address:
+        yield address
 
 
 def check(error: HarnessError, exit_code: int, what: str) -> None:
@@ -110,14 +107,6 @@ def test_a_path_is_used_without_a_checksum(monkeypatch: pytest.MonkeyPatch, tmp_
         assert chart.is_available()
         assert chart.locate() == tmp_path / path
     assert not tools.cache().exists()
-
-
-def test_a_path_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLATFORM_CHART", "/nowhere.tgz")
-    assert not chart.is_available()
-    with pytest.raises(ChartMissingError) as caught:
-        chart.locate()
-    check(caught.value, 58, "PLATFORM_CHART names /nowhere.tgz, which does not exist.")
 
 
 def test_an_archive_is_downloaded_once(monkeypatch: pytest.MonkeyPatch, server: str, tmp_path: Path) -> None:
@@ -148,13 +137,6 @@ def test_another_archive_than_the_pinned_one_is_not_kept(monkeypatch: pytest.Mon
     found, wanted = hashlib.sha256(b"another").hexdigest(), pins.chart()["sha256"]
     check(caught.value, 53, f"{url} is not the pinned file: SHA-256 {found}, not {wanted}.")
     assert not tools.cache().exists()
-
-
-def test_an_archive_that_the_server_does_not_have_is_an_error(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    monkeypatch.setenv("PLATFORM_CHART", f"{server}/none.tgz")
-    assert not chart.is_available()
-    with pytest.raises(DownloadError, match=r"/none\.tgz cannot be downloaded: .*404"):
-        chart.locate()
 
 
 @pytest.mark.parametrize(

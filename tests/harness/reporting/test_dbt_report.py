@@ -148,7 +148,6 @@ def run(clone: Path, server: Server) -> Callable[..., Run]:
 
 
 def folded(summary: str) -> str:
-    """Return SUMMARY without what is folded in it."""
     return re.sub(r"<details><summary>(.*?)</summary>.*?</details>", r"<\1>", summary, flags=re.DOTALL)
 
 

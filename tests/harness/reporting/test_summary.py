@@ -13,7 +13,6 @@ from harness.reporting.summary import LIMIT_BYTES, Section, at_least, code, deta
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the file that the summary goes to."""
     file = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
     return file

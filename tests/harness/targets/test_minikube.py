@@ -197,7 +197,6 @@ def calls(machine: Path) -> list[list[str]]:
 
 
 def ask(machine: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run minikube without recording the call."""
     env = os.environ | {"UNRECORDED": "1"}
     return subprocess.run([machine / "minikube", *arguments], capture_output=True, text=True, env=env, check=False)
 

@@ -9,12 +9,12 @@ import psutil
 import psycopg
 import pytest
 
-from harness.errors import PortTakenError, PostgresError
+from harness.errors import PostgresError
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.warehouse import container
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server
-from harness.warehouse.ports import check_port, free_port
+from harness.warehouse.ports import free_port
 from harness.warehouse.roles import create_warehouse, make_passwords
 from harness.warehouse.server import MAJOR, Server, version
 from harness.warehouse.wheel import start_from_wheel
@@ -33,11 +33,7 @@ def libpq_settings() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def from_wheel() -> Iterator[Server]:
     """Give a server from the wheel that found its first port in use; PGSSLMODE is set for the user's other servers."""
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        socket.socket() as taken,
-        Supervisor.launch() as supervisor,
-    ):
+    with pytest.MonkeyPatch.context() as monkeypatch, socket.socket() as taken, Supervisor.launch() as supervisor:
         monkeypatch.setenv("PGSSLMODE", "require")
         monkeypatch.setenv("PGOPTIONS", "-c search_path=elsewhere")
         taken.bind(("127.0.0.1", 0))
@@ -122,14 +118,3 @@ def test_an_image_that_cannot_be_pulled_is_explained(monkeypatch: pytest.MonkeyP
         container.start_container(supervisor)
     assert caught.value.what.startswith("The container no.such.registry.invalid/postgres:18 did not start: ")
     assert "DOCKER_HOST=unix:///nowhere nox" in caught.value.next_step
-
-
-def test_a_chosen_port_that_is_in_use_is_an_error() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(PortTakenError) as caught:
-            check_port(port, "--ui-port")
-    assert caught.value.what == f"Port {port} cannot be used: Address already in use."
-    check_port(port, "--ui-port")  # free again

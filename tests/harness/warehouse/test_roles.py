@@ -36,7 +36,10 @@ def attempt(dsn: str, statement: str) -> None:
 def test_the_loader_owns_raw_and_nothing_else(filled: Warehouse) -> None:
     attempt(filled.loader_dsn, INSERT_LOAD)
     attempt(filled.loader_dsn, "create table raw.another (id int); drop table raw.another")
-    for statement in ("create schema other", "select * from fact.mart", "create table public.t (id int)"):
+    for statement in (
+        *("create schema other", "select * from fact.mart", "create table public.t (id int)"),
+        *("update fact.mart set one = 2", "drop schema fact cascade", "alter role loader createdb"),
+    ):
         with pytest.raises(DENIED):
             attempt(filled.loader_dsn, statement)
 
@@ -85,11 +88,8 @@ def test_a_load_changes_no_rights(filled: Warehouse, tmp_path: Path) -> None:
         with pytest.raises(DENIED):
             attempt(filled.reader_dsn, f"table {partition}")
     for dsn in (filled.transformer_dsn, filled.reader_dsn):
-        with pytest.raises(NotAllowed):
+        with pytest.raises(NotAllowed, match=r"^The load's role lacks a privilege: permission denied"):
             load(str(file), dsn)
-    for statement in ("update fact.mart set one = 2", "drop schema fact cascade", "alter role loader createdb"):
-        with pytest.raises(DENIED):
-            attempt(filled.loader_dsn, statement)
 
 
 @pytest.mark.parametrize("role", ROLES)
