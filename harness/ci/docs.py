@@ -45,11 +45,7 @@ def documents() -> tuple[Path, ...]:
 
 
 def generate(text: str) -> str:
-    """Return TEXT with each generated table as the code has it now.
-
-    Raises:
-        KeyError: there is no table of that name.
-    """
+    """Return TEXT with each generated table as the code has it now; raise KeyError for an unknown table."""
     return GENERATED.sub(lambda match: f"<!-- generated: {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end -->", text)
 
 

@@ -35,11 +35,7 @@ def changes(before: dict[str, str], after: dict[str, str]) -> tuple[int, str]:
 
 
 def main(options: Sequence[str]) -> None:
-    """Write the locks, and list the changed versions in the summary and in `build/lock.md`.
-
-    Raises:
-        LockError: uv is missing, or finds no versions that fit.
-    """
+    """Write the locks, and list the changed versions in the summary and in `build/lock.md`; see `write` for errors."""
     before = versions()
     with Section("lock") as section:
         try:

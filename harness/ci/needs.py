@@ -158,11 +158,7 @@ NEEDS = {
 
 @cache
 def find(name: str) -> Need:
-    """Return the need NAME: one of NEEDS, or a Python of one version, for example `python3.11.2`.
-
-    Raises:
-        UnknownNeedError: NAME is neither.
-    """
+    """Return the need NAME: one of NEEDS, or a Python, `python3.11.2` for example; else raise UnknownNeedError."""
     if match := re.fullmatch(r"python(3\.\d+\.\d+)", name):
         version = match[1]
         how = f"put one on the path: https://www.python.org/downloads/release/python-{version.replace('.', '')}"
@@ -173,11 +169,7 @@ def find(name: str) -> Need:
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return NAMES, each after the needs that it requires.
-
-    Raises:
-        UnknownNeedError: a name is unknown.
-    """
+    """Return NAMES, each after the needs that it requires; raise UnknownNeedError for an unknown one."""
 
     def walk(names: Iterable[str]) -> Iterator[str]:
         for name in names:

@@ -122,11 +122,7 @@ def changed_since(base: str) -> list[str]:
 
 
 def listed_sessions() -> list[dict[str, Any]]:
-    """Return the output of `nox --list --json` for the sessions that a workflow may run.
-
-    Raises:
-        PlanError: nox fails, for example because of an error in the noxfile.
-    """
+    """Return the output of `nox --list --json` for what a workflow may run; raise PlanError if nox fails."""
     # Without tags it lists only the default sessions.
     argv = [sys.executable, "-m", "nox", "--list", "--json", "--noxfile", str(ROOT / "noxfile.py"), "--tags", *TAGS]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -69,11 +69,7 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
 
 
 def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
-    """Create or update everything that is missing or differs; SECTION gets the time of each phase.
-
-    Raises:
-        HarnessError: an expected error; everything stays as it is, and the next `up` goes on from there.
-    """
+    """Create or update what is missing or differs; after an error everything stays, and the next `up` goes on."""
     title = provider_of(options.target, options).title
     section.title = f"cluster up: {title}"
     phases = Phases()
@@ -102,11 +98,7 @@ def down(provider: ClusterProvider, *, also_images: bool) -> None:
 
 
 def status(provider: ClusterProvider) -> None:
-    """Print the pods, the versions and the addresses.
-
-    Raises:
-        NotUpError: the cluster is not up.
-    """
+    """Print the pods, the versions and the addresses; raise NotUpError if the cluster is not up."""
     with Supervisor.launch() as supervisor:  # it runs the port forward to Airflow, if one is needed
         kubectl, api = connect(provider, supervisor)
         health = api.healthy()
@@ -135,11 +127,7 @@ def status(provider: ClusterProvider) -> None:
 
 
 def ui(provider: ClusterProvider) -> None:
-    """Print the UI's address and login.
-
-    Raises:
-        NotUpError: the cluster is not up.
-    """
+    """Print the UI's address and login; raise NotUpError if the cluster is not up."""
     _, api = connect(provider)
     say(addresses(provider, api.password, "")[0])
     if provider.forward_command:
@@ -149,9 +137,7 @@ def ui(provider: ClusterProvider) -> None:
 def logs(provider: ClusterProvider, names: Sequence[str]) -> None:
     """Print the logs of the components NAMES, of all if there are none, or of a task's latest run: `DAG_ID TASK_ID`.
 
-    Raises:
-        NotUpError: the cluster is not up.
-        UsageError: no component or task has this name.
+    Raises NotUpError if the cluster is not up, UsageError for an unknown name.
     """
     with Supervisor.launch() as supervisor:
         kubectl, api = connect(provider, supervisor)

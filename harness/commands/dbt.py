@@ -144,11 +144,7 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
 
 
 def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section | None = None) -> None:
-    """Run `dbt ARGUMENTS` in dbt's own environment, with ENV; SECTION gets the results, and by DSN the failing rows.
-
-    Raises:
-        DbtFailedError: it failed.
-    """
+    """Run `dbt ARGUMENTS` with ENV, or raise DbtFailedError; SECTION gets the results, and by DSN the failing rows."""
     target = ARTIFACTS / "target"
     paths = {
         "DBT_TARGET_PATH": str(target),

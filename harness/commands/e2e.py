@@ -63,11 +63,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
 
 
 def run(options: RunOptions, section: Section) -> None:
-    """Bring the target up, run the pipelines, check the results, and take it down; SECTION gets the results.
-
-    Raises:
-        EventsError: an expected error, of the harness or of the load.
-    """
+    """Bring the target up, run the pipelines, check the results, and take it down; SECTION gets the results."""
     target, reason = choose(options.target)
     if options.reuse and target.name == "embedded":
         raise UsageError(
@@ -127,12 +123,7 @@ def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
 def run_and_check(
     deployment: Deployment, options: RunOptions, computing: Computing, phases: Phases, results: CheckResults
 ) -> None:
-    """Run the pipelines and check them; RESULTS gets what passed.
-
-    Raises:
-        DagRunFailedError: a run failed; where dbt did, with its results as evidence.
-        ChecksFailedError: a check failed.
-    """
+    """Run the pipelines and check them; raise ChecksFailedError, or DagRunFailedError with dbt's results in it."""
     if options.reuse:
         deployment.reset()
     try:

@@ -18,11 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace, _: Section) -> None:
-    """Delete everything of the run.
-
-    Raises:
-        NotUpError: something of it still exists.
-    """
+    """Delete everything of the run; raise NotUpError if something of it still exists."""
     provider = provider_of(parsed.target, RunOptions(parsed.target, **json.loads(os.environ[TAKEDOWN])))
     provider.delete()
     if provider.exists():

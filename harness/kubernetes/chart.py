@@ -134,10 +134,7 @@ def _values_options(files: Sequence[Path]) -> list[str]:
 def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
     """Check that the chart accepts the values FILES, and has each of them: helm ignores a misspelt one.
 
-    The last of FILES has the values that are known only at run time.
-
-    Raises:
-        InstallFailedError: it does not.
+    The last of FILES has the values that are known only at run time. Raises InstallFailedError.
     """
     names = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
     try:

@@ -18,10 +18,7 @@ WATCH_INTERVAL_S = 3.0  # between two searches for a cause; each calls kubectl t
 
 
 class Watch:
-    """Called again and again during a wait; raises an error once waiting has become pointless.
-
-    CHECK_DEPENDENCIES is called first: it raises an error when what the cluster depends on is gone.
-    """
+    """Called again and again during a wait; raises once CHECK_DEPENDENCIES does, or waiting has become pointless."""
 
     def __init__(
         self, kubectl: Kubectl, check_dependencies: Callable[[], None] = lambda: None, *, of_tasks: bool = False
@@ -32,12 +29,7 @@ class Watch:
         self._next = 0.0
 
     def __call__(self) -> None:
-        """Search for a cause, if the last search was long enough ago.
-
-        Raises:
-            RollOutFailedError: the cause for which waiting longer is pointless.
-            HarnessError: what `check_dependencies` raises.
-        """
+        """Search for a cause, if the last search was long enough ago; raise RollOutFailedError if one is final."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + WATCH_INTERVAL_S
@@ -57,11 +49,7 @@ def component_cause(kubectl: Kubectl) -> Cause | None:
 
 
 def wait_for_components(kubectl: Kubectl, phases: Phases, watch: Callable[[], None]) -> None:
-    """Wait until every component runs as it was last installed, and no older pod of it does.
-
-    Raises:
-        RollOutFailedError: one does not run before the deadline of all, or never will; with the cause, if it is known.
-    """
+    """Wait until no pod but those last installed runs, of every component; raise RollOutFailedError if that fails."""
     timeout_s = pins.deadline_s("roll_out")
     deadline = time.monotonic() + timeout_s
     for component in COMPONENTS:

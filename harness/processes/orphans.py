@@ -25,15 +25,7 @@ KILL_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Run:
-    """A run of this user, as its supervisor recorded it.
-
-    Attributes:
-        directory: the run's directory.
-        pid: the supervisor's process id.
-        is_kept: `Supervisor.keep` was called.
-        clone: the root of its clone; empty if the version of the project that made it recorded none.
-        is_alive: the supervisor is alive.
-    """
+    """A run of this user, as its supervisor recorded it; `clone`, its clone's root, is empty in old records."""
 
     directory: Path
     pid: int

@@ -82,10 +82,7 @@ class _Services:
             process.send_signal(command.stop_signal)
 
     def take_down(self) -> list[str]:
-        """Stop every process, highest stage first, run the commands of `at_end`, and remove the directory.
-
-        Returns a line for each thing that could not be taken down.
-        """
+        """Stop all processes, highest stage first, run `at_end`, remove the directory; return a line for each rest."""
         for stage in sorted({command.stage for command, _ in self.processes.values()}, reverse=True):
             services = [(command, process) for command, process in self.processes.values() if command.stage == stage]
             for command, _ in services:

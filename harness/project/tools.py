@@ -42,12 +42,7 @@ def cache() -> Path:
 
 
 def find(name: str, pin: pins.Tool | None = None) -> Path:
-    """Return the program NAME: the installed one if its version is supported, else that of PIN, downloaded.
-
-    Raises:
-        ToolMissingError: there is none for this machine.
-        DownloadError: it cannot be downloaded.
-    """
+    """Return the program NAME, the installed or PIN's, downloaded; raise ToolMissingError or DownloadError."""
     if path := installed(name):
         return path
     pin = pin or pins.tool(name)
@@ -62,10 +57,7 @@ def find(name: str, pin: pins.Tool | None = None) -> Path:
 def installed(name: str) -> Path | None:
     """Return the program that PLATFORM_<NAME> names, else the one on the path, or None if its version is not supported.
 
-    Any version of minikube, which is not pinned, is supported.
-
-    Raises:
-        ToolMissingError: PLATFORM_<NAME> does not name a program.
+    Any version of minikube, which is not pinned, is supported. Raises ToolMissingError if the variable names no program.
     """
     variable = f"PLATFORM_{name.upper()}"
     if named := os.environ.get(variable):
@@ -99,11 +91,7 @@ def version(name: str, path: Path) -> str:
 
 
 def platform_of(pin: pins.Tool) -> str:
-    """Return this machine's name in `cluster/versions.toml`, `linux-amd64` for example.
-
-    Raises:
-        ToolMissingError: PIN has no file for it.
-    """
+    """Return this machine's name in `cluster/versions.toml`, `linux-amd64`; raise ToolMissingError if PIN lacks it."""
     processors = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
     found = f"{sys.platform}-{processors.get(platform.machine().lower(), platform.machine())}"
     if found not in pin.sha256:
@@ -116,11 +104,7 @@ def platform_of(pin: pins.Tool) -> str:
 
 
 def url_of(name: str, pin: pins.Tool | None = None) -> str:
-    """Return the URL that the pinned program NAME is downloaded from.
-
-    Raises:
-        UsageError: PLATFORM_<NAME>_URL has an unknown name in braces.
-    """
+    """Return the URL of the pinned program NAME; raise UsageError if PLATFORM_<NAME>_URL has unknown braces."""
     pin = pin or pins.tool(name)
     system, _, processor = platform_of(pin).partition("-")
     variable = f"PLATFORM_{name.upper()}_URL"
@@ -152,11 +136,7 @@ def responds(url: str) -> bool:
 
 
 def fetch(url: str, sha256: str) -> bytes:
-    """Return the content of URL.
-
-    Raises:
-        DownloadError: it cannot be downloaded, or has another SHA-256.
-    """
+    """Return the content of URL; raise DownloadError if it cannot be downloaded, or has another SHA-256."""
     timeout_s = pins.deadline_s("download")
     deadline = time.monotonic() + timeout_s
     content = bytearray()
@@ -194,11 +174,7 @@ def extract(archive: bytes, name: str) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write the whole file or nothing, even when others write it at the same time.
-
-    Raises:
-        DownloadError: it cannot be written.
-    """
+    """Write the whole file or nothing, even beside others that write it; raise DownloadError if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:

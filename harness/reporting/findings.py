@@ -18,11 +18,7 @@ Found = tuple[str, int, str, str]  # a file, a line in it, the message, and a hi
 
 @dataclass(frozen=True)
 class Result:
-    """How a tool ended.
-
-    Attributes:
-        output: what it printed besides its findings, an error of its own for example.
-    """
+    """How a tool ended; `output` is what it printed besides its findings, an error of its own for example."""
 
     exit_code: int
     findings: Sequence[Finding] = ()

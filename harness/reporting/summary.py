@@ -36,7 +36,6 @@ class Section:
 
     Attributes:
         title: the session and its target: `e2e on kind`.
-        went_well: whether it succeeded.
         headline: a result for the first line.
         blocks: Markdown, each block complete in itself.
         cleaned: removes secrets from the text of an unexpected error.

@@ -22,11 +22,7 @@ DBT_POD = "dbt-build-"
 
 @dataclass
 class ClusterDeployment:
-    """Airflow on a cluster; see `harness.targets.target.Deployment`.
-
-    Attributes:
-        stays: it stays up when this process ends.
-    """
+    """Airflow on a cluster that STAYS up when this process ends, or not; see `harness.targets.target.Deployment`."""
 
     provider: ClusterProvider
     kubectl: Kubectl
@@ -69,11 +65,7 @@ class ClusterDeployment:
         return sorted((copied / "dbt").glob("*"), key=lambda folder: folder.stat().st_mtime)
 
     def check(self) -> list[str]:
-        """Check that each task ran in its own pod, dbt in one more, and that only the pods of failed tasks remain.
-
-        Raises:
-            ChecksFailedError: a pod is missing or remains.
-        """
+        """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
         events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
         scheduled = {event["involvedObject"]["name"] for event in events}
         prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in self.api.dag_ids() for task_id in TASK_IDS]
@@ -112,11 +104,7 @@ def is_task_pod(pod: dict[str, Any]) -> bool:
 
 
 def connect(provider: ClusterProvider, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi]:
-    """Return clients of a deployment that is up, and change nothing; SUPERVISOR runs the port forward, if needed.
-
-    Raises:
-        NotUpError: no deployment is up, or it does not answer.
-    """
+    """Return clients of what is up, or raise NotUpError; SUPERVISOR runs the port forward, if needed."""
     kubectl = provider.kubectl()
     passwords = cluster_secrets.read_secret(kubectl, "passwords") if provider.exists() and kubectl.answers() else {}
     if not passwords:

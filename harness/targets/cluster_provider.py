@@ -13,13 +13,7 @@ from harness.targets.options import RunOptions
 
 
 class ClusterProvider(Protocol):
-    """A cluster and what belongs to it.
-
-    Attributes:
-        name: the target's name.
-        values: the name of its values file in `cluster/values`.
-        options: the options of the run.
-    """
+    """A cluster and what belongs to it; `values` is the name of its values file in `cluster/values`."""
 
     name: str
     values: str
@@ -39,11 +33,7 @@ class ClusterProvider(Protocol):
         """Return whether anything of it exists, running or not."""
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:
-        """Check everything that can be checked before anything is created, and pull missing images.
-
-        Raises:
-            HarnessError: something is missing, too small, in use, or does not answer.
-        """
+        """Check what can be checked before anything is created, and pull missing images; raise HarnessError."""
 
     def check_absent(self) -> None:
         """Raise AlreadyUpError if a deployment exists."""
@@ -64,11 +54,7 @@ class ClusterProvider(Protocol):
         """Start PostgreSQL, or reuse a running one."""
 
     def running_database(self) -> Database:
-        """Return the PostgreSQL that runs.
-
-        Raises:
-            PostgresError: none does.
-        """
+        """Return the PostgreSQL that runs, or raise PostgresError."""
 
     def load_image(self, supervisor: Supervisor, image: Image) -> str:
         """Load an image into the cluster or push it to its registry; return the name that pods use."""

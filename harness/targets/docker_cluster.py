@@ -32,12 +32,9 @@ class DockerCluster:
     """The common part of the two cluster providers; see `harness.targets.cluster_provider`.
 
     Attributes:
-        name: the target's name.
-        values: the name of its values file in `cluster/values`.
         cluster: the name of the cluster, and of its network.
         node: the name of the node's container.
         tools: the programs that it needs.
-        build: the folder for the kubeconfig.
     """
 
     name: str
@@ -74,11 +71,7 @@ class DockerCluster:
         return any(engine.inspect("container", name) for name in (self.node, self.postgres))
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:
-        """Check everything that can be checked before anything is created, and pull missing images.
-
-        Raises:
-            HarnessError: something is missing, too small, in use, or does not answer.
-        """
+        """Check what can be checked before anything is created, and pull missing images; raise HarnessError."""
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)
@@ -164,11 +157,7 @@ class DockerCluster:
         return False
 
     def running_database(self) -> Database:
-        """Return the PostgreSQL that runs.
-
-        Raises:
-            PostgresError: none does.
-        """
+        """Return the PostgreSQL that runs, or raise PostgresError."""
         container = engine.inspect("container", self.postgres)
         if not container or not container["State"]["Running"]:
             raise PostgresError(

@@ -81,13 +81,7 @@ class EmbeddedTarget:
 
     @contextlib.contextmanager
     def up(self, options: RunOptions, phases: Phases) -> Iterator[EmbeddedDeployment]:
-        """Bring it up; leaving the context takes it down, unless it is kept.
-
-        Raises:
-            EnvironmentMissingError: an environment is not installed.
-            PortTakenError: --ui-port is in use.
-            DiskFullError, ServiceFailedError: a component does not start.
-        """
+        """Bring it up, or raise HarnessError; leaving the context takes it down, unless it is kept."""
         airflow, dbt = installed_python("airflow"), installed_python("dbt")
         if options.ui_port is not None:
             check_port(options.ui_port, "--ui-port")
@@ -139,11 +133,7 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
 
 
 def installed_python(group: str) -> Path:
-    """Return the Python of GROUP's environment.
-
-    Raises:
-        EnvironmentMissingError: the environment is not installed.
-    """
+    """Return the Python of GROUP's environment, or raise EnvironmentMissingError."""
     python = python_of(group)
     if not python.exists():
         raise EnvironmentMissingError(

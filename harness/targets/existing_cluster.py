@@ -43,11 +43,7 @@ class ExistingCluster:
 
     @functools.cached_property
     def context(self) -> str:
-        """The context's name; read once, since a user may switch to another while a run goes on.
-
-        Raises:
-            NotUpError: the kubeconfig has no current context.
-        """
+        """The context's name, read once: a user may switch to another. Raises NotUpError if there is no current one."""
         if self.options.context:
             return self.options.context
         try:
@@ -78,11 +74,7 @@ class ExistingCluster:
         return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
 
     def exists(self) -> bool:
-        """Return whether the namespace exists and was created by this clone.
-
-        Raises:
-            NotUpError: the cluster does not answer.
-        """
+        """Return whether this clone created the namespace; raise NotUpError if the cluster does not answer."""
         if not self.kubectl().answers():
             raise NotUpError(
                 f"The cluster of the context {self.context} does not answer.",
@@ -93,11 +85,7 @@ class ExistingCluster:
         return bool(found and found["metadata"].get("labels", {}).get(CLONE_LABEL) == CLONE_ON_MACHINE)
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
-        """Check everything that can be checked before anything is created.
-
-        Raises:
-            HarnessError: the cluster does not answer, the namespace is somebody else's, or PostgreSQL is unusable.
-        """
+        """Check what can be checked; raise UsageError if the namespace is somebody else's, or another HarnessError."""
         engine.info()  # it builds the images
         if self.options.ui_port:
             check_port(self.options.ui_port, "--ui-port")

@@ -126,10 +126,7 @@ class KindCluster(DockerCluster):
         return f"{self.title} up"
 
     def _check_port_was_free(self, error: CommandFailedError) -> None:
-        """Raise PortTakenError if another program took --ui-port meanwhile; without the option another port is tried.
-
-        ERROR is kind's.
-        """
+        """Raise PortTakenError if ERROR, kind's, says that --ui-port was taken; without it another port is tried."""
         if self.options.ui_port and re.search(r"port is already allocated|address already in use", error.output):
             raise PortTakenError(
                 f"Port {self.options.ui_port} was taken by another program while the cluster was created.",

@@ -44,10 +44,7 @@ class KubernetesTarget:
 
     @contextlib.contextmanager
     def up(self, options: RunOptions, phases: Phases, *, recreate: bool = False) -> Iterator[ClusterDeployment]:
-        """Bring it up; leaving the context takes it down, unless it is kept or OPTIONS say to reuse it.
-
-        With RECREATE an existing cluster is deleted first.
-        """
+        """Bring it up, with RECREATE anew; leaving the context takes it down, unless it is kept or was to be reused."""
         provider = provider_of(self.name, options)
         with only_one_cluster() as lock, Supervisor.launch([lock]) as supervisor:
             if not options.reuse:
@@ -86,11 +83,7 @@ def only_one_cluster() -> Iterator[int]:
 
 
 def check_prerequisites(provider: ClusterProvider, supervisor: Supervisor) -> None:
-    """Check everything that can be checked before anything is created, and download what is missing.
-
-    Raises:
-        HarnessError: something is missing, too small, in use, or does not answer; or the chart rejects its values.
-    """
+    """Check what can be checked before anything is created, and download what is missing; raise HarnessError."""
     archive = chart.locate()  # before any image is pulled
     run_values = supervisor.directory / "any-values.json"
     run_values.write_text(json.dumps(chart.run_values("events-platform/airflow:any", {}, {})))
@@ -138,10 +131,7 @@ def install_airflow(
 ) -> tuple[AirflowApi, Warehouse]:
     """Create databases, roles and secrets, install the chart, and wait until Airflow is healthy.
 
-    REFERENCES are the names of Airflow's and dbt's image in the cluster.
-
-    Raises:
-        InstallFailedError, RollOutFailedError: the chart is not installed, or a component is not ready in time.
+    REFERENCES are the names of Airflow's and dbt's image there. Raises InstallFailedError or RollOutFailedError.
     """
     kubectl, options = provider.kubectl(), provider.options
     airflow_image, dbt_image = references

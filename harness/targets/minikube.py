@@ -78,10 +78,8 @@ class MinikubeCluster(DockerCluster):
     def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
         """Load an image from the engine into the node, once that runs, and return the name that pods use.
 
-        minikube ends with exit code 0 even where it loads nothing: the node does not run yet, or the load failed.
-
-        Raises:
-            ClusterFailedError: the node does not have the image afterwards.
+        minikube ends with exit code 0 even where it loads nothing: the node does not run yet, or the load failed. So
+        ClusterFailedError is raised where the node does not have the image afterwards.
         """
         self._is_created.wait(pins.deadline_s("cluster") + START_MARGIN_S)
         if self._has(image):
@@ -130,11 +128,7 @@ class MinikubeCluster(DockerCluster):
 
 
 def program() -> Path:
-    """Return minikube's path.
-
-    Raises:
-        ToolMissingError: it is not installed; the project pins none.
-    """
+    """Return minikube's path, or raise ToolMissingError: the project pins none."""
     if path := tools.installed("minikube"):
         return path
     raise ToolMissingError(

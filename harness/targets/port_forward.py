@@ -24,11 +24,7 @@ while True:
 
 
 def forward(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
-    """Start a forward from PORT, or a free one, to Airflow and return the address; without SUPERVISOR start none.
-
-    Raises:
-        NotUpError: Airflow cannot be reached before the deadline.
-    """
+    """Forward PORT, or a free one, to Airflow and return the address; not without SUPERVISOR. Raises NotUpError."""
     port = port or (free_port() if supervisor else PORT)
     if supervisor:
         argv = [sys.executable, "-c", RETRY, *kubectl.argv, "port-forward", SERVICE, f"{port}:{PORT}"]

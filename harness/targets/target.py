@@ -25,18 +25,10 @@ class Deployment(Protocol):
         """Empty the warehouse, if an earlier run has used it."""
 
     def check(self) -> list[str]:
-        """Check, after all runs, what only this target guarantees; return a line for each check that passed.
-
-        Raises:
-            ChecksFailedError: a check failed.
-        """
+        """Check, after all runs, what only this target guarantees; return a line each, or raise ChecksFailedError."""
 
     def failed_dbt_runs(self) -> list[Path]:
-        """Return a folder for each failed dbt run, with the files that dbt wrote, the latest last.
-
-        Raises:
-            EventsError, OSError: the files cannot be copied or read.
-        """
+        """Return a folder for each failed dbt run, with dbt's files, the latest last; raise EventsError or OSError."""
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
@@ -54,19 +46,12 @@ class Target(Protocol):
     def up(self, options: RunOptions, phases: Phases) -> AbstractContextManager[Deployment]:
         """Bring a deployment up; leaving the context takes it down, unless it is kept.
 
-        An exception, here or in the context, saves diagnostics before the takedown.
-
-        Raises:
-            HarnessError: the deployment cannot be brought up.
+        An exception, here or in the context, saves diagnostics before the takedown. Raises HarnessError.
         """
 
 
 def choose(name: str) -> tuple[Target, str]:
-    """Return the target NAME, and the reason for it.
-
-    Raises:
-        UsageError: no target has this name.
-    """
+    """Return the target NAME and the reason for it, or raise UsageError."""
     from harness.targets import kind
     from harness.targets.embedded import EmbeddedTarget
     from harness.targets.kubernetes_target import KubernetesTarget

@@ -127,11 +127,7 @@ def drop_warehouse(warehouse: Warehouse) -> None:
 
 
 def drop_all(server: Server) -> None:
-    """Drop every database and role that the project made on a given server: those with the server's suffix and MARK.
-
-    Raises:
-        ValueError: the server has no suffix; every name would match.
-    """
+    """Drop what the project made on a given server: its suffix and MARK tell. Raises ValueError without a suffix."""
     if not server.suffix:
         raise ValueError("without a suffix everything on the server would be dropped")
     query = "select {name} from {view} where right({name}, %s) = %s and shobj_description(oid, %s) = %s"

@@ -96,10 +96,7 @@ class DbtBench(Bench):
         return path
 
     def dbt(self, warehouse: Warehouse, *arguments: str) -> tuple[float, float]:
-        """Run `run.py ARGUMENTS` as the dbt task does; return its seconds, and those spent in the database.
-
-        With one thread, so that the latter are part of the former.
-        """
+        """Run `run.py ARGUMENTS` as the dbt task does; return its seconds, and those in the database among them."""
         folder = self.directory / "dbt"
         env = {"DBT_TARGET": "prod", "DBT_TARGET_PATH": str(folder / "target"), "DBT_LOG_PATH": str(folder / "logs")}
         argv = [str(python_of("dbt")), "dbt/run.py", *arguments, "--threads", "1"]

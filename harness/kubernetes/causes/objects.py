@@ -107,11 +107,7 @@ def count(events: Iterable[Item]) -> int:
 
 @dataclass(frozen=True)
 class Container:
-    """A container with its status; fields that Kubernetes leaves out are empty.
-
-    Attributes:
-        ended: how it ended the last time.
-    """
+    """A container with its status, empty where Kubernetes says nothing; `ended` is how it ended the last time."""
 
     pod: Item
     name: str

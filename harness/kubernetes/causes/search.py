@@ -29,10 +29,7 @@ Finder = Callable[[Sequence[Item], Logs], Cause | None]
 def find_component_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
     """Return why Airflow's components are not ready; None if nothing is known to be wrong.
 
-    Args:
-        items: pods (those of tasks are ignored), events, persistentvolumeclaims, jobs and nodes, as far as they may be
-            listed.
-        logs: see `objects.Logs`.
+    Takes what `objects.Objects` takes; tasks' pods are ignored.
     """
     objects = Objects(items, logs, of_tasks=False)
     causes_of = (nodes.unhealthy, storage.unbound_claims, _pod_causes, migrations.given_up_jobs, scheduling.refused)
@@ -42,7 +39,7 @@ def find_component_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
 def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
     """Return why a task's pod could not run; None if only the task's log can say why it failed.
 
-    Takes what `find_component_cause` takes, and looks at the pods of every run among ITEMS.
+    Takes what `objects.Objects` takes, and looks at the pods of every run among ITEMS.
     """
     objects = Objects(items, logs, of_tasks=True)
     found = (*nodes.unhealthy(objects), *_pod_causes(objects))
@@ -52,8 +49,7 @@ def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
 def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
     """Return the cause that each of FINDERS finds in a namespace, with KUBECTL's options in the next steps.
 
-    Raises:
-        CommandFailedError: the objects cannot be listed; nodes need not be.
+    Raises CommandFailedError if the objects, nodes aside, cannot be listed.
     """
     items = kubectl.items("pods", "events", "persistentvolumeclaims", "jobs")
     with contextlib.suppress(CommandFailedError):
