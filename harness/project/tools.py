@@ -57,7 +57,7 @@ def find(name: str, pin: pins.Tool | None = None) -> Path:
 def installed(name: str) -> Path | None:
     """Return the program that PLATFORM_<NAME> names, else the one on the path, or None if its version is not supported.
 
-    Any version of minikube, which is not pinned, is supported. Raises ToolMissingError if the variable names no program.
+    Any version of minikube, which is not pinned, is supported. Raises ToolMissingError if the variable names none.
     """
     variable = f"PLATFORM_{name.upper()}"
     if named := os.environ.get(variable):

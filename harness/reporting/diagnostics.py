@@ -31,7 +31,9 @@ CONTENTS = {
     "nodes.txt": "the nodes: capacity, allocation, pressure",
     "export": "the engine's logs of PostgreSQL and the node; the node's kubelet, containerd and journal",
     "commands": "the output of kind, docker and helm",
-    "logs": "the output of the processes",
+    "components": "the output of Airflow's components and of PostgreSQL, as processes",
+    "dbt": "dbt's log and artifacts, where it runs as a process",
+    "postgres": "the output of PostgreSQL, if it did not start",
 }
 
 

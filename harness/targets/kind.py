@@ -51,7 +51,7 @@ def why_unavailable() -> str:
     for name in ("node", "postgres", *images.needed_bases()):
         reference = pins.image(name)
         if not engine.has_image(reference) and not engine.is_pullable(reference):
-            return f"the engine does not have the image {reference.partition('@')[0]} and cannot pull it"
+            return f"the image {reference.partition('@')[0]} is not in the engine and cannot be pulled"
     return "" if chart.is_available() else f"the chart is not available from {shown(chart.source())}"
 
 
