@@ -58,8 +58,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     if parsed.down:
         take_down_kept()
         return
-    interval = Interval.parse(parsed.start, parsed.end)
-    run(run_options(parsed, interval=interval, reuse=parsed.reuse, keep=parsed.keep), section)
+    run(run_options(parsed, interval=Interval.parse(parsed.start, parsed.end)), section)
 
 
 def run(options: RunOptions, section: Section) -> None:

@@ -21,6 +21,7 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import ROOT
+from harness.reporting.console import say
 
 HELM_RELEASE = "airflow"  # Helm's name for the deployment
 VALUES = ROOT / "cluster" / "values"
@@ -157,29 +158,13 @@ def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
 
 
 def install(
-    supervisor: Supervisor,
-    kubectl: Kubectl,
-    chart: Path,
-    files: Sequence[Path],
-    *,
-    on_retry: Callable[[str], None],
-    watch: Callable[[], None] = lambda: None,
+    supervisor: Supervisor, kubectl: Kubectl, chart: Path, files: Sequence[Path], watch: Callable[[], None]
 ) -> None:
-    """Install the chart, or upgrade what is installed; returns when the database is migrated.
+    """Install the chart, or upgrade what is installed, with the values FILES; returns when the database is migrated.
 
     The migration is the chart's hook, which helm waits for. When it times out it is tried once more: on a busy machine
-    it is late, not wrong, and goes on where it stopped.
-
-    Args:
-        supervisor: runs helm.
-        kubectl: the namespace.
-        chart: a file or folder.
-        files: values, the ones that win last.
-        on_retry: called with the reason, before the second try.
-        watch: called while helm runs; what it raises ends the waiting.
-
-    Raises:
-        InstallFailedError: helm failed, in both tries if the hook timed out.
+    it is late, not wrong, and goes on where it stopped. WATCH is called while helm runs; what it raises ends the
+    waiting. Raises InstallFailedError if helm failed, in both tries if the hook timed out.
     """
     argv = helm_argv(kubectl)
     uninstall_interrupted(argv)
@@ -192,7 +177,7 @@ def install(
         except CommandFailedError as error:
             is_timeout = "timed out waiting" in error.output or "context deadline exceeded" in error.output
             if is_timeout and attempt == 1:
-                on_retry(f"the migration hook did not end within {timeout_s:.0f} s; trying once more")
+                say(f"… the migration hook did not end within {timeout_s:.0f} s; trying once more")
                 continue
             is_of_hook = is_timeout or "hook" in error.output
             timed_out = f"The chart's migration hook timed out twice, after {timeout_s:.0f} s each."

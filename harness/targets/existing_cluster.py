@@ -9,9 +9,6 @@ import functools
 import hashlib
 from pathlib import Path
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubernetes.deployment import CLONE_LABEL, NAMESPACE, Database, uninstall
@@ -22,7 +19,7 @@ from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
 from harness.targets import port_forward
 from harness.targets.options import RunOptions
-from harness.warehouse.given import given_server
+from harness.warehouse.given import dsn_parts, given_server
 from harness.warehouse.ports import check_port
 from harness.warehouse.roles import drop_all
 from harness.warehouse.server import Server
@@ -64,7 +61,7 @@ class ExistingCluster:
         """Return the `nox -s cluster` command that does ACTION here, without the DSN's password."""
         options = f" --target context --namespace {self.namespace}"
         if self.options.warehouse_dsn:
-            dsn = conninfo_to_dict(self.options.warehouse_dsn)
+            dsn = dsn_parts(self.options.warehouse_dsn)
             address = f"{dsn.get('host')}:{dsn.get('port') or 5432}/{dsn.get('dbname') or 'postgres'}"
             options += f" --warehouse-dsn postgresql://{dsn.get('user', '')}@{address}"
         return f"nox -s cluster -- {action}{options}"
@@ -138,7 +135,7 @@ class ExistingCluster:
                 "It starts none in a cluster that belongs to somebody else.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )
-        if (host := host_of(self.options.warehouse_dsn)) in LOOPBACK:
+        if (host := dsn_parts(self.options.warehouse_dsn).get("host")) in LOOPBACK:
             raise UsageError(
                 f"--warehouse-dsn names {host}, which pods cannot reach.",
                 "Inside a pod that is the pod itself.",
@@ -217,11 +214,3 @@ class ExistingCluster:
         if self.exists():
             uninstall(self.kubectl())
         drop_all(server)
-
-
-def host_of(dsn: str) -> str:
-    """Return the host in a DSN (URL or key=value); empty if it has none, or cannot be read."""
-    try:
-        return str(conninfo_to_dict(dsn).get("host") or "")
-    except psycopg.Error:  # `given_server` reports it
-        return ""
