@@ -62,9 +62,6 @@ def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
     return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
 
-# --- types ----------------------------------------------------------------------------------------------------------
-
-
 def absolute_uri(text: str) -> str:
     """Return a URI, a path made absolute: other processes have other working directories."""
     path = text.removeprefix("file://")

@@ -100,7 +100,12 @@ def run(options: RunOptions, section: Section) -> None:
     finally:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error already
             write_phases(PHASES, phases)
-        print_tables(phases, results)
+        say("")
+        phases.print()
+        if results.rows:
+            say("")
+            table(("table", "rows"), results.row_counts)
+        say("")
         section.add_phases(phases)
         section.add(*results.markdown())
         if kept:
@@ -188,13 +193,3 @@ def check_room(events: Path | None) -> None:
             "PostgreSQL's files, Airflow's logs and a copy of the events go there.",
             "Free some room, or point TMPDIR at a directory that has it.",
         )
-
-
-def print_tables(phases: Phases, results: CheckResults) -> None:
-    """Print the closing tables: the phases with their seconds, the tables with their rows."""
-    say("")
-    phases.print()
-    if results.rows:
-        say("")
-        table(("table", "rows"), results.row_counts)
-    say("")

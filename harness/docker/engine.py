@@ -141,8 +141,7 @@ def pull(supervisor: Supervisor, reference: str) -> None:
     except CommandFailedError as error:
         next_step = "Pull or load it by hand, or name another: docs/pins.md, “Overriding a pin”."
         raise ImageMissingError(
-            f"The image {reference} is not in the engine and cannot be pulled.",
-            *explain_failed_pull(error, next_step),
+            f"The image {reference} is not in the engine and cannot be pulled.", *explain_failed_pull(error, next_step)
         ) from error
 
 

@@ -70,11 +70,6 @@ class _Services:
         self.processes[command.name] = (command, process)
         return ""
 
-    def exit_code(self, name: str) -> int | None:
-        """Return the exit code of the process NAME, or None while it runs."""
-        code: int | None = self.processes[name][1].poll()
-        return code
-
     def stop(self, name: str) -> None:
         """Send the process NAME its stop signal."""
         command, process = self.processes[name]
@@ -186,7 +181,7 @@ def _serve(services: _Services) -> None:
                 if error := services.start(command):
                     answer = protocol.Failed(error)
             case protocol.Poll(name):
-                answer = protocol.ExitCode(services.exit_code(name))
+                answer = protocol.ExitCode(services.processes[name][1].poll())
             case protocol.Stop(name):
                 services.stop(name)
             case protocol.AtEnd() as request:

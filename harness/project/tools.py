@@ -68,15 +68,13 @@ def installed(name: str) -> Path | None:
             "It is most likely misspelt, or not executable.",
             f"Name another, or unset {variable} to use the installed or the pinned one.",
         )
-    path = shutil.which(name)
-    return Path(path) if path and (name not in PINNED or is_supported(name, Path(path))) else None
-
-
-def is_supported(name: str, path: Path) -> bool:
-    """Return whether the program at PATH runs, and its version is within the limits of `cluster/versions.toml`."""
-    pin = pins.tool(name)
-    found = version(name, path)
-    return bool(found) and _numbers(pin.minimum) <= _numbers(found) < _numbers(pin.below)
+    if not (path := shutil.which(name)):
+        return None
+    if name in PINNED:
+        pin, found = pins.tool(name), version(name, Path(path))
+        if not found or not _numbers(pin.minimum) <= _numbers(found) < _numbers(pin.below):
+            return None
+    return Path(path)
 
 
 def version(name: str, path: Path) -> str:

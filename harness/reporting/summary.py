@@ -143,9 +143,6 @@ def _size() -> int:
         return 0
 
 
-# --- pieces of Markdown ---------------------------------------------------------------------------------------------
-
-
 class Markdown(str):
     """Text that is already Markdown."""
 

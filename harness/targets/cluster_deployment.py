@@ -50,7 +50,9 @@ class ClusterDeployment:
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
-        return addresses(self.provider, self.api.password, shown_dsn(self.warehouse))
+        # Of a given server the administrator's DSN is not printed.
+        dsn = self.warehouse.reader_dsn if self.warehouse.server.suffix else self.warehouse.admin_dsn
+        return addresses(self.provider, self.api.password, dsn)
 
     @property
     def left_behind(self) -> list[str]:
@@ -123,11 +125,6 @@ def warehouse_of(provider: ClusterProvider) -> Warehouse:
     passwords = cluster_secrets.read_secret(provider.kubectl(), "passwords")
     server = provider.running_database().server
     return Warehouse(server, f"warehouse{server.suffix}", {role: passwords[role] for role in ROLES})
-
-
-def shown_dsn(warehouse: Warehouse) -> str:
-    """Return the DSN to print: the administrator's on a server that the harness started, a reader's on a given one."""
-    return warehouse.reader_dsn if warehouse.server.suffix else warehouse.admin_dsn
 
 
 def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> list[str]:

@@ -214,12 +214,7 @@ def measure_new_day(bench: DbtBench, warehouse: Warehouse, events: int, rounds: 
             phase.text = f"a new day of {day_events:,} events: {days_s[-1]:.2f} s in the database"
     with phases.phase("corrected week") as phase:
         week_s = replace(
-            bench,
-            warehouse,
-            first=2 * events,
-            count=CORRECTED_DAYS * day_events,
-            day=DAYS // 3,
-            days=CORRECTED_DAYS,
+            bench, warehouse, first=2 * events, count=CORRECTED_DAYS * day_events, day=DAYS // 3, days=CORRECTED_DAYS
         )
         phase.text = f"a week corrected two years later: {week_s:.2f} s in the database"
     return [
