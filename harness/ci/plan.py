@@ -61,17 +61,10 @@ class Plan:
 def make(
     listed: Sequence[dict[str, Any]], settings: dict[str, Any], event: str, changed: list[str], target: str
 ) -> Plan:
-    """Return the plan.
+    """Return the plan for EVENT, with end-to-end runs on TARGET, or where that is empty on the event's own targets.
 
-    Args:
-        listed: the sessions, as `nox --list --json` prints them.
-        settings: `[tool.events-platform]` of pyproject.toml.
-        event: one of EVENTS.
-        changed: the paths that a change touches; empty if they are unknown.
-        target: the target of the end-to-end run; empty for the event's own.
-
-    Raises:
-        PlanError: no session has a tag of the event.
+    LISTED are the sessions, as `nox --list --json` prints them; CHANGED the paths that a change touches, none if they
+    are unknown. Raises PlanError if no session has a tag of the event.
     """
     tags, why = {"ci"}, f"everything with the tag ci, since this is a {event}"
     targets = [target] if target else ["kind"]

@@ -58,11 +58,7 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
 
     Where DBT_TARGET is `prod` it runs on the warehouse that the variables of `dbt/profiles.yml` name. KEEP leaves the
     ephemeral server up, unless an interrupt ends the run; on a given server everything that was created is dropped.
-
-    Raises:
-        UsageError: the server is not ephemeral and KEEP is set, or both DSN and DBT_TARGET=prod name one.
-        PostgresError, ServiceFailedError: there is no PostgreSQL.
-        DbtFailedError: dbt failed; its output says why.
+    Raises UsageError for options that exclude one another, PostgresError, ServiceFailedError, or DbtFailedError.
     """
     is_prod = os.environ.get("DBT_TARGET") == "prod"
     if is_prod and dsn:

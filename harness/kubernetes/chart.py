@@ -41,10 +41,7 @@ def source() -> str:
 def locate() -> Path:
     """Return the path of the chart, a file or folder, downloaded into the cache if it must be.
 
-    Raises:
-        ChartMissingError: the path does not exist, or the repository has no such chart.
-        DownloadError: it cannot be downloaded, or its checksum is not the pinned one.
-        UsageError: the repository's address has a secret.
+    Raises ChartMissingError, DownloadError, or UsageError if the repository's address has a secret.
     """
     address = source()
     if "://" not in address:
@@ -103,12 +100,9 @@ def is_available() -> bool:
 
 
 def run_values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
-    """Return the values that are known only at run time.
+    """Return the values that are known only at run time: Airflow's image REFERENCE; every pod's ENV and ANNOTATIONS.
 
-    Args:
-        reference: Airflow's image.
-        env: the environment of every component and worker; nothing secret.
-        annotations: of every pod; a changed one restarts the pod.
+    ENV has nothing secret; a changed annotation restarts the pods.
     """
     repository, _, tag = reference.rpartition(":")
     image = {"repository": repository, "tag": tag}

@@ -77,9 +77,7 @@ def install(
 ) -> None:
     """Install the chart ARCHIVE with the files VALUES and wait for every component, all within one deadline.
 
-    Raises:
-        InstallFailedError: helm failed, for the cause that the cluster shows if the chart's hook failed.
-        RollOutFailedError: a component is not ready in time, or will not be.
+    Raises RollOutFailedError, or InstallFailedError with the cause that the cluster shows if the chart's hook failed.
     """
     with phases.phase("chart installed") as phase:
         try:

@@ -73,10 +73,7 @@ def abandoned() -> list[Run]:
 
 
 def remove_orphans() -> list[Path]:
-    """Remove the runs of this clone, and of clones that are gone, whose supervisor was killed.
-
-    Their remaining processes are killed and their directories removed. Returns the directories.
-    """
+    """End and remove the runs of this clone, and of deleted ones, whose supervisor was killed; return their folders."""
     orphans = [run.directory for run in _runs() if not run.is_alive and (run.is_of_this_clone or run.is_abandoned)]
     for directory in orphans:
         killed = []

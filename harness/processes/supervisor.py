@@ -143,15 +143,8 @@ class Supervisor:
     ) -> str:
         """Run a program to its end, but not longer than the harness lives, and return its output, both streams.
 
-        Args:
-            name: its name in the run's logs; may be used again.
-            argv: the argument list; nothing secret, other users see it in the list of processes.
-            timeout_s: after so many seconds it is stopped.
-            env: variables on top of the harness's environment.
-            watch: called repeatedly while the program runs; what it raises ends the waiting.
-
-        Raises:
-            CommandFailedError: it failed, or took too long.
+        NAME, in the run's logs, may be used again; the other arguments are those of `harness.processes.command.run`.
+        WATCH is called repeatedly while the program runs; what it raises ends the waiting. Raises CommandFailedError.
         """
         count = self._counts[name] = self._counts.get(name, 0) + 1
         name = f"{name}-{count}" if count > 1 else name
@@ -192,10 +185,7 @@ class Supervisor:
         self._ask(protocol.Keep())
 
     def close(self) -> None:
-        """Take everything down, wait for it, and set `left_behind`.
-
-        May be called again after an interrupt, and then goes on waiting.
-        """
+        """Take everything down, wait for it, and set `left_behind`; called again after an interrupt, go on waiting."""
         if self.kept or self._ended:
             return
         assert self._process.stdin is not None

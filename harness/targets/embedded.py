@@ -83,8 +83,7 @@ class EmbeddedTarget:
     def up(self, options: RunOptions, phases: Phases) -> Iterator[EmbeddedDeployment]:
         """Bring it up, or raise HarnessError; leaving the context takes it down, unless it is kept."""
         airflow, dbt = installed_python("airflow"), installed_python("dbt")
-        if options.ui_port is not None:
-            check_port(options.ui_port, "--ui-port")
+        check_port(options.ui_port)
         with Supervisor.launch() as supervisor:
             deployment = None
             try:

@@ -84,8 +84,7 @@ class ExistingCluster:
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check what can be checked; raise UsageError if the namespace is somebody else's, or another HarnessError."""
         engine.info()  # it builds the images
-        if self.options.ui_port:
-            check_port(self.options.ui_port, "--ui-port")
+        check_port(self.options.ui_port)
         tools.find("helm")
         if not self.exists() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(

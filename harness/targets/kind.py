@@ -67,8 +67,8 @@ class KindCluster(DockerCluster):
     def check_prerequisites(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is created, and pull missing images."""
         node, wanted = engine.inspect("container", self.node), self.options.ui_port
-        if wanted and not (node and published_port(node) == wanted):
-            check_port(wanted, "--ui-port")
+        if not (node and published_port(node) == wanted):
+            check_port(wanted)
         if re.match(r"(tcp|ssh)://(?!localhost\b|127\.|\[::1\])", address := engine.address()):
             raise UsageError(
                 f"The Docker engine runs on another machine: {address}.",

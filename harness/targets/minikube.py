@@ -40,8 +40,7 @@ class MinikubeCluster(DockerCluster):
     def check_prerequisites(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is created."""
         program()
-        if self.options.ui_port:
-            check_port(self.options.ui_port, "--ui-port")
+        check_port(self.options.ui_port)
         super().check_prerequisites(supervisor)
 
     def prepare(self) -> None:

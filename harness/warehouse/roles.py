@@ -143,10 +143,7 @@ def drop_all(server: Server) -> None:
 
 
 def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
-    """Make Airflow's metadata database and its role, and return its SQLAlchemy URL.
-
-    HOST and PORT are the server's address as Airflow reaches it.
-    """
+    """Make Airflow's metadata database and role; return its SQLAlchemy URL at HOST and PORT, as Airflow reaches it."""
     name = f"airflow{server.suffix}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         create_role(connection, name, password)

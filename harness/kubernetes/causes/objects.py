@@ -18,10 +18,7 @@ MIN_RESTARTS = 3
 class Objects:
     """The pods of tasks, or all others, and the other objects of a namespace by kind.
 
-    Args:
-        items: pods, events, persistentvolumeclaims, jobs and nodes, as far as they may be listed.
-        logs: see `Logs`.
-        of_tasks: whether the pods are those of tasks.
+    ITEMS are pods, events, persistentvolumeclaims, jobs and nodes, as far as they may be listed.
     """
 
     def __init__(self, items: Sequence[Item], logs: Logs, *, of_tasks: bool) -> None:

@@ -130,6 +130,6 @@ def test_a_chosen_port_that_is_in_use_is_an_error() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortTakenError) as caught:
-            check_port(port, "--ui-port")
+            check_port(port)
     assert caught.value.what == f"Port {port} cannot be used: Address already in use."
-    check_port(port, "--ui-port")  # free again
+    check_port(port)  # free again
