@@ -16,8 +16,8 @@ from harness.project import tools
 from harness.reporting.console import Phases, say, table
 from harness.reporting.summary import Section
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
-from harness.targets.cluster_provider import ClusterProvider, provider_of
-from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster
+from harness.targets.cluster_provider import ClusterProvider
+from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster, provider_of
 from harness.targets.options import CLUSTERS, RunOptions
 
 ACTIONS = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from events.errors import EventsError
 from events.interval import Interval
 from events.source import check_source
+from events.uri import shown
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
@@ -32,7 +33,7 @@ from harness.reporting import dbt_report, figures
 from harness.reporting.console import Phases, say, table, write_phases
 from harness.reporting.summary import Section, text
 from harness.targets.options import TARGETS, RunOptions
-from harness.targets.target import Deployment, choose
+from harness.targets.target import Deployment, Target
 
 PHASES = BUILD / "e2e" / "phases.json"
 MIN_FREE_BYTES = 1_000_000_000
@@ -51,6 +52,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="leave everything up, and print the addresses and logins")
     parser.add_argument("--down", action="store_true", help="take down what --keep left up on the embedded target")
     parser.set_defaults(run=run_command)
+
+
+def choose(name: str) -> tuple[Target, str]:
+    """Return the target NAME and the reason for it, or raise UsageError."""
+    from harness.targets import kind
+    from harness.targets.embedded import EmbeddedTarget
+    from harness.targets.kubernetes_target import KubernetesTarget
+
+    if name not in TARGETS:
+        raise UsageError(
+            f"There is no target {shown(name)!r}.",
+            f"The targets are: {', '.join(TARGETS)}.",
+            "Name one of them, or leave --target out: nox -s e2e",
+        )
+    if name == "auto":
+        if reason := kind.why_unavailable():
+            return EmbeddedTarget(), f"chosen by auto: {reason}"
+        return KubernetesTarget("kind"), "chosen by auto: a Docker engine answers, and all images are available"
+    return EmbeddedTarget() if name == "embedded" else KubernetesTarget(name), "from --target"
 
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:

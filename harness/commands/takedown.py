@@ -6,8 +6,7 @@ import os
 
 from harness.errors import NotUpError
 from harness.reporting.summary import Section
-from harness.targets.cluster_provider import provider_of
-from harness.targets.kubernetes_target import TAKEDOWN
+from harness.targets.kubernetes_target import TAKEDOWN, provider_of
 from harness.targets.options import CLUSTERS, RunOptions
 
 

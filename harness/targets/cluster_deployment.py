@@ -14,6 +14,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import ROOT
 from harness.targets.cluster_provider import ClusterProvider
+from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 TASK_IDS = ("create_tables", "load_events", "dbt_build")
@@ -21,14 +22,11 @@ DBT_POD = "dbt-build-"
 
 
 @dataclass
-class ClusterDeployment:
-    """Airflow on a cluster that STAYS up when this process ends, or not; see `harness.targets.target.Deployment`."""
+class ClusterDeployment(Deployment):
+    """Airflow on a cluster that STAYS up when this process ends, or not."""
 
     provider: ClusterProvider
     kubectl: Kubectl
-    supervisor: Supervisor
-    api: AirflowApi
-    warehouse: Warehouse
     stays: bool
 
     def keep(self) -> None:
@@ -53,11 +51,6 @@ class ClusterDeployment:
         # Of a given server the administrator's DSN is not printed.
         dsn = self.warehouse.reader_dsn if self.warehouse.server.suffix else self.warehouse.admin_dsn
         return addresses(self.provider, self.api.password, dsn)
-
-    @property
-    def left_behind(self) -> list[str]:
-        """After the takedown: one line for each thing that could not be removed."""
-        return self.supervisor.left_behind
 
     def failed_dbt_runs(self) -> list[Path]:
         """Copy the tasks' log volume, where dbt's pods leave the files of failed runs, and return their folders."""

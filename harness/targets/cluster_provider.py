@@ -1,6 +1,5 @@
 """What differs between clusters: the cluster itself, its PostgreSQL, how images get into it, how Airflow is reached."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -74,26 +73,14 @@ class ClusterProvider(Protocol):
     @property
     def forward_command(self) -> str:
         """The command that makes the address reachable by hand; empty where none is needed."""
+        return ""
 
     def takedown_options(self) -> dict[str, str | None]:
         """Return the options, by name, that another process needs to delete what this one creates."""
+        return {}
 
     def delete(self) -> None:
         """Delete everything that was created, whatever state it is in."""
-
-
-def provider_of(target: str, options: RunOptions) -> ClusterProvider:
-    """Return the provider of TARGET, one of `options.CLUSTERS`."""
-    from harness.targets.existing_cluster import ExistingCluster
-    from harness.targets.kind import KindCluster
-    from harness.targets.minikube import MinikubeCluster
-
-    providers: dict[str, Callable[[RunOptions], ClusterProvider]] = {
-        "kind": KindCluster,
-        "minikube": MinikubeCluster,
-        "context": ExistingCluster,
-    }
-    return providers[target](options)
 
 
 def values_files(provider: ClusterProvider) -> list[Path]:

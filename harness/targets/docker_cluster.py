@@ -21,6 +21,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import BUILD
 from harness.reporting.console import say
+from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.options import RunOptions
 from harness.warehouse.server import Server, forget_libpq_settings, wait_until_ready
 
@@ -28,7 +29,7 @@ RESTART_TIMEOUT_S = 30.0  # for an existing PostgreSQL
 LOGS = "/var/lib/airflow-logs"  # on the node: manifests/logs-on-node.yaml
 
 
-class DockerCluster:
+class DockerCluster(ClusterProvider):
     """The common part of the two cluster providers; see `harness.targets.cluster_provider`.
 
     Attributes:
@@ -37,8 +38,6 @@ class DockerCluster:
         tools: the programs that it needs.
     """
 
-    name: str
-    values: str
     cluster: str
     node: str
     tools: tuple[str, ...]
@@ -52,11 +51,6 @@ class DockerCluster:
     def title(self) -> str:
         """The cluster's name for people."""
         return f"{self.name} cluster {self.cluster}"
-
-    @property
-    def forward_command(self) -> str:
-        """Empty: Airflow's port is published."""
-        return ""
 
     def command(self, action: str) -> str:
         """Return the `nox -s cluster` command that does ACTION here."""
@@ -198,10 +192,6 @@ class DockerCluster:
     def export_cluster(self, folder: Path) -> None:
         """Save the logs of the cluster itself into FOLDER."""
         raise NotImplementedError
-
-    def takedown_options(self) -> dict[str, str | None]:
-        """Return nothing: the clone's path names everything."""
-        return {}
 
     def delete(self) -> None:
         """Delete everything that was created, whatever state it is in."""

@@ -9,7 +9,6 @@ import os
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import EnvironmentMissingError
@@ -22,6 +21,7 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets.options import RunOptions
 from harness.targets.takedown import down_command, take_down
+from harness.targets.target import Deployment
 from harness.warehouse.ports import check_port, free_port
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
 from harness.warehouse.server import describe
@@ -35,24 +35,8 @@ PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 
-@dataclass
-class EmbeddedDeployment:
-    """The embedded target while it is up; see `harness.targets.target.Deployment`."""
-
-    supervisor: Supervisor
-    api: AirflowApi
-    warehouse: Warehouse
-
-    def keep(self) -> None:
-        """Leave everything up when this process ends."""
-        self.supervisor.keep()
-
-    def reset(self) -> None:
-        """Do nothing: the warehouse is always new."""
-
-    def check(self) -> list[str]:
-        """Check nothing: no guarantee is this target's alone."""
-        return []
+class EmbeddedDeployment(Deployment):
+    """The embedded target while it is up. Its warehouse is always new, and no guarantee is this target's alone."""
 
     def failed_dbt_runs(self) -> list[Path]:
         """Return the folder where `dbt/run.py` keeps the files of the last failed run, if one has failed."""
@@ -67,11 +51,6 @@ class EmbeddedDeployment:
             f"  warehouse  {self.warehouse.admin_dsn}",
             f"  take it down: {down_command('e2e')}",
         ]
-
-    @property
-    def left_behind(self) -> list[str]:
-        """After the takedown: one line for each thing that could not be removed."""
-        return self.supervisor.left_behind
 
 
 class EmbeddedTarget:

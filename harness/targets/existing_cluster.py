@@ -18,6 +18,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
 from harness.targets import port_forward
+from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts, given_server
 from harness.warehouse.ports import check_port
@@ -27,8 +28,8 @@ from harness.warehouse.server import Server
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class ExistingCluster:
-    """A namespace of an existing cluster; see `harness.targets.cluster_provider`."""
+class ExistingCluster(ClusterProvider):
+    """A namespace of an existing cluster, whose owner watches it: nothing is prepared, and every setting can change."""
 
     name = "context"
     values = "context.yaml"
@@ -102,15 +103,6 @@ class ExistingCluster:
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
                 f"Use it with --reuse, name another with --namespace, or delete it: {self.command('down')}",
             )
-
-    def check_compatible(self) -> None:
-        """Do nothing: every setting can be changed."""
-
-    def check_dependencies(self, *, database: bool = True) -> None:
-        """Do nothing: the cluster's owner watches its disks and PostgreSQL."""
-
-    def prepare(self) -> None:
-        """Do nothing: the cluster and PostgreSQL exist."""
 
     def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster exists
         """Return which cluster is used."""

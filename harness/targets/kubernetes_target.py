@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from harness.docker import images
 from harness.errors import RollOutFailedError
@@ -27,13 +27,27 @@ from harness.project.session_lock import session_lock
 from harness.reporting.console import Phases
 from harness.targets.cluster_deployment import ClusterDeployment
 from harness.targets.cluster_failure import save_diagnostics, with_cause
-from harness.targets.cluster_provider import ClusterProvider, provider_of, values_files
+from harness.targets.cluster_provider import ClusterProvider, values_files
 from harness.targets.options import RunOptions
 from harness.targets.takedown import take_down
 from harness.warehouse.roles import Warehouse
 from harness.warehouse.server import describe
 
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the provider's options, as JSON, for the process that takes a run down
+
+
+def provider_of(target: str, options: RunOptions) -> ClusterProvider:
+    """Return the provider of TARGET, one of `options.CLUSTERS`."""
+    from harness.targets.existing_cluster import ExistingCluster
+    from harness.targets.kind import KindCluster
+    from harness.targets.minikube import MinikubeCluster
+
+    providers: dict[str, Callable[[RunOptions], ClusterProvider]] = {
+        "kind": KindCluster,
+        "minikube": MinikubeCluster,
+        "context": ExistingCluster,
+    }
+    return providers[target](options)
 
 
 class KubernetesTarget:
@@ -123,7 +137,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         provider.load_image(supervisor, image)  # again, in case the cluster was created twice
     database, references = starting.result(), loading.result()
     api, warehouse = install_airflow(provider, supervisor, phases, database, references)
-    return ClusterDeployment(provider, creating.result(), supervisor, api, warehouse, stays=provider.options.reuse)
+    return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 
 def install_airflow(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.e2e import choose
 from harness.errors import UsageError
-from harness.targets.target import choose
 from tests import programs
 
 # What the kind target needs of the engine: all images, by a part of what docker is asked.
