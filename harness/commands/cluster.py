@@ -78,7 +78,7 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
             lines = deployment.addresses()
     finally:
         say("")
-        phases.print()
+        table(phases.header, phases.rows())
         say("")
         section.add_phases(phases)
     for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines):

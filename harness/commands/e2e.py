@@ -121,7 +121,7 @@ def run(options: RunOptions, section: Section) -> None:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error already
             write_phases(PHASES, phases)
         say("")
-        phases.print()
+        table(phases.header, phases.rows())
         if results.rows:
             say("")
             table(("table", "rows"), results.row_counts)

@@ -1,11 +1,4 @@
-"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache.
-
-| variable | meaning |
-| --- | --- |
-| `PLATFORM_KIND`, `PLATFORM_KUBECTL`, `PLATFORM_HELM`, `PLATFORM_MINIKUBE` | the program to use, of any version |
-| `PLATFORM_KIND_URL`, `PLATFORM_KUBECTL_URL`, `PLATFORM_HELM_URL` | a mirror to download from; the checksum stays |
-| `PLATFORM_CACHE` | folder for downloads; `~/.cache/events-platform` by default |
-"""
+"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache."""
 
 import hashlib
 import io

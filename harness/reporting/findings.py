@@ -64,7 +64,7 @@ def _items(output: str) -> Iterator[Any]:
         yield from [item | each for each in item["violations"]] if "violations" in item else [item]
 
 
-# --- readers of an item of each program's JSON ------------------------------------------------------------------------
+# Readers of an item of each program's JSON.
 
 
 def _ruff(item: Any) -> Found:

@@ -1,11 +1,4 @@
-"""The warehouse's database and its three roles, the same on every target and in every test.
-
-| role          | may |
-| ------------- | --- |
-| `loader`      | owns the schema `raw` |
-| `transformer` | reads `raw`, makes and owns the models' schemas |
-| `reader`      | uses the models' schemas; dbt grants it `select` on the marts |
-"""
+"""The warehouse's database and its three roles (docs/architecture.md), the same on every target and in every test."""
 
 import secrets
 from dataclasses import dataclass, field, replace
