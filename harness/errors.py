@@ -14,10 +14,8 @@ from events.uri import shown, without_secrets
 class HarnessError(EventsError):
     """An expected error; `EventsError` describes its three lines.
 
-    An error is not changed after it was made: what passes it on raises `amended()` from it.
-
-    Attributes:
-        evidence: Markdown with details, for the step's summary.
+    An error is not changed after it was made: what passes it on raises `amended()` from it. Its `evidence` is Markdown
+    with details, for the step's summary.
     """
 
     exit_code = 40

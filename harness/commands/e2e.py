@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import shutil
 import tempfile
+from concurrent.futures import Future
 from pathlib import Path
 
 from events.errors import EventsError
@@ -27,7 +28,7 @@ from harness.pipeline.run_checks import (
     fingerprints,
 )
 from harness.pipeline.runs import DAG_IDS, run_dag, run_ids, wait_for_scheduled_runs, wait_until_parsed
-from harness.processes.background import InBackground
+from harness.processes.background import in_background
 from harness.project.paths import BUILD
 from harness.reporting import dbt_report, figures
 from harness.reporting.console import Phases, say, table, write_phases
@@ -37,7 +38,7 @@ from harness.targets.target import Deployment, Target
 
 PHASES = BUILD / "e2e" / "phases.json"
 MIN_FREE_BYTES = 1_000_000_000
-Computing = InBackground[expected_numbers.Expected]
+Computing = Future[expected_numbers.Expected]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +99,7 @@ def run(options: RunOptions, section: Section) -> None:
 
     is_usual = options == RunOptions(options.target, keep=options.keep)
     phases = Phases(last=figures.last(f"e2e-{target.name}") if is_usual else {})
-    computing = InBackground(
+    computing = in_background(
         lambda: expected_numbers.compute(options.events, options.interval.start, options.interval.end)
     )
     results = CheckResults()

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import CommandFailedError, RollOutFailedError
 from harness.kubernetes.causes.cause import Cause
+from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.causes.search import find_causes, find_component_cause, find_task_cause
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
@@ -78,7 +79,7 @@ def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
     The Deployment's own count of available pods is not used: before Kubernetes 1.21 the kubelet takes a minute to call
     a container ready that has a startup probe and no readiness probe. Such a container is up once it has started.
     """
-    deployment = next((i for i in items if i["kind"] == "Deployment" and _component(i) == component), None)
+    deployment = next((i for i in items if i["kind"] == "Deployment" and labels(i).get("component") == component), None)
     if not deployment:
         return False
     status = deployment.get("status", {})
@@ -87,13 +88,9 @@ def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
         return False
     if status.get("updatedReplicas", 0) != wanted or status.get("replicas", 0) != wanted:
         return False
-    pods = [i for i in items if i["kind"] == "Pod" and _component(i) == component]
+    pods = [i for i in items if i["kind"] == "Pod" and labels(i).get("component") == component]
     pods = [pod for pod in pods if pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")]  # e.g. evicted
     return len(pods) == wanted and all(_is_up(pod) for pod in pods)
-
-
-def _component(item: dict[str, Any]) -> str:
-    return str(item["metadata"].get("labels", {}).get("component", ""))
 
 
 def _is_up(pod: dict[str, Any]) -> bool:
@@ -113,7 +110,7 @@ def delete_failed(kubectl: Kubectl) -> None:
     later, and their old states would be taken for new ones.
     """
     for item in kubectl.items("jobs", "pods"):
-        component, kind = _component(item), item["kind"]
+        component, kind = labels(item).get("component"), item["kind"]
         is_failed_job = kind == "Job" and component == "run-airflow-migrations" and not item["status"].get("succeeded")
         if is_failed_job or (kind == "Pod" and component in COMPONENTS and not _is_up(item)):
             kubectl.run("delete", kind.lower(), item["metadata"]["name"], "--ignore-not-found", "--wait=false")

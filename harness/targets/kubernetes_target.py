@@ -19,7 +19,7 @@ from harness.kubernetes.deployment import (
 from harness.kubernetes.kubectl import Kubectl
 from harness.kubernetes.rollout import Watch
 from harness.pipeline.airflow_api import AirflowApi
-from harness.processes.background import InBackground, wait_for
+from harness.processes.background import in_background, wait_for
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import BUILD
@@ -131,7 +131,11 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("images loaded"):
             return [provider.load_image(supervisor, image) for image in (airflow_image, dbt_image)]
 
-    creating, starting, loading = InBackground(create_cluster), InBackground(start_database), InBackground(load_images)
+    creating, starting, loading = (
+        in_background(create_cluster),
+        in_background(start_database),
+        in_background(load_images),
+    )
     wait_for(creating, starting, loading)
     for image in (airflow_image, dbt_image):
         provider.load_image(supervisor, image)  # again, in case the cluster was created twice
