@@ -18,15 +18,8 @@ from events.uri import shown
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
-from harness.pipeline import expected_numbers
-from harness.pipeline.run_checks import (
-    CheckResults,
-    check_numbers,
-    check_task_log,
-    check_unchanged,
-    check_xcom,
-    fingerprints,
-)
+from harness.pipeline import expected_numbers, run_checks
+from harness.pipeline.run_checks import CheckResults
 from harness.pipeline.runs import DAG_IDS, run_dag, run_ids, wait_for_scheduled_runs, wait_until_parsed
 from harness.processes.background import in_background
 from harness.project.paths import BUILD
@@ -183,21 +176,21 @@ def run_pipelines(
     run_dag(api, first, interval, phases, first)
     with phases.phase("numbers checked") as phase:
         expected = computing.result()
-        results.numbers = check_numbers(expected, warehouse)
+        results.numbers = run_checks.check_numbers(expected, warehouse)
         results.rows = expected.rows
-        before = fingerprints(warehouse)
+        before = run_checks.fingerprints(warehouse)
         phase.text = f"{len(results.numbers)} checks passed: rows, lead fees, contents of the marts, rejected rows"
 
     for dag_id in others:
         run_dag(api, dag_id, interval, phases, dag_id)
-        check_unchanged(before, warehouse, dag_id)
+        run_checks.check_unchanged(before, warehouse, dag_id)
     run_id = run_dag(api, first, interval, phases, f"{first} again")
     wait_for_scheduled_runs(api, earlier_runs)
-    check_unchanged(before, warehouse, f"the second run of {first}")
-    check_numbers(expected, warehouse)
+    run_checks.check_unchanged(before, warehouse, f"the second run of {first}")
+    run_checks.check_numbers(expected, warehouse)
     results.passed("a second run changes nothing: every table has the same content as before")
-    results.passed(f"the task's XCom matches raw.loads: {check_xcom(api, warehouse, first, run_id)}")
-    lines = check_task_log(api, first, run_id)
+    results.passed(f"the task's XCom matches raw.loads: {run_checks.check_xcom(api, warehouse, first, run_id)}")
+    lines = run_checks.check_task_log(api, first, run_id)
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
     for line in deployment.check():
         results.passed(line)

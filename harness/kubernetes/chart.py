@@ -62,7 +62,6 @@ def locate() -> Path:
 
 
 def _pull(repository: str) -> bytes:
-    """Return the chart's archive from a repository."""
     if shown(repository) != repository:
         raise UsageError(
             f"PLATFORM_CHART names the repository {shown(repository)} with a user, a password or a signature.",

@@ -28,8 +28,6 @@ _LIBC = ctypes.CDLL(None)  # loaded here: a process that was just forked must no
 
 
 class _Services:
-    """The run's directory and processes."""
-
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.chmod(0o711)  # as root, PostgreSQL runs as another user and must reach its own folder below

@@ -8,6 +8,7 @@ from harness.kubernetes import chart
 from harness.kubernetes.deployment import Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
+from harness.targets import port_forward
 from harness.targets.options import RunOptions
 
 
@@ -68,12 +69,13 @@ class ClusterProvider(Protocol):
         """Save what the engine and the cluster's own program log of it into FOLDER."""
 
     def airflow_address(self, supervisor: Supervisor | None = None) -> str:
-        """Return the address of Airflow's API on this machine; SUPERVISOR runs the port forward, if needed."""
+        """Return the address of Airflow's API on this machine, by default a port forward that SUPERVISOR runs."""
+        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
 
     @property
     def forward_command(self) -> str:
         """The command that makes the address reachable by hand; empty where none is needed."""
-        return ""
+        return port_forward.command(self.kubectl(), self.options.ui_port)
 
     def takedown_options(self) -> dict[str, str | None]:
         """Return the options, by name, that another process needs to delete what this one creates."""

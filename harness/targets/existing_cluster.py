@@ -17,7 +17,6 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
-from harness.targets import port_forward
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts, given_server
@@ -181,15 +180,6 @@ class ExistingCluster(ClusterProvider):
         """Save kubectl's dump of the namespace into FOLDER."""
         options = ("--namespaces", self.namespace, "--output-directory", str(folder))
         self.kubectl().run("cluster-info", "dump", *options, timeout_s=120)
-
-    def airflow_address(self, supervisor: Supervisor | None = None) -> str:
-        """Return Airflow's address behind a port forward."""
-        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
-
-    @property
-    def forward_command(self) -> str:
-        """The command that makes Airflow's address reachable by hand."""
-        return port_forward.command(self.kubectl(), self.options.ui_port)
 
     def takedown_options(self) -> dict[str, str | None]:
         """Return the options, by name, that another process needs to delete what this one creates."""

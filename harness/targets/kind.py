@@ -203,6 +203,11 @@ class KindCluster(DockerCluster):
         node = engine.inspect("container", self.node)
         return f"http://127.0.0.1:{published_port(node) if node else 0}"
 
+    @property
+    def forward_command(self) -> str:
+        """Empty: Airflow's port is published."""
+        return ""
+
     def delete_cluster(self) -> None:
         """Delete the cluster, and nothing beside it."""
         self._remove_kubeconfig()

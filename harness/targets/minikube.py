@@ -14,7 +14,6 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import BUILD, CLONE
-from harness.targets import port_forward
 from harness.targets.docker_cluster import DockerCluster
 from harness.targets.options import RunOptions
 from harness.warehouse.ports import check_port
@@ -25,7 +24,7 @@ START_MARGIN_S = 120  # minikube applies the deadline to each thing that it wait
 
 
 class MinikubeCluster(DockerCluster):
-    """A minikube profile; see `harness.targets.cluster_provider`."""
+    """A minikube profile. Airflow is reached by a port forward: not every system reaches the driver's node ports."""
 
     name = "minikube"
     values = "minikube.yaml"
@@ -99,15 +98,6 @@ class MinikubeCluster(DockerCluster):
     def export_cluster(self, folder: Path) -> None:
         """Save minikube's log of the cluster."""
         self._minikube("logs", "--file", str(folder / "minikube.log"))
-
-    def airflow_address(self, supervisor: Supervisor | None = None) -> str:
-        """Return Airflow's address behind a port forward: not every system reaches the docker driver's node ports."""
-        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
-
-    @property
-    def forward_command(self) -> str:
-        """The command that makes Airflow's address reachable by hand."""
-        return port_forward.command(self.kubectl(), self.options.ui_port)
 
     def delete_cluster(self) -> None:
         """Delete the profile, if there is one."""

@@ -94,7 +94,6 @@ def _pod_causes(objects: Objects) -> Iterator[Cause]:
 
 
 def _container_causes(objects: Objects, container: Container) -> Iterator[Cause]:
-    """Explain why a container does not run, or is not ready."""
     reason = container.waiting.get("reason", "")
     exit_code = container.ended.get("exitCode", 0)
     is_migration = component(container.pod) == MIGRATIONS
