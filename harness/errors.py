@@ -12,11 +12,7 @@ from events.uri import shown, without_secrets
 
 
 class HarnessError(EventsError):
-    """An expected error; `EventsError` describes its three lines.
-
-    An error is not changed after it was made: what passes it on raises `amended()` from it. Its `evidence` is Markdown
-    with details, for the step's summary.
-    """
+    """An expected error, never changed: what passes it on raises `amended()` from it. Its `evidence` is Markdown."""
 
     exit_code = 40
 

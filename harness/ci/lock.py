@@ -19,11 +19,9 @@ CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`, for example for the te
 def versions() -> dict[str, str]:
     """Return the locked version of each package, or versions if it has several."""
     found: dict[str, list[str]] = {}
-    if CONSTRAINTS.exists():
-        for name, version in re.findall(
-            r"^([^\s#=]+)==([^\s;]+)", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            found.setdefault(name, []).append(version)
+    text = CONSTRAINTS.read_text(encoding="utf-8") if CONSTRAINTS.exists() else ""
+    for name, version in re.findall(r"^([^\s#=]+)==([^\s;]+)", text, re.MULTILINE):
+        found.setdefault(name, []).append(version)
     return {name: ", ".join(sorted(set(several))) for name, several in found.items()}
 
 

@@ -25,7 +25,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,14 +93,12 @@ def make(
     )
 
 
-def is_documentation(changed: Iterable[str]) -> bool:
+def is_documentation(changed: Sequence[str]) -> bool:
     """Return whether CHANGED has paths, and only those of documentation."""
-
-    def is_one(path: str) -> bool:
-        return any(fnmatch.fnmatch(path, pattern) and ("/" in pattern or "/" not in path) for pattern in DOCUMENTATION)
-
-    paths = list(changed)
-    return bool(paths) and all(map(is_one, paths))
+    return bool(changed) and all(
+        any(fnmatch.fnmatch(path, pattern) and ("/" in pattern or "/" not in path) for pattern in DOCUMENTATION)
+        for path in changed
+    )
 
 
 def changed_since(base: str) -> list[str]:

@@ -135,10 +135,7 @@ def ui(provider: ClusterProvider) -> None:
 
 
 def logs(provider: ClusterProvider, names: Sequence[str]) -> None:
-    """Print the logs of the components NAMES, of all if there are none, or of a task's latest run: `DAG_ID TASK_ID`.
-
-    Raises NotUpError if the cluster is not up, UsageError for an unknown name.
-    """
+    """Print the logs of NAMES: components, by default all, or `DAG_ID TASK_ID`; raise NotUpError or UsageError."""
     with Supervisor.launch() as supervisor:
         kubectl, api = connect(provider, supervisor)
         if len(names) == 2 and names[0] not in components(kubectl):

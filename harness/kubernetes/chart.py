@@ -99,10 +99,7 @@ def is_available() -> bool:
 
 
 def run_values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
-    """Return the values that are known only at run time: Airflow's image REFERENCE; every pod's ENV and ANNOTATIONS.
-
-    ENV has nothing secret; a changed annotation restarts the pods.
-    """
+    """Return the values that only a run knows: Airflow's image; ENV, nothing secret, and ANNOTATIONS of every pod."""
     repository, _, tag = reference.rpartition(":")
     image = {"repository": repository, "tag": tag}
     return {

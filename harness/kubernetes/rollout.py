@@ -21,9 +21,7 @@ WATCH_INTERVAL_S = 3.0  # between two searches for a cause; each calls kubectl t
 class Watch:
     """Called again and again during a wait; raises once CHECK_DEPENDENCIES does, or waiting has become pointless."""
 
-    def __init__(
-        self, kubectl: Kubectl, check_dependencies: Callable[[], None] = lambda: None, *, of_tasks: bool = False
-    ) -> None:
+    def __init__(self, kubectl: Kubectl, check_dependencies: Callable[[], None], *, of_tasks: bool = False) -> None:
         self._kubectl = kubectl
         self._check_dependencies = check_dependencies
         self._finders = (find_component_cause, find_task_cause) if of_tasks else (find_component_cause,)
@@ -50,7 +48,7 @@ def component_cause(kubectl: Kubectl) -> Cause | None:
 
 
 def wait_for_components(kubectl: Kubectl, phases: Phases, watch: Callable[[], None]) -> None:
-    """Wait until no pod but those last installed runs, of every component; raise RollOutFailedError if that fails."""
+    """Wait until every component runs as last installed, and no older pod; raise RollOutFailedError if that fails."""
     timeout_s = pins.deadline_s("roll_out")
     deadline = time.monotonic() + timeout_s
     for component in COMPONENTS:

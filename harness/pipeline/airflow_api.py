@@ -92,9 +92,8 @@ class AirflowApi:
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return the state of each task of a run, by task id; `none` before it is scheduled."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
-        return {
-            task["task_id"]: task["state"] or "none" for task in self._request("GET", path).json()["task_instances"]
-        }
+        tasks = self._request("GET", path).json()["task_instances"]
+        return {task["task_id"]: task["state"] or "none" for task in tasks}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> list[str]:
         """Return the lines of a task's log."""

@@ -83,10 +83,7 @@ class Phases:
         return ("phase", "seconds", "last time") if self.last else ("phase", "seconds")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the phases and the total with their seconds, and those of the previous run if they are known.
-
-        Some run in parallel or nested, so their sum may exceed the total.
-        """
+        """Return each phase, of which some overlap, and the total, with their seconds and, if known, the last run's."""
         rows: list[tuple[str, ...]] = []
         for name, seconds in self.figures().items():
             before = f"{self.last[name]:.1f}" if name in self.last else ""

@@ -35,7 +35,6 @@ class DockerCluster(ClusterProvider):
     Attributes:
         cluster: the name of the cluster, and of its network.
         node: the name of the node's container.
-        tools: the programs that it needs.
     """
 
     cluster: str

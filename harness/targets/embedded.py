@@ -30,6 +30,7 @@ from harness.warehouse.wheel import start_from_wheel
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
+FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
 # Variables that tasks may need: an events file in an object store needs credentials, proxies and certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
@@ -40,7 +41,7 @@ class EmbeddedDeployment(Deployment):
 
     def failed_dbt_runs(self) -> list[Path]:
         """Return the folder where `dbt/run.py` keeps the files of the last failed run, if one has failed."""
-        folder = failures(self.supervisor.directory / "dbt")
+        folder = self.supervisor.directory / "dbt" / FAILURES
         return [folder] if folder.exists() else []
 
     def addresses(self) -> list[str]:
@@ -182,13 +183,8 @@ def pipeline_env(options: RunOptions, warehouse: Warehouse, dbt: Path, artifacts
         "DBT_TARGET": "prod",
         "DBT_TARGET_PATH": str(artifacts / "target"),
         "DBT_LOG_PATH": str(artifacts / "logs"),
-        "DBT_FAILURES_PATH": str(failures(artifacts)),
+        "DBT_FAILURES_PATH": str(artifacts / FAILURES),
     }
-
-
-def failures(artifacts: Path) -> Path:
-    """Return where the files of a failed dbt run stay: the next run overwrites the others below ARTIFACTS."""
-    return artifacts / "failures"
 
 
 def check_alive(supervisor: Supervisor) -> None:

@@ -196,11 +196,8 @@ def measure_new_day(bench: DbtBench, warehouse: Warehouse, events: int, rounds: 
     days_s = []
     for number in range(rounds):
         with phases.phase(f"new day {number}") as phase:
-            days_s.append(
-                replace(
-                    bench, warehouse, first=events + number * day_events, count=day_events, day=DAYS + number, days=1
-                )
-            )
+            first, day = events + number * day_events, DAYS + number
+            days_s.append(replace(bench, warehouse, first=first, count=day_events, day=day, days=1))
             phase.text = f"a new day of {day_events:,} events: {days_s[-1]:.2f} s in the database"
     with phases.phase("corrected week") as phase:
         week_s = replace(

@@ -27,30 +27,21 @@ Finder = Callable[[Sequence[Item], Logs], Cause | None]
 
 
 def find_component_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
-    """Return why Airflow's components are not ready; None if nothing is known to be wrong.
-
-    Takes what `objects.Objects` takes; tasks' pods are ignored.
-    """
+    """Return why Airflow's components, not tasks, are not ready; None if nothing is known to be wrong."""
     objects = Objects(items, logs, of_tasks=False)
     causes_of = (nodes.unhealthy, storage.unbound_claims, _pod_causes, migrations.given_up_jobs, scheduling.refused)
     return _deepest(cause for find in causes_of for cause in find(objects))
 
 
 def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
-    """Return why a task's pod could not run; None if only the task's log can say why it failed.
-
-    Takes what `objects.Objects` takes, and looks at the pods of every run among ITEMS.
-    """
+    """Return why a task's pod, of any run, could not run; None if only the task's log can say why it failed."""
     objects = Objects(items, logs, of_tasks=True)
     found = (*nodes.unhealthy(objects), *_pod_causes(objects))
     return _deepest(cause for cause in found if cause.kind not in ("crash", "probe"))
 
 
 def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
-    """Return the cause that each of FINDERS finds in a namespace, with KUBECTL's options in the next steps.
-
-    Raises CommandFailedError if the objects, nodes aside, cannot be listed.
-    """
+    """Return the cause that each of FINDERS finds, KUBECTL's options in its next step; raise CommandFailedError."""
     items = kubectl.items("pods", "events", "persistentvolumeclaims", "jobs")
     with contextlib.suppress(CommandFailedError):
         items += kubectl.items("nodes")
