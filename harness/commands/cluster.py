@@ -135,7 +135,7 @@ def ui(provider: ClusterProvider) -> None:
 
 
 def logs(provider: ClusterProvider, names: Sequence[str]) -> None:
-    """Print the logs of NAMES: components, by default all, or `DAG_ID TASK_ID`; raise NotUpError or UsageError."""
+    """Print the logs of NAMES: components, by default all, or `DAG_ID TASK_ID`; may raise NotUpError, UsageError."""
     with Supervisor.launch() as supervisor:
         kubectl, api = connect(provider, supervisor)
         if len(names) == 2 and names[0] not in components(kubectl):

@@ -75,7 +75,7 @@ class _Services:
             process.send_signal(command.stop_signal)
 
     def take_down(self) -> list[str]:
-        """Stop all processes, highest stage first, run `at_end`, remove the directory; return what is left, in lines."""
+        """Stop all processes, highest stage first, run `at_end`, remove the directory; return lines of what is left."""
         for stage in sorted({command.stage for command, _ in self.processes.values()}, reverse=True):
             services = [(command, process) for command, process in self.processes.values() if command.stage == stage]
             for command, _ in services:

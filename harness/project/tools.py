@@ -35,7 +35,7 @@ def cache() -> Path:
 
 
 def find(name: str, pin: pins.Tool | None = None) -> Path:
-    """Return the program NAME, the installed or PIN's, downloaded; raise ToolMissingError or DownloadError."""
+    """Return the program NAME, installed or PIN's, downloaded; may raise ToolMissingError or DownloadError."""
     if path := installed(name):
         return path
     pin = pin or pins.tool(name)
@@ -95,7 +95,7 @@ def platform_of(pin: pins.Tool) -> str:
 
 
 def url_of(name: str, pin: pins.Tool | None = None) -> str:
-    """Return the URL of the pinned program NAME; raise UsageError if PLATFORM_<NAME>_URL has unknown braces."""
+    """Return the URL of the pinned program NAME; raise UsageError if PLATFORM_<NAME>_URL has an unknown name in it."""
     pin = pin or pins.tool(name)
     system, _, processor = platform_of(pin).partition("-")
     variable = f"PLATFORM_{name.upper()}_URL"

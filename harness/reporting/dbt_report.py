@@ -54,7 +54,7 @@ class Result:
 
 
 def read(folder: Path) -> list[Result]:
-    """Return the results that a run wrote to FOLDER, none if it wrote none; raise OSError or ValueError."""
+    """Return the results that a run wrote to FOLDER, none if it wrote none; may raise OSError or ValueError."""
     if not (folder / RESULTS).exists():
         return []
     manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).exists() else {}

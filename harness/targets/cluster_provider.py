@@ -33,7 +33,7 @@ class ClusterProvider(Protocol):
         """Return whether anything of it exists, running or not."""
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:
-        """Check what can be checked before anything is created, and pull missing images; raise HarnessError."""
+        """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
 
     def check_absent(self) -> None:
         """Raise AlreadyUpError if a deployment exists."""

@@ -64,7 +64,7 @@ class DockerCluster(ClusterProvider):
         return any(engine.inspect("container", name) for name in (self.node, self.postgres))
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:
-        """Check what can be checked before anything is created, and pull missing images; raise HarnessError."""
+        """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)

@@ -97,7 +97,7 @@ def only_one_cluster() -> Iterator[int]:
 
 
 def check_prerequisites(provider: ClusterProvider, supervisor: Supervisor) -> None:
-    """Check what can be checked before anything is created, and download what is missing; raise HarnessError."""
+    """Check all prerequisites, and download what is missing; raise HarnessError if one is not met."""
     archive = chart.locate()  # before any image is pulled
     run_values = supervisor.directory / "any-values.json"
     run_values.write_text(json.dumps(chart.run_values("events-platform/airflow:any", {}, {})))

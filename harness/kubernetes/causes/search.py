@@ -41,7 +41,7 @@ def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
 
 
 def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
-    """Return the cause that each of FINDERS finds, KUBECTL's options in its next step; raise CommandFailedError."""
+    """Return each FINDER's cause, KUBECTL's options in its next step; raise CommandFailedError if KUBECTL fails."""
     items = kubectl.items("pods", "events", "persistentvolumeclaims", "jobs")
     with contextlib.suppress(CommandFailedError):
         items += kubectl.items("nodes")
