@@ -82,7 +82,7 @@ class ExistingCluster(ClusterProvider):
         return bool(found and found["metadata"].get("labels", {}).get(CLONE_LABEL) == CLONE_ON_MACHINE)
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
-        """Check all prerequisites, that the namespace is this clone's among them; raise HarnessError if one is not met."""
+        """Check all prerequisites, the namespace's maker among them; raise HarnessError if one is not met."""
         engine.info()  # it builds the images
         check_port(self.options.ui_port)
         tools.find("helm")
