@@ -12,13 +12,7 @@ from events.uri import shown, without_secrets
 
 
 class HarnessError(EventsError):
-    """An expected error; `EventsError` describes its three lines.
-
-    An error is not changed after it was made: what passes it on raises `amended()` from it.
-
-    Attributes:
-        evidence: Markdown with details, for the step's summary.
-    """
+    """An expected error, never changed: what passes it on raises `amended()` from it. Its `evidence` is Markdown."""
 
     exit_code = 40
 
@@ -70,17 +64,13 @@ class ServiceFailedError(HarnessError):
 
 
 class DagRunFailedError(HarnessError):
-    """A DAG run failed, did not end before its deadline, or its DAG was never parsed.
-
-    Attributes:
-        task_id: the task that failed; None if none did.
-    """
+    """A DAG run failed, did not end before its deadline, or its DAG was never parsed."""
 
     exit_code = 44
 
     def __init__(self, *lines: Any, task_id: str | None = None, **more: Any) -> None:
         super().__init__(*lines, **more)
-        self.task_id = task_id
+        self.task_id = task_id  # the task that failed; None if none did
 
 
 class ChecksFailedError(HarnessError):
@@ -162,17 +152,13 @@ class ChartMissingError(HarnessError):
 
 
 class InstallFailedError(HarnessError):
-    """Helm could not install the chart, or the chart does not accept the values.
-
-    Attributes:
-        is_of_hook: the chart's migration hook failed or timed out, not helm itself.
-    """
+    """Helm could not install the chart, or the chart does not accept the values."""
 
     exit_code = 59
 
     def __init__(self, *lines: Any, is_of_hook: bool = False, **more: Any) -> None:
         super().__init__(*lines, **more)
-        self.is_of_hook = is_of_hook
+        self.is_of_hook = is_of_hook  # the chart's migration hook failed or timed out, not helm itself
 
 
 class RollOutFailedError(HarnessError):
@@ -182,11 +168,7 @@ class RollOutFailedError(HarnessError):
 
 
 class CommandFailedError(HarnessError):
-    """A program failed, could not be started, or did not end in time.
-
-    Attributes:
-        output: what it printed on both streams.
-    """
+    """A program failed, could not be started, or did not end in time."""
 
     exit_code = 51
 
@@ -198,7 +180,7 @@ class CommandFailedError(HarnessError):
             f"Its output says: {line}" if line else "It printed nothing.",
             "Run it by hand to see more.",
         )
-        self.output = output
+        self.output = output  # on both streams
 
 
 _CAUSE = re.compile(

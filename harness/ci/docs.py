@@ -13,8 +13,7 @@ import importlib.util
 import os
 import re
 import signal
-import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from harness.ci import needs, plan
 from harness.errors import HarnessError
 from harness.project import variables
 from harness.project.paths import ROOT
+from harness.project.pins import versions
+from harness.project.settings import settings
 from harness.reporting import diagnostics
 
 GENERATED = re.compile(r"^<!-- generated: ([\w-]+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -45,11 +46,7 @@ def documents() -> tuple[Path, ...]:
 
 
 def generate(text: str) -> str:
-    """Return TEXT with each generated table as the code has it now.
-
-    Raises:
-        KeyError: there is no table of that name.
-    """
+    """Return TEXT with each generated table as the code has it now; raise KeyError for an unknown table."""
     return GENERATED.sub(lambda match: f"<!-- generated: {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end -->", text)
 
 
@@ -71,9 +68,6 @@ def table(columns: Row, rows: Iterable[Row]) -> str:
 def code(*names: str) -> str:
     """Return NAMES as inline code, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
-
-
-# --- sessions and options -------------------------------------------------------------------------------------------
 
 
 @cache
@@ -117,20 +111,15 @@ def options(of: argparse.ArgumentParser) -> dict[str, str]:
     return found
 
 
-def option_names(of: argparse.ArgumentParser) -> set[str]:
-    """Return the options of a parser, --help aside."""
-    return {name.partition(" ")[0] for name in options(of)}
-
-
 def _sessions() -> Iterator[Row]:
     yield (code("nox"), code(*default_sessions()))
     for name, session in sessions().items():
         yield (code(name), (session.__doc__ or "").strip())
 
 
-def _options(of: argparse.ArgumentParser) -> Iterator[Row]:
-    for name, meaning in options(of).items():
-        yield (code(name), meaning)
+def _named(meanings: Mapping[str, object]) -> Iterator[Row]:
+    for name, meaning in meanings.items():
+        yield (code(name), str(meaning))
 
 
 def _cluster() -> Iterator[Row]:
@@ -139,9 +128,6 @@ def _cluster() -> Iterator[Row]:
         own = "".join(f" [{option}]" for option in options(of) if option not in common)
         names = "".join(f" [{a.metavar}]" for a in of._actions if not a.option_strings)
         yield (code(f"nox -s cluster -- {name}{own}{names}"), of.description or "")
-
-
-# --- errors, variables, pins ----------------------------------------------------------------------------------------
 
 
 def errors(base: type[EventsError] = EventsError) -> Iterator[type[EventsError]]:
@@ -167,12 +153,6 @@ def exit_codes() -> list[tuple[int, str]]:
 def docstring(path: Path) -> str:
     """Return the docstring of the module at PATH, which is not imported."""
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-
-
-@cache
-def versions() -> dict[str, Any]:
-    """Return what `cluster/versions.toml` pins."""
-    return tomllib.loads((ROOT / "cluster" / "versions.toml").read_text(encoding="utf-8"))
 
 
 def _variables(listed: Iterable[variables.Variable]) -> Iterator[Row]:
@@ -201,15 +181,6 @@ def _deadlines() -> Iterator[Row]:
         yield (code(f"PLATFORM_DEADLINE_{name.upper()}"), seconds, meaning)
 
 
-def _limits() -> Iterator[Row]:
-    minutes = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["events-platform"]["minutes"]
-    for name, limit in minutes.items():
-        yield (code(name), str(limit))
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
 def _packages() -> Iterator[Row]:
     for path in sorted((ROOT / "harness").glob("*/__init__.py")):
         yield (code(f"{path.parent.name}/"), docstring(path).partition("\n")[0])
@@ -223,8 +194,8 @@ def _decisions() -> Iterator[Row]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "sessions": lambda: table(("session", "what it does"), _sessions()),
-    "e2e-options": lambda: table(("option", "meaning"), _options(parser("e2e"))),
-    "dbt-options": lambda: table(("option", "meaning"), _options(parser("dbt"))),
+    "e2e-options": lambda: table(("option", "meaning"), _named(options(parser("e2e")))),
+    "dbt-options": lambda: table(("option", "meaning"), _named(options(parser("dbt")))),
     "cluster-commands": lambda: table(("command", "what it does"), _cluster()),
     "exit-codes": lambda: table(("code", "meaning"), ((str(number), text) for number, text in exit_codes())),
     "pin-variables": lambda: table(("variable", "meaning", "default"), _variables(variables.pins())),
@@ -232,11 +203,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "dbt-variables": lambda: table(("variable", "meaning", "default"), _variables(variables.DBT)),
     "pins": lambda: table(("what", "pinned", "an installed one is used if it is"), _pins()),
     "deadlines": lambda: table(("variable", "seconds", "what for"), _deadlines()),
-    "limits": lambda: table(("session", "minutes"), _limits()),
+    "limits": lambda: table(("session", "minutes"), _named(settings()["minutes"])),
     "tags": lambda: "\n".join(line for line in (plan.__doc__ or "").splitlines() if line.startswith("|")),
-    "diagnostics": lambda: table(
-        ("file or folder", "what"), ((code(name), what) for name, what in diagnostics.CONTENTS.items())
-    ),
+    "diagnostics": lambda: table(("file or folder", "what"), _named(diagnostics.CONTENTS)),
     "needs": lambda: table(("need", "what", "how to get it"), _needs()),
     "packages": lambda: table(("package", "what it does"), _packages()),
     "decisions": lambda: table(("decision", "title"), _decisions()),

@@ -112,7 +112,9 @@ def run(linter: Linter, *, fix: bool) -> tuple[str, str, Result]:
     result = check(linter, files) if files else Result(0)
     mark, note = ("✓", "") if files else ("-", f"there is no {' or '.join(linter.files)}")
     if fix and linter.fix and result.findings:
-        before, result = result, fix_and_check(linter, files)
+        program, *options = shlex.split(linter.fix)
+        subprocess.run([PROGRAMS / program, *options, *files], cwd=ROOT, capture_output=True, check=False)
+        before, result = result, check(linter, files)
         fixed = without(before.findings, result.findings)
         Result(0, [replace(finding, message=f"fixed: {finding.message}") for finding in fixed]).print()
         note = f"{len(fixed)} fixed"
@@ -127,13 +129,6 @@ def check(linter: Linter, files: Sequence[str]) -> Result:
     """Run LINTER on FILES."""
     program, *options = shlex.split(linter.check)
     return findings.run(program, [PROGRAMS / program, *options, *files], linter.name)
-
-
-def fix_and_check(linter: Linter, files: Sequence[str]) -> Result:
-    """Fix what LINTER can fix in FILES, and run it again."""
-    program, *options = shlex.split(linter.fix)
-    subprocess.run([PROGRAMS / program, *options, *files], cwd=ROOT, capture_output=True, check=False)
-    return check(linter, files)
 
 
 def without(before: Sequence[Finding], after: Sequence[Finding]) -> list[Finding]:

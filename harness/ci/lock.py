@@ -19,11 +19,9 @@ CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`, for example for the te
 def versions() -> dict[str, str]:
     """Return the locked version of each package, or versions if it has several."""
     found: dict[str, list[str]] = {}
-    if CONSTRAINTS.exists():
-        for name, version in re.findall(
-            r"^([^\s#=]+)==([^\s;]+)", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            found.setdefault(name, []).append(version)
+    text = CONSTRAINTS.read_text(encoding="utf-8") if CONSTRAINTS.exists() else ""
+    for name, version in re.findall(r"^([^\s#=]+)==([^\s;]+)", text, re.MULTILINE):
+        found.setdefault(name, []).append(version)
     return {name: ", ".join(sorted(set(several))) for name, several in found.items()}
 
 
@@ -35,11 +33,7 @@ def changes(before: dict[str, str], after: dict[str, str]) -> tuple[int, str]:
 
 
 def main(options: Sequence[str]) -> None:
-    """Write the locks, and list the changed versions in the summary and in `build/lock.md`.
-
-    Raises:
-        LockError: uv is missing, or finds no versions that fit.
-    """
+    """Write the locks, and list the changed versions in the summary and in `build/lock.md`; see `write` for errors."""
     before = versions()
     with Section("lock") as section:
         try:

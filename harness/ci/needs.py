@@ -53,9 +53,6 @@ class Need:
         return f"{self.title}: {problem}; {self.advice}" if problem else ""
 
 
-# --- looking for them -----------------------------------------------------------------------------------------------
-
-
 def program(name: str) -> str | None:
     """Return a program's path: on PATH or in the system's folders; None if it is in neither."""
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(SYSTEM_PROGRAMS))
@@ -97,11 +94,6 @@ def no_tool(name: str) -> str:
     return "" if tools.is_available(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
 
 
-def no_chart() -> str:
-    """Look for Airflow's chart."""
-    return "" if chart.is_available() else f"it cannot be downloaded from {shown(chart.source())}"
-
-
 def no_mount() -> str:
     """Check that this process can mount and unmount a file system."""
     if sys.platform != "linux":
@@ -130,8 +122,6 @@ def succeeds(*argv: str, timeout_s: float = 30.0) -> bool:
     return False
 
 
-# --- the needs ------------------------------------------------------------------------------------------------------
-
 NEEDS = {
     "docker": Need(
         "the docker command", "install Docker: https://docs.docker.com/engine/install", lambda: no_program("docker")
@@ -147,7 +137,11 @@ NEEDS = {
     ),
     "helm": Need("helm", "install Helm 3.19, or name it in PLATFORM_HELM", lambda: no_tool("helm")),
     "kubectl": Need("kubectl", "install it, or name it in PLATFORM_KUBECTL", lambda: no_tool("kubectl")),
-    "chart": Need("Airflow's chart", "name its archive in PLATFORM_CHART", no_chart),
+    "chart": Need(
+        "Airflow's chart",
+        "name its archive in PLATFORM_CHART",
+        lambda: "" if chart.is_available() else f"it cannot be downloaded from {shown(chart.source())}",
+    ),
     "root": Need("root", "run it as root", lambda: "this is an ordinary user" if os.geteuid() else ""),
     "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),
     "git": Need("git", "apt-get install git", lambda: no_program("git")),
@@ -158,11 +152,7 @@ NEEDS = {
 
 @cache
 def find(name: str) -> Need:
-    """Return the need NAME: one of NEEDS, or a Python of one version, for example `python3.11.2`.
-
-    Raises:
-        UnknownNeedError: NAME is neither.
-    """
+    """Return the need NAME: one of NEEDS, or a Python, `python3.11.2` for example; else raise UnknownNeedError."""
     if match := re.fullmatch(r"python(3\.\d+\.\d+)", name):
         version = match[1]
         how = f"put one on the path: https://www.python.org/downloads/release/python-{version.replace('.', '')}"
@@ -173,11 +163,7 @@ def find(name: str) -> Need:
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return NAMES, each after the needs that it requires.
-
-    Raises:
-        UnknownNeedError: a name is unknown.
-    """
+    """Return NAMES, each after the needs that it requires; raise UnknownNeedError for an unknown one."""
 
     def walk(names: Iterable[str]) -> Iterator[str]:
         for name in names:

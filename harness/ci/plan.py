@@ -25,7 +25,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,17 +61,10 @@ class Plan:
 def make(
     listed: Sequence[dict[str, Any]], settings: dict[str, Any], event: str, changed: list[str], target: str
 ) -> Plan:
-    """Return the plan.
+    """Return the plan for EVENT, with end-to-end runs on TARGET, or where that is empty on the event's own targets.
 
-    Args:
-        listed: the sessions, as `nox --list --json` prints them.
-        settings: `[tool.events-platform]` of pyproject.toml.
-        event: one of EVENTS.
-        changed: the paths that a change touches; empty if they are unknown.
-        target: the target of the end-to-end run; empty for the event's own.
-
-    Raises:
-        PlanError: no session has a tag of the event.
+    LISTED are the sessions, as `nox --list --json` prints them; CHANGED the paths that a change touches, none if they
+    are unknown. Raises PlanError if no session has a tag of the event.
     """
     tags, why = {"ci"}, f"everything with the tag ci, since this is a {event}"
     targets = [target] if target else ["kind"]
@@ -100,14 +93,12 @@ def make(
     )
 
 
-def is_documentation(changed: Iterable[str]) -> bool:
+def is_documentation(changed: Sequence[str]) -> bool:
     """Return whether CHANGED has paths, and only those of documentation."""
-
-    def is_one(path: str) -> bool:
-        return any(fnmatch.fnmatch(path, pattern) and ("/" in pattern or "/" not in path) for pattern in DOCUMENTATION)
-
-    paths = list(changed)
-    return bool(paths) and all(map(is_one, paths))
+    return bool(changed) and all(
+        any(fnmatch.fnmatch(path, pattern) and ("/" in pattern or "/" not in path) for pattern in DOCUMENTATION)
+        for path in changed
+    )
 
 
 def changed_since(base: str) -> list[str]:
@@ -122,11 +113,7 @@ def changed_since(base: str) -> list[str]:
 
 
 def listed_sessions() -> list[dict[str, Any]]:
-    """Return the output of `nox --list --json` for the sessions that a workflow may run.
-
-    Raises:
-        PlanError: nox fails, for example because of an error in the noxfile.
-    """
+    """Return the output of `nox --list --json` for what a workflow may run; raise PlanError if nox fails."""
     # Without tags it lists only the default sessions.
     argv = [sys.executable, "-m", "nox", "--list", "--json", "--noxfile", str(ROOT / "noxfile.py"), "--tags", *TAGS]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -31,11 +31,7 @@ def version() -> str:
 
 
 def notes(changelog: str, wanted: str) -> str:
-    """Return the entry for the version WANTED in CHANGELOG.md, whose text is CHANGELOG.
-
-    Raises:
-        ReleaseError: there is no dated entry, or it is empty.
-    """
+    """Return WANTED's entry in CHANGELOG, a text; raise ReleaseError if it is missing, undated or empty."""
     entry = re.search(rf"^## \[{re.escape(wanted)}\] - \d{{4}}-\d\d-\d\d\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
     if not entry or "- " not in entry[1]:
         raise ReleaseError(
@@ -47,11 +43,7 @@ def notes(changelog: str, wanted: str) -> str:
 
 
 def check(tag: str) -> str:
-    """Return the notes of the release TAG.
-
-    Raises:
-        ReleaseError: TAG is not the tag of the project's version, or CHANGELOG.md has no entry for that.
-    """
+    """Return the notes of TAG; raise ReleaseError if it is not the version's tag, or the changelog has no entry."""
     if tag != f"v{version()}":
         raise ReleaseError(
             f"The tag {tag} does not match the version {version()} in pyproject.toml.",
@@ -62,11 +54,7 @@ def check(tag: str) -> str:
 
 
 def gather(tag: str) -> list[Path]:
-    """Write the attachments of the release TAG into an empty `build/release`, and return their paths.
-
-    Raises:
-        ReleaseError: see `check`; or dbt's documentation does not exist.
-    """
+    """Write TAG's attachments into an empty `build/release` and return them; raise ReleaseError if one is missing."""
     text = check(tag)
     if not DOCS.exists():
         raise ReleaseError(
@@ -112,11 +100,7 @@ def build_command(image: images.Image, context: Path, reference: str, source: st
 
 
 def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
-    """Build both images and push them to REGISTRY, tagged with the version; return their names.
-
-    Raises:
-        BuildFailedError: an image cannot be built, or the registry refuses it.
-    """
+    """Build both images, push them to REGISTRY and return their names; raise BuildFailedError if that fails."""
     references = []
     for image in (images.airflow(), images.dbt()):
         reference = f"{registry.rstrip('/').lower()}/{image.name}:{version()}"

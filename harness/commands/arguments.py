@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
     """Return the options of a run that were PARSED, and MORE fields."""
-    return RunOptions(
-        target=parsed.target,
-        events=parsed.events,
-        max_rejected=parsed.max_rejected,
-        ui_port=parsed.ui_port,
-        values=parsed.values,
-        namespace=parsed.namespace,
-        registry=parsed.registry,
-        warehouse_dsn=parsed.warehouse_dsn,
-        storage_class=parsed.storage_class,
-        **more,
-    )
-
-
-# --- types ----------------------------------------------------------------------------------------------------------
+    values = vars(parsed) | more
+    return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
 
 def absolute_uri(text: str) -> str:

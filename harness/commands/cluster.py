@@ -16,8 +16,8 @@ from harness.project import tools
 from harness.reporting.console import Phases, say, table
 from harness.reporting.summary import Section
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
-from harness.targets.cluster_provider import ClusterProvider, provider_of
-from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster
+from harness.targets.cluster_provider import ClusterProvider
+from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster, provider_of
 from harness.targets.options import CLUSTERS, RunOptions
 
 ACTIONS = {
@@ -69,11 +69,7 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
 
 
 def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
-    """Create or update everything that is missing or differs; SECTION gets the time of each phase.
-
-    Raises:
-        HarnessError: an expected error; everything stays as it is, and the next `up` goes on from there.
-    """
+    """Create or update what is missing or differs; after an error everything stays, and the next `up` goes on."""
     title = provider_of(options.target, options).title
     section.title = f"cluster up: {title}"
     phases = Phases()
@@ -82,7 +78,7 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
             lines = deployment.addresses()
     finally:
         say("")
-        phases.print()
+        table(phases.header, phases.rows())
         say("")
         section.add_phases(phases)
     for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines):
@@ -102,11 +98,7 @@ def down(provider: ClusterProvider, *, also_images: bool) -> None:
 
 
 def status(provider: ClusterProvider) -> None:
-    """Print the pods, the versions and the addresses.
-
-    Raises:
-        NotUpError: the cluster is not up.
-    """
+    """Print the pods, the versions and the addresses; raise NotUpError if the cluster is not up."""
     with Supervisor.launch() as supervisor:  # it runs the port forward to Airflow, if one is needed
         kubectl, api = connect(provider, supervisor)
         health = api.healthy()
@@ -135,11 +127,7 @@ def status(provider: ClusterProvider) -> None:
 
 
 def ui(provider: ClusterProvider) -> None:
-    """Print the UI's address and login.
-
-    Raises:
-        NotUpError: the cluster is not up.
-    """
+    """Print the UI's address and login; raise NotUpError if the cluster is not up."""
     _, api = connect(provider)
     say(addresses(provider, api.password, "")[0])
     if provider.forward_command:
@@ -147,12 +135,7 @@ def ui(provider: ClusterProvider) -> None:
 
 
 def logs(provider: ClusterProvider, names: Sequence[str]) -> None:
-    """Print the logs of the components NAMES, of all if there are none, or of a task's latest run: `DAG_ID TASK_ID`.
-
-    Raises:
-        NotUpError: the cluster is not up.
-        UsageError: no component or task has this name.
-    """
+    """Print the logs of NAMES: components, by default all, or `DAG_ID TASK_ID`; may raise NotUpError, UsageError."""
     with Supervisor.launch() as supervisor:
         kubectl, api = connect(provider, supervisor)
         if len(names) == 2 and names[0] not in components(kubectl):

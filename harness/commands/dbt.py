@@ -58,11 +58,7 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
 
     Where DBT_TARGET is `prod` it runs on the warehouse that the variables of `dbt/profiles.yml` name. KEEP leaves the
     ephemeral server up, unless an interrupt ends the run; on a given server everything that was created is dropped.
-
-    Raises:
-        UsageError: the server is not ephemeral and KEEP is set, or both DSN and DBT_TARGET=prod name one.
-        PostgresError, ServiceFailedError: there is no PostgreSQL.
-        DbtFailedError: dbt failed; its output says why.
+    Raises UsageError for options that exclude one another, PostgresError, ServiceFailedError, or DbtFailedError.
     """
     is_prod = os.environ.get("DBT_TARGET") == "prod"
     if is_prod and dsn:
@@ -144,18 +140,15 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
 
 
 def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section | None = None) -> None:
-    """Run `dbt ARGUMENTS` in dbt's own environment, with ENV; SECTION gets the results, and by DSN the failing rows.
-
-    Raises:
-        DbtFailedError: it failed.
-    """
+    """Run `dbt ARGUMENTS` with ENV, or raise DbtFailedError; SECTION gets the results, and by DSN the failing rows."""
     target = ARTIFACTS / "target"
     paths = {
         "DBT_TARGET_PATH": str(target),
         "DBT_LOG_PATH": str(ARTIFACTS / "logs"),
         "DBT_USE_COLORS": os.environ.get("DBT_USE_COLORS", str(sys.stdout.isatty())),
     }
-    (target / dbt_report.RESULTS).unlink(missing_ok=True)  # of a run before
+    for name in (dbt_report.RESULTS, dbt_report.FRESHNESS):
+        (target / name).unlink(missing_ok=True)  # of a run before
     env = os.environ | dict(env) | paths
     exit_code, output = stream([python_of("dbt"), "dbt/run.py", *arguments], cwd=ROOT, env=env)
     results = dbt_report.read(target)
@@ -165,13 +158,21 @@ def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
         section.headline = f"{command}: {dbt_report.headline(results)}".removesuffix(": ")
     if exit_code:
         names = [result.name for result in results if result.failed]
-        raise failed(f"dbt {command} ended with exit code {exit_code}", names, report, code(output, last=60))
+        stale = dbt_report.stale_sources(target)
+        raise failed(f"dbt {command} ended with exit code {exit_code}", names, stale, report, code(output, last=60))
     if section:
         section.add(*report)
 
 
-def failed(what: str, names: Sequence[str], report: Sequence[str], output: str) -> DbtFailedError:
-    """Return the error for a command of dbt in which the nodes NAMES failed; REPORT and OUTPUT are Markdown."""
+def failed(what: str, names: Sequence[str], stale: Sequence[str], report: Sequence[str], output: str) -> DbtFailedError:
+    """Return the error for a command in which the nodes NAMES failed, or sources are STALE; the rest is Markdown."""
+    if stale:
+        return DbtFailedError(
+            f"{what}: {', '.join(stale)} is stale.",
+            "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
+            "Load newer events: run a DAG, or see in its log why its last run failed.",
+            [*report, output],
+        )
     if not names:
         why = "The project cannot be parsed, or the arguments are invalid; dbt says which."
         return DbtFailedError(f"{what}.", why, "Fix what dbt names, and run it again.", [*report, output])

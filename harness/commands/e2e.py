@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import shutil
 import tempfile
+from concurrent.futures import Future
 from pathlib import Path
 
 from events.errors import EventsError
@@ -16,27 +17,21 @@ from events.source import check_source
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
-from harness.pipeline import expected_numbers
-from harness.pipeline.run_checks import (
-    CheckResults,
-    check_numbers,
-    check_task_log,
-    check_unchanged,
-    check_xcom,
-    fingerprints,
-)
+from harness.pipeline import expected_numbers, run_checks
+from harness.pipeline.run_checks import CheckResults
 from harness.pipeline.runs import DAG_IDS, run_dag, run_ids, wait_for_scheduled_runs, wait_until_parsed
-from harness.processes.background import InBackground
+from harness.processes.background import in_background
 from harness.project.paths import BUILD
 from harness.reporting import dbt_report, figures
 from harness.reporting.console import Phases, say, table, write_phases
 from harness.reporting.summary import Section, text
+from harness.targets.choice import choose
 from harness.targets.options import TARGETS, RunOptions
-from harness.targets.target import Deployment, choose
+from harness.targets.target import Deployment
 
 PHASES = BUILD / "e2e" / "phases.json"
 MIN_FREE_BYTES = 1_000_000_000
-Computing = InBackground[expected_numbers.Expected]
+Computing = Future[expected_numbers.Expected]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,16 +53,11 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     if parsed.down:
         take_down_kept()
         return
-    interval = Interval.parse(parsed.start, parsed.end)
-    run(run_options(parsed, interval=interval, reuse=parsed.reuse, keep=parsed.keep), section)
+    run(run_options(parsed, interval=Interval.parse(parsed.start, parsed.end)), section)
 
 
 def run(options: RunOptions, section: Section) -> None:
-    """Bring the target up, run the pipelines, check the results, and take it down; SECTION gets the results.
-
-    Raises:
-        EventsError: an expected error, of the harness or of the load.
-    """
+    """Bring the target up, run the pipelines, check the results, and take it down; SECTION gets the results."""
     target, reason = choose(options.target)
     if options.reuse and target.name == "embedded":
         raise UsageError(
@@ -83,7 +73,7 @@ def run(options: RunOptions, section: Section) -> None:
 
     is_usual = options == RunOptions(options.target, keep=options.keep)
     phases = Phases(last=figures.last(f"e2e-{target.name}") if is_usual else {})
-    computing = InBackground(
+    computing = in_background(
         lambda: expected_numbers.compute(options.events, options.interval.start, options.interval.end)
     )
     results = CheckResults()
@@ -105,7 +95,12 @@ def run(options: RunOptions, section: Section) -> None:
     finally:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error already
             write_phases(PHASES, phases)
-        print_tables(phases, results)
+        say("")
+        table(phases.header, phases.rows())
+        if results.rows:
+            say("")
+            table(("table", "rows"), results.row_counts)
+        say("")
         section.add_phases(phases)
         section.add(*results.markdown())
         if kept:
@@ -127,12 +122,7 @@ def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
 def run_and_check(
     deployment: Deployment, options: RunOptions, computing: Computing, phases: Phases, results: CheckResults
 ) -> None:
-    """Run the pipelines and check them; RESULTS gets what passed.
-
-    Raises:
-        DagRunFailedError: a run failed; where dbt did, with its results as evidence.
-        ChecksFailedError: a check failed.
-    """
+    """Run the pipelines and check them; raise ChecksFailedError, or DagRunFailedError with dbt's results in it."""
     if options.reuse:
         deployment.reset()
     try:
@@ -167,21 +157,21 @@ def run_pipelines(
     run_dag(api, first, interval, phases, first)
     with phases.phase("numbers checked") as phase:
         expected = computing.result()
-        results.numbers = check_numbers(expected, warehouse)
+        results.numbers = run_checks.check_numbers(expected, warehouse)
         results.rows = expected.rows
-        before = fingerprints(warehouse)
+        before = run_checks.fingerprints(warehouse)
         phase.text = f"{len(results.numbers)} checks passed: rows, lead fees, contents of the marts, rejected rows"
 
     for dag_id in others:
         run_dag(api, dag_id, interval, phases, dag_id)
-        check_unchanged(before, warehouse, dag_id)
+        run_checks.check_unchanged(before, warehouse, dag_id)
     run_id = run_dag(api, first, interval, phases, f"{first} again")
     wait_for_scheduled_runs(api, earlier_runs)
-    check_unchanged(before, warehouse, f"the second run of {first}")
-    check_numbers(expected, warehouse)
+    run_checks.check_unchanged(before, warehouse, f"the second run of {first}")
+    run_checks.check_numbers(expected, warehouse)
     results.passed("a second run changes nothing: every table has the same content as before")
-    results.passed(f"the task's XCom matches raw.loads: {check_xcom(api, warehouse, first, run_id)}")
-    lines = check_task_log(api, first, run_id)
+    results.passed(f"the task's XCom matches raw.loads: {run_checks.check_xcom(api, warehouse, first, run_id)}")
+    lines = run_checks.check_task_log(api, first, run_id)
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
     for line in deployment.check():
         results.passed(line)
@@ -198,13 +188,3 @@ def check_room(events: Path | None) -> None:
             "PostgreSQL's files, Airflow's logs and a copy of the events go there.",
             "Free some disk space, or set TMPDIR to a directory on a larger disk.",
         )
-
-
-def print_tables(phases: Phases, results: CheckResults) -> None:
-    """Print the closing tables: the phases with their seconds, the tables with their rows."""
-    say("")
-    phases.print()
-    if results.rows:
-        say("")
-        table(("table", "rows"), results.row_counts)
-    say("")

@@ -15,11 +15,7 @@ PARENT_POLL_INTERVAL_S = 1.0
 
 
 class Interrupted(BaseException):
-    """The process received a signal to end. Not an Exception: only `interrupts_as_errors` handles it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """The process received a signal, whose number it has, to end. Only `interrupts_as_errors` handles it."""
 
 
 def raise_interrupts() -> None:
@@ -50,13 +46,14 @@ def interrupts_as_errors(arguments: list[str]) -> Iterator[None]:
     try:
         yield
     except Interrupted as interrupt:
+        [number] = interrupt.args
         why, command = "Everything was taken down, unless it is named above.", f"nox -s {arguments[0]}"
         if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
             why = "A cluster that was up, or partly up, stays; everything else was taken down."
             command = f"nox -s {arguments[0]} -- {shown_command(arguments[1:])}"
         raise HarnessError(
-            f"Interrupted by {signal.Signals(interrupt.number).name}.",
+            f"Interrupted by {signal.Signals(number).name}.",
             why,
             f"Run it again: {command}",
-            exit_code=128 + interrupt.number,
+            exit_code=128 + number,
         ) from None

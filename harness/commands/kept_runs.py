@@ -9,11 +9,7 @@ from harness.reporting.console import say
 
 
 def take_down_kept() -> None:
-    """Take down each run of this clone that --keep left up, and remove those whose supervisor was killed.
-
-    Raises:
-        LeftBehindError: a run does not end.
-    """
+    """Take down this clone's kept runs, and those whose supervisor was killed; raise LeftBehindError if one stays."""
     for directory in remove_orphans():
         say(f"✓ {directory.name}taken down: its supervisor had been killed")
     runs = kept()

@@ -6,8 +6,7 @@ import os
 
 from harness.errors import NotUpError
 from harness.reporting.summary import Section
-from harness.targets.cluster_provider import provider_of
-from harness.targets.kubernetes_target import TAKEDOWN
+from harness.targets.kubernetes_target import TAKEDOWN, provider_of
 from harness.targets.options import CLUSTERS, RunOptions
 
 
@@ -18,11 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace, _: Section) -> None:
-    """Delete everything of the run.
-
-    Raises:
-        NotUpError: something of it still exists.
-    """
+    """Delete everything of the run; raise NotUpError if something of it still exists."""
     provider = provider_of(parsed.target, RunOptions(parsed.target, **json.loads(os.environ[TAKEDOWN])))
     provider.delete()
     if provider.exists():

@@ -28,11 +28,7 @@ MIN_FREE_BYTES = 6_000_000_000
 
 
 def info() -> dict[str, Any]:
-    """Return the output of `docker info`.
-
-    Raises:
-        EngineMissingError: no engine answers, or the docker command is not installed.
-    """
+    """Return the output of `docker info`; raise EngineMissingError if no engine answers, or docker is not installed."""
     if not shutil.which("docker"):
         raise EngineMissingError(
             "The docker command is not installed.",
@@ -137,11 +133,7 @@ def wait_until_created_or_absent(name: str) -> None:
 
 
 def pull(supervisor: Supervisor, reference: str) -> None:
-    """Pull an image, unless the engine has it.
-
-    Raises:
-        ImageMissingError: it cannot be pulled.
-    """
+    """Pull an image, unless the engine has it; raise ImageMissingError if that fails."""
     if has_image(reference):
         return
     try:
@@ -149,8 +141,7 @@ def pull(supervisor: Supervisor, reference: str) -> None:
     except CommandFailedError as error:
         next_step = "Pull or load it by hand, or name another: docs/pins.md, “Overriding a pin”."
         raise ImageMissingError(
-            f"The image {reference} is not in the engine and cannot be pulled.",
-            *explain_failed_pull(error, next_step),
+            f"The image {reference} is not in the engine and cannot be pulled.", *explain_failed_pull(error, next_step)
         ) from error
 
 

@@ -33,10 +33,7 @@ def load(name: str, reference: str) -> None:
 
 
 def save(name: str, references: Sequence[str]) -> None:
-    """Save the images REFERENCES as the archive NAME, unless one with the same first image exists.
-
-    A failure is printed and not raised.
-    """
+    """Save REFERENCES as the archive NAME, unless that has the first of them already; a failure is only printed."""
     archive = path(name)
     if not archive:
         return

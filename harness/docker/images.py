@@ -31,8 +31,6 @@ class Image:
     Attributes:
         name: its repository below `events-platform/`.
         dockerfile: its path from the repository's root.
-        base: the image that it is built from.
-        arguments: the Dockerfile's build arguments.
         files: what the Dockerfile may copy, by path in the context.
     """
 
@@ -82,12 +80,7 @@ def _files(*paths: str) -> dict[str, Path]:
 
 
 def build(supervisor: Supervisor, image: Image) -> bool:
-    """Build an image, unless the engine has it; return whether it was built.
-
-    Raises:
-        BuildFailedError: it does not build.
-        ImageMissingError: its base cannot be pulled.
-    """
+    """Build an image, unless the engine has it; return whether it did. Raises BuildFailedError, ImageMissingError."""
     if engine.has_image(image.reference):
         image_cache.save(image.name, [image.reference, image.base])
         return False

@@ -21,6 +21,7 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import ROOT
+from harness.reporting.console import say
 
 HELM_RELEASE = "airflow"  # Helm's name for the deployment
 VALUES = ROOT / "cluster" / "values"
@@ -40,10 +41,7 @@ def source() -> str:
 def locate() -> Path:
     """Return the path of the chart, a file or folder, downloaded into the cache if it must be.
 
-    Raises:
-        ChartMissingError: the path does not exist, or the repository has no such chart.
-        DownloadError: it cannot be downloaded, or its checksum is not the pinned one.
-        UsageError: the repository's address has a secret.
+    Raises ChartMissingError, DownloadError, or UsageError if the repository's address has a secret.
     """
     address = source()
     if "://" not in address:
@@ -64,7 +62,6 @@ def locate() -> Path:
 
 
 def _pull(repository: str) -> bytes:
-    """Return the chart's archive from a repository."""
     if shown(repository) != repository:
         raise UsageError(
             f"PLATFORM_CHART names the repository {shown(repository)} with a user, a password or a signature.",
@@ -102,13 +99,7 @@ def is_available() -> bool:
 
 
 def run_values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
-    """Return the values that are known only at run time.
-
-    Args:
-        reference: Airflow's image.
-        env: the environment of every component and worker; nothing secret.
-        annotations: of every pod; a changed one restarts the pod.
-    """
+    """Return the values that only a run knows: Airflow's image; ENV, nothing secret, and ANNOTATIONS of every pod."""
     repository, _, tag = reference.rpartition(":")
     image = {"repository": repository, "tag": tag}
     return {
@@ -134,10 +125,7 @@ def _values_options(files: Sequence[Path]) -> list[str]:
 def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
     """Check that the chart accepts the values FILES, and has each of them: helm ignores a misspelt one.
 
-    The last of FILES has the values that are known only at run time.
-
-    Raises:
-        InstallFailedError: it does not.
+    The last of FILES has the values that are known only at run time. Raises InstallFailedError.
     """
     names = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
     try:
@@ -160,29 +148,13 @@ def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
 
 
 def install(
-    supervisor: Supervisor,
-    kubectl: Kubectl,
-    chart: Path,
-    files: Sequence[Path],
-    *,
-    on_retry: Callable[[str], None],
-    watch: Callable[[], None] = lambda: None,
+    supervisor: Supervisor, kubectl: Kubectl, chart: Path, files: Sequence[Path], watch: Callable[[], None]
 ) -> None:
-    """Install the chart, or upgrade what is installed; returns when the database is migrated.
+    """Install the chart, or upgrade what is installed, with the values FILES; returns when the database is migrated.
 
     The migration is the chart's hook, which helm waits for. When it times out it is tried once more: on a busy machine
-    it is late, not wrong, and goes on where it stopped.
-
-    Args:
-        supervisor: runs helm.
-        kubectl: the namespace.
-        chart: a file or folder.
-        files: values, the ones that win last.
-        on_retry: called with the reason, before the second try.
-        watch: called while helm runs; what it raises ends the waiting.
-
-    Raises:
-        InstallFailedError: helm failed, in both tries if the hook timed out.
+    it is late, not wrong, and goes on where it stopped. WATCH is called while helm runs; what it raises ends the
+    waiting. Raises InstallFailedError if helm failed, in both tries if the hook timed out.
     """
     argv = helm_argv(kubectl)
     uninstall_interrupted(argv)
@@ -195,7 +167,7 @@ def install(
         except CommandFailedError as error:
             is_timeout = "timed out waiting" in error.output or "context deadline exceeded" in error.output
             if is_timeout and attempt == 1:
-                on_retry(f"the migration hook did not end within {timeout_s:.0f} s; trying once more")
+                say(f"… the migration hook did not end within {timeout_s:.0f} s; trying once more")
                 continue
             is_of_hook = is_timeout or "hook" in error.output
             timed_out = f"The chart's migration hook timed out twice, after {timeout_s:.0f} s each."

@@ -14,7 +14,7 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import CLONE_ON_MACHINE, ROOT
-from harness.reporting.console import Phases, say
+from harness.reporting.console import Phases
 from harness.warehouse.roles import ROLES, Warehouse, create_metadata_database, create_warehouse
 from harness.warehouse.server import Server
 
@@ -77,14 +77,12 @@ def install(
 ) -> None:
     """Install the chart ARCHIVE with the files VALUES and wait for every component, all within one deadline.
 
-    Raises:
-        InstallFailedError: helm failed, for the cause that the cluster shows if the chart's hook failed.
-        RollOutFailedError: a component is not ready in time, or will not be.
+    Raises RollOutFailedError, or InstallFailedError with the cause that the cluster shows if the chart's hook failed.
     """
     with phases.phase("chart installed") as phase:
         try:
             rollout.delete_failed(kubectl)
-            chart.install(supervisor, kubectl, archive, values, on_retry=lambda why: say(f"… {why}"), watch=watch)
+            chart.install(supervisor, kubectl, archive, values, watch)
         except InstallFailedError as error:
             if error.is_of_hook and (cause := rollout.component_cause(kubectl)):
                 raise error.amended(f"{error.what} {cause.what}", cause.why, cause.next_step) from error

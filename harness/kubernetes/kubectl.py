@@ -14,14 +14,7 @@ REQUEST_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Kubectl:
-    """A namespace of a cluster.
-
-    Attributes:
-        program: the path of kubectl.
-        namespace: its name; it need not exist yet.
-        kubeconfig: the file to use; None for kubectl's default.
-        context: the context in it; None for the current one.
-    """
+    """A namespace, which need not exist yet, of the cluster of KUBECONFIG and CONTEXT, by default kubectl's own."""
 
     program: Path
     namespace: str
@@ -39,11 +32,7 @@ class Kubectl:
         return argv
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> str:
-        """Run kubectl with ARGUMENTS and return its standard output.
-
-        Raises:
-            CommandFailedError: it failed.
-        """
+        """Run kubectl with ARGUMENTS and return its standard output; raise CommandFailedError if it fails."""
         return run(*self.argv, *arguments, stdin=stdin, timeout_s=timeout_s)
 
     def apply(self, manifests: str | Iterable[dict[str, Any]]) -> None:

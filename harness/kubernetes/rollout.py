@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import CommandFailedError, RollOutFailedError
 from harness.kubernetes.causes.cause import Cause
+from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.causes.search import find_causes, find_component_cause, find_task_cause
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
@@ -18,26 +19,16 @@ WATCH_INTERVAL_S = 3.0  # between two searches for a cause; each calls kubectl t
 
 
 class Watch:
-    """Called again and again during a wait; raises an error once waiting has become pointless.
+    """Called again and again during a wait; raises once CHECK_DEPENDENCIES does, or waiting has become pointless."""
 
-    CHECK_DEPENDENCIES is called first: it raises an error when what the cluster depends on is gone.
-    """
-
-    def __init__(
-        self, kubectl: Kubectl, check_dependencies: Callable[[], None] = lambda: None, *, of_tasks: bool = False
-    ) -> None:
+    def __init__(self, kubectl: Kubectl, check_dependencies: Callable[[], None], *, of_tasks: bool = False) -> None:
         self._kubectl = kubectl
         self._check_dependencies = check_dependencies
         self._finders = (find_component_cause, find_task_cause) if of_tasks else (find_component_cause,)
         self._next = 0.0
 
     def __call__(self) -> None:
-        """Search for a cause, if the last search was long enough ago.
-
-        Raises:
-            RollOutFailedError: the cause for which waiting longer is pointless.
-            HarnessError: what `check_dependencies` raises.
-        """
+        """Search for a cause, if the last search was long enough ago; raise RollOutFailedError if one is final."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + WATCH_INTERVAL_S
@@ -57,11 +48,7 @@ def component_cause(kubectl: Kubectl) -> Cause | None:
 
 
 def wait_for_components(kubectl: Kubectl, phases: Phases, watch: Callable[[], None]) -> None:
-    """Wait until every component runs as it was last installed, and no older pod of it does.
-
-    Raises:
-        RollOutFailedError: one does not run before the deadline of all, or never will; with the cause, if it is known.
-    """
+    """Wait until every component runs as last installed, and no older pod; raise RollOutFailedError if that fails."""
     timeout_s = pins.deadline_s("roll_out")
     deadline = time.monotonic() + timeout_s
     for component in COMPONENTS:
@@ -90,7 +77,7 @@ def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
     The Deployment's own count of available pods is not used: before Kubernetes 1.21 the kubelet takes a minute to call
     a container ready that has a startup probe and no readiness probe. Such a container is up once it has started.
     """
-    deployment = next((i for i in items if i["kind"] == "Deployment" and _component(i) == component), None)
+    deployment = next((i for i in items if i["kind"] == "Deployment" and labels(i).get("component") == component), None)
     if not deployment:
         return False
     status = deployment.get("status", {})
@@ -99,13 +86,9 @@ def is_rolled_out(items: list[dict[str, Any]], component: str) -> bool:
         return False
     if status.get("updatedReplicas", 0) != wanted or status.get("replicas", 0) != wanted:
         return False
-    pods = [i for i in items if i["kind"] == "Pod" and _component(i) == component]
+    pods = [i for i in items if i["kind"] == "Pod" and labels(i).get("component") == component]
     pods = [pod for pod in pods if pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")]  # e.g. evicted
     return len(pods) == wanted and all(_is_up(pod) for pod in pods)
-
-
-def _component(item: dict[str, Any]) -> str:
-    return str(item["metadata"].get("labels", {}).get("component", ""))
 
 
 def _is_up(pod: dict[str, Any]) -> bool:
@@ -125,7 +108,7 @@ def delete_failed(kubectl: Kubectl) -> None:
     later, and their old states would be taken for new ones.
     """
     for item in kubectl.items("jobs", "pods"):
-        component, kind = _component(item), item["kind"]
+        component, kind = labels(item).get("component"), item["kind"]
         is_failed_job = kind == "Job" and component == "run-airflow-migrations" and not item["status"].get("succeeded")
         if is_failed_job or (kind == "Pod" and component in COMPONENTS and not _is_up(item)):
             kubectl.run("delete", kind.lower(), item["metadata"]["name"], "--ignore-not-found", "--wait=false")

@@ -92,9 +92,8 @@ class AirflowApi:
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return the state of each task of a run, by task id; `none` before it is scheduled."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
-        return {
-            task["task_id"]: task["state"] or "none" for task in self._request("GET", path).json()["task_instances"]
-        }
+        tasks = self._request("GET", path).json()["task_instances"]
+        return {task["task_id"]: task["state"] or "none" for task in tasks}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> list[str]:
         """Return the lines of a task's log."""
@@ -108,11 +107,7 @@ class AirflowApi:
         return self._request("GET", path, params={"stringify": False}).json()["value"]
 
     def follow(self, dag_id: str, run_id: str, timeout_s: float, changed: TaskListener) -> None:
-        """Wait until a run has ended; call CHANGED with a task's id and state each time that its state changes.
-
-        Raises:
-            DagRunFailedError: it failed, or did not end in TIMEOUT_S seconds.
-        """
+        """Wait until a run succeeds, and call CHANGED with each new state of a task; else raise DagRunFailedError."""
         deadline = time.monotonic() + timeout_s
         seen: dict[str, str] = {}
         while True:
@@ -146,11 +141,7 @@ class AirflowApi:
         return task_failed(dag_id, failed[0], self.task_log(dag_id, run_id, failed[0]))
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request; log in where the server asks for it, and try again while it is busy or does not answer.
-
-        Raises:
-            ServiceFailedError: the server refuses the request, or is still busy after RETRY_FOR_S seconds.
-        """
+        """Send a request; log in if asked to, try again while the server is busy, and then raise ServiceFailedError."""
         deadline = time.monotonic() + RETRY_FOR_S
         pause_s, logged_in = 0.25, False
         while True:

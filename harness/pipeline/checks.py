@@ -31,24 +31,14 @@ def compare(expected: Expected, conn: psycopg.Connection[Any]) -> list[Check]:
     if None in counts.values():
         return checks
 
-    def value(query: sql.SQL) -> Any:
-        row = conn.execute(query).fetchone()
-        return row[0] if row else None
-
-    fees = value(sql.SQL("select coalesce(sum(service_lead_fee), 0) from fact.fct_events"))
+    query = "select coalesce(sum(service_lead_fee), 0), count(distinct service_id) from fact.fct_events"
+    [(fees, services)] = conn.execute(query)
+    [(professionals,)] = conn.execute("select count(distinct professional_id) from staging.stg_events")
     checks += [
         # A float would be equal by value.
         Check("sum of lead fees", expected.lead_fees, fees, isinstance(fees, Decimal) and fees == expected.lead_fees),
-        equal(
-            "services in fct_events",
-            expected.rows["dim.dim_services"],
-            value(sql.SQL("select count(distinct service_id) from fact.fct_events")),
-        ),
-        equal(
-            "professionals in stg_events",
-            expected.rows["dim.dim_professionals"],
-            value(sql.SQL("select count(distinct professional_id) from staging.stg_events")),
-        ),
+        equal("services in fct_events", expected.rows["dim.dim_services"], services),
+        equal("professionals in stg_events", expected.rows["dim.dim_professionals"], professionals),
     ]
     checks += [compare_rows(table, rows, select(conn, table)) for table, rows in expected.content.items()]
     reasons = dict(conn.execute("select reason, count(*) from raw.rejected_events group by reason").fetchall())
@@ -62,11 +52,10 @@ def compare(expected: Expected, conn: psycopg.Connection[Any]) -> list[Check]:
 
 def count_rows(conn: psycopg.Connection[Any], table: str) -> int | None:
     """Return the number of rows of TABLE, given as schema.name, or None if it does not exist."""
-    found = conn.execute("select to_regclass(%s)", [table]).fetchone()
-    if not found or found[0] is None:
+    if conn.execute("select to_regclass(%s)", [table]).fetchone() == (None,):
         return None
-    row = conn.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(*table.split(".")))).fetchone()
-    return row[0] if row else None
+    [(count,)] = conn.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(*table.split("."))))
+    return int(count)
 
 
 def select(conn: psycopg.Connection[Any], mart: str, prefix: str = "") -> list[tuple[Any, ...]]:

@@ -38,11 +38,9 @@ class Event(NamedTuple):
 
 
 def read_events(uri: str) -> Iterator[Event | str]:
-    """Yield the event in each row of the file at URI, or the reason why the row is rejected.
+    """Yield the event in each row of the file at URI, or why it is rejected.
 
-    Raises:
-        ValueError: the file has no header or another one.
-        Exception: the file cannot be read; fsspec and gzip raise many kinds.
+    Raises ValueError for a wrong header; what cannot be read raises many kinds, of fsspec and gzip.
     """
     seen: set[int] = set()
     with open_lines(uri) as lines:

@@ -63,11 +63,7 @@ class Expected:
 def compute(uri: str, start: datetime | None = None, end: datetime | None = None) -> Expected:
     """Return what an empty warehouse must hold after a load of the events file at URI, any that fsspec opens.
 
-    START and END, in UTC, are the half-open interval that is loaded; None is an open bound.
-
-    Raises:
-        ValueError: the file has no header or another one.
-        Exception: the file cannot be read; fsspec and gzip raise many kinds.
+    START and END, in UTC, are the half-open interval that is loaded; None is an open bound. Raises like `read_events`.
     """
     read, reasons, marts = 0, Counter[str](), Marts()
     for row in read_events(uri):

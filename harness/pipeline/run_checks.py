@@ -19,13 +19,7 @@ LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside")  # in XCom
 
 @dataclass
 class CheckResults:
-    """The checks of a run that have passed so far.
-
-    Attributes:
-        rows: the number of rows of each table.
-        numbers: the comparisons with the expected numbers.
-        others: a line for each other check.
-    """
+    """The checks of a run that have passed so far: rows by table, the compared numbers, a line for each other check."""
 
     rows: dict[str, int] = field(default_factory=dict)
     numbers: Sequence[Check] = ()
@@ -52,11 +46,7 @@ class CheckResults:
 
 
 def check_numbers(expected: Expected, warehouse: Warehouse) -> list[Check]:
-    """Compare the warehouse with the numbers expected of it.
-
-    Raises:
-        ChecksFailedError: a number differs.
-    """
+    """Compare the warehouse with the numbers expected of it; raise ChecksFailedError if one differs."""
     with psycopg.connect(warehouse.admin_dsn) as connection:
         checks = compare(expected, connection)
     if wrong := [check for check in checks if not check.passed]:
@@ -78,11 +68,7 @@ def fingerprints(warehouse: Warehouse) -> dict[str, str]:
 
 
 def check_unchanged(before: dict[str, str], warehouse: Warehouse, dag_run: str) -> None:
-    """Compare every table's content with BEFORE.
-
-    Raises:
-        ChecksFailedError: DAG_RUN changed a table.
-    """
+    """Raise ChecksFailedError if DAG_RUN changed a table, whose fingerprint was BEFORE."""
     after = fingerprints(warehouse)
     if changed := [name for name in before if before[name] != after[name]]:
         raise ChecksFailedError(
@@ -93,11 +79,7 @@ def check_unchanged(before: dict[str, str], warehouse: Warehouse, dag_run: str) 
 
 
 def check_xcom(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) -> str:
-    """Check that the task's XCom has the figures of the run's load in `raw.loads`, and return them.
-
-    Raises:
-        ChecksFailedError: it has others.
-    """
+    """Return the figures in the task's XCom; raise ChecksFailedError if the run has others in `raw.loads`."""
     with psycopg.connect(warehouse.admin_dsn) as connection:
         rows = connection.execute(
             "select load_id, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
@@ -114,11 +96,7 @@ def check_xcom(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) 
 
 
 def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> int:
-    """Check that the log of an ended task, with dbt's output, can be read over the API; return its number of lines.
-
-    Raises:
-        ChecksFailedError: dbt's output is missing.
-    """
+    """Return how many lines dbt's task has in its log over the API; raise ChecksFailedError if dbt's are missing."""
     log = api.task_log(dag_id, run_id, "dbt_build")
     if not any(DBT_CLOSING_LINE in line for line in log):
         raise ChecksFailedError(

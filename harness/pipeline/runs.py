@@ -13,11 +13,7 @@ RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
 
 
 def wait_until_parsed(api: AirflowApi) -> None:
-    """Wait until Airflow has parsed exactly the project's DAGs.
-
-    Raises:
-        DagRunFailedError: a DAG file cannot be imported, or the DAGs are others.
-    """
+    """Wait until Airflow has parsed exactly the project's DAGs; raise DagRunFailedError if it does not."""
     deadline = time.monotonic() + PARSED_TIMEOUT_S
     while (found := api.dag_ids()) != set(DAG_IDS) or api.import_errors():
         if errors := api.import_errors():
@@ -41,11 +37,7 @@ def run_ids(api: AirflowApi) -> set[str]:
 
 
 def run_dag(api: AirflowApi, dag_id: str, interval: Interval, phases: Phases, phase_name: str) -> str:
-    """Unpause a DAG, run it on INTERVAL, and print a line each time that a task changes state; return the run's id.
-
-    Raises:
-        DagRunFailedError: the run failed, or did not end in time.
-    """
+    """Unpause a DAG, run it on INTERVAL, print each task's states; return the run's id, or raise DagRunFailedError."""
     bounds = {"start": interval.start, "end": interval.end}
     conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
     with group(dag_id), phases.phase(phase_name) as phase:
@@ -62,11 +54,7 @@ def run_dag(api: AirflowApi, dag_id: str, interval: Interval, phases: Phases, ph
 
 
 def wait_for_scheduled_runs(api: AirflowApi, before: set[str]) -> None:
-    """Wait until the runs that were scheduled when the DAGs were unpaused have ended; those in BEFORE are older.
-
-    Raises:
-        DagRunFailedError: one failed, or did not end in time.
-    """
+    """Wait for the runs, those BEFORE aside, that unpausing has scheduled; raise DagRunFailedError if one fails."""
     for dag_id in DAG_IDS:
         for run_id in api.runs(dag_id).keys() - before:
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, lambda *_: None)

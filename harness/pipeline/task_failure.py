@@ -12,9 +12,8 @@ ENTRY_LINES = 4  # of one log entry: the project's own errors have three
 ERROR_MARK = "\N{CROSS MARK} "  # between a log entry's text and its error
 
 DBT_FAILURE = re.compile(r"\b(FAIL \d+|ERROR creating|[A-Z]\w+ Error in|Failure in)\b")
-DBT_DECORATION = re.compile(
-    r"^(\[base\] )?\d\d:\d\d:\d\d +(\d+ of \d+ )?| \.{3,} \[.*\]$"
-)  # the pod's container, time, progress, dots
+# The pod's container, time, progress, dots.
+DBT_DECORATION = re.compile(r"^(\[base\] )?\d\d:\d\d:\d\d +(\d+ of \d+ )?| \.{3,} \[.*\]$")
 
 
 class Explanation(NamedTuple):

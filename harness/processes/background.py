@@ -1,49 +1,29 @@
 """Run functions in daemon threads, which do not keep a process that is interrupted from ending."""
 
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
-
-POLL_INTERVAL_S = 0.05
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class InBackground(Generic[T]):
-    """A call of COMPUTE in another thread."""
+def in_background(compute: Callable[[], T]) -> Future[T]:
+    """Call COMPUTE in another thread."""
+    future: Future[T] = Future()
 
-    def __init__(self, compute: Callable[[], T]) -> None:
-        self._outcome: list[T | BaseException] = []
+    def work() -> None:
+        try:
+            future.set_result(compute())
+        except BaseException as error:  # noqa: BLE001 - raised again by `Future.result`
+            future.set_exception(error)
 
-        def work() -> None:
-            try:
-                self._outcome.append(compute())
-            except BaseException as error:  # noqa: BLE001 - raised again by `result`
-                self._outcome.append(error)
-
-        self._thread = threading.Thread(target=work, daemon=True)
-        self._thread.start()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it has returned or raised."""
-        return not self._thread.is_alive()
-
-    def result(self) -> T:
-        """Wait for the call, and return what it returned or raise what it raised."""
-        self._thread.join()
-        [outcome] = self._outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
-def wait_for(*tasks: InBackground[Any]) -> None:
+def wait_for(*tasks: Future[Any]) -> None:
     """Wait until all TASKS have ended; as soon as one has raised, raise that and do not wait for the others."""
-    waiting = list(tasks)
-    while waiting:
-        for task in [task for task in waiting if task.has_ended]:
-            task.result()
-            waiting.remove(task)
-        time.sleep(POLL_INTERVAL_S)
+    ended, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+    for task in ended:
+        task.result()

@@ -16,17 +16,10 @@ def run(
     env: Mapping[str, str] | None = None,
     both_streams: bool = False,
 ) -> str:
-    """Run COMMAND and return its standard output.
+    """Run COMMAND and return its standard output; with BOTH_STREAMS its standard error as well, in order.
 
-    Args:
-        command: the argument list; nothing secret, other users see it in the list of processes.
-        timeout_s: after so many seconds it is killed.
-        stdin: its standard input; secrets may be in here.
-        env: variables on top of the harness's environment.
-        both_streams: return standard output and standard error, in order.
-
-    Raises:
-        CommandFailedError: it failed, was not found, or took too long.
+    Secrets may be in STDIN and in ENV, variables on top of the harness's own, but not in COMMAND: other users see it in
+    the list of processes. Raises CommandFailedError if it fails, is not found, or takes longer than TIMEOUT_S seconds.
     """
     argv = [str(part) for part in command]
     try:

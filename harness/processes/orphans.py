@@ -25,15 +25,7 @@ KILL_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Run:
-    """A run of this user, as its supervisor recorded it.
-
-    Attributes:
-        directory: the run's directory.
-        pid: the supervisor's process id.
-        is_kept: `Supervisor.keep` was called.
-        clone: the root of its clone; empty if the version of the project that made it recorded none.
-        is_alive: the supervisor is alive.
-    """
+    """A run of this user, as its supervisor recorded it; `clone`, its clone's root, is empty in old records."""
 
     directory: Path
     pid: int
@@ -81,10 +73,7 @@ def abandoned() -> list[Run]:
 
 
 def remove_orphans() -> list[Path]:
-    """Remove the runs of this clone, and of clones that are gone, whose supervisor was killed.
-
-    Their remaining processes are killed and their directories removed. Returns the directories.
-    """
+    """End and remove the runs of this clone, and of deleted ones, whose supervisor was killed; return their folders."""
     orphans = [run.directory for run in _runs() if not run.is_alive and (run.is_of_this_clone or run.is_abandoned)]
     for directory in orphans:
         killed = []

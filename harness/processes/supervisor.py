@@ -45,7 +45,6 @@ class Supervisor:
     Attributes:
         directory: the run's directory, removed at the takedown.
         left_behind: after the takedown, a line for each thing that could not be taken down.
-        kept: `keep` was called.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -64,11 +63,8 @@ class Supervisor:
     def launch(cls, hold: Sequence[int] = ()) -> Self:
         """Start a supervisor, which makes the run's directory in the system's temporary directory.
 
-        Args:
-            hold: descriptors of files that it keeps open, and their locks with them, until everything is taken down.
-
-        Raises:
-            DiskFullError: the directory cannot be made.
+        It keeps the files of the descriptors HOLD open, and their locks with them, until everything is taken down.
+        Raises DiskFullError if the directory cannot be made.
         """
         remove_orphans()
         process = subprocess.Popen(
@@ -106,11 +102,7 @@ class Supervisor:
         stop_timeout_s: float = protocol.STOP_TIMEOUT_S,
         user: tuple[int, int] | None = None,
     ) -> Path:
-        """Start a process and return its log's path; `Command` describes the arguments.
-
-        Raises:
-            ServiceFailedError: it could not be started.
-        """
+        """Start a process and return its log's path; see `Command`. Raises ServiceFailedError if it does not start."""
         log, cwd = self._log(name), cwd or self.directory
         command = Command(
             name, list(map(str, argv)), dict(env), str(log), str(cwd), stage, int(stop_signal), stop_timeout_s, user
@@ -131,11 +123,7 @@ class Supervisor:
         return answer.code
 
     def run(self, name: str, argv: Sequence[str | Path], *, timeout_s: float, **options: Any) -> Path:
-        """Run a process to its end and return its log's path; OPTIONS are those of `start`.
-
-        Raises:
-            ServiceFailedError: it failed, or did not end within TIMEOUT_S seconds.
-        """
+        """Run a process, as `start` does, to its end; return its log's path, or raise ServiceFailedError."""
         log = self.start(name, argv, **options)
         code = self._wait(name, timeout_s)
         if code is None:
@@ -155,15 +143,8 @@ class Supervisor:
     ) -> str:
         """Run a program to its end, but not longer than the harness lives, and return its output, both streams.
 
-        Args:
-            name: its name in the run's logs; may be used again.
-            argv: the argument list; nothing secret, other users see it in the list of processes.
-            timeout_s: after so many seconds it is stopped.
-            env: variables on top of the harness's environment.
-            watch: called repeatedly while the program runs; what it raises ends the waiting.
-
-        Raises:
-            CommandFailedError: it failed, or took too long.
+        NAME, in the run's logs, may be used again; the other arguments are those of `harness.processes.command.run`.
+        WATCH is called repeatedly while the program runs; what it raises ends the waiting. Raises CommandFailedError.
         """
         count = self._counts[name] = self._counts.get(name, 0) + 1
         name = f"{name}-{count}" if count > 1 else name
@@ -204,10 +185,7 @@ class Supervisor:
         self._ask(protocol.Keep())
 
     def close(self) -> None:
-        """Take everything down, wait for it, and set `left_behind`.
-
-        May be called again after an interrupt, and then goes on waiting.
-        """
+        """Take everything down, wait for it, and set `left_behind`; called again after an interrupt, go on waiting."""
         if self.kept or self._ended:
             return
         assert self._process.stdin is not None

@@ -28,8 +28,6 @@ _LIBC = ctypes.CDLL(None)  # loaded here: a process that was just forked must no
 
 
 class _Services:
-    """The run's directory and processes."""
-
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.chmod(0o711)  # as root, PostgreSQL runs as another user and must reach its own folder below
@@ -70,11 +68,6 @@ class _Services:
         self.processes[command.name] = (command, process)
         return ""
 
-    def exit_code(self, name: str) -> int | None:
-        """Return the exit code of the process NAME, or None while it runs."""
-        code: int | None = self.processes[name][1].poll()
-        return code
-
     def stop(self, name: str) -> None:
         """Send the process NAME its stop signal."""
         command, process = self.processes[name]
@@ -82,10 +75,7 @@ class _Services:
             process.send_signal(command.stop_signal)
 
     def take_down(self) -> list[str]:
-        """Stop every process, highest stage first, run the commands of `at_end`, and remove the directory.
-
-        Returns a line for each thing that could not be taken down.
-        """
+        """Stop all processes, highest stage first, run `at_end`, remove the directory; return lines of what is left."""
         for stage in sorted({command.stage for command, _ in self.processes.values()}, reverse=True):
             services = [(command, process) for command, process in self.processes.values() if command.stage == stage]
             for command, _ in services:
@@ -189,7 +179,7 @@ def _serve(services: _Services) -> None:
                 if error := services.start(command):
                     answer = protocol.Failed(error)
             case protocol.Poll(name):
-                answer = protocol.ExitCode(services.exit_code(name))
+                answer = protocol.ExitCode(services.processes[name][1].poll())
             case protocol.Stop(name):
                 services.stop(name)
             case protocol.AtEnd() as request:

@@ -27,11 +27,8 @@ def python_of(group: str, version: str | None = None) -> Path:
 def install(group: str, version: str | None = None) -> Path:
     """Make GROUP's environment hold exactly the packages of its lock, and return its Python.
 
-    With VERSION (`3.13` or `3.13.0`) it is an environment of that Python, else of the one that runs this.
-
-    Raises:
-        locks.LockError: the lock is older than `pyproject.toml`, or the installation failed.
-        pythons.PythonMissingError: this machine has no Python of VERSION.
+    With VERSION (`3.13` or `3.13.0`) it is an environment of that Python, else of the one that runs this. Raises
+    PythonMissingError, or LockError if the lock is older than `pyproject.toml` or the installation failed.
     """
     lock = locks.path(group)
     version, interpreter = pythons.find(version) if version is not None else (None, sys.executable)

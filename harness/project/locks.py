@@ -25,11 +25,7 @@ COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-com
 
 
 class LockError(Exception):
-    """A lock is missing or older than `pyproject.toml`, or cannot be written or installed; one sentence.
-
-    Attributes:
-        output: uv's standard error; empty where uv was not run.
-    """
+    """A lock is missing, outdated, or cannot be written or installed; `output` is uv's standard error, if it ran."""
 
     def __init__(self, message: str, output: str = "") -> None:
         super().__init__(message)
@@ -37,11 +33,7 @@ class LockError(Exception):
 
 
 def uv() -> str:
-    """Return the path of uv: the one of `nox[uv]`, else the one on the path.
-
-    Raises:
-        LockError: it is not installed.
-    """
+    """Return the path of uv: the one of `nox[uv]`, else the one on the path; raise LockError if there is none."""
     try:
         from uv import find_uv_bin
 
@@ -53,11 +45,7 @@ def uv() -> str:
 
 
 def path(group: str, root: Path = ROOT) -> Path:
-    """Return the path of GROUP's lock in the clone at ROOT.
-
-    Raises:
-        LockError: it is missing, or older than `pyproject.toml`.
-    """
+    """Return the path of GROUP's lock in the clone at ROOT; raise LockError if it is older than `pyproject.toml`."""
     lock = root / "requirements" / f"{group}.txt"
     first_line = lock.open(encoding="utf-8").readline() if lock.exists() else ""
     if first_line != _header(_project(root), [group]):
@@ -68,11 +56,7 @@ def path(group: str, root: Path = ROOT) -> Path:
 
 
 def write(*options: str) -> None:
-    """Write every lock; versions that still fit stay, unless OPTIONS contain --upgrade.
-
-    Raises:
-        LockError: uv is missing, or finds no versions that fit.
-    """
+    """Write every lock; without --upgrade, versions that fit stay. Raises LockError if uv is missing or fails."""
     project = _project(ROOT)
     groups = sorted(project["dependency-groups"])
     LOCKS.mkdir(exist_ok=True)

@@ -36,25 +36,26 @@ class Tool:
 
 
 @functools.cache
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
+    """Return what `cluster/versions.toml` pins."""
     return tomllib.loads(VERSIONS.read_text(encoding="utf-8"))
 
 
 def image(name: str) -> str:
     """Return the reference of the image NAME (node, postgres, airflow, python): `PLATFORM_<NAME>_IMAGE` or its pin."""
-    return os.environ.get(f"PLATFORM_{name.upper()}_IMAGE") or str(_versions()["images"][name])
+    return os.environ.get(f"PLATFORM_{name.upper()}_IMAGE") or str(versions()["images"][name])
 
 
 def chart() -> dict[str, str]:
     """Return the chart's version, Airflow's, and the archive's url and sha256."""
-    return dict(_versions()["chart"])
+    return dict(versions()["chart"])
 
 
 def tool(name: str) -> Tool:
     """Return the pin of the program NAME."""
-    return Tool(name, **_versions()["tools"][name])
+    return Tool(name, **versions()["tools"][name])
 
 
 def deadline_s(name: str) -> float:
     """Return how many seconds to wait for NAME: `PLATFORM_DEADLINE_<NAME>`, or the default."""
-    return float(os.environ.get(f"PLATFORM_DEADLINE_{name.upper()}") or _versions()["deadlines"][name])
+    return float(os.environ.get(f"PLATFORM_DEADLINE_{name.upper()}") or versions()["deadlines"][name])

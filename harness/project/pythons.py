@@ -44,11 +44,7 @@ def found() -> dict[str, str]:
 
 
 def find(wanted: str) -> tuple[str, str]:
-    """Return the newest Python of the version WANTED (`3.13` or `3.13.0`): its full version and its executable.
-
-    Raises:
-        PythonMissingError: there is none.
-    """
+    """Return the newest Python of WANTED (`3.13` or `3.13.0`): version and path. Raises PythonMissingError."""
     fitting = [version for version in found() if f"{version}.".startswith(f"{wanted}.")]
     if not fitting:
         versions = ", ".join(sorted(found(), key=_parts))

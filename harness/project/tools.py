@@ -1,11 +1,4 @@
-"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache.
-
-| variable | meaning |
-| --- | --- |
-| `PLATFORM_KIND`, `PLATFORM_KUBECTL`, `PLATFORM_HELM`, `PLATFORM_MINIKUBE` | the program to use, of any version |
-| `PLATFORM_KIND_URL`, `PLATFORM_KUBECTL_URL`, `PLATFORM_HELM_URL` | a mirror to download from; the checksum stays |
-| `PLATFORM_CACHE` | folder for downloads; `~/.cache/events-platform` by default |
-"""
+"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache."""
 
 import hashlib
 import io
@@ -42,12 +35,7 @@ def cache() -> Path:
 
 
 def find(name: str, pin: pins.Tool | None = None) -> Path:
-    """Return the program NAME: the installed one if its version is supported, else that of PIN, downloaded.
-
-    Raises:
-        ToolMissingError: there is none for this machine.
-        DownloadError: it cannot be downloaded.
-    """
+    """Return the program NAME, installed or PIN's, downloaded; may raise ToolMissingError or DownloadError."""
     if path := installed(name):
         return path
     pin = pin or pins.tool(name)
@@ -62,10 +50,7 @@ def find(name: str, pin: pins.Tool | None = None) -> Path:
 def installed(name: str) -> Path | None:
     """Return the program that PLATFORM_<NAME> names, else the one on the path, or None if its version is not supported.
 
-    Any version of minikube, which is not pinned, is supported.
-
-    Raises:
-        ToolMissingError: PLATFORM_<NAME> does not name a program.
+    Any version of minikube, which is not pinned, is supported. Raises ToolMissingError if the variable names none.
     """
     variable = f"PLATFORM_{name.upper()}"
     if named := os.environ.get(variable):
@@ -76,15 +61,13 @@ def installed(name: str) -> Path | None:
             "It is most likely misspelt, or not executable.",
             f"Name another, or unset {variable} to use the installed or the pinned one.",
         )
-    path = shutil.which(name)
-    return Path(path) if path and (name not in PINNED or is_supported(name, Path(path))) else None
-
-
-def is_supported(name: str, path: Path) -> bool:
-    """Return whether the program at PATH runs, and its version is within the limits of `cluster/versions.toml`."""
-    pin = pins.tool(name)
-    found = version(name, path)
-    return bool(found) and _numbers(pin.minimum) <= _numbers(found) < _numbers(pin.below)
+    if not (path := shutil.which(name)):
+        return None
+    if name in PINNED:
+        pin, found = pins.tool(name), version(name, Path(path))
+        if not found or not _numbers(pin.minimum) <= _numbers(found) < _numbers(pin.below):
+            return None
+    return Path(path)
 
 
 def version(name: str, path: Path) -> str:
@@ -99,11 +82,7 @@ def version(name: str, path: Path) -> str:
 
 
 def platform_of(pin: pins.Tool) -> str:
-    """Return this machine's name in `cluster/versions.toml`, `linux-amd64` for example.
-
-    Raises:
-        ToolMissingError: PIN has no file for it.
-    """
+    """Return this machine's name in `cluster/versions.toml`, `linux-amd64`; raise ToolMissingError if PIN lacks it."""
     processors = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
     found = f"{sys.platform}-{processors.get(platform.machine().lower(), platform.machine())}"
     if found not in pin.sha256:
@@ -116,11 +95,7 @@ def platform_of(pin: pins.Tool) -> str:
 
 
 def url_of(name: str, pin: pins.Tool | None = None) -> str:
-    """Return the URL that the pinned program NAME is downloaded from.
-
-    Raises:
-        UsageError: PLATFORM_<NAME>_URL has an unknown name in braces.
-    """
+    """Return the URL of the pinned program NAME; raise UsageError if PLATFORM_<NAME>_URL has an unknown name in it."""
     pin = pin or pins.tool(name)
     system, _, processor = platform_of(pin).partition("-")
     variable = f"PLATFORM_{name.upper()}_URL"
@@ -152,11 +127,7 @@ def responds(url: str) -> bool:
 
 
 def fetch(url: str, sha256: str) -> bytes:
-    """Return the content of URL.
-
-    Raises:
-        DownloadError: it cannot be downloaded, or has another SHA-256.
-    """
+    """Return the content of URL; raise DownloadError if it cannot be downloaded, or has another SHA-256."""
     timeout_s = pins.deadline_s("download")
     deadline = time.monotonic() + timeout_s
     content = bytearray()
@@ -194,11 +165,7 @@ def extract(archive: bytes, name: str) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write the whole file or nothing, even when others write it at the same time.
-
-    Raises:
-        DownloadError: it cannot be written.
-    """
+    """Write the whole file or nothing, even beside others that write it; raise DownloadError if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:

@@ -4,10 +4,9 @@ Only the documentation is made from this list (`harness.ci.docs`); the code read
 `nox -s docs` compares the two.
 """
 
-import tomllib
 from typing import NamedTuple
 
-from harness.project.paths import ROOT
+from harness.project.pins import versions
 
 TOOLS = ("kind", "kubectl", "helm")
 
@@ -22,7 +21,6 @@ class Variable(NamedTuple):
 
 def pins() -> list[Variable]:
     """Return the variables that replace a pin of `cluster/versions.toml`."""
-    images = tomllib.loads((ROOT / "cluster" / "versions.toml").read_text(encoding="utf-8"))["images"]
     uses = {
         "node": "kind's node",
         "postgres": "PostgreSQL in tests, in `nox -s dbt` and beside a cluster",
@@ -32,7 +30,7 @@ def pins() -> list[Variable]:
     return [
         *(
             Variable(f"PLATFORM_{name.upper()}_IMAGE", f"image: {uses[name]}", f"`{image.partition('@')[0]}`")
-            for name, image in images.items()
+            for name, image in versions()["images"].items()
         ),
         Variable(
             "PLATFORM_CHART",

@@ -50,7 +50,8 @@ def command(finding: Finding) -> str:
     """Return the line that makes GitHub show FINDING."""
     file = in_repository(finding.path)
     properties = {"file": file, "line": str(finding.line) if file and finding.line else "", "title": finding.title}
-    listed = ",".join(f"{name}={escape_property(value)}" for name, value in properties.items() if value)
+    escaped = {name: escape(value).replace(":", "%3A").replace(",", "%2C") for name, value in properties.items()}
+    listed = ",".join(f"{name}={value}" for name, value in escaped.items() if value)
     return f"::error {listed}::{escape(finding.message)}"
 
 
@@ -65,8 +66,3 @@ def in_repository(path: Path | str | None) -> str:
 def escape(data: str) -> str:
     """Return DATA escaped for a workflow command's message."""
     return data.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def escape_property(value: str) -> str:
-    """Return VALUE escaped for a workflow command's property."""
-    return escape(value).replace(":", "%3A").replace(",", "%2C")

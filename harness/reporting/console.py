@@ -77,17 +77,13 @@ class Phases:
         if phase.went_well:
             say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
 
-    def print(self) -> None:
-        """Print a table of the phases; some run in parallel or nested, so their sum may exceed the total."""
-        table(self.header, self.rows())
-
     @property
     def header(self) -> tuple[str, ...]:
         """The column names of `rows`."""
         return ("phase", "seconds", "last time") if self.last else ("phase", "seconds")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the phases and the total with their seconds, and those of the previous run if they are known."""
+        """Return each phase, of which some overlap, and the total, with their seconds and, if known, the last run's."""
         rows: list[tuple[str, ...]] = []
         for name, seconds in self.figures().items():
             before = f"{self.last[name]:.1f}" if name in self.last else ""

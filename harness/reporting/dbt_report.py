@@ -14,7 +14,7 @@ from harness.project.paths import ROOT
 from harness.reporting.annotations import Finding, annotate
 from harness.reporting.summary import code, details, span, table, text
 
-RESULTS, MANIFEST = "run_results.json", "manifest.json"
+RESULTS, MANIFEST, FRESHNESS = "run_results.json", "manifest.json", "sources.json"
 SHOWN = 20  # failures in full
 SHOWN_ROWS = 10
 CELL_CHARS = 200
@@ -54,17 +54,20 @@ class Result:
 
 
 def read(folder: Path) -> list[Result]:
-    """Return the results of the run that wrote to FOLDER; none if it wrote none.
-
-    Raises:
-        OSError, ValueError: the files cannot be read.
-    """
+    """Return the results that a run wrote to FOLDER, none if it wrote none; may raise OSError or ValueError."""
     if not (folder / RESULTS).exists():
         return []
     manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).exists() else {}
     nodes = manifest.get("nodes", {}) | manifest.get("unit_tests", {})
     results = json.loads((folder / RESULTS).read_text())["results"]
     return [_result(result, nodes.get(result["unique_id"], {})) for result in results]
+
+
+def stale_sources(folder: Path) -> list[str]:
+    """Return the sources, `raw.loads` for example, that a `dbt source freshness` which wrote to FOLDER found stale."""
+    written = folder / FRESHNESS
+    results = json.loads(written.read_text())["results"] if written.exists() else []
+    return [result["unique_id"].split(".", 2)[2] for result in results if result["status"] == "error"]
 
 
 def _result(result: Mapping[str, Any], node: Mapping[str, Any]) -> Result:

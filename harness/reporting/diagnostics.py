@@ -31,7 +31,9 @@ CONTENTS = {
     "nodes.txt": "the nodes: capacity, allocation, pressure",
     "export": "the engine's logs of PostgreSQL and the node; the node's kubelet, containerd and journal",
     "commands": "the output of kind, docker and helm",
-    "logs": "the output of the processes",
+    "components": "the output of Airflow's components and of PostgreSQL, as processes",
+    "dbt": "dbt's log and artifacts, where it runs as a process",
+    "postgres": "the output of PostgreSQL, if it did not start",
 }
 
 
@@ -47,12 +49,8 @@ def save(
     Each part is saved on its own, since one that is broken often cannot be saved. A part that cannot be saved is
     reported and left out: the failure itself matters more.
 
-    Args:
-        error: an unexpected one is returned unchanged, and the folder printed.
-        folders: copied, under these names.
-        warehouse_dsn: of the warehouse whose ledger and rejected rows are saved.
-        save_more: called with the folder of the diagnostics.
-        phases: the phases of the run.
+    An unexpected ERROR is returned unchanged, and the folder printed. FOLDERS are copied, under these names; of the
+    warehouse the ledger and the rejected rows are saved; SAVE_MORE is called with the folder of the diagnostics.
     """
     destination = None
     with log_and_continue("a folder"):

@@ -18,11 +18,7 @@ Found = tuple[str, int, str, str]  # a file, a line in it, the message, and a hi
 
 @dataclass(frozen=True)
 class Result:
-    """How a tool ended.
-
-    Attributes:
-        output: what it printed besides its findings, an error of its own for example.
-    """
+    """How a tool ended; `output` is what it printed besides its findings, an error of its own for example."""
 
     exit_code: int
     findings: Sequence[Finding] = ()
@@ -68,7 +64,7 @@ def _items(output: str) -> Iterator[Any]:
         yield from [item | each for each in item["violations"]] if "violations" in item else [item]
 
 
-# --- readers of an item of each program's JSON ------------------------------------------------------------------------
+# Readers of an item of each program's JSON.
 
 
 def _ruff(item: Any) -> Found:

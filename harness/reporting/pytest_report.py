@@ -38,18 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Restore the hidden variables."""
-    restore(config)
-
-
-def restore(config: pytest.Config) -> None:
-    """Restore the hidden variables."""
     hidden: dict[str, str] = config.stash[HIDDEN]
     os.environ.update(hidden)
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print the times and write the summary; called once, at the end, in the process that has all reports."""
-    restore(config)
+    pytest_unconfigure(config)
     session = os.environ.get("NOX_CURRENT_SESSION")
     stats: dict[str, list[Any]] = terminalreporter.stats
     slowest = slowest_tests([report for reports in stats.values() for report in reports])

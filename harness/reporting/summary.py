@@ -10,6 +10,7 @@ Needs only the standard library: the noxfile uses it before there is any environ
 """
 
 import contextlib
+import html
 import os
 import re
 import sys
@@ -36,7 +37,6 @@ class Section:
 
     Attributes:
         title: the session and its target: `e2e on kind`.
-        went_well: whether it succeeded.
         headline: a result for the first line.
         blocks: Markdown, each block complete in itself.
         cleaned: removes secrets from the text of an unexpected error.
@@ -144,9 +144,6 @@ def _size() -> int:
         return 0
 
 
-# --- pieces of Markdown ---------------------------------------------------------------------------------------------
-
-
 class Markdown(str):
     """Text that is already Markdown."""
 
@@ -158,7 +155,7 @@ def text(plain: object) -> str:
     line = " ".join(ESCAPES.sub("", str(plain)).split())
     line = re.sub(r"([\\`*|\[\]~$])", r"\\\1", line)
     line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)  # within a word it is no markup
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(line, quote=False)
 
 
 def span(plain: object) -> Markdown:
@@ -193,12 +190,8 @@ def _fence(block: str, shortest: int) -> str:
 
 def details(title: str, block: str) -> str:
     """Return BLOCK, folded under TITLE."""
-    return f"<details><summary>{html(title)}</summary>\n\n{block}\n\n</details>"
-
-
-def html(plain: str) -> str:
-    """Return PLAIN escaped for HTML."""
-    return " ".join(plain.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    summary = html.escape(" ".join(title.split()), quote=False)
+    return f"<details><summary>{summary}</summary>\n\n{block}\n\n</details>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> str:

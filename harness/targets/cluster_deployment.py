@@ -14,6 +14,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import ROOT
 from harness.targets.cluster_provider import ClusterProvider
+from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 TASK_IDS = ("create_tables", "load_events", "dbt_build")
@@ -21,18 +22,11 @@ DBT_POD = "dbt-build-"
 
 
 @dataclass
-class ClusterDeployment:
-    """Airflow on a cluster; see `harness.targets.target.Deployment`.
-
-    Attributes:
-        stays: it stays up when this process ends.
-    """
+class ClusterDeployment(Deployment):
+    """Airflow on a cluster that STAYS up when this process ends, or not."""
 
     provider: ClusterProvider
     kubectl: Kubectl
-    supervisor: Supervisor
-    api: AirflowApi
-    warehouse: Warehouse
     stays: bool
 
     def keep(self) -> None:
@@ -54,12 +48,9 @@ class ClusterDeployment:
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
-        return addresses(self.provider, self.api.password, shown_dsn(self.warehouse))
-
-    @property
-    def left_behind(self) -> list[str]:
-        """After the takedown: one line for each thing that could not be removed."""
-        return self.supervisor.left_behind
+        # Of a given server the administrator's DSN is not printed.
+        dsn = self.warehouse.reader_dsn if self.warehouse.server.suffix else self.warehouse.admin_dsn
+        return addresses(self.provider, self.api.password, dsn)
 
     def failed_dbt_runs(self) -> list[Path]:
         """Copy the tasks' log volume, where dbt's pods leave the files of failed runs, and return their folders."""
@@ -69,11 +60,7 @@ class ClusterDeployment:
         return sorted((copied / "dbt").glob("*"), key=lambda folder: folder.stat().st_mtime)
 
     def check(self) -> list[str]:
-        """Check that each task ran in its own pod, dbt in one more, and that only the pods of failed tasks remain.
-
-        Raises:
-            ChecksFailedError: a pod is missing or remains.
-        """
+        """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
         events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
         scheduled = {event["involvedObject"]["name"] for event in events}
         prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in self.api.dag_ids() for task_id in TASK_IDS]
@@ -112,11 +99,7 @@ def is_task_pod(pod: dict[str, Any]) -> bool:
 
 
 def connect(provider: ClusterProvider, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi]:
-    """Return clients of a deployment that is up, and change nothing; SUPERVISOR runs the port forward, if needed.
-
-    Raises:
-        NotUpError: no deployment is up, or it does not answer.
-    """
+    """Return clients of what is up, or raise NotUpError; SUPERVISOR runs the port forward, if needed."""
     kubectl = provider.kubectl()
     passwords = cluster_secrets.read_secret(kubectl, "passwords") if provider.exists() and kubectl.answers() else {}
     if not passwords:
@@ -135,11 +118,6 @@ def warehouse_of(provider: ClusterProvider) -> Warehouse:
     passwords = cluster_secrets.read_secret(provider.kubectl(), "passwords")
     server = provider.running_database().server
     return Warehouse(server, f"warehouse{server.suffix}", {role: passwords[role] for role in ROLES})
-
-
-def shown_dsn(warehouse: Warehouse) -> str:
-    """Return the DSN to print: the administrator's on a server that the harness started, a reader's on a given one."""
-    return warehouse.reader_dsn if warehouse.server.suffix else warehouse.admin_dsn
 
 
 def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> list[str]:

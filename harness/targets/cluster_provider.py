@@ -1,6 +1,5 @@
 """What differs between clusters: the cluster itself, its PostgreSQL, how images get into it, how Airflow is reached."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,17 +8,12 @@ from harness.kubernetes import chart
 from harness.kubernetes.deployment import Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
+from harness.targets import port_forward
 from harness.targets.options import RunOptions
 
 
 class ClusterProvider(Protocol):
-    """A cluster and what belongs to it.
-
-    Attributes:
-        name: the target's name.
-        values: the name of its values file in `cluster/values`.
-        options: the options of the run.
-    """
+    """A cluster and what belongs to it; `values` is the name of its values file in `cluster/values`."""
 
     name: str
     values: str
@@ -39,11 +33,7 @@ class ClusterProvider(Protocol):
         """Return whether anything of it exists, running or not."""
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:
-        """Check everything that can be checked before anything is created, and pull missing images.
-
-        Raises:
-            HarnessError: something is missing, too small, in use, or does not answer.
-        """
+        """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
 
     def check_absent(self) -> None:
         """Raise AlreadyUpError if a deployment exists."""
@@ -64,11 +54,7 @@ class ClusterProvider(Protocol):
         """Start PostgreSQL, or reuse a running one."""
 
     def running_database(self) -> Database:
-        """Return the PostgreSQL that runs.
-
-        Raises:
-            PostgresError: none does.
-        """
+        """Return the PostgreSQL that runs, or raise PostgresError."""
 
     def load_image(self, supervisor: Supervisor, image: Image) -> str:
         """Load an image into the cluster or push it to its registry; return the name that pods use."""
@@ -83,31 +69,20 @@ class ClusterProvider(Protocol):
         """Save what the engine and the cluster's own program log of it into FOLDER."""
 
     def airflow_address(self, supervisor: Supervisor | None = None) -> str:
-        """Return the address of Airflow's API on this machine; SUPERVISOR runs the port forward, if needed."""
+        """Return the address of Airflow's API on this machine, by default a port forward that SUPERVISOR runs."""
+        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
 
     @property
     def forward_command(self) -> str:
         """The command that makes the address reachable by hand; empty where none is needed."""
+        return port_forward.command(self.kubectl(), self.options.ui_port)
 
     def takedown_options(self) -> dict[str, str | None]:
         """Return the options, by name, that another process needs to delete what this one creates."""
+        return {}
 
     def delete(self) -> None:
         """Delete everything that was created, whatever state it is in."""
-
-
-def provider_of(target: str, options: RunOptions) -> ClusterProvider:
-    """Return the provider of TARGET, one of `options.CLUSTERS`."""
-    from harness.targets.existing_cluster import ExistingCluster
-    from harness.targets.kind import KindCluster
-    from harness.targets.minikube import MinikubeCluster
-
-    providers: dict[str, Callable[[RunOptions], ClusterProvider]] = {
-        "kind": KindCluster,
-        "minikube": MinikubeCluster,
-        "context": ExistingCluster,
-    }
-    return providers[target](options)
 
 
 def values_files(provider: ClusterProvider) -> list[Path]:

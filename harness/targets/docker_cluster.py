@@ -21,6 +21,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import BUILD
 from harness.reporting.console import say
+from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.options import RunOptions
 from harness.warehouse.server import Server, forget_libpq_settings, wait_until_ready
 
@@ -28,20 +29,14 @@ RESTART_TIMEOUT_S = 30.0  # for an existing PostgreSQL
 LOGS = "/var/lib/airflow-logs"  # on the node: manifests/logs-on-node.yaml
 
 
-class DockerCluster:
+class DockerCluster(ClusterProvider):
     """The common part of the two cluster providers; see `harness.targets.cluster_provider`.
 
     Attributes:
-        name: the target's name.
-        values: the name of its values file in `cluster/values`.
         cluster: the name of the cluster, and of its network.
         node: the name of the node's container.
-        tools: the programs that it needs.
-        build: the folder for the kubeconfig.
     """
 
-    name: str
-    values: str
     cluster: str
     node: str
     tools: tuple[str, ...]
@@ -56,11 +51,6 @@ class DockerCluster:
         """The cluster's name for people."""
         return f"{self.name} cluster {self.cluster}"
 
-    @property
-    def forward_command(self) -> str:
-        """Empty: Airflow's port is published."""
-        return ""
-
     def command(self, action: str) -> str:
         """Return the `nox -s cluster` command that does ACTION here."""
         return f"nox -s cluster -- {action}" + ("" if self.name == "kind" else f" --target {self.name}")
@@ -74,11 +64,7 @@ class DockerCluster:
         return any(engine.inspect("container", name) for name in (self.node, self.postgres))
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:
-        """Check everything that can be checked before anything is created, and pull missing images.
-
-        Raises:
-            HarnessError: something is missing, too small, in use, or does not answer.
-        """
+        """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)
@@ -164,11 +150,7 @@ class DockerCluster:
         return False
 
     def running_database(self) -> Database:
-        """Return the PostgreSQL that runs.
-
-        Raises:
-            PostgresError: none does.
-        """
+        """Return the PostgreSQL that runs, or raise PostgresError."""
         container = engine.inspect("container", self.postgres)
         if not container or not container["State"]["Running"]:
             raise PostgresError(
@@ -209,10 +191,6 @@ class DockerCluster:
     def export_cluster(self, folder: Path) -> None:
         """Save the logs of the cluster itself into FOLDER."""
         raise NotImplementedError
-
-    def takedown_options(self) -> dict[str, str | None]:
-        """Return nothing: the clone's path names everything."""
-        return {}
 
     def delete(self) -> None:
         """Delete everything that was created, whatever state it is in."""

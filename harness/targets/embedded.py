@@ -9,7 +9,6 @@ import os
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import EnvironmentMissingError
@@ -22,6 +21,7 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets.options import RunOptions
 from harness.targets.takedown import down_command, take_down
+from harness.targets.target import Deployment
 from harness.warehouse.ports import check_port, free_port
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
 from harness.warehouse.server import describe
@@ -30,33 +30,18 @@ from harness.warehouse.wheel import start_from_wheel
 MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
+FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
 # Variables that tasks may need: an events file in an object store needs credentials, proxies and certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 
-@dataclass
-class EmbeddedDeployment:
-    """The embedded target while it is up; see `harness.targets.target.Deployment`."""
-
-    supervisor: Supervisor
-    api: AirflowApi
-    warehouse: Warehouse
-
-    def keep(self) -> None:
-        """Leave everything up when this process ends."""
-        self.supervisor.keep()
-
-    def reset(self) -> None:
-        """Do nothing: the warehouse is always new."""
-
-    def check(self) -> list[str]:
-        """Check nothing: no guarantee is this target's alone."""
-        return []
+class EmbeddedDeployment(Deployment):
+    """The embedded target while it is up. Its warehouse is always new, and no guarantee is this target's alone."""
 
     def failed_dbt_runs(self) -> list[Path]:
         """Return the folder where `dbt/run.py` keeps the files of the last failed run, if one has failed."""
-        folder = failures(self.supervisor.directory / "dbt")
+        folder = self.supervisor.directory / "dbt" / FAILURES
         return [folder] if folder.exists() else []
 
     def addresses(self) -> list[str]:
@@ -68,11 +53,6 @@ class EmbeddedDeployment:
             f"  take it down: {down_command('e2e')}",
         ]
 
-    @property
-    def left_behind(self) -> list[str]:
-        """After the takedown: one line for each thing that could not be removed."""
-        return self.supervisor.left_behind
-
 
 class EmbeddedTarget:
     """The target `embedded`; see `harness.targets.target.Target`."""
@@ -81,16 +61,9 @@ class EmbeddedTarget:
 
     @contextlib.contextmanager
     def up(self, options: RunOptions, phases: Phases) -> Iterator[EmbeddedDeployment]:
-        """Bring it up; leaving the context takes it down, unless it is kept.
-
-        Raises:
-            EnvironmentMissingError: an environment is not installed.
-            PortTakenError: --ui-port is in use.
-            DiskFullError, ServiceFailedError: a component does not start.
-        """
+        """Bring it up, or raise HarnessError; leaving the context takes it down, unless it is kept."""
         airflow, dbt = installed_python("airflow"), installed_python("dbt")
-        if options.ui_port is not None:
-            check_port(options.ui_port, "--ui-port")
+        check_port(options.ui_port)
         with Supervisor.launch() as supervisor:
             deployment = None
             try:
@@ -139,11 +112,7 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
 
 
 def installed_python(group: str) -> Path:
-    """Return the Python of GROUP's environment.
-
-    Raises:
-        EnvironmentMissingError: the environment is not installed.
-    """
+    """Return the Python of GROUP's environment, or raise EnvironmentMissingError."""
     python = python_of(group)
     if not python.exists():
         raise EnvironmentMissingError(
@@ -214,13 +183,8 @@ def pipeline_env(options: RunOptions, warehouse: Warehouse, dbt: Path, artifacts
         "DBT_TARGET": "prod",
         "DBT_TARGET_PATH": str(artifacts / "target"),
         "DBT_LOG_PATH": str(artifacts / "logs"),
-        "DBT_FAILURES_PATH": str(failures(artifacts)),
+        "DBT_FAILURES_PATH": str(artifacts / FAILURES),
     }
-
-
-def failures(artifacts: Path) -> Path:
-    """Return where the files of a failed dbt run stay: the next run overwrites the others below ARTIFACTS."""
-    return artifacts / "failures"
 
 
 def check_alive(supervisor: Supervisor) -> None:

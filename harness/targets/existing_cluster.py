@@ -9,9 +9,6 @@ import functools
 import hashlib
 from pathlib import Path
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubernetes.deployment import CLONE_LABEL, NAMESPACE, Database, uninstall
@@ -20,9 +17,9 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
-from harness.targets import port_forward
+from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.options import RunOptions
-from harness.warehouse.given import given_server
+from harness.warehouse.given import dsn_parts, given_server
 from harness.warehouse.ports import check_port
 from harness.warehouse.roles import drop_all
 from harness.warehouse.server import Server
@@ -30,8 +27,8 @@ from harness.warehouse.server import Server
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class ExistingCluster:
-    """A namespace of an existing cluster; see `harness.targets.cluster_provider`."""
+class ExistingCluster(ClusterProvider):
+    """A namespace of an existing cluster, whose owner watches it: nothing is prepared, and every setting can change."""
 
     name = "context"
     values = "context.yaml"
@@ -43,11 +40,7 @@ class ExistingCluster:
 
     @functools.cached_property
     def context(self) -> str:
-        """The context's name; read once, since a user may switch to another while a run goes on.
-
-        Raises:
-            NotUpError: the kubeconfig has no current context.
-        """
+        """The context's name, read once: a user may switch to another. Raises NotUpError if there is no current one."""
         if self.options.context:
             return self.options.context
         try:
@@ -68,7 +61,7 @@ class ExistingCluster:
         """Return the `nox -s cluster` command that does ACTION here, without the DSN's password."""
         options = f" --target context --namespace {self.namespace}"
         if self.options.warehouse_dsn:
-            dsn = conninfo_to_dict(self.options.warehouse_dsn)
+            dsn = dsn_parts(self.options.warehouse_dsn)
             address = f"{dsn.get('host')}:{dsn.get('port') or 5432}/{dsn.get('dbname') or 'postgres'}"
             options += f" --warehouse-dsn postgresql://{dsn.get('user', '')}@{address}"
         return f"nox -s cluster -- {action}{options}"
@@ -78,11 +71,7 @@ class ExistingCluster:
         return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
 
     def exists(self) -> bool:
-        """Return whether the namespace exists and was created by this clone.
-
-        Raises:
-            NotUpError: the cluster does not answer.
-        """
+        """Return whether this clone created the namespace; raise NotUpError if the cluster does not answer."""
         if not self.kubectl().answers():
             raise NotUpError(
                 f"The cluster of the context {self.context} does not answer.",
@@ -93,14 +82,9 @@ class ExistingCluster:
         return bool(found and found["metadata"].get("labels", {}).get(CLONE_LABEL) == CLONE_ON_MACHINE)
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
-        """Check everything that can be checked before anything is created.
-
-        Raises:
-            HarnessError: the cluster does not answer, the namespace is somebody else's, or PostgreSQL is unusable.
-        """
+        """Check all prerequisites, the namespace's maker among them; raise HarnessError if one is not met."""
         engine.info()  # it builds the images
-        if self.options.ui_port:
-            check_port(self.options.ui_port, "--ui-port")
+        check_port(self.options.ui_port)
         tools.find("helm")
         if not self.exists() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
@@ -118,15 +102,6 @@ class ExistingCluster:
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
                 f"Use it with --reuse, name another with --namespace, or delete it: {self.command('down')}",
             )
-
-    def check_compatible(self) -> None:
-        """Do nothing: every setting can be changed."""
-
-    def check_dependencies(self, *, database: bool = True) -> None:
-        """Do nothing: the cluster's owner watches its disks and PostgreSQL."""
-
-    def prepare(self) -> None:
-        """Do nothing: the cluster and PostgreSQL exist."""
 
     def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster exists
         """Return which cluster is used."""
@@ -150,7 +125,7 @@ class ExistingCluster:
                 "This target starts no PostgreSQL in a cluster that belongs to somebody else.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )
-        if (host := host_of(self.options.warehouse_dsn)) in LOOPBACK:
+        if (host := dsn_parts(self.options.warehouse_dsn).get("host")) in LOOPBACK:
             raise UsageError(
                 f"--warehouse-dsn names {host}, which pods cannot reach.",
                 "Inside a pod that is the pod itself.",
@@ -206,15 +181,6 @@ class ExistingCluster:
         options = ("--namespaces", self.namespace, "--output-directory", str(folder))
         self.kubectl().run("cluster-info", "dump", *options, timeout_s=120)
 
-    def airflow_address(self, supervisor: Supervisor | None = None) -> str:
-        """Return Airflow's address behind a port forward."""
-        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
-
-    @property
-    def forward_command(self) -> str:
-        """The command that makes Airflow's address reachable by hand."""
-        return port_forward.command(self.kubectl(), self.options.ui_port)
-
     def takedown_options(self) -> dict[str, str | None]:
         """Return the options, by name, that another process needs to delete what this one creates."""
         return {
@@ -229,11 +195,3 @@ class ExistingCluster:
         if self.exists():
             uninstall(self.kubectl())
         drop_all(server)
-
-
-def host_of(dsn: str) -> str:
-    """Return the host in a DSN (URL or key=value); empty if it has none, or cannot be read."""
-    try:
-        return str(conninfo_to_dict(dsn).get("host") or "")
-    except psycopg.Error:  # `given_server` reports it
-        return ""

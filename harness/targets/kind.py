@@ -51,7 +51,7 @@ def why_unavailable() -> str:
     for name in ("node", "postgres", *images.needed_bases()):
         reference = pins.image(name)
         if not engine.has_image(reference) and not engine.is_pullable(reference):
-            return f"the engine does not have the image {reference.partition('@')[0]} and cannot pull it"
+            return f"the image {reference.partition('@')[0]} is not in the engine and cannot be pulled"
     return "" if chart.is_available() else f"the chart is not available from {shown(chart.source())}"
 
 
@@ -67,8 +67,8 @@ class KindCluster(DockerCluster):
     def check_prerequisites(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is created, and pull missing images."""
         node, wanted = engine.inspect("container", self.node), self.options.ui_port
-        if wanted and not (node and published_port(node) == wanted):
-            check_port(wanted, "--ui-port")
+        if not (node and published_port(node) == wanted):
+            check_port(wanted)
         if re.match(r"(tcp|ssh)://(?!localhost\b|127\.|\[::1\])", address := engine.address()):
             raise UsageError(
                 f"The Docker engine runs on another machine: {address}.",
@@ -126,10 +126,7 @@ class KindCluster(DockerCluster):
         return f"{self.title} up"
 
     def _check_port_was_free(self, error: CommandFailedError) -> None:
-        """Raise PortTakenError if another program took --ui-port meanwhile; without the option another port is tried.
-
-        ERROR is kind's.
-        """
+        """Raise PortTakenError if ERROR, kind's, says that --ui-port was taken; without it another port is tried."""
         if self.options.ui_port and re.search(r"port is already allocated|address already in use", error.output):
             raise PortTakenError(
                 f"Port {self.options.ui_port} was taken by another program while the cluster was created.",
@@ -205,6 +202,11 @@ class KindCluster(DockerCluster):
         """Return the address of Airflow's API on this machine."""
         node = engine.inspect("container", self.node)
         return f"http://127.0.0.1:{published_port(node) if node else 0}"
+
+    @property
+    def forward_command(self) -> str:
+        """Empty: Airflow's port is published."""
+        return ""
 
     def delete_cluster(self) -> None:
         """Delete the cluster, and nothing beside it."""

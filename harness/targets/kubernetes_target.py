@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from harness.docker import images
 from harness.errors import RollOutFailedError
@@ -19,7 +19,7 @@ from harness.kubernetes.deployment import (
 from harness.kubernetes.kubectl import Kubectl
 from harness.kubernetes.rollout import Watch
 from harness.pipeline.airflow_api import AirflowApi
-from harness.processes.background import InBackground, wait_for
+from harness.processes.background import in_background, wait_for
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import BUILD
@@ -27,13 +27,27 @@ from harness.project.session_lock import session_lock
 from harness.reporting.console import Phases
 from harness.targets.cluster_deployment import ClusterDeployment
 from harness.targets.cluster_failure import save_diagnostics, with_cause
-from harness.targets.cluster_provider import ClusterProvider, provider_of, values_files
+from harness.targets.cluster_provider import ClusterProvider, values_files
 from harness.targets.options import RunOptions
 from harness.targets.takedown import take_down
 from harness.warehouse.roles import Warehouse
 from harness.warehouse.server import describe
 
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the provider's options, as JSON, for the process that takes a run down
+
+
+def provider_of(target: str, options: RunOptions) -> ClusterProvider:
+    """Return the provider of TARGET, one of `options.CLUSTERS`."""
+    from harness.targets.existing_cluster import ExistingCluster
+    from harness.targets.kind import KindCluster
+    from harness.targets.minikube import MinikubeCluster
+
+    providers: dict[str, Callable[[RunOptions], ClusterProvider]] = {
+        "kind": KindCluster,
+        "minikube": MinikubeCluster,
+        "context": ExistingCluster,
+    }
+    return providers[target](options)
 
 
 class KubernetesTarget:
@@ -44,10 +58,7 @@ class KubernetesTarget:
 
     @contextlib.contextmanager
     def up(self, options: RunOptions, phases: Phases, *, recreate: bool = False) -> Iterator[ClusterDeployment]:
-        """Bring it up; leaving the context takes it down, unless it is kept or OPTIONS say to reuse it.
-
-        With RECREATE an existing cluster is deleted first.
-        """
+        """Bring it up, with RECREATE anew; leaving the context takes it down, unless it is kept or was to be reused."""
         provider = provider_of(self.name, options)
         with only_one_cluster() as lock, Supervisor.launch([lock]) as supervisor:
             if not options.reuse:
@@ -86,11 +97,7 @@ def only_one_cluster() -> Iterator[int]:
 
 
 def check_prerequisites(provider: ClusterProvider, supervisor: Supervisor) -> None:
-    """Check everything that can be checked before anything is created, and download what is missing.
-
-    Raises:
-        HarnessError: something is missing, too small, in use, or does not answer; or the chart rejects its values.
-    """
+    """Check all prerequisites, and download what is missing; raise HarnessError if one is not met."""
     archive = chart.locate()  # before any image is pulled
     run_values = supervisor.directory / "any-values.json"
     run_values.write_text(json.dumps(chart.run_values("events-platform/airflow:any", {}, {})))
@@ -124,13 +131,17 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("images loaded"):
             return [provider.load_image(supervisor, image) for image in (airflow_image, dbt_image)]
 
-    creating, starting, loading = InBackground(create_cluster), InBackground(start_database), InBackground(load_images)
+    creating, starting, loading = (
+        in_background(create_cluster),
+        in_background(start_database),
+        in_background(load_images),
+    )
     wait_for(creating, starting, loading)
     for image in (airflow_image, dbt_image):
         provider.load_image(supervisor, image)  # again, in case the cluster was created twice
     database, references = starting.result(), loading.result()
     api, warehouse = install_airflow(provider, supervisor, phases, database, references)
-    return ClusterDeployment(provider, creating.result(), supervisor, api, warehouse, stays=provider.options.reuse)
+    return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 
 def install_airflow(
@@ -138,10 +149,7 @@ def install_airflow(
 ) -> tuple[AirflowApi, Warehouse]:
     """Create databases, roles and secrets, install the chart, and wait until Airflow is healthy.
 
-    REFERENCES are the names of Airflow's and dbt's image in the cluster.
-
-    Raises:
-        InstallFailedError, RollOutFailedError: the chart is not installed, or a component is not ready in time.
+    REFERENCES are the names of Airflow's and dbt's image there. Raises InstallFailedError or RollOutFailedError.
     """
     kubectl, options = provider.kubectl(), provider.options
     airflow_image, dbt_image = references

@@ -14,7 +14,6 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import BUILD, CLONE
-from harness.targets import port_forward
 from harness.targets.docker_cluster import DockerCluster
 from harness.targets.options import RunOptions
 from harness.warehouse.ports import check_port
@@ -25,7 +24,7 @@ START_MARGIN_S = 120  # minikube applies the deadline to each thing that it wait
 
 
 class MinikubeCluster(DockerCluster):
-    """A minikube profile; see `harness.targets.cluster_provider`."""
+    """A minikube profile. Airflow is reached by a port forward: not every system reaches the driver's node ports."""
 
     name = "minikube"
     values = "minikube.yaml"
@@ -40,8 +39,7 @@ class MinikubeCluster(DockerCluster):
     def check_prerequisites(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is created."""
         program()
-        if self.options.ui_port:
-            check_port(self.options.ui_port, "--ui-port")
+        check_port(self.options.ui_port)
         super().check_prerequisites(supervisor)
 
     def prepare(self) -> None:
@@ -78,10 +76,8 @@ class MinikubeCluster(DockerCluster):
     def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
         """Load an image from the engine into the node, once that runs, and return the name that pods use.
 
-        minikube ends with exit code 0 even where it loads nothing: the node does not run yet, or the load failed.
-
-        Raises:
-            ClusterFailedError: the node does not have the image afterwards.
+        minikube ends with exit code 0 even where it loads nothing: the node does not run yet, or the load failed. So
+        ClusterFailedError is raised where the node does not have the image afterwards.
         """
         self._is_created.wait(pins.deadline_s("cluster") + START_MARGIN_S)
         if self._has(image):
@@ -103,15 +99,6 @@ class MinikubeCluster(DockerCluster):
         """Save minikube's log of the cluster."""
         self._minikube("logs", "--file", str(folder / "minikube.log"))
 
-    def airflow_address(self, supervisor: Supervisor | None = None) -> str:
-        """Return Airflow's address behind a port forward: not every system reaches the docker driver's node ports."""
-        return port_forward.forward(self.kubectl(), supervisor, self.options.ui_port)
-
-    @property
-    def forward_command(self) -> str:
-        """The command that makes Airflow's address reachable by hand."""
-        return port_forward.command(self.kubectl(), self.options.ui_port)
-
     def delete_cluster(self) -> None:
         """Delete the profile, if there is one."""
         if tools.installed("minikube"):
@@ -130,11 +117,7 @@ class MinikubeCluster(DockerCluster):
 
 
 def program() -> Path:
-    """Return minikube's path.
-
-    Raises:
-        ToolMissingError: it is not installed; the project pins none.
-    """
+    """Return minikube's path, or raise ToolMissingError: the project pins none."""
     if path := tools.installed("minikube"):
         return path
     raise ToolMissingError(

@@ -16,9 +16,7 @@ class RunOptions:
     """The options of `nox -s e2e` and `nox -s cluster`; their fields have the options' names.
 
     Attributes:
-        target: one of `TARGETS`.
         events: the events file: an absolute path or any fsspec URI.
-        interval: which events to load.
         max_rejected: the largest share of rows that may be rejected, 0 to 1.
         ui_port: the port for Airflow's UI and API; None for a free one.
         reuse: use a cluster that is up, and leave it up.

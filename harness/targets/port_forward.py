@@ -24,11 +24,7 @@ while True:
 
 
 def forward(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -> str:
-    """Start a forward from PORT, or a free one, to Airflow and return the address; without SUPERVISOR start none.
-
-    Raises:
-        NotUpError: Airflow cannot be reached before the deadline.
-    """
+    """Return Airflow's address at PORT, or a free one, forwarded by SUPERVISOR if given. May raise NotUpError."""
     port = port or (free_port() if supervisor else PORT)
     if supervisor:
         argv = [sys.executable, "-c", RETRY, *kubectl.argv, "port-forward", SERVICE, f"{port}:{PORT}"]

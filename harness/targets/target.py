@@ -1,49 +1,48 @@
-"""What a target and a deployment on it are, and which target a run gets."""
+"""What a target is, and a deployment on it."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from events.uri import shown
-from harness.errors import UsageError
 from harness.pipeline.airflow_api import AirflowApi
+from harness.processes.supervisor import Supervisor
 from harness.reporting.console import Phases
-from harness.targets.options import TARGETS, RunOptions
+from harness.targets.options import RunOptions
 from harness.warehouse.roles import Warehouse
 
 
-class Deployment(Protocol):
+@dataclass
+class Deployment:
     """A target while it is up."""
 
+    supervisor: Supervisor
     api: AirflowApi
     warehouse: Warehouse
 
+    @property
+    def left_behind(self) -> list[str]:
+        """After the takedown: one line for each thing that could not be removed."""
+        return self.supervisor.left_behind
+
     def keep(self) -> None:
         """Leave everything up when this process ends."""
+        self.supervisor.keep()
 
     def reset(self) -> None:
         """Empty the warehouse, if an earlier run has used it."""
 
     def check(self) -> list[str]:
-        """Check, after all runs, what only this target guarantees; return a line for each check that passed.
-
-        Raises:
-            ChecksFailedError: a check failed.
-        """
+        """Check, after all runs, what only this target guarantees; return a line each, or raise ChecksFailedError."""
+        return []
 
     def failed_dbt_runs(self) -> list[Path]:
-        """Return a folder for each failed dbt run, with the files that dbt wrote, the latest last.
-
-        Raises:
-            EventsError, OSError: the files cannot be copied or read.
-        """
+        """Return the folders of failed dbt runs' files, the latest last; may raise EventsError or OSError."""
+        raise NotImplementedError
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
-
-    @property
-    def left_behind(self) -> list[str]:
-        """After the takedown: one line for each thing that could not be removed."""
+        raise NotImplementedError
 
 
 class Target(Protocol):
@@ -54,31 +53,5 @@ class Target(Protocol):
     def up(self, options: RunOptions, phases: Phases) -> AbstractContextManager[Deployment]:
         """Bring a deployment up; leaving the context takes it down, unless it is kept.
 
-        An exception, here or in the context, saves diagnostics before the takedown.
-
-        Raises:
-            HarnessError: the deployment cannot be brought up.
+        An exception, here or in the context, saves diagnostics before the takedown. Raises HarnessError.
         """
-
-
-def choose(name: str) -> tuple[Target, str]:
-    """Return the target NAME, and the reason for it.
-
-    Raises:
-        UsageError: no target has this name.
-    """
-    from harness.targets import kind
-    from harness.targets.embedded import EmbeddedTarget
-    from harness.targets.kubernetes_target import KubernetesTarget
-
-    if name not in TARGETS:
-        raise UsageError(
-            f"There is no target {shown(name)!r}.",
-            f"The targets are: {', '.join(TARGETS)}.",
-            "Name one of them, or leave --target out: nox -s e2e",
-        )
-    if name == "auto":
-        if reason := kind.why_unavailable():
-            return EmbeddedTarget(), f"chosen by auto: {reason}"
-        return KubernetesTarget("kind"), "chosen by auto: a Docker engine answers, and all images are available"
-    return EmbeddedTarget() if name == "embedded" else KubernetesTarget(name), "from --target"

@@ -45,11 +45,7 @@ def engine_answers() -> bool:
 
 
 def start_container(supervisor: Supervisor) -> Server:
-    """Start PostgreSQL in a container that SUPERVISOR ends.
-
-    Raises:
-        PostgresError: it did not start, does not answer, or has another major version.
-    """
+    """Start PostgreSQL in a container that SUPERVISOR ends; raise PostgresError if it is not usable."""
     forget_libpq_settings()
     image = pins.image("postgres")
     password = secrets.token_urlsafe(24)

@@ -26,10 +26,8 @@ def describe_choice(dsn: str | None) -> str:
 def ephemeral_server(dsn: str | None = None, *, keep: bool = False) -> Iterator[Server]:
     """Yield the server of DSN, and drop what was made there at the end; without a DSN, start one and end it.
 
-    KEEP leaves a started server up, after a failure as well, but not after an interrupt.
-
-    Raises:
-        PostgresError, ServiceFailedError: see `given_server`, `start_container` and `start_from_wheel`.
+    KEEP leaves a started server up, after a failure as well, but not after an interrupt. Raises PostgresError or
+    ServiceFailedError: see `given_server`, `start_container` and `start_from_wheel`.
     """
     if dsn:
         server = given_server(dsn)

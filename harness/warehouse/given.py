@@ -37,17 +37,10 @@ def unsupported_parts(option: str) -> PostgresError:
 
 
 def given_server(dsn: str, option: str = "--postgres", suffix: str | None = None) -> Server:
-    """Return the server of DSN (URL or key=value); its user must be allowed to make databases and roles.
+    """Return the server of DSN (URL or key=value), the value of OPTION; by default with a random suffix, see `Server`.
 
-    libpq's environment variables (PGPASSWORD, PGSSLMODE …) apply to it, too.
-
-    Args:
-        dsn: the administrator's DSN.
-        option: the option that it came from, for messages.
-        suffix: see `Server`; a random one by default.
-
-    Raises:
-        PostgresError: it does not answer, is not reached over TCP, has another major version, or the user lacks rights.
+    libpq's environment variables (PGPASSWORD, PGSSLMODE …) apply to it, too. Raises PostgresError if it does not
+    answer, is not reached over TCP, has another major version, or its user may not make databases and roles.
     """
     try:
         parts = conninfo_to_dict(dsn)

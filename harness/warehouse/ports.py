@@ -20,8 +20,10 @@ def free_port() -> int:
             return port
 
 
-def check_port(port: int, option: str) -> None:
-    """Raise PortTakenError if PORT, the value of OPTION, is in use."""
+def check_port(port: int | None) -> None:
+    """Raise PortTakenError if PORT, that of --ui-port, is in use; None is a free one."""
+    if port is None:
+        return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -30,5 +32,5 @@ def check_port(port: int, option: str) -> None:
             raise PortTakenError(
                 f"Port {port} cannot be used: {error.strerror}.",
                 "Another program, or an earlier run that was kept, most likely listens on it.",
-                f"Choose another with {option}, or leave it out to get a free one.",
+                "Choose another with --ui-port, or leave it out to get a free one.",
             ) from error

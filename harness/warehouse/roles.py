@@ -1,11 +1,4 @@
-"""The warehouse's database and its three roles, the same on every target and in every test.
-
-| role          | may |
-| ------------- | --- |
-| `loader`      | owns the schema `raw` |
-| `transformer` | reads `raw`, makes and owns the models' schemas |
-| `reader`      | uses the models' schemas; dbt grants it `select` on the marts |
-"""
+"""The warehouse's database and its three roles (docs/architecture.md), the same on every target and in every test."""
 
 import secrets
 from dataclasses import dataclass, field, replace
@@ -127,11 +120,7 @@ def drop_warehouse(warehouse: Warehouse) -> None:
 
 
 def drop_all(server: Server) -> None:
-    """Drop every database and role that the project made on a given server: those with the server's suffix and MARK.
-
-    Raises:
-        ValueError: the server has no suffix; every name would match.
-    """
+    """Drop what the project made on a given server: its suffix and MARK tell. Raises ValueError without a suffix."""
     if not server.suffix:
         raise ValueError("without a suffix everything on the server would be dropped")
     query = "select {name} from {view} where right({name}, %s) = %s and shobj_description(oid, %s) = %s"
@@ -147,10 +136,7 @@ def drop_all(server: Server) -> None:
 
 
 def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
-    """Make Airflow's metadata database and its role, and return its SQLAlchemy URL.
-
-    HOST and PORT are the server's address as Airflow reaches it.
-    """
+    """Make Airflow's metadata database and role; return its SQLAlchemy URL at HOST and PORT, as Airflow reaches it."""
     name = f"airflow{server.suffix}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         create_role(connection, name, password)

@@ -31,8 +31,7 @@ class Server:
 
     Attributes:
         origin: where it comes from, for people: `a wheel`, `the container image postgres:18`, `--postgres`.
-        suffix: the end of the names of all databases and roles that the project makes there; empty on a server that
-            the harness started.
+        suffix: of all databases and roles that the project makes there; empty on a server that the harness started.
     """
 
     origin: str
@@ -81,11 +80,7 @@ def options(settings: Mapping[str, str]) -> list[str]:
 
 
 def wait_until_ready(server: Server, timeout_s: float) -> None:
-    """Wait until SERVER, which runs in a container, accepts connections.
-
-    Raises:
-        PostgresError: it does not within TIMEOUT_S seconds.
-    """
+    """Wait until SERVER, in a container, accepts connections; raise PostgresError after TIMEOUT_S seconds."""
     deadline = time.monotonic() + timeout_s
     # The image's first server, for initialisation, does not listen on TCP: whatever answers is the real one.
     while not server.is_ready():

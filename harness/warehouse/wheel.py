@@ -26,11 +26,8 @@ def start_from_wheel(
 ) -> Server:
     """Start PostgreSQL as a process of SUPERVISOR, with SETTINGS, on the port that CHOOSE_PORT returns.
 
-    As root it runs as `nobody`, since PostgreSQL refuses to run as root; no user is created.
-
-    Raises:
-        PostgresError: its directory is not accessible to `nobody`, or the wheel is not installed.
-        ServiceFailedError: it did not start.
+    As root it runs as `nobody`, since PostgreSQL refuses to run as root; no user is created. Raises PostgresError if
+    `nobody` cannot enter its directory or the wheel is not installed, ServiceFailedError if it does not start.
     """
     forget_libpq_settings()
     user = unprivileged_user()

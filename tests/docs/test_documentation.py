@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.ci import docs
-from harness.project import variables
+from harness.project import pins, variables
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.warehouse import server as postgres
@@ -134,7 +134,7 @@ def options_called(text: str, command: str) -> set[str]:
 def test_commands_name_existing_sessions_and_options(name: str) -> None:
     assert sessions_called(read(name)) <= set(docs.sessions())
     for command, parser in PARSERS.items():
-        assert options_called(read(name), command) <= docs.option_names(parser), command
+        assert options_called(read(name), command) <= {option.split()[0] for option in docs.options(parser)}, command
 
 
 def test_sessions_and_options_of_commands_are_found() -> None:
@@ -179,14 +179,14 @@ def environment_reads(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_variables_that_are_mentioned_exist(name: str) -> None:
-    deadlines = {f"PLATFORM_DEADLINE_{what.upper()}" for what in docs.versions()["deadlines"]}
+    deadlines = {f"PLATFORM_DEADLINE_{what.upper()}" for what in pins.versions()["deadlines"]}
     known = {variable.name for variable in variables.pins()} | deadlines | {"PLATFORM_DEADLINE"}
     assert set(re.findall(r"PLATFORM_[A-Z_]*[A-Z]", read(name))) <= known
 
 
 def test_every_deadline_is_waited_for() -> None:
     text = "\n".join(path.read_text() for path in code_files("harness/**/*.py"))
-    assert set(re.findall(r'deadline_s\("(\w+)"\)', text)) == set(docs.versions()["deadlines"])
+    assert set(re.findall(r'deadline_s\("(\w+)"\)', text)) == set(pins.versions()["deadlines"])
 
 
 # --- pins -----------------------------------------------------------------------------------------------------------
@@ -194,11 +194,11 @@ def test_every_deadline_is_waited_for() -> None:
 
 def wrong_pins(text: str) -> list[str]:
     """Return the images and versions in TEXT that are not the pinned ones."""
-    images = {image.partition("@")[0] for image in docs.versions()["images"].values()}
+    images = {image.partition("@")[0] for image in pins.versions()["images"].values()}
     repositories = "|".join(re.escape(image.rpartition(":")[0]) for image in images)
     wrong = [name for name in re.findall(rf"(?<![\w/.-])(?:{repositories}):[\w][\w.-]*\w", text) if name not in images]
     versions = {
-        "Airflow": docs.versions()["chart"]["airflow"],
+        "Airflow": pins.versions()["chart"]["airflow"],
         "PostgreSQL": str(postgres.MAJOR),
         "Python": tomllib.loads(read("pyproject.toml"))["project"]["requires-python"].removeprefix(">="),
     }
@@ -214,7 +214,7 @@ def test_quoted_pins_are_the_pinned_ones(name: str) -> None:
 
 
 def test_wrong_pins_are_found() -> None:
-    pinned = docs.versions()["images"]["postgres"]
+    pinned = pins.versions()["images"]["postgres"]
     assert wrong_pins(f"`{pinned}`. `apache/airflow:1.0-python3.13`, python:3.9-slim. PostgreSQL 12") == [
         "apache/airflow:1.0-python3.13",
         "python:3.9-slim",
@@ -225,7 +225,7 @@ def test_wrong_pins_are_found() -> None:
 @pytest.mark.parametrize("name", ["airflow", "dbt"])
 def test_a_dockerfile_has_the_pinned_base(name: str) -> None:
     [base] = re.findall(r"^ARG \w+_IMAGE=(\S+)$", read(f"{name}/Dockerfile"), re.MULTILINE)
-    assert base in docs.versions()["images"].values()
+    assert base in pins.versions()["images"].values()
 
 
 # --- the changelog --------------------------------------------------------------------------------------------------

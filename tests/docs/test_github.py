@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.ci import docs
+from harness.project import pins
 from harness.project.paths import ROOT
 from harness.targets.options import TARGETS
 
@@ -92,7 +92,7 @@ def pinned(versions: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def test_renovate_sees_every_pin() -> None:
-    assert found_by_renovate(VERSIONS) == pinned(docs.versions())
+    assert found_by_renovate(VERSIONS) == pinned(pins.versions())
 
 
 def test_renovate_reads_the_file_of_the_pins() -> None:
@@ -116,5 +116,5 @@ def test_renovate_covers_actions_groups_and_bases() -> None:
 def test_renovates_rules_name_pinned_packages() -> None:
     named = {name for rule in RENOVATE["packageRules"] for name in rule.get("matchPackageNames", [])}
     template = "".join(manager.get("depNameTemplate", "") for manager in RENOVATE["customManagers"])
-    known = set(pinned(docs.versions())) | set(re.findall(r"[a-z-]+/[a-z]+", template))
+    known = set(pinned(pins.versions())) | set(re.findall(r"[a-z-]+/[a-z]+", template))
     assert named <= known

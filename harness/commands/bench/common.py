@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,8 @@ from pathlib import Path
 import psycopg
 
 from events.tables import create_tables
+from harness.errors import ChecksFailedError
+from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT
 from harness.reporting import console
 from harness.reporting import figures as kept
@@ -80,6 +82,16 @@ class Bench:
         address = ("-h", self.server.host, "-p", str(self.server.port), "-U", self.server.user)
         argv = [str(self.programs / "psql"), "-X", "-q", *address, "-d", warehouse.database, "-c", command]
         subprocess.run(argv, env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+def run_dbt(argv: Sequence[str], cwd: Path, env: Mapping[str, str], what: str, next_run: str) -> float:
+    """Run dbt's Python with ARGV, ENV on top of the environment; return its seconds, or raise ChecksFailedError."""
+    argv, env, began = [str(python_of("dbt")), *argv], os.environ | dict(env), time.monotonic()
+    process = subprocess.run(argv, cwd=cwd, env=env, check=False, capture_output=True, text=True)
+    if process.returncode:
+        what = f"dbt {what} ended with exit code {process.returncode}."
+        raise ChecksFailedError(what, process.stdout[-2000:], f"Run {next_run}")
+    return time.monotonic() - began
 
 
 def checkpoint(warehouse: Warehouse) -> None:

@@ -5,7 +5,6 @@ that it contains no time of this process.
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,7 @@ from pathlib import Path
 import psycopg
 
 from events.load import load
-from harness.commands.bench.common import COLUMNS, TABLE, Bench, Figure, at_least, at_most, checkpoint, seconds
-from harness.errors import ChecksFailedError
-from harness.project.environments import python_of
+from harness.commands.bench.common import COLUMNS, TABLE, Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
 from harness.reporting.console import Phases
 from harness.warehouse.roles import Warehouse
 
@@ -190,14 +187,7 @@ def write_dbt_project(bench: Bench, warehouse: Warehouse) -> None:
 def run_dbt_model(bench: Bench) -> float:
     """Run the project's model; return the seconds that dbt reports for it, without dbt's start."""
     project = bench.directory / "bench"
-    argv = [str(python_of("dbt")), "-m", "dbt.cli.main", "run", "--profiles-dir", "."]
-    process = subprocess.run(argv, cwd=project, check=False, capture_output=True, text=True)
-    if process.returncode:
-        raise ChecksFailedError(
-            f"dbt run ended with exit code {process.returncode}.",
-            process.stdout[-2000:],
-            "Run it again: nox -s bench -- load",
-        )
+    run_dbt(["-m", "dbt.cli.main", "run", "--profiles-dir", "."], project, {}, "run", "it again: nox -s bench -- load")
     results = json.loads((project / "target" / "run_results.json").read_text())
     [model] = results["results"]
     [times] = [timing for timing in model["timing"] if timing["name"] == "execute"]

@@ -5,8 +5,6 @@ the load loads them, so that `raw.events` has its usual partitions. A run's time
 `active_time`.
 """
 
-import os
-import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,9 +13,8 @@ from pathlib import Path
 import psycopg
 
 from events.load import load
-from harness.commands.bench.common import Bench, Figure, at_least, at_most, checkpoint, seconds
+from harness.commands.bench.common import Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
 from harness.errors import ChecksFailedError
-from harness.project.environments import python_of
 from harness.project.paths import ROOT, SAMPLE
 from harness.reporting.console import Phases
 from harness.warehouse.roles import Warehouse
@@ -96,24 +93,14 @@ class DbtBench(Bench):
         return path
 
     def dbt(self, warehouse: Warehouse, *arguments: str) -> tuple[float, float]:
-        """Run `run.py ARGUMENTS` as the dbt task does; return its seconds, and those spent in the database.
-
-        With one thread, so that the latter are part of the former.
-        """
+        """Run `run.py ARGUMENTS` as the dbt task does; return its seconds, and those in the database among them."""
         folder = self.directory / "dbt"
         env = {"DBT_TARGET": "prod", "DBT_TARGET_PATH": str(folder / "target"), "DBT_LOG_PATH": str(folder / "logs")}
-        argv = [str(python_of("dbt")), "dbt/run.py", *arguments, "--threads", "1"]
-        before, began = self.database_s(warehouse), time.monotonic()
-        process = subprocess.run(
-            argv, cwd=ROOT, env=os.environ | env | warehouse.dbt_env(), check=False, capture_output=True, text=True
+        before = self.database_s(warehouse)
+        argv = ["dbt/run.py", *arguments, "--threads", "1"]  # with more, the time in the database is no part of it
+        took = run_dbt(
+            argv, ROOT, env | warehouse.dbt_env(), " ".join(arguments), "the tests of the models: nox -s dbt"
         )
-        took = time.monotonic() - began
-        if process.returncode:
-            raise ChecksFailedError(
-                f"dbt {' '.join(arguments)} ended with exit code {process.returncode}.",
-                process.stdout[-2000:],
-                "Run the tests of the models: nox -s dbt",
-            )
         return took, self.database_s(warehouse) - before
 
     def database_s(self, warehouse: Warehouse) -> float:
@@ -209,20 +196,12 @@ def measure_new_day(bench: DbtBench, warehouse: Warehouse, events: int, rounds: 
     days_s = []
     for number in range(rounds):
         with phases.phase(f"new day {number}") as phase:
-            days_s.append(
-                replace(
-                    bench, warehouse, first=events + number * day_events, count=day_events, day=DAYS + number, days=1
-                )
-            )
+            first, day = events + number * day_events, DAYS + number
+            days_s.append(replace(bench, warehouse, first=first, count=day_events, day=day, days=1))
             phase.text = f"a new day of {day_events:,} events: {days_s[-1]:.2f} s in the database"
     with phases.phase("corrected week") as phase:
         week_s = replace(
-            bench,
-            warehouse,
-            first=2 * events,
-            count=CORRECTED_DAYS * day_events,
-            day=DAYS // 3,
-            days=CORRECTED_DAYS,
+            bench, warehouse, first=2 * events, count=CORRECTED_DAYS * day_events, day=DAYS // 3, days=CORRECTED_DAYS
         )
         phase.text = f"a week corrected two years later: {week_s:.2f} s in the database"
     return [

@@ -14,15 +14,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Cause:
-    """Why something does not come up.
-
-    Attributes:
-        kind: what kind of cause it is.
-        what: what happened.
-        why: why most likely.
-        next_step: what to do.
-        is_final: waiting longer is pointless.
-    """
+    """Why something does not come up, and what to do; with `is_final` waiting longer is pointless."""
 
     kind: Kind
     what: str

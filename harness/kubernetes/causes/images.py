@@ -51,6 +51,5 @@ def explain(objects: Objects, container: Container) -> Cause:
     else:
         why = f"The node cannot reach {registry}: no route, an unknown host name, a proxy or a rate limit."
         next_step, is_final = f"Load it from here: {pull}, {load}", count(failed) >= MIN_PULLS
-    return Cause(
-        "image", f"{container_name(container)} cannot get its image {image}: {answer}", why, next_step, is_final
-    )
+    what = f"{container_name(container)} cannot get its image {image}: {answer}"
+    return Cause("image", what, why, next_step, is_final)

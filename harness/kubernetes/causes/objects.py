@@ -18,10 +18,7 @@ MIN_RESTARTS = 3
 class Objects:
     """The pods of tasks, or all others, and the other objects of a namespace by kind.
 
-    Args:
-        items: pods, events, persistentvolumeclaims, jobs and nodes, as far as they may be listed.
-        logs: see `Logs`.
-        of_tasks: whether the pods are those of tasks.
+    ITEMS are pods, events, persistentvolumeclaims, jobs and nodes, as far as they may be listed.
     """
 
     def __init__(self, items: Sequence[Item], logs: Logs, *, of_tasks: bool) -> None:
@@ -107,11 +104,7 @@ def count(events: Iterable[Item]) -> int:
 
 @dataclass(frozen=True)
 class Container:
-    """A container with its status; fields that Kubernetes leaves out are empty.
-
-    Attributes:
-        ended: how it ended the last time.
-    """
+    """A container with its status, empty where Kubernetes says nothing; `ended` is how it ended the last time."""
 
     pod: Item
     name: str

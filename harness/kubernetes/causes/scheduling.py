@@ -60,6 +60,5 @@ def refused(objects: Objects) -> Iterator[Cause]:
         else:
             why = "A quota or another rule of the cluster forbids it, or it names an object that does not exist."
             next_step = f"Look at its events: kubectl describe {kind.lower()} {name}"
-        yield Cause(
-            "refused", f"The cluster creates no pods for the {kind} {name}: {message}", why, next_step, is_final
-        )
+        what = f"The cluster creates no pods for the {kind} {name}: {message}"
+        yield Cause("refused", what, why, next_step, is_final)

@@ -27,34 +27,21 @@ Finder = Callable[[Sequence[Item], Logs], Cause | None]
 
 
 def find_component_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
-    """Return why Airflow's components are not ready; None if nothing is known to be wrong.
-
-    Args:
-        items: pods (those of tasks are ignored), events, persistentvolumeclaims, jobs and nodes, as far as they may be
-            listed.
-        logs: see `objects.Logs`.
-    """
+    """Return why Airflow's components, not tasks, are not ready; None if nothing is known to be wrong."""
     objects = Objects(items, logs, of_tasks=False)
     causes_of = (nodes.unhealthy, storage.unbound_claims, _pod_causes, migrations.given_up_jobs, scheduling.refused)
     return _deepest(cause for find in causes_of for cause in find(objects))
 
 
 def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
-    """Return why a task's pod could not run; None if only the task's log can say why it failed.
-
-    Takes what `find_component_cause` takes, and looks at the pods of every run among ITEMS.
-    """
+    """Return why a task's pod, of any run, could not run; None if only the task's log can say why it failed."""
     objects = Objects(items, logs, of_tasks=True)
     found = (*nodes.unhealthy(objects), *_pod_causes(objects))
     return _deepest(cause for cause in found if cause.kind not in ("crash", "probe"))
 
 
 def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
-    """Return the cause that each of FINDERS finds in a namespace, with KUBECTL's options in the next steps.
-
-    Raises:
-        CommandFailedError: the objects cannot be listed; nodes need not be.
-    """
+    """Return each FINDER's cause, KUBECTL's options in its next step; raise CommandFailedError if KUBECTL fails."""
     items = kubectl.items("pods", "events", "persistentvolumeclaims", "jobs")
     with contextlib.suppress(CommandFailedError):
         items += kubectl.items("nodes")
@@ -98,7 +85,6 @@ def _pod_causes(objects: Objects) -> Iterator[Cause]:
 
 
 def _container_causes(objects: Objects, container: Container) -> Iterator[Cause]:
-    """Explain why a container does not run, or is not ready."""
     reason = container.waiting.get("reason", "")
     exit_code = container.ended.get("exitCode", 0)
     is_migration = component(container.pod) == MIGRATIONS

@@ -56,7 +56,7 @@ def test_a_port_in_use(session: Session) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         session(*E2E, "--ui-port", str(port)).is_error(41, f"Port {port} cannot be used: Address already in use.")
-    check_port(port, "--ui-port")  # free again
+    check_port(port)  # free again
 
 
 def test_a_disk_without_room(session: Session, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ CAUSE = "The migration of Airflow's database failed with exit code 1 (4 times): 
 def install(tmp_path: Path, helm: str, *, is_watched: bool = False) -> None:
     """Install on the recorded cluster, with the program HELM."""
     kubectl = Kubectl(programs.write(tmp_path / "kubectl", KUBECTL.format(recording=RECORDING)), "there")
-    watch = Watch(kubectl) if is_watched else lambda: None
+    watch = Watch(kubectl, lambda: None) if is_watched else lambda: None
     with pytest.MonkeyPatch.context() as patch, Supervisor.launch() as supervisor:
         patch.setenv("PLATFORM_HELM", str(programs.write(tmp_path / "helm", f"import sys, time\n{helm}\n")))
         deployment.install(supervisor, kubectl, Path("a.tgz"), [], phases=Phases(), watch=watch)

@@ -18,7 +18,7 @@ import pytest
 
 from harness.docker import engine, images
 from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError
-from harness.processes.background import InBackground
+from harness.processes.background import in_background
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
@@ -277,9 +277,9 @@ def test_an_image_is_loaded_once_the_node_runs(
     cluster: MinikubeCluster, machine: Path, supervisor: Supervisor, image: images.Image
 ) -> None:
     cluster.prepare()
-    loading = InBackground(lambda: cluster.load_image(supervisor, image))
+    loading = in_background(lambda: cluster.load_image(supervisor, image))
     time.sleep(0.2)
-    assert not loading.has_ended
+    assert not loading.done()
     assert not (machine / "calls").exists()
     cluster.create(supervisor)
     assert loading.result() == image.reference

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.targets.target import choose
+from harness.targets.choice import choose
 from tests import programs
 
 # What the kind target needs of the engine: all images, by a part of what docker is asked.
@@ -41,7 +41,7 @@ NO_NODE = {name: answer for name, answer in IMAGES.items() if "node" not in name
     [
         (NO_ENGINE, {}, "no Docker engine answers"),
         (SMALL, {}, "The Docker engine has 1.0 GB of memory; the cluster needs 5.0 GB"),
-        (NO_NODE, {}, "the engine does not have the image node:1 and cannot pull it"),
+        (NO_NODE, {}, "the image node:1 is not in the engine and cannot be pulled"),
         (
             IMAGES,
             {"PLATFORM_HELM": "", "PLATFORM_HELM_URL": "http://127.0.0.1:9"},
