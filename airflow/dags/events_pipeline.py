@@ -8,12 +8,17 @@
 
 **Re-run:** safe at any time, also during other runs; the interval is replaced as a whole.
 
+**Retries:** three, where another try may succeed: after a killed pod, an unreachable or busy warehouse, a file that
+changed, and every 20 minutes if the file does not exist yet. Rejected rows, a failing model or test fail at once.
+
 **Triage:** if `load_events` failed, its log counts the rejected rows by reason; they are in `raw.rejected_events`, and
 the load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing test. Fix the file or the model and
 clear the task.
 """
 
 import os
+from argparse import ArgumentTypeError
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,10 +26,19 @@ import pendulum
 from airflow.sdk import DAG, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
+from events.arguments import share
 from events.dbt_task import dbt_task
+from events.retries import RETRIES
 
 CADENCES = ("daily", "weekly", "monthly")
-INSTANT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?$"
+# An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
+LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[13579][26]|[2468]0)00)"
+DAY = (
+    "(?!0000)([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    f"|02-(0[1-9]|1[0-9]|2[0-8]))|{LEAP_YEAR}-02-29)"
+)
+TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?"
+INSTANT = rf"^{DAY}([T ]{TIME})?$(?!\n)"  # in Python, `$` alone matches before a line end
 
 
 def events_pipeline(cadence: str) -> DAG:
@@ -37,17 +51,17 @@ def events_pipeline(cadence: str) -> DAG:
         catchup=False,
         doc_md=__doc__,
         tags=["events", cadence],
-        default_args={"execution_timeout": timedelta(hours=1)},
+        default_args={"execution_timeout": timedelta(hours=1), **RETRIES},
         dagrun_timeout=timedelta(hours=3),
         params={
             "start": instant("first instant to load (UTC); empty: no bound"),
             "end": instant("first instant after the interval (UTC); empty: no bound"),
             "max_rejected": Param(
-                float(os.environ.get("EVENTS_MAX_REJECTED", "0.01")),
-                type="number",
+                default_share(),
+                type=["null", "number"],
                 minimum=0,
                 maximum=1,
-                description="largest share of rows that may be rejected",
+                description="largest share of rows that may be rejected; empty: that of EVENTS_MAX_REJECTED",
             ),
             "allow_empty": Param(
                 False, type="boolean", description="delete the interval's events if the file has none for it"
@@ -67,16 +81,25 @@ def events_pipeline(cadence: str) -> DAG:
         def load_events() -> dict[str, Any]:
             from airflow.sdk import Connection, get_current_context
 
+            from events.errors import SettingUnusable
             from events.load import load
+            from events.source import named
 
             context: Any = get_current_context()
             start, end = interval(context)
+            max_rejected = context["params"]["max_rejected"]
+            if max_rejected is None and (max_rejected := default_share()) is None:
+                raise SettingUnusable(
+                    f"EVENTS_MAX_REJECTED is not a share from 0 to 1: {os.environ['EVENTS_MAX_REJECTED']!r}",
+                    "Somebody set it to another value in the environment of Airflow.",
+                    "Set it to a number such as 0.01 there, or give the run's param max_rejected.",
+                )
             result = load(
-                os.environ["EVENTS_URI"],
+                named(os.environ.get("EVENTS_URI")),
                 Connection.get("warehouse_loader").get_uri(),
                 start=start,
                 end=end,
-                max_rejected=context["params"]["max_rejected"],
+                max_rejected=max_rejected,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )
@@ -87,6 +110,13 @@ def events_pipeline(cadence: str) -> DAG:
         create_tables() >> load_events() >> dbt_task("dbt_build", *build)
 
     return pipeline()
+
+
+def default_share() -> float | None:
+    """Return the share in EVENTS_MAX_REJECTED, by default 0.01; None if it is invalid, which `load_events` reports."""
+    with suppress(ValueError, ArgumentTypeError):
+        return share(os.environ.get("EVENTS_MAX_REJECTED", "").strip() or "0.01")
+    return None
 
 
 def instant(description: str) -> Param:

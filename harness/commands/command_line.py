@@ -22,7 +22,9 @@ def parser() -> Parser:
     for command in (e2e, cluster, release, takedown):
         name = command.__name__.rpartition(".")[2]
         help_line = (command.__doc__ or "").partition("\n")[0]
-        command.add_options(commands.add_parser(name, prog=f"nox -s {name} --", help=help_line, allow_abbrev=False))
+        subparser = commands.add_parser(name, prog=f"nox -s {name} --", help=help_line, allow_abbrev=False)
+        subparser.set_defaults(parser=subparser)
+        command.add_options(subparser)
     # dbt gets every argument that is not ours, --help too.
     dbt.add_options(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
     return parser
@@ -38,7 +40,8 @@ def run(arguments: list[str]) -> int:
             check_not_empty(arguments)
             parsed, unknown = parser().parse_known_args(arguments)
             if unknown and parsed.command != "dbt":
-                raise invalid_arguments(f"nox -s {parsed.command} does not know {shown_command(unknown)}.")
+                what = f"nox -s {parsed.command} does not know {shown_command(unknown)}."
+                raise invalid_arguments(what + parsed.parser.suggestion(unknown))
             parsed.unknown = unknown
             parsed.run(parsed, section)
     except EventsError as error:

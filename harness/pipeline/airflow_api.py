@@ -95,10 +95,11 @@ class AirflowApi:
         tasks = self._request("GET", path).json()["task_instances"]
         return {task["task_id"]: task["state"] or "none" for task in tasks}
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> list[str]:
-        """Return the lines of a task's log."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
-        content = self._request("GET", path, params={"full_content": True}).json()["content"]
+    def task_log(self, dag_id: str, run_id: str, task_id: str) -> list[str]:
+        """Return the lines of the log of a task's latest try."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        latest = max(1, self._request("GET", path).json()["try_number"])
+        content = self._request("GET", f"{path}/logs/{latest}", params={"full_content": True}).json()["content"]
         return [log_line(entry) for entry in content]
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:

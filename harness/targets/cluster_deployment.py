@@ -77,7 +77,7 @@ class ClusterDeployment(Deployment):
             raise ChecksFailedError(
                 f"Pods of ended tasks remain: {', '.join(remaining)}.",
                 "The executor, or the pod operator, no longer deletes its pods.",
-                "Compare kubernetes_executor in cluster/values/base.yaml and on_finish_action in dbt_task.py.",
+                "Compare kubernetes_executor in cluster/values/base.yaml and on_finish_action in dbt_pod.py.",
             )
         count = sum(name.startswith(tuple(prefixes)) for name in scheduled)
         return [f"each task ran in its own pod, and dbt in one more: {count} pods, all deleted since"]

@@ -1,6 +1,8 @@
 """The DAGs: their ids, schedules, tasks and params, and the cost of parsing them."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from events.errors import IntervalUnreadable, SettingUnusable
+from events.interval import Interval
 from events.ledger import LoadResult
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
@@ -70,7 +74,16 @@ def test_the_default_params_load_the_whole_file(dags: dict[str, Any], dag_id: st
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("start", "yesterday"), ("end", 5), ("max_rejected", 1.1), ("allow_empty", "yes")]
+    ("name", "value"),
+    [
+        ("start", "yesterday"),
+        ("start", "2020-02-01\n"),
+        ("start", "2021-02-29"),
+        ("end", 5),
+        ("end", "2020-02-01T24:00"),
+        ("max_rejected", 1.1),
+        ("allow_empty", "yes"),
+    ],
 )
 def test_an_invalid_param_is_refused(dags: dict[str, Any], name: str, value: Any) -> None:
     from airflow.sdk.exceptions import ParamValidationError
@@ -78,6 +91,38 @@ def test_an_invalid_param_is_refused(dags: dict[str, Any], name: str, value: Any
     param = dags["events_pipeline_daily"].params.get_param(name)
     with pytest.raises(ParamValidationError):
         param.resolve(value)
+
+
+def test_the_pattern_of_an_instant_accepts_exactly_the_days_that_exist() -> None:
+    from events_pipeline import INSTANT
+
+    for year, month, day in itertools.product((0, 1, 1900, 2000, 2019, 2020, 2100), range(14), range(33)):
+        text = f"{year:04}-{month:02}-{day:02}"
+        try:
+            Interval.parse(text, None)
+        except IntervalUnreadable:
+            assert not re.search(INSTANT, text), text
+        else:
+            assert re.search(INSTANT, text), text
+
+
+@pytest.mark.parametrize(
+    ("value", "share"), [(None, 0.01), ("", 0.01), (" ", 0.01), ("0.5", 0.5), ("nan", None), ("1.1", None), ("x", None)]
+)
+def test_an_invalid_share_in_the_environment_is_reported_by_the_task(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, share: float | None
+) -> None:
+    monkeypatch.delenv("EVENTS_MAX_REJECTED", raising=False)
+    if value is not None:
+        monkeypatch.setenv("EVENTS_MAX_REJECTED", value)
+    dag = load_dags()["events_pipeline_daily"]
+    dag.params.validate()
+    assert dag.params["max_rejected"] == share
+    if share is None:
+        asked = context("manual") | {"params": dag.params.dump()}
+        monkeypatch.setattr("airflow.sdk.get_current_context", lambda: asked)
+        with pytest.raises(SettingUnusable, match=r"^EVENTS_MAX_REJECTED is not a share from 0 to 1: "):
+            dag.get_task("load_events").python_callable()
 
 
 def context(run_type: str, **params: str | None) -> dict[str, Any]:
@@ -163,7 +208,7 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
     for dag_id, dag in on_cluster.items():
         assert {t.task_id for t in dag.tasks} == {t.task_id for t in dags[dag_id].tasks}
         pod = dag.get_task("dbt_build")
-        assert type(pod).__name__ == "KubernetesPodOperator"
+        assert type(pod).__name__ == "DbtPodOperator"
         assert pod.image == "dbt:1"
         assert pod.arguments == ["build", "--exclude-resource-type", "unit_test"]
         assert pod.env_from[0].secret_ref.name == "warehouse-transformer"
@@ -191,7 +236,7 @@ def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:
     from events.dbt_task import run_process
 
     caplog.set_level("INFO")
-    with pytest.raises(RuntimeError, match="dbt failed with exit code 7"):
+    with pytest.raises(RuntimeError, match="dbt ended with exit code 7 in its process"):
         run_process([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"])
     assert "why" in caplog.text
 

@@ -154,6 +154,19 @@ def test_another_header(file: Path, content: bytes, shown: str) -> None:
     check_fails(str(file), errors.WrongHeader, f"{file} does not begin with the header", shown, HEADER.decode())
 
 
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for uri in (str(tmp_path / "pipe"), "/dev/null"):
+        check_fails(uri, errors.SourceUnreadable, f"{uri} is not a regular file.")
+
+
+def test_percent_signs_of_a_file_uri_are_decoded(tmp_path: Path) -> None:
+    (tmp_path / "my events é.csv").write_bytes(CONTENT)
+    check_source((tmp_path / "my events é.csv").as_uri())
+    (tmp_path / "50%20.csv").write_bytes(CONTENT)
+    check_source(str(tmp_path / "50%20.csv"))  # not in a path
+
+
 def test_a_directory(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/test_source/events.csv", CONTENT)
     for uri in (str(tmp_path), "", "memory://test_source"):

@@ -9,6 +9,7 @@ without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from events.connection import connect, foreseen
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
 from events.load import load
+from events.source import named
 from events.tables import create_tables
 
 _ERASE = "\r\x1b[K"  # the present line of the terminal
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     rejects.add_argument("--load", type=int, metavar="ID", help="show only the rejected rows of this load")
     rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many rows to show; 100 by default")
     rejects.set_defaults(run=_show_rejects)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = parser.parse_args(arguments)
         dsn = os.environ.get("EVENTS_DSN")
@@ -105,13 +109,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     handler.addFilter(lambda record: record.name.startswith("events") or record.levelno >= logging.WARNING)
     logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
     interval = Interval.parse(options.start, options.end)
-    uri = os.environ.get("EVENTS_URI", "") if options.uri is None else options.uri
-    if not uri.strip():
-        raise SettingUnusable(
-            "No events file was given.",
-            "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",
-            "Give a path or a URI; put one with a password or signature into EVENTS_URI: process lists show arguments.",
-        )
+    uri = named(os.environ.get("EVENTS_URI") if options.uri is None else options.uri)
     if not options.dry_run:
         create_tables(dsn)
     try:

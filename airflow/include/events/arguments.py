@@ -1,6 +1,8 @@
 """The parser of command lines, whose errors are three lines and show no secrets."""
 
 import argparse
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import NoReturn
 
 from events.errors import SettingUnusable
@@ -12,7 +14,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the error for MESSAGE, without the secrets of arguments in the wrong place."""
-        raise self.usage_error(without_secrets(message).removeprefix("argument ").rstrip(".") + ".")
+        what = without_secrets(message).removeprefix("argument ").rstrip(".")
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        raise self.usage_error(f"{what}.{self.suggestion(unknown)}")
+
+    def suggestion(self, arguments: Iterable[str]) -> str:
+        """Return ` Did you mean --…?` if one of the unknown ARGUMENTS is similar to an option, else an empty text."""
+        known = list(_options(self))
+        for name in (argument.partition("=")[0] for argument in arguments):
+            if name.startswith("--") and name not in known and (similar := get_close_matches(name, known, n=1)):
+                return f" Did you mean {similar[0]}?"
+        return ""
 
     def usage_error(self, what: str) -> Exception:
         """Return the error that says WHAT is invalid."""
@@ -21,6 +33,15 @@ class Parser(argparse.ArgumentParser):
             "An option or its value is most likely misspelt, or in the wrong place.",
             f"See all options: {self.prog} --help",
         )
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the options of PARSER and of its commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _options(command)
 
 
 def share(text: str) -> float:

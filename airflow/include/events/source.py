@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 import fsspec
 
@@ -74,6 +75,17 @@ class Source:
     def sha256(self) -> str:
         """The SHA-256 of the stored file, in hexadecimal, once `blocks` is exhausted."""
         return self._stored.hash.hexdigest()
+
+
+def named(uri: str | None) -> str:
+    """Return URI, or raise SettingUnusable if it is None or blank."""
+    if uri and uri.strip():
+        return uri
+    raise errors.SettingUnusable(
+        "No events file was given.",
+        "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",
+        "Give a path or a URI; put one with a password or signature into EVENTS_URI: process lists show arguments.",
+    )
 
 
 @contextmanager
@@ -195,7 +207,7 @@ def _find(uri: str) -> tuple[Any, str]:
             silence = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # default: 5 min
             options = {"client_kwargs": {"timeout": silence}}
         filesystem, path = fsspec.url_to_fs(uri, **options)
-        return filesystem, path
+        return filesystem, unquote(path) if uri.startswith("file://") else path
 
 
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
@@ -234,6 +246,12 @@ def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
     if info.get("type") == "directory":
         raise errors.SourceIsDirectory(
             f"{shown(uri)} is a directory.", "The file's name was most likely left out.", "Name one file."
+        )
+    if info.get("type") == "other":
+        raise errors.SourceUnreadable(
+            f"{shown(uri)} is not a regular file.",
+            "It is a pipe or a device, and a load may read a file twice.",
+            "Save what it gives to a file, and load that file.",
         )
     times = _TAGS if "mtime" in info else (*_TAGS, "created")
     return {key: info[key] for key in ("size", *times) if info.get(key) is not None}

@@ -16,7 +16,7 @@ CLUSTERS = "is not a cluster; the clusters are kind, minikube, context."
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ("e2e --evnts x", "nox -s e2e does not know --evnts x."),
+        ("e2e --evnts x", "nox -s e2e does not know --evnts x. Did you mean --events?"),
         ("e2e --target mainframe", "There is no target 'mainframe'."),
         ("e2e --max-rejected -0.1", "--max-rejected: -0.1 is not a share from 0 to 1."),
         ("e2e --max-rejected nan", "--max-rejected: nan is not a share from 0 to 1."),
@@ -30,7 +30,7 @@ CLUSTERS = "is not a cluster; the clusters are kind, minikube, context."
         ("cluster restart", "up|status|ui|logs|down: invalid choice: 'restart'"),
         ("cluster up --target mainframe", f"'mainframe' {CLUSTERS}"),
         ("cluster down --target embedded", f"'embedded' {CLUSTERS}"),
-        ("cluster up --recrate", "nox -s cluster does not know --recrate."),
+        ("cluster up --recrate", "nox -s cluster does not know --recrate. Did you mean --recreate?"),
         ("cluster status --recreate", "nox -s cluster does not know --recreate."),
         ("cluster up logs", "nox -s cluster does not know logs."),
         ("cluster up --max-rejected 2", "--max-rejected: 2 is not a share from 0 to 1."),

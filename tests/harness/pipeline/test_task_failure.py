@@ -22,7 +22,7 @@ def test_dbts_first_failure_is_the_explanation() -> None:
         "12:00:01  1 of 3 PASS not_null_dim_date_calendar_id ... [PASS in 0.08s]",
         "12:00:02  2 of 3 FAIL 2 unique_dim_date_calendar_id ... [FAIL 2 in 0.05s]",
         "12:00:02  3 of 3 SKIP relation dim.other ... [SKIP]",
-        f"Task failed with exception {ERROR_MARK}RuntimeError: dbt failed with exit code 1; see the lines above",
+        f"Task failed with exception {ERROR_MARK}DbtFailedError: dbt ended with exit code 1 in its process",
     ]
     assert explain(log) == (
         "FAIL 2 unique_dim_date_calendar_id",
