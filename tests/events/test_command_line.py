@@ -150,6 +150,13 @@ def test_loads_and_rejects_are_shown(bare_dsn: str, file: str, capsys: pytest.Ca
     assert counts(bare_dsn)[0] == 3
 
 
+def test_a_terminal_without_utf_8_shows_other_characters_escaped(bare_dsn: str, tmp_path: Path) -> None:
+    assert main(["load", write(tmp_path / "events.csv", [*ROWS, "é"]), "--max-rejected", "1"]) == 0
+    command = [sys.executable, "-m", "events", "rejects"]
+    done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.stdout.splitlines()[-1].split() == [b"1", b"6", b"field_count", b"\\xe9"]
+
+
 def test_a_warehouse_of_a_version_without_partitions_is_refused_and_keeps_its_tables(
     bare_warehouse: Warehouse, bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
