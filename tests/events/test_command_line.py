@@ -155,6 +155,7 @@ def test_a_terminal_without_utf_8_shows_other_characters_escaped(bare_dsn: str, 
     command = [sys.executable, "-m", "events", "rejects"]
     done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.stdout.splitlines()[-1].split() == [b"1", b"6", b"field_count", b"\\xe9"]
+    assert counts(bare_dsn) == [3, 2, 1]
 
 
 def test_a_warehouse_of_a_version_without_partitions_is_refused_and_keeps_its_tables(
