@@ -165,7 +165,7 @@ BROKEN = {
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", ["too little memory", pytest.param("a probe", marks=pytest.mark.nightly)])
 def test_a_values_file_that_breaks_a_component_is_explained(name: str, tmp_path: Path) -> None:
     values, what, why = BROKEN[name]
     (tmp_path / "broken.yaml").write_text(json.dumps(values))
@@ -183,6 +183,7 @@ def test_a_values_file_that_breaks_a_component_is_explained(name: str, tmp_path:
             assert list((folder / "pods").glob("airflow-api-server-*/*.previous.log"))
 
 
+@pytest.mark.nightly
 def test_up_ignores_an_earlier_failed_migration(cluster: Cluster) -> None:
     labels = {"component": "run-airflow-migrations"}
     restricted = {
@@ -285,6 +286,7 @@ def test_a_failing_dbt_test_is_explained(cluster: Cluster) -> None:
     assert "raw_loads_have_a_known_status" in succeed("cluster", "logs", "events_pipeline_daily", "dbt_build")
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("cluster")
 def test_a_run_on_an_own_file_succeeds_after_a_failed_one(tmp_path: Path) -> None:
     own = tmp_path / "own events.csv.gz"
@@ -315,6 +317,7 @@ def foreign_kubeconfig(cluster: Cluster, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.nightly
 def test_an_existing_cluster_is_used_and_left_unchanged(cluster: Cluster, foreign_kubeconfig: Path) -> None:
     database = KIND.running_database()
     password = database.server.password
