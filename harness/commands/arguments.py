@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from events.arguments import Parser as ArgumentParser
 from events.arguments import share
@@ -64,7 +65,7 @@ def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
 
 def absolute_uri(text: str) -> str:
     """Return a URI, a path made absolute: other processes have other working directories."""
-    path = text.removeprefix("file://")
+    path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
     if "://" in path or "::" in path or shown(text) != text:  # a URI, or a path that looks as if it had a password
         return text
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - keeps the ~ of an unknown user

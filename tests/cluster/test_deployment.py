@@ -165,7 +165,9 @@ BROKEN = {
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("name", ["too little memory", pytest.param("a probe", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name == "a probe" else []) for name in BROKEN]
+)
 def test_a_values_file_that_breaks_a_component_is_explained(name: str, tmp_path: Path) -> None:
     values, what, why = BROKEN[name]
     (tmp_path / "broken.yaml").write_text(json.dumps(values))

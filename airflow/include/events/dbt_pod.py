@@ -79,7 +79,6 @@ def dbt_pod(task_id: str, image: str, arguments: tuple[str, ...]) -> DbtPodOpera
         active_deadline_seconds=3600,
         get_logs=True,
         log_events_on_failure=True,
-        log_pod_spec_on_failure=False,
         on_finish_action="delete_succeeded_pod",
         do_xcom_push=False,
     )
