@@ -103,9 +103,8 @@ def status(provider: ClusterProvider) -> None:
         kubectl, api = connect(provider, supervisor)
         health = api.healthy()
         airflow = api.version() if health else "(does not answer)"
-    node = kubectl.items("nodes")[0]["status"]["nodeInfo"]
     versions = f"Airflow {airflow}, chart {chart.installed_version(kubectl)}"
-    say(f"{provider.title}: Kubernetes {node['kubeletVersion']}, {versions}")
+    say(f"{provider.title}: Kubernetes {kubectl.server_version()}, {versions}")
     say("")
     rows = []
     for pod in sorted(kubectl.items("pods"), key=lambda pod: pod["metadata"]["name"]):
@@ -122,8 +121,8 @@ def status(provider: ClusterProvider) -> None:
     for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
         say(line)
     for name in (*({"kind", "minikube"} & {provider.name}), "kubectl", "helm"):
-        path = tools.find(name)
-        say(f"  {name:<10} {tools.version(name, path)} ({path})")
+        path = tools.find(name) if name in tools.PINNED else tools.installed(name)
+        say(f"  {name:<10} {tools.version(name, path)} ({path})" if path else f"  {name:<10} not installed")
 
 
 def ui(provider: ClusterProvider) -> None:
@@ -159,7 +158,7 @@ def print_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
 
 def components(kubectl: Kubectl) -> list[str]:
     """Return the components that have pods."""
-    return sorted({str(pod["metadata"]["labels"].get("component", "")) for pod in kubectl.items("pods")} - {""})
+    return sorted({str(pod["metadata"].get("labels", {}).get("component", "")) for pod in kubectl.items("pods")} - {""})
 
 
 def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
@@ -174,7 +173,7 @@ def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
                 "Name one of them, or none to get all.",
             )
         for pod in pods:
-            if pod["metadata"]["labels"].get("component") == name:
+            if pod["metadata"].get("labels", {}).get("component") == name:
                 for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
                     say(f"── {pod['metadata']['name']} {container['name']}")
                     say(kubectl.logs(pod["metadata"]["name"], container["name"]).rstrip())

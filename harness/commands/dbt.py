@@ -9,6 +9,8 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from psycopg.conninfo import make_conninfo
+
 from events.load import load
 from events.tables import create_tables
 from events.uri import shown
@@ -16,6 +18,7 @@ from harness.commands.arguments import dsn as valid_dsn
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DbtFailedError, UsageError
 from harness.processes.command import stream
+from harness.processes.failures import how_ended
 from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT, SAMPLE
 from harness.project.session_lock import session_lock
@@ -25,7 +28,7 @@ from harness.reporting.summary import Section, code, details
 from harness.targets.takedown import down_command
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
-from harness.warehouse.server import connection_url, describe
+from harness.warehouse.server import describe
 
 ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"
@@ -118,10 +121,10 @@ def planned(arguments: Sequence[str], *, models_exist: bool) -> list[list[str]]:
 
 def prod_dsn() -> str:
     """Return the DSN of the warehouse that the environment names, incomplete where variables are missing."""
-    names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_DATABASE")
-    user, password, host, database = (os.environ.get(name, "") for name in names)
-    port = os.environ.get("WAREHOUSE_PORT", "")
-    return connection_url(user, password, host, int(port) if port.isdecimal() else 0, database)
+    names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_PORT")
+    user, password, host, port = (os.environ.get(name, "") for name in names)
+    database = os.environ.get("WAREHOUSE_DATABASE", "")
+    return make_conninfo(user=user, password=password, host=host, port=port, dbname=database)
 
 
 def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str, section: Section) -> None:
@@ -159,7 +162,7 @@ def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
     if exit_code:
         names = [result.name for result in results if result.failed]
         stale = dbt_report.stale_sources(target)
-        raise failed(f"dbt {command} ended with exit code {exit_code}", names, stale, report, code(output, last=60))
+        raise failed(f"dbt {command} {how_ended(exit_code)}", names, stale, report, code(output, last=60))
     if section:
         section.add(*report)
 

@@ -61,10 +61,14 @@ class Kubectl:
         except CommandFailedError:
             return ""
 
+    def server_version(self) -> str:
+        """Return the version of the cluster's API server, `v1.35.0` for example; empty if it does not answer."""
+        try:
+            output = self.run("version", "--output", "json", "--request-timeout", "10s", timeout_s=15)
+        except CommandFailedError:
+            return ""
+        return str(json.loads(output)["serverVersion"]["gitVersion"])
+
     def answers(self) -> bool:
         """Return whether the cluster's API answers."""
-        try:
-            self.run("version", "--output", "json", "--request-timeout", "10s", timeout_s=15)
-        except CommandFailedError:
-            return False
-        return True
+        return bool(self.server_version())

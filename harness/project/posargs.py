@@ -9,6 +9,7 @@ Needs only the standard library: some sessions run it before there is any enviro
 import json
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,15 @@ def main() -> None:
     """Run the module, or the file, that the first argument names, with the other arguments and posargs."""
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments, *json.loads(os.environ.pop(VARIABLE, "[]"))]
-    if module.endswith(".py"):
-        sys.path.insert(0, str(Path(module).resolve().parent))  # as Python does for a script
-        runpy.run_path(module, run_name="__main__")
-    else:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        if module.endswith(".py"):
+            sys.path.insert(0, str(Path(module).resolve().parent))  # as Python does for a script
+            runpy.run_path(module, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # before the module handles it: most likely Python was still importing
+        print("✗ Interrupted by SIGINT.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -100,9 +100,12 @@ class MinikubeCluster(DockerCluster):
         self._minikube("logs", "--file", str(folder / "minikube.log"))
 
     def delete_cluster(self) -> None:
-        """Delete the profile, if there is one."""
+        """Delete the profile, if there is one; where minikube was uninstalled meanwhile, its container and volume."""
         if tools.installed("minikube"):
             self._minikube("delete")
+        elif engine.inspect("container", self.node):
+            self._remove_container(self.node)
+            run("docker", "volume", "rm", "--force", self.cluster)
 
     def _minikube(self, *arguments: str) -> str:
         return run(*self._argv(*arguments), timeout_s=pins.deadline_s("delete"), env=self._env)
