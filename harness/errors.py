@@ -226,6 +226,12 @@ class HistoryMissingError(HarnessError):
     exit_code = 65
 
 
+class NotWritableError(HarnessError):
+    """A file or folder that a session writes to is read-only, or belongs to another user."""
+
+    exit_code = 66
+
+
 class AlreadyUpError(HarnessError):
     """A cluster of this clone is already up, and --reuse is not set."""
 

@@ -13,7 +13,7 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
-from harness.reporting.console import Phases, say, table
+from harness.reporting.console import Phases, say, say_phases, table
 from harness.reporting.summary import Section
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
 from harness.targets.cluster_provider import ClusterProvider
@@ -77,9 +77,7 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
         with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
             lines = deployment.addresses()
     finally:
-        say("")
-        table(phases.header, phases.rows())
-        say("")
+        say_phases(phases)
         section.add_phases(phases)
     for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines):
         say(line)

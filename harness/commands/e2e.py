@@ -23,7 +23,7 @@ from harness.pipeline.runs import DAG_IDS, run_dag, run_ids, wait_for_scheduled_
 from harness.processes.background import in_background
 from harness.project.paths import BUILD
 from harness.reporting import dbt_report, figures
-from harness.reporting.console import Phases, say, table, write_phases
+from harness.reporting.console import Phases, say, say_phases, table, write_phases
 from harness.reporting.summary import Section, text
 from harness.targets.choice import choose
 from harness.targets.options import TARGETS, RunOptions
@@ -95,12 +95,10 @@ def run(options: RunOptions, section: Section) -> None:
     finally:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error already
             write_phases(PHASES, phases)
-        say("")
-        table(phases.header, phases.rows())
+        say_phases(phases)
         if results.rows:
-            say("")
             table(("table", "rows"), results.row_counts)
-        say("")
+            say("")
         section.add_phases(phases)
         section.add(*results.markdown())
         if kept:

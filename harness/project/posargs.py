@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.project import os_errors
+
 VARIABLE = "NOX_POSARGS"  # a JSON list
 
 
@@ -43,6 +45,12 @@ def main() -> None:
     except KeyboardInterrupt:  # before the module handles it: most likely Python was still importing
         print("✗ Interrupted by SIGINT.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if not (explanation := os_errors.explain(error)):
+            raise
+        *lines, exit_code = explanation
+        print("✗ " + "\n  ".join(map(str, lines)), file=sys.stderr)
+        sys.exit(exit_code)
 
 
 if __name__ == "__main__":
