@@ -19,7 +19,7 @@ from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
 from harness.pipeline import expected_numbers, run_checks
 from harness.pipeline.run_checks import CheckResults
-from harness.pipeline.runs import DAG_IDS, run_dag, run_ids, wait_for_scheduled_runs, wait_until_parsed
+from harness.pipeline.runs import run_dag, run_ids, run_others, wait_for_scheduled_runs, wait_until_parsed
 from harness.processes.background import in_background
 from harness.project.paths import BUILD
 from harness.reporting import dbt_report, figures
@@ -148,10 +148,10 @@ def run_pipelines(
     """Run every DAG on INTERVAL; check all numbers after the first run, and that each later one changes nothing."""
     api, warehouse = deployment.api, deployment.warehouse
     with phases.phase("DAGs parsed") as phase:
-        wait_until_parsed(api)
-        phase.text = f"{len(DAG_IDS)} DAGs parsed, no import errors"
-    earlier_runs = run_ids(api)
-    first, *others = DAG_IDS
+        dags = wait_until_parsed(api)
+        phase.text = f"{len(dags.pipelines) + len(dags.others)} DAGs parsed, no import errors"
+    earlier_runs = run_ids(api, dags.pipelines)
+    first, *others = dags.pipelines
     run_dag(api, first, interval, phases, first)
     with phases.phase("numbers checked") as phase:
         expected = computing.result()
@@ -164,14 +164,14 @@ def run_pipelines(
         run_dag(api, dag_id, interval, phases, dag_id)
         run_checks.check_unchanged(before, warehouse, dag_id)
     run_id = run_dag(api, first, interval, phases, f"{first} again")
-    wait_for_scheduled_runs(api, earlier_runs)
+    wait_for_scheduled_runs(api, dags.pipelines, earlier_runs)
     run_checks.check_unchanged(before, warehouse, f"the second run of {first}")
     run_checks.check_numbers(expected, warehouse)
     results.passed("a second run changes nothing: every table has the same content as before")
     results.passed(f"the task's XCom matches raw.loads: {run_checks.check_xcom(api, warehouse, first, run_id)}")
     lines = run_checks.check_task_log(api, first, run_id)
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
-    for line in deployment.check():
+    for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
 
 

@@ -10,6 +10,7 @@ from harness.errors import ChecksFailedError, NotUpError
 from harness.kubernetes import cluster_secrets
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.runs import PIPELINE, is_pipeline
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import ROOT
@@ -17,7 +18,6 @@ from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
-TASK_IDS = ("create_tables", "load_events", "dbt_build")
 DBT_POD = "dbt-build-"
 
 
@@ -63,7 +63,8 @@ class ClusterDeployment(Deployment):
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
         events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
         scheduled = {event["involvedObject"]["name"] for event in events}
-        prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in self.api.dag_ids() for task_id in TASK_IDS]
+        pipelines = [dag_id for dag_id in self.api.dag_ids() if is_pipeline(self.api, dag_id)]
+        prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in pipelines for task_id in PIPELINE]
         prefixes.append(DBT_POD)
         if missing := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in scheduled)]:
             raise ChecksFailedError(
