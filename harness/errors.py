@@ -209,7 +209,7 @@ class ClusterFailedError(HarnessError):
 
 
 class NotUpError(HarnessError):
-    """No cluster of this clone is up."""
+    """No cluster of this clone, or no warehouse of `nox -s dbt`, is up."""
 
     exit_code = 62
 

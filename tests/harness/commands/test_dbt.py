@@ -54,8 +54,15 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
     try:
         exit_code, output = run(*command, "--select", "+dim_services", DOCKER_HOST="unix:///nothing")
         assert exit_code == 0, output
-        *_, address, last = output.splitlines()
-        assert last == hint
+        *_, address, again, last = output.splitlines()
+        assert (again, last) == ("  use it again: nox -s dbt -- --reuse build --select MODEL", hint)
+        with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
+            assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
+            connection.execute("delete from test_dim.dim_services")
+
+        exit_code, output = run("--reuse", "run", "--quiet", "--select", "dim_services")  # without its parents
+        assert exit_code == 0, output
+        assert re.fullmatch(r"✓ PostgreSQL 18\.\d+ from a wheel on 127\.0\.0\.1:\d+, kept\n", output)
         with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
             assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
 
@@ -68,6 +75,8 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
     assert exit_code == 0, output
     assert output.count(" taken down\n") == 2
     assert list(temporary.iterdir()) == []
+    exit_code, output = run("--reuse", "build")
+    assert (exit_code, output.splitlines()[0]) == (62, "✗ No warehouse of nox -s dbt is up.")
 
 
 def test_with_the_target_prod_it_builds_in_the_users_own_warehouse(
@@ -102,6 +111,7 @@ def test_with_the_target_prod_and_no_warehouse_it_uses_no_other(run: Run) -> Non
     ("arguments", "target", "what"),
     [
         ("--keep --postgres host=x", "test", "--keep is for an ephemeral server, and this one is yours."),
+        ("--reuse --postgres host=x", "test", "--reuse is for an ephemeral server, and this one is yours."),
         ("--keep", "prod", "--keep is for an ephemeral server, and this one is yours."),
         ("--postgres host=x", "prod", "--postgres is for an ephemeral warehouse, and DBT_TARGET=prod is for your own."),
     ],
