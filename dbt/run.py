@@ -12,6 +12,7 @@ while dbt ran and nothing more was committed, 34 the lock cannot be taken; 130 a
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -185,7 +186,10 @@ def print_failing_rows(result: Any, connection: Any) -> None:
             print("  " + " | ".join(column.name for column in cursor.description))
             for row in cursor:
                 print("  " + " | ".join("null" if value is None else str(value) for value in row))
-        print(f"to see all of them: python dbt/run.py show --limit -1 --select {test.node.name}", flush=True)
+        if not os.environ.get("DBT_FAILURES_PATH"):  # not a task: nobody has its variables
+            by_nox = os.environ.get("NOX_CURRENT_SESSION") == "dbt"
+            command = "nox -s dbt --" if by_nox else shlex.join([sys.executable, __file__])
+            print(f"to see all of them: {command} show --limit -1 --select {test.node.name}", flush=True)
 
 
 def leave_process_1() -> None:

@@ -50,13 +50,13 @@ def interrupts_as_errors(arguments: list[str]) -> Iterator[None]:
         yield
     except Interrupted as interrupt:
         number, nox_runs = interrupt.args
-        why, command = "Everything was taken down, unless it is named above.", f"nox -s {arguments[0]}"
+        why = "Everything was taken down, unless it is named above."
         if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
             why = "A cluster that was up, or partly up, stays; everything else was taken down."
-            command = f"nox -s {arguments[0]} -- {shown_command(arguments[1:])}"
+        options = f" -- {shown_command(arguments[1:])}" if arguments[1:] else ""
         raise HarnessError(
             f"Interrupted by {signal.Signals(number).name}." if nox_runs else "nox, which ran this, was killed.",
             why,
-            f"Run it again: {command}",
+            f"Run it again: nox -s {arguments[0]}{options}",
             exit_code=128 + number,
         ) from None

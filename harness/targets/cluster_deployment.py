@@ -1,6 +1,5 @@
 """A deployment of Airflow on a cluster, while it is up."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import PIPELINE, is_pipeline
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.paths import ROOT
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
@@ -126,9 +124,7 @@ def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> l
     lines = [f"  Airflow    {provider.airflow_address()}  user {cluster_secrets.USER}, password {password}"]
     if provider.forward_command:
         lines.append(f"             after: {provider.forward_command}")
-    kubectl = provider.kubectl()
-    config = f"KUBECONFIG={os.path.relpath(kubectl.kubeconfig, ROOT)} " if kubectl.kubeconfig else ""
-    lines.append(f"  kubectl    {config}kubectl --namespace {kubectl.namespace} get pods")
+    lines.append(f"  kubectl    {provider.kubectl().command} get pods")
     if warehouse_dsn:
         lines.append(f"  warehouse  {warehouse_dsn}")
     return [*lines, f"  take it down: {provider.command('down')}"]

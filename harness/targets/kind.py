@@ -119,7 +119,8 @@ class KindCluster(DockerCluster):
                 self._check_port_was_free(error)
                 self._check_kubelet_starts(error)
                 if is_last:
-                    by_hand = f"Try by hand: kind create cluster --name {self.cluster}"
+                    program = tools.typed(tools.find("kind"))
+                    by_hand = f"Try by hand: {program} create cluster --name {self.cluster}"
                     raise ClusterFailedError("kind failed twice to create the cluster.", error.why, by_hand) from error
                 say(f"… kind could not create the cluster; trying once more. {error.why}")
                 self.delete_cluster()

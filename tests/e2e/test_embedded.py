@@ -103,7 +103,7 @@ def check_interrupted(output: str, temporary: Path, phase: str, what: str) -> No
     assert output.splitlines()[-3:] == [
         f"✗ {what}",
         "  Everything was taken down, unless it is named above.",
-        "  Run it again: nox -s e2e",
+        "  Run it again: nox -s e2e -- --target embedded",
     ]
     assert "\n✓ everything taken down" in output
     assert "Traceback" not in output

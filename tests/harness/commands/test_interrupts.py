@@ -11,7 +11,12 @@ from harness.errors import HarnessError
 @pytest.mark.parametrize(
     ("arguments", "why", "command"),
     [
-        (["e2e", "--events", "a.csv"], "Everything was taken down, unless it is named above.", "nox -s e2e"),
+        (
+            ["e2e", "--events", "a.csv"],
+            "Everything was taken down, unless it is named above.",
+            "nox -s e2e -- --events a.csv",
+        ),
+        (["e2e"], "Everything was taken down, unless it is named above.", "nox -s e2e"),
         (
             ["e2e", "--keep", "--events", "s3://SECRET:SECRET@bucket/a.csv?sig=SECRET"],
             "A cluster that was up, or partly up, stays; everything else was taken down.",
