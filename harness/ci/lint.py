@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.project.paths import ROOT
+from harness.project.posargs import asks_for_help
 from harness.reporting import findings
 from harness.reporting.annotations import Finding, annotate
 from harness.reporting.findings import Result
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the linters; return 1 if one found something, 2 if ARGUMENTS are invalid."""
     files = [argument for argument in arguments if not argument.startswith("-")]
     options = set(arguments) - set(files)
+    if asks_for_help(arguments):
+        print(f"usage: nox -s lint -- [--fix] [--fast] [FILE …]\n\n{__doc__}")
+        return 0
     if unknown := sorted(options - {"--fix", "--fast"}):
         print(f"✗ lint has no option {' '.join(unknown)}; it takes --fix, --fast and files.", file=sys.stderr)
         return 2

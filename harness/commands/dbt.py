@@ -23,6 +23,7 @@ from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT, SAMPLE
+from harness.project.posargs import asks_for_help
 from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
 from harness.reporting.console import Phases, say
@@ -52,13 +53,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--reuse", action="store_true", help="use the warehouse that the last --keep left up, with its rows and models"
     )
     parser.add_argument("--down", action="store_true", help="take down what --keep left up, and do nothing else")
-    parser.set_defaults(run=run_command)
+    parser.set_defaults(run=run_command, help=parser.format_help)
 
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s dbt`."""
     if parsed.down:
         take_down_kept()
+    elif asks_for_help(parsed.unknown):
+        say(parsed.help())
+        run_dbt(parsed.unknown, {}, "")
     else:
         run(parsed.unknown, parsed.postgres, section, keep=parsed.keep, reuse=parsed.reuse)
 

@@ -32,6 +32,11 @@ def split(posargs: Sequence[str]) -> tuple[str | None, list[str]]:
     return version, rest
 
 
+def asks_for_help(posargs: Sequence[str]) -> bool:
+    """Return whether POSARGS only ask which options there are."""
+    return not {"--help", "-h"}.isdisjoint(posargs)
+
+
 def main() -> None:
     """Run the module, or the file, that the first argument names, with the other arguments and posargs."""
     module, *arguments = sys.argv[1:]

@@ -68,6 +68,11 @@ def test_invalid_arguments_are_refused(arguments: list[str], error: str, capsys:
     assert capsys.readouterr() == ("", error)
 
 
+def test_the_options_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lint.main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: nox -s lint -- [--fix] [--fast] [FILE …]\n\nRun each linter on")
+
+
 def test_a_linter_without_files_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     linter = replace(LINTERS["shellcheck"], files=("no-such/*.sh",))
     mark, note, result = lint.run(linter, fix=False)

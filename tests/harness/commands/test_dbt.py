@@ -43,7 +43,7 @@ def run(clone: Path, temporary: Path) -> Run:
 
     def run(*arguments: str, **env: Any) -> tuple[int, str]:
         options: Any = {"python": clones.python_of(clone), "cwd": clone, "TMPDIR": str(temporary)}
-        return harness_command.run("dbt", *arguments, **options, **env)
+        return harness_command.run("dbt", *arguments, **options | env)
 
     return run
 
@@ -77,6 +77,16 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
     assert list(temporary.iterdir()) == []
     exit_code, output = run("--reuse", "build")
     assert (exit_code, output.splitlines()[0]) == (62, "✗ No warehouse of nox -s dbt is up.")
+
+
+def test_help_has_the_sessions_options_then_dbts_and_starts_nothing(run: Run, temporary: Path) -> None:
+    exit_code, output = run("build", "--help", TMPDIR="/nowhere")
+    assert exit_code == 0, output
+    own, _, of_dbt = output.partition("\nUsage: cli build ")
+    assert own.startswith("usage: nox -s dbt -- [--keep | --reuse | --down | --postgres DSN] [COMMAND OF DBT, ")
+    assert re.findall(r"^  (--\w+)", own, re.MULTILINE) == ["--postgres", "--keep", "--reuse", "--down"]
+    assert "--full-refresh" in of_dbt
+    assert list(temporary.iterdir()) == []
 
 
 def test_with_the_target_prod_it_builds_in_the_users_own_warehouse(
