@@ -13,6 +13,7 @@ import yaml
 from harness.ci import lint
 from harness.project import environments
 from harness.project.paths import ROOT
+from harness.reporting.annotations import Finding
 
 LINTERS = {linter.name: linter for linter in lint.LINTERS}
 RUFF = ("ruff check", "ruff format")
@@ -78,6 +79,14 @@ def test_a_linter_without_files_is_reported(capsys: pytest.CaptureFixture[str]) 
     mark, note, result = lint.run(linter, fix=False)
     assert (mark, note, result.exit_code) == ("-", "there is no no-such/*.sh", 0)
     assert capsys.readouterr().out == "- shellcheck: there is no no-such/*.sh\n"
+
+
+def test_a_finding_that_moved_is_not_fixed() -> None:
+    before = [
+        Finding("a.sql", line, "sqlfluff", f"AL08 Reuse of column alias 'a' from line {line - 1}.") for line in (9, 19)
+    ]
+    after = [replace(before[0], line=11, message="AL08 Reuse of column alias 'a' from line 10.")]
+    assert lint.without(before, after) == before[1:]
 
 
 # --- pre-commit -----------------------------------------------------------------------------------------------------
