@@ -17,7 +17,8 @@ from events.source import check_source
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
-from harness.pipeline import expected_numbers, run_checks
+from harness.pipeline import expected_numbers, rejected_rows, run_checks
+from harness.pipeline.rejected_rows import RejectedRows
 from harness.pipeline.run_checks import CheckResults
 from harness.pipeline.runs import run_dag, run_ids, run_others, wait_for_scheduled_runs, wait_until_parsed
 from harness.processes.background import in_background
@@ -125,10 +126,21 @@ def run_and_check(
         deployment.reset()
     try:
         run_pipelines(deployment, options.interval, computing, phases, results)
-    except DagRunFailedError as error:
-        if error.task_id != "dbt_build":
-            raise
-        raise with_dbt_results(error, deployment) from error
+    except Exception as error:
+        results.rejected = rejected_rows.collect(deployment.warehouse)
+        if isinstance(error, DagRunFailedError):
+            raise explained(error, deployment, results.rejected) from error
+        raise
+    results.rejected = rejected_rows.collect(deployment.warehouse)
+
+
+def explained(error: DagRunFailedError, deployment: Deployment, rejected: RejectedRows) -> DagRunFailedError:
+    """Return ERROR with dbt's results if dbt failed, and with the file that has the rows that the load REJECTED."""
+    if error.task_id == "dbt_build":
+        return with_dbt_results(error, deployment)
+    if rejected.counts:  # the table is most likely gone when somebody reads this
+        return error.amended(next_step=error.next_step.replace(rejected_rows.TABLE, rejected.place))
+    return error
 
 
 def with_dbt_results(error: DagRunFailedError, deployment: Deployment) -> DagRunFailedError:

@@ -256,6 +256,19 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     refused = f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% are allowed."
     assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
     assert "field_count 2, event_id 1" in why
+    assert re.match(
+        r"  Look at the rows of load \d in build/reports/rejected_events\.csv; a larger max_rejected", next_step
+    )
+    shown = kept.output.partition("  3 rows rejected; all are in build/reports/rejected_events.csv\n")[2].splitlines()
+    assert [line.split() for line in shown[:4]] == [
+        ["field_count", "2"],
+        ["line", "100:", "1;2"],
+        ["line", "101:", "1;2"],
+        ["event_id", "1"],
+    ]
+    kept_rows = (BUILD / "reports" / "rejected_events.csv").read_text().splitlines()[1:]
+    lines = [["99", "event_id"], ["100", "field_count"], ["101", "field_count"]]
+    assert [line.split(",")[1:3] for line in kept_rows] == lines
     assert " Diagnostics: build/diagnostics/" in next_step
     assert (kept.diagnostics / "components" / "scheduler.log").exists()
     assert list((kept.diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
