@@ -28,6 +28,10 @@ ACTIONS = {
     "down": "delete the cluster, PostgreSQL, their network and the kubeconfig, whatever state they are in",
 }
 
+PAUSED = (
+    "  DAGs       paused at first; a DAG that you unpause runs its last interval at once: docs/operations.md, Schedule"
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the actions of `nox -s cluster`, each with its options."""
@@ -79,7 +83,7 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
     finally:
         say_phases(phases)
         section.add_phases(phases)
-    for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines):
+    for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines, PAUSED):
         say(line)
 
 

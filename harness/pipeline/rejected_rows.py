@@ -38,7 +38,7 @@ class RejectedRows:
     """The rejected rows of a run.
 
     Attributes:
-        counts: how many there are, by reason, the most frequent first.
+        counts: how many the warehouse has, by reason, the most frequent first: of a refused load the first 1,000.
         examples: the reason, the line and the beginning of the text of the first of each reason.
         file: the file that has them, at most `MAX_ROWS`.
     """
@@ -56,8 +56,8 @@ class RejectedRows:
         """Return the lines for the terminal; none if no row was rejected."""
         if not self.counts:
             return []
-        total, kept = sum(self.counts.values()), min(sum(self.counts.values()), MAX_ROWS)
-        lines = [f"  {total:,} rows rejected; {'all' if kept == total else f'the first {kept:,}'} are in {self.place}"]
+        total = sum(self.counts.values())
+        lines = [f"  {f'{MAX_ROWS:,} of ' if total > MAX_ROWS else ''}{total:,} rejected rows are in {self.place}"]
         for reason, count in self.counts.items():
             lines.append(f"    {reason} {count:,}")
             lines += [f"      line {line}: {text}" for of, line, text in self.examples if of == reason]
@@ -68,7 +68,7 @@ class RejectedRows:
         if not self.counts:
             return []
         rows = [(reason, f"{line:,}", span(text)) for reason, line, text in self.examples]
-        title = f"{sum(self.counts.values()):,} rows rejected, at most {SHOWN} of each reason"
+        title = f"{sum(self.counts.values()):,} rejected rows, at most {SHOWN} of each reason"
         return [details(title, table(("reason", "line", "row"), rows, numbers=("line",)))]
 
 

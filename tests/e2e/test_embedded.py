@@ -259,7 +259,7 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     assert re.match(
         r"  Look at the rows of load \d in build/reports/rejected_events\.csv; a larger max_rejected", next_step
     )
-    shown = kept.output.partition("  3 rows rejected; all are in build/reports/rejected_events.csv\n")[2].splitlines()
+    shown = kept.output.partition("  3 rejected rows are in build/reports/rejected_events.csv\n")[2].splitlines()
     assert [line.split() for line in shown[:4]] == [
         ["field_count", "2"],
         ["line", "100:", "1;2"],

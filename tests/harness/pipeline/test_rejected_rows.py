@@ -38,7 +38,7 @@ def test_three_of_each_reason_are_shown_and_all_are_in_the_file(
     rejected = collect(warehouse, file)
 
     assert capsys.readouterr().out.splitlines() == [
-        f"  5 rows rejected; all are in {file}",
+        f"  5 rejected rows are in {file}",
         "    field_count 4",
         "      line 2: 2;2",
         "      line 3: 3;2",
@@ -54,7 +54,7 @@ def test_three_of_each_reason_are_shown_and_all_are_in_the_file(
         ["9", "event_id", "\x1b[2J" + "x" * 200],
     ]
     [block] = rejected.markdown()
-    assert "<summary>5 rows rejected, at most 3 of each reason</summary>" in block
+    assert "<summary>5 rejected rows, at most 3 of each reason</summary>" in block
     assert "| field_count | 2 | `2;2` |\n" in block
 
 
@@ -64,7 +64,7 @@ def test_the_file_is_bounded(
     monkeypatch.setattr(rejected_rows, "MAX_ROWS", 2)
     reject(dsn, [(number, "1;2", "field_count") for number in range(2, 5)])
     collect(warehouse, file)
-    assert f"  3 rows rejected; the first 2 are in {file}\n" in capsys.readouterr().out
+    assert f"  2 of 3 rejected rows are in {file}\n" in capsys.readouterr().out
     assert len(file.read_text().splitlines()) == 3
 
 

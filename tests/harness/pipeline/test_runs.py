@@ -32,7 +32,12 @@ def dag(dag_id: str, file: str = "pipeline.py", minute: int = 5) -> dict[str, st
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
-    tasks = {"daily": PIPELINE, "weekly": PIPELINE, "renamed": PIPELINE, "freshness": ("source_freshness",)}
+    tasks = {
+        "daily": PIPELINE,
+        "weekly": (*PIPELINE, "load_customers"),
+        "renamed": PIPELINE,
+        "freshness": ("source_freshness",),
+    }
     answers = {f"dags/{dag_id}/tasks": {"tasks": [{"task_id": name} for name in tasks[dag_id]]} for dag_id in tasks}
     answers["importErrors"] = {"import_errors": []}
     answers["dags"] = {"dags": [dag("daily"), dag("weekly"), dag("freshness", "freshness.py", 1)]}
