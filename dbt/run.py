@@ -91,6 +91,8 @@ def check(arguments: list[str]) -> None:
 
 def run_dbt(arguments: list[str], connection: Any = None) -> int:
     """Run dbt in this process, which saves a second start of Python; CONNECTION, if any, holds the lock."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     from dbt.adapters.postgres.connections import PostgresConnectionManager, PostgresCredentials
     from dbt.adapters.sql import SQLConnectionManager
     from dbt.cli.exceptions import DbtUsageException
@@ -116,8 +118,6 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
 
     PostgresConnectionManager.add_commit_query = add_commit_query
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     outcome = dbtRunner().invoke(arguments)
     if isinstance(outcome.exception, KeyboardInterrupt):
         ended_by = signal.Signals(outcome.exception.args[0])
@@ -209,4 +209,11 @@ def leave_process_1() -> None:
 if __name__ == "__main__":
     if os.getpid() == 1:
         leave_process_1()
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except (
+        KeyboardInterrupt
+    ) as interrupted:  # before dbt has started: it is still being imported, or waits for the lock
+        ended_by = signal.Signals((*interrupted.args, signal.SIGINT)[0])
+        print(f"✗ ended by {ended_by.name}: dbt had not begun, or had ended", file=sys.stderr)
+        raise SystemExit(128 + ended_by) from None

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +170,21 @@ def test_each_target_has_its_own_schemas(dbt: Dbt, target: str, prefix: str) -> 
     schemas = {sql.stem: f"{prefix}{sql.parent.name}" for sql in MODELS}
     assert {schemas["stg_events"], schemas["fct_events"]} == {f"{prefix}staging", f"{prefix}fact"}
     assert {model["name"]: model["schema"] for model in models} == schemas
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_dbt_is_imported_prints_no_traceback(dbt: Dbt, number: signal.Signals) -> None:
+    argv = [dbt.process.python, "-X", "importtime", str(PROJECT / "run.py"), "ls"]
+    process = subprocess.Popen(argv, env=dbt.env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.search(r"\| +dbt_common", line):  # that module was imported
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert errors.splitlines()[-1] == f"✗ ended by {number.name}: dbt had not begun, or had ended"
+    assert "Traceback" not in errors
+    assert process.returncode == 128 + number
