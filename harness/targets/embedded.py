@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,9 +101,10 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
     with phases.phase("Airflow's metadata database migrated"):
         supervisor.run("migrate", [program, "db", "migrate"], env=env, timeout_s=MIGRATION_TIMEOUT_S)
     with phases.phase("Airflow healthy") as phase:
-        supervisor.start("api-server", [program, "api-server", "--port", str(port)], env=env)
-        supervisor.start("scheduler", [program, "scheduler", "--skip-serve-logs"], env=env)
-        supervisor.start("dag-processor", [program, "dag-processor"], env=env)
+        arguments = {"api-server": ("--port", port), "scheduler": ("--skip-serve-logs",), "dag-processor": ()}
+        for component in COMPONENTS:  # nothing of them is kept, so they need not end in their own time
+            argv = [program, component, *arguments[component]]
+            supervisor.start(component, argv, env=env, stop_signal=signal.SIGKILL)
         api.watch = lambda: check_alive(supervisor)
         if late := api.wait_until_healthy(HEALTHY_TIMEOUT_S):
             log = supervisor.directory / "logs" / f"{late}.log"
@@ -159,7 +161,7 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "api_auth": {"jwt_secret": secrets.token_hex(32)},
         "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
         "scheduler": {"scheduler_idle_sleep_time": 0.2},
-        "dag_processor": {"refresh_interval": 3600},
+        "dag_processor": {"refresh_interval": 2},  # a new DAG file is soon found
         "usage_data_collection": {"enabled": False},
     }
     return passed_on | {
