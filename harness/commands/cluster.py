@@ -101,13 +101,14 @@ def sync(provider: ClusterProvider) -> None:
                 parsed_at = api.parsed_at()
                 code_sync.sync(kubectl, changes.synced)
                 wait_until_parsed_again(api, parsed_at)
-                phase.text = f"{provider.title} has the files of this clone; they differ from its images in"
+                differing = f"{len(changes.synced)} changed files" if changes.synced else "the code of its images again"
+                phase.text = f"{provider.title} has {differing}"
         else:
-            say(f"✓ no code differs from the images of the {provider.title}")
+            say(f"✓ {provider.title} has all code already")
     for path in changes.synced:
         say(f"    {path}")
     if changes.others:
-        say(f"… not synced, because it needs {provider.command('up')}: {', '.join(changes.others)}")
+        say(f"… these need {provider.command('up')}: {', '.join(changes.others)}")
 
 
 def down(provider: ClusterProvider, *, also_images: bool) -> None:
@@ -145,7 +146,7 @@ def status(provider: ClusterProvider) -> None:
     say(f"  health     {', '.join(unhealthy) + ' not healthy' if unhealthy else healthy}")
     files, at = code_sync.synced_files(kubectl)
     if files:
-        say(f"  synced     {', '.join(files)} ({at}; the next `up` builds images with them)")
+        say(f"  synced     {', '.join(files)}, at {at}; the next `up` builds images with them")
     has_dsn = provider.name != "context" or provider.options.warehouse_dsn
     for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
         say(line)

@@ -41,7 +41,7 @@ ls -dt /tmp/code.*/ | tail --lines=+3 | xargs --no-run-if-empty rm -r
 
 @dataclass(frozen=True)
 class Changes:
-    """The files that differ from the deployed ones, by path: those that a sync brings, and those that only `up` does."""
+    """The files that differ from the deployed ones, by path: those that a sync brings, and those that need an `up`."""
 
     synced: list[str]
     others: list[str]
@@ -67,9 +67,13 @@ def find_changes(provider: ClusterProvider, kubectl: Kubectl) -> Changes:
     return Changes(synced, [path for path in changed if path not in synced])
 
 
-def sync(kubectl: Kubectl, changed: list[str]) -> None:
-    """Bring all code into new pods and into the DAG processor; CHANGED are the files to name in `status`."""
-    archive = _archive()
+def sync(kubectl: Kubectl, changed: list[str], code: Mapping[str, Path] | None = None) -> None:
+    """Bring all code into new pods and into the DAG processor.
+
+    CHANGED are the files to name in `status`. CODE has files by their path in the repository; by default it is all code
+    of this clone.
+    """
+    archive = _archive(code or all_code())
     if len(archive) > MAX_BYTES:
         raise UsageError(
             f"The code is too large to be synced: {len(archive):,} bytes compressed, and at most {MAX_BYTES:,} fit.",
@@ -101,10 +105,11 @@ def _files(provider: ClusterProvider) -> dict[str, Path]:
     """Return the files that a deployment is made of, by path, without the events file."""
     configuration = [*values_files(provider), pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
     files = {str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path): path for path in configuration}
-    return files | {path: file for path, file in _code().items() if path != "airflow/data/events.csv"}
+    return files | {path: file for path, file in all_code().items() if path != "airflow/data/events.csv"}
 
 
-def _code() -> dict[str, Path]:
+def all_code() -> dict[str, Path]:
+    """Return the files of the images, by path."""
     return {**images.airflow().files, **images.dbt().files}
 
 
@@ -116,11 +121,11 @@ def _digests(files: Mapping[str, Path]) -> dict[str, str]:
     return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}
 
 
-def _archive() -> bytes:
-    """Return the code as a compressed archive."""
+def _archive(code: Mapping[str, Path]) -> bytes:
+    """Return CODE as a compressed archive."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for path, file in sorted(_code().items()):
+        for path, file in sorted(code.items()):
             if _is_synced(path):
                 folder = next(folder for folder in FOLDERS if path.startswith(folder))
                 entry = archive.gettarinfo(file, FOLDERS[folder] + path.removeprefix(folder))

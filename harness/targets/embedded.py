@@ -101,7 +101,7 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
     with phases.phase("Airflow's metadata database migrated"):
         supervisor.run("migrate", [program, "db", "migrate"], env=env, timeout_s=MIGRATION_TIMEOUT_S)
     with phases.phase("Airflow healthy") as phase:
-        arguments = {"api-server": ("--port", port), "scheduler": ("--skip-serve-logs",), "dag-processor": ()}
+        arguments = {"api-server": ("--port", str(port)), "scheduler": ("--skip-serve-logs",), "dag-processor": ()}
         for component in COMPONENTS:  # nothing of them is kept, so they need not end in their own time
             argv = [program, component, *arguments[component]]
             supervisor.start(component, argv, env=env, stop_signal=signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -143,7 +143,6 @@ def test_a_killed_scheduler(run: Run) -> None:
 
 def test_a_restarted_postgresql(run: Run) -> None:
     address = run.deployment.warehouse.admin_dsn
-    with pytest.raises(psycopg.OperationalError), waiting(run):  # its own connection breaks, too
+    with suppress(psycopg.OperationalError), waiting(run):  # its own connection breaks, too
         run_command("docker", "restart", KIND.postgres)
-        raise psycopg.OperationalError
     assert warehouse_of(KIND).admin_dsn == address
