@@ -48,13 +48,10 @@ def take_lock(connection: Any, timeout_s: int) -> None:
             if not cursor.fetchone()[0]:
                 wait_for_lock(cursor, timeout_s)
     except psycopg2.Error as error:
-        message = " ".join(str(error).split())
-        if connection.closed:
-            stop(30, "The connection to the warehouse broke.", message, "Run this again when PostgreSQL is up.")
         stop(
             34,
             "The warehouse's lock could not be taken.",
-            message,
+            " ".join(str(error).split()),
             "See PostgreSQL's log; a pooler has to be in its mode session or transaction.",
         )
 
@@ -112,6 +109,13 @@ def wait_for_lock(cursor: Any, timeout_s: int) -> None:
             f"The warehouse was still busy after {timeout_s} s.",
             "A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity show it.",
             "Run this again after its end, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600",
+        )
+    except psycopg2.OperationalError as error:
+        stop(
+            30,
+            "The connection to the warehouse broke during the wait for a load or another build.",
+            " ".join(str(error).split()),
+            "Run this again when PostgreSQL is up.",
         )
     print(f"✓ warehouse free ({time.monotonic() - started:.0f} s)", flush=True)
 

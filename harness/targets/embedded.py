@@ -161,7 +161,8 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "api_auth": {"jwt_secret": secrets.token_hex(32)},
         "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
         "scheduler": {"scheduler_idle_sleep_time": 0.2},
-        "dag_processor": {"refresh_interval": 2},  # a new DAG file is soon found
+        # A new DAG file is found within about two seconds.
+        "dag_processor": {"refresh_interval": 1, "bundle_refresh_check_interval": 1},
         "usage_data_collection": {"enabled": False},
     }
     return passed_on | {
