@@ -30,7 +30,8 @@ def api(cluster: Cluster) -> Iterator[AirflowApi]:  # noqa: ARG001 - it must be 
 def changed_code(folder: Path) -> dict[str, Path]:
     """Return the code with a changed DAG, a changed load and a new model, which are in FOLDER."""
     code = code_sync.all_code()
-    dag = code[DAG].read_text().replace("create_tables(dsn", 'print("the DAG is synced"); create_tables(dsn')
+    task = "def create_tables() -> None:\n"
+    dag = code[DAG].read_text().replace(task, f'{task}            print("the DAG is synced")\n')
     load = code[LOAD].read_text() + '\nlogger.info("the load is synced")\n'
     for path, text in ((DAG, dag), (LOAD, load), (MODEL, "select 1 as one")):
         code[path] = folder / Path(path).name
