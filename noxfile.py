@@ -23,11 +23,15 @@ nox.options.sessions = ["lint", "docs", "types", "tests", "dags", "dbt"]
 TAKEDOWN_S = 90  # the time that a session has to clean up after Ctrl-C
 
 
-def install(session: nox.Session, group: str) -> str:
-    """Sync GROUP's environment with its lock and return its Python; `-- --python 3.13` chooses the version."""
-    version, _ = posargs.split(session.posargs)
+def install(session: nox.Session, *groups: str) -> str:
+    """Sync the environments of GROUPS with their locks and return the last one's Python; `--help` needs only that one.
+
+    `-- --python 3.13` chooses the version.
+    """
+    version, rest = posargs.split(session.posargs)
+    needed = groups[-1:] if posargs.asks_for_help(rest) else groups
     try:
-        return str(environments.install(group, version))
+        return [str(environments.install(group, version)) for group in needed][-1]
     except (locks.LockError, pythons.PythonMissingError) as error:
         summary.failed(session.name, str(error))
         session.error(str(error))
@@ -46,10 +50,9 @@ def run(session: nox.Session, python: str, module: str, *arguments: str) -> None
         )
 
 
-def pytest(session: nox.Session, group: str, *arguments: str) -> None:
-    """Run pytest in GROUP's environment, posargs last; its report is in `build/reports`."""
-    report = f"--junitxml=build/reports/{session.name}.xml"
-    run(session, install(session, group), "pytest", report, *arguments)
+def pytest(session: nox.Session, python: str, *arguments: str) -> None:
+    """Run pytest with ARGUMENTS and then posargs; its report is in `build/reports`."""
+    run(session, python, "pytest", f"--junitxml=build/reports/{session.name}.xml", *arguments)
 
 
 @nox.session(tags=["ci", "docs"])
@@ -61,8 +64,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["ci", "docs"])
 def docs(session: nox.Session) -> None:
     """Check the documentation's links, tables, commands, variables and pins; `-- --write` writes the tables."""
-    install(session, "lint")
-    pytest(session, "tests", "tests/docs", "--confcutdir=tests/docs")
+    pytest(session, install(session, "lint", "tests"), "tests/docs", "--confcutdir=tests/docs")
 
 
 @nox.session(tags=["ci"])
@@ -76,28 +78,26 @@ def tests(session: nox.Session) -> None:
     """Test the load, the models and the harness on an ephemeral PostgreSQL, or on the server in `-- --postgres DSN`."""
     own_sessions = [f"--ignore=tests/{folder}" for folder in ("cluster", "dags", "docs", "e2e")]
     workers = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
-    pytest(session, "tests", *own_sessions, *workers)
+    pytest(session, install(session, "tests"), *own_sessions, *workers)
 
 
 @nox.session(tags=["ci"])
 def dags(session: nox.Session) -> None:
     """Test the DAGs: exact ids, no import errors, policies, import time."""
-    pytest(session, "dags", "tests/dags", "--confcutdir=tests/dags")
+    pytest(session, install(session, "dags"), "tests/dags", "--confcutdir=tests/dags")
 
 
 @nox.session(tags=["ci", "pythons"])
 def dbt(session: nox.Session) -> None:
     """Load the sample into an ephemeral PostgreSQL and run dbt: `build` and its docs, or `-- COMMAND`."""
-    install(session, "dbt")
+    install(session, "dbt")  # also for --help, which has dbt's own options
     run(session, install(session, "harness"), "harness", "dbt")
 
 
 @nox.session(tags=["ci", "engine", "target"], default=False)
 def e2e(session: nox.Session) -> None:
     """Run the three pipelines end to end on a target and check every number."""
-    install(session, "airflow")
-    install(session, "dbt")
-    run(session, install(session, "harness"), "harness", "e2e")
+    run(session, install(session, "airflow", "dbt", "harness"), "harness", "e2e")
 
 
 @nox.session(default=False)
@@ -109,8 +109,7 @@ def cluster(session: nox.Session) -> None:
 @nox.session(tags=["ci", "engine"], default=False)
 def faults(session: nox.Session) -> None:
     """Break runs on kind and embedded in many ways; check each error message, and that nothing is left behind."""
-    install(session, "airflow")
-    pytest(session, "tests", "tests/cluster", "tests/e2e")
+    pytest(session, install(session, "airflow", "tests"), "tests/cluster", "tests/e2e")
 
 
 @nox.session(default=False)
@@ -134,8 +133,7 @@ def release(session: nox.Session) -> None:
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
     """Measure the load and dbt: `-- load` or `-- dbt` measures only one, `--events N` sets the size."""
-    install(session, "dbt")
-    run(session, install(session, "bench"), "harness.commands.bench")
+    run(session, install(session, "dbt", "bench"), "harness.commands.bench")
 
 
 @nox.session(default=False)

@@ -12,6 +12,7 @@ while dbt ran and nothing more was committed, 34 the lock cannot be taken; 130 a
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -90,6 +91,8 @@ def check(arguments: list[str]) -> None:
 
 def run_dbt(arguments: list[str], connection: Any = None) -> int:
     """Run dbt in this process, which saves a second start of Python; CONNECTION, if any, holds the lock."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     from dbt.adapters.postgres.connections import PostgresConnectionManager, PostgresCredentials
     from dbt.adapters.sql import SQLConnectionManager
     from dbt.cli.exceptions import DbtUsageException
@@ -115,8 +118,6 @@ def run_dbt(arguments: list[str], connection: Any = None) -> int:
 
     PostgresConnectionManager.add_commit_query = add_commit_query
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     outcome = dbtRunner().invoke(arguments)
     if isinstance(outcome.exception, KeyboardInterrupt):
         ended_by = signal.Signals(outcome.exception.args[0])
@@ -185,7 +186,10 @@ def print_failing_rows(result: Any, connection: Any) -> None:
             print("  " + " | ".join(column.name for column in cursor.description))
             for row in cursor:
                 print("  " + " | ".join("null" if value is None else str(value) for value in row))
-        print(f"to see all of them: python dbt/run.py show --limit -1 --select {test.node.name}", flush=True)
+        if not os.environ.get("DBT_FAILURES_PATH"):  # not a task: nobody has its variables
+            by_nox = os.environ.get("NOX_CURRENT_SESSION") == "dbt"
+            command = "nox -s dbt --" if by_nox else shlex.join([sys.executable, __file__])
+            print(f"to see all of them: {command} show --limit -1 --select {test.node.name}", flush=True)
 
 
 def leave_process_1() -> None:
@@ -205,4 +209,11 @@ def leave_process_1() -> None:
 if __name__ == "__main__":
     if os.getpid() == 1:
         leave_process_1()
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except (
+        KeyboardInterrupt
+    ) as interrupted:  # before dbt has started: it is still being imported, or waits for the lock
+        ended_by = signal.Signals((*interrupted.args, signal.SIGINT)[0])
+        print(f"✗ ended by {ended_by.name}: dbt had not begun, or had ended", file=sys.stderr)
+        raise SystemExit(128 + ended_by) from None

@@ -209,7 +209,7 @@ class ClusterFailedError(HarnessError):
 
 
 class NotUpError(HarnessError):
-    """No cluster of this clone is up."""
+    """No cluster of this clone, or no warehouse of `nox -s dbt`, is up."""
 
     exit_code = 62
 
@@ -224,6 +224,12 @@ class HistoryMissingError(HarnessError):
     """The project's folder is not a git clone, or git is not installed."""
 
     exit_code = 65
+
+
+class NotWritableError(HarnessError):
+    """A file or folder that a session writes to is read-only, or belongs to another user."""
+
+    exit_code = 66
 
 
 class AlreadyUpError(HarnessError):

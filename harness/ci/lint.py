@@ -5,6 +5,7 @@ linter checks those of them that are its own. A linter whose files the project d
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.project.paths import ROOT
+from harness.project.posargs import asks_for_help
 from harness.reporting import findings
 from harness.reporting.annotations import Finding, annotate
 from harness.reporting.findings import Result
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the linters; return 1 if one found something, 2 if ARGUMENTS are invalid."""
     files = [argument for argument in arguments if not argument.startswith("-")]
     options = set(arguments) - set(files)
+    if asks_for_help(arguments):
+        print(f"usage: nox -s lint -- [--fix] [--fast] [FILE …]\n\n{__doc__}")
+        return 0
     if unknown := sorted(options - {"--fix", "--fast"}):
         print(f"✗ lint has no option {' '.join(unknown)}; it takes --fix, --fast and files.", file=sys.stderr)
         return 2
@@ -78,6 +83,9 @@ def main(arguments: Sequence[str]) -> int:
                 failed[linter.name] = result
         if failed:
             what, next_step = f"{', '.join(failed)} found problems", f"fix what the tools can fix: {FIX}"
+            if "--fix" in options:
+                count = sum(len(result.findings) for result in failed.values())
+                next_step = f"fix by hand what is left; each is listed above with its line: {count}"
             print(f"✗ {what}; {next_step}", file=sys.stderr)
             section.fail(f"{what}.", "A change broke their rules.", next_step.capitalize())
         section.add(annotate([finding for result in failed.values() for finding in result.findings]))
@@ -117,7 +125,7 @@ def run(linter: Linter, *, fix: bool) -> tuple[str, str, Result]:
         before, result = result, check(linter, files)
         fixed = without(before.findings, result.findings)
         Result(0, [replace(finding, message=f"fixed: {finding.message}") for finding in fixed]).print()
-        note = f"{len(fixed)} fixed"
+        note = f"{len(fixed)} fixed" + (f", {len(result.findings)} left" if result.findings else "")
     if result.exit_code:
         mark = "✗"
         result.print()
@@ -133,11 +141,15 @@ def check(linter: Linter, files: Sequence[str]) -> Result:
 
 def without(before: Sequence[Finding], after: Sequence[Finding]) -> list[Finding]:
     """Return the findings of BEFORE that are not in AFTER, where they may be at other lines."""
-    remaining = Counter((finding.path, finding.message) for finding in after)
+
+    def key(finding: Finding) -> tuple[object, str]:
+        return finding.path, re.sub(r"\bline \d+", "line", finding.message)  # it may name another line, too
+
+    remaining = Counter(map(key, after))
     gone = []
     for finding in before:
-        remaining[finding.path, finding.message] -= 1
-        if remaining[finding.path, finding.message] < 0:
+        remaining[key(finding)] -= 1
+        if remaining[key(finding)] < 0:
             gone.append(finding)
     return gone
 

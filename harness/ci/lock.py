@@ -6,11 +6,13 @@ Needs only the standard library and uv: it runs before there is any environment.
 """
 
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 
-from harness.project.locks import CONSTRAINTS, LockError, write
+from harness.project.locks import CONSTRAINTS, LockError, uv, write
 from harness.project.paths import BUILD
+from harness.project.posargs import asks_for_help
 from harness.reporting.summary import Section, code, table
 
 CHANGES = BUILD / "lock.md"  # of the last `nox -s lock`, for example for the text of a pull request
@@ -34,6 +36,10 @@ def changes(before: dict[str, str], after: dict[str, str]) -> tuple[int, str]:
 
 def main(options: Sequence[str]) -> None:
     """Write the locks, and list the changed versions in the summary and in `build/lock.md`; see `write` for errors."""
+    if asks_for_help(options):
+        print(f"usage: nox -s lock -- [OPTION OF uv pip compile]...\n\n{__doc__}", flush=True)
+        subprocess.run([uv(), "pip", "compile", "--help"], check=False)
+        return
     before = versions()
     with Section("lock") as section:
         try:

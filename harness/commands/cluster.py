@@ -14,7 +14,7 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import wait_until_parsed_again
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
-from harness.reporting.console import Phases, say, table
+from harness.reporting.console import Phases, say, say_phases, table
 from harness.reporting.summary import Section
 from harness.targets import code_sync
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
@@ -30,6 +30,10 @@ ACTIONS = {
     "logs": "print the logs of components, or of a task's latest run; without a name those of all components",
     "down": "delete the cluster, PostgreSQL, their network and the kubeconfig, whatever state they are in",
 }
+
+PAUSED = (
+    "  DAGs       paused at first; a DAG that you unpause runs its last interval at once: docs/operations.md, Schedule"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -82,11 +86,9 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
         with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
             lines = deployment.addresses()
     finally:
-        say("")
-        table(phases.header, phases.rows())
-        say("")
+        say_phases(phases)
         section.add_phases(phases)
-    for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines):
+    for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines, PAUSED):
         say(line)
 
 
@@ -129,9 +131,8 @@ def status(provider: ClusterProvider) -> None:
         kubectl, api = connect(provider, supervisor)
         health = api.healthy()
         airflow = api.version() if health else "(does not answer)"
-    node = kubectl.items("nodes")[0]["status"]["nodeInfo"]
     versions = f"Airflow {airflow}, chart {chart.installed_version(kubectl)}"
-    say(f"{provider.title}: Kubernetes {node['kubeletVersion']}, {versions}")
+    say(f"{provider.title}: Kubernetes {kubectl.server_version()}, {versions}")
     say("")
     rows = []
     for pod in sorted(kubectl.items("pods"), key=lambda pod: pod["metadata"]["name"]):
@@ -151,8 +152,8 @@ def status(provider: ClusterProvider) -> None:
     for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
         say(line)
     for name in (*({"kind", "minikube"} & {provider.name}), "kubectl", "helm"):
-        path = tools.find(name)
-        say(f"  {name:<10} {tools.version(name, path)} ({path})")
+        path = tools.find(name) if name in tools.PINNED else tools.installed(name)
+        say(f"  {name:<10} {tools.version(name, path)} ({path})" if path else f"  {name:<10} not installed")
 
 
 def ui(provider: ClusterProvider) -> None:
@@ -188,7 +189,7 @@ def print_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
 
 def components(kubectl: Kubectl) -> list[str]:
     """Return the components that have pods."""
-    return sorted({str(pod["metadata"]["labels"].get("component", "")) for pod in kubectl.items("pods")} - {""})
+    return sorted({str(pod["metadata"].get("labels", {}).get("component", "")) for pod in kubectl.items("pods")} - {""})
 
 
 def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
@@ -203,7 +204,7 @@ def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
                 "Name one of them, or none to get all.",
             )
         for pod in pods:
-            if pod["metadata"]["labels"].get("component") == name:
+            if pod["metadata"].get("labels", {}).get("component") == name:
                 for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
                     say(f"── {pod['metadata']['name']} {container['name']}")
                     say(kubectl.logs(pod["metadata"]["name"], container["name"]).rstrip())

@@ -26,7 +26,8 @@ def parser() -> Parser:
         subparser.set_defaults(parser=subparser)
         command.add_options(subparser)
     # dbt gets every argument that is not ours, --help too.
-    dbt.add_options(commands.add_parser("dbt", prog="nox -s dbt --", add_help=False, allow_abbrev=False))
+    usage = "nox -s dbt -- [--keep | --reuse | --down | --postgres DSN] [COMMAND OF DBT, ITS OPTIONS]"
+    dbt.add_options(commands.add_parser("dbt", usage=usage, add_help=False, allow_abbrev=False))
     return parser
 
 

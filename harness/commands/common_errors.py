@@ -2,28 +2,26 @@
 
 import contextlib
 import errno
-import tempfile
 from collections.abc import Iterator
 
 import psycopg
 
 from events.uri import without_secrets
-from harness.errors import DatabaseGoneError, DiskFullError
+from harness.errors import DatabaseGoneError, DiskFullError, NotWritableError
+from harness.project import os_errors
 
 
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Raise DiskFullError where the disk is full, DatabaseGoneError where the connection to PostgreSQL breaks."""
+    """Raise DiskFullError, NotWritableError, or DatabaseGoneError where the connection to PostgreSQL breaks."""
     try:
         yield
     except (OSError, psycopg.errors.DiskFull) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+        known = OSError(errno.ENOSPC, str(error).splitlines()[0]) if isinstance(error, psycopg.Error) else error
+        if not (explanation := os_errors.explain(known)):
             raise
-        raise DiskFullError(
-            f"The disk is full: {without_secrets(str(error).splitlines()[0])}",
-            f"A run writes its files to {tempfile.gettempdir()}, diagnostics and documentation to build/.",
-            "Free some disk space, or set TMPDIR to a directory on a larger disk.",
-        ) from error
+        kind = DiskFullError if explanation.exit_code == os_errors.DISK_FULL else NotWritableError
+        raise kind(without_secrets(explanation.what), explanation.why, explanation.next_step) from error
     except psycopg.OperationalError as error:
         raise DatabaseGoneError(
             f"The connection to PostgreSQL broke: {without_secrets(str(error).strip().splitlines()[0])}",

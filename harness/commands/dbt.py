@@ -4,20 +4,26 @@ Without arguments it is `dbt build`, then the documentation as one static page, 
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from psycopg.conninfo import make_conninfo
 
 from events.load import load
 from events.tables import create_tables
 from events.uri import shown
 from harness.commands.arguments import dsn as valid_dsn
 from harness.commands.kept_runs import take_down_kept
-from harness.errors import DbtFailedError, UsageError
+from harness.errors import DbtFailedError, NotUpError, UsageError
 from harness.processes.command import stream
+from harness.processes.failures import how_ended
 from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT, SAMPLE
+from harness.project.posargs import asks_for_help
 from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
 from harness.reporting.console import Phases, say
@@ -25,10 +31,12 @@ from harness.reporting.summary import Section, code, details
 from harness.targets.takedown import down_command
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
-from harness.warehouse.server import connection_url, describe
+from harness.warehouse.server import Server, describe
 
 ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"
+KEPT = ARTIFACTS / "kept-warehouse.json"  # for --reuse; only its owner may read it
+REUSE = "nox -s dbt -- --reuse"
 SHOWN = 3  # names of what failed, in the error
 BUILD_MODELS = ["run", "--quiet"]
 READ_MODELS = ("docs", "show", "test")  # commands that need the models to be built
@@ -41,24 +49,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--postgres", type=valid_dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use"
     )
     parser.add_argument("--keep", action="store_true", help="leave the ephemeral warehouse up and print its DSN")
+    parser.add_argument(
+        "--reuse", action="store_true", help="use the warehouse that the last --keep left up, with its rows and models"
+    )
     parser.add_argument("--down", action="store_true", help="take down what --keep left up, and do nothing else")
-    parser.set_defaults(run=run_command)
+    parser.set_defaults(run=run_command, help=parser.format_help)
 
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s dbt`."""
     if parsed.down:
         take_down_kept()
+    elif asks_for_help(parsed.unknown):
+        say(parsed.help())
+        run_dbt(parsed.unknown, {}, "")
     else:
-        run(parsed.unknown, parsed.postgres, section, keep=parsed.keep)
+        run(parsed.unknown, parsed.postgres, section, keep=parsed.keep, reuse=parsed.reuse)
 
 
-def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bool = False) -> None:
+def run(
+    arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bool = False, reuse: bool = False
+) -> None:
     """Run dbt with ARGUMENTS on the server that DSN names, or on an ephemeral one; SECTION gets the results.
 
     Where DBT_TARGET is `prod` it runs on the warehouse that the variables of `dbt/profiles.yml` name. KEEP leaves the
-    ephemeral server up, unless an interrupt ends the run; on a given server everything that was created is dropped.
-    Raises UsageError for options that exclude one another, PostgresError, ServiceFailedError, or DbtFailedError.
+    ephemeral server up, unless an interrupt ends the run; REUSE takes the warehouse that was kept, and leaves it up. On
+    a given server everything that was created is dropped. Raises UsageError for options that exclude one another,
+    NotUpError, PostgresError, ServiceFailedError, or DbtFailedError.
     """
     is_prod = os.environ.get("DBT_TARGET") == "prod"
     if is_prod and dsn:
@@ -67,16 +84,22 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
             "DBT_TARGET=prod builds in the warehouse that the variables in docs/operations.md name.",
             "Leave one of the two out.",
         )
-    if keep and (is_prod or dsn):
+    if (keep or reuse) and (is_prod or dsn):
+        option = "--reuse" if reuse else "--keep"
         raise UsageError(
-            "--keep is for an ephemeral server, and this one is yours.",
+            f"{option} is for an ephemeral server, and this one is yours.",
             "What --postgres creates is dropped at the end; what DBT_TARGET=prod builds stays anyway.",
-            "Leave --keep out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
+            f"Leave {option} out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
         if is_prod:
             run_all(planned(arguments, models_exist=True), {}, prod_dsn(), section)
+            return
+        if reuse:
+            warehouse = kept_warehouse()
+            say(f"✓ {describe(warehouse.server)}, kept")
+            run_on(warehouse, arguments, section, models_exist=True)
             return
         with ephemeral_server(dsn, keep=keep) as server:
             say(f"✓ {describe(server)}")
@@ -90,10 +113,30 @@ def run(arguments: Sequence[str], dsn: str | None, section: Section, *, keep: bo
 
 
 def describe_kept(warehouse: Warehouse, *, keep: bool) -> None:
-    """Print how to use and how to take down WAREHOUSE, if it is KEPT."""
+    """Print how to use and how to take down WAREHOUSE, if it is KEPT, and record it for --reuse."""
     if keep:
+        KEPT.unlink(missing_ok=True)
+        KEPT.touch(mode=0o600)
+        KEPT.write_text(json.dumps(asdict(warehouse)))
         say(f"  warehouse  {warehouse.admin_dsn}")
+        say(f"  use it again: {REUSE} build --select MODEL")
         say(f"  take it down: {down_command('dbt')}")
+
+
+def kept_warehouse() -> Warehouse:
+    """Return the warehouse that the last --keep left up, or raise NotUpError."""
+    try:
+        recorded = json.loads(KEPT.read_text())
+        warehouse = Warehouse(**recorded | {"server": Server(**recorded["server"])})
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or an older version wrote it
+        warehouse = None
+    if not warehouse or not warehouse.server.is_ready():
+        raise NotUpError(
+            "No warehouse of nox -s dbt is up.",
+            "None was left up by --keep, or it was taken down.",
+            "Load the sample, build the models and leave them up: nox -s dbt -- --keep run",
+        )
+    return warehouse
 
 
 def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Section) -> None:
@@ -101,8 +144,13 @@ def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Secti
     with Phases().phase("sample loaded") as phase:
         create_tables(warehouse.loader_dsn)
         phase.text = f"sample loaded: {load(str(SAMPLE), warehouse.loader_dsn).loaded:,} events"
+    run_on(warehouse, arguments, section, models_exist=False)
+
+
+def run_on(warehouse: Warehouse, arguments: Sequence[str], section: Section, *, models_exist: bool) -> None:
+    """Run dbt with ARGUMENTS on WAREHOUSE, in which the models may exist already."""
     env = {"DBT_TARGET": "test", **os.environ} | warehouse.dbt_env()
-    run_all(planned(arguments, models_exist=False), env, warehouse.admin_dsn, section)
+    run_all(planned(arguments, models_exist=models_exist), env, warehouse.admin_dsn, section)
 
 
 def planned(arguments: Sequence[str], *, models_exist: bool) -> list[list[str]]:
@@ -118,10 +166,10 @@ def planned(arguments: Sequence[str], *, models_exist: bool) -> list[list[str]]:
 
 def prod_dsn() -> str:
     """Return the DSN of the warehouse that the environment names, incomplete where variables are missing."""
-    names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_DATABASE")
-    user, password, host, database = (os.environ.get(name, "") for name in names)
-    port = os.environ.get("WAREHOUSE_PORT", "")
-    return connection_url(user, password, host, int(port) if port.isdecimal() else 0, database)
+    names = ("WAREHOUSE_USER", "DBT_ENV_SECRET_WAREHOUSE_PASSWORD", "WAREHOUSE_HOST", "WAREHOUSE_PORT")
+    user, password, host, port = (os.environ.get(name, "") for name in names)
+    database = os.environ.get("WAREHOUSE_DATABASE", "")
+    return make_conninfo(user=user, password=password, host=host, port=port, dbname=database)
 
 
 def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str, section: Section) -> None:
@@ -159,7 +207,7 @@ def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
     if exit_code:
         names = [result.name for result in results if result.failed]
         stale = dbt_report.stale_sources(target)
-        raise failed(f"dbt {command} ended with exit code {exit_code}", names, stale, report, code(output, last=60))
+        raise failed(f"dbt {command} {how_ended(exit_code)}", names, stale, report, code(output, last=60))
     if section:
         section.add(*report)
 

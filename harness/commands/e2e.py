@@ -17,13 +17,14 @@ from events.source import check_source
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
-from harness.pipeline import expected_numbers, run_checks
+from harness.pipeline import expected_numbers, rejected_rows, run_checks
+from harness.pipeline.rejected_rows import RejectedRows
 from harness.pipeline.run_checks import CheckResults
-from harness.pipeline.runs import DAG_IDS, run_dag, run_ids, wait_for_scheduled_runs, wait_until_parsed
+from harness.pipeline.runs import run_dag, run_ids, run_others, wait_for_scheduled_runs, wait_until_parsed
 from harness.processes.background import in_background
 from harness.project.paths import BUILD
 from harness.reporting import dbt_report, figures
-from harness.reporting.console import Phases, say, table, write_phases
+from harness.reporting.console import Phases, say, say_phases, table, write_phases
 from harness.reporting.summary import Section, text
 from harness.targets.choice import choose
 from harness.targets.options import TARGETS, RunOptions
@@ -95,12 +96,10 @@ def run(options: RunOptions, section: Section) -> None:
     finally:
         with contextlib.suppress(OSError):  # the disk may be full, which is then the error already
             write_phases(PHASES, phases)
-        say("")
-        table(phases.header, phases.rows())
+        say_phases(phases)
         if results.rows:
-            say("")
             table(("table", "rows"), results.row_counts)
-        say("")
+            say("")
         section.add_phases(phases)
         section.add(*results.markdown())
         if kept:
@@ -127,10 +126,21 @@ def run_and_check(
         deployment.reset()
     try:
         run_pipelines(deployment, options.interval, computing, phases, results)
-    except DagRunFailedError as error:
-        if error.task_id != "dbt_build":
-            raise
-        raise with_dbt_results(error, deployment) from error
+    except Exception as error:
+        results.rejected = rejected_rows.collect(deployment.warehouse)
+        if isinstance(error, DagRunFailedError):
+            raise explained(error, deployment, results.rejected) from error
+        raise
+    results.rejected = rejected_rows.collect(deployment.warehouse)
+
+
+def explained(error: DagRunFailedError, deployment: Deployment, rejected: RejectedRows) -> DagRunFailedError:
+    """Return ERROR with dbt's results if dbt failed, and with the file that has the rows that the load REJECTED."""
+    if error.task_id == "dbt_build":
+        return with_dbt_results(error, deployment)
+    if rejected.counts:  # the table is most likely gone when somebody reads this
+        return error.amended(next_step=error.next_step.replace(rejected_rows.TABLE, rejected.place))
+    return error
 
 
 def with_dbt_results(error: DagRunFailedError, deployment: Deployment) -> DagRunFailedError:
@@ -150,10 +160,10 @@ def run_pipelines(
     """Run every DAG on INTERVAL; check all numbers after the first run, and that each later one changes nothing."""
     api, warehouse = deployment.api, deployment.warehouse
     with phases.phase("DAGs parsed") as phase:
-        wait_until_parsed(api)
-        phase.text = f"{len(DAG_IDS)} DAGs parsed, no import errors"
-    earlier_runs = run_ids(api)
-    first, *others = DAG_IDS
+        dags = wait_until_parsed(api)
+        phase.text = f"{len(dags.pipelines) + len(dags.others)} DAGs parsed, no import errors"
+    earlier_runs = run_ids(api, dags.pipelines)
+    first, *others = dags.pipelines
     run_dag(api, first, interval, phases, first, replaces_scheduled=False)  # two runs beside each other
     with phases.phase("numbers checked") as phase:
         expected = computing.result()
@@ -166,14 +176,14 @@ def run_pipelines(
         run_dag(api, dag_id, interval, phases, dag_id, replaces_scheduled=True)
         run_checks.check_unchanged(before, warehouse, dag_id)
     run_id = run_dag(api, first, interval, phases, f"{first} again", replaces_scheduled=True)
-    wait_for_scheduled_runs(api, earlier_runs)
+    wait_for_scheduled_runs(api, dags.pipelines, earlier_runs)
     run_checks.check_unchanged(before, warehouse, f"the second run of {first}")
     run_checks.check_numbers(expected, warehouse)
     results.passed("a second run changes nothing: every table has the same content as before")
     results.passed(f"the task's XCom matches raw.loads: {run_checks.check_xcom(api, warehouse, first, run_id)}")
     lines = run_checks.check_task_log(api, first, run_id)
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
-    for line in deployment.check():
+    for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
 
 

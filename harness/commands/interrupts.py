@@ -15,7 +15,10 @@ PARENT_POLL_INTERVAL_S = 1.0
 
 
 class Interrupted(BaseException):
-    """The process received a signal, whose number it has, to end. Only `interrupts_as_errors` handles it."""
+    """The process received a signal to end. It has the signal's number, and whether nox still ran.
+
+    Only `interrupts_as_errors` handles it.
+    """
 
 
 def raise_interrupts() -> None:
@@ -25,11 +28,11 @@ def raise_interrupts() -> None:
     def interrupt(number: int, _frame: FrameType | None) -> None:
         if not interrupted.is_set():  # nothing may be printed here: the signal may have interrupted a print
             interrupted.set()
-            raise Interrupted(number)
+            raise Interrupted(number, os.getppid() == parent)
 
+    parent = int(os.environ.get("NOX_PID", os.getppid()))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    parent = int(os.environ.get("NOX_PID", os.getppid()))
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 
@@ -46,14 +49,14 @@ def interrupts_as_errors(arguments: list[str]) -> Iterator[None]:
     try:
         yield
     except Interrupted as interrupt:
-        [number] = interrupt.args
-        why, command = "Everything was taken down, unless it is named above.", f"nox -s {arguments[0]}"
+        number, nox_runs = interrupt.args
+        why = "Everything was taken down, unless it is named above."
         if arguments[0] == "cluster" or {"--reuse", "--keep"} & set(arguments):
             why = "A cluster that was up, or partly up, stays; everything else was taken down."
-            command = f"nox -s {arguments[0]} -- {shown_command(arguments[1:])}"
+        options = f" -- {shown_command(arguments[1:])}" if arguments[1:] else ""
         raise HarnessError(
-            f"Interrupted by {signal.Signals(number).name}.",
+            f"Interrupted by {signal.Signals(number).name}." if nox_runs else "nox, which ran this, was killed.",
             why,
-            f"Run it again: {command}",
+            f"Run it again: nox -s {arguments[0]}{options}",
             exit_code=128 + number,
         ) from None

@@ -114,7 +114,8 @@ def wait_until_created_or_absent(name: str) -> None:
     it before its volumes are filled: for kind's node that takes seconds. Until then only its name is taken.
 
     Raises:
-        CommandFailedError: it is still being created after the deadline.
+        CommandFailedError: it is still being created after the deadline, or the engine does not say whether it is.
+        EngineMissingError: no engine answers.
     """
     deadline = time.monotonic() + pins.deadline_s("delete")
     probe = ("docker", "container", "create", "--pull", "never", "--name", name, pins.image("postgres"), "true")
@@ -122,9 +123,10 @@ def wait_until_created_or_absent(name: str) -> None:
         try:
             run(*probe)
         except CommandFailedError as error:
-            if "is already in use" not in error.output:
-                return  # no such image: nothing was created from it
-            if time.monotonic() > deadline:
+            if re.search(r"no such image|unable to find image", error.output, re.IGNORECASE):
+                return  # nothing was created from it
+            if "is already in use" not in error.output or time.monotonic() > deadline:
+                info()  # raises a better error where no engine answers
                 raise
             time.sleep(0.5)
         else:

@@ -128,6 +128,7 @@ def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
     The last of FILES has the values that are known only at run time. Raises InstallFailedError.
     """
     names = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
+    helm = tools.typed(tools.find("helm"))
     try:
         render(chart, namespace, files)
         known = run(tools.find("helm"), "show", "values", chart, timeout_s=RENDER_TIMEOUT_S)
@@ -136,14 +137,14 @@ def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
         raise InstallFailedError(
             f"The chart does not accept the values in {', '.join(names)}.",
             f"Its output says: {of_schema}" if of_schema else error.why.replace(f"{ROOT}/", ""),
-            f"Fix the file, then check it: helm template airflow {chart} {' '.join(f'--values {n}' for n in names)}",
+            f"Fix the file, then check it: {helm} template airflow {chart} {' '.join(f'--values {n}' for n in names)}",
         ) from error
     for file, name in zip(files, names, strict=False):
         if unknown := set(_TOP_LEVEL.findall(file.read_text(encoding="utf-8"))) - set(_TOP_LEVEL.findall(known)):
             raise InstallFailedError(
                 f"The chart has no value {', '.join(sorted(unknown))}, which {name} sets.",
                 "It is misspelt, or this version of the chart no longer has it: helm would ignore it silently.",
-                f"See which values the chart has: helm show values {chart}",
+                f"See which values the chart has: {helm} show values {chart}",
             )
 
 

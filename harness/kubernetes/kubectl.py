@@ -1,6 +1,8 @@
 """Run kubectl in one namespace of one cluster."""
 
 import json
+import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 from harness.errors import CommandFailedError
 from harness.processes.command import run
+from harness.project import tools
+from harness.project.paths import ROOT
 
 REQUEST_TIMEOUT_S = 60.0
 
@@ -30,6 +34,12 @@ class Kubectl:
         if self.context:
             argv += ["--context", self.context]
         return argv
+
+    @property
+    def command(self) -> str:
+        """The same as a user types it in the project's folder."""
+        _, *options = [os.path.relpath(part, ROOT) if part == str(self.kubeconfig) else part for part in self.argv]
+        return shlex.join([tools.typed(self.program), *options])
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> str:
         """Run kubectl with ARGUMENTS and return its standard output; raise CommandFailedError if it fails."""
@@ -61,10 +71,14 @@ class Kubectl:
         except CommandFailedError:
             return ""
 
+    def server_version(self) -> str:
+        """Return the version of the cluster's API server, `v1.35.0` for example; empty if it does not answer."""
+        try:
+            output = self.run("version", "--output", "json", "--request-timeout", "10s", timeout_s=15)
+        except CommandFailedError:
+            return ""
+        return str(json.loads(output)["serverVersion"]["gitVersion"])
+
     def answers(self) -> bool:
         """Return whether the cluster's API answers."""
-        try:
-            self.run("version", "--output", "json", "--request-timeout", "10s", timeout_s=15)
-        except CommandFailedError:
-            return False
-        return True
+        return bool(self.server_version())

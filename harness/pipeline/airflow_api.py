@@ -63,14 +63,23 @@ class AirflowApi:
         errors = self._request("GET", "/api/v2/importErrors").json()["import_errors"]
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
 
+    def dags(self) -> list[dict[str, Any]]:
+        """Return the DAGs that are parsed, by id."""
+        options = {"limit": 1000, "order_by": "dag_id"}
+        dags: list[dict[str, Any]] = self._request("GET", "/api/v2/dags", params=options).json()["dags"]
+        return dags
+
     def dag_ids(self) -> set[str]:
         """Return the ids of the DAGs that are parsed."""
-        return set(self.parsed_at())
+        return {dag["dag_id"] for dag in self.dags()}
 
     def parsed_at(self) -> dict[str, str]:
         """Return when each DAG was last parsed, by its id."""
-        dags = self._request("GET", "/api/v2/dags", params={"limit": 1000}).json()["dags"]
-        return {dag["dag_id"]: dag["last_parsed_time"] for dag in dags}
+        return {dag["dag_id"]: dag["last_parsed_time"] for dag in self.dags()}
+
+    def task_ids(self, dag_id: str) -> set[str]:
+        """Return the ids of a DAG's tasks."""
+        return {task["task_id"] for task in self._request("GET", f"/api/v2/dags/{dag_id}/tasks").json()["tasks"]}
 
     def unpause(self, dag_id: str) -> None:
         """Unpause a DAG; its last interval then gets a scheduled run."""

@@ -9,6 +9,7 @@ from harness.errors import ChecksFailedError
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.checks import Check, compare, fingerprint
 from harness.pipeline.expected_numbers import Expected
+from harness.pipeline.rejected_rows import RejectedRows
 from harness.reporting.console import say
 from harness.reporting.summary import details, table, text
 from harness.warehouse.roles import Warehouse
@@ -19,11 +20,15 @@ LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside")  # in XCom
 
 @dataclass
 class CheckResults:
-    """The checks of a run that have passed so far: rows by table, the compared numbers, a line for each other check."""
+    """The checks of a run that have passed so far: rows by table, the compared numbers, a line for each other check.
+
+    Also the rows that its loads have rejected.
+    """
 
     rows: dict[str, int] = field(default_factory=dict)
     numbers: Sequence[Check] = ()
     others: list[str] = field(default_factory=list)
+    rejected: RejectedRows = field(default_factory=RejectedRows)
 
     def passed(self, line: str) -> None:
         """Add and print a check that has passed."""
@@ -42,6 +47,7 @@ class CheckResults:
             table(("table", "rows"), self.row_counts, numbers=("rows",)) if self.rows else "",
             details(f"{len(self.numbers)} numbers match the events file", numbers) if self.numbers else "",
             "\n".join(f"- {text(line)}" for line in self.others),
+            *self.rejected.markdown(),
         ]
 
 

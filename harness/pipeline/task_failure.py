@@ -11,7 +11,7 @@ SHOWN_LINES = 30  # the end of the task's log, in the summary
 ENTRY_LINES = 4  # of one log entry: the project's own errors have three
 ERROR_MARK = "\N{CROSS MARK} "  # between a log entry's text and its error
 
-DBT_FAILURE = re.compile(r"\b(FAIL \d+|ERROR creating|[A-Z]\w+ Error in|Failure in)\b")
+DBT_FAILURE = re.compile(r"\b(FAIL \d+|\d+ of \d+ ERROR|[A-Z]\w+ Error in|Failure in)\b")
 # The pod's container, time, progress, dots.
 DBT_DECORATION = re.compile(r"^(\[base\] )?\d\d:\d\d:\d\d +(\d+ of \d+ )?| \.{3,} \[.*\]$")
 
@@ -47,6 +47,12 @@ def explain(log: list[str]) -> Explanation:
             what, why, next_step = text.split("\n")
             return Explanation(what, why, next_step, exit_codes[kind])
     from_dbt = [line for line in log if DBT_FAILURE.search(line)]
+    if stale := [line for line in from_dbt if " ERROR STALE " in line]:
+        return Explanation(
+            DBT_DECORATION.sub("", stale[0])[:300],
+            "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
+            "Load newer events: run a pipeline, or see in its log why its last run failed.",
+        )
     lines = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
     return Explanation(
         DBT_DECORATION.sub("", lines[0]).replace(ERROR_MARK, "")[:300],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailedError
+from harness.processes.failures import how_ended
 from harness.reporting.console import say
 
 
@@ -43,7 +44,7 @@ def run(
     except OSError as error:
         raise CommandFailedError(argv, "could not be started", str(error)) from error
     if done.returncode:
-        raise CommandFailedError(argv, f"ended with exit code {done.returncode}", done.stdout + (done.stderr or ""))
+        raise CommandFailedError(argv, how_ended(done.returncode), done.stdout + (done.stderr or ""))
     return done.stdout
 
 

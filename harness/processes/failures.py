@@ -14,11 +14,16 @@ def service_ended(name: str, log: Path, code: int) -> HarnessError:
     """Return the error for a process that ended with the exit code CODE, or by the signal -CODE."""
     if code < 0 and not disk_full(log.parent):
         return ServiceFailedError(
-            f"{name} was ended by {signal.Signals(-code).name}.",
+            f"{name} {how_ended(code)}.",
             "Another program killed it, or the machine ran out of memory.",
             f"Look for memory shortage (dmesg), and read its log, {log.name}.",
         )
-    return service_failed(name, log, f"ended with exit code {code}")
+    return service_failed(name, log, how_ended(code))
+
+
+def how_ended(code: int) -> str:
+    """Return how a process ended, by its exit CODE, which is minus the number of the signal that ended it."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def service_failed(name: str, log: Path, how: str) -> HarnessError:
@@ -43,8 +48,10 @@ def disk_full(path: Path) -> bool:
 
 def disk_full_error(path: Path) -> DiskFullError:
     """Return the error for the disk that holds PATH."""
+    free = shutil.disk_usage(path).free
+    state = "is full" if free < MIN_FREE_BYTES else "was full"  # a program that fails may remove its files
     return DiskFullError(
-        f"The disk that holds {path} is full: {shutil.disk_usage(path).free / 1e6:,.0f} MB are free.",
+        f"The disk that holds {path} {state}: {free / 1e6:,.0f} MB are free.",
         "The events, or another program, filled it during the run.",
         "Free some disk space, or set TMPDIR to a directory on another disk.",
     )

@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from harness.errors import CommandFailedError, DiskFullError, ServiceFailedError
 from harness.processes import protocol
-from harness.processes.failures import service_ended, service_failed
+from harness.processes.failures import how_ended, service_ended, service_failed
 from harness.processes.orphans import remove_orphans
 from harness.processes.protocol import Answer, Command, Request, decode, encode
 
@@ -154,7 +154,7 @@ class Supervisor:
             self.stop(name)
         output = log.read_text(errors="replace")
         if code != 0:
-            how = f"did not end within {timeout_s:.0f} s" if code is None else f"ended with exit code {code}"
+            how = f"did not end within {timeout_s:.0f} s" if code is None else how_ended(code)
             raise CommandFailedError(list(map(str, argv)), how, output)
         return output
 

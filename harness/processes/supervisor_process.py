@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from harness.processes import protocol
+from harness.processes.failures import how_ended
 from harness.processes.orphans import KILL_TIMEOUT_S, PREFIX, RECORD
 from harness.processes.protocol import Answer, Command, decode, encode
 from harness.project.paths import ROOT
@@ -103,7 +104,7 @@ class _Services:
             _kill_descendants()
             return f"it did not end within {request.timeout_s:.0f} s"
         lines = [line.strip() for line in Path(command.log).read_text(errors="replace").splitlines()]
-        return " ".join([line for line in lines if line][-3:]) or f"exit code {code}" if code else ""
+        return " ".join([line for line in lines if line][-3:]) or f"it {how_ended(code)}" if code else ""
 
 
 def _kill_descendants() -> list[psutil.Process]:

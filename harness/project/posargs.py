@@ -9,9 +9,12 @@ Needs only the standard library: some sessions run it before there is any enviro
 import json
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from harness.project import os_errors
 
 VARIABLE = "NOX_POSARGS"  # a JSON list
 
@@ -29,15 +32,30 @@ def split(posargs: Sequence[str]) -> tuple[str | None, list[str]]:
     return version, rest
 
 
+def asks_for_help(posargs: Sequence[str]) -> bool:
+    """Return whether POSARGS only ask which options there are."""
+    return not {"--help", "-h"}.isdisjoint(posargs)
+
+
 def main() -> None:
     """Run the module, or the file, that the first argument names, with the other arguments and posargs."""
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments, *json.loads(os.environ.pop(VARIABLE, "[]"))]
-    if module.endswith(".py"):
-        sys.path.insert(0, str(Path(module).resolve().parent))  # as Python does for a script
-        runpy.run_path(module, run_name="__main__")
-    else:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        if module.endswith(".py"):
+            sys.path.insert(0, str(Path(module).resolve().parent))  # as Python does for a script
+            runpy.run_path(module, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # before the module handles it: most likely Python was still importing
+        print("✗ Interrupted by SIGINT.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if not (explanation := os_errors.explain(error)):
+            raise
+        *lines, exit_code = explanation
+        print("✗ " + "\n  ".join(map(str, lines)), file=sys.stderr)
+        sys.exit(exit_code)
 
 
 if __name__ == "__main__":

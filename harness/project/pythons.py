@@ -36,9 +36,12 @@ def found() -> dict[str, str]:
     pythons: dict[str, str] = {}
     for path in map(str, _candidates()):
         argv = [path, "-I", "-c", "import sys; print(sys.version.split()[0])"]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # pyenv's shims fail
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):  # pyenv's shims fail; a broken link cannot be executed
+            continue
         version = done.stdout.strip()
-        if done.returncode == 0 and int(version.split(".")[1]) >= MINORS.start:
+        if (minor := re.match(r"3\.(\d+)\.\d", version)) and int(minor[1]) >= MINORS.start:
             pythons.setdefault(version, path)
     return pythons
 

@@ -70,6 +70,11 @@ def installed(name: str) -> Path | None:
     return Path(path)
 
 
+def typed(path: Path) -> str:
+    """Return the program at PATH as a user types it: by its name if that finds it."""
+    return path.name if shutil.which(path.name) == str(path) else str(path)
+
+
 def version(name: str, path: Path) -> str:
     """Return the version of the program at PATH, `0.33.0` for example; empty if it does not run or prints none."""
     argv = [str(path), *VERSION_ARGUMENTS[name]]

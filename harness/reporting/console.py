@@ -100,6 +100,14 @@ class Phases:
         return time.monotonic() - self.started
 
 
+def say_phases(phases: Phases) -> None:
+    """Print the table of PHASES between empty lines; nothing if none has ended, as when a run is refused."""
+    if phases.seconds:
+        say("")
+        table(phases.header, phases.rows())
+        say("")
+
+
 @dataclass
 class Phase:
     """A running phase: the block may change its text, or have it not printed."""

@@ -3,6 +3,7 @@
 import json
 
 from harness.project.paths import BUILD
+from harness.reporting.console import say
 
 FIGURES = BUILD / "figures"
 
@@ -17,7 +18,10 @@ def last(name: str) -> dict[str, float]:
 
 
 def keep(name: str, figures: dict[str, float]) -> None:
-    """Store FIGURES for the next run of NAME."""
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    """Store FIGURES for the next run of NAME; if that fails, say so: this run has succeeded."""
     rounded = {figure: round(value, 3) for figure, value in figures.items()}
-    (FIGURES / f"{name}.json").write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    try:
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        (FIGURES / f"{name}.json").write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        say(f"  the figures cannot be kept for the next run: {error}")

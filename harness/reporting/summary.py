@@ -13,6 +13,7 @@ import contextlib
 import html
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -99,10 +100,20 @@ def at_least(session: str) -> Iterator[None]:
         yield
     except BaseException as error:
         if _size() == before:
-            failed(session, f"Its command failed: {str(error) or type(error).__name__}.")
+            failed(session, _how_ended(error))
         raise
     if _size() == before:
         append(f"## ✓ {text(session)}")
+
+
+def _how_ended(error: BaseException) -> str:
+    """Return how a command ended for which nox raised ERROR."""
+    if isinstance(error, KeyboardInterrupt):
+        return "It was interrupted by SIGINT."
+    message = str(error) or type(error).__name__
+    if ended_by := re.fullmatch(r"Returned code -(\d+)", message.rstrip(".")):
+        return f"Its command was ended by {signal.Signals(int(ended_by[1])).name}."
+    return f"Its command failed: {message.rstrip('.')}."
 
 
 def failed(session: str, what: str) -> None:

@@ -1,6 +1,5 @@
 """A deployment of Airflow on a cluster, while it is up."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,13 @@ from harness.errors import ChecksFailedError, NotUpError
 from harness.kubernetes import cluster_secrets
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.runs import PIPELINE, is_pipeline
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.paths import ROOT
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
-TASK_IDS = ("create_tables", "load_events", "dbt_build")
 DBT_POD = "dbt-build-"
 
 
@@ -63,7 +61,8 @@ class ClusterDeployment(Deployment):
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
         events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
         scheduled = {event["involvedObject"]["name"] for event in events}
-        prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in self.api.dag_ids() for task_id in TASK_IDS]
+        pipelines = [dag_id for dag_id in self.api.dag_ids() if is_pipeline(self.api, dag_id)]
+        prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in pipelines for task_id in PIPELINE]
         prefixes.append(DBT_POD)
         if missing := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in scheduled)]:
             raise ChecksFailedError(
@@ -125,9 +124,7 @@ def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> l
     lines = [f"  Airflow    {provider.airflow_address()}  user {cluster_secrets.USER}, password {password}"]
     if provider.forward_command:
         lines.append(f"             after: {provider.forward_command}")
-    kubectl = provider.kubectl()
-    config = f"KUBECONFIG={os.path.relpath(kubectl.kubeconfig, ROOT)} " if kubectl.kubeconfig else ""
-    lines.append(f"  kubectl    {config}kubectl --namespace {kubectl.namespace} get pods")
+    lines.append(f"  kubectl    {provider.kubectl().command} get pods")
     if warehouse_dsn:
         lines.append(f"  warehouse  {warehouse_dsn}")
     return [*lines, f"  take it down: {provider.command('down')}"]

@@ -14,6 +14,8 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets.cluster_provider import ClusterProvider, values_files
 
+KUBECTL = r"\bkubectl (?=(describe|get|logs) )"
+
 
 def with_cause(error: Exception, provider: ClusterProvider, *, database: bool) -> Exception:
     """Return the error to raise in ERROR's place: with the cause that the engine or the cluster names, or ERROR itself.
@@ -52,10 +54,19 @@ def save_diagnostics(
 
     Unless the cluster STAYS up, its next step does not ask to look at it.
     """
-    if not stays and isinstance(error, HarnessError) and re.search(r"kubectl |cluster -- logs", error.next_step):
-        error = error.amended(next_step=f"Read the diagnostics, or look at it while it is up: {provider.command('up')}")
+    if isinstance(error, HarnessError):
+        error = with_usable_next_step(error, provider, stays=stays)
     folders = {"commands": supervisor.directory / "logs"}
     files = values_files(provider)
     return diagnostics.save(
         error, folders, warehouse_dsn, lambda folder: cluster_diagnostics.save(folder, provider, files), phases
     )
+
+
+def with_usable_next_step(error: HarnessError, provider: ClusterProvider, *, stays: bool) -> HarnessError:
+    """Return ERROR with commands that work as they are printed: where the cluster STAYS up, and where it does not."""
+    if not stays and re.search(r"kubectl |cluster -- logs", error.next_step):
+        return error.amended(next_step=f"Read the diagnostics, or look at it while it is up: {provider.command('up')}")
+    if stays and re.search(KUBECTL, error.next_step):
+        return error.amended(next_step=re.sub(KUBECTL, f"{provider.kubectl().command} ", error.next_step))
+    return error

@@ -80,12 +80,12 @@ def sync(kubectl: Kubectl, changed: list[str], code: Mapping[str, Path] | None =
             "There are large files in airflow/dags, airflow/include or dbt.",
             "Build images with it instead: nox -s cluster -- up",
         )
-    code = base64.b64encode(archive).decode()
+    encoded = base64.b64encode(archive).decode()
     annotations = {FILES: "\n".join(changed), AT: datetime.now(UTC).isoformat(timespec="seconds")}
-    _apply(kubectl, SYNCED, annotations=annotations, binaryData={"code.tar.gz": code})
+    _apply(kubectl, SYNCED, annotations=annotations, binaryData={"code.tar.gz": encoded})
     for pod in _dag_processors(kubectl):
         argv = ("--container", "dag-processor", "--stdin", "--", "sh", "-euc", UNPACK)
-        kubectl.run("exec", pod, *argv, stdin=code)
+        kubectl.run("exec", pod, *argv, stdin=encoded)
 
 
 def synced_files(kubectl: Kubectl) -> tuple[list[str], str]:

@@ -142,8 +142,12 @@ class DockerCluster(ClusterProvider):
         return database
 
     def _restart_database(self) -> bool:
-        """Start the existing PostgreSQL; return whether it answers a moment later."""
+        """Start the existing PostgreSQL, in its network; return whether it answers a moment later."""
         with contextlib.suppress(CommandFailedError, PostgresError):  # its network is gone, its data are damaged
+            container = engine.inspect("container", self.postgres)
+            if container and self.cluster not in container["NetworkSettings"]["Networks"]:
+                run("docker", "stop", self.postgres)  # its port is published only at a start
+                run("docker", "network", "connect", self.cluster, self.postgres)
             run("docker", "start", self.postgres)
             wait_until_ready(self.running_database().server, RESTART_TIMEOUT_S)
             return True
@@ -158,12 +162,19 @@ class DockerCluster(ClusterProvider):
                 "Somebody stopped it, or the engine was restarted.",
                 f"Start it again: {self.command('up')}",
             )
+        ports, networks = container["NetworkSettings"]["Ports"] or {}, container["NetworkSettings"]["Networks"]
+        if self.cluster not in networks or not ports.get("5432/tcp"):
+            raise PostgresError(
+                f"The PostgreSQL of {self.title}, the container {self.postgres}, is not in its network.",
+                f"Somebody disconnected it from the network {self.cluster}.",
+                f"Connect it again: {self.command('up')}",
+            )
         env = dict(line.split("=", 1) for line in container["Config"]["Env"])
-        port = int(container["NetworkSettings"]["Ports"]["5432/tcp"][0]["HostPort"])
+        port = int(ports["5432/tcp"][0]["HostPort"])
         host = DockerClient().host().replace("localhost", "127.0.0.1")
         origin = f"the container image {container['Config']['Image']}"
         server = Server(origin, host, port, "postgres", env["POSTGRES_PASSWORD"])
-        return Database(server, container["NetworkSettings"]["Networks"][self.cluster]["IPAddress"], 5432)
+        return Database(server, networks[self.cluster]["IPAddress"], 5432)
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
         """Create the volume for the tasks' logs: a directory on the node that Airflow's user may write to."""

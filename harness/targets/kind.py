@@ -17,6 +17,7 @@ from harness.errors import (
     EngineMissingError,
     HarnessError,
     ImageMissingError,
+    NotUpError,
     PortTakenError,
     UsageError,
 )
@@ -118,7 +119,8 @@ class KindCluster(DockerCluster):
                 self._check_port_was_free(error)
                 self._check_kubelet_starts(error)
                 if is_last:
-                    by_hand = f"Try by hand: kind create cluster --name {self.cluster}"
+                    program = tools.typed(tools.find("kind"))
+                    by_hand = f"Try by hand: {program} create cluster --name {self.cluster}"
                     raise ClusterFailedError("kind failed twice to create the cluster.", error.why, by_hand) from error
                 say(f"… kind could not create the cluster; trying once more. {error.why}")
                 self.delete_cluster()
@@ -201,7 +203,13 @@ class KindCluster(DockerCluster):
     def airflow_address(self, supervisor: Supervisor | None = None) -> str:  # noqa: ARG002 - the port is published
         """Return the address of Airflow's API on this machine."""
         node = engine.inspect("container", self.node)
-        return f"http://127.0.0.1:{published_port(node) if node else 0}"
+        if not node or not (port := published_port(node)):
+            raise NotUpError(
+                f"The {self.title} publishes no port for Airflow.",
+                "Its node was deleted, or was not created by this project.",
+                f"Create it again: {self.command('up --recreate')}",
+            )
+        return f"http://127.0.0.1:{port}"
 
     @property
     def forward_command(self) -> str:
@@ -239,7 +247,7 @@ def why_kubelet_fails(journal: str) -> str:
     return reasons[0][:300] if len(reasons) == KUBELET_FAILURES and len(set(reasons)) == 1 else ""
 
 
-def published_port(node: dict[str, Any]) -> int:
-    """Return the port on this machine where Airflow's NodePort is published."""
-    bindings = node["HostConfig"]["PortBindings"].get(UI_NODE_PORT) or [{"HostPort": "0"}]
-    return int(bindings[0]["HostPort"])
+def published_port(node: dict[str, Any]) -> int | None:
+    """Return the port on this machine where Airflow's NodePort is published, or None if it is not."""
+    bindings = (node["HostConfig"]["PortBindings"] or {}).get(UI_NODE_PORT)
+    return int(bindings[0]["HostPort"]) if bindings else None

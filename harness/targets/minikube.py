@@ -68,7 +68,9 @@ class MinikubeCluster(DockerCluster):
             supervisor.command("minikube", argv, timeout_s=pins.deadline_s("cluster") + START_MARGIN_S, env=self._env)
         except CommandFailedError as error:
             raise ClusterFailedError(
-                "minikube could not start the cluster.", error.why, f"See more: minikube logs --profile {self.cluster}"
+                "minikube could not start the cluster.",
+                error.why,
+                f"See more: {tools.typed(program())} logs --profile {self.cluster}",
             ) from error
         self._is_created.set()
         return f"{self.title} reused" if exists else f"{self.title} up"
@@ -85,10 +87,11 @@ class MinikubeCluster(DockerCluster):
         argv = [*self._argv("image", "load"), "--daemon=true", image.reference]
         output = supervisor.command("import", argv, timeout_s=pins.deadline_s("import"), env=self._env)
         if not self._has(image):
+            by_hand = f"{tools.typed(program())} image load --daemon=true {image.reference} --profile {self.cluster}"
             raise ClusterFailedError(
                 f"minikube did not load the image {image.reference}.",
                 f"Its output ends with: {(output.strip() or 'nothing').splitlines()[-1]}",
-                f"Try by hand: minikube image load --daemon=true {image.reference} --profile {self.cluster}",
+                f"Try by hand: {by_hand}",
             )
         return image.reference
 
@@ -100,9 +103,12 @@ class MinikubeCluster(DockerCluster):
         self._minikube("logs", "--file", str(folder / "minikube.log"))
 
     def delete_cluster(self) -> None:
-        """Delete the profile, if there is one."""
+        """Delete the profile, if there is one; where minikube was uninstalled meanwhile, its container and volume."""
         if tools.installed("minikube"):
             self._minikube("delete")
+        elif engine.inspect("container", self.node):
+            self._remove_container(self.node)
+            run("docker", "volume", "rm", "--force", self.cluster)
 
     def _minikube(self, *arguments: str) -> str:
         return run(*self._argv(*arguments), timeout_s=pins.deadline_s("delete"), env=self._env)

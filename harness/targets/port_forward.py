@@ -43,7 +43,7 @@ def forward(kubectl: Kubectl, supervisor: Supervisor | None, port: int | None) -
 
 def command(kubectl: Kubectl, port: int | None) -> str:
     """Return the command that a user starts the port forward with."""
-    return " ".join(["kubectl", *kubectl.argv[1:], "port-forward", SERVICE, f"{port or PORT}:{PORT}"])
+    return f"{kubectl.command} port-forward {SERVICE} {port or PORT}:{PORT}"
 
 
 def _answers(port: int) -> bool:

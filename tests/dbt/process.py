@@ -79,7 +79,7 @@ class Process:
     """Python with dbt, started with the first call and ended by `end`."""
 
     def __init__(self, python: str) -> None:
-        self._python = python
+        self.python = python
         self._process: subprocess.Popen[str] | None = None
         self.output: list[str] = []
 
@@ -87,7 +87,7 @@ class Process:
         """Send LINE; forget the output so far."""
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         if not self._process:
-            self._process = subprocess.Popen([self._python, "-c", LOOP], text=True, bufsize=1, **pipes)
+            self._process = subprocess.Popen([self.python, "-c", LOOP], text=True, bufsize=1, **pipes)
         self.output = []
         print(line, file=self._process.stdin)
 

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from graphlib import TopologicalSorter
@@ -33,7 +35,7 @@ from tests.dbt.common import (
     write,
     write_file,
 )
-from tests.dbt.process import Dbt
+from tests.dbt.process import PROJECT, Dbt
 from tests.dbt.random_events import EXAMPLES, NOON, Load, histories, streams
 
 GARDEN = "7_tuin_garden_1.5"
@@ -240,12 +242,29 @@ def test_a_failing_test_of_a_source_shows_its_rows(dbt: Dbt, warehouse: Warehous
 
     output = dbt.run("test --select raw_loads_have_a_known_status", exit_code=1)
 
-    assert output.splitlines()[-4:] == [
+    rows = [
         "rows that fail raw_loads_have_a_known_status, at most 10:",
         "  value_field | n_records",
         "  forgotten | 1",
-        "to see all of them: python dbt/run.py show --limit -1 --select raw_loads_have_a_known_status",
     ]
+    *shown, hint = output.splitlines()[-4:]
+    assert shown == rows
+    command = hint.removeprefix("to see all of them: ")
+    for_all = " show --limit -1 --select raw_loads_have_a_known_status"
+    assert command == f"{dbt.process.python} {PROJECT / 'run.py'}{for_all}"
+    done = subprocess.run(  # the hint works as it is
+        shlex.split(command),
+        env=dbt.env | {"DBT_TARGET_PATH": str(dbt.folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "| forgotten   |         1 |" in done.stdout
+
+    by_nox = dbt.run("test --select raw_loads_have_a_known_status", 1, {"NOX_CURRENT_SESSION": "dbt"})
+    assert by_nox.splitlines()[-1] == f"to see all of them: nox -s dbt --{for_all}"
+    of_a_task = {"DBT_FAILURES_PATH": str(dbt.folder / "failures")}
+    assert dbt.run("test --select raw_loads_have_a_known_status", 1, of_a_task).splitlines()[-3:] == rows
 
 
 @pytest.mark.parametrize(

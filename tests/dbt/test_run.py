@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from harness.warehouse.roles import Warehouse
 from tests.dbt.common import LOCK_KEY, copy_of_the_project
 from tests.dbt.process import PROJECT, Dbt
 
+MODELS = sorted(PROJECT.glob("models/**/*.sql"))
 LS = "ls --quiet --resource-type model --output json --output-keys"
 
 
@@ -38,7 +41,7 @@ def test_a_build_waits_until_the_lock_is_free(dbt: Dbt, other_dbt: Dbt, warehous
             "  A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity show it.\n"
             "  Run this again after its end, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600\n"
         )
-        assert len(dbt.run(f"{LS} name").splitlines()) == 11  # a command that only reads takes no lock
+        assert len(dbt.run(f"{LS} name").splitlines()) == len(MODELS)  # a command that only reads takes no lock
 
     assert other_dbt.wait() == "exit code 0", other_dbt.output
     first, second, *_ = other_dbt.output.splitlines()
@@ -184,16 +187,25 @@ def test_an_empty_variable_that_chooses_what_is_built_is_refused(dbt: Dbt) -> No
 def test_each_target_has_its_own_schemas(dbt: Dbt, target: str, prefix: str) -> None:
     output = dbt.run(f"{LS} name schema", env={"DBT_TARGET": target, "WAREHOUSE_SCHEMA": "mine"})
     models = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    assert {model["name"]: model["schema"] for model in models} == {
-        "stg_events": f"{prefix}staging",
-        "stg_loads": f"{prefix}staging",
-        "int_status_events": f"{prefix}intermediate",
-        "dim_date": f"{prefix}dim",
-        "dim_professionals": f"{prefix}dim",
-        "dim_services": f"{prefix}dim",
-        "fct_events": f"{prefix}fact",
-        "availability_snapshot": f"{prefix}analysis",
-        "service_revenue_daily": f"{prefix}analysis",
-        "professional_funnel": f"{prefix}analysis",
-        "professional_productivity_daily": f"{prefix}analysis",
-    }
+    # The folder of a model names its schema.
+    schemas = {sql.stem: f"{prefix}{sql.parent.name}" for sql in MODELS}
+    assert {schemas["stg_events"], schemas["fct_events"]} == {f"{prefix}staging", f"{prefix}fact"}
+    assert {model["name"]: model["schema"] for model in models} == schemas
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_dbt_is_imported_prints_no_traceback(dbt: Dbt, number: signal.Signals) -> None:
+    argv = [dbt.process.python, "-X", "importtime", str(PROJECT / "run.py"), "ls"]
+    process = subprocess.Popen(argv, env=dbt.env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.search(r"\| +dbt_common", line):  # that module was imported
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert errors.splitlines()[-1] == f"✗ ended by {number.name}: dbt had not begun, or had ended"
+    assert "Traceback" not in errors
+    assert process.returncode == 128 + number

@@ -98,19 +98,17 @@ def check_nothing_is_left(temporary: Path) -> None:
     assert left == []
 
 
-def check_interrupted(output: str, temporary: Path, number: signal.Signals, phase: str) -> None:
-    """Check the OUTPUT of a run that was interrupted in PHASE, and its summary."""
+def check_interrupted(output: str, temporary: Path, phase: str, what: str) -> None:
+    """Check the OUTPUT of a run that was interrupted in PHASE, and its summary; both say WHAT."""
     assert output.splitlines()[-3:] == [
-        f"✗ Interrupted by {number.name}.",
+        f"✗ {what}",
         "  Everything was taken down, unless it is named above.",
-        "  Run it again: nox -s e2e",
+        "  Run it again: nox -s e2e -- --target embedded",
     ]
     assert "\n✓ everything taken down" in output
     assert "Traceback" not in output
     written = summary(temporary).read_text()
-    assert re.match(
-        rf"## ✗ e2e on embedded: .* s\n\n- \*\*What happened:\*\* Interrupted by {number.name}\.\n", written
-    )
+    assert re.match(rf"## ✗ e2e on embedded: .* s\n\n- \*\*What happened:\*\* {re.escape(what)}\n", written)
     assert (f"\nIt failed in the phase **{phase}**.\n" in written) or not phase
 
 
@@ -125,7 +123,7 @@ def test_an_interrupt_leaves_nothing(phase: str, temporary: Path) -> None:
     output += harness.communicate(timeout=TIMEOUT_S)[0]
     assert harness.returncode == (-number if number == signal.SIGKILL else 128 + number), output
     if number != signal.SIGKILL:
-        check_interrupted(output, temporary, number, name)
+        check_interrupted(output, temporary, name, f"Interrupted by {number.name}.")
     check_nothing_is_left(temporary)
     assert {user.pw_name for user in pwd.getpwall()} == users
 
@@ -137,7 +135,7 @@ def test_when_nox_is_killed_the_harness_takes_everything_down(temporary: Path) -
     time.sleep(0.5)  # into the next phase
     nox.kill()
     output += nox.communicate(timeout=TIMEOUT_S)[0]
-    check_interrupted(output, temporary, signal.SIGTERM, "Airflow's metadata database migrated")
+    check_interrupted(output, temporary, "Airflow's metadata database migrated", "nox, which ran this, was killed.")
     check_nothing_is_left(temporary)
 
 
@@ -258,6 +256,19 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     refused = f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% are allowed."
     assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
     assert "field_count 2, event_id 1" in why
+    assert re.match(
+        r"  Look at the rows of load \d in build/reports/rejected_events\.csv; a larger max_rejected", next_step
+    )
+    shown = kept.output.partition("  3 rejected rows are in build/reports/rejected_events.csv\n")[2].splitlines()
+    assert [line.split() for line in shown[:4]] == [
+        ["field_count", "2"],
+        ["line", "100:", "1;2"],
+        ["line", "101:", "1;2"],
+        ["event_id", "1"],
+    ]
+    kept_rows = (BUILD / "reports" / "rejected_events.csv").read_text().splitlines()[1:]
+    lines = [["99", "event_id"], ["100", "field_count"], ["101", "field_count"]]
+    assert [line.split(",")[1:3] for line in kept_rows] == lines
     assert " Diagnostics: build/diagnostics/" in next_step
     assert (kept.diagnostics / "components" / "scheduler.log").exists()
     assert list((kept.diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
@@ -329,7 +340,7 @@ def test_an_interrupt_and_a_takedown_while_a_dag_runs_leave_nothing(kept: KeptRu
     harness.send_signal(signal.SIGINT)
     output += harness.communicate(timeout=TIMEOUT_S)[0]
     assert harness.returncode == 130, output
-    check_interrupted(output, temporary, signal.SIGINT, "events_pipeline_daily")
+    check_interrupted(output, temporary, "events_pipeline_daily", "Interrupted by SIGINT.")
     check_nothing_is_left(temporary)
 
     api = AirflowApi(*kept.login)

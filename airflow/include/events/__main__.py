@@ -169,4 +169,8 @@ def _printable(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("✗ Interrupted by SIGINT: a load that had not ended changed nothing.", file=sys.stderr)
+        sys.exit(130)

@@ -13,6 +13,7 @@ import yaml
 from harness.ci import lint
 from harness.project import environments
 from harness.project.paths import ROOT
+from harness.reporting.annotations import Finding
 
 LINTERS = {linter.name: linter for linter in lint.LINTERS}
 RUFF = ("ruff check", "ruff format")
@@ -68,11 +69,24 @@ def test_invalid_arguments_are_refused(arguments: list[str], error: str, capsys:
     assert capsys.readouterr() == ("", error)
 
 
+def test_the_options_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lint.main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: nox -s lint -- [--fix] [--fast] [FILE …]\n\nRun each linter on")
+
+
 def test_a_linter_without_files_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     linter = replace(LINTERS["shellcheck"], files=("no-such/*.sh",))
     mark, note, result = lint.run(linter, fix=False)
     assert (mark, note, result.exit_code) == ("-", "there is no no-such/*.sh", 0)
     assert capsys.readouterr().out == "- shellcheck: there is no no-such/*.sh\n"
+
+
+def test_a_finding_that_moved_is_not_fixed() -> None:
+    before = [
+        Finding("a.sql", line, "sqlfluff", f"AL08 Reuse of column alias 'a' from line {line - 1}.") for line in (9, 19)
+    ]
+    after = [replace(before[0], line=11, message="AL08 Reuse of column alias 'a' from line 10.")]
+    assert lint.without(before, after) == before[1:]
 
 
 # --- pre-commit -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.ci.lock import changes
+from harness.ci.lock import changes, main
+from harness.project.locks import CONSTRAINTS
 from tests import clones
 
 
@@ -66,3 +67,10 @@ def test_a_failure_contains_the_output_of_uv(empty: Path) -> None:
         "- **What to do:** Read the output of uv, and try again: nox -s lock\n\n"
         "```text\nerror: unexpected argument '--no-such-option' found\n"
     )
+
+
+def test_asking_for_help_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    before = CONSTRAINTS.read_bytes()
+    main(["--help"])
+    assert capfd.readouterr().out.startswith("usage: nox -s lock -- [OPTION OF uv pip compile]...\n")
+    assert CONSTRAINTS.read_bytes() == before

@@ -21,7 +21,7 @@ DOCKER = {"image inspect": "[{}]"}
 CURRENT_CONTEXT = {"config current-context": "work"}
 # A cluster that answers and does not have the namespace.
 KUBECTL = CURRENT_CONTEXT | {
-    "version": "{}",
+    "version": '{"serverVersion": {"gitVersion": "v1.35.0"}}',
     "get namespace kube-system": '{"metadata": {"uid": "0f3a"}}',
     "get namespace events-platform": "",
 }

@@ -43,7 +43,7 @@ def run(clone: Path, temporary: Path) -> Run:
 
     def run(*arguments: str, **env: Any) -> tuple[int, str]:
         options: Any = {"python": clones.python_of(clone), "cwd": clone, "TMPDIR": str(temporary)}
-        return harness_command.run("dbt", *arguments, **options, **env)
+        return harness_command.run("dbt", *arguments, **options | env)
 
     return run
 
@@ -54,8 +54,15 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
     try:
         exit_code, output = run(*command, "--select", "+dim_services", DOCKER_HOST="unix:///nothing")
         assert exit_code == 0, output
-        *_, address, last = output.splitlines()
-        assert last == hint
+        *_, address, again, last = output.splitlines()
+        assert (again, last) == ("  use it again: nox -s dbt -- --reuse build --select MODEL", hint)
+        with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
+            assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
+            connection.execute("delete from test_dim.dim_services")
+
+        exit_code, output = run("--reuse", "run", "--quiet", "--select", "dim_services")  # without its parents
+        assert exit_code == 0, output
+        assert re.fullmatch(r"✓ PostgreSQL 18\.\d+ from a wheel on 127\.0\.0\.1:\d+, kept\n", output)
         with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
             assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
 
@@ -67,6 +74,18 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
         exit_code, output = run("--down")
     assert exit_code == 0, output
     assert output.count(" taken down\n") == 2
+    assert list(temporary.iterdir()) == []
+    exit_code, output = run("--reuse", "build")
+    assert (exit_code, output.splitlines()[0]) == (62, "✗ No warehouse of nox -s dbt is up.")
+
+
+def test_help_has_the_sessions_options_then_dbts_and_starts_nothing(run: Run, temporary: Path) -> None:
+    exit_code, output = run("build", "--help", TMPDIR="/nowhere")
+    assert exit_code == 0, output
+    own, _, of_dbt = output.partition("\nUsage: cli build ")
+    assert own.startswith("usage: nox -s dbt -- [--keep | --reuse | --down | --postgres DSN] [COMMAND OF DBT, ")
+    assert re.findall(r"^  (--\w+)", own, re.MULTILINE) == ["--postgres", "--keep", "--reuse", "--down"]
+    assert "--full-refresh" in of_dbt
     assert list(temporary.iterdir()) == []
 
 
@@ -102,6 +121,7 @@ def test_with_the_target_prod_and_no_warehouse_it_uses_no_other(run: Run) -> Non
     ("arguments", "target", "what"),
     [
         ("--keep --postgres host=x", "test", "--keep is for an ephemeral server, and this one is yours."),
+        ("--reuse --postgres host=x", "test", "--reuse is for an ephemeral server, and this one is yours."),
         ("--keep", "prod", "--keep is for an ephemeral server, and this one is yours."),
         ("--postgres host=x", "prod", "--postgres is for an ephemeral warehouse, and DBT_TARGET=prod is for your own."),
     ],
@@ -128,7 +148,7 @@ def test_a_new_model_needs_one_sql_and_one_yml_and_nothing_else(
     (folder / "first_proposals.yml").write_text(example("yaml"))
     on = ("--postgres", warehouse.server.dsn)
 
-    assert list(broken_rules(clone / "dbt")) == []
+    assert [rule for rule in broken_rules(clone / "dbt") if rule.startswith("first_proposals: ")] == []
     lint = [str(install("lint")), "-m", "sqlfluff", "lint", "models/marts/analysis/first_proposals.sql"]
     linted = subprocess.run(lint, cwd=clone / "dbt", capture_output=True, text=True, timeout=60, check=False)
     assert linted.returncode == 0, linted.stdout

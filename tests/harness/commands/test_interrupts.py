@@ -11,7 +11,12 @@ from harness.errors import HarnessError
 @pytest.mark.parametrize(
     ("arguments", "why", "command"),
     [
-        (["e2e", "--events", "a.csv"], "Everything was taken down, unless it is named above.", "nox -s e2e"),
+        (
+            ["e2e", "--events", "a.csv"],
+            "Everything was taken down, unless it is named above.",
+            "nox -s e2e -- --events a.csv",
+        ),
+        (["e2e"], "Everything was taken down, unless it is named above.", "nox -s e2e"),
         (
             ["e2e", "--keep", "--events", "s3://SECRET:SECRET@bucket/a.csv?sig=SECRET"],
             "A cluster that was up, or partly up, stays; everything else was taken down.",
@@ -26,6 +31,15 @@ from harness.errors import HarnessError
 )
 def test_an_interrupt_is_an_error(arguments: list[str], why: str, command: str) -> None:
     with pytest.raises(HarnessError) as caught, interrupts_as_errors(arguments):
-        raise Interrupted(signal.SIGINT)
+        raise Interrupted(signal.SIGINT, True)
     assert str(caught.value) == f"Interrupted by SIGINT.\n{why}\nRun it again: {command}"
     assert caught.value.exit_code == 130
+
+
+def test_that_nox_was_killed_is_said() -> None:
+    with (
+        pytest.raises(HarnessError, match=r"^nox, which ran this, was killed\.\n") as caught,
+        interrupts_as_errors(["e2e"]),
+    ):
+        raise Interrupted(signal.SIGTERM, False)
+    assert caught.value.exit_code == 143

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.docker import engine, images
-from harness.errors import DiskFullError, EngineMissingError, TooSmallError
+from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, TooSmallError
 from harness.warehouse.container import engine_answers
 from tests import programs
 from tests.servers import serving
@@ -102,3 +102,23 @@ def test_another_machines_disk_is_not_checked(bin_: Path, monkeypatch: pytest.Mo
 def test_an_image_that_is_not_built_needs_its_base(bin_: Path) -> None:
     programs.write_docker(bin_ / "docker", {f"image inspect {images.dbt().reference}": "[{}]"})
     assert images.needed_bases() == ["airflow"]
+
+
+def test_a_container_that_may_still_be_created_is_not_taken_as_absent(bin_: Path) -> None:
+    answers = """#!/bin/sh
+        case "$*" in
+        "info "*) echo '{"ServerVersion": "29"}'; exit ;;
+        *inspect*) echo "Error: No such container" >&2 ;;
+        *) echo "Error response from daemon: layer does not exist" >&2 ;;
+        esac
+        exit 1
+    """
+    (bin_ / "docker").write_text(answers)
+    (bin_ / "docker").chmod(0o755)
+    with pytest.raises(CommandFailedError, match="layer does not exist"):
+        engine.wait_until_created_or_absent("any")
+
+
+def test_without_the_probes_image_a_container_is_absent(bin_: Path) -> None:
+    programs.write_answers(bin_ / "docker", {}, "Error response from daemon: No such image: postgres:18")
+    engine.wait_until_created_or_absent("any")

@@ -36,6 +36,7 @@ def test_dbts_first_failure_is_the_explanation() -> None:
     ("log", "what"),
     [
         (["[base] 07:59:35 29 of 35 FAIL 6305 a_b .......... [FAIL 6305 in 0.15s]"], "FAIL 6305 a_b"),  # dbt in a pod
+        (["08:00:01  1 of 1 ERROR not_null_dim_date ...... [ERROR in 0.1s]"], "ERROR not_null_dim_date"),
         (["starting", f"Task failed {ERROR_MARK}OSError: refused", "::endgroup::"], "Task failed OSError: refused"),
         (["the only line"], "the only line"),
         ([], "its log is empty"),
@@ -49,3 +50,12 @@ def test_a_shortened_log_has_no_groups_and_the_first_lines_of_long_entries() -> 
     error = log_line({"event": "Task failed", "error_detail": [{"exc_type": "A", "exc_value": "b\nc\nd\ne\nf"}]})
     log = ["::group::Log", "one", "", error, "::endgroup::"]
     assert shortened(log) == f"one\n\nTask failed {ERROR_MARK}A: b\nc\nd\ne"
+
+
+def test_a_stale_source_is_explained() -> None:
+    assert explain(["08:00:01  1 of 1 ERROR STALE freshness of raw.loads ...... [ERROR STALE in 0.04s]"]) == (
+        "ERROR STALE freshness of raw.loads",
+        "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
+        "Load newer events: run a pipeline, or see in its log why its last run failed.",
+        44,
+    )

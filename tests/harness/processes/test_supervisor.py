@@ -190,7 +190,7 @@ def test_a_command_that_fails_at_the_takedown_is_left_behind_and_the_others_run(
     *others, missing = supervisor.left_behind
     assert others == [
         "everything that `fails` should have removed: second third fourth",
-        "everything that `silent` should have removed: exit code 4",
+        "everything that `silent` should have removed: it ended with exit code 4",
         "everything that `slow` should have removed: it did not end within 0 s",
     ]
     assert missing.startswith("everything that `missing` should have removed: [Errno 2]")

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from harness.ci import docs
 from harness.project import environments
 from harness.project.paths import ROOT
 from tests import clones
@@ -25,3 +29,26 @@ def test_modules_that_run_before_any_environment_need_only_the_standard_library(
     program = "from harness.ci import lock, plan; from harness.project import environments, locks, posargs"
     argv = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, ''); {program}"]
     subprocess.run(argv, cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("posargs", "groups"),
+    [
+        (["--target", "kind"], ["airflow", "dbt", "harness"]),
+        (["--target", "kind", "--help"], ["harness"]),
+        (["-h", "--python", "3.13"], ["harness"]),
+    ],
+)
+def test_help_installs_only_the_environment_that_prints_it(
+    monkeypatch: pytest.MonkeyPatch, posargs: list[str], groups: list[str]
+) -> None:
+    installed: list[str] = []
+
+    def install(group: str, _: str | None) -> str:
+        installed.append(group)
+        return f"python of {group}"
+
+    session_install = docs.sessions()["e2e"].func.__globals__["install"]
+    monkeypatch.setattr(environments, "install", install)
+    assert session_install(SimpleNamespace(posargs=posargs), "airflow", "dbt", "harness") == "python of harness"
+    assert installed == groups

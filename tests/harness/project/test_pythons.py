@@ -18,6 +18,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!/bin/sh\necho {version}\n")
         path.chmod(0o755)
+    for version, content in {
+        "3.13.901": "#!/nowhere/python\n",
+        "3.13.902": "#!/bin/sh\necho Python\n",
+    }.items():  # broken
+        path = tmp_path / "pyenv" / "versions" / version / "bin" / "python3"
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+        path.chmod(0o755)
     monkeypatch.setenv("PATH", f"/nowhere{os.pathsep}{tmp_path}")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     pythons.found.cache_clear()

@@ -92,7 +92,9 @@ def test_lint_reports_what_each_linter_finds_and_fixes(session: Session, clone: 
         "✓ rumdl: 1 fixed",
     ]
     assert (clone / "docs" / "broken.md").read_text() == "# Broken\n\ntext\n"
-    assert "| ✗ | ruff check | 2 fixed |\n| ✓ | ruff format | 1 fixed |\n| ✓ | rumdl | 1 fixed |\n" in summary
+    left = "✗ ruff check found problems; fix by hand what is left; each is listed above with its line: 1"
+    assert output.splitlines()[-1] == left
+    assert "| ✗ | ruff check | 2 fixed, 1 left |\n| ✓ | ruff format | 1 fixed |\n| ✓ | rumdl | 1 fixed |\n" in summary
 
 
 @pytest.mark.slow  # the environment `types` is large, and not installed on each Python

@@ -93,15 +93,27 @@ def test_a_session_that_writes_nothing_has_a_first_line(file: Path) -> None:
         summary.append("## ✓ lint: 1.0 s")
     with pytest.raises(RuntimeError), at_least("tests"):
         raise RuntimeError("Returned code -9")
+    with pytest.raises(RuntimeError), at_least("dags"):
+        raise RuntimeError("Returned code 3")
+    with pytest.raises(KeyboardInterrupt), at_least("plan"):
+        raise KeyboardInterrupt
     with pytest.raises(SystemExit), at_least("types"), Section("types", went_well=False):
         raise SystemExit(1)
     assert file.read_text() == (
         "## ✓ sample\n\n"
         "## ✓ lint: 1.0 s\n\n"
         "## ✗ tests\n\n"
-        "- **What happened:** Its command failed: Returned code -9.\n"
+        "- **What happened:** Its command was ended by SIGKILL.\n"
         "- **Why, most likely:** It failed before it wrote a summary, or was killed.\n"
         "- **What to do:** Read the end of the log, or run it: nox -s tests\n\n"
+        "## ✗ dags\n\n"
+        "- **What happened:** Its command failed: Returned code 3.\n"
+        "- **Why, most likely:** It failed before it wrote a summary, or was killed.\n"
+        "- **What to do:** Read the end of the log, or run it: nox -s dags\n\n"
+        "## ✗ plan\n\n"
+        "- **What happened:** It was interrupted by SIGINT.\n"
+        "- **Why, most likely:** It failed before it wrote a summary, or was killed.\n"
+        "- **What to do:** Read the end of the log, or run it: nox -s plan\n\n"
         "## ✗ types: 0.0 s\n\n"
     )
 

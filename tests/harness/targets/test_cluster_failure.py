@@ -1,6 +1,7 @@
 """The cause of a failure on a cluster: the engine's disk, PostgreSQL, or what the cluster says, in this order."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,8 +14,11 @@ from harness.errors import (
     PostgresError,
     ServiceFailedError,
 )
-from harness.targets.cluster_failure import with_cause
+from harness.targets.cluster_failure import with_cause, with_usable_next_step
 from harness.targets.cluster_provider import ClusterProvider
+from harness.targets.kind import KindCluster
+from harness.targets.options import RunOptions
+from tests import programs
 
 FULL = DiskFullError("full", "why", "next")
 GONE = PostgresError("gone", "why", "next")
@@ -103,3 +107,27 @@ def test_the_clusters_cause_is_added(kind: type[HarnessError], pods: list[dict[s
     assert found.what.startswith("It failed. ")
     assert cause in found.what
     assert (found.why, found.exit_code) != (error.why, 0)
+
+
+@pytest.mark.parametrize(
+    ("next_step", "stays", "usable"),
+    [
+        ("See kubectl get node and kubectl describe pod a", True, "See PREFIX get node and PREFIX describe pod a"),
+        ("Try: kubectl version", True, "Try: kubectl version"),
+        (
+            "See kubectl describe pod a",
+            False,
+            "Read the diagnostics, or look at it while it is up: nox -s cluster -- up",
+        ),
+    ],
+)
+def test_the_commands_of_the_next_step_work_as_they_are(
+    next_step: str, stays: bool, usable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = programs.write_answers(tmp_path / "kubectl", {})
+    monkeypatch.setenv("PLATFORM_KUBECTL", str(program))
+    error = with_usable_next_step(HarnessError("what", "why", next_step), KindCluster(RunOptions()), stays=stays)
+    options = "--namespace events-platform --kubeconfig build/cluster/kind/kubeconfig"
+    assert error.next_step == usable.replace("PREFIX", f"{program} {options}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert KindCluster(RunOptions()).kubectl().command == f"kubectl {options}"

@@ -1,8 +1,14 @@
-"""The reason for which kind's kubelet fails is found in its journal."""
+"""A kind cluster that does not work: why its kubelet fails, and what it lacks."""
+
+import json
+from pathlib import Path
 
 import pytest
 
-from harness.targets.kind import why_kubelet_fails
+from harness.errors import NotUpError, PostgresError
+from harness.targets.kind import KindCluster, why_kubelet_fails
+from harness.targets.options import RunOptions
+from tests import programs
 
 BEGINS = "Flag --provider-id has been deprecated, This parameter should be set via the config file\n"
 # Recorded with the kubelet of kind's node 1.20, and of 1.35 on a host with cgroup v1.
@@ -26,3 +32,29 @@ def test_the_reason_of_three_failures_in_a_row(line: str, reason: str) -> None:
     assert why_kubelet_fails("".join(failures[1:])) == ""
     assert why_kubelet_fails("".join([*failures[1:], line % (9, "another reason")])) == ""
     assert why_kubelet_fails(BEGINS) == ""
+
+
+@pytest.mark.parametrize("bindings", [None, {}, {"30080/tcp": []}])
+def test_a_node_that_publishes_no_port_has_no_address(
+    bindings: dict[str, list[str]] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    node = [{"HostConfig": {"PortBindings": bindings}}]
+    programs.write_docker(tmp_path / "docker", {f"container inspect {KindCluster.node}": json.dumps(node)})
+    with pytest.raises(NotUpError, match=r" publishes no port for Airflow\.\n"):
+        KindCluster(RunOptions()).airflow_address()
+
+
+@pytest.mark.parametrize("there", ["network", "port"])
+def test_a_postgresql_outside_of_its_network_is_named(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = {
+        "Ports": {"5432/tcp": [{"HostPort": "1"}]} if there == "port" else {},
+        "Networks": {KindCluster.cluster: {"IPAddress": "10.0.0.1"}} if there == "network" else {"bridge": {}},
+    }
+    container = [{"State": {"Running": True}, "NetworkSettings": settings}]
+    programs.write_docker(tmp_path / "docker", {"container inspect": json.dumps(container)})
+    with pytest.raises(PostgresError, match=r"-postgres, is not in its network\.\n"):
+        KindCluster(RunOptions()).running_database()

@@ -145,6 +145,8 @@ case "$1 $2" in
     echo '[{"IPAM": {"Config": [{"Subnet": "'$subnet'", "Gateway": "'$gateway'"'"$range"'}]}}]' > "network $1"
     ;;
 "container rm") shift 4; rm "container $1" ;;
+"container create") echo "Error: No such image: $5" >&2; exit 1 ;;
+"volume rm") echo "$@" >> docker-calls ;;
 *) exit 1 ;;
 esac
 """
@@ -321,7 +323,10 @@ def test_without_minikube_nothing_is_created_and_everything_deleted(
 ) -> None:
     monkeypatch.delenv("PLATFORM_MINIKUBE")
     (machine / "minikube").unlink()
+    (machine / f"container {CLUSTER}").write_text('[{"Name": "it"}]')
     cluster.delete()
+    assert not (machine / f"container {CLUSTER}").exists()
+    assert (machine / "docker-calls").read_text() == f"volume rm --force {CLUSTER}\n"
     for attempt in (cluster.create, cluster.check_prerequisites):
         with pytest.raises(ToolMissingError) as caught:
             attempt(supervisor)

@@ -1,0 +1,103 @@
+"""Show the rows that a run's loads have rejected, and keep them in a file: the warehouse is gone after the run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from harness.project.paths import BUILD, ROOT
+from harness.reporting.console import say
+from harness.reporting.summary import details, span, table
+from harness.warehouse.roles import Warehouse
+
+FILE = BUILD / "reports" / "rejected_events.csv"
+SHOWN = 3  # of each reason
+SHOWN_CHARS = 100
+MAX_ROWS = 100_000  # in the file
+TABLE = "raw.rejected_events"
+EXAMPLES = """
+    select reason, count, line_number, coalesce(raw_text, '')
+    from (
+        select
+            reason, line_number, raw_text, count(*) over (partition by reason) as count,
+            row_number() over (partition by reason order by load_id, line_number) as number
+        from raw.rejected_events
+    ) as numbered
+    where number <= %s order by count desc, reason, number
+"""
+ROWS = """
+    copy (
+        select load_id, line_number, reason, left(raw_text, 10000) as raw_text
+        from raw.rejected_events order by load_id, line_number limit {}
+    ) to stdout (format csv, header)
+"""
+
+
+@dataclass(frozen=True)
+class RejectedRows:
+    """The rejected rows of a run.
+
+    Attributes:
+        counts: how many the warehouse has, by reason, the most frequent first: of a refused load the first 1,000.
+        examples: the reason, the line and the beginning of the text of the first of each reason.
+        file: the file that has them, at most `MAX_ROWS`.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: list[tuple[str, int, str]] = field(default_factory=list)
+    file: Path = FILE
+
+    @property
+    def place(self) -> str:
+        """The file, from the project's folder."""
+        return str(self.file.relative_to(ROOT) if self.file.is_relative_to(ROOT) else self.file)
+
+    def lines(self) -> list[str]:
+        """Return the lines for the terminal; none if no row was rejected."""
+        if not self.counts:
+            return []
+        total = sum(self.counts.values())
+        lines = [f"  {f'{MAX_ROWS:,} of ' if total > MAX_ROWS else ''}{total:,} rejected rows are in {self.place}"]
+        for reason, count in self.counts.items():
+            lines.append(f"    {reason} {count:,}")
+            lines += [f"      line {line}: {text}" for of, line, text in self.examples if of == reason]
+        return lines
+
+    def markdown(self) -> list[str]:
+        """Return the examples as a block of Markdown."""
+        if not self.counts:
+            return []
+        rows = [(reason, f"{line:,}", span(text)) for reason, line, text in self.examples]
+        title = f"{sum(self.counts.values()):,} rejected rows, at most {SHOWN} of each reason"
+        return [details(title, table(("reason", "line", "row"), rows, numbers=("line",)))]
+
+
+def collect(warehouse: Warehouse, file: Path = FILE) -> RejectedRows:
+    """Write the rejected rows of WAREHOUSE to FILE, print and return them; if that fails, say so: it is not the result.
+
+    Without a rejected row there is no FILE afterwards: one of an earlier run would mislead.
+    """
+    try:
+        file.unlink(missing_ok=True)
+        with psycopg.connect(warehouse.admin_dsn, connect_timeout=10) as connection:
+            if connection.execute("select to_regclass(%s)", [TABLE]).fetchone() == (None,):
+                return RejectedRows()
+            found = connection.execute(EXAMPLES, [SHOWN]).fetchall()
+            if found:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with connection.cursor().copy(ROWS.format(MAX_ROWS)) as rows, open(file, "wb") as written:
+                    written.writelines(map(bytes, rows))
+    except (psycopg.Error, OSError) as error:
+        say(f"  the rejected rows cannot be kept: {next(iter(str(error).splitlines()), '')}")
+        return RejectedRows()
+    counts = {reason: count for reason, count, _, _ in found}
+    rejected = RejectedRows(counts, [(reason, line, printable(text)) for reason, _, line, text in found], file)
+    for line in rejected.lines():
+        say(line)
+    return rejected
+
+
+def printable(text: str) -> str:
+    """Return the beginning of TEXT on one line: a rejected row may contain a terminal's control codes, too."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:SHOWN_CHARS])
+    return shown + "…" * (len(text) > SHOWN_CHARS)

@@ -1,0 +1,103 @@
+"""The DAGs of a deployment are found by its API, and compared with the files that should have them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import DagRunFailedError
+from harness.pipeline import runs
+from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.runs import PIPELINE, dag_files, wait_until_parsed
+from tests.servers import Handler, serving
+
+DAG_FILE = "from airflow.sdk import dag\n"
+
+
+class Airflow(Handler):
+    """Answers with ANSWERS by the end of the path."""
+
+    answers: dict[str, Any]
+
+    def respond(self) -> None:
+        path = self.path.partition("?")[0].removeprefix("/api/v2/")
+        self.answer(200, json.dumps(self.answers[path]).encode())
+
+
+def dag(dag_id: str, file: str = "pipeline.py", minute: int = 5) -> dict[str, str]:
+    return {"dag_id": dag_id, "relative_fileloc": file, "last_parsed_time": f"2026-01-01T00:{minute:02}:00Z"}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
+    tasks = {
+        "daily": PIPELINE,
+        "weekly": (*PIPELINE, "load_customers"),
+        "renamed": PIPELINE,
+        "freshness": ("source_freshness",),
+    }
+    answers = {f"dags/{dag_id}/tasks": {"tasks": [{"task_id": name} for name in tasks[dag_id]]} for dag_id in tasks}
+    answers["importErrors"] = {"import_errors": []}
+    answers["dags"] = {"dags": [dag("daily"), dag("weekly"), dag("freshness", "freshness.py", 1)]}
+    monkeypatch.setattr(Airflow, "answers", answers, raising=False)
+    monkeypatch.setattr(runs, "PARSED_TIMEOUT_S", 0)
+    with serving(Airflow) as address:
+        yield AirflowApi(f"http://{address}", "admin", "password")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("pipeline.py", "freshness.py"):
+        (tmp_path / name).write_text(DAG_FILE)
+    (tmp_path / "names.py").write_text('"""Names, for what is beside it."""\n')
+    return tmp_path
+
+
+def test_dags_that_are_no_pipelines_are_told_apart(api: AirflowApi, folder: Path) -> None:
+    assert wait_until_parsed(api, folder) == (["daily", "weekly"], ["freshness"])
+
+
+def test_a_dag_that_was_renamed_is_left_out(api: AirflowApi, folder: Path) -> None:
+    Airflow.answers["dags"]["dags"].append(dag("renamed", minute=4))
+    assert wait_until_parsed(api, folder).pipelines == ["daily", "weekly"]
+
+
+def test_a_file_that_cannot_be_imported_is_named_at_once(
+    api: AirflowApi, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "PARSED_TIMEOUT_S", 3600)
+    trace = "Traceback (most recent call last):\n  …\nModuleNotFoundError: No module named 'pandas'\n"
+    Airflow.answers["importErrors"] = {"import_errors": [{"filename": "new.py", "stack_trace": trace}]}
+    (folder / "new.py").write_text(DAG_FILE)
+    with pytest.raises(DagRunFailedError) as caught:
+        wait_until_parsed(api, folder)
+    error = "new.py: ModuleNotFoundError: No module named 'pandas'"
+    assert caught.value.what == f"A DAG file cannot be imported: {error}"
+
+
+def test_a_file_without_a_dag_is_named(api: AirflowApi, folder: Path) -> None:
+    (folder / "new.py").write_text(DAG_FILE)
+    with pytest.raises(DagRunFailedError, match=r"^Airflow has no DAG of new\.py after 0 s\.\n"):
+        wait_until_parsed(api, folder)
+    (folder / ".airflowignore").write_text("new.*\n")
+    assert dag_files(folder) == {"pipeline.py", "freshness.py"}
+    assert wait_until_parsed(api, folder).others == ["freshness"]
+
+
+def test_a_dag_whose_file_is_gone_is_named(api: AirflowApi, folder: Path) -> None:
+    (folder / "freshness.py").unlink()
+    with pytest.raises(DagRunFailedError, match=r"^Airflow still has DAGs of freshness\.py, which is not in "):
+        wait_until_parsed(api, folder)
+
+
+def test_without_a_pipeline_nothing_could_be_checked(api: AirflowApi, folder: Path) -> None:
+    Airflow.answers["dags"] = {"dags": [dag("freshness", "freshness.py")]}
+    (folder / "pipeline.py").unlink()
+    with pytest.raises(DagRunFailedError, match=r"^None of the DAGs is a pipeline: freshness\.\n"):
+        wait_until_parsed(api, folder)
+
+
+def test_the_projects_own_files() -> None:
+    assert "events_pipeline.py" in dag_files(runs.FOLDER)
