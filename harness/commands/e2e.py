@@ -164,7 +164,7 @@ def run_pipelines(
         phase.text = f"{len(dags.pipelines) + len(dags.others)} DAGs parsed, no import errors"
     earlier_runs = run_ids(api, dags.pipelines)
     first, *others = dags.pipelines
-    run_dag(api, first, interval, phases, first, replaces_scheduled=False)  # two runs beside each other
+    run_dag(api, first, interval, phases, first, beside_scheduled=True)
     with phases.phase("numbers checked") as phase:
         expected = computing.result()
         results.numbers = run_checks.check_numbers(expected, warehouse)
@@ -173,9 +173,9 @@ def run_pipelines(
         phase.text = f"{len(results.numbers)} checks passed: rows, lead fees, contents of the marts, rejected rows"
 
     for dag_id in others:
-        run_dag(api, dag_id, interval, phases, dag_id, replaces_scheduled=True)
+        run_dag(api, dag_id, interval, phases, dag_id)
         run_checks.check_unchanged(before, warehouse, dag_id)
-    run_id = run_dag(api, first, interval, phases, f"{first} again", replaces_scheduled=True)
+    run_id = run_dag(api, first, interval, phases, f"{first} again")
     wait_for_scheduled_runs(api, dags.pipelines, earlier_runs)
     run_checks.check_unchanged(before, warehouse, f"the second run of {first}")
     run_checks.check_numbers(expected, warehouse)

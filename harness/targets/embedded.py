@@ -103,7 +103,7 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
     with phases.phase("Airflow healthy") as phase:
         options_of = {"api-server": ["--port", str(port)], "scheduler": ["--skip-serve-logs"]}
         for component in COMPONENTS:  # nothing of them is kept, so they need not end in their own time
-            argv = [program, component, *options_of.get(component, [])]
+            argv: list[str | Path] = [program, component, *options_of.get(component, [])]
             supervisor.start(component, argv, env=env, stop_signal=signal.SIGKILL)
         api.watch = lambda: check_alive(supervisor)
         if late := api.wait_until_healthy(HEALTHY_TIMEOUT_S):

@@ -1,4 +1,4 @@
-"""`nox -s cluster -- sync` brings changed code into the pods of a cluster that is up, and `up` replaces it by images."""
+"""`nox -s cluster -- sync` brings changed code into a cluster that is up, and `up` replaces it by images."""
 
 import re
 from collections.abc import Iterator
@@ -69,5 +69,5 @@ def test_sync_brings_a_changed_dag_load_and_model(cluster: Cluster, api: Airflow
 def sources(cluster: Cluster) -> list[str]:
     """Return the DAG file in each pod of the DAG processor."""
     pods = cluster.kubectl.items("pods", selector="component=dag-processor")
-    argv = ("--container", "dag-processor", "--", "cat", "/tmp/code/dags/events_pipeline.py")
+    argv = ("--container", "dag-processor", "--", "cat", "/tmp/code/dags/events_pipeline.py")  # noqa: S108 - in the pod
     return [cluster.kubectl.run("exec", pod["metadata"]["name"], *argv) for pod in pods]
