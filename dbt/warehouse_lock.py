@@ -11,6 +11,12 @@ from typing import Any, NoReturn
 import psycopg2
 
 LOCK_KEY = int.from_bytes(b"events")  # the load takes the same one
+# The lock's transaction may be idle for long; and when this process, or its machine, is gone, the server soon notices.
+SETTINGS = """
+    set local lock_timeout = 0; set local statement_timeout = 0; set local transaction_timeout = 0;
+    set local idle_in_transaction_session_timeout = 0; set local client_connection_check_interval = '5s';
+    set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; set local tcp_keepalives_count = 3
+"""
 
 
 @contextmanager
@@ -38,11 +44,7 @@ def take_lock(connection: Any, timeout_s: int) -> None:
     """Take the lock for the transaction of CONNECTION; wait for it at most TIMEOUT_S seconds."""
     try:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "set local lock_timeout = 0; set local statement_timeout = 0; set local transaction_timeout = 0;"
-                " set local idle_in_transaction_session_timeout = 0; select pg_try_advisory_xact_lock(%s)",
-                [LOCK_KEY],
-            )
+            cursor.execute(f"{SETTINGS}; select pg_try_advisory_xact_lock(%s)", [LOCK_KEY])
             if not cursor.fetchone()[0]:
                 wait_for_lock(cursor, timeout_s)
     except psycopg2.Error as error:
@@ -107,6 +109,13 @@ def wait_for_lock(cursor: Any, timeout_s: int) -> None:
             f"The warehouse was still busy after {timeout_s} s.",
             "A load or another build holds its lock; pg_locks (locktype 'advisory') and pg_stat_activity show it.",
             "Run this again after its end, or wait longer: WAREHOUSE_LOCK_TIMEOUT=3600",
+        )
+    except psycopg2.OperationalError as error:
+        stop(
+            30,
+            "The connection to the warehouse broke during the wait for a load or another build.",
+            " ".join(str(error).split()),
+            "Run this again when PostgreSQL is up.",
         )
     print(f"✓ warehouse free ({time.monotonic() - started:.0f} s)", flush=True)
 

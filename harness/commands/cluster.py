@@ -11,10 +11,12 @@ from harness.errors import UsageError
 from harness.kubernetes import chart
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.runs import wait_until_parsed_again
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
 from harness.reporting.console import Phases, say, say_phases, table
 from harness.reporting.summary import Section
+from harness.targets import code_sync
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster, provider_of
@@ -22,6 +24,7 @@ from harness.targets.options import CLUSTERS, RunOptions
 
 ACTIONS = {
     "up": "create or update the cluster, PostgreSQL and Airflow",
+    "sync": "bring changed DAGs, load code and dbt files into the cluster, without images and roll-out",
     "status": "print the pods, the versions and the addresses",
     "ui": "print the address and the login of Airflow's UI",
     "logs": "print the logs of components, or of a task's latest run; without a name those of all components",
@@ -62,6 +65,8 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
         return
     provider = provider_of(parsed.target, options)
     match parsed.action:
+        case "sync":
+            sync(provider)
         case "status":
             status(provider)
         case "ui":
@@ -85,6 +90,27 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
         section.add_phases(phases)
     for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines, PAUSED):
         say(line)
+
+
+def sync(provider: ClusterProvider) -> None:
+    """Bring changed code into the cluster; name the changed files that need an `up`. May raise NotUpError."""
+    phases = Phases()
+    with only_one_cluster(), Supervisor.launch() as supervisor:
+        kubectl, api = connect(provider, supervisor)
+        changes = code_sync.find_changes(provider, kubectl)
+        if changes.synced or code_sync.synced_files(kubectl)[0]:
+            with phases.phase("code synced") as phase:
+                parsed_at = api.parsed_at()
+                code_sync.sync(kubectl, changes.synced)
+                wait_until_parsed_again(api, parsed_at)
+                differing = f"{len(changes.synced)} changed files" if changes.synced else "the code of its images again"
+                phase.text = f"{provider.title} has {differing}"
+        else:
+            say(f"✓ {provider.title} has all code already")
+    for path in changes.synced:
+        say(f"    {path}")
+    if changes.others:
+        say(f"… these need {provider.command('up')}: {', '.join(changes.others)}")
 
 
 def down(provider: ClusterProvider, *, also_images: bool) -> None:
@@ -119,6 +145,9 @@ def status(provider: ClusterProvider) -> None:
     unhealthy = [name.replace("_", "-") for name, is_healthy in health.items() if not is_healthy]
     healthy = "all healthy" if health else "the API server does not answer"
     say(f"  health     {', '.join(unhealthy) + ' not healthy' if unhealthy else healthy}")
+    files, at = code_sync.synced_files(kubectl)
+    if files:
+        say(f"  synced     {', '.join(files)}, at {at}; the next `up` builds images with them")
     has_dsn = provider.name != "context" or provider.options.warehouse_dsn
     for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
         say(line)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -72,6 +73,10 @@ class AirflowApi:
         """Return the ids of the DAGs that are parsed."""
         return {dag["dag_id"] for dag in self.dags()}
 
+    def parsed_at(self) -> dict[str, str]:
+        """Return when each DAG was last parsed, by its id."""
+        return {dag["dag_id"]: dag["last_parsed_time"] for dag in self.dags()}
+
     def task_ids(self, dag_id: str) -> set[str]:
         """Return the ids of a DAG's tasks."""
         return {task["task_id"] for task in self._request("GET", f"/api/v2/dags/{dag_id}/tasks").json()["tasks"]}
@@ -80,9 +85,19 @@ class AirflowApi:
         """Unpause a DAG; its last interval then gets a scheduled run."""
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Trigger a run without a logical date and return its id; CONF overrides the DAG's params."""
+    def trigger(self, dag_id: str, conf: dict[str, Any], *, replaces_scheduled: bool = False) -> str:
+        """Trigger a run and return its id; CONF overrides the DAG's params.
+
+        With REPLACES_SCHEDULED the run has the logical date of the scheduled run that is due, so that the scheduler
+        creates none; otherwise, and if none is due, it has no logical date.
+        """
         body = {"logical_date": None, "conf": conf}
+        if replaces_scheduled:
+            dag = self._request("GET", f"/api/v2/dags/{dag_id}").json()
+            due = dag["next_dagrun_run_after"]
+            if due and datetime.fromisoformat(due) <= datetime.now(UTC):
+                names = ("logical_date", "data_interval_start", "data_interval_end")
+                body |= {name: dag[f"next_dagrun_{name}"] for name in names}
         return str(self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body).json()["dag_run_id"])
 
     def runs(self, dag_id: str) -> dict[str, str]:

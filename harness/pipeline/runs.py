@@ -20,6 +20,16 @@ ONE_PARSE = timedelta(seconds=10)  # the DAGs of a file are stored one after the
 RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
 
 
+def check_imports(api: AirflowApi) -> None:
+    """Raise DagRunFailedError if a DAG file cannot be imported."""
+    if errors := api.import_errors():
+        raise DagRunFailedError(
+            f"A DAG file cannot be imported: {errors[0]}",
+            "The file, or a module that it imports, is broken.",
+            "See the whole error: nox -s dags",
+        )
+
+
 class Dags(NamedTuple):
     """The ids of the DAGs of a deployment.
 
@@ -39,13 +49,10 @@ def wait_until_parsed(api: AirflowApi, folder: Path = FOLDER) -> Dags:
     """
     deadline = time.monotonic() + PARSED_TIMEOUT_S
     files = dag_files(folder)
-    while (errors := api.import_errors()) or parsed_files(dags := api.dags()) != files:
-        if errors:
-            raise DagRunFailedError(
-                f"A DAG file cannot be imported: {errors[0]}",
-                "The file, or a module that it imports, is broken.",
-                "See the whole error: nox -s dags",
-            )
+    while True:
+        check_imports(api)
+        if parsed_files(dags := api.dags()) == files:
+            break
         if time.monotonic() > deadline:
             raise not_parsed(files, parsed_files(dags))
         time.sleep(0.5)
@@ -58,6 +65,21 @@ def wait_until_parsed(api: AirflowApi, folder: Path = FOLDER) -> Dags:
             "Compare the DAGs with what the tests expect: nox -s dags",
         )
     return Dags(pipelines, [dag_id for dag_id in current if dag_id not in pipelines])
+
+
+def wait_until_parsed_again(api: AirflowApi, parsed_at: Mapping[str, str]) -> None:
+    """Wait until each DAG was parsed later than PARSED_AT, by its id, or is gone; may raise DagRunFailedError."""
+    deadline = time.monotonic() + PARSED_TIMEOUT_S
+    while any(parsed_at.get(dag_id) == time_ for dag_id, time_ in api.parsed_at().items()):
+        check_imports(api)
+        if time.monotonic() > deadline:
+            raise DagRunFailedError(
+                f"The DAGs were not parsed again within {PARSED_TIMEOUT_S:.0f} s.",
+                "The DAG processor does not run, or is busy.",
+                "Read its log: nox -s cluster -- logs dag-processor",
+            )
+        time.sleep(0.2)
+    check_imports(api)
 
 
 def dag_files(folder: Path) -> set[str]:
@@ -109,8 +131,13 @@ def run_ids(api: AirflowApi, dag_ids: Iterable[str]) -> set[str]:
     return {run_id for dag_id in dag_ids for run_id in api.runs(dag_id)}
 
 
-def run_dag(api: AirflowApi, dag_id: str, interval: Interval, phases: Phases, phase_name: str) -> str:
-    """Unpause a DAG, run it on INTERVAL, print each task's states; return the run's id, or raise DagRunFailedError."""
+def run_dag(
+    api: AirflowApi, dag_id: str, interval: Interval, phases: Phases, phase_name: str, *, beside_scheduled: bool = False
+) -> str:
+    """Unpause a DAG, run it on INTERVAL, print each task's states; return the run's id, or raise DagRunFailedError.
+
+    It takes the place of the run that unpausing would schedule, or with BESIDE_SCHEDULED runs beside that one.
+    """
     bounds = {"start": interval.start, "end": interval.end}
     conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
     with group(dag_id), phases.phase(phase_name) as phase:
@@ -120,8 +147,8 @@ def run_dag(api: AirflowApi, dag_id: str, interval: Interval, phases: Phases, ph
         def changed(task_id: str, state: str) -> None:
             say(f"  {time.monotonic() - started:5.1f} s  {task_id:<14} {state}")
 
+        run_id = api.trigger(dag_id, conf, replaces_scheduled=not beside_scheduled)
         api.unpause(dag_id)
-        run_id = api.trigger(dag_id, conf)
         api.follow(dag_id, run_id, RUN_TIMEOUT_S, changed)
     return run_id
 

@@ -40,7 +40,7 @@ class ClusterDeployment(Deployment):
                     self.api.fail(dag_id, run_id)
         for pod in self.kubectl.items("pods"):
             if is_task_pod(pod):
-                self.kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found")
+                self.kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found", "--grace-period=1")
         drop_warehouse(self.warehouse)
         create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
 

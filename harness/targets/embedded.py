@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,9 +101,10 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
     with phases.phase("Airflow's metadata database migrated"):
         supervisor.run("migrate", [program, "db", "migrate"], env=env, timeout_s=MIGRATION_TIMEOUT_S)
     with phases.phase("Airflow healthy") as phase:
-        supervisor.start("api-server", [program, "api-server", "--port", str(port)], env=env)
-        supervisor.start("scheduler", [program, "scheduler", "--skip-serve-logs"], env=env)
-        supervisor.start("dag-processor", [program, "dag-processor"], env=env)
+        options_of = {"api-server": ["--port", str(port)], "scheduler": ["--skip-serve-logs"]}
+        for component in COMPONENTS:  # nothing of them is kept, so they need not end in their own time
+            argv: list[str | Path] = [program, component, *options_of.get(component, [])]
+            supervisor.start(component, argv, env=env, stop_signal=signal.SIGKILL)
         api.watch = lambda: check_alive(supervisor)
         if late := api.wait_until_healthy(HEALTHY_TIMEOUT_S):
             log = supervisor.directory / "logs" / f"{late}.log"
@@ -159,7 +161,8 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "api_auth": {"jwt_secret": secrets.token_hex(32)},
         "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
         "scheduler": {"scheduler_idle_sleep_time": 0.2},
-        "dag_processor": {"refresh_interval": 3600},
+        # A new DAG file is found within about two seconds.
+        "dag_processor": {"refresh_interval": 1, "bundle_refresh_check_interval": 1},
         "usage_data_collection": {"enabled": False},
     }
     return passed_on | {

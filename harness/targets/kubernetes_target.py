@@ -25,6 +25,7 @@ from harness.project import pins
 from harness.project.paths import BUILD
 from harness.project.session_lock import session_lock
 from harness.reporting.console import Phases
+from harness.targets import code_sync
 from harness.targets.cluster_deployment import ClusterDeployment
 from harness.targets.cluster_failure import save_diagnostics, with_cause
 from harness.targets.cluster_provider import ClusterProvider, values_files
@@ -141,6 +142,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         provider.load_image(supervisor, image)  # again, in case the cluster was created twice
     database, references = starting.result(), loading.result()
     api, warehouse = install_airflow(provider, supervisor, phases, database, references)
+    code_sync.record_deployed(provider, creating.result())
     return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 
@@ -165,6 +167,7 @@ def install_airflow(
             events_uri=images.EVENTS if options.local_events else options.events,
         )
         annotations |= database_annotation(database.server)
+    code_sync.remove_synced(kubectl)
     env = {"DBT_IMAGE": dbt_image, "EVENTS_MAX_REJECTED": str(options.max_rejected)}
     run_values = supervisor.directory / "values.json"
     run_values.write_text(json.dumps(chart.run_values(airflow_image, env, annotations)))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from harness.errors import PostgresError
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
+from harness.warehouse.ports import free_port
 from harness.warehouse.server import MAJOR, SETTINGS, Server, forget_libpq_settings, options, version, wait_until_ready
 
 if TYPE_CHECKING:  # imported where it is used: it takes half a second
@@ -91,8 +92,11 @@ def make() -> "PostgresContainer":
 
 
 def publish_on_loopback(container: "PostgresContainer") -> None:
-    """Publish the port of CONTAINER, which is not started yet, on this machine's loopback address only."""
-    container.ports = {f"{container.port}/tcp": ("127.0.0.1",)}  # type: ignore[dict-item] # docker-py's own form
+    """Publish the port of CONTAINER, which is not started yet, on this machine's loopback address only.
+
+    The port is chosen here: the engine would choose another one at each restart of the container.
+    """
+    container.ports = {f"{container.port}/tcp": ("127.0.0.1", free_port())}  # type: ignore[dict-item] # docker-py's own form
 
 
 def run_until_terminated(address_file: Path) -> None:

@@ -21,14 +21,19 @@ MODELS = sorted(PROJECT.glob("models/**/*.sql"))
 LS = "ls --quiet --resource-type model --output json --output-keys"
 
 
+def wait_until_waiting(warehouse: Warehouse) -> None:
+    """Wait until a build waits for the lock."""
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        while connection.execute(waiting).fetchone() != (1,):
+            time.sleep(0.05)
+
+
 def test_a_build_waits_until_the_lock_is_free(dbt: Dbt, other_dbt: Dbt, warehouse: Warehouse) -> None:
     with psycopg.connect(warehouse.loader_dsn) as load:  # as a load does: till the end of its transaction
         load.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
         other_dbt.start("run --select stg_events", {"WAREHOUSE_LOCK_TIMEOUT": "60"})
-        with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
-            waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-            while connection.execute(waiting).fetchone() != (1,):
-                time.sleep(0.05)
+        wait_until_waiting(warehouse)
 
         assert dbt.run("run", 31, {"WAREHOUSE_LOCK_TIMEOUT": "1"}) == (
             "waiting for a load or another build to end, at most 1 s\n"
@@ -42,6 +47,22 @@ def test_a_build_waits_until_the_lock_is_free(dbt: Dbt, other_dbt: Dbt, warehous
     first, second, *_ = other_dbt.output.splitlines()
     assert first == "waiting for a load or another build to end, at most 60 s"
     assert second.startswith("✓ warehouse free (")
+
+
+def test_a_build_whose_connection_breaks_while_it_waits(dbt: Dbt, warehouse: Warehouse) -> None:
+    with psycopg.connect(warehouse.loader_dsn) as load:
+        load.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
+        dbt.start("run --select stg_events")
+        wait_until_waiting(warehouse)
+        with psycopg.connect(warehouse.admin_dsn) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'dbt lock'"
+            )
+        assert dbt.wait() == "exit code 30"  # another try may succeed: see `events.dbt_task`
+    what, why, next_step = dbt.output.splitlines()[-3:]
+    assert what == "✗ The connection to the warehouse broke during the wait for a load or another build."
+    assert "server closed the connection unexpectedly" in why
+    assert next_step == "  Run this again when PostgreSQL is up."
 
 
 # --- the parse -------------------------------------------------------------------------------------------------------

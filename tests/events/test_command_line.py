@@ -12,7 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from events import ledger
 from events.__main__ import main
+from events.tables import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.events.common import account, query, write
 
@@ -148,6 +150,22 @@ def test_loads_and_rejects_are_shown(bare_dsn: str, file: str, capsys: pytest.Ca
     _, reject = capsys.readouterr().out.splitlines()
     assert reject.split(maxsplit=3) == ["2", "5", "field_count", "not an \\x1b[31mevent"]
     assert counts(bare_dsn)[0] == 3
+
+
+def test_a_killed_load_is_told_from_a_living_one(bare_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    create_tables(bare_dsn)
+    started = "insert into raw.loads (source_uri, source_id, status, started_at) values ('a', 'a', 'running', {})"
+    with psycopg.connect(bare_dsn) as living:
+        for started_at in ("now() - interval '1 hour'", "now() - interval '1 hour'", "clock_timestamp()"):
+            living.execute(started.format(started_at))
+        living.commit()
+        ledger.lock(living, 2)
+        assert main(["loads"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["3", "running"],  # between its first transaction and the one that locks it
+        ["2", "running"],
+        ["1", "killed"],
+    ]
 
 
 def test_a_terminal_without_utf_8_shows_other_characters_escaped(bare_dsn: str, tmp_path: Path) -> None:

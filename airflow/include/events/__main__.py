@@ -23,6 +23,7 @@ from events.arguments import Parser, share
 from events.connection import connect, foreseen
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
+from events.ledger import IS_KILLED
 from events.load import load
 from events.source import named
 from events.tables import create_tables
@@ -30,15 +31,16 @@ from events.tables import create_tables
 _ERASE = "\r\x1b[K"  # the present line of the terminal
 _TERMINAL_EVERY_S = 0.2
 _LINES_EVERY_S = 5.0
-_LOADS = """
+_LOADS = f"""
     select
-        load_id, status, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_at, round(seconds, 1) as seconds,
+        load_id, case when {IS_KILLED} then 'killed' else status end as status,
+        to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_at, round(seconds, 1) as seconds,
         interval_start::text, interval_end::text, rows_read as read, rows_loaded as loaded, rows_rejected as rejected,
         rows_outside as outside, rows_replaced as replaced, same_as_load_id as same_as, run_id,
         source_size_bytes as bytes, left(source_sha256, 12) as sha256, source_uri,
         split_part(failure, E'\\n', 1) as failure
     from raw.loads order by load_id desc limit %s
-"""
+"""  # noqa: S608 - constants
 _REJECTS = """
     select load_id, line_number, reason, raw_text from raw.rejected_events
     where %(load)s::bigint is null

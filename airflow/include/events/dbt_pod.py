@@ -53,10 +53,13 @@ def dbt_pod(task_id: str, image: str, arguments: tuple[str, ...]) -> DbtPodOpera
                 persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(claim_name="airflow-logs"),
             ),
             k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit="256Mi")),
+            # What `nox -s cluster -- sync` brings; see dbt/entrypoint.sh.
+            k8s.V1Volume(name="synced", config_map=k8s.V1ConfigMapVolumeSource(name="synced-code", optional=True)),
         ],
         volume_mounts=[
             k8s.V1VolumeMount(name="logs", mount_path=LOGS),
             k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108 - the pod's own
+            k8s.V1VolumeMount(name="synced", mount_path="/opt/synced", read_only=True),
         ],
         env_from=[k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name="warehouse-transformer"))],
         container_resources=k8s.V1ResourceRequirements(

@@ -13,6 +13,14 @@ from events.uri import shown, source_id, without_secrets
 
 _LOAD_LOCK = 0x6C6F6164  # "load": with a load's id, the advisory lock of that load's transaction
 _INT = 0x7FFFFFFF  # the largest number that such a lock's second half takes
+# Whether a load that is `running` in the ledger was killed: its process holds its lock from its first second on.
+IS_KILLED = f"""
+    (status = 'running' and started_at < clock_timestamp() - interval '2 seconds' and not exists (
+        select from pg_locks
+        where locktype = 'advisory' and classid = {_LOAD_LOCK} and objid = (load_id & {_INT})::oid and objsubid = 2
+            and database = (select oid from pg_database where datname = current_database())
+    ))
+"""  # noqa: S608 - constants
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
 
 logger = logging.getLogger(__name__)
