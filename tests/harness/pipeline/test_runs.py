@@ -115,9 +115,9 @@ class Runs:
     def unpause(self, dag_id: str) -> None:
         self.states.setdefault(dag_id, {})[f"scheduled {dag_id}"] = "queued"
 
-    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+    def trigger(self, dag_id: str, conf: dict[str, Any], **_: bool) -> str:
         assert conf == {}
-        self.states[dag_id][f"manual {dag_id}"] = "queued"
+        self.states.setdefault(dag_id, {})[f"manual {dag_id}"] = "queued"
         return f"manual {dag_id}"
 
     def runs(self, dag_id: str) -> dict[str, str]:
