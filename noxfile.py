@@ -34,7 +34,7 @@ def install(session: nox.Session, *groups: str) -> str:
         return [str(environments.install(group, version)) for group in needed][-1]
     except (locks.LockError, pythons.PythonMissingError) as error:
         summary.failed(session.name, str(error))
-        session.error(str(error))
+        session.error(str(error).rstrip("."))
 
 
 def run(session: nox.Session, python: str, module: str, *arguments: str) -> None:

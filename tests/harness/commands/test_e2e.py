@@ -55,7 +55,9 @@ def test_a_port_in_use(session: Session) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        session(*E2E, "--ui-port", str(port)).is_error(41, f"Port {port} cannot be used: Address already in use.")
+        outcome = session(*E2E, "--ui-port", str(port))
+    outcome.is_error(41, f"Port {port} cannot be used: Address already in use.")
+    assert outcome.output == ["target embedded (from --target)"]  # no table of phases
     check_port(port)  # free again
 
 

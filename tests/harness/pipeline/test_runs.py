@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from harness.errors import DagRunFailedError
 from harness.pipeline import runs
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.runs import PIPELINE, dag_files, wait_until_parsed
+from harness.pipeline.runs import PIPELINE, dag_files, run_others, wait_until_parsed
+from harness.reporting.console import Phases
 from tests.servers import Handler, serving
 
 DAG_FILE = "from airflow.sdk import dag\n"
@@ -101,3 +102,41 @@ def test_without_a_pipeline_nothing_could_be_checked(api: AirflowApi, folder: Pa
 
 def test_the_projects_own_files() -> None:
     assert "events_pipeline.py" in dag_files(runs.FOLDER)
+
+
+class Runs:
+    """An Airflow whose DAG FAILING fails, and whose others succeed; unpausing one schedules a run."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+        self.states: dict[str, dict[str, str]] = {}
+        self.followed: list[str] = []
+
+    def unpause(self, dag_id: str) -> None:
+        self.states.setdefault(dag_id, {})[f"scheduled {dag_id}"] = "queued"
+
+    def trigger(self, dag_id: str, conf: dict[str, Any], **_: bool) -> str:
+        assert conf == {}
+        self.states.setdefault(dag_id, {})[f"manual {dag_id}"] = "queued"
+        return f"manual {dag_id}"
+
+    def runs(self, dag_id: str) -> dict[str, str]:
+        return self.states.get(dag_id, {})
+
+    def follow(self, dag_id: str, run_id: str, *_: object) -> None:
+        self.followed.append(run_id)
+        if dag_id == self.failing:
+            raise DagRunFailedError(f"{dag_id} failed", "why", "next")
+
+
+def test_other_dags_are_run_once_and_said() -> None:
+    api = Runs()
+    lines = run_others(cast(AirflowApi, api), ["freshness", "report"], Phases())
+    assert lines == ["ran, no expectations: freshness", "ran, no expectations: report"]
+    assert sorted(api.followed[:2]) == ["manual freshness", "manual report"]
+    assert {"scheduled freshness", "scheduled report"} <= set(api.followed)
+
+
+def test_another_dag_that_fails_fails_the_run() -> None:
+    with pytest.raises(DagRunFailedError, match=r"^report failed\n"):
+        run_others(cast(AirflowApi, Runs("report")), ["freshness", "report"], Phases())

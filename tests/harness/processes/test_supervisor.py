@@ -79,7 +79,10 @@ def test_a_failed_process_is_explained(program: str, timeout_s: float, what: str
 
 def test_a_full_disk_is_named_as_the_cause() -> None:
     argv = python("raise OSError(28, 'No space left on device')")
-    with Supervisor.launch() as supervisor, pytest.raises(DiskFullError, match=r"The disk that holds .* is full"):
+    with (
+        Supervisor.launch() as supervisor,
+        pytest.raises(DiskFullError, match=r"The disk that holds .* was full: [\d,]+ MB are free"),
+    ):
         supervisor.run("part", argv, env=ENV, timeout_s=30)
 
 

@@ -1,13 +1,20 @@
 """A kind cluster that does not work: why its kubelet fails, and what it lacks."""
 
 import json
+import os
+import secrets
+import subprocess
+import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from harness.errors import NotUpError, PostgresError
+from harness.processes.supervisor import Supervisor
 from harness.targets.kind import KindCluster, why_kubelet_fails
 from harness.targets.options import RunOptions
+from harness.warehouse.server import wait_until_ready
 from tests import programs
 
 BEGINS = "Flag --provider-id has been deprecated, This parameter should be set via the config file\n"
@@ -58,3 +65,33 @@ def test_a_postgresql_outside_of_its_network_is_named(
     programs.write_docker(tmp_path / "docker", {"container inspect": json.dumps(container)})
     with pytest.raises(PostgresError, match=r"-postgres, is not in its network\.\n"):
         KindCluster(RunOptions()).running_database()
+
+
+@pytest.mark.needs("image")
+def test_a_postgresql_that_was_disconnected_is_connected_again_with_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATFORM_DEADLINE_CLUSTER", "0")  # there is no node to wait for
+
+    class Other(KindCluster):
+        cluster = f"events-platform-test-{secrets.token_hex(4)}"
+        node = f"{cluster}-control-plane"
+
+    cluster = Other(RunOptions(), build=tmp_path)
+    subprocess.run(["docker", "network", "create", cluster.cluster], check=True, stdout=subprocess.DEVNULL)
+    try:
+        argv = [sys.executable, "-m", "harness.warehouse.container", "--name", cluster.postgres]
+        env = os.environ | {"POSTGRES_PASSWORD": secrets.token_hex(8)}
+        subprocess.run([*argv, "--network", cluster.cluster], check=True, env=env)
+        server = cluster.running_database().server
+        wait_until_ready(server, 60)
+        with psycopg.connect(server.dsn) as connection:
+            connection.execute("create table kept ()")
+        subprocess.run(["docker", "network", "disconnect", cluster.cluster, cluster.postgres], check=True)
+        with Supervisor.launch() as supervisor:
+            server = cluster.start_database(supervisor).server
+        with psycopg.connect(server.dsn) as connection:
+            assert connection.execute("select to_regclass('kept')").fetchone() == ("kept",)
+    finally:
+        for argv in (["rm", "--force", "--volumes", cluster.postgres], ["network", "rm", cluster.cluster]):
+            subprocess.run(["docker", *argv], check=True, stdout=subprocess.DEVNULL)
