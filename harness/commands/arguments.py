@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from events.arguments import Parser as ArgumentParser
 from events.arguments import share
+from events.errors import SettingUnusable
 from events.uri import shown
 from harness.errors import UsageError
 from harness.targets.options import RunOptions
@@ -80,9 +81,12 @@ def absolute_file(text: str) -> str:
 
 def dsn(text: str) -> str:
     """Return a DSN that libpq can read. The error does not show another: it may be a password."""
-    if not dsn_parts(text):
-        raise argparse.ArgumentTypeError("not a DSN; in a password, write @ as %40 and / as %2F, or set PGPASSWORD")
-    return text
+    try:
+        if dsn_parts(text):
+            return text
+    except SettingUnusable as error:
+        raise UsageError(error.what, error.why, error.next_step) from None
+    raise argparse.ArgumentTypeError("names no server")
 
 
 def port(text: str) -> int:

@@ -14,13 +14,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from events.arguments import Parser, share
 from events.connection import connect, foreseen
+from events.dsn import libpq_dsn, names_a_database
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
 from events.load import load
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parser.parse_args(arguments)
         dsn = os.environ.get("EVENTS_DSN")
-        if dsn is not None and not _names_a_database(dsn):
+        if dsn is not None and not names_a_database(libpq_dsn(dsn, "EVENTS_DSN")):
             raise SettingUnusable(
                 "EVENTS_DSN is set but names no database.",
                 "It is most likely built from variables that are not set; libpq would then choose a database itself.",
@@ -92,14 +91,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _names_a_database(dsn: str) -> bool:
-    """Return whether DSN names a database, directly or through a service; True if invalid, which `connect` reports."""
-    parts: dict[str, object] = {"dbname": dsn.strip()}
-    with suppress(psycopg.Error, UnicodeError):
-        parts = dict(conninfo_to_dict(dsn))
-    return bool(parts.get("dbname") or parts.get("service"))
 
 
 def _load(options: argparse.Namespace, dsn: str) -> None:

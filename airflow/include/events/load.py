@@ -69,7 +69,6 @@ def load(
 
     Raises:
         EventsError: see its subclasses; `raw.events` is unchanged, and the ledger has the failure.
-        psycopg.Error: the warehouse failed in an unforeseen way; likewise, if the ledger can still be written.
     """
     interval = Interval(utc(start), utc(end))
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:

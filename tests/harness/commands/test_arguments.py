@@ -74,6 +74,8 @@ def test_an_empty_variable_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
         "postgresql://user:SECRET/SECRET@host/db",
         "postgresql://user:12/SECRET@host/db",
         "postgresql://user:SECRET%zz@host/db",
+        "postgresql+psycopg2://user:SECRET@host/db",
+        "jdbc:postgresql://host/db?user=user&password=SECRET",
         "SECRET",
         "host=host password='SECRET",
     ],
@@ -83,8 +85,8 @@ def test_an_invalid_dsn_is_not_shown(dsn: str) -> None:
     add_options(parser)
     with pytest.raises(UsageError) as caught:
         parser.parse_args(["--postgres", dsn])
-    expected = "--postgres: not a DSN; in a password, write @ as %40 and / as %2F, or set PGPASSWORD."
-    assert caught.value.what == expected
+    assert caught.value.what.startswith("The DSN ")
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["user:SECRET@host/a.csv", "file://u:SECRET@h/a", "data:text/csv,SECRET", "s3://b/a"])
