@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from events.dsn import connection_url
 from events.load import load
 from events.tables import create_tables
 from events.uri import shown
@@ -25,7 +26,7 @@ from harness.reporting.summary import Section, code, details
 from harness.targets.takedown import down_command
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
-from harness.warehouse.server import connection_url, describe
+from harness.warehouse.server import describe
 
 ARTIFACTS = BUILD / "dbt"
 DOCS = BUILD / "dbt-docs"

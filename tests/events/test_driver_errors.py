@@ -7,13 +7,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from events.dsn import connection_url
 from events import errors
 from events.__main__ import main
 from events.connection import connect
 from events.driver_errors import not_connected, translated
 from events.load import load
 from harness.warehouse.roles import Warehouse
-from harness.warehouse.server import connection_url
 
 
 def failure_of(dsn: str, *statements: str) -> errors.EventsError:

@@ -1,7 +1,10 @@
 """The warehouse's DSN as libpq reads it, from a text of the user or from a connection of Airflow."""
 
+import logging
 import re
 from difflib import get_close_matches
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import pq
@@ -11,9 +14,12 @@ from events.errors import SettingUnusable
 from events.uri import first_line
 
 FORM = "Write it like postgresql://loader:p%40ss@host:5432/warehouse"
+_SWITCHES = {"keepalives", "sslcompression", "sslsni"}  # libpq's parameters that are 0 or 1
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:(?://|(?=[a-z]+://))")
 _DRIVER = re.compile(r"postgres(?:ql)?\+\w+://", re.IGNORECASE)
 _AT_IN_PATH = re.compile(r"postgres(?:ql)?://[^/]*/[^?]*@")
+
+logger = logging.getLogger(__name__)
 
 
 def libpq_dsn(text: str, name: str = "The warehouse's DSN") -> str:
@@ -48,6 +54,50 @@ def libpq_dsn(text: str, name: str = "The warehouse's DSN") -> str:
     return dsn
 
 
+def dsn_of(connection: Any) -> str:
+    """Return the DSN of CONNECTION, one of Airflow's, from its fields and from those of its extras that libpq knows.
+
+    Not `get_uri()`: it packs extras that are nested or no strings into one parameter, which libpq does not know.
+
+    Raises:
+        SettingUnusable: it is not a connection to PostgreSQL, names no database, or has a nested value.
+    """
+    name = f"The connection {connection.conn_id}"
+    if not re.fullmatch(r"(?:postgres(?:ql)?(?:\W\w+)?)?", connection.conn_type or ""):
+        raise SettingUnusable(
+            f"{name} has the type {connection.conn_type}, not postgres.",
+            "It leads to another kind of server, or its type was not chosen.",
+            "Change its type to Postgres, or the URI's scheme to postgresql://",
+        )
+    extras = connection.extra_dejson if isinstance(connection.extra_dejson, dict) else {}
+    if others := sorted(extras.keys() - _keywords()):
+        logger.warning("%s has extras that libpq does not know, which are ignored: %s", name, ", ".join(others))
+    parameters = {key: _parameter(name, key, value) for key, value in extras.items() if key not in others}
+    fields = {"user": connection.login, "password": connection.password, "host": connection.host}
+    fields |= {"port": connection.port, "dbname": connection.schema}
+    parameters |= {key: str(value) for key, value in fields.items() if value}
+    parameters = {key: value for key, value in parameters.items() if value}
+    if not parameters.keys() & {"dbname", "service"}:
+        raise SettingUnusable(
+            f"{name} names no database.",
+            "Its field “Database” is empty; libpq would then choose a database itself.",
+            "Fill in that field: the warehouse's database.",
+        )
+    user, password, host, port, database = (parameters.pop(key, "") for key in fields)
+    return connection_url(user, password, host, port, database, **parameters)
+
+
+def connection_url(
+    user: str, password: str, host: str, port: int | str, database: str, **parameters: str
+) -> str:
+    """Return libpq's connection URL, percent-encoded; empty parts are left out."""
+    login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
+    hosts = [f"[{quote(name, safe=':')}]" if ":" in name else quote(name, safe="") for name in host.split(",")]
+    address = ",".join(f"{name}:{port}" if port else name for name in hosts)
+    query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+    return f"postgresql://{f'{login}@' if login else ''}{address}/{quote(database, safe='')}{query}"
+
+
 def names_a_database(dsn: str) -> bool:
     """Return whether DSN, one that libpq reads, names a database, directly or through a service."""
     parts = conninfo_to_dict(dsn)
@@ -56,7 +106,24 @@ def names_a_database(dsn: str) -> bool:
 
 def _similar(message: str) -> str:
     """Return `, did you mean …?` if MESSAGE, of libpq, names an unknown parameter that is similar to a known one."""
-    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
     found = re.search(r"(?:invalid URI query parameter:|invalid connection option) \"(.*)\"", message)
-    similar = get_close_matches(found[1], known, n=1) if found else []
+    similar = get_close_matches(found[1], _keywords(), n=1) if found else []
     return f", did you mean {similar[0]}?" if similar else ""
+
+
+def _keywords() -> set[str]:
+    """Return the names of libpq's parameters."""
+    return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+
+
+def _parameter(name: str, key: str, value: object) -> str:
+    """Return VALUE, of the extra KEY of the connection that NAME describes, as libpq reads it; empty if it is not set."""
+    if isinstance(value, (dict, list)):
+        raise SettingUnusable(
+            f"{name} has an extra {key} that is nested.",
+            "It is a parameter of libpq, whose values are text or numbers.",
+            f"Give {key} one value, or leave it out.",
+        )
+    if key in _SWITCHES and str(value).lower() in ("true", "false"):
+        return str(int(str(value).lower() == "true"))
+    return "" if value is None else str(value)

@@ -3,9 +3,10 @@
 import psycopg
 import pytest
 
+from events.dsn import connection_url
 from harness.commands.common_errors import expected_errors
 from harness.errors import DatabaseGoneError, HarnessError, PostgresError
-from harness.warehouse.server import Server, connection_url
+from harness.warehouse.server import Server
 
 
 @pytest.mark.parametrize(

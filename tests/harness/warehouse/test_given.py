@@ -3,12 +3,13 @@
 import psycopg
 import pytest
 
+from events.dsn import connection_url
 from events.errors import SettingUnusable
 from harness.errors import PostgresError
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.given import given_server
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, make_passwords
-from harness.warehouse.server import Server, connection_url
+from harness.warehouse.server import Server
 
 
 def names(server: Server) -> set[str]:
