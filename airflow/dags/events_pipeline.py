@@ -83,6 +83,7 @@ def events_pipeline(cadence: str) -> DAG:
         def load_events() -> dict[str, Any]:
             from airflow.sdk import Connection, get_current_context
 
+            from events.days import valid_times
             from events.dsn import dsn_of
             from events.errors import SettingUnusable
             from events.load import load
@@ -102,6 +103,7 @@ def events_pipeline(cadence: str) -> DAG:
                 dsn_of(Connection.get("warehouse_loader")),
                 start=start,
                 end=end,
+                valid=valid_times(),
                 max_rejected=max_rejected,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",

@@ -34,7 +34,9 @@ def expected_errors() -> Iterator[None]:
 
 def postgres_error(error: psycopg.Error) -> HarnessError | None:
     """Return the expected error for ERROR; None if PostgreSQL refused a statement, which is a defect of the project."""
-    is_connection = error.sqlstate is None and str(error).startswith(("connection failed", "connection is bad", "failed"))
+    is_connection = error.sqlstate is None and str(error).startswith(
+        ("connection failed", "connection is bad", "failed")
+    )
     failure = not_connected(error, "") if is_connection else translated(error)
     if failure is None or isinstance(failure, (TablesUnfit, ConstraintViolated)):
         return None

@@ -1,11 +1,9 @@
 """The DSN of a task: from a connection of Airflow as its form, JSON, a URI or the environment saves it."""
 
 import json
-import os
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import pytest
 from airflow.sdk import Connection
 from psycopg.conninfo import conninfo_to_dict
@@ -68,9 +66,9 @@ def test_extras_of_every_type(extra: Any, parameters: dict[str, str]) -> None:
 
 
 def test_an_extra_that_libpq_does_not_know_is_named_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    assert read(form({"cursor": "dictcursor", "sqlalchemy_query": {"a": 1}})) == PARTS
+    assert read(form({"cursor": "dictcursor", "iam": {"a": 1}})) == PARTS
     assert caplog.messages == [
-        "The connection warehouse_loader has extras that libpq does not know, which are ignored: cursor, sqlalchemy_query"
+        "The connection warehouse_loader has extras that libpq does not know, which are ignored: cursor, iam"
     ]
 
 

@@ -35,7 +35,11 @@ def test_a_dsn_that_libpq_reads_as_it_is_meant(dsn: str) -> None:
 @pytest.mark.parametrize(
     ("dsn", "what", "why"),
     [
-        ("postgresql+psycopg2://u:SECRET@h/d", "begins with postgresql+psycopg2://, not with postgresql://", "SQLAlchemy"),
+        (
+            "postgresql+psycopg2://u:SECRET@h/d",
+            "begins with postgresql+psycopg2://, not with postgresql://",
+            "SQLAlchemy",
+        ),
         ("postgres+asyncpg://u:SECRET@h/d", "begins with postgres+asyncpg://, not with postgresql://", "SQLAlchemy"),
         ("jdbc:postgresql://h/d?password=SECRET", "begins with jdbc:, not with postgresql://", "JDBC"),
         ("mysql://u:SECRET@h/d", "begins with mysql://, not with postgresql://", "only URLs"),

@@ -19,6 +19,7 @@ import psycopg
 
 from events.arguments import Parser, share
 from events.connection import connect, foreseen
+from events.days import valid_times
 from events.dsn import libpq_dsn, names_a_database
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
@@ -99,7 +100,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(lambda record: record.name.startswith("events") or record.levelno >= logging.WARNING)
     logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
-    interval = Interval.parse(options.start, options.end)
+    interval, valid = Interval.parse(options.start, options.end), valid_times()
     uri = named(os.environ.get("EVENTS_URI") if options.uri is None else options.uri)
     if not options.dry_run:
         create_tables(dsn)
@@ -109,6 +110,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
             dsn,
             start=interval.start,
             end=interval.end,
+            valid=valid,
             max_rejected=options.max_rejected,
             allow_empty=options.allow_empty,
             force=options.force,

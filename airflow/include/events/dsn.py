@@ -87,9 +87,7 @@ def dsn_of(connection: Any) -> str:
     return connection_url(user, password, host, port, database, **parameters)
 
 
-def connection_url(
-    user: str, password: str, host: str, port: int | str, database: str, **parameters: str
-) -> str:
+def connection_url(user: str, password: str, host: str, port: int | str, database: str, **parameters: str) -> str:
     """Return libpq's connection URL, percent-encoded; empty parts are left out."""
     login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
     hosts = [f"[{quote(name, safe=':')}]" if ":" in name else quote(name, safe="") for name in host.split(",")]
@@ -117,7 +115,7 @@ def _keywords() -> set[str]:
 
 
 def _parameter(name: str, key: str, value: object) -> str:
-    """Return VALUE, of the extra KEY of the connection that NAME describes, as libpq reads it; empty if it is not set."""
+    """Return VALUE, of the extra KEY of the connection NAME, as libpq reads it; empty if it is not set."""
     if isinstance(value, (dict, list)):
         raise SettingUnusable(
             f"{name} has an extra {key} that is nested.",

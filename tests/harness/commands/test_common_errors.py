@@ -17,14 +17,16 @@ from harness.warehouse.server import Server
         ("select pg_terminate_backend(pg_backend_pid())", DatabaseGoneError, "The connection to PostgreSQL broke: "),
     ],
 )
-def test_an_error_of_the_server_is_expected(server: Server, statement: str, kind: type[HarnessError], what: str) -> None:
+def test_an_error_of_the_server_is_expected(
+    server: Server, statement: str, kind: type[HarnessError], what: str
+) -> None:
     with pytest.raises(kind, match=f"^{what}"), expected_errors(), psycopg.connect(server.dsn) as connection:
         connection.execute(statement.encode())
 
 
 def test_a_login_that_is_refused_is_not_a_lost_connection(server: Server) -> None:
     wrong = connection_url(server.user, "wrong", server.host, server.port, server.database)
-    with pytest.raises(PostgresError, match="^PostgreSQL refused the login: "), expected_errors():
+    with pytest.raises(PostgresError, match=r"^PostgreSQL refused the login: "), expected_errors():
         psycopg.connect(wrong)
 
 

@@ -64,9 +64,9 @@ def test_a_dsn_with_unsupported_parts_is_refused(server: Server, part: str) -> N
 
 
 def test_a_server_that_cannot_be_used_is_refused(server: Server) -> None:
-    with pytest.raises(PostgresError, match="^--postgres: PostgreSQL cannot be reached: .* Connection refused"):
+    with pytest.raises(PostgresError, match=r"^--postgres: PostgreSQL cannot be reached: .* Connection refused"):
         given_server("postgresql://postgres:x@127.0.0.1:1/postgres")
-    with pytest.raises(PostgresError, match="^--postgres: PostgreSQL refused the login: .* password authentication"):
+    with pytest.raises(PostgresError, match=r"^--postgres: PostgreSQL refused the login: .* password authentication"):
         given_server(connection_url(server.user, "wrong", server.host, server.port, "postgres"))
     with pytest.raises(SettingUnusable, match=r"^--postgres begins with jdbc:, not with postgresql://"):
         given_server("jdbc:postgresql://host/db")
