@@ -51,12 +51,22 @@ periods as (
 
     from numbered
 
+),
+
+bulk as (
+
+    select max(events_of_period) as events_of_period
+
+    from periods
+
 )
 
 select
-    event_date,
-    events
+    periods.event_date,
+    periods.events
 
 from periods
 
-where events_of_period < (select max(periods.events_of_period) from periods)
+cross join bulk
+
+where periods.events_of_period < bulk.events_of_period

@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ from events.arguments import share
 from events.errors import SettingUnusable
 from events.uri import shown
 from harness.errors import UsageError
+from harness.project.paths import expanded
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts
 
@@ -69,14 +69,14 @@ def absolute_uri(text: str) -> str:
     path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
     if "://" in path or "::" in path or shown(text) != text:  # a URI, or a path that looks as if it had a password
         return text
-    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - keeps the ~ of an unknown user
+    return str(expanded(path).absolute())
 
 
 def absolute_file(text: str) -> str:
     """Return the absolute path of a file."""
-    if not Path(text).expanduser().is_file():
+    if not expanded(text).is_file():
         raise argparse.ArgumentTypeError(f"{text} is not a file")
-    return str(Path(text).expanduser().absolute())
+    return str(expanded(text).absolute())
 
 
 def dsn(text: str) -> str:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.project import terminal
+
 VARIABLE = "NOX_POSARGS"  # a JSON list
 
 
@@ -31,6 +33,7 @@ def split(posargs: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def main() -> None:
     """Run the module, or the file, that the first argument names, with the other arguments and posargs."""
+    terminal.replace_unknown_characters()
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments, *json.loads(os.environ.pop(VARIABLE, "[]"))]
     if module.endswith(".py"):

@@ -50,7 +50,7 @@ def given_server(dsn: str, option: str = "--postgres", suffix: str | None = None
             password = parts.get("password") or os.environ.get("PGPASSWORD", "")
             suffix = suffix or f"_{secrets.token_hex(4)}"
             server = Server(option, info.host, info.port, info.user, password, info.dbname, suffix)
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeError) as error:
         failure = not_connected(error, dsn)
         raise PostgresError(f"{option}: {failure.what}", failure.why, failure.next_step) from None
     if not server.host or server.host.startswith("/"):

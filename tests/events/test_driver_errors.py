@@ -118,6 +118,7 @@ PARAMETER = (errors.SettingUnusable, "A parameter of the DSN is not accepted: ")
             'FATAL: database "nothing" does not exist',
         ),
         ({"host": "host.invalid"}, *NOT_REACHED, "failed to resolve host 'host.invalid'"),
+        ({"host": "a..b"}, *PARAMETER, "label empty or too long"),
         ({"port": 1}, *NOT_REACHED, "port 1 failed: Connection refused"),
         ({"port": 99999}, *PARAMETER, 'invalid port number: "99999"'),
         ({"parameter": "sslmode=require"}, *PARAMETER, "server does not support SSL, but SSL was required"),

@@ -52,7 +52,7 @@ def connect(dsn: str) -> psycopg.Connection:
             keepalives_interval=10,
             keepalives_count=3,
         )
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, UnicodeError) as error:
         raise not_connected(error, dsn) from None  # libpq's message quotes parts of the DSN
 
 

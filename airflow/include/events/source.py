@@ -5,7 +5,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
@@ -98,7 +98,7 @@ def open_source(uri: str) -> Iterator[Source]:
     """
     filesystem, path = _find(uri)
     before = _identity(filesystem, path, uri)
-    with closing(_open(filesystem, path, uri)) as file:
+    with _opened(filesystem, path, uri) as file:
         stored = _StoredBytes(file)
         blocks = _blocks(stored, uri)
         first_line_number, header, rows = 1, b"", b""
@@ -163,7 +163,7 @@ def digest(uri: str) -> tuple[int, str]:
         EventsError: as `open_source`, except for the header.
     """
     filesystem, path = _find(uri)
-    with closing(_open(filesystem, path, uri)) as file, _translated_errors(uri):
+    with _opened(filesystem, path, uri) as file, _translated_errors(uri):
         stored = _StoredBytes(file)
         buffer = bytearray(_BLOCK_BYTES)
         while stored.readinto(buffer):
@@ -208,6 +208,16 @@ def _find(uri: str) -> tuple[Any, str]:
             options = {"client_kwargs": {"timeout": silence}}
         filesystem, path = fsspec.url_to_fs(uri, **options)
         return filesystem, unquote(path) if uri.startswith("file://") else path
+
+
+@contextmanager
+def _opened(filesystem: Any, path: str, uri: str) -> Iterator[BinaryIO]:
+    file = _open(filesystem, path, uri)
+    try:
+        yield file
+    finally:
+        with _translated_errors(uri):
+            file.close()
 
 
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:
