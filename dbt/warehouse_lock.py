@@ -15,9 +15,11 @@ MAX_TIMEOUT_S = 2_147_483  # PostgreSQL's lock_timeout is an integer of millisec
 # Of libpq's messages those that another try would give again; events/driver_errors.py has the load's.
 REFUSED = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|permission denied for"
-    r"|(?:role|database) \".*\" (?:does|is) not|does not support SSL|SSL was required|[Cc]ertificate|channel binding|authentication method requirement"
+    r"|(?:role|database) \".*\" (?:does|is) not|does not support SSL|SSL was required|[Cc]ertificate|channel binding"
+    r"|authentication method requirement"
     r"|server is (?:not )?in hot standby|session is (?:not )?read|unrecognized configuration parameter"
     r"|invalid (?:value for parameter|port number|integer value|\w+ value)|definition of service|codec can't encode"
+    r"|invalid command-line argument|requires a value"
 )
 LOCK_KEY = int.from_bytes(b"events")  # the load takes the same one
 

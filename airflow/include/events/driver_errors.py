@@ -68,7 +68,7 @@ _NOT_CONNECTED = (
         r"does not support SSL|SSL was required|[Cc]ertificate|channel binding|authentication method requirement"
         r"|server is (?:not )?in hot standby|session is (?:not )?read|unrecognized configuration parameter"
         r"|invalid (?:value for parameter|port number|integer value|\w+ value)|definition of service|WAL sender"
-        r"|label (?:empty|too long)|codec can't encode",
+        r"|invalid command-line argument|requires a value|label (?:empty|too long)|codec can't encode",
         SettingUnusable,
         "A parameter of the DSN is not accepted: {}",
         "The DSN, or one of libpq's variables such as PGSSLMODE, asks for what this server or libpq does not have.",
@@ -177,7 +177,7 @@ _HARMLESS = re.compile(r"(?<=[?&])(?:sslmode|channel_binding|target_session_attr
 
 
 def not_connected(error: psycopg.Error | UnicodeError, dsn: str) -> EventsError:
-    """Return the failure that ERROR means, with which no connection to DSN was made; a host's name raises UnicodeError."""
+    """Return the failure that ERROR means, with which no connection to DSN was made; a host may raise UnicodeError."""
     kind = next(kind for kind in _NOT_CONNECTED if re.search(kind.pattern, str(error)))
     message = first_line(error, _HARMLESS.sub("", dsn))
     return kind.with_message(message.removeprefix("connection failed: ").removeprefix("connection is bad: "))
