@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from events.arguments import Parser as ArgumentParser
 from events.arguments import share
 from events.errors import SettingUnusable
+from events.source import named
 from events.uri import shown
 from harness.errors import UsageError
 from harness.project.paths import expanded
@@ -66,6 +67,7 @@ def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
 
 def absolute_uri(text: str) -> str:
     """Return a URI, a path made absolute: other processes have other working directories."""
+    text = named(text)
     path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
     if "://" in path or "::" in path or shown(text) != text:  # a URI, or a path that looks as if it had a password
         return text

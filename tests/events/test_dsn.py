@@ -1,6 +1,10 @@
 """What libpq reads of a DSN, and DSNs that are refused with the form that is right."""
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 from events.dsn import connection_url, libpq_dsn
@@ -78,3 +82,24 @@ def test_a_url_has_names_and_passwords_of_any_characters(host: str) -> None:
 def test_a_url_leaves_empty_parts_out() -> None:
     assert connection_url("", "", "", "", "") == "postgresql:///"
     assert connection_url("u", "", "h", 0, "d") == "postgresql://u@h/d"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+pieces = st.sampled_from(
+    [*"postgresql jdbc: :// host= user @ / ? # & = % [ ] ' \\ :5432 \udcff é".split(" "), " ", "\n"]
+)
+
+
+@given(st.lists(pieces | texts, max_size=9).map("".join))
+def test_any_text_is_a_dsn_or_is_refused(text: str) -> None:
+    with suppress(SettingUnusable):
+        conninfo_to_dict(libpq_dsn(text))
+
+
+@given(texts, texts, texts)
+def test_libpq_reads_any_parts_of_a_url(user: str, password: str, database: str) -> None:
+    parts = {"user": user, "password": password, "dbname": database}
+    expected = {key: value for key, value in parts.items() if value} | {"host": "h", "port": "5432"}
+    if not user:
+        expected |= {"user": ""} if password else {}
+    assert conninfo_to_dict(libpq_dsn(connection_url(user, password, "h", 5432, database))) == expected

@@ -12,12 +12,13 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 import psycopg
 
-from events.arguments import Parser, share
+from events.arguments import Parser, share, whole_number
 from events.connection import connect, foreseen
 from events.days import valid_times
 from events.dsn import libpq_dsn, names_a_database
@@ -46,6 +47,9 @@ _REJECTS = """
     order by load_id desc, line_number limit %(limit)s
 """
 _SHOWN_TEXT = 100
+_INTERRUPTED = """✗ Interrupted by SIGINT.
+  A load that had not ended has changed nothing.
+  See whether it had: python -m events loads"""
 
 logger = logging.getLogger("events")
 
@@ -69,11 +73,15 @@ def main(arguments: Sequence[str]) -> int:
     loading.add_argument("--dry-run", action="store_true", help="show what a load would do, and change nothing")
     loading.set_defaults(run=_load)
     loads = commands.add_parser("loads", help="show the ledger, latest load first", allow_abbrev=False)
-    loads.add_argument("--limit", type=int, default=20, metavar="N", help="how many loads to show; 20 by default")
+    loads.add_argument(
+        "--limit", type=whole_number, default=20, metavar="N", help="how many loads to show; 20 by default"
+    )
     loads.set_defaults(run=_show_loads)
     rejects = commands.add_parser("rejects", help="show the rejected rows", allow_abbrev=False)
-    rejects.add_argument("--load", type=int, metavar="ID", help="show only the rejected rows of this load")
-    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many rows to show; 100 by default")
+    rejects.add_argument("--load", type=whole_number, metavar="ID", help="show only the rejected rows of this load")
+    rejects.add_argument(
+        "--limit", type=whole_number, default=100, metavar="N", help="how many rows to show; 100 by default"
+    )
     rejects.set_defaults(run=_show_rejects)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -88,9 +96,16 @@ def main(arguments: Sequence[str]) -> int:
             )
         with foreseen():
             options.run(options, dsn or "")
+        sys.stdout.flush()
     except EventsError as error:
         print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # of a pager or `head` that has read enough; Python would fail once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

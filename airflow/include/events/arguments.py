@@ -44,6 +44,13 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
                 yield from _options(command)
 
 
+def whole_number(text: str) -> int:
+    """Return the number in TEXT that PostgreSQL can have as a bigint, not negative."""
+    if not 0 <= (value := int(text)) < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {(1 << 63) - 1}")
+    return value
+
+
 def share(text: str) -> float:
     """Return the share, 0 to 1, in TEXT."""
     if not 0 <= (value := float(text)) <= 1:

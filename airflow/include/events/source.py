@@ -85,9 +85,9 @@ class Source:
 
 
 def named(uri: str | None) -> str:
-    """Return URI, or raise SettingUnusable if it is None or blank."""
+    """Return URI without a line end at its end, or raise SettingUnusable if it is None or blank."""
     if uri and uri.strip():
-        return uri
+        return uri.rstrip("\r\n")
     raise errors.SettingUnusable(
         "No events file was given.",
         "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",

@@ -105,6 +105,7 @@ def test_a_path_is_made_absolute() -> None:
     assert absolute_uri("file://a.csv") == str(Path("a.csv").absolute())
     assert absolute_uri("file:///my%20events.csv") == "/my events.csv"
     assert absolute_uri("/50%20.csv") == "/50%20.csv"
+    assert absolute_uri("/a.csv\n") == "/a.csv"
     assert absolute_uri("~nobody-here/a.csv") == str(Path("~nobody-here/a.csv").absolute())
     assert absolute_uri("~/a.csv") == str(Path("~/a.csv").expanduser())
     assert absolute_uri("~nosuchuser/a.csv") == str(Path.cwd() / "~nosuchuser/a.csv")
