@@ -85,9 +85,7 @@ def test_a_url_leaves_empty_parts_out() -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
-pieces = st.sampled_from(
-    [*"postgresql jdbc: :// host= user @ / ? # & = % [ ] ' \\ :5432 \udcff é".split(" "), " ", "\n"]
-)
+pieces = st.sampled_from([*"@/?#&=%[]' \\\n\udcffé", "postgresql", "jdbc:", "://", "host=", "user", ":5432"])
 
 
 @given(st.lists(pieces | texts, max_size=9).map("".join))
@@ -100,6 +98,4 @@ def test_any_text_is_a_dsn_or_is_refused(text: str) -> None:
 def test_libpq_reads_any_parts_of_a_url(user: str, password: str, database: str) -> None:
     parts = {"user": user, "password": password, "dbname": database}
     expected = {key: value for key, value in parts.items() if value} | {"host": "h", "port": "5432"}
-    if not user:
-        expected |= {"user": ""} if password else {}
     assert conninfo_to_dict(libpq_dsn(connection_url(user, password, "h", 5432, database))) == expected
