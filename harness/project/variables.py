@@ -69,6 +69,7 @@ TASKS = [
     Variable("EVENTS_MAX_REJECTED", "the share of rows that may be rejected, unless the run's param sets it", "0.01"),
     Variable("EVENTS_NOT_BEFORE", "events before this time (UTC) are rejected, e.g. `2015-01-01`", "no bound"),
     Variable("EVENTS_BEFORE", "events at or after this time (UTC) are rejected, e.g. `2031-01-01`", "no bound"),
+    Variable("NETRC", "the file with passwords of web servers, for events files over HTTP", "`~/.netrc`"),
     Variable("EVENTS_DSN", "only for `python -m events`: the warehouse as the role `loader`"),
     Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
     Variable(
