@@ -72,19 +72,17 @@ def events_pipeline(cadence: str) -> DAG:
     def pipeline() -> None:
         @task
         def create_tables() -> None:
-            from airflow.sdk import Connection
-
-            from events.dsn import dsn_of
+            from events.dsn import warehouse_dsn
             from events.tables import create_tables
 
-            create_tables(dsn_of(Connection.get("warehouse_loader")))
+            create_tables(warehouse_dsn())
 
         @task
         def load_events() -> dict[str, Any]:
-            from airflow.sdk import Connection, get_current_context
+            from airflow.sdk import get_current_context
 
             from events.days import valid_times
-            from events.dsn import dsn_of
+            from events.dsn import warehouse_dsn
             from events.errors import SettingUnusable
             from events.load import load
             from events.source import named
@@ -100,7 +98,7 @@ def events_pipeline(cadence: str) -> DAG:
                 )
             result = load(
                 named(os.environ.get("EVENTS_URI")),
-                dsn_of(Connection.get("warehouse_loader")),
+                warehouse_dsn(),
                 start=start,
                 end=end,
                 valid=valid_times(),

@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk import Connection
 from psycopg.conninfo import conninfo_to_dict
 
-from events.dsn import dsn_of, libpq_dsn
+from events.dsn import dsn_of, libpq_dsn, warehouse_dsn
 from events.errors import SettingUnusable
 
 ANY = " '\"\\%@/:?#&=+é[]"
@@ -82,7 +82,8 @@ def test_fields_that_are_empty() -> None:
 @pytest.mark.parametrize(
     ("connection", "what"),
     [
-        (form(conn_type="mysql"), "has the type mysql, not postgres."),
+        (form(conn_type="mysql"), "has the type 'mysql', not postgres."),
+        (form(conn_type=""), "has the type '', not postgres."),
         (form(schema=""), "names no database."),
         (form({"options": {"a": 1}}), "has an extra options that is nested."),
     ],
@@ -91,3 +92,12 @@ def test_a_connection_that_cannot_be_used(connection: Connection, what: str) -> 
     with pytest.raises(SettingUnusable) as caught:
         dsn_of(connection)
     assert caught.value.what == f"The connection warehouse_loader {what}"
+
+
+@pytest.mark.parametrize("value", [None, "", "{bad", "postgres://loader:SECRET/x@h/d", "postgres://h:SECRET/d"])
+def test_a_connection_that_is_missing_or_cannot_be_read(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE_LOADER", raising=False)
+    if value is not None:
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", value)
+    with pytest.raises(SettingUnusable, match=r"^Airflow has no connection warehouse_loader, or cannot read it"):
+        warehouse_dsn()

@@ -54,6 +54,25 @@ def libpq_dsn(text: str, name: str = "The warehouse's DSN") -> str:
     return dsn
 
 
+def warehouse_dsn() -> str:
+    """Return the DSN of Airflow's connection `warehouse_loader`, in a task.
+
+    Raises:
+        SettingUnusable: it is not defined, or see `dsn_of`.
+    """
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return dsn_of(Connection.get("warehouse_loader"))
+    except AirflowNotFoundException:  # Airflow's log says more, but may quote the value
+        raise SettingUnusable(
+            "Airflow has no connection warehouse_loader, or cannot read it.",
+            "AIRFLOW_CONN_WAREHOUSE_LOADER is not set or is invalid, and the connection is not saved in Airflow's UI.",
+            FORM,
+        ) from None
+
+
 def dsn_of(connection: Any) -> str:
     """Return the DSN of CONNECTION, one of Airflow's, from its fields and from those of its extras that libpq knows.
 
@@ -63,9 +82,9 @@ def dsn_of(connection: Any) -> str:
         SettingUnusable: it is not a connection to PostgreSQL, names no database, or has a nested value.
     """
     name = f"The connection {connection.conn_id}"
-    if not re.fullmatch(r"(?:postgres(?:ql)?(?:\W\w+)?)?", connection.conn_type or ""):
+    if connection.conn_type is not None and not re.fullmatch(r"postgres(?:ql)?(?:\W\w+)?", connection.conn_type):
         raise SettingUnusable(
-            f"{name} has the type {connection.conn_type}, not postgres.",
+            f"{name} has the type {connection.conn_type!r}, not postgres.",
             "It leads to another kind of server, or its type was not chosen.",
             "Change its type to Postgres, or the URI's scheme to postgresql://",
         )
