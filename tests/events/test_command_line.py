@@ -202,6 +202,7 @@ def test_a_warehouse_without_tables_has_no_loads(
         (("{file}", "--max-rejected", "7"), 29),
         (("{file}", "--max-rejected", ""), 29),
         (("{file}", "--start", ""), 21),
+        (("{file}", "--start=--"), 29),
         (("",), 29),
     ],
 )
