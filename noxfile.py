@@ -13,8 +13,10 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness.project import environments, locks, posargs, pythons
+from harness.project import environments, locks, posargs, pythons, terminal
 from harness.reporting import summary
+
+terminal.replace_unknown_characters()
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"  # environments belong to groups, not to sessions: see `install`

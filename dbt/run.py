@@ -6,10 +6,12 @@ warehouse's address (see profiles.yml), and the seconds to wait for the lock: WA
 
 Exit codes: dbt's own (0 success, 1 a model or test failed, 2 dbt could not run); 30 the warehouse cannot be reached,
 31 the warehouse's lock was not free in time, 32 a variable or an argument is missing or invalid, 33 the lock was lost
-while dbt ran and nothing more was committed, 34 the lock cannot be taken; 130 and 143 ended by a signal.
+while dbt ran and nothing more was committed, 34 the lock cannot be taken, 35 PostgreSQL refused the connection; 130 and
+143 ended by a signal.
 """
 
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -33,7 +35,7 @@ REQUIRED_VARIABLES = (
 ADDRESS = {
     "WAREHOUSE_HOST": r"/[^@=]*|[^\s/@=]+",
     "WAREHOUSE_PORT": r"[0-9]+",
-    "WAREHOUSE_DATABASE": r"(?!.*://)[^=]+",
+    "WAREHOUSE_DATABASE": r"(?!.*(?:://|\b(?:host|port|user|password|dbname)\s*=))[^'\"]+",
 }
 CHOOSING_VARIABLES = ("DBT_TARGET", "WAREHOUSE_SCHEMA", "WAREHOUSE_READER")
 # Any other first argument, e.g. a global option, may be followed by a command that writes.
@@ -43,6 +45,11 @@ SHOWN_ROWS = 10
 
 def main(arguments: list[str]) -> int:
     """Run dbt with ARGUMENTS and return its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for other characters
+        sys.stdout.reconfigure(errors="replace")
+    for name in [name for name in os.environ if name.startswith(("DBT_", "WAREHOUSE_")) and not os.environ[name]]:
+        if name not in CHOOSING_VARIABLES:
+            del os.environ[name]  # to dbt an empty one is a value
     project = str(Path(__file__).resolve().parent)
     os.environ.update(DBT_PROJECT_DIR=project, DBT_PROFILES_DIR=project)
     os.environ.setdefault("DBT_USE_COLORS", str(sys.stdout.isatty()))
@@ -74,7 +81,7 @@ def check(arguments: list[str]) -> None:
         (
             [name for name, pattern in ADDRESS.items() if not re.fullmatch(pattern, environ.get(name, ""))],
             "{} is invalid.",
-            "It most likely holds a DSN or another value; it is not shown here, because it may contain a password.",
+            "It holds a DSN, or a character that dbt cannot quote; it is not shown, because it may contain a password.",
             "Set host, port, database, user and password each in its own variable; profiles.yml has their names.",
         ),
         (

@@ -1,6 +1,7 @@
 """The lock of a warehouse, which loads and builds share."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -10,6 +11,16 @@ from typing import Any, NoReturn
 
 import psycopg2
 
+MAX_TIMEOUT_S = 2_147_483  # PostgreSQL's lock_timeout is an integer of milliseconds
+# Of libpq's messages those that another try would give again; events/driver_errors.py has the load's.
+REFUSED = re.compile(
+    r"authentication failed|no password supplied|pg_hba\.conf|permission denied for"
+    r"|(?:role|database) \".*\" (?:does|is) not|does not support SSL|SSL was required|[Cc]ertificate|channel binding"
+    r"|authentication method requirement"
+    r"|server is (?:not )?in hot standby|session is (?:not )?read|unrecognized configuration parameter"
+    r"|invalid (?:value for parameter|port number|integer value|\w+ value)|definition of service|codec can't encode"
+    r"|invalid command-line argument|requires a value"
+)
 LOCK_KEY = int.from_bytes(b"events")  # the load takes the same one
 # The lock's transaction may be idle for long; and when this process, or its machine, is gone, the server soon notices.
 SETTINGS = """
@@ -22,8 +33,8 @@ SETTINGS = """
 @contextmanager
 def warehouse_lock() -> Iterator[Any]:
     """Hold the lock that loads and builds share; yield the psycopg2 connection that holds it."""
-    timeout = os.environ.get("WAREHOUSE_LOCK_TIMEOUT", "1800")
-    if not timeout.isdecimal():
+    timeout = os.environ.get("WAREHOUSE_LOCK_TIMEOUT", "").strip() or "1800"
+    if not re.fullmatch("[0-9]{1,7}", timeout) or int(timeout) > MAX_TIMEOUT_S:
         stop(
             32,
             f"WAREHOUSE_LOCK_TIMEOUT is {timeout!r}, not a number of seconds.",
@@ -83,12 +94,27 @@ def connect() -> Any:
             connect_timeout=10,
             keepalives_idle=60,  # it is idle while dbt works, and no firewall may drop it
         )
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, UnicodeError) as error:
+        message = " ".join(str(error).split())
+        if REFUSED.search(message):
+            stop(
+                35,
+                "The warehouse refused the connection.",
+                message,
+                "Check the database, the user and the password, and libpq's variables such as PGSSLMODE.",
+            )
+        if "FATAL:" in message:
+            stop(
+                30,
+                "The warehouse does not accept connections now.",
+                message,
+                "Try again: PostgreSQL is starting or stopping, or all its connections are in use.",
+            )
         stop(
             30,
             "The warehouse cannot be reached.",
-            " ".join(str(error).split()),
-            "Check WAREHOUSE_HOST, WAREHOUSE_PORT, the database and the user, and that PostgreSQL runs there.",
+            message,
+            "Check WAREHOUSE_HOST and WAREHOUSE_PORT, and that PostgreSQL runs there.",
         )
     # The lock belongs to a transaction, since poolers know nothing of a session's locks. At this isolation level,
     # whatever the role's default, the transaction has no snapshot between two statements: it holds back no vacuum.

@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from events import partitions
+from events.errors import SettingUnusable
 from events.tables import create_tables
 from harness.project import pythons
 from harness.project.paths import ROOT
@@ -38,9 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
     if (dsn := config.getoption("--postgres")) is None:
         return
-    if not (parts := dsn_parts(dsn)):
+    try:
+        parts = dsn_parts(dsn, "--postgres")
+    except SettingUnusable as error:
+        pytest.exit(str(error), returncode=2)
+    if not parts:
         pytest.exit(
-            "--postgres is empty, or libpq cannot read it as a DSN.\n"
+            "--postgres is empty.\n"
             "  A script most likely takes it from a variable that is not set.\n"
             "  Name a server, postgresql://user@host:5432/postgres, or leave it out.",
             returncode=2,

@@ -3,8 +3,9 @@
 **What it does:** `create_tables` makes the raw tables that are missing, `load_events` replaces the interval in
 `raw.events` with the events file's rows, and `dbt_build` builds and tests every model.
 
-**Interval:** a scheduled run loads its data interval. A manual run loads the interval of its params `start` and `end`
-(UTC, half-open), and the whole file without them.
+**Interval:** a scheduled run or a backfill loads its data interval. A run without a data interval (one that a user, the
+API or an asset triggers) loads the interval of its params `start` and `end` (UTC, half-open), and the whole file
+without them.
 
 **Re-run:** safe at any time, also during other runs; the interval is replaced as a whole.
 
@@ -71,16 +72,17 @@ def events_pipeline(cadence: str) -> DAG:
     def pipeline() -> None:
         @task
         def create_tables() -> None:
-            from airflow.sdk import Connection
-
+            from events.dsn import warehouse_dsn
             from events.tables import create_tables
 
-            create_tables(Connection.get("warehouse_loader").get_uri())
+            create_tables(warehouse_dsn())
 
         @task
         def load_events() -> dict[str, Any]:
-            from airflow.sdk import Connection, get_current_context
+            from airflow.sdk import get_current_context
 
+            from events.days import valid_times
+            from events.dsn import warehouse_dsn
             from events.errors import SettingUnusable
             from events.load import load
             from events.source import named
@@ -96,9 +98,10 @@ def events_pipeline(cadence: str) -> DAG:
                 )
             result = load(
                 named(os.environ.get("EVENTS_URI")),
-                Connection.get("warehouse_loader").get_uri(),
+                warehouse_dsn(),
                 start=start,
                 end=end,
+                valid=valid_times(),
                 max_rejected=max_rejected,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
@@ -125,12 +128,14 @@ def instant(description: str) -> Param:
 
 
 def interval(context: Any) -> tuple[datetime | None, datetime | None]:
-    """Return the interval that a run loads: its data interval if it was scheduled, that of its params if it is manual.
+    """Return the interval that a run loads: its data interval if a schedule chose it, else that of its params.
 
-    A manual run with a logical date has a data interval too, but its user did not choose that interval.
+    A manual run with a logical date has a data interval too, but its user did not choose that interval. A run that an
+    asset triggers has none, and a timetable may give one of no length.
     """
-    if context["dag_run"].run_type != "manual":
-        return context["data_interval_start"], context["data_interval_end"]
+    run = context["dag_run"]
+    if run.run_type in ("scheduled", "backfill") and run.data_interval_start != run.data_interval_end:
+        return run.data_interval_start, run.data_interval_end
     from events.interval import Interval
 
     chosen = Interval.parse(context["params"]["start"], context["params"]["end"])

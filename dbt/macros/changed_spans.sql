@@ -41,7 +41,8 @@
     {%- set comment = "obj_description('" ~ this ~ "'::regclass, 'pg_class')" -%}
     do $record$ begin
         execute format(
-            'comment on table {{ this }} is %L',
+            'comment on table %s is %L',
+            '{{ this }}',
             concat_ws(
                 e'\n',
                 nullif(regexp_replace({{ comment }}, {{ snapshot_pattern() }}, ''), ''),

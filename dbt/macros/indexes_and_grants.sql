@@ -52,3 +52,13 @@
         {%- endfor -%}
     {%- endif -%}
 {%- endmacro %}
+
+
+{#- Quote the names of roles, which may have any characters; dbt's own macro quotes only those that it revokes from. -#}
+{% macro postgres__get_grant_sql(relation, privilege, grantees) -%}
+    {%- set names = [] -%}
+    {%- for grantee in grantees -%}
+        {%- do names.append('public' if grantee == 'public' else adapter.quote(grantee | replace('"', '""'))) -%}
+    {%- endfor -%}
+    grant {{ privilege }} on {{ relation.render() }} to {{ names | join(', ') }}
+{%- endmacro %}

@@ -5,14 +5,16 @@ import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from events.arguments import Parser as ArgumentParser
 from events.arguments import share
+from events.errors import SettingUnusable
+from events.source import named
 from events.uri import shown
 from harness.errors import UsageError
+from harness.project.paths import expanded
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts
 
@@ -65,24 +67,28 @@ def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
 
 def absolute_uri(text: str) -> str:
     """Return a URI, a path made absolute: other processes have other working directories."""
+    text = named(text)
     path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
     if "://" in path or "::" in path or shown(text) != text:  # a URI, or a path that looks as if it had a password
         return text
-    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - keeps the ~ of an unknown user
+    return str(expanded(path).absolute())
 
 
 def absolute_file(text: str) -> str:
     """Return the absolute path of a file."""
-    if not Path(text).expanduser().is_file():
+    if not expanded(text).is_file():
         raise argparse.ArgumentTypeError(f"{text} is not a file")
-    return str(Path(text).expanduser().absolute())
+    return str(expanded(text).absolute())
 
 
 def dsn(text: str) -> str:
     """Return a DSN that libpq can read. The error does not show another: it may be a password."""
-    if not dsn_parts(text):
-        raise argparse.ArgumentTypeError("not a DSN; in a password, write @ as %40 and / as %2F, or set PGPASSWORD")
-    return text
+    try:
+        if dsn_parts(text):
+            return text
+    except SettingUnusable as error:
+        raise UsageError(error.what, error.why, error.next_step) from None
+    raise argparse.ArgumentTypeError("names no server")
 
 
 def port(text: str) -> int:

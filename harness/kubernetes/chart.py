@@ -20,7 +20,7 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
-from harness.project.paths import ROOT
+from harness.project.paths import ROOT, expanded
 from harness.reporting.console import say
 
 HELM_RELEASE = "airflow"  # Helm's name for the deployment
@@ -45,7 +45,7 @@ def locate() -> Path:
     """
     address = source()
     if "://" not in address:
-        path = Path(address).expanduser()
+        path = expanded(address)
         if not path.exists():
             raise ChartMissingError(
                 f"PLATFORM_CHART names {address}, which does not exist.",
@@ -94,7 +94,7 @@ def is_available() -> bool:
     """Return whether `locate` will most likely succeed; nothing is downloaded."""
     address = source()
     if "://" not in address:
-        return Path(address).expanduser().exists()
+        return expanded(address).exists()
     return _cached().exists() or address.startswith("oci://") or tools.responds(address)
 
 

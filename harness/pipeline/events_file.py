@@ -1,4 +1,4 @@
-"""Read an events file as `docs/events-format.md` describes it, sharing no code with the pipeline."""
+"""Read an events file as `docs/events-format.md` describes it; of the pipeline it shares only how to connect."""
 
 import gzip
 import io
@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
+
+from events.source import http_options
 
 COLUMNS = ["event_id", "event_type", "professional_id_anonymized", "created_at", "meta_data"]
 EVENT_TYPES = {"created_account", "became_able_to_propose", "became_unable_to_propose", "proposed"}
@@ -58,8 +60,10 @@ def read_events(uri: str) -> Iterator[Event | str]:
 @contextmanager
 def open_lines(uri: str) -> Iterator[Iterator[bytes | None]]:
     """Open the file at URI, gzipped or not, as its lines, without line ends; None stands for a line too long."""
-    streamed = {"block_size": 0} if uri.startswith(("http://", "https://")) else {}  # not every server supports ranges
-    with fsspec.open(uri, "rb", **streamed) as opened:
+    options: dict[str, Any] = {}
+    if uri.startswith(("http://", "https://")):
+        options = {"block_size": 0, **http_options(uri)}  # 0: not every server supports ranges
+    with fsspec.open(uri, "rb", **options) as opened:
         # fsspec's files read lines slowly, and some cannot peek.
         file = io.BufferedReader(cast(io.RawIOBase, opened), buffer_size=1 << 20)
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if file.peek(2).startswith(GZIP_MAGIC) else file

@@ -1,6 +1,7 @@
 """Folders and files of the repository, and names for this clone."""
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 
@@ -11,3 +12,8 @@ CLONE_ON_MACHINE = hashlib.sha256(f"{platform.node()} {ROOT}".encode()).hexdiges
 BUILD = ROOT / "build"  # what sessions write for people: diagnostics, reports, documentation
 SAMPLE = ROOT / "airflow" / "data" / "events.csv"
 PACKAGE_FOLDERS = (ROOT, ROOT / "airflow" / "include")  # the folders of `harness` and of `events`
+
+
+def expanded(text: str) -> Path:
+    """Return TEXT, a path that a user typed, with the folder for its `~`; the `~` of an unknown user stays."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser() fails for an unknown user

@@ -3,13 +3,16 @@
 They are read when they are used, never at import.
 """
 
+import contextlib
 import functools
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.errors import UsageError
 from harness.project.paths import ROOT
 
 VERSIONS = ROOT / "cluster" / "versions.toml"
@@ -57,5 +60,16 @@ def tool(name: str) -> Tool:
 
 
 def deadline_s(name: str) -> float:
-    """Return how many seconds to wait for NAME: `PLATFORM_DEADLINE_<NAME>`, or the default."""
-    return float(os.environ.get(f"PLATFORM_DEADLINE_{name.upper()}") or versions()["deadlines"][name])
+    """Return how many seconds to wait for NAME: `PLATFORM_DEADLINE_<NAME>`, or the default.
+
+    Raises UsageError if the variable is no number of seconds.
+    """
+    text = (os.environ.get(f"PLATFORM_DEADLINE_{name.upper()}") or "").strip() or versions()["deadlines"][name]
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise UsageError(
+        f"PLATFORM_DEADLINE_{name.upper()} is {text!r}, not a number of seconds.",
+        "It limits how long the harness waits, and nothing may wait forever.",
+        f"Set seconds, e.g. {versions()['deadlines'][name]}, or unset it for the default.",
+    )

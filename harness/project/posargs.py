@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.project import os_errors
+from harness.project import os_errors, terminal
 
 VARIABLE = "NOX_POSARGS"  # a JSON list
 
@@ -39,6 +39,7 @@ def asks_for_help(posargs: Sequence[str]) -> bool:
 
 def main() -> None:
     """Run the module, or the file, that the first argument names, with the other arguments and posargs."""
+    terminal.replace_unknown_characters()
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments, *json.loads(os.environ.pop(VARIABLE, "[]"))]
     try:

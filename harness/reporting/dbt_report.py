@@ -176,7 +176,7 @@ def failing_rows(compiled: str, dsn: str) -> str:
             cursor = connection.execute(query.encode())
             rows = cursor.fetchall()
             header = [column.name for column in cursor.description or ()]
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeError) as error:
         return f"The rows that fail it cannot be read: {text(next(iter(str(error).splitlines()), ''))}"
     cells = [["null" if value is None else str(value)[:CELL_CHARS] for value in row] for row in rows]
     return f"The rows that fail it, at most {SHOWN_ROWS}:\n\n{table([text(name) for name in header], cells)}"

@@ -33,7 +33,7 @@ HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
 # Variables that tasks may need: an events file in an object store needs credentials, proxies and certificates.
-PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TZ", "USER")
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 

@@ -7,8 +7,10 @@ of the cluster, the namespace and this clone. The takedown deletes these and not
 import contextlib
 import functools
 import hashlib
+import shlex
 from pathlib import Path
 
+from events.dsn import connection_url
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubernetes.deployment import CLONE_LABEL, NAMESPACE, Database, uninstall
@@ -61,9 +63,9 @@ class ExistingCluster(ClusterProvider):
         """Return the `nox -s cluster` command that does ACTION here, without the DSN's password."""
         options = f" --target context --namespace {self.namespace}"
         if self.options.warehouse_dsn:
-            dsn = dsn_parts(self.options.warehouse_dsn)
-            address = f"{dsn.get('host')}:{dsn.get('port') or 5432}/{dsn.get('dbname') or 'postgres'}"
-            options += f" --warehouse-dsn postgresql://{dsn.get('user', '')}@{address}"
+            dsn = {"port": "5432", "dbname": "postgres", **dsn_parts(self.options.warehouse_dsn)}
+            user, host, port, database = (dsn.get(part, "") for part in ("user", "host", "port", "dbname"))
+            options += f" --warehouse-dsn {shlex.quote(connection_url(user, '', host, port, database))}"
         return f"nox -s cluster -- {action}{options}"
 
     def kubectl(self) -> Kubectl:

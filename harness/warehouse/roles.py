@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import psycopg
 from psycopg import sql
 
-from harness.warehouse.server import Server, connection_url
+from events.dsn import connection_url
+from harness.warehouse.server import Server
 
 ROLES = ("loader", "transformer", "reader")
 MARK = "made by events-platform"  # the comment on each database and role that the project made: only these are dropped

@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote
 
 import psycopg
 
+from events.dsn import connection_url
 from harness.errors import PostgresError
 
 MAJOR = 18
@@ -54,13 +54,6 @@ class Server:
         except psycopg.OperationalError:
             return False
         return True
-
-
-def connection_url(user: str, password: str, host: str, port: int, database: str) -> str:
-    """Return a libpq connection URL, percent-encoded."""
-    if ":" in host:
-        host = f"[{host}]"
-    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{quote(database, safe='')}"
 
 
 def version(server: Server) -> str:

@@ -151,11 +151,16 @@ def test_an_invalid_share_in_the_environment_is_reported_by_the_task(
 
 
 def context(run_type: str, **params: str | None) -> dict[str, Any]:
+    """Return the context of a run with the data interval of 2020-01-01."""
     return {
-        "dag_run": SimpleNamespace(run_type=run_type),
+        "dag_run": SimpleNamespace(
+            run_type=run_type,
+            dag_id="events_pipeline_daily",
+            run_id="a_run",
+            data_interval_start=datetime(2020, 1, 1, tzinfo=UTC),
+            data_interval_end=datetime(2020, 1, 2, tzinfo=UTC),
+        ),
         "params": {"start": None, "end": None} | params,
-        "data_interval_start": datetime(2020, 1, 1, tzinfo=UTC),
-        "data_interval_end": datetime(2020, 1, 2, tzinfo=UTC),
     }
 
 
@@ -164,6 +169,20 @@ def test_a_scheduled_run_loads_its_data_interval(run_type: str) -> None:
     from events_pipeline import interval
 
     assert interval(context(run_type)) == (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "run_type", ["scheduled", "manual", "operator_triggered", "asset_triggered", "asset_materialization"]
+)
+@pytest.mark.parametrize("moment", [None, datetime(2020, 1, 2, tzinfo=UTC)])
+def test_a_run_without_a_data_interval_loads_that_of_its_params(run_type: str, moment: datetime | None) -> None:
+    from events_pipeline import interval
+
+    run = context(run_type)
+    run["dag_run"].data_interval_start = run["dag_run"].data_interval_end = moment
+    assert interval(run) == (None, None)
+    run["params"]["start"] = "2020-02-01T00:00:00Z"
+    assert interval(run) == (datetime(2020, 2, 1, tzinfo=UTC), None)
 
 
 def test_a_manual_run_loads_the_interval_of_its_params() -> None:
@@ -186,22 +205,28 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
         calls.append((*arguments, options))
         return result
 
-    dsn = "postgres://loader:secret@host:5432/warehouse"  # as Airflow writes the scheme
+    dsn = "postgresql://loader:secret@host:5432/warehouse"
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", dsn)
     monkeypatch.setenv("EVENTS_URI", "events.csv")
+    monkeypatch.setenv("EVENTS_NOT_BEFORE", "2015-01-01")
+    monkeypatch.setenv("EVENTS_BEFORE", "")
     monkeypatch.setattr("events.tables.create_tables", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("events.load.load", load)
-    asked = context("manual", end="2020-01-02T11:00:00Z") | {
-        "dag_run": SimpleNamespace(run_type="manual", dag_id="events_pipeline_daily", run_id="manual__1")
-    }
+    asked = context("manual", end="2020-01-02T11:00:00Z")
     asked["params"] |= {"max_rejected": 0.5, "allow_empty": True}
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: asked)
     dag = dags["events_pipeline_daily"]
     assert dag.get_task("create_tables").python_callable() is None
     returned = dag.get_task("load_events").python_callable()
     assert json.loads(json.dumps(returned)) == returned == result.as_dict()
-    options = {"start": None, "end": datetime(2020, 1, 2, 11, tzinfo=UTC), "max_rejected": 0.5, "allow_empty": True}
-    assert calls == [(dsn,), ("events.csv", dsn, options | {"run_id": "events_pipeline_daily manual__1"})]
+    options = {
+        "start": None,
+        "end": datetime(2020, 1, 2, 11, tzinfo=UTC),
+        "valid": Interval(datetime(2015, 1, 1, tzinfo=UTC), None),
+        "max_rejected": 0.5,
+        "allow_empty": True,
+    }
+    assert calls == [(dsn,), ("events.csv", dsn, options | {"run_id": "events_pipeline_daily a_run"})]
 
 
 def test_an_impossible_day_is_explained() -> None:

@@ -201,12 +201,16 @@ def test_possible_mistakes_in_the_log_are_warnings_that_show_their_rows(dbt: Dbt
             Event(5, "became_unable_to_propose", 5, NOON + timedelta(1)),
             Event(6, "proposed", 5, NOON + timedelta(2), GARDEN),
             Event(7, "proposed", 6, NOON, GARDEN),  # never a status
+            Event(8, "created_account", 7, NOON.replace(year=2012)),
+            Event(9, "created_account", 8, NOON.replace(year=2012)),
+            Event(10, "created_account", 8, NOON.replace(year=2021, day=3)),  # 366 days later
+            Event(11, "created_account", 8, NOON.replace(year=2022, day=5)),  # 367 days later
         ],
     )
 
     output = dbt.run("build --exclude-resource-type unit_test")
 
-    assert " WARN=2 ERROR=0 SKIP=0 " in output
+    assert " WARN=3 ERROR=0 SKIP=0 " in output
     assert rows_shown(output, "proposals_are_by_able_professionals") == [
         "event_id | professional_id | created_at",
         "1 | 5 | 2020-01-01 12:00:00",
@@ -219,12 +223,18 @@ def test_possible_mistakes_in_the_log_are_warnings_that_show_their_rows(dbt: Dbt
         "4 | 5 | 2020-01-01 12:00:00 | -0.100000",
     ]
 
+    assert rows_shown(output, "days_are_near_each_other") == [
+        "event_date | events",
+        "2012-01-01 | 2",
+        "2022-01-05 | 1",
+    ]
+
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         connection.execute("update test_analysis.availability_snapshot set active_professionals = 2")
     output = dbt.run("test --select last_day_agrees_with_a_direct_count", exit_code=1)
     assert rows_shown(output, "last_day_agrees_with_a_direct_count") == [
         "date | active_in_snapshot | active_by_direct_count",
-        "2020-01-03 | 2 | 0",
+        "2022-01-05 | 2 | 0",
     ]
 
 

@@ -7,17 +7,24 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
-from harness.warehouse.roles import Warehouse
+from events.load import load
+from events.tables import create_tables
+from harness.project.paths import SAMPLE
+from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, drop_warehouse
 from tests.dbt.common import LOCK_KEY, copy_of_the_project
-from tests.dbt.process import PROJECT, Dbt
+from tests.dbt.conftest import dbt_on
+from tests.dbt.process import PROJECT, Dbt, Process
 
 MODELS = sorted(PROJECT.glob("models/**/*.sql"))
+REFUSED = "The warehouse refused the connection."
 LS = "ls --quiet --resource-type model --output json --output-keys"
 
 
@@ -138,10 +145,70 @@ def test_an_edit_of_any_yml_changes_no_configuration(dbt: Dbt, tmp_path: Path, *
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_a_warehouse_that_cannot_be_reached(dbt: Dbt) -> None:
-    what, why, _ = dbt.run("build", 30, {"WAREHOUSE_PORT": "1"}).splitlines()
-    assert what == "✗ The warehouse cannot be reached."
-    assert "port 1 failed: Connection refused" in why
+@pytest.mark.parametrize(
+    ("env", "exit_code", "what", "why"),
+    [
+        ({"WAREHOUSE_PORT": "1"}, 30, "The warehouse cannot be reached.", "port 1 failed: Connection refused"),
+        ({"WAREHOUSE_HOST": "host.invalid"}, 30, "The warehouse cannot be reached.", 'host name "host.invalid"'),
+        ({"WAREHOUSE_PORT": "99999"}, 35, REFUSED, 'invalid port number: "99999"'),
+        ({"DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "wrong"}, 35, REFUSED, "FATAL: password authentication failed for user"),
+        ({"WAREHOUSE_USER": "nobody"}, 35, REFUSED, "FATAL: password authentication failed for user"),
+        ({"WAREHOUSE_DATABASE": "a=b"}, 35, REFUSED, 'FATAL: database "a=b" does not exist'),
+        ({"PGSSLMODE": "require"}, 35, REFUSED, "server does not support SSL, but SSL was required"),
+        ({"WAREHOUSE_USER": "\udcff"}, 35, REFUSED, "codec can't encode"),
+    ],
+)
+def test_a_connection_that_is_not_made(dbt: Dbt, env: dict[str, str], exit_code: int, what: str, why: str) -> None:
+    lines = dbt.run("build", exit_code, env).splitlines()
+    assert lines[0] == f"✗ {what}"
+    assert why in lines[1]
+    assert len(lines) == 3
+
+
+def test_a_role_without_a_free_connection_is_told_apart_from_one_that_is_refused(
+    dbt: Dbt, warehouse: Warehouse
+) -> None:
+    role = sql.Identifier(warehouse.role("transformer"))
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("alter role {} connection limit 0").format(role))
+        try:
+            what, why, _ = dbt.run("build", 30).splitlines()
+        finally:
+            admin.execute(sql.SQL("alter role {} connection limit -1").format(role))
+    assert what == "✗ The warehouse does not accept connections now."
+    assert "too many connections for role" in why
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-1", "1.5", "2147484", "٣"])
+def test_a_lock_timeout_that_is_no_number_of_seconds(dbt: Dbt, seconds: str) -> None:
+    output = dbt.run("build", 32, {"WAREHOUSE_LOCK_TIMEOUT": seconds})
+    assert output.splitlines()[0] == f"✗ WAREHOUSE_LOCK_TIMEOUT is {seconds!r}, not a number of seconds."
+
+
+def test_empty_variables_count_as_not_set(dbt: Dbt) -> None:
+    names = ("WAREHOUSE_LOCK_TIMEOUT", "DBT_FAILURES_PATH", "DBT_FULL_REFRESH", "DBT_USE_COLORS", "DBT_LOG_LEVEL")
+    assert " PASS=1 " in dbt.run("run --select stg_events", env=dict.fromkeys(names, ""))
+
+
+def test_names_of_any_characters(
+    warehouse: Warehouse, processes: list[Process], tmp_path: Path, passwords: dict[str, str]
+) -> None:
+    server = replace(warehouse.server, suffix=" '\"\\%s é@{{x}}")
+    named = create_warehouse(server, "any", passwords)
+    other = replace(named, database="Any \\%s é@={{x}};")
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        rename = sql.SQL("alter database {} rename to {}")
+        admin.execute(rename.format(sql.Identifier(named.database), sql.Identifier(other.database)))
+    try:
+        create_tables(other.loader_dsn)
+        for start in (None, datetime(2020, 1, 1, tzinfo=UTC)):  # the second drops what the first has made
+            load(str(SAMPLE), other.loader_dsn, start=start)
+        dbt_on(other, processes[0], tmp_path).run("run --select staging dim_date fct_events")
+        with psycopg.connect(other.reader_dsn) as reader:
+            assert reader.execute("select count(*) from test_dim.dim_date").fetchone() == (105,)
+    finally:
+        drop_warehouse(other)
+        drop_all(server)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +220,7 @@ def test_a_warehouse_that_cannot_be_reached(dbt: Dbt) -> None:
         (("run",), {"WAREHOUSE_HOST": "postgresql://u:SECRET@host/db"}, "WAREHOUSE_HOST is invalid."),
         (("run",), {"WAREHOUSE_PORT": "9/SECRET"}, "WAREHOUSE_PORT is invalid."),
         (("run",), {"WAREHOUSE_DATABASE": "w password=SECRET"}, "WAREHOUSE_DATABASE is invalid."),
+        (("run",), {"WAREHOUSE_DATABASE": 'a"SECRET'}, "WAREHOUSE_DATABASE is invalid."),
     ],
 )
 def test_an_invalid_argument_or_address_is_refused_and_not_shown(

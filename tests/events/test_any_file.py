@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from events import source
+from events.interval import ALWAYS, Interval
 from events.load import load
 from harness.pipeline import events_file
 from tests.events import common
@@ -118,7 +119,7 @@ EMBEDDED = content_of([b'1;proposed;1;2020-01-01 00:00:00;"3_a\nb_c_1"'], [b"\n"
 QUOTED = content_of([b'"1";proposed;1;2020-01-01 00:00:00;"3_a;b_""c""_1"'] * 2, [b"\r\n"], BOM, True)
 
 
-def expect(content: bytes) -> tuple[common.Rows, list[tuple[int, str]]]:
+def expect(content: bytes, valid_times: Interval) -> tuple[common.Rows, list[tuple[int, str]]]:
     """Return the valid rows, and line number and reason of the others, by the harness's reader line by line."""
     valid: common.Rows = []
     rejected, seen = [], set()
@@ -130,6 +131,8 @@ def expect(content: bytes) -> tuple[common.Rows, list[tuple[int, str]]]:
                 continue
             try:
                 event = events_file.parse(line)
+                if event.created_at not in valid_times:
+                    raise events_file.UnreadableError("out_of_range")
                 if event.event_id in seen:
                     raise events_file.UnreadableError("duplicate_event_id")
             except events_file.UnreadableError as error:
@@ -149,13 +152,22 @@ def expect(content: bytes) -> tuple[common.Rows, list[tuple[int, str]]]:
     block_bytes=st.sampled_from([7, 64, 1 << 18]),
     members=st.sampled_from([0, 1, 2]),
     cut=st.booleans(),
+    valid_times=st.sampled_from([ALWAYS, Interval(START, None), Interval(None, END), Interval(END, None)]),
 )
-@example(content=EMBEDDED, block_bytes=64, members=0, cut=False)
-@example(content=QUOTED, block_bytes=7, members=2, cut=True)
+@example(content=EMBEDDED, block_bytes=64, members=0, cut=False, valid_times=ALWAYS)
+@example(content=QUOTED, block_bytes=7, members=2, cut=True, valid_times=Interval(START, None))
 def test_any_file(
-    *, dsn: str, db: psycopg.Connection, tmp_path: Path, content: bytes, block_bytes: int, members: int, cut: bool
+    *,
+    dsn: str,
+    db: psycopg.Connection,
+    tmp_path: Path,
+    content: bytes,
+    block_bytes: int,
+    members: int,
+    cut: bool,
+    valid_times: Interval,
 ) -> None:
-    valid, rejected = expect(content)
+    valid, rejected = expect(content, valid_times)
     path = tmp_path / "events.csv"
     parts = [content[: len(content) // 2], content[len(content) // 2 :]] if members == 2 else [content]
     path.write_bytes(b"".join(map(gzip.compress, parts)) if members else content)
@@ -163,7 +175,7 @@ def test_any_file(
     start, end = (START, END) if cut else (None, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "_BLOCK_BYTES", block_bytes)
-        result = load(str(path), dsn, start=start, end=end, max_rejected=1)
+        result = load(str(path), dsn, start=start, end=end, valid=valid_times, max_rejected=1)
     inside = [row for row in valid if not cut or START <= row[3] < END]
     figures = result.read, result.loaded, result.rejected, result.outside
     assert figures == (len(valid) + len(rejected), len(inside), len(rejected), len(valid) - len(inside))

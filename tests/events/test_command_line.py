@@ -218,6 +218,10 @@ def test_a_warehouse_without_tables_has_no_loads(
         (("{file}", "--start", "tomorrow"), 21),
         (("{file}", "--start", "2020-01-02", "--end", "2020-01-01"), 16),
         (("{file}", "--max-rejected", "7"), 29),
+        (("{file}", "--max-rejected", ""), 29),
+        (("{file}", "--start", ""), 21),
+        (("{file}", "--start=--"), 29),
+        (("",), 29),
     ],
 )
 def test_a_foreseen_error_is_three_lines_and_an_exit_code(
@@ -226,3 +230,50 @@ def test_a_foreseen_error_is_three_lines_and_an_exit_code(
     assert bare_dsn
     assert main(["load", *(argument.format(file=file) for argument in arguments)]) == code
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", ["loads --limit -1", f"rejects --load {2**63}", "rejects --limit=", "loads --limit x"]
+)
+def test_a_number_that_postgresql_does_not_have_is_refused(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    assert main(arguments.split(" ")) == 29
+    what, why, _ = capsys.readouterr().err.splitlines()
+    assert what.startswith("✗ --l")
+    assert why == "  An option or its value is most likely misspelt, or in the wrong place."
+
+
+def test_a_line_end_after_the_uri_in_the_environment_does_not_count(
+    bare_dsn: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTS_URI", f"{file}\n")
+    monkeypatch.setenv("EVENTS_DSN", f"{bare_dsn}\n")
+    assert main(["load", "--max-rejected", "0.5"]) == 0
+    assert query(bare_dsn, "select source_uri from raw.loads") == [(file,)]
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(bare_dsn: str, file: str) -> None:
+    assert bare_dsn
+    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "events", "loads"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_interrupt_is_three_lines(
+    bare_dsn: str, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("events.staging.Staging.add_keys", interrupted)
+    assert main(["load", file, "--max-rejected", "0.5"]) == 130
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "✗ Interrupted by SIGINT.",
+        "  A load that had not ended has changed nothing.",
+        "  See whether it had: python -m events loads",
+    ]
+    assert query(bare_dsn, "select status, failure from raw.loads") == [("failed", "KeyboardInterrupt")]

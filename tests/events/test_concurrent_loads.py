@@ -245,4 +245,4 @@ def test_a_terminated_connection_is_recorded(warehouse: Warehouse, dsn: str, uri
     [(status, failure)] = query(dsn, "select status, split_part(failure, E'\\n', 1) from raw.loads")
     assert status == "failed"
     cause = "terminating connection due to administrator command"
-    assert failure == f"The warehouse cannot be reached, or the connection broke: {cause}"
+    assert failure == f"The connection to PostgreSQL broke: {cause}"

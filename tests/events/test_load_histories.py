@@ -4,7 +4,7 @@ import gzip
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from events import errors, partitions
+from events.interval import ALWAYS, Interval
 from events.ledger import LoadResult
 from events.load import load
 from events.records import MAX_LINE_BYTES
@@ -36,24 +37,28 @@ class Line:
 @dataclass(frozen=True)
 class File:
     content: bytes
-    valid: list[EventRow] = field(default_factory=list)
-    rejected: list[RejectRow] = field(default_factory=list)
+    lines: list[Line]
 
     @staticmethod
     def of(lines: Iterable[Line], end: bytes, start: bytes, last: bytes, compress: bool) -> "File":
         lines = list(lines)
         content = start + end.join([HEADER.encode(), *(line.stored for line in lines)]) + last
-        file = File(gzip.compress(content, 1) if compress else content)
-        seen = set()
-        for number, line in enumerate(lines, 2):
-            if line.event and line.event[0] in seen:
-                file.rejected.append((number, line.stored.decode(), "duplicate_event_id"))
+        return File(gzip.compress(content, 1) if compress else content, lines)
+
+    def rows(self, valid: Interval) -> tuple[list[EventRow], list[RejectRow]]:
+        """Return the valid rows, whose times are in VALID, and the rejected ones."""
+        events: dict[int, EventRow] = {}
+        rejected = []
+        for number, line in enumerate(self.lines, 2):
+            if line.event and line.event[3] not in valid:
+                rejected.append((number, line.stored.decode(), "out_of_range"))
+            elif line.event and line.event[0] in events:
+                rejected.append((number, line.stored.decode(), "duplicate_event_id"))
             elif line.event:
-                seen.add(line.event[0])
-                file.valid.append(line.event)
+                events[line.event[0]] = line.event
             elif line.reject:
-                file.rejected.append((number, *line.reject))
-        return file
+                rejected.append((number, *line.reject))
+        return list(events.values()), rejected
 
 
 NOT_TEXT = ["too_long", "not_utf8", "nul_byte"]
@@ -111,10 +116,17 @@ class Step:
     interval: tuple[datetime | None, datetime | None]
     allow_empty: bool
     max_rejected: float
+    valid: Interval
 
 
 steps = st.builds(
-    Step, st.integers(0, 1), st.integers(0, 1), intervals, st.booleans(), st.sampled_from([0.3, 1.0, 1.0])
+    Step,
+    st.integers(0, 1),
+    st.integers(0, 1),
+    intervals,
+    st.booleans(),
+    st.sampled_from([0.3, 1.0, 1.0]),
+    st.sampled_from([ALWAYS, ALWAYS, Interval(DAY + timedelta(hours=30), None)]),
 )
 
 
@@ -141,7 +153,7 @@ def test_any_loads_in_any_order(  # noqa: PLR0917 - pytest passes them by name
         for step in loads:
             path = tmp_path / f"{step.name}.csv"
             path.write_bytes(contents[step.file].content)
-            quarantine[step.name] = contents[step.file].rejected
+            quarantine[step.name] = contents[step.file].rows(step.valid)[1]
             table = check_step(dsn, db, path, contents[step.file], step, table)
             assert sorted(rejects(db)) == sorted(row for rows in quarantine.values() for row in rows)
 
@@ -155,12 +167,13 @@ def check_step(  # noqa: PLR0917 - one call
     def is_inside(event: EventRow) -> bool:
         return (start is None or event[3] >= start) and (end is None or event[3] < end)
 
-    new = {event[0]: event for event in content.valid if is_inside(event)}
+    valid, rejected_rows = content.rows(step.valid)
+    new = {event[0]: event for event in valid if is_inside(event)}
     deleted = {key: event for key, event in table.items() if is_inside(event) or key in new}
-    read, rejected = len(content.valid) + len(content.rejected), len(content.rejected)
-    reasons = dict(Counter(reason for _, _, reason in content.rejected))
+    read, rejected = len(valid) + len(rejected_rows), len(rejected_rows)
+    reasons = dict(Counter(reason for _, _, reason in rejected_rows))
     expected: LoadResult | type[errors.EventsError] = LoadResult(
-        0, read, len(new), rejected, len(content.valid) - len(new), len(deleted), reasons
+        0, read, len(new), rejected, len(valid) - len(new), len(deleted), reasons
     )
     if rejected and rejected / read > step.max_rejected:
         expected = errors.TooManyRejected
@@ -172,7 +185,12 @@ def check_step(  # noqa: PLR0917 - one call
     outcome: LoadResult | type[errors.EventsError]
     try:
         result = load(
-            str(path), dsn, start=start, end=end, max_rejected=step.max_rejected, allow_empty=step.allow_empty
+            *(str(path), dsn),
+            start=start,
+            end=end,
+            valid=step.valid,
+            max_rejected=step.max_rejected,
+            allow_empty=step.allow_empty,
         )
         outcome = replace(result, load_id=0)
         if result.same_as_load_id:  # then nothing had to be deleted

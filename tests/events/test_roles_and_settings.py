@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.errors import TablesUnfit, WarehouseGone
+from events.errors import TablesUnfit, WarehouseBusy
 from events.load import load
 from events.tables import create_tables
 from harness.warehouse.roles import Warehouse
@@ -56,7 +56,7 @@ def test_a_role_with_one_connection_loads_only_whole_partitions(
         admin.execute(f"alter role {warehouse.role('loader')} connection limit 1".encode())
         try:
             assert load(uri, dsn, force=True).loaded == 3 * ROWS_PER_DAY
-            with pytest.raises(WarehouseGone, match="too many connections"):
+            with pytest.raises(WarehouseBusy, match="too many connections"):
                 load(uri, dsn, start=DAY + timedelta(hours=9, minutes=5))
         finally:
             admin.execute(f"alter role {warehouse.role('loader')} connection limit -1".encode())

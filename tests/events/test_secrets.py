@@ -116,16 +116,17 @@ def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str, run: Run) 
         assert db.execute(query, (f"%{PLANTED}%",)).fetchall() == []
 
 
-NOT_REACHED = (23, "✗ The warehouse cannot be reached")
-INVALID = (29, "✗ The warehouse's DSN is invalid")
+NOT_REACHED = (23, "✗ PostgreSQL cannot be reached")
+INVALID = (29, "✗ EVENTS_DSN is invalid")
+MISREAD = (29, "✗ EVENTS_DSN has a port that is not a number, or a special character")
 
 
 @pytest.mark.parametrize(
     ("dsn", "expected"),
     [
         (f"postgresql://loader:{PLANTED}@127.0.0.1:9/warehouse", NOT_REACHED),
-        (f"postgresql://loader:{PLANTED}@{PLANTED}@127.0.0.1:9/warehouse", NOT_REACHED),
-        (f"postgresql://loader:p@{PLANTED}/x@127.0.0.1:9/warehouse", NOT_REACHED),
+        (f"postgresql://loader:{PLANTED}@{PLANTED}@127.0.0.1:9/warehouse", MISREAD),
+        (f"postgresql://loader:p@{PLANTED}/x@127.0.0.1:9/warehouse", MISREAD),
         (f"host=127.0.0.1 port=9 dbname=warehouse password={PLANTED}", NOT_REACHED),
         (f"postgresql://loader:p {PLANTED}@127.0.0.1:9/warehouse", INVALID),
         (f"postgresql://loader:{PLANTED}%00@127.0.0.1:9/warehouse", INVALID),

@@ -207,6 +207,11 @@ def test_a_server_that_refuses(file: Path, monkeypatch: pytest.MonkeyPatch, stat
         check_fails(f"{address}/events.csv", errors.SourceUnreadable, "cannot be read", str(status))
 
 
+def test_an_error_while_a_file_is_closed(file: Path) -> None:
+    file.write_bytes(CONTENT)
+    check_fails(f"blockcache::{file.as_uri()}", errors.SourceUnreadable, "cannot be read: ")
+
+
 def test_a_server_that_does_not_answer() -> None:
     check_fails("http://127.0.0.1:9/events.csv", errors.SourceUnreadable, "cannot be read", "The connection")
 

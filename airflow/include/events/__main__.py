@@ -12,15 +12,16 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
-from events.arguments import Parser, share
+from events.arguments import Parser, share, whole_number
 from events.connection import connect, foreseen
+from events.days import valid_times
+from events.dsn import libpq_dsn, names_a_database
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
 from events.ledger import IS_KILLED
@@ -48,6 +49,9 @@ _REJECTS = """
     order by load_id desc, line_number limit %(limit)s
 """
 _SHOWN_TEXT = 100
+_INTERRUPTED = """✗ Interrupted by SIGINT.
+  A load that had not ended has changed nothing.
+  See whether it had: python -m events loads"""
 
 logger = logging.getLogger("events")
 
@@ -71,18 +75,22 @@ def main(arguments: Sequence[str]) -> int:
     loading.add_argument("--dry-run", action="store_true", help="show what a load would do, and change nothing")
     loading.set_defaults(run=_load)
     loads = commands.add_parser("loads", help="show the ledger, latest load first", allow_abbrev=False)
-    loads.add_argument("--limit", type=int, default=20, metavar="N", help="how many loads to show; 20 by default")
+    loads.add_argument(
+        "--limit", type=whole_number, default=20, metavar="N", help="how many loads to show; 20 by default"
+    )
     loads.set_defaults(run=_show_loads)
     rejects = commands.add_parser("rejects", help="show the rejected rows", allow_abbrev=False)
-    rejects.add_argument("--load", type=int, metavar="ID", help="show only the rejected rows of this load")
-    rejects.add_argument("--limit", type=int, default=100, metavar="N", help="how many rows to show; 100 by default")
+    rejects.add_argument("--load", type=whole_number, metavar="ID", help="show only the rejected rows of this load")
+    rejects.add_argument(
+        "--limit", type=whole_number, default=100, metavar="N", help="how many rows to show; 100 by default"
+    )
     rejects.set_defaults(run=_show_rejects)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = parser.parse_args(arguments)
         dsn = os.environ.get("EVENTS_DSN")
-        if dsn is not None and not _names_a_database(dsn):
+        if dsn is not None and not names_a_database(libpq_dsn(dsn, "EVENTS_DSN")):
             raise SettingUnusable(
                 "EVENTS_DSN is set but names no database.",
                 "It is most likely built from variables that are not set; libpq would then choose a database itself.",
@@ -90,18 +98,17 @@ def main(arguments: Sequence[str]) -> int:
             )
         with foreseen():
             options.run(options, dsn or "")
+        sys.stdout.flush()
     except EventsError as error:
         print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # of a pager or `head` that has read enough; Python would fail once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
-
-
-def _names_a_database(dsn: str) -> bool:
-    """Return whether DSN names a database, directly or through a service; True if invalid, which `connect` reports."""
-    parts: dict[str, object] = {"dbname": dsn.strip()}
-    with suppress(psycopg.Error, UnicodeError):
-        parts = dict(conninfo_to_dict(dsn))
-    return bool(parts.get("dbname") or parts.get("service"))
 
 
 def _load(options: argparse.Namespace, dsn: str) -> None:
@@ -110,7 +117,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(lambda record: record.name.startswith("events") or record.levelno >= logging.WARNING)
     logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
-    interval = Interval.parse(options.start, options.end)
+    interval, valid = Interval.parse(options.start, options.end), valid_times()
     uri = named(os.environ.get("EVENTS_URI") if options.uri is None else options.uri)
     if not options.dry_run:
         create_tables(dsn)
@@ -120,6 +127,7 @@ def _load(options: argparse.Namespace, dsn: str) -> None:
             dsn,
             start=interval.start,
             end=interval.end,
+            valid=valid,
             max_rejected=options.max_rejected,
             allow_empty=options.allow_empty,
             force=options.force,

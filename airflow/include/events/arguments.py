@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from events.errors import SettingUnusable
 from events.uri import without_secrets
@@ -17,6 +17,12 @@ class Parser(argparse.ArgumentParser):
         what = without_secrets(message).removeprefix("argument ").rstrip(".")
         unknown = message.partition("unrecognized arguments: ")[2].split()
         raise self.usage_error(f"{what}.{self.suggestion(unknown)}")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse `--option=--`, which Python before 3.11.9 takes for an empty list (python/cpython#109475)."""
+        if action.option_strings and arg_strings == ["--"]:
+            self.error(f"argument {action.option_strings[0]}: expected one argument")
+        return super()._get_values(action, arg_strings)
 
     def suggestion(self, arguments: Iterable[str]) -> str:
         """Return ` Did you mean --…?` if one of the unknown ARGUMENTS is similar to an option, else an empty text."""
@@ -42,6 +48,13 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 yield from _options(command)
+
+
+def whole_number(text: str) -> int:
+    """Return the number in TEXT that PostgreSQL can have as a bigint, not negative."""
+    if not 0 <= (value := int(text)) < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {(1 << 63) - 1}")
+    return value
 
 
 def share(text: str) -> float:

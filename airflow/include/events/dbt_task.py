@@ -24,8 +24,8 @@ from airflow.sdk import BaseOperator, task
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
-# Of dbt/run.py: a model or test failed, dbt could not run, a variable is invalid, the lock cannot be taken.
-LASTING_EXIT_CODES = {1, 2, 32, 34}
+# Of dbt/run.py: a model or test failed, dbt could not run, a variable is invalid, the lock cannot be taken, no login.
+LASTING_EXIT_CODES = {1, 2, 32, 34, 35}
 
 
 class DbtFailedError(RuntimeError):

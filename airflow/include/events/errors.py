@@ -90,7 +90,7 @@ class IntervalUnreadable(EventsError):
 
 
 class WarehouseBusy(EventsError):
-    """Other loads or a dbt build held locks for longer than the load may wait."""
+    """Other loads or a dbt build held locks for longer than the load may wait, or no connection was free."""
 
     exit_code = 20
 
@@ -102,19 +102,19 @@ class SourceChanged(EventsError):
 
 
 class WarehouseGone(EventsError):
-    """The warehouse cannot be reached, or the connection broke."""
+    """The warehouse cannot be reached, does not accept connections, or the connection broke."""
 
     exit_code = 23
 
 
 class WarehouseFull(EventsError):
-    """The warehouse's disk is full; `raw.events` is unchanged."""
+    """The warehouse has too little disk or memory, or a limit of it is too low; `raw.events` is unchanged."""
 
     exit_code = 24
 
 
 class TablesUnfit(EventsError):
-    """A table of `raw` was not made by this project, or has something that a load cannot keep, such as a trigger."""
+    """PostgreSQL refused a statement, or a table of `raw` has something that a load cannot keep, such as a trigger."""
 
     exit_code = 25
 
@@ -126,18 +126,18 @@ class ConstraintViolated(EventsError):
 
 
 class LoadCancelled(EventsError):
-    """A user cancelled the load's statement on the server; `raw.events` is unchanged."""
+    """A user or a timeout of the server cancelled the load's statement; `raw.events` is unchanged."""
 
     exit_code = 27
 
 
 class NotAllowed(EventsError):
-    """The role lacks a privilege that a load needs, or the database takes no writes; `raw.events` is unchanged."""
+    """PostgreSQL refused the login, the role lacks a privilege, or the database takes no writes."""
 
     exit_code = 28
 
 
 class SettingUnusable(EventsError):
-    """A command-line argument or a variable that names the file or the warehouse is empty or invalid."""
+    """An argument, a variable or a part of the DSN is empty or invalid, or names no database of the server."""
 
     exit_code = 29

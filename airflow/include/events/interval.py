@@ -50,6 +50,9 @@ class Interval:
         return " ".join(bounds) or "whole file"
 
 
+ALWAYS = Interval(None, None)
+
+
 class Days:
     """Tells for whole days, written `YYYY-MM-DD` as bytes, whether they are inside an interval."""
 

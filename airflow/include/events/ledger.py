@@ -183,7 +183,7 @@ def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, er
                 " where load_id = %s and status <> 'succeeded'",  # another load may have marked it as killed
                 (_storable(failure), load_id),
             )
-    except psycopg.Error as second:
+    except (psycopg.Error, EventsError) as second:
         logger.warning(
             "load %d: its failure could not be recorded; the next load will record it: %s",
             load_id,

@@ -18,9 +18,10 @@ import psycopg
 
 from events import ledger
 from events.connection import connect, foreseen, owner, transaction
+from events.days import far_days, far_days_text
 from events.definition import Definition, read_definition
 from events.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
-from events.interval import Interval, utc
+from events.interval import ALWAYS, Interval, utc
 from events.ledger import LoadResult
 from events.locks import block_writers, reader, wait_for_turn
 from events.partitions import cut_partitions, drop_replaced
@@ -42,6 +43,7 @@ def load(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
+    valid: Interval = ALWAYS,
     max_rejected: float = 0.01,
     allow_empty: bool = False,
     force: bool = False,
@@ -58,6 +60,7 @@ def load(
         dsn: the warehouse as the role `loader`, a libpq URL.
         start: first moment of the interval; UTC if naive; None for no bound.
         end: first moment after the interval; UTC if naive; None for no bound.
+        valid: the interval in which `created_at` is valid; rows outside of it are rejected.
         max_rejected: the largest share of the rows read, 0 to 1, that may be rejected.
         allow_empty: whether a load without events may delete those of its interval.
         force: whether to load the file even if it was loaded before and its rows are unchanged.
@@ -69,13 +72,14 @@ def load(
 
     Raises:
         EventsError: see its subclasses; `raw.events` is unchanged, and the ledger has the failure.
-        psycopg.Error: the warehouse failed in an unforeseen way; likewise, if the ledger can still be written.
     """
     interval = Interval(utc(start), utc(end))
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection)
         progress = partial(Progress, report=report, every_s=report_every_s)
-        job = _Load(connection, dsn, role, source_uri, interval, max_rejected, allow_empty, lock_timeout_s, progress)
+        job = _Load(
+            *(connection, dsn, role, source_uri, interval, valid, max_rejected, allow_empty, lock_timeout_s, progress)
+        )
         if dry_run:
             result = job.dry_run()
             logger.info("dry run of %s, %s: %s", shown(source_uri), interval, result)
@@ -107,6 +111,7 @@ class _Load:
     role: str | None
     source_uri: str
     interval: Interval
+    valid: Interval
     max_rejected: float
     allow_empty: bool
     lock_timeout_s: float
@@ -124,6 +129,7 @@ class _Load:
             staging, _ = self._stage(definition, load_id)
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
+            _warn_of_far_days(load_id, staging)
             connection.execute("lock table only raw.events in access share mode")  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
             result = self._result(load_id, staging, replacement)
@@ -146,6 +152,7 @@ class _Load:
             hint = f"Look at the rows of load {load_id} in raw.rejected_events"
             if refusal := self._too_many_rejected(staging, hint):
                 self._refuse(load_id, staging, source, refusal)
+            _warn_of_far_days(load_id, staging)
             staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
             wait_for_turn(connection, self.lock_timeout_s)
@@ -169,16 +176,21 @@ class _Load:
                 replacement.make_partitions(staging, read_from)
             staging.quarantine()
             ledger.forget_rejects(connection, self.source_uri, load_id)
-            ledger.close(connection, load_id, source, result, rules=rules_sha256(), moved_from=replacement.moved_from)
+            rules = rules_sha256(self.valid)
+            ledger.close(connection, load_id, source, result, rules=rules, moved_from=replacement.moved_from)
             swap(connection, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
 
     def _skip_if_unchanged(self, load_id: int) -> LoadResult | None:
         """Close the load if a previous one of the same file is intact; else return None."""
-        connection = self.connection
+        connection, rules = self.connection, rules_sha256(self.valid)
         with transaction(connection, self.role, self.lock_timeout_s):
             ledger.lock(connection, load_id)
-            found = find_unchanged(connection, self.source_uri, self.interval, self.max_rejected, self.lock_timeout_s)
+            found = find_unchanged(
+                *(connection, self.source_uri, self.interval, rules),
+                max_rejected=self.max_rejected,
+                lock_timeout_s=self.lock_timeout_s,
+            )
             if not found:
                 return None
             previous, source = found
@@ -203,12 +215,12 @@ class _Load:
             if reasons:
                 _warn(load_id, reasons)
             ledger.forget_rejects(connection, self.source_uri, previous.load_id)
-            ledger.close(connection, load_id, source, result, rules=rules_sha256())
+            ledger.close(connection, load_id, source, result, rules=rules)
         return result
 
     def _stage(self, definition: Definition, load_id: int) -> tuple[Staging, tuple[int | None, str | None]]:
         """Copy the file's rows to staging tables; return them, and the file's size and SHA-256 as far as known."""
-        staging = Staging(self.connection, definition, load_id, self.interval)
+        staging = Staging(self.connection, definition, load_id, self.interval, self.valid)
         with open_source(self.source_uri) as source:
             progress = self.progress(source.total_bytes)
             staging.stage(source, self.max_rejected, lambda rows: progress.advance(rows, source.size_bytes))
@@ -270,6 +282,11 @@ class _Load:
 
 def _warn(load_id: int, reasons: Mapping[str, int]) -> None:
     logger.warning("load %d: rejected %d rows: %s", load_id, sum(reasons.values()), _text(reasons))
+
+
+def _warn_of_far_days(load_id: int, staging: Staging) -> None:
+    if days := far_days(staging.rows_by_day):
+        logger.warning("load %d: %s", load_id, far_days_text(days))
 
 
 def _text(reasons: Mapping[str, int]) -> str:

@@ -39,7 +39,7 @@ _REPLACED = f"""
     {TREE}
     select table_name, kept_for from raw.events_partitions
     join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
-    where retired_at is not null and relkind = %s and relowner = current_user::regrole
+    where retired_at is not null and relkind = %s and pg_get_userbyid(relowner) = current_user
         and table_id not in (select table_id from tree)
         and not exists (
             select from pg_inherits where inhparent = table_id

@@ -19,6 +19,7 @@
 | `metadata`            | has metadata that is not `<service id>_<name>_<name>_<fee>` with both names |
 | `service_id`          | has a service id that is not an integer of 64 bits |
 | `lead_fee`            | has a fee that is not a number of at most 12 digits before and 6 after the point |
+| `out_of_range`        | has a time outside the bounds that a user has set (found by the load, not by `parse`) |
 | `duplicate_event_id`  | has the event id of an earlier valid row (found by the load, not by `parse`) |
 
 They are checked in this order; the first that applies is the row's reason.

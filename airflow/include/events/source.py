@@ -3,12 +3,17 @@
 import gzip
 import hashlib
 import io
+import logging
+import netrc
+import os
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import fsspec
 
@@ -22,6 +27,8 @@ _HTTP_SILENCE_S = 60
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
+
+logger = logging.getLogger(__name__)
 
 
 class _StoredBytes(io.RawIOBase):
@@ -78,9 +85,9 @@ class Source:
 
 
 def named(uri: str | None) -> str:
-    """Return URI, or raise SettingUnusable if it is None or blank."""
+    """Return URI without a line end at its end, or raise SettingUnusable if it is None or blank."""
     if uri and uri.strip():
-        return uri
+        return uri.rstrip("\r\n")
     raise errors.SettingUnusable(
         "No events file was given.",
         "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",
@@ -98,7 +105,7 @@ def open_source(uri: str) -> Iterator[Source]:
     """
     filesystem, path = _find(uri)
     before = _identity(filesystem, path, uri)
-    with closing(_open(filesystem, path, uri)) as file:
+    with _opened(filesystem, path, uri) as file:
         stored = _StoredBytes(file)
         blocks = _blocks(stored, uri)
         first_line_number, header, rows = 1, b"", b""
@@ -163,7 +170,7 @@ def digest(uri: str) -> tuple[int, str]:
         EventsError: as `open_source`, except for the header.
     """
     filesystem, path = _find(uri)
-    with closing(_open(filesystem, path, uri)) as file, _translated_errors(uri):
+    with _opened(filesystem, path, uri) as file, _translated_errors(uri):
         stored = _StoredBytes(file)
         buffer = bytearray(_BLOCK_BYTES)
         while stored.readinto(buffer):
@@ -200,14 +207,48 @@ def _find(uri: str) -> tuple[Any, str]:
             f"Add {package} to the dependency group `events` in pyproject.toml, then run: nox -s lock",
         ) from None
     with _translated_errors(uri):
-        options: dict[str, Any] = {}
-        if scheme in ("http", "https"):
-            import aiohttp  # fsspec has imported it already; other schemes do not need it
-
-            silence = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # default: 5 min
-            options = {"client_kwargs": {"timeout": silence}}
+        options = http_options(uri) if scheme in ("http", "https") else {}
         filesystem, path = fsspec.url_to_fs(uri, **options)
         return filesystem, unquote(path) if uri.startswith("file://") else path
+
+
+def http_options(uri: str) -> dict[str, Any]:
+    """Return fsspec's options for URI, of HTTP or HTTPS; the environment's proxy and .netrc count, as for curl."""
+    import aiohttp  # fsspec has imported it already; other schemes do not need it
+
+    silence = aiohttp.ClientTimeout(sock_connect=_HTTP_SILENCE_S, sock_read=_HTTP_SILENCE_S)  # default: 5 min
+    options: dict[str, Any] = {"client_kwargs": {"timeout": silence}}
+    parts, proxies = urlsplit(uri), getproxies()
+    login, _, address = parts.netloc.rpartition("@")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(address):
+        options["proxy"] = proxy if "://" in proxy else f"http://{proxy}"
+    if not login and (found := _netrc_login(parts.hostname or "")):
+        options["headers"] = {"Authorization": f"Basic {b64encode(':'.join(found).encode()).decode()}"}
+    return options
+
+
+def _netrc_login(host: str) -> tuple[str, str] | None:
+    """Return the user and password for HOST in the file that NETRC names, by default ~/.netrc."""
+    path = os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")  # noqa: PTH111 - fails for no user
+    try:
+        found = netrc.netrc(path).authenticators(host)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, netrc.NetrcParseError):  # their messages quote the file
+        logger.warning("%s cannot be read, so it gives no password for %s", path, host)
+        return None
+    return (found[0] or "", found[2] or "") if found else None
+
+
+@contextmanager
+def _opened(filesystem: Any, path: str, uri: str) -> Iterator[BinaryIO]:
+    file = _open(filesystem, path, uri)
+    try:
+        yield file
+    finally:
+        with _translated_errors(uri):
+            file.close()
 
 
 def _open(filesystem: Any, path: str, uri: str) -> BinaryIO:

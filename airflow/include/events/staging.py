@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from events.copying import Copier, Target
+from events.days import OUT_OF_RANGE
 from events.definition import Definition
 from events.interval import Days, Interval, utc
 from events.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
@@ -52,25 +53,29 @@ _FETCHED = """
 
 
 class Staging:
-    """The staging tables of one load of INTERVAL, which nobody else sees.
+    """The staging tables of one load of INTERVAL, which nobody else sees; a row outside of VALID is rejected.
 
     Attributes:
         parts: the tables with the rows to load, in the order of their times.
+        rows_by_day: the number of these rows by day, YYYY-MM-DD.
         rejected: the number of rejected rows by reason.
         is_hopeless: whether reading has stopped early, since too many rows were rejected whatever follows.
     """
 
     def __init__(
-        self, connection: psycopg.Connection, definition: Definition, load_id: int, interval: Interval
+        self, connection: psycopg.Connection, definition: Definition, load_id: int, interval: Interval, valid: Interval
     ) -> None:
         self._connection = connection
         self._definition = definition
         self._load_id = load_id
         self._interval = interval
         self._days = Days(interval)
+        self._valid = valid
+        self._valid_days = Days(valid)
         self._copier = Copier(connection)
         self.parts: list[Target] = []
         self._starts: list[bytes] = []
+        self.rows_by_day: Counter[bytes] = Counter()
         self.rejected: Counter[str] = Counter()
         self.is_hopeless = False
         self._outside = _temporary("outside", "event_id")
@@ -165,7 +170,7 @@ class Staging:
     def _take_run(self, lines: bytes, day: bytes, line_number: int) -> int:
         """Take LINES, which are clean and of one DAY, and return their number."""
         is_inside = self._days.contain(day)
-        if is_inside is None:
+        if is_inside is None or not self._valid_days.contain(day):
             each = lines.split(b"\n")[:-1]
             for number, line in enumerate(each, line_number):
                 self._take_line(line, number)
@@ -179,6 +184,7 @@ class Staging:
                 each[position] = ids[position] = b""
             lines, ids = b"".join(each), [event_id for event_id in ids if event_id]
         if is_inside:
+            self.rows_by_day[day] += len(ids)
             self._copier.write(self._part(day), lines, len(ids))
         else:
             self._copier.write(self._outside, b"".join(event_id + b"\n" for event_id in ids), len(ids))
@@ -187,7 +193,9 @@ class Staging:
     def _take_line(self, line: bytes, line_number: int) -> None:
         row = parse(line)
         if isinstance(row, Event):
-            if self._seen.add([row.event_id]):
+            if row.created_at not in self._valid:
+                self._reject(line, line_number, OUT_OF_RANGE)
+            elif self._seen.add([row.event_id]):
                 self._suspect(row.event_id, line, line_number)
             else:
                 self._take_event(row)
@@ -196,7 +204,9 @@ class Staging:
 
     def _take_event(self, event: Event) -> None:
         if event.created_at in self._interval:
-            part = self._part(event.created_at.date().isoformat().encode())
+            day = event.created_at.date().isoformat().encode()
+            self.rows_by_day[day] += 1
+            part = self._part(day)
             meta_data = (event.meta_data or "").translate(_ESCAPED)
             fields = (*event[:3], event.created_at.isoformat(), meta_data)
             self._copier.write(part, (";".join(map(str, fields)) + "\n").encode())

@@ -41,8 +41,7 @@ def create_tables(dsn: str) -> None:
 
     Raises:
         TablesUnfit: another program made a table of the same name.
-        EventsError: the server cannot be reached, or the role may not make tables in `raw`.
-        psycopg.Error: the server failed in an unforeseen way.
+        EventsError: the server cannot be reached, or the role may not make tables in `raw`, for example.
     """
     with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection)):
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` fails in a race

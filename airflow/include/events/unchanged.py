@@ -8,7 +8,7 @@ import psycopg
 
 from events import ledger, records
 from events.definition import read_definition
-from events.interval import Interval
+from events.interval import ALWAYS, Interval
 from events.ledger import PreviousLoad
 from events.locks import block_writers, wait_for_turn
 from events.replacement import Replacement
@@ -16,19 +16,25 @@ from events.source import digest, size
 
 
 @cache
-def rules_sha256() -> str:
-    """Return the SHA-256 of the code that decides which rows are valid."""
-    return hashlib.sha256(Path(records.__file__).read_bytes()).hexdigest()
+def rules_sha256(valid: Interval = ALWAYS) -> str:
+    """Return the SHA-256 of what decides which rows are valid: the code, and the interval VALID of their times."""
+    return hashlib.sha256(Path(records.__file__).read_bytes() + str(valid).encode()).hexdigest()
 
 
 def find_unchanged(
-    connection: psycopg.Connection, source_uri: str, interval: Interval, max_rejected: float, lock_timeout_s: float
+    connection: psycopg.Connection,
+    source_uri: str,
+    interval: Interval,
+    rules: str,
+    *,
+    max_rejected: float,
+    lock_timeout_s: float,
 ) -> tuple[PreviousLoad, tuple[int, str]] | None:
     """Return the previous load of the same file that is intact, and the file's size in bytes and SHA-256.
 
-    Until the transaction ends, nobody else writes to `raw.events`.
+    RULES are the present ones, see `rules_sha256`. Until the transaction ends, nobody else writes to `raw.events`.
     """
-    previous = ledger.find_previous(connection, source_uri, size(source_uri), interval, rules_sha256())
+    previous = ledger.find_previous(connection, source_uri, size(source_uri), interval, rules)
     if not previous or (previous.rejected and previous.rejected / previous.read > max_rejected):
         return None
     source = digest(source_uri)

@@ -100,6 +100,11 @@ def without_secrets(text: str, *uris: str) -> str:
     return "".join([*cleaned, _plain(text[position:])])
 
 
+def first_line(error: BaseException, *uris: str) -> str:
+    """Return the first line of ERROR's message, without secrets; URIS as in `without_secrets`."""
+    return without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0], *uris)
+
+
 @contextmanager
 def clean_logs(*uris: str) -> Iterator[None]:
     """Remove secrets from all log records in the meantime, those of libraries too; URIS as in `without_secrets`."""

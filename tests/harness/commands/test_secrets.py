@@ -73,7 +73,7 @@ def test_nox_prints_no_posargs_and_pytest_no_password() -> None:
     exit_code, output = run("-m", "nox", "-s", "tests", "--", "--postgres", dsn, "-n0", "-x", one)
     assert exit_code == 1, output
     assert "nox > " in output
-    assert "The PostgreSQL server from --postgres does not answer: Is the server running" in output
+    assert "--postgres: PostgreSQL cannot be reached: connection to server at" in output
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
+from events.dsn import connection_url
 from harness.docker import images
 from harness.kubernetes import chart, cluster_secrets, deployment, rollout
 from harness.kubernetes.kubectl import Kubectl
 from harness.targets import port_forward
 from harness.warehouse.roles import Warehouse, make_passwords
-from harness.warehouse.server import Server, connection_url
+from harness.warehouse.server import Server
 from tests import pod_rules
 
 Objects = dict[str, dict[str, Any]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UsageError
 from harness.project import pins
 from harness.project.paths import ROOT
 
@@ -55,3 +56,17 @@ def test_a_wrong_pin_is_found(table: str, name: str, value: str, lines: list[str
     versions = pinned()
     versions[table][name] = value
     assert list(wrong_pins(versions)) == lines
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 600.0), (" ", 600.0), ("0.1", 0.1), ("7\n", 7.0)])
+def test_a_deadline_is_the_variable_or_the_default(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    monkeypatch.setitem(pins.versions()["deadlines"], "download", 600)
+    monkeypatch.setenv("PLATFORM_DEADLINE_DOWNLOAD", text)
+    assert pins.deadline_s("download") == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_deadline_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PLATFORM_DEADLINE_DOWNLOAD", text)
+    with pytest.raises(UsageError, match=f"^PLATFORM_DEADLINE_DOWNLOAD is '{text}', not a number of seconds"):
+        pins.deadline_s("download")

@@ -3,11 +3,13 @@
 import psycopg
 import pytest
 
+from events.dsn import connection_url
+from events.errors import SettingUnusable
 from harness.errors import PostgresError
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.given import given_server
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, make_passwords
-from harness.warehouse.server import Server, connection_url
+from harness.warehouse.server import Server
 
 
 def names(server: Server) -> set[str]:
@@ -61,10 +63,17 @@ def test_a_dsn_with_unsupported_parts_is_refused(server: Server, part: str) -> N
         given_server(f"{server.dsn}?{part}")
 
 
-@pytest.mark.parametrize("dsn", ["postgresql://postgres:x@127.0.0.1:1/postgres", "nonsense"])
-def test_a_server_that_does_not_answer_is_refused(dsn: str) -> None:
-    with pytest.raises(PostgresError, match="The PostgreSQL server from --postgres does not answer: "):
-        given_server(dsn)
+def test_a_server_that_cannot_be_used_is_refused(server: Server) -> None:
+    with pytest.raises(PostgresError, match=r"^--postgres: PostgreSQL cannot be reached: .* Connection refused"):
+        given_server("postgresql://postgres:x@127.0.0.1:1/postgres")
+    with pytest.raises(PostgresError, match=r"^--postgres: PostgreSQL refused the login: .* password authentication"):
+        given_server(connection_url(server.user, "wrong", server.host, server.port, "postgres"))
+    with pytest.raises(SettingUnusable, match=r"^--postgres begins with jdbc:, not with postgresql://"):
+        given_server("jdbc:postgresql://host/db")
+
+
+def test_line_ends_around_a_dsn_are_ignored(server: Server) -> None:
+    assert given_server(f" {server.dsn}\n", suffix="_x").database == "postgres"
 
 
 def test_a_user_who_may_not_make_databases_is_refused(warehouse: Warehouse) -> None:

@@ -88,7 +88,7 @@ def test_a_load_changes_no_rights(filled: Warehouse, tmp_path: Path) -> None:
         with pytest.raises(DENIED):
             attempt(filled.reader_dsn, f"table {partition}")
     for dsn in (filled.transformer_dsn, filled.reader_dsn):
-        with pytest.raises(NotAllowed, match=r"^The load's role lacks a privilege: permission denied"):
+        with pytest.raises(NotAllowed, match=r"^The role lacks a privilege: permission denied"):
             load(str(file), dsn)
 
 
