@@ -106,6 +106,10 @@ class AirflowApi:
         runs = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=latest).json()["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in runs}
 
+    def state(self, dag_id: str, run_id: str) -> str:
+        """Return the state of a run."""
+        return str(self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").json()["state"])
+
     def fail(self, dag_id: str, run_id: str) -> None:
         """Mark a run as failed, which ends its running tasks."""
         self._request("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
@@ -137,7 +141,7 @@ class AirflowApi:
         deadline = time.monotonic() + timeout_s
         seen: dict[str, str] = {}
         while True:
-            state = self.runs(dag_id).get(run_id, "gone")  # before the tasks' states: a run ends after its tasks
+            state = self.state(dag_id, run_id)  # before the tasks' states: a run ends after its tasks
             states = self.task_states(dag_id, run_id)
             for task_id, task_state in states.items():
                 if task_state != "none" and seen.get(task_id) != task_state:
@@ -145,7 +149,7 @@ class AirflowApi:
             seen = states
             if state == "success":
                 return
-            if state in ("failed", "gone"):
+            if state == "failed":
                 raise self._run_failed(dag_id, run_id, states)
             self.watch()
             if time.monotonic() > deadline:

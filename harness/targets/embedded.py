@@ -98,13 +98,17 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
     env |= pipeline_env(options, warehouse, dbt, supervisor.directory / "dbt")
     program = airflow.with_name("airflow")
 
+    def start_component(name: str, *arguments: str) -> None:
+        """Start a component, which is killed at the end: nothing of it is kept."""
+        supervisor.start(name, [program, name, *arguments], env=env, stop_signal=signal.SIGKILL)
+
+    # It imports Airflow for seconds before it needs the database.
+    start_component("api-server", "--port", str(port))
     with phases.phase("Airflow's metadata database migrated"):
         supervisor.run("migrate", [program, "db", "migrate"], env=env, timeout_s=MIGRATION_TIMEOUT_S)
     with phases.phase("Airflow healthy") as phase:
-        options_of = {"api-server": ["--port", str(port)], "scheduler": ["--skip-serve-logs"]}
-        for component in COMPONENTS:  # nothing of them is kept, so they need not end in their own time
-            argv: list[str | Path] = [program, component, *options_of.get(component, [])]
-            supervisor.start(component, argv, env=env, stop_signal=signal.SIGKILL)
+        start_component("scheduler", "--skip-serve-logs")
+        start_component("dag-processor")
         api.watch = lambda: check_alive(supervisor)
         if late := api.wait_until_healthy(HEALTHY_TIMEOUT_S):
             log = supervisor.directory / "logs" / f"{late}.log"
@@ -150,7 +154,7 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
             "simple_auth_manager_users": f"{api.username}:admin",
             "simple_auth_manager_passwords_file": passwords,
         },
-        "database": {"sql_alchemy_conn": metadata_dsn},
+        "database": {"sql_alchemy_conn": metadata_dsn, "check_migrations": False},  # they have just been run
         "api": {
             "host": "127.0.0.1",
             "port": port,
