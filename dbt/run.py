@@ -11,6 +11,7 @@ while dbt ran and nothing more was committed, 34 the lock cannot be taken, 35 Po
 """
 
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -58,6 +59,9 @@ def main(arguments: list[str]) -> int:
     check(arguments)
     if arguments[0] in READ_ONLY_COMMANDS:
         return run_dbt(arguments)
+    # Before the lock is taken: this takes two seconds, in which a load or another build can go on.
+    for module in ("dbt.cli.main", "dbt.adapters.postgres"):
+        importlib.import_module(module)
     with warehouse_lock() as connection:
         return run_dbt(arguments, connection)
 
