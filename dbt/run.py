@@ -48,9 +48,9 @@ def main(arguments: list[str]) -> int:
     """Run dbt with ARGUMENTS and return its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for other characters
         sys.stdout.reconfigure(errors="replace")
-    for name in [name for name in os.environ if name.startswith(("DBT_", "WAREHOUSE_")) and not os.environ[name]]:
-        if name not in CHOOSING_VARIABLES:
-            del os.environ[name]  # to dbt an empty one is a value
+    for name, value in list(os.environ.items()):  # to dbt an empty variable is a value
+        if not value and name.startswith(("DBT_", "WAREHOUSE_")) and name not in CHOOSING_VARIABLES:
+            del os.environ[name]
     project = str(Path(__file__).resolve().parent)
     os.environ.update(DBT_PROJECT_DIR=project, DBT_PROFILES_DIR=project)
     os.environ.setdefault("DBT_USE_COLORS", str(sys.stdout.isatty()))
@@ -222,9 +222,7 @@ if __name__ == "__main__":
         leave_process_1()
     try:
         raise SystemExit(main(sys.argv[1:]))
-    except (
-        KeyboardInterrupt
-    ) as interrupted:  # before dbt has started: it is still being imported, or waits for the lock
+    except KeyboardInterrupt as interrupted:  # while dbt is imported, most likely
         ended_by = signal.Signals((*interrupted.args, signal.SIGINT)[0])
         print(f"✗ ended by {ended_by.name}: dbt had not begun, or had ended", file=sys.stderr)
         raise SystemExit(128 + ended_by) from None

@@ -37,7 +37,7 @@ def warehouse_lock() -> Iterator[Any]:
     if not re.fullmatch("[0-9]{1,7}", timeout) or int(timeout) > MAX_TIMEOUT_S:
         stop(
             32,
-            f"WAREHOUSE_LOCK_TIMEOUT is {timeout!r}, not a number of seconds.",
+            f"WAREHOUSE_LOCK_TIMEOUT is {timeout!r}, not a number of seconds up to {MAX_TIMEOUT_S}.",
             "It limits the wait for a load or another build to end.",
             "Set whole seconds, or unset it for the default: WAREHOUSE_LOCK_TIMEOUT=1800",
         )

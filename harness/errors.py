@@ -46,7 +46,7 @@ class UsageError(HarnessError):
 
 
 class PortTakenError(HarnessError):
-    """The port that the user chose is in use."""
+    """The port that the user chose, or that of a stopped PostgreSQL of a cluster, is in use."""
 
     exit_code = 41
 

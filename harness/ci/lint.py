@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
             what, next_step = f"{', '.join(failed)} found problems", f"fix what the tools can fix: {FIX}"
             if "--fix" in options:
                 count = sum(len(result.findings) for result in failed.values())
-                next_step = f"fix by hand what is left; each is listed above with its line: {count}"
+                next_step = f"fix the rest by hand: {count} listed above"
             print(f"✗ {what}; {next_step}", file=sys.stderr)
             section.fail(f"{what}.", "A change broke their rules.", next_step.capitalize())
         section.add(annotate([finding for result in failed.values() for finding in result.findings]))

@@ -103,7 +103,8 @@ def sync(provider: ClusterProvider) -> None:
                 parsed_at = api.parsed_at()
                 code_sync.sync(kubectl, changes.synced)
                 wait_until_parsed_again(api, parsed_at)
-                differing = f"{len(changes.synced)} changed files" if changes.synced else "the code of its images again"
+                count = len(changes.synced)
+                differing = f"{count} changed file{'s' * (count > 1)}" if count else "the code of its images again"
                 phase.text = f"{provider.title} has {differing}"
         else:
             say(f"✓ {provider.title} has all code already")

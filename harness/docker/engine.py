@@ -25,6 +25,7 @@ from harness.project import pins
 ANSWER_TIMEOUT_S = 10.0
 MIN_MEMORY_BYTES = 5_000_000_000
 MIN_FREE_BYTES = 6_000_000_000
+PORT_TAKEN = r"port is already allocated|address already in use"  # in the output of a command that publishes a port
 
 
 def info() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A client of Airflow's REST API, the same for every target."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -58,10 +58,20 @@ class AirflowApi:
             else:
                 return None
 
-    def import_errors(self) -> list[str]:
-        """Return `file: last line of the traceback` for each DAG file that could not be imported."""
-        errors = self._request("GET", "/api/v2/importErrors").json()["import_errors"]
-        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+    def import_errors(self, earlier: Mapping[str, str] | None = None) -> list[str]:
+        """Return `file: last line of the traceback` for each DAG file that could not be imported.
+
+        EARLIER, as `parsed_at` returns it, leaves out the errors of files that were not parsed since.
+        """
+        return [
+            f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}"
+            for error in self._import_errors()
+            if (earlier or {}).get(error["filename"]) != error["timestamp"]
+        ]
+
+    def _import_errors(self) -> list[dict[str, Any]]:
+        errors: list[dict[str, Any]] = self._request("GET", "/api/v2/importErrors").json()["import_errors"]
+        return errors
 
     def dags(self) -> list[dict[str, Any]]:
         """Return the DAGs that are parsed, by id."""
@@ -74,8 +84,9 @@ class AirflowApi:
         return {dag["dag_id"] for dag in self.dags()}
 
     def parsed_at(self) -> dict[str, str]:
-        """Return when each DAG was last parsed, by its id."""
-        return {dag["dag_id"]: dag["last_parsed_time"] for dag in self.dags()}
+        """Return when each DAG, by its id, and each file with an import error, by its name, was last parsed."""
+        failed = {error["filename"]: error["timestamp"] for error in self._import_errors()}
+        return failed | {dag["dag_id"]: dag["last_parsed_time"] for dag in self.dags()}
 
     def task_ids(self, dag_id: str) -> set[str]:
         """Return the ids of a DAG's tasks."""

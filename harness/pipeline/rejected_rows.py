@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psycopg
 
+from events.uri import first_line
 from harness.project.paths import BUILD, ROOT
 from harness.reporting.console import say
 from harness.reporting.summary import details, span, table
@@ -88,7 +89,7 @@ def collect(warehouse: Warehouse, file: Path = FILE) -> RejectedRows:
                 with connection.cursor().copy(ROWS.format(MAX_ROWS)) as rows, open(file, "wb") as written:
                     written.writelines(map(bytes, rows))
     except (psycopg.Error, OSError) as error:
-        say(f"  the rejected rows cannot be kept: {next(iter(str(error).splitlines()), '')}")
+        say(f"  the rejected rows cannot be kept: {first_line(error, warehouse.admin_dsn)}")
         return RejectedRows()
     counts = {reason: count for reason, count, _, _ in found}
     rejected = RejectedRows(counts, [(reason, line, printable(text)) for reason, _, line, text in found], file)

@@ -20,9 +20,9 @@ ONE_PARSE = timedelta(seconds=10)  # the DAGs of a file are stored one after the
 RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
 
 
-def check_imports(api: AirflowApi) -> None:
-    """Raise DagRunFailedError if a DAG file cannot be imported."""
-    if errors := api.import_errors():
+def check_imports(api: AirflowApi, earlier: Mapping[str, str] | None = None) -> None:
+    """Raise DagRunFailedError if a DAG file cannot be imported; EARLIER as in `AirflowApi.import_errors`."""
+    if errors := api.import_errors(earlier):
         raise DagRunFailedError(
             f"A DAG file cannot be imported: {errors[0]}",
             "The file, or a module that it imports, is broken.",
@@ -68,10 +68,19 @@ def wait_until_parsed(api: AirflowApi, folder: Path = FOLDER) -> Dags:
 
 
 def wait_until_parsed_again(api: AirflowApi, parsed_at: Mapping[str, str]) -> None:
-    """Wait until each DAG was parsed later than PARSED_AT, by its id, or is gone; may raise DagRunFailedError."""
+    """Wait until each DAG file was parsed again, without an error; may raise DagRunFailedError.
+
+    PARSED_AT is what `AirflowApi.parsed_at` returned before the files changed. An import error of that time may be
+    corrected now; a DAG that its file no longer makes is not parsed again.
+    """
     deadline = time.monotonic() + PARSED_TIMEOUT_S
-    while any(parsed_at.get(dag_id) == time_ for dag_id, time_ in api.parsed_at().items()):
-        check_imports(api)
+    while True:
+        check_imports(api, parsed_at)
+        dags = api.dags()
+        current = of_the_last_parse(dags)
+        times = {dag["dag_id"]: dag["last_parsed_time"] for dag in dags if dag["dag_id"] in current}
+        if not api.import_errors() and all(parsed_at.get(dag_id) != time_ for dag_id, time_ in times.items()):
+            return
         if time.monotonic() > deadline:
             raise DagRunFailedError(
                 f"The DAGs were not parsed again within {PARSED_TIMEOUT_S:.0f} s.",
@@ -79,13 +88,13 @@ def wait_until_parsed_again(api: AirflowApi, parsed_at: Mapping[str, str]) -> No
                 "Read its log: nox -s cluster -- logs dag-processor",
             )
         time.sleep(0.2)
-    check_imports(api)
 
 
 def dag_files(folder: Path) -> set[str]:
     """Return the files of FOLDER that Airflow takes for DAG files: they have both words, and are not to be ignored."""
     ignored = folder / ".airflowignore"
-    patterns = ignored.read_text(encoding="utf-8").split() if ignored.exists() else []
+    lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+    patterns = [line.strip() for line in lines if not line.startswith("#")]
     names = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*.py")

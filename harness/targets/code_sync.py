@@ -47,9 +47,9 @@ class Changes:
     others: list[str]
 
 
-def record_deployed(provider: ClusterProvider, kubectl: Kubectl) -> None:
-    """Record the files that are now deployed."""
-    _apply(kubectl, DEPLOYED, data={"files.json": json.dumps(_digests(_files(provider)))})
+def record_deployed(kubectl: Kubectl, files: Mapping[str, str]) -> None:
+    """Record the digests of the FILES that are now deployed."""
+    _apply(kubectl, DEPLOYED, data={"files.json": json.dumps(files)})
 
 
 def find_changes(provider: ClusterProvider, kubectl: Kubectl) -> Changes:
@@ -61,7 +61,7 @@ def find_changes(provider: ClusterProvider, kubectl: Kubectl) -> Changes:
             "Its last `up` failed, or was that of an earlier version.",
             f"Run it again: {provider.command('up')}",
         )
-    deployed, now = json.loads(record["data"]["files.json"]), _digests(_files(provider))
+    deployed, now = json.loads(record["data"]["files.json"]), digests(provider)
     changed = sorted(path for path in deployed.keys() | now.keys() if deployed.get(path) != now.get(path))
     synced = [path for path in changed if _is_synced(path)]
     return Changes(synced, [path for path in changed if path not in synced])
@@ -98,14 +98,16 @@ def remove_synced(kubectl: Kubectl) -> None:
     """Let pods use their images' code again, the DAG processor included."""
     if kubectl.get("configmap", SYNCED):
         kubectl.run("delete", "configmap", SYNCED)
-        kubectl.run("delete", "pod", "--wait=false", *_dag_processors(kubectl))
+        if pods := _dag_processors(kubectl):
+            kubectl.run("delete", "pod", "--wait=false", "--ignore-not-found", *pods)
 
 
-def _files(provider: ClusterProvider) -> dict[str, Path]:
-    """Return the files that a deployment is made of, by path, without the events file."""
+def digests(provider: ClusterProvider) -> dict[str, str]:
+    """Return the digests of the files that a deployment is made of, by path, without the events file."""
     configuration = [*values_files(provider), pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
     files = {str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path): path for path in configuration}
-    return files | {path: file for path, file in all_code().items() if path != "airflow/data/events.csv"}
+    files |= {path: file for path, file in all_code().items() if path != "airflow/data/events.csv"}
+    return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}
 
 
 def all_code() -> dict[str, Path]:
@@ -115,10 +117,6 @@ def all_code() -> dict[str, Path]:
 
 def _is_synced(path: str) -> bool:
     return path.startswith(tuple(FOLDERS)) and path not in IN_IMAGES_ONLY
-
-
-def _digests(files: Mapping[str, Path]) -> dict[str, str]:
-    return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}
 
 
 def _archive(code: Mapping[str, Path]) -> bytes:

@@ -5,6 +5,7 @@ containers are in a network of their own, where pods reach PostgreSQL by its add
 """
 
 import contextlib
+import re
 import secrets
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from testcontainers.core.docker_client import DockerClient
 
 from harness.docker import engine, image_cache, images
-from harness.errors import AlreadyUpError, CommandFailedError, PostgresError, UsageError
+from harness.errors import AlreadyUpError, CommandFailedError, PortTakenError, PostgresError, UsageError
 from harness.kubernetes.deployment import MANIFESTS, NAMESPACE, Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
@@ -142,13 +143,25 @@ class DockerCluster(ClusterProvider):
         return database
 
     def _restart_database(self) -> bool:
-        """Start the existing PostgreSQL, in its network; return whether it answers a moment later."""
+        """Start the existing PostgreSQL, in its network; return whether it answers a moment later.
+
+        Raises PortTakenError if another program has its port: its rows are not damaged.
+        """
         with contextlib.suppress(CommandFailedError, PostgresError):  # its network is gone, its data are damaged
             container = engine.inspect("container", self.postgres)
             if container and self.cluster not in container["NetworkSettings"]["Networks"]:
                 run("docker", "stop", self.postgres)  # its port is published only at a start
                 run("docker", "network", "connect", self.cluster, self.postgres)
-            run("docker", "start", self.postgres)
+            try:
+                run("docker", "start", self.postgres)
+            except CommandFailedError as error:
+                if not re.search(engine.PORT_TAKEN, error.output):
+                    raise
+                raise PortTakenError(
+                    f"The port of {self.title}'s PostgreSQL, {self.postgres}, is in use.",
+                    error.why,
+                    f"End the program that has it, then: {self.command('up')}",
+                ) from error
             wait_until_ready(self.running_database().server, RESTART_TIMEOUT_S)
             return True
         return False

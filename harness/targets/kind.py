@@ -129,7 +129,7 @@ class KindCluster(DockerCluster):
 
     def _check_port_was_free(self, error: CommandFailedError) -> None:
         """Raise PortTakenError if ERROR, kind's, says that --ui-port was taken; without it another port is tried."""
-        if self.options.ui_port and re.search(r"port is already allocated|address already in use", error.output):
+        if self.options.ui_port and re.search(engine.PORT_TAKEN, error.output):
             raise PortTakenError(
                 f"Port {self.options.ui_port} was taken by another program while the cluster was created.",
                 error.why,

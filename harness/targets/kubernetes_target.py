@@ -110,6 +110,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
     """Create or update everything that is missing or differs, and wait until Airflow is healthy."""
     provider.prepare()
     airflow_image, dbt_image = images.airflow(provider.options.local_events), images.dbt()
+    files = code_sync.digests(provider)  # now: somebody may edit one before the end
 
     def create_cluster() -> Kubectl:
         with phases.phase("cluster ready") as phase:
@@ -142,7 +143,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         provider.load_image(supervisor, image)  # again, in case the cluster was created twice
     database, references = starting.result(), loading.result()
     api, warehouse = install_airflow(provider, supervisor, phases, database, references)
-    code_sync.record_deployed(provider, creating.result())
+    code_sync.record_deployed(creating.result(), files)
     return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 

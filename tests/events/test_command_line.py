@@ -274,6 +274,6 @@ def test_an_interrupt_is_three_lines(
     assert capsys.readouterr().err.splitlines()[-3:] == [
         "✗ Interrupted by SIGINT.",
         "  A load that had not ended has changed nothing.",
-        "  See whether it had: python -m events loads",
+        "  See how it ended: python -m events loads",
     ]
     assert query(bare_dsn, "select status, failure from raw.loads") == [("failed", "KeyboardInterrupt")]

@@ -51,7 +51,7 @@ _REJECTS = """
 _SHOWN_TEXT = 100
 _INTERRUPTED = """✗ Interrupted by SIGINT.
   A load that had not ended has changed nothing.
-  See whether it had: python -m events loads"""
+  See how it ended: python -m events loads"""
 
 logger = logging.getLogger("events")
 
@@ -177,8 +177,4 @@ def _printable(text: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("✗ Interrupted by SIGINT: a load that had not ended changed nothing.", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main(sys.argv[1:]))

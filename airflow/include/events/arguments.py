@@ -1,6 +1,7 @@
 """The parser of command lines, whose errors are three lines and show no secrets."""
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -52,9 +53,9 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def whole_number(text: str) -> int:
     """Return the number in TEXT that PostgreSQL can have as a bigint, not negative."""
-    if not 0 <= (value := int(text)) < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {(1 << 63) - 1}")
-    return value
+    if not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {(1 << 63) - 1}")
+    return int(text)
 
 
 def share(text: str) -> float:

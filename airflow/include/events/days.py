@@ -32,18 +32,18 @@ def valid_times() -> Interval:
 def far_days(rows_by_day: Mapping[bytes, int]) -> dict[str, int]:
     """Return the days, `YYYY-MM-DD`, that are more than GAP_DAYS from the bulk of the rows, and their rows.
 
-    Days between which there is no longer gap are together; the bulk are those with most rows.
+    A period is days with gaps of at most GAP_DAYS in between; the bulk is the period with most rows.
     """
-    together: list[dict[str, int]] = []
+    periods: list[dict[str, int]] = []
     before: date | None = None
     for text in sorted(rows_by_day):
         day = date.fromisoformat(text.decode())
         if before is None or (day - before).days > GAP_DAYS:
-            together.append({})
-        together[-1][text.decode()] = rows_by_day[text]
+            periods.append({})
+        periods[-1][text.decode()] = rows_by_day[text]
         before = day
-    most = max((sum(days.values()) for days in together), default=0)
-    return {day: rows for days in together if sum(days.values()) < most for day, rows in days.items()}
+    most = max((sum(days.values()) for days in periods), default=0)
+    return {day: rows for days in periods if sum(days.values()) < most for day, rows in days.items()}
 
 
 def far_days_text(days: Mapping[str, int]) -> str:

@@ -92,7 +92,7 @@ _NOT_CONNECTED = (
 # By PostgreSQL's code, in their order: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _ON_A_CONNECTION = (
     _Kind(
-        "25P0[234]|57P05",
+        "25P0[34]|57P05",
         LoadCancelled,
         "PostgreSQL ended a statement or a connection that took too long: {}",
         "The server, the database, the role or a pooler has a timeout.",

@@ -10,11 +10,16 @@ import pytest
 from harness.errors import DagRunFailedError
 from harness.pipeline import runs
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.runs import PIPELINE, dag_files, run_others, wait_until_parsed
+from harness.pipeline.runs import PIPELINE, dag_files, run_others, wait_until_parsed, wait_until_parsed_again
 from harness.reporting.console import Phases
 from tests.servers import Handler, serving
 
 DAG_FILE = "from airflow.sdk import dag\n"
+IMPORT_ERROR = {
+    "filename": "new.py",
+    "timestamp": "2026-01-01T00:05:00Z",
+    "stack_trace": "Traceback (most recent call last):\n  …\nModuleNotFoundError: No module named 'pandas'\n",
+}
 
 
 class Airflow(Handler):
@@ -69,8 +74,7 @@ def test_a_file_that_cannot_be_imported_is_named_at_once(
     api: AirflowApi, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "PARSED_TIMEOUT_S", 3600)
-    trace = "Traceback (most recent call last):\n  …\nModuleNotFoundError: No module named 'pandas'\n"
-    Airflow.answers["importErrors"] = {"import_errors": [{"filename": "new.py", "stack_trace": trace}]}
+    Airflow.answers["importErrors"] = {"import_errors": [IMPORT_ERROR]}
     (folder / "new.py").write_text(DAG_FILE)
     with pytest.raises(DagRunFailedError) as caught:
         wait_until_parsed(api, folder)
@@ -82,7 +86,7 @@ def test_a_file_without_a_dag_is_named(api: AirflowApi, folder: Path) -> None:
     (folder / "new.py").write_text(DAG_FILE)
     with pytest.raises(DagRunFailedError, match=r"^Airflow has no DAG of new\.py after 0 s\.\n"):
         wait_until_parsed(api, folder)
-    (folder / ".airflowignore").write_text("new.*\n")
+    (folder / ".airflowignore").write_text("# not *\nnew.*\n")
     assert dag_files(folder) == {"pipeline.py", "freshness.py"}
     assert wait_until_parsed(api, folder).others == ["freshness"]
 
@@ -91,6 +95,24 @@ def test_a_dag_whose_file_is_gone_is_named(api: AirflowApi, folder: Path) -> Non
     (folder / "freshness.py").unlink()
     with pytest.raises(DagRunFailedError, match=r"^Airflow still has DAGs of freshness\.py, which is not in "):
         wait_until_parsed(api, folder)
+
+
+def test_dags_are_parsed_again(api: AirflowApi) -> None:
+    Airflow.answers["dags"] = {"dags": [dag("daily", minute=5)]}
+    Airflow.answers["importErrors"] = {"import_errors": [IMPORT_ERROR]}
+    before = api.parsed_at()
+    with pytest.raises(DagRunFailedError, match=r"^The DAGs were not parsed again within 0 s\.\n"):
+        wait_until_parsed_again(api, before)  # the earlier error is not that of the changed file
+
+    again = {**IMPORT_ERROR, "timestamp": "2026-01-01T00:06:00Z"}
+    Airflow.answers["importErrors"] = {"import_errors": [again]}
+    with pytest.raises(DagRunFailedError, match=r"^A DAG file cannot be imported: new\.py: ModuleNotFoundError"):
+        wait_until_parsed_again(api, before)
+
+    # `daily` was renamed
+    Airflow.answers["dags"] = {"dags": [dag("daily", minute=5), dag("hourly", minute=6)]}
+    Airflow.answers["importErrors"] = {"import_errors": []}
+    wait_until_parsed_again(api, before)
 
 
 def test_without_a_pipeline_nothing_could_be_checked(api: AirflowApi, folder: Path) -> None:

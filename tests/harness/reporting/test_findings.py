@@ -92,7 +92,7 @@ def test_lint_reports_what_each_linter_finds_and_fixes(session: Session, clone: 
         "✓ rumdl: 1 fixed",
     ]
     assert (clone / "docs" / "broken.md").read_text() == "# Broken\n\ntext\n"
-    left = "✗ ruff check found problems; fix by hand what is left; each is listed above with its line: 1"
+    left = "✗ ruff check found problems; fix the rest by hand: 1 listed above"
     assert output.splitlines()[-1] == left
     assert "| ✗ | ruff check | 2 fixed, 1 left |\n| ✓ | ruff format | 1 fixed |\n| ✓ | rumdl | 1 fixed |\n" in summary
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from harness.errors import NotUpError, PostgresError
+from harness.errors import NotUpError, PortTakenError, PostgresError
 from harness.processes.supervisor import Supervisor
 from harness.targets.kind import KindCluster, why_kubelet_fails
 from harness.targets.options import RunOptions
@@ -65,6 +65,16 @@ def test_a_postgresql_outside_of_its_network_is_named(
     programs.write_docker(tmp_path / "docker", {"container inspect": json.dumps(container)})
     with pytest.raises(PostgresError, match=r"-postgres, is not in its network\.\n"):
         KindCluster(RunOptions()).running_database()
+
+
+def test_a_postgresql_whose_port_is_taken_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    container = [{"NetworkSettings": {"Networks": [KindCluster.cluster]}}]
+    answers = {"container inspect": json.dumps(container)}
+    error = "Bind for 127.0.0.1:25432 failed: port is already allocated"
+    programs.write_answers(tmp_path / "docker", answers, error)
+    with pytest.raises(PortTakenError, match=r"-postgres, is in use\.\n.*port is already allocated"):
+        KindCluster(RunOptions())._restart_database()
 
 
 @pytest.mark.needs("image")
