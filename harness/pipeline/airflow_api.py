@@ -75,9 +75,12 @@ class AirflowApi:
 
     def dags(self) -> list[dict[str, Any]]:
         """Return the DAGs that are parsed, by id."""
-        options = {"limit": 1000, "order_by": "dag_id"}
-        dags: list[dict[str, Any]] = self._request("GET", "/api/v2/dags", params=options).json()["dags"]
-        return dags
+        dags: list[dict[str, Any]] = []
+        while True:
+            page = self._request("GET", "/api/v2/dags", params={"order_by": "dag_id", "offset": len(dags)}).json()
+            dags += page["dags"]
+            if len(dags) >= page["total_entries"] or not page["dags"]:
+                return dags
 
     def dag_ids(self) -> set[str]:
         """Return the ids of the DAGs that are parsed."""

@@ -1,11 +1,11 @@
 """Why a process of a run failed: its log's last error, a signal, or a full disk."""
 
 import shutil
-import signal
 from pathlib import Path
 
 from events.uri import without_secrets
 from harness.errors import DiskFullError, HarnessError, ServiceFailedError
+from harness.project.os_errors import signal_name
 
 MIN_FREE_BYTES = 20_000_000  # below this a disk counts as full: PostgreSQL's next WAL segment has 16 MB
 
@@ -23,7 +23,7 @@ def service_ended(name: str, log: Path, code: int) -> HarnessError:
 
 def how_ended(code: int) -> str:
     """Return how a process ended, by its exit CODE, which is minus the number of the signal that ended it."""
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def service_failed(name: str, log: Path, how: str) -> HarnessError:

@@ -1,6 +1,7 @@
 """Explain the errors of the operating system that a user can mend: standard library only, see `posargs`."""
 
 import errno
+import signal
 import tempfile
 from typing import NamedTuple
 
@@ -33,3 +34,11 @@ def explain(error: OSError) -> Explanation | None:
             NOT_WRITABLE,
         )
     return None
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, `SIGKILL` for example; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

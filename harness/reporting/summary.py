@@ -13,7 +13,6 @@ import contextlib
 import html
 import os
 import re
-import signal
 import sys
 import time
 import traceback
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from harness.project.os_errors import signal_name
 from harness.reporting.console import Phases
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -112,7 +112,7 @@ def _how_ended(error: BaseException) -> str:
         return "It was interrupted by SIGINT."
     message = str(error) or type(error).__name__
     if ended_by := re.fullmatch(r"Returned code -(\d+)", message.rstrip(".")):
-        return f"Its command was ended by {signal.Signals(int(ended_by[1])).name}."
+        return f"Its command was ended by {signal_name(int(ended_by[1]))}."
     return f"Its command failed: {message.rstrip('.')}."
 
 

@@ -221,8 +221,9 @@ def http_options(uri: str) -> dict[str, Any]:
     parts, proxies = urlsplit(uri), getproxies()
     login, _, address = parts.netloc.rpartition("@")
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(address):
-        options["proxy"] = proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if not proxy or "://" in proxy else f"http://{proxy}"
+    if proxy and proxy.startswith(("http://", "https://")) and not proxy_bypass(address):  # aiohttp has no SOCKS
+        options["proxy"] = proxy
     if not login and (found := _netrc_login(parts.hostname or "")):
         options["headers"] = {"Authorization": f"Basic {b64encode(':'.join(found).encode()).decode()}"}
     return options
@@ -232,7 +233,7 @@ def _netrc_login(host: str) -> tuple[str, str] | None:
     """Return the user and password for HOST in the file that NETRC names, by default ~/.netrc."""
     path = os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")  # noqa: PTH111 - fails for no user
     try:
-        found = netrc.netrc(path).authenticators(host)
+        found = netrc.netrc(path).hosts.get(host)  # without its `default`: a signed URL takes no login
     except FileNotFoundError:
         return None
     except (OSError, ValueError, netrc.NetrcParseError):  # their messages quote the file
