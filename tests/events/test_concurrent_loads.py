@@ -180,7 +180,7 @@ def test_an_interrupt_is_recorded(dsn: str, uri: str) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 130
-        assert errors.decode().splitlines()[-1] == "✗ Interrupted by SIGINT: a load that had not ended changed nothing."
+        assert errors.decode().splitlines()[-3] == "✗ Interrupted by SIGINT."
         assert b"Traceback" not in errors
     assert query(dsn, "select status, failure from raw.loads") == [("failed", "KeyboardInterrupt")]
     assert query(dsn, COUNT) == [(0,)]

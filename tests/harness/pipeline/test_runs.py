@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -23,13 +24,17 @@ IMPORT_ERROR = {
 
 
 class Airflow(Handler):
-    """Answers with ANSWERS by the end of the path."""
+    """Answers with ANSWERS by the end of the path; the DAGs in pages of two."""
 
     answers: dict[str, Any]
 
     def respond(self) -> None:
-        path = self.path.partition("?")[0].removeprefix("/api/v2/")
-        self.answer(200, json.dumps(self.answers[path]).encode())
+        path, _, query = self.path.removeprefix("/api/v2/").partition("?")
+        answer = self.answers[path]
+        if path == "dags":
+            offset = int(parse_qs(query)["offset"][0])
+            answer = {"dags": answer["dags"][offset : offset + 2], "total_entries": len(answer["dags"])}
+        self.answer(200, json.dumps(answer).encode())
 
 
 def dag(dag_id: str, file: str = "pipeline.py", minute: int = 5) -> dict[str, str]:
