@@ -9,6 +9,7 @@ from harness.commands.arguments import add_run_options, invalid_arguments, run_o
 from harness.docker import images
 from harness.errors import UsageError
 from harness.kubernetes import chart
+from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import wait_until_parsed_again
@@ -190,7 +191,7 @@ def print_task_log(api: AirflowApi, dag_id: str, task_id: str) -> None:
 
 def components(kubectl: Kubectl) -> list[str]:
     """Return the components that have pods."""
-    return sorted({str(pod["metadata"].get("labels", {}).get("component", "")) for pod in kubectl.items("pods")} - {""})
+    return sorted({labels(pod).get("component", "") for pod in kubectl.items("pods")} - {""})
 
 
 def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
@@ -205,7 +206,7 @@ def print_pod_logs(kubectl: Kubectl, names: Sequence[str]) -> None:
                 "Name one of them, or none to get all.",
             )
         for pod in pods:
-            if pod["metadata"].get("labels", {}).get("component") == name:
+            if labels(pod).get("component") == name:
                 for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
                     say(f"── {pod['metadata']['name']} {container['name']}")
                     say(kubectl.logs(pod["metadata"]["name"], container["name"]).rstrip())

@@ -20,7 +20,7 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
-from harness.project.paths import ROOT, expanded
+from harness.project.paths import ROOT, expanded, from_root
 from harness.reporting.console import say
 
 HELM_RELEASE = "airflow"  # Helm's name for the deployment
@@ -127,7 +127,7 @@ def check_values(chart: Path, namespace: str, files: Sequence[Path]) -> None:
 
     The last of FILES has the values that are known only at run time. Raises InstallFailedError.
     """
-    names = [str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file) for file in files[:-1]]
+    names = [from_root(file) for file in files[:-1]]
     helm = tools.typed(tools.find("helm"))
     try:
         render(chart, namespace, files)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import psycopg
 
+from events.ledger import printable
 from events.uri import first_line
-from harness.project.paths import BUILD, ROOT
+from harness.project.paths import BUILD, from_root
 from harness.reporting.console import say
 from harness.reporting.summary import details, span, table
 from harness.warehouse.roles import Warehouse
 
 FILE = BUILD / "reports" / "rejected_events.csv"
 SHOWN = 3  # of each reason
-SHOWN_CHARS = 100
 MAX_ROWS = 100_000  # in the file
 TABLE = "raw.rejected_events"
 EXAMPLES = """
@@ -51,7 +51,7 @@ class RejectedRows:
     @property
     def place(self) -> str:
         """The file, from the project's folder."""
-        return str(self.file.relative_to(ROOT) if self.file.is_relative_to(ROOT) else self.file)
+        return from_root(self.file)
 
     def lines(self) -> list[str]:
         """Return the lines for the terminal; none if no row was rejected."""
@@ -96,9 +96,3 @@ def collect(warehouse: Warehouse, file: Path = FILE) -> RejectedRows:
     for line in rejected.lines():
         say(line)
     return rejected
-
-
-def printable(text: str) -> str:
-    """Return the beginning of TEXT on one line: a rejected row may contain a terminal's control codes, too."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:SHOWN_CHARS])
-    return shown + "…" * (len(text) > SHOWN_CHARS)

@@ -17,3 +17,8 @@ PACKAGE_FOLDERS = (ROOT, ROOT / "airflow" / "include")  # the folders of `harnes
 def expanded(text: str) -> Path:
     """Return TEXT, a path that a user typed, with the folder for its `~`; the `~` of an unknown user stays."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser() fails for an unknown user
+
+
+def from_root(path: Path) -> str:
+    """Return PATH from the repository's folder if it is in it, else PATH itself."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import ChecksFailedError, NotUpError
 from harness.kubernetes import cluster_secrets
+from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import PIPELINE, is_pipeline
@@ -93,8 +94,7 @@ class ClusterDeployment(Deployment):
 
 def is_task_pod(pod: dict[str, Any]) -> bool:
     """Return whether a pod is a worker, or was created by a task."""
-    labels = pod["metadata"].get("labels", {})
-    return "task_id" in labels or labels.get("component") == "worker"
+    return "task_id" in labels(pod) or labels(pod).get("component") == "worker"
 
 
 def connect(provider: ClusterProvider, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi]:

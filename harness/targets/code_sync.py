@@ -20,7 +20,7 @@ from harness.errors import NotUpError, UsageError
 from harness.kubernetes.deployment import MANIFESTS
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
-from harness.project.paths import ROOT
+from harness.project.paths import from_root
 from harness.targets.cluster_provider import ClusterProvider, values_files
 
 SYNCED, DEPLOYED = "synced-code", "deployed-files"
@@ -105,7 +105,7 @@ def remove_synced(kubectl: Kubectl) -> None:
 def digests(provider: ClusterProvider) -> dict[str, str]:
     """Return the digests of the files that a deployment is made of, by path, without the events file."""
     configuration = [*values_files(provider), pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
-    files = {str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path): path for path in configuration}
+    files = {from_root(path): path for path in configuration}
     files |= {path: file for path, file in all_code().items() if path != "airflow/data/events.csv"}
     return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}
 

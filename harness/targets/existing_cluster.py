@@ -13,6 +13,7 @@ from pathlib import Path
 from events.dsn import connection_url
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
+from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.deployment import CLONE_LABEL, NAMESPACE, Database, uninstall
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
@@ -81,7 +82,7 @@ class ExistingCluster(ClusterProvider):
                 "Try: kubectl version",
             )
         found = self.kubectl().get("namespace", self.namespace)
-        return bool(found and found["metadata"].get("labels", {}).get(CLONE_LABEL) == CLONE_ON_MACHINE)
+        return bool(found and labels(found).get(CLONE_LABEL) == CLONE_ON_MACHINE)
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check all prerequisites, the namespace's maker among them; raise HarnessError if one is not met."""

@@ -24,7 +24,7 @@ from events.days import valid_times
 from events.dsn import libpq_dsn, names_a_database
 from events.errors import EventsError, SettingUnusable
 from events.interval import Interval
-from events.ledger import IS_KILLED
+from events.ledger import IS_KILLED, printable
 from events.load import load
 from events.source import named
 from events.tables import create_tables
@@ -48,7 +48,6 @@ _REJECTS = """
         or load_id = (select coalesce(same_as_load_id, load_id) from raw.loads where load_id = %(load)s)
     order by load_id desc, line_number limit %(limit)s
 """
-_SHOWN_TEXT = 100
 _INTERRUPTED = """✗ Interrupted by SIGINT.
   A load that had not ended has changed nothing.
   See how it ended: python -m events loads"""
@@ -164,16 +163,10 @@ def _show_rejects(options: argparse.Namespace, dsn: str) -> None:
 
 def _print_table(cursor: psycopg.Cursor) -> None:
     names = [column.name for column in cursor.description or []]
-    rows = [["" if value is None else _printable(str(value)) for value in row] for row in cursor]
+    rows = [["" if value is None else printable(str(value)) for value in row] for row in cursor]
     widths = [max(len(row[number]) for row in [names, *rows]) for number in range(len(names))]
     for row in [names, *rows]:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _printable(text: str) -> str:
-    """Return TEXT as one short line: a rejected row may contain anything, also control codes of terminals."""
-    shown = text[:_SHOWN_TEXT] + "…" * (len(text) > _SHOWN_TEXT)
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 if __name__ == "__main__":

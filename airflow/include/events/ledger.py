@@ -21,6 +21,7 @@ IS_KILLED = f"""
             and database = (select oid from pg_database where datname = current_database())
     ))
 """  # noqa: S608 - constants
+SHOWN_CHARS = 100
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
 
 logger = logging.getLogger(__name__)
@@ -189,6 +190,12 @@ def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, er
             load_id,
             without_secrets(str(second), dsn),
         )
+
+
+def printable(text: str) -> str:
+    """Return TEXT as one short line: a rejected row may contain anything, also control codes of terminals."""
+    shown = text[:SHOWN_CHARS] + "…" * (len(text) > SHOWN_CHARS)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 def _storable(text: str) -> str:

@@ -78,7 +78,16 @@ def load(
         role = owner(connection)
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
-            *(connection, dsn, role, source_uri, interval, valid, max_rejected, allow_empty, lock_timeout_s, progress)
+            connection,
+            dsn,
+            role,
+            source_uri,
+            interval,
+            valid,
+            max_rejected,
+            allow_empty,
+            lock_timeout_s,
+            progress,
         )
         if dry_run:
             result = job.dry_run()
@@ -187,7 +196,10 @@ class _Load:
         with transaction(connection, self.role, self.lock_timeout_s):
             ledger.lock(connection, load_id)
             found = find_unchanged(
-                *(connection, self.source_uri, self.interval, rules),
+                connection,
+                self.source_uri,
+                self.interval,
+                rules,
                 max_rejected=self.max_rejected,
                 lock_timeout_s=self.lock_timeout_s,
             )
