@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[2] / "dbt"
 # The collector of garbage would look at all that dbt imports again and again: a fifth of the time.
 # For each of an adapter's flags dbt searches all modules for the caller, 0.2 s a run, to name it in an event.
 LOOP = """
-import gc, importlib.util, json, os, sys, traceback
+import gc, importlib.util, json, os, sys, threading, traceback
 
 from dbt.adapters.postgres.connections import PostgresConnectionManager as Manager, PostgresCredentials
 from dbt.cli.main import dbtRunner
@@ -24,19 +24,19 @@ from dbt_common.events.event_manager import EventManager
 
 gc.freeze()
 gc.set_threshold(100_000)
-add_query, statements, pauses = Manager.add_query, 0, set()
+add_query, statements, pauses, counting = Manager.add_query, 0, set(), threading.Lock()
 fire_event = EventManager.fire_event
 patched_by_run = ((PostgresCredentials, "connection_info"), (Manager, "add_commit_query"))
 
 def add_query_or_pause(manager, sql, *arguments, **options):
     global statements
-    statements += 1
-    for pause in pauses:
-        if pause == str(statements) or not pause.isdigit() and pause in sql:
-            pauses.remove(pause)
-            print("@ paused", flush=True)
-            sys.stdin.readline()
-            break
+    with counting:  # dbt's threads run statements beside each other
+        statements += 1
+        pause = next((p for p in pauses if p == str(statements) or not p.isdigit() and p in sql), None)
+        pauses.discard(pause)
+    if pause is not None:
+        print("@ paused", flush=True)
+        sys.stdin.readline()
     return add_query(manager, sql, *arguments, **options)
 
 def fire_event_if_shown(manager, event, level=None, **options):
