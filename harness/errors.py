@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from events.errors import EventsError
-from events.uri import shown, without_secrets
+from feeds.errors import EventsError
+from feeds.uri import shown, without_secrets
 
 
 class HarnessError(EventsError):

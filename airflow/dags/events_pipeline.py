@@ -26,10 +26,9 @@ from typing import Any
 import pendulum
 from airflow.sdk import DAG, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
-
-from events.arguments import share
-from events.dbt_task import dbt_task
-from events.retries import RETRIES
+from feeds.arguments import share
+from feeds.dbt_task import dbt_task
+from feeds.retries import RETRIES
 
 CADENCES = ("daily", "weekly", "monthly")
 # An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
@@ -72,20 +71,19 @@ def events_pipeline(cadence: str) -> DAG:
     def pipeline() -> None:
         @task
         def create_tables() -> None:
-            from events.dsn import warehouse_dsn
-            from events.tables import create_tables
+            from feeds.dsn import warehouse_dsn
+            from feeds.tables import create_tables
 
             create_tables(warehouse_dsn())
 
         @task
         def load_events() -> dict[str, Any]:
             from airflow.sdk import get_current_context
-
-            from events.days import valid_times
-            from events.dsn import warehouse_dsn
-            from events.errors import SettingUnusable
-            from events.load import load
-            from events.source import named
+            from feeds.days import valid_times
+            from feeds.dsn import warehouse_dsn
+            from feeds.errors import SettingUnusable
+            from feeds.load import load
+            from feeds.source import named
 
             context: Any = get_current_context()
             start, end = interval(context)
@@ -136,7 +134,7 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
     run = context["dag_run"]
     if run.run_type in ("scheduled", "backfill") and run.data_interval_start != run.data_interval_end:
         return run.data_interval_start, run.data_interval_end
-    from events.interval import Interval
+    from feeds.interval import Interval
 
     chosen = Interval.parse(context["params"]["start"], context["params"]["end"])
     return chosen.start, chosen.end

@@ -8,11 +8,12 @@ from dataclasses import fields
 from typing import Any
 from urllib.parse import unquote
 
-from events.arguments import Parser as ArgumentParser
-from events.arguments import share
-from events.errors import SettingUnusable
-from events.source import named
-from events.uri import shown
+from feeds.arguments import Parser as ArgumentParser
+from feeds.arguments import share
+from feeds.errors import SettingUnusable
+from feeds.source import named
+from feeds.uri import shown
+
 from harness.errors import UsageError
 from harness.project.paths import expanded
 from harness.targets.options import RunOptions

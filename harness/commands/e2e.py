@@ -11,9 +11,10 @@ import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 
-from events.errors import EventsError
-from events.interval import Interval
-from events.source import check_source
+from feeds.errors import EventsError
+from feeds.interval import Interval
+from feeds.source import check_source
+
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError

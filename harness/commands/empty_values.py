@@ -3,7 +3,8 @@
 import itertools
 import os
 
-from events.uri import shown
+from feeds.uri import shown
+
 from harness.errors import UsageError
 
 VARIABLES = (

@@ -2,7 +2,8 @@
 
 import argparse
 
-from events.uri import shown
+from feeds.uri import shown
+
 from harness.ci import release
 from harness.reporting.console import say
 from harness.reporting.summary import Section, table

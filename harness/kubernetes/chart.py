@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from events.uri import shown
+from feeds.uri import shown
+
 from harness.errors import ChartMissingError, CommandFailedError, DownloadError, InstallFailedError, UsageError
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from events.errors import EventsError
+from feeds.errors import EventsError
+
 from harness.kubernetes import chart
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run

@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
-
-from events.source import http_options
+from feeds.source import http_options
 
 COLUMNS = ["event_id", "event_type", "professional_id_anonymized", "created_at", "meta_data"]
 EVENT_TYPES = {"created_account", "became_able_to_propose", "became_unable_to_propose", "proposed"}

@@ -96,7 +96,7 @@ def check_xcom(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) 
         raise ChecksFailedError(
             f"The XCom of {dag_id}'s task load_events is {xcom}, and raw.loads has {rows}.",
             "The task most likely returns, or the load records, something else since a change.",
-            "Compare load_events in airflow/dags/events_pipeline.py with airflow/include/events/ledger.py.",
+            "Compare load_events in airflow/dags/events_pipeline.py with airflow/include/feeds/ledger.py.",
         )
     return ", ".join(f"{name} {xcom[name]:,}" for name in LOAD_FIGURES[1:])
 

@@ -7,7 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from events.interval import Interval
+from feeds.interval import Interval
+
 from harness.errors import DagRunFailedError
 from harness.pipeline.airflow_api import AirflowApi
 from harness.project.paths import ROOT

@@ -3,7 +3,8 @@
 import re
 from typing import Any, NamedTuple
 
-from events.errors import EventsError
+from feeds.errors import EventsError
+
 from harness.errors import DagRunFailedError
 from harness.reporting.summary import code, details
 

@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from events.uri import without_secrets
+from feeds.uri import without_secrets
+
 from harness.errors import DiskFullError, HarnessError, ServiceFailedError
 from harness.project.os_errors import signal_name
 

@@ -70,7 +70,7 @@ TASKS = [
     Variable("EVENTS_NOT_BEFORE", "events before this time (UTC) are rejected, e.g. `2015-01-01`", "no bound"),
     Variable("EVENTS_BEFORE", "events at or after this time (UTC) are rejected, e.g. `2031-01-01`", "no bound"),
     Variable("NETRC", "the file with passwords of web servers, for events files over HTTP", "`~/.netrc`"),
-    Variable("EVENTS_DSN", "only for `python -m events`: the warehouse as the role `loader`"),
+    Variable("EVENTS_DSN", "only for `python -m feeds`: the warehouse as the role `loader`"),
     Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
     Variable(
         "DBT_IMAGE",

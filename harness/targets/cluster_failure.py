@@ -4,7 +4,8 @@ import contextlib
 import re
 from collections.abc import Callable
 
-from events.errors import EventsError
+from feeds.errors import EventsError
+
 from harness.errors import ChecksFailedError, DagRunFailedError, HarnessError, ServiceFailedError
 from harness.kubernetes import diagnostics as cluster_diagnostics
 from harness.kubernetes.causes.cause import Cause

@@ -10,7 +10,8 @@ import hashlib
 import shlex
 from pathlib import Path
 
-from events.dsn import connection_url
+from feeds.dsn import connection_url
+
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubernetes.causes.objects import labels

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from events.interval import Interval
+from feeds.interval import Interval
+
 from harness.project.paths import SAMPLE
 
 CLUSTERS = ("kind", "minikube", "context")

@@ -17,7 +17,7 @@ from tests.harness_command import run
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 DAG_ID = "events_pipeline_daily"
-DAG, LOAD, MODEL = "airflow/dags/events_pipeline.py", "airflow/include/events/load.py", "dbt/models/marker.sql"
+DAG, LOAD, MODEL = "airflow/dags/events_pipeline.py", "airflow/include/feeds/load.py", "dbt/models/marker.sql"
 TASKS = {"create_tables": "the DAG is synced", "load_events": "the load is synced", "dbt_build": "marker"}
 
 

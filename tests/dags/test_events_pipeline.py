@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-
-from events.errors import IntervalUnreadable, SettingUnusable
-from events.interval import Interval
-from events.ledger import LoadResult
+from feeds.errors import IntervalUnreadable, SettingUnusable
+from feeds.interval import Interval
+from feeds.ledger import LoadResult
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
 CADENCES = {"daily": "0 0 * * *", "weekly": "0 0 * * 0", "monthly": "0 0 1 * *"}
@@ -210,8 +209,8 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
     monkeypatch.setenv("EVENTS_URI", "events.csv")
     monkeypatch.setenv("EVENTS_NOT_BEFORE", "2015-01-01")
     monkeypatch.setenv("EVENTS_BEFORE", "")
-    monkeypatch.setattr("events.tables.create_tables", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr("events.load.load", load)
+    monkeypatch.setattr("feeds.tables.create_tables", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("feeds.load.load", load)
     asked = context("manual", end="2020-01-02T11:00:00Z")
     asked["params"] |= {"max_rejected": 0.5, "allow_empty": True}
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: asked)
@@ -231,8 +230,7 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
 
 def test_an_impossible_day_is_explained() -> None:
     from events_pipeline import interval
-
-    from events.errors import IntervalUnreadable
+    from feeds.errors import IntervalUnreadable
 
     with pytest.raises(IntervalUnreadable, match="'2020-02-30T00:00:00Z' is not a time"):
         interval(context("manual", start="2020-02-30T00:00:00Z"))
@@ -246,8 +244,8 @@ def test_parsing_imports_little_beyond_airflow() -> None:
     )
     argv = [sys.executable, "-c", program, str(DAGS)]
     modules = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
-    assert "events.dbt_task" in modules
-    heavy = {"psycopg", "psycopg2", "fsspec", "aiohttp", "pandas", "numpy", "dbt", "kubernetes", "events.load"}
+    assert "feeds.dbt_task" in modules
+    heavy = {"psycopg", "psycopg2", "fsspec", "aiohttp", "pandas", "numpy", "dbt", "kubernetes", "feeds.load"}
     assert heavy.isdisjoint(modules)
 
 
@@ -272,7 +270,7 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
 def test_dbts_process_gets_only_its_own_environment(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from events.dbt_task import run_process
+    from feeds.dbt_task import run_process
 
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", "secret")
@@ -280,11 +278,11 @@ def test_dbts_process_gets_only_its_own_environment(
     caplog.set_level("INFO")
     program = "import os; print('host', os.environ['WAREHOUSE_HOST']); print([n for n in os.environ if 'AIRFLOW' in n])"
     run_process([sys.executable, "-c", program])
-    assert [record.getMessage() for record in caplog.records if record.name == "events.dbt_task"] == ["host here", "[]"]
+    assert [record.getMessage() for record in caplog.records if record.name == "feeds.dbt_task"] == ["host here", "[]"]
 
 
 def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:
-    from events.dbt_task import run_process
+    from feeds.dbt_task import run_process
 
     caplog.set_level("INFO")
     with pytest.raises(RuntimeError, match="dbt ended with exit code 7 in its process"):
@@ -293,7 +291,7 @@ def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_dbt_is_terminated_when_its_task_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from events import dbt_task
+    from feeds import dbt_task
 
     started: list[subprocess.Popen[str]] = []
 

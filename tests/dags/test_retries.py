@@ -7,11 +7,10 @@ import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import ExceptionRetryPolicy, RetryAction
 from airflow.sdk.exceptions import AirflowException
-
-from events import errors
-from events.dbt_pod import dbt_pod
-from events.dbt_task import DbtEndedError, DbtFailedError, failure
-from events.retries import RETRIES
+from feeds import errors
+from feeds.dbt_pod import dbt_pod
+from feeds.dbt_task import DbtEndedError, DbtFailedError, failure
+from feeds.retries import RETRIES
 
 TEMPORARY = {"SourceMissing", "SourceUnreadable", "SourceChanged", "WarehouseBusy", "WarehouseGone"}
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from feeds.load import load
 from psycopg import sql
 
-from events.load import load
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -126,7 +126,7 @@ def test_a_table_without_a_valid_snapshot_note_is_built_anew(dbt: Dbt, warehouse
 def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.partitions.MIN_ROWS", 1)  # each day has its own partition
+    monkeypatch.setattr("feeds.partitions.MIN_ROWS", 1)  # each day has its own partition
     file = str(write_file(tmp_path / "events.csv", five_days()))
     for number in range(1, 6):
         load(file, warehouse.loader_dsn, start=midnight(number), end=midnight(number + 1))

@@ -20,7 +20,7 @@ BAD_SHARE = 0.001
 # In a process that does nothing else, like a task's, so that its memory is the load's.
 LOAD_ALONE = """
 import json, os, re, resource, sys, time
-from events.load import load
+from feeds.load import load
 began = time.monotonic()
 load(sys.argv[1], os.environ["LOADER_DSN"])
 seconds = time.monotonic() - began

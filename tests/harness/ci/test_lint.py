@@ -33,7 +33,7 @@ RUFF = ("ruff check", "ruff format")
         ("docs/adr/0003-an-environment-per-group.md", ("rumdl",)),
         ("./README.md", ("rumdl",)),
         ("airflow/data/events.csv", ()),
-        ("airflow/include/events/tables.sql", ()),
+        ("airflow/include/feeds/tables.sql", ()),
     ],
 )
 def test_a_file_is_checked_by_its_linters(file: str, linters: tuple[str, ...]) -> None:

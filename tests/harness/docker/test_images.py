@@ -14,7 +14,7 @@ from harness.project import pins
 FILES = {
     "airflow/Dockerfile": "FROM one",
     "airflow/dags/a.py": "a",
-    "airflow/include/events/load.py": "load",
+    "airflow/include/feeds/load.py": "load",
     "airflow/data/events.csv": "sample",
     "requirements/events.txt": "fsspec==1",
     "dbt/Dockerfile": "FROM two",
@@ -89,7 +89,7 @@ def test_a_different_build_changes_the_tag(root: Path, monkeypatch: pytest.Monke
         pytest.param(lambda root, _: os.utime(root / "dbt/run.py", (1, 1)), id="a file's age"),
         pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o600), id="a file's readers"),
         pytest.param(write("dbt/__pycache__/run.cpython-313.pyc"), id="bytecode"),
-        pytest.param(write("airflow/include/events/__pycache__/load.pyc"), id="bytecode below"),
+        pytest.param(write("airflow/include/feeds/__pycache__/load.pyc"), id="bytecode below"),
         pytest.param(write("dbt/target/manifest.json"), id="dbt's target"),
         pytest.param(write("dbt/logs/dbt.log"), id="dbt's log"),
         pytest.param(write("dbt/dbt_packages/x/x.sql"), id="dbt's packages"),

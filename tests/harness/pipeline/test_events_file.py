@@ -1,4 +1,4 @@
-"""Any file of valid and other rows is read as it should; tests/events/test_records.py has each rule by example."""
+"""Any file of valid and other rows is read as it should; tests/feeds/test_records.py has each rule by example."""
 
 import gzip
 from datetime import UTC, datetime, timedelta

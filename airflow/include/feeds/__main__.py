@@ -1,0 +1,173 @@
+"""Load events from a shell, and show past loads and rejected rows.
+
+    python -m feeds load [URI] [--start INSTANT] [--end INSTANT] [--dry-run]
+    python -m feeds loads
+    python -m feeds rejects
+
+Without URI it loads the file that EVENTS_URI names. EVENTS_DSN names the warehouse, a libpq URL as the role `loader`;
+without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
+"""
+
+import argparse
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import psycopg
+
+from feeds.arguments import Parser, share, whole_number
+from feeds.connection import connect, foreseen
+from feeds.days import valid_times
+from feeds.dsn import libpq_dsn, names_a_database
+from feeds.errors import EventsError, SettingUnusable
+from feeds.interval import Interval
+from feeds.ledger import IS_KILLED, printable
+from feeds.load import load
+from feeds.source import named
+from feeds.tables import create_tables
+
+_ERASE = "\r\x1b[K"  # the present line of the terminal
+_TERMINAL_EVERY_S = 0.2
+_LINES_EVERY_S = 5.0
+_LOADS = f"""
+    select
+        load_id, case when {IS_KILLED} then 'killed' else status end as status,
+        to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_at, round(seconds, 1) as seconds,
+        interval_start::text, interval_end::text, rows_read as read, rows_loaded as loaded, rows_rejected as rejected,
+        rows_outside as outside, rows_replaced as replaced, same_as_load_id as same_as, run_id,
+        source_size_bytes as bytes, left(source_sha256, 12) as sha256, source_uri,
+        split_part(failure, E'\\n', 1) as failure
+    from raw.loads order by load_id desc limit %s
+"""  # noqa: S608 - constants
+_REJECTS = """
+    select load_id, line_number, reason, raw_text from raw.rejected_events
+    where %(load)s::bigint is null
+        or load_id = (select coalesce(same_as_load_id, load_id) from raw.loads where load_id = %(load)s)
+    order by load_id desc, line_number limit %(limit)s
+"""
+_INTERRUPTED = """✗ Interrupted by SIGINT.
+  A load that had not ended has changed nothing.
+  See how it ended: python -m feeds loads"""
+
+logger = logging.getLogger("feeds")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command in ARGUMENTS and return the process's exit code."""
+    parser = Parser(
+        "python -m feeds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    loading = commands.add_parser("load", help="load an events file", allow_abbrev=False)
+    loading.add_argument("uri", metavar="URI", nargs="?", help="the events file: a path or any fsspec URI")
+    loading.add_argument("--start", metavar="INSTANT", help="first instant to load, UTC, e.g. 2020-02-01T09:00:00Z")
+    loading.add_argument("--end", metavar="INSTANT", help="first instant after the interval")
+    loading.add_argument("--max-rejected", type=share, default=0.01, metavar="SHARE", help="0.01 (the default) is 1%%")
+    loading.add_argument("--allow-empty", action="store_true", help="delete the interval's events if the file has none")
+    loading.add_argument("--force", action="store_true", help="load the file even if nothing has changed")
+    loading.add_argument("--dry-run", action="store_true", help="show what a load would do, and change nothing")
+    loading.set_defaults(run=_load)
+    loads = commands.add_parser("loads", help="show the ledger, latest load first", allow_abbrev=False)
+    loads.add_argument(
+        "--limit", type=whole_number, default=20, metavar="N", help="how many loads to show; 20 by default"
+    )
+    loads.set_defaults(run=_show_loads)
+    rejects = commands.add_parser("rejects", help="show the rejected rows", allow_abbrev=False)
+    rejects.add_argument("--load", type=whole_number, metavar="ID", help="show only the rejected rows of this load")
+    rejects.add_argument(
+        "--limit", type=whole_number, default=100, metavar="N", help="how many rows to show; 100 by default"
+    )
+    rejects.set_defaults(run=_show_rejects)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        options = parser.parse_args(arguments)
+        dsn = os.environ.get("EVENTS_DSN")
+        if dsn is not None and not names_a_database(libpq_dsn(dsn, "EVENTS_DSN")):
+            raise SettingUnusable(
+                "EVENTS_DSN is set but names no database.",
+                "It is most likely built from variables that are not set; libpq would then choose a database itself.",
+                "Name the warehouse in it, or unset it to use libpq's variables (PGHOST, PGUSER …).",
+            )
+        with foreseen():
+            options.run(options, dsn or "")
+        sys.stdout.flush()
+    except EventsError as error:
+        print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # of a pager or `head` that has read enough; Python would fail once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return 0
+
+
+def _load(options: argparse.Namespace, dsn: str) -> None:
+    terminal = sys.stderr.isatty()
+    line = f"{_ERASE}%(message)s" if terminal else "%(message)s"
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.name.startswith("feeds") or record.levelno >= logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
+    interval, valid = Interval.parse(options.start, options.end), valid_times()
+    uri = named(os.environ.get("EVENTS_URI") if options.uri is None else options.uri)
+    if not options.dry_run:
+        create_tables(dsn)
+    try:
+        result = load(
+            uri,
+            dsn,
+            start=interval.start,
+            end=interval.end,
+            valid=valid,
+            max_rejected=options.max_rejected,
+            allow_empty=options.allow_empty,
+            force=options.force,
+            dry_run=options.dry_run,
+            run_id="shell",
+            report=_redraw if terminal else logger.info,
+            report_every_s=_TERMINAL_EVERY_S if terminal else _LINES_EVERY_S,
+        )
+    finally:
+        if terminal:
+            _redraw("")
+    would = "would be " if options.dry_run else ""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
+    print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval")
+    print(f"{result.loaded:,} {would}loaded, {result.replaced:,} {would}replaced")
+    print(f"{result.rejected:,} {would}rejected{': ' if reasons else ''}{reasons}")
+
+
+def _redraw(text: str) -> None:
+    """Replace the present line of the terminal by TEXT."""
+    sys.stderr.write(_ERASE + text)
+    sys.stderr.flush()
+
+
+def _show_loads(options: argparse.Namespace, dsn: str) -> None:
+    with connect(dsn) as connection:
+        _print_table(connection.execute(_LOADS, (options.limit,)))
+
+
+def _show_rejects(options: argparse.Namespace, dsn: str) -> None:
+    with connect(dsn) as connection:
+        _print_table(connection.execute(_REJECTS, {"load": options.load, "limit": options.limit}))
+
+
+def _print_table(cursor: psycopg.Cursor) -> None:
+    names = [column.name for column in cursor.description or []]
+    rows = [["" if value is None else printable(str(value)) for value in row] for row in cursor]
+    widths = [max(len(row[number]) for row in [names, *rows]) for number in range(len(names))]
+    for row in [names, *rows]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""The ledger, `raw.loads`, with a row for each load from its start, and the quarantine, `raw.rejected_events`."""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psycopg
+
+from feeds.connection import connect, transaction
+from feeds.errors import EventsError
+from feeds.interval import Interval
+from feeds.uri import shown, source_id, without_secrets
+
+_LOAD_LOCK = 0x6C6F6164  # "load": with a load's id, the advisory lock of that load's transaction
+_INT = 0x7FFFFFFF  # the largest number that such a lock's second half takes
+# Whether a load that is `running` in the ledger was killed: its process holds its lock from its first second on.
+IS_KILLED = f"""
+    (status = 'running' and started_at < clock_timestamp() - interval '2 seconds' and not exists (
+        select from pg_locks
+        where locktype = 'advisory' and classid = {_LOAD_LOCK} and objid = (load_id & {_INT})::oid and objsubid = 2
+            and database = (select oid from pg_database where datname = current_database())
+    ))
+"""  # noqa: S608 - constants
+SHOWN_CHARS = 100
+_COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What a load did, in rows.
+
+    Attributes:
+        load_id: the load's row in `raw.loads`.
+        read: rows in the file, `loaded + rejected + outside`.
+        loaded: rows of the file that are now in `raw.events`.
+        rejected: rows of the file that are now in `raw.rejected_events`.
+        outside: valid rows outside the interval.
+        replaced: rows deleted from `raw.events`: those of the interval, and those that moved into it.
+        reasons: the number of rejected rows by reason.
+        same_as_load_id: the earlier load of the same file whose rows are unchanged, so that this one had nothing to do.
+        seconds: how long the load took.
+    """
+
+    load_id: int
+    read: int
+    loaded: int
+    rejected: int
+    outside: int
+    replaced: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    same_as_load_id: int | None = None
+    seconds: float = field(default=0.0, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {getattr(self, name):,}" for name in _COUNTS)
+        same = f", unchanged since load {self.same_as_load_id}" if self.same_as_load_id else ""
+        return f"{counts}{same}, in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class PreviousLoad:
+    """A load that has succeeded, and the transaction whose rows show whether they were changed since."""
+
+    load_id: int
+    transaction_id: str
+    sha256: str
+    read: int
+    loaded: int
+    rejected: int
+    outside: int
+
+
+def begin(connection: psycopg.Connection, source_uri: str, interval: Interval, run_id: str | None) -> int:
+    """Insert a load into the ledger and return its id."""
+    [(load_id,)] = connection.execute(
+        "insert into raw.loads (source_uri, source_id, interval_start, interval_end, run_id, status)"
+        " values (%s, %s, %s, %s, %s, 'running') returning load_id",
+        (_storable(shown(source_uri)), source_id(source_uri), interval.start, interval.end, run_id),
+    )
+    return int(load_id)
+
+
+def lock(connection: psycopg.Connection, load_id: int) -> None:
+    """Lock the load until the transaction ends, as a sign that its process is alive."""
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (_LOAD_LOCK, load_id & _INT))
+
+
+def mark_killed_as_failed(connection: psycopg.Connection) -> None:
+    """Set the status of killed loads: those that are `running` and whose lock nobody holds.
+
+    Their rows were never committed, so there is nothing else to clean up.
+    """
+    connection.execute(
+        "update only raw.loads set status = 'failed', failure = 'Its process was killed.', ended_at = clock_timestamp()"
+        " where status = 'running' and pg_try_advisory_xact_lock(%s, (load_id & %s)::int)",
+        (_LOAD_LOCK, _INT),
+    )
+
+
+def remove_old_secrets(connection: psycopg.Connection) -> None:
+    """Remove the secrets from rows of a version that did not hide them; these rows have no `source_id`."""
+    found = connection.execute(
+        "select load_id, source_uri, failure from only raw.loads where source_id is null for update skip locked"
+    )
+    for load_id, uri, failure in found.fetchall():
+        connection.execute(
+            "update only raw.loads set source_uri = %s, source_id = %s, failure = %s where load_id = %s",
+            (shown(uri), source_id(uri), failure and without_secrets(failure), load_id),
+        )
+
+
+def find_previous(
+    connection: psycopg.Connection, source_uri: str, size_bytes: int | None, interval: Interval, rules: str
+) -> PreviousLoad | None:
+    """Return the latest load of a file of SIZE_BYTES and INTERVAL by the same RULES, with this source's rejects."""
+    found = connection.execute(
+        "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
+        " from only raw.loads where status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
+        " and rules_sha256 = %s and source_size_bytes = %s and (source_id = %s or rows_rejected = 0)"
+        " and interval_start is not distinct from %s and interval_end is not distinct from %s"
+        " order by load_id desc limit 1",
+        (rules, size_bytes, source_id(source_uri), interval.start, interval.end),
+    ).fetchone()
+    return PreviousLoad(*found) if found else None
+
+
+def forget_rejects(connection: psycopg.Connection, source_uri: str, kept_load_id: int) -> None:
+    """Delete the rejected rows of the source's loads, except those of the load KEPT_LOAD_ID."""
+    connection.execute(
+        "delete from only raw.rejected_events using only raw.loads where loads.load_id = rejected_events.load_id"
+        " and loads.source_id = %s and loads.load_id <> %s",
+        (source_id(source_uri), kept_load_id),
+    )
+
+
+def close(
+    connection: psycopg.Connection,
+    load_id: int,
+    source: tuple[int | None, str | None],
+    outcome: LoadResult | tuple[EventsError, dict[str, int]],
+    *,
+    rules: str | None = None,
+    moved_from: str | None = None,
+) -> None:
+    """Write a load's end into the ledger.
+
+    Args:
+        connection: in the load's transaction.
+        load_id: the load.
+        source: the file's size in bytes and its SHA-256, if known.
+        outcome: what the load did, or why it was refused and the row counts known by then.
+        rules: the SHA-256 of the rules for valid rows.
+        moved_from: the earliest time that an event had before it moved into the interval.
+    """
+    if isinstance(outcome, LoadResult):
+        status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}
+        same_as = outcome.same_as_load_id
+    else:
+        status, failure, counts, same_as = "failed", str(outcome[0]), outcome[1], None
+    connection.execute(
+        "update only raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
+        " source_size_bytes = %s, source_sha256 = %s, same_as_load_id = %s, transaction_id = pg_current_xact_id(),"
+        " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s,"
+        " rules_sha256 = %s, moved_from = %s"
+        " where load_id = %s",
+        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), rules, moved_from, load_id),
+    )
+
+
+def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:
+    """Write ERROR into the ledger as ROLE, over a new connection, unless the load has succeeded."""
+    failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
+    failure = without_secrets(failure, source_uri, dsn)
+    try:
+        with connect(dsn) as connection, transaction(connection, role):
+            connection.execute(
+                "update only raw.loads set status = 'failed', failure = %s, ended_at = clock_timestamp()"
+                " where load_id = %s and status <> 'succeeded'",  # another load may have marked it as killed
+                (_storable(failure), load_id),
+            )
+    except (psycopg.Error, EventsError) as second:
+        logger.warning(
+            "load %d: its failure could not be recorded; the next load will record it: %s",
+            load_id,
+            without_secrets(str(second), dsn),
+        )
+
+
+def printable(text: str) -> str:
+    """Return TEXT as one short line: a rejected row may contain anything, also control codes of terminals."""
+    shown = text[:SHOWN_CHARS] + "…" * (len(text) > SHOWN_CHARS)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
+
+
+def _storable(text: str) -> str:
+    """Return TEXT as PostgreSQL can store it: a path may contain any byte."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

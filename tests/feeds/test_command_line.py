@@ -1,0 +1,277 @@
+"""`python -m feeds`: its output, effects and exit codes."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from feeds import ledger
+from feeds.__main__ import main
+from feeds.tables import create_tables
+
+from harness.warehouse.roles import Warehouse
+from tests.feeds.common import account, query, write
+
+ROWS = (
+    "1;created_account;7;2020-01-01 09:00:00;",
+    "2;became_able_to_propose;7;2020-01-02 10:00:00;",
+    "3;created_account;8;2020-01-02 11:00:00;",
+    "not an \x1b[31mevent",
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return write(tmp_path / "events.csv", ROWS)
+
+
+@pytest.fixture
+def bare_dsn(bare_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the DSN of a warehouse without tables, which EVENTS_DSN has too."""
+    monkeypatch.setenv("EVENTS_DSN", bare_warehouse.loader_dsn)
+    return bare_warehouse.loader_dsn
+
+
+def counts(dsn: str) -> list[int]:
+    """Return the number of events, rejected rows and loads."""
+    return [len(query(dsn, f"table raw.{table}")) for table in ("events", "rejected_events", "loads")]
+
+
+def test_a_load_prints_its_result(bare_dsn: str, file: str) -> None:
+    arguments = ("load", file, "--start", "2020-01-02", "--max-rejected", "0.5")
+    command = [sys.executable, "-m", "feeds", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "4 rows read, 1 of them outside the interval",
+        "2 loaded, 0 replaced",
+        "1 rejected: field_count 1",
+    ]
+    rejected, closing = done.stderr.splitlines()
+    assert rejected == "load 1: rejected 1 rows: field_count 1"
+    figures = "read 4, loaded 2, rejected 1, outside 1, replaced 0"
+    assert closing.startswith(f"load 1 of {file}, from 2020-01-02 00:00:00+00:00: {figures}")
+    assert counts(bare_dsn) == [2, 1, 1]
+
+
+ERASE = "\r\x1b[K"
+REPORT_EACH_BLOCK = """
+import sys
+from feeds import __main__
+__main__._TERMINAL_EVERY_S = __main__._LINES_EVERY_S = 0  # however fast the machine is
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Give a file of several blocks."""
+    path = tmp_path / "many.csv"
+    write(path, [*map(account, range(30_000)), ROWS[-1]])
+    return path
+
+
+def check_progress(lines: Sequence[str], path: Path) -> None:
+    size = f"{path.stat().st_size / 1e6:.1f}"
+    pattern = rf"read (\d\.\d) of {size} MB \((\d+)%\), ([\d,]+) rows, [\d,]+ rows/s, (\d+) s left"
+    found = [match.groups() for line in lines if (match := re.fullmatch(pattern, line))]
+    assert len(found) == len(lines) > 3
+    rows = [int(rows.replace(",", "")) for _, _, rows, _ in found]
+    assert rows == sorted(rows)
+    assert found[-1] == (size, "100", "30,001", "0")
+
+
+def test_a_terminal_shows_progress_in_one_line(bare_dsn: str, many: Path) -> None:
+    assert bare_dsn
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-c", REPORT_EACH_BLOCK, "load", str(many)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its_end) as process:
+        os.close(its_end)
+        shown = b""
+        with suppress(OSError):  # raised when the process has closed its end
+            while piece := os.read(terminal, 1 << 16):
+                shown += piece
+        os.close(terminal)
+    assert process.returncode == 0
+    progress, *lines = shown.decode().split("\r\n")
+    before, *drawn, rejected = progress.split(ERASE)
+    assert before == ""
+    check_progress(drawn, many)
+    # Log lines replace the line of progress.
+    assert rejected == "load 1: rejected 1 rows: field_count 1"
+    closing = f"load 1 of {many}, whole file: read 30,001, loaded 30,000, rejected 1, outside 0"
+    assert lines[0].startswith(f"{ERASE}{closing}")
+    assert lines[1:] == [ERASE]
+
+
+def test_without_a_terminal_each_report_is_a_line(bare_dsn: str, many: Path) -> None:
+    assert bare_dsn
+    command = [sys.executable, "-c", REPORT_EACH_BLOCK, "load", str(many)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *progress, rejected, closing = done.stderr.splitlines()
+    check_progress(progress, many)
+    assert rejected == "load 1: rejected 1 rows: field_count 1"
+    assert closing.startswith(f"load 1 of {many}, ")
+
+
+def test_a_dry_run_prints_what_a_load_would_do(bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["load", file, "--max-rejected", "0.5", "--end", "2020-01-02", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "4 rows read, 2 of them outside the interval",
+        "1 would be loaded, 1 would be replaced",
+        "1 would be rejected: field_count 1",
+    ]
+    assert counts(bare_dsn) == [3, 1, 1]
+
+
+def test_a_dry_run_makes_no_tables(bare_dsn: str, file: str) -> None:
+    assert main(["load", file, "--max-rejected", "0.5", "--dry-run"]) == 0
+    assert query(bare_dsn, "select from pg_class where relnamespace = 'raw'::regnamespace") == []
+
+
+def test_loads_and_rejects_are_shown(bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", file]) == 17
+    assert capsys.readouterr().err.splitlines()[-3] == f"✗ 1 of 4 rows of {file} were rejected; at most 1% are allowed."
+    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["loads"]) == 0
+    header, second, first = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["load_id", "status"]
+    assert second.split()[:2] == ["2", "succeeded"]
+    assert first.split()[:2] == ["1", "failed"]
+    assert main(["rejects", "--load", "2"]) == 0
+    _, reject = capsys.readouterr().out.splitlines()
+    assert reject.split(maxsplit=3) == ["2", "5", "field_count", "not an \\x1b[31mevent"]
+    assert counts(bare_dsn)[0] == 3
+
+
+def test_a_killed_load_is_told_from_a_living_one(bare_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    create_tables(bare_dsn)
+    started = "insert into raw.loads (source_uri, source_id, status, started_at) values ('a', 'a', 'running', {})"
+    with psycopg.connect(bare_dsn) as living:
+        for started_at in ("now() - interval '1 hour'", "now() - interval '1 hour'", "clock_timestamp()"):
+            living.execute(started.format(started_at))
+        living.commit()
+        ledger.lock(living, 2)
+        assert main(["loads"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["3", "running"],  # between its first transaction and the one that locks it
+        ["2", "running"],
+        ["1", "killed"],
+    ]
+
+
+def test_a_terminal_without_utf_8_shows_other_characters_escaped(bare_dsn: str, tmp_path: Path) -> None:
+    assert main(["load", write(tmp_path / "events.csv", [*ROWS, "é"]), "--max-rejected", "1"]) == 0
+    command = [sys.executable, "-m", "feeds", "rejects"]
+    done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.stdout.splitlines()[-1].split() == [b"1", b"6", b"field_count", b"\\xe9"]
+    assert counts(bare_dsn) == [3, 2, 1]
+
+
+def test_a_warehouse_of_a_version_without_partitions_is_refused_and_keeps_its_tables(
+    bare_warehouse: Warehouse, bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(bare_dsn) as connection:
+        connection.execute(
+            "create table raw.loads (load_id bigint generated always as identity primary key, status text not null);"
+            " create table raw.events (event_id bigint primary key, load_id bigint not null references raw.loads);"
+            " insert into raw.loads (status) values ('succeeded'); insert into raw.events values (1, 1)"
+        )
+    with psycopg.connect(bare_warehouse.transformer_dsn) as connection:  # as dbt has it
+        connection.execute("create schema staging; create view staging.stg_events as select * from raw.events")
+    for message in (
+        "✗ raw.events has no partitions, and a load swaps partitions.",
+        '✗ raw.loads has an unexpected structure: column "source_uri" does not exist.',
+    ):
+        assert main(["load", file]) == 25
+        what, why, next_step = capsys.readouterr().err.splitlines()
+        assert what == message
+        assert why.endswith("the load did not change it.")
+        with psycopg.connect(bare_dsn) as connection:
+            connection.execute(next_step.partition(": ")[2].encode())
+    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    assert counts(bare_dsn)[0] == 3
+    assert query(bare_warehouse.transformer_dsn, "select event_id from staging.stg_events") == [(1,)]
+
+
+@pytest.mark.parametrize("command", ["loads", "rejects"])
+def test_a_warehouse_without_tables_has_no_loads(
+    bare_dsn: str, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert bare_dsn
+    assert main([command]) == 25
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("{file}.gone",), 10),
+        (("{file}", "--start", "tomorrow"), 21),
+        (("{file}", "--start", "2020-01-02", "--end", "2020-01-01"), 16),
+        (("{file}", "--max-rejected", "7"), 29),
+        (("{file}", "--max-rejected", ""), 29),
+        (("{file}", "--start", ""), 21),
+        (("{file}", "--start=--"), 29),
+        (("",), 29),
+    ],
+)
+def test_a_foreseen_error_is_three_lines_and_an_exit_code(
+    bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], code: int
+) -> None:
+    assert bare_dsn
+    assert main(["load", *(argument.format(file=file) for argument in arguments)]) == code
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", ["loads --limit -1", f"rejects --load {2**63}", "rejects --limit=", "loads --limit x"]
+)
+def test_a_number_that_postgresql_does_not_have_is_refused(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    assert main(arguments.split(" ")) == 29
+    what, why, _ = capsys.readouterr().err.splitlines()
+    assert what.startswith("✗ --l")
+    assert why == "  An option or its value is most likely misspelt, or in the wrong place."
+
+
+def test_a_line_end_after_the_uri_in_the_environment_does_not_count(
+    bare_dsn: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTS_URI", f"{file}\n")
+    monkeypatch.setenv("EVENTS_DSN", f"{bare_dsn}\n")
+    assert main(["load", "--max-rejected", "0.5"]) == 0
+    assert query(bare_dsn, "select source_uri from raw.loads") == [(file,)]
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(bare_dsn: str, file: str) -> None:
+    assert bare_dsn
+    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "feeds", "loads"], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_interrupt_is_three_lines(
+    bare_dsn: str, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("feeds.staging.Staging.add_keys", interrupted)
+    assert main(["load", file, "--max-rejected", "0.5"]) == 130
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "✗ Interrupted by SIGINT.",
+        "  A load that had not ended has changed nothing.",
+        "  See how it ended: python -m feeds loads",
+    ]
+    assert query(bare_dsn, "select status, failure from raw.loads") == [("failed", "KeyboardInterrupt")]
