@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+
 from feeds import partitions
 from feeds.errors import SettingUnusable
 from feeds.tables import create_tables
-from psycopg.conninfo import make_conninfo
-
 from harness.project import pythons
 from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server

@@ -26,6 +26,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import DAG, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
+
 from feeds.arguments import share
 from feeds.dbt_task import dbt_task
 from feeds.retries import RETRIES
@@ -79,6 +80,7 @@ def events_pipeline(cadence: str) -> DAG:
         @task
         def load_events() -> dict[str, Any]:
             from airflow.sdk import get_current_context
+
             from feeds.days import valid_times
             from feeds.dsn import warehouse_dsn
             from feeds.errors import SettingUnusable

@@ -20,8 +20,8 @@ from typing import Any
 
 import nox
 import nox.registry
-from feeds.errors import EventsError
 
+from feeds.errors import EventsError
 from harness.ci import needs, plan
 from harness.errors import HarnessError
 from harness.project import variables

@@ -15,7 +15,6 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from feeds.uri import shown
-
 from harness.docker import engine
 from harness.errors import CommandFailedError, EngineMissingError, TooSmallError
 from harness.kubernetes import chart

@@ -13,7 +13,6 @@ from feeds.arguments import share
 from feeds.errors import SettingUnusable
 from feeds.source import named
 from feeds.uri import shown
-
 from harness.errors import UsageError
 from harness.project.paths import expanded
 from harness.targets.options import RunOptions

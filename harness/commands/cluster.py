@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from feeds.source import check_source
 from feeds.uri import shown
-
 from harness.commands.arguments import add_run_options, invalid_arguments, run_options
 from harness.docker import images
 from harness.errors import UsageError

@@ -6,7 +6,6 @@ import traceback
 
 from feeds.errors import EventsError
 from feeds.uri import without_secrets
-
 from harness.commands import cluster, dbt, e2e, release, takedown
 from harness.commands.arguments import Parser, invalid_arguments, shown_command
 from harness.commands.common_errors import expected_errors

@@ -5,10 +5,10 @@ import errno
 from collections.abc import Iterator
 
 import psycopg
+
 from feeds.driver_errors import not_connected, translated
 from feeds.errors import ConstraintViolated, TablesUnfit, WarehouseGone
 from feeds.uri import without_secrets
-
 from harness.errors import DatabaseGoneError, DiskFullError, HarnessError, NotWritableError, PostgresError
 from harness.project import os_errors
 

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from psycopg.conninfo import make_conninfo
+
 from feeds.load import load
 from feeds.tables import create_tables
 from feeds.uri import shown
-from psycopg.conninfo import make_conninfo
-
 from harness.commands.arguments import dsn as valid_dsn
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DbtFailedError, NotUpError, UsageError

@@ -14,7 +14,6 @@ from pathlib import Path
 from feeds.errors import EventsError
 from feeds.interval import Interval
 from feeds.source import check_source
-
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError

@@ -4,7 +4,6 @@ import itertools
 import os
 
 from feeds.uri import shown
-
 from harness.errors import UsageError
 
 VARIABLES = (

@@ -3,7 +3,6 @@
 import argparse
 
 from feeds.uri import shown
-
 from harness.ci import release
 from harness.reporting.console import say
 from harness.reporting.summary import Section, table

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from feeds.uri import shown
-
 from harness.errors import (
     LET_IT_SPEAK_HTTP,
     SPEAKS_HTTP,

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from feeds.uri import shown
-
 from harness.errors import ChartMissingError, CommandFailedError, DownloadError, InstallFailedError, UsageError
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from feeds.errors import EventsError
-
 from harness.kubernetes import chart
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run

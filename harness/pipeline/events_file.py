@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
+
 from feeds.source import http_options
 
 COLUMNS = ["event_id", "event_type", "professional_id_anonymized", "created_at", "meta_data"]

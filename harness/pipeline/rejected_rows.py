@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+
 from feeds.ledger import printable
 from feeds.uri import first_line
-
 from harness.project.paths import BUILD, from_root
 from harness.reporting.console import say
 from harness.reporting.summary import details, span, table

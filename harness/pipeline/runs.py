@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feeds.interval import Interval
-
 from harness.errors import DagRunFailedError
 from harness.pipeline.airflow_api import AirflowApi
 from harness.project.paths import ROOT

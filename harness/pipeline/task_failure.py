@@ -4,7 +4,6 @@ import re
 from typing import Any, NamedTuple
 
 from feeds.errors import EventsError
-
 from harness.errors import DagRunFailedError
 from harness.reporting.summary import code, details
 

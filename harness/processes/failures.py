@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from feeds.uri import without_secrets
-
 from harness.errors import DiskFullError, HarnessError, ServiceFailedError
 from harness.project.os_errors import signal_name
 

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import httpx
-from feeds.uri import shown, without_secrets
 
+from feeds.uri import shown, without_secrets
 from harness.errors import DownloadError, ToolMissingError, UsageError
 from harness.project import pins
 

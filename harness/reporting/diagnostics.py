@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psycopg
-from feeds.errors import EventsError
-from feeds.uri import without_secrets
 from psycopg import sql
 
+from feeds.errors import EventsError
+from feeds.uri import without_secrets
 from harness.errors import HarnessError
 from harness.project.paths import BUILD, ROOT
 from harness.reporting.console import Phases, say, write_phases

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 
 from feeds.errors import EventsError
-
 from harness.errors import ChecksFailedError, DagRunFailedError, HarnessError, ServiceFailedError
 from harness.kubernetes import diagnostics as cluster_diagnostics
 from harness.kubernetes.causes.cause import Cause

@@ -11,7 +11,6 @@ import shlex
 from pathlib import Path
 
 from feeds.dsn import connection_url
-
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
 from harness.kubernetes.causes.objects import labels

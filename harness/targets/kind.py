@@ -9,7 +9,6 @@ from string import Template
 from typing import Any
 
 from feeds.uri import shown
-
 from harness.docker import engine, images
 from harness.errors import (
     ClusterFailedError,

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feeds.interval import Interval
-
 from harness.project.paths import SAMPLE
 
 CLUSTERS = ("kind", "minikube", "context")

@@ -4,10 +4,10 @@ import os
 import secrets
 
 import psycopg
-from feeds.driver_errors import not_connected
-from feeds.dsn import libpq_dsn
 from psycopg.conninfo import conninfo_to_dict
 
+from feeds.driver_errors import not_connected
+from feeds.dsn import libpq_dsn
 from harness.errors import PostgresError
 from harness.warehouse.server import MAJOR, Server
 

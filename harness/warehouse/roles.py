@@ -4,9 +4,9 @@ import secrets
 from dataclasses import dataclass, field, replace
 
 import psycopg
-from feeds.dsn import connection_url
 from psycopg import sql
 
+from feeds.dsn import connection_url
 from harness.warehouse.server import Server
 
 ROLES = ("loader", "transformer", "reader")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import psycopg
-from feeds.dsn import connection_url
 
+from feeds.dsn import connection_url
 from harness.errors import PostgresError
 
 MAJOR = 18

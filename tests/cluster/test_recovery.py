@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from feeds.locks import SWAP_LOCK
 
+from feeds.locks import SWAP_LOCK
 from harness.pipeline.checks import compare
 from harness.pipeline.expected_numbers import Expected, compute
 from harness.processes.command import run as run_command

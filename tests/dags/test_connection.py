@@ -6,9 +6,10 @@ from urllib.parse import quote
 
 import pytest
 from airflow.sdk import Connection
+from psycopg.conninfo import conninfo_to_dict
+
 from feeds.dsn import dsn_of, libpq_dsn, warehouse_dsn
 from feeds.errors import SettingUnusable
-from psycopg.conninfo import conninfo_to_dict
 
 ANY = " '\"\\%@/:?#&=+é[]"
 FIELDS = {"login": "loader", "password": "p", "host": "h", "port": 5432, "schema": "warehouse"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+
 from feeds.errors import IntervalUnreadable, SettingUnusable
 from feeds.interval import Interval
 from feeds.ledger import LoadResult
@@ -230,6 +231,7 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
 
 def test_an_impossible_day_is_explained() -> None:
     from events_pipeline import interval
+
     from feeds.errors import IntervalUnreadable
 
     with pytest.raises(IntervalUnreadable, match="'2020-02-30T00:00:00Z' is not a time"):

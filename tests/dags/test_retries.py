@@ -7,6 +7,7 @@ import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import ExceptionRetryPolicy, RetryAction
 from airflow.sdk.exceptions import AirflowException
+
 from feeds import errors
 from feeds.dbt_pod import dbt_pod
 from feeds.dbt_task import DbtEndedError, DbtFailedError, failure

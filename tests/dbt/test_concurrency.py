@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from feeds.load import load
 
+from feeds.load import load
 from harness.pipeline.events_file import Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (

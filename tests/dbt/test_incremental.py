@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from feeds.load import load
 from psycopg import sql
 
+from feeds.load import load
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,

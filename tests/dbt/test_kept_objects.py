@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from feeds.load import load
 
+from feeds.load import load
 from harness.pipeline.expected_numbers import COLUMNS
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (

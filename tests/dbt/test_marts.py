@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from feeds.load import load
 from hypothesis import HealthCheck, Phase, example, given, settings
 
+from feeds.load import load
 from harness.pipeline.events_file import Event
 from harness.pipeline.expected_numbers import COLUMNS
 from harness.warehouse.roles import Warehouse

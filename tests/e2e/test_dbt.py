@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from feeds.load import load
 
+from feeds.load import load
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse

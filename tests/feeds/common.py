@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
 from feeds.ledger import LoadResult
 from feeds.load import load
 from feeds.partitions import partitions
 from feeds.records import COLUMNS
-from psycopg import sql
-from psycopg.rows import dict_row
 
 HEADER = ";".join(COLUMNS)
 DAY = datetime(2020, 1, 1, tzinfo=UTC)

@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 import psycopg
+
 from feeds import source
 from feeds.load import load
 

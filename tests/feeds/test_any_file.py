@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from feeds import source
-from feeds.interval import ALWAYS, Interval
-from feeds.load import load
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from feeds import source
+from feeds.interval import ALWAYS, Interval
+from feeds.load import load
 from harness.pipeline import events_file
 from tests.feeds import common
 from tests.feeds.common import empty, events

@@ -7,11 +7,11 @@ from contextlib import suppress
 from itertools import groupby, islice
 
 import pytest
-from feeds.records import CLEAN, Event, is_header, parse
-from feeds.staging import _AFTER_ID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from feeds.records import CLEAN, Event, is_header, parse
+from feeds.staging import _AFTER_ID
 from harness.pipeline.events_file import UnreadableError, split
 from harness.project import pythons
 from harness.project.paths import ROOT, SAMPLE

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from feeds import ledger
 from feeds.__main__ import main
 from feeds.tables import create_tables
-
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import account, query, write
 

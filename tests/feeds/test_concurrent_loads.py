@@ -18,14 +18,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
+
 from feeds import partitions
 from feeds.errors import LoadCancelled, WarehouseBusy, WarehouseGone
 from feeds.load import load
 from feeds.locks import SWAP_LOCK
 from feeds.swap import swap
 from feeds.tables import create_tables
-from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
-
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import DAY, DEADLINE_S, Rows, query, wait_until, write_days
 from tests.poolers import pgbouncer

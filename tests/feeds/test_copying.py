@@ -4,8 +4,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from feeds.copying import Copier, Target
 from psycopg import sql
+
+from feeds.copying import Copier, Target
 
 
 @pytest.mark.parametrize("failing", [b"1\n", b"2\n"], ids=["the present table", "a table that waits"])

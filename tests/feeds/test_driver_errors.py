@@ -5,14 +5,14 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from psycopg import sql
+
 from feeds import errors
 from feeds.__main__ import main
 from feeds.connection import connect
 from feeds.driver_errors import not_connected, translated
 from feeds.dsn import connection_url
 from feeds.load import load
-from psycopg import sql
-
 from harness.warehouse.roles import Warehouse
 
 

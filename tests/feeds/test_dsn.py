@@ -3,11 +3,12 @@
 from contextlib import suppress
 
 import pytest
-from feeds.dsn import connection_url, libpq_dsn
-from feeds.errors import SettingUnusable
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
+
+from feeds.dsn import connection_url, libpq_dsn
+from feeds.errors import SettingUnusable
 
 ANY = " '\"\\%@/:?#&=+é[]{}$;"
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from feeds import errors
 from feeds.source import check_source, digest
-
 from harness.pipeline.events_file import read_events
 from tests.feeds.common import HEADER, account
 from tests.servers import Handler, serving, serving_folder

@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from feeds import errors
 from feeds.ledger import LoadResult
 from feeds.load import load
-
 from tests.feeds.common import DAY, HEADER, account, events, ids, ledger, load_day, names, rejects, write, write_days
 from tests.feeds.test_load_histories import BAD, BLANK, Line
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from feeds import errors, partitions
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
 from feeds.load import load
 from feeds.records import MAX_LINE_BYTES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from tests.feeds.common import DAY, HEADER, account, empty, events, ledger, rejects
 from tests.harness.pipeline.test_events_file import REJECTED
 

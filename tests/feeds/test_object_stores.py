@@ -18,14 +18,14 @@ import fsspec
 import psycopg
 import pytest
 import trustme
-from feeds import errors
-from feeds.load import load
-from feeds.source import check_source
 from gcp_storage_emulator.server import create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from moto.server import ThreadedMotoServer
 
+from feeds import errors
+from feeds.load import load
+from feeds.source import check_source
 from harness.pipeline import expected_numbers
 from harness.warehouse.ports import free_port
 from tests.feeds.common import HEADER, account, ids, ledger, query, write

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.errors import QueryCanceled
+
 from feeds.errors import TablesUnfit
 from feeds.load import load
 from feeds.tables import create_tables
-from psycopg.errors import QueryCanceled
-
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import generation, ids, ids_of, load_day, names, other_tables, query, write_days
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from feeds import copying, staging
 from feeds.load import load
 from feeds.partitions import partitions
 from feeds.records import Event, parse
-
 from harness.project.paths import SAMPLE
 from tests.feeds.common import DAY, NINE, account, events, ids, ids_of, ledger, load_day, names, write_days
 

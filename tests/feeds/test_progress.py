@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from feeds.progress import Progress
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.errors import UndefinedTable
+
 from feeds import load as load_module
 from feeds.load import load
 from feeds.replacement import Replacement
 from feeds.swap import swap
-from psycopg.errors import UndefinedTable
-
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import DAY, NINE, Rows, account, ids, ids_of, load_day, names, query, wait_until, write_days
 from tests.feeds.conftest import OwnServer

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from feeds.records import COLUMNS, EVENT_TYPES, MAX_LINE_BYTES, Event, Reject, is_header, parse, raw_text
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from feeds.records import COLUMNS, EVENT_TYPES, MAX_LINE_BYTES, Event, Reject, is_header, parse, raw_text
 from harness.pipeline import events_file
 from tests.feeds.test_any_file import lines
 from tests.harness.pipeline.test_events_file import REJECTED

@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
+
 from feeds.errors import TablesUnfit, WarehouseBusy
 from feeds.load import load
 from feeds.tables import create_tables
-from psycopg import sql
-
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import DAY, account, ids, ids_of, load_day, names, query, write_days
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from feeds.__main__ import main
 from psycopg import sql
 
+from feeds.__main__ import main
 from tests import harness_command
 from tests.feeds.common import HEADER, account
 from tests.servers import Handler, serving

@@ -12,12 +12,12 @@ from typing import Any
 
 import fsspec
 import pytest
-from feeds import errors
-from feeds.records import MAX_LINE_BYTES
-from feeds.source import check_source, open_source
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
+from feeds import errors
+from feeds.records import MAX_LINE_BYTES
+from feeds.source import check_source, open_source
 from tests.servers import serving_folder
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"

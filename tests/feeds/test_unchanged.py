@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from feeds import records, unchanged
 from feeds.load import load
-
 from tests.feeds.common import DAY, events, ids_of, rejects, write_days
 
 ROWS_PER_DAY = 10

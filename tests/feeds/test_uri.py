@@ -5,9 +5,10 @@ import string
 import time
 
 import pytest
-from feeds.uri import clean_logs, shown, source_id, without_secrets
 from hypothesis import given
 from hypothesis import strategies as st
+
+from feeds.uri import clean_logs, shown, source_id, without_secrets
 
 SECRET = "SECRET"  # noqa: S105 - part of each secret below, and of nothing else
 URIS = {  # and how they are shown

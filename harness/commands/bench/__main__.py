@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from feeds.errors import EventsError
-
 from harness.commands.bench import dbt, load
 from harness.commands.bench.common import REPORT, Figure, machine, report
 from harness.errors import ChecksFailedError

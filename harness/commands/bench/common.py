@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
-from feeds.tables import create_tables
 
+from feeds.tables import create_tables
 from harness.errors import ChecksFailedError
 from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT

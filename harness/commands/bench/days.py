@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
-from feeds.load import load
 
+from feeds.load import load
 from harness.commands.bench.common import COLUMNS, TABLE, Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
 from harness.reporting.console import Phases
 from harness.warehouse.roles import Warehouse

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import psycopg
-from feeds.load import load
 
+from feeds.load import load
 from harness.commands.bench.common import Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
 from harness.errors import ChecksFailedError
 from harness.project.paths import ROOT, SAMPLE

@@ -14,8 +14,8 @@ from typing import Any
 
 import kubernetes_validate
 import yaml
-from feeds.dsn import connection_url
 
+from feeds.dsn import connection_url
 from harness.docker import images
 from harness.kubernetes import chart, cluster_secrets, deployment, rollout
 from harness.kubernetes.kubectl import Kubectl

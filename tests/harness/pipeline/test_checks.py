@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from feeds.load import load
 from feeds.tables import create_tables
-
 from harness.errors import ChecksFailedError
 from harness.pipeline import expected_numbers
 from harness.pipeline.checks import compare, fingerprint

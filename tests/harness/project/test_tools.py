@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from feeds.uri import shown
 
+from feeds.uri import shown
 from harness.errors import DownloadError, HarnessError, ToolMissingError, UsageError
 from harness.project import pins, tools
 from tests.servers import Handler, serving

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from feeds.errors import SourceEmpty
 
+from feeds.errors import SourceEmpty
 from harness.errors import UsageError
 from harness.reporting import diagnostics
 from harness.reporting.console import Phases

@@ -2,9 +2,9 @@
 
 import psycopg
 import pytest
+
 from feeds.dsn import connection_url
 from feeds.errors import SettingUnusable
-
 from harness.errors import PostgresError
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.given import given_server

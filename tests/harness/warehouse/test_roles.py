@@ -4,12 +4,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
+
 from feeds.errors import NotAllowed
 from feeds.load import load
 from feeds.records import COLUMNS
 from feeds.tables import create_tables
-from psycopg import sql
-
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 INSERT_LOAD = "insert into raw.loads (source_uri, status) values ('memory://x', 'running')"
