@@ -141,3 +141,9 @@ class SettingUnusable(EventsError):
     """An argument, a variable or a part of the DSN is empty or invalid, or names no database of the server."""
 
     exit_code = 29
+
+
+class ContractInvalid(EventsError):
+    """A feed's contract is not valid."""
+
+    exit_code = 36

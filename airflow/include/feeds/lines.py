@@ -1,0 +1,188 @@
+"""Parse one line of a file into a row, or return the reason why it is not valid. Pure: no I/O.
+
+`Lines.parse` defines what is valid, one line at a time. `Lines.clean` returns the pattern of many lines at once that
+PostgreSQL's COPY reads as `parse` does: nearly all lines of most files.
+
+| reason        | the line |
+| ------------- | -------- |
+| `too_long`    | is longer than 1 MiB |
+| `encoding`    | has bytes that are not of the file's encoding |
+| `nul_byte`    | has a NUL, which PostgreSQL cannot store |
+| `quoting`     | has an unclosed quote, text after a closing quote, or a quote in an unquoted field |
+| `field_count` | does not have as many fields as the header |
+| others        | has a column whose value is not valid: see `feeds.values` |
+
+They are checked in this order, and columns in the order of the contract; the first that applies is the line's reason.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import re2
+
+from feeds import values
+from feeds.contract import Column, Feed
+from feeds.values import Flaw, moment_of
+
+MAX_LINE_BYTES = 1 << 20
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_DAYS_KEPT = 64  # compiled patterns; rows of a file in any order have many days
+_CLEAN_OPTIONS = re2.Options()
+_CLEAN_OPTIONS.max_mem = 64 << 20  # bytes, for its automaton
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How lines are written: as PostgreSQL's COPY reads them, but perhaps with quotes, which only clean lines lack.
+
+    Attributes:
+        delimiter: between fields.
+        quote: around fields; None if fields have no quotes, but the escapes of COPY's text format.
+        null: the text of a missing value.
+    """
+
+    delimiter: str
+    quote: str | None
+    null: str
+
+
+class Row(NamedTuple):
+    """A valid row: its values as PostgreSQL reads them, None for null, and its time, if the feed has a time column."""
+
+    values: tuple[str | None, ...]
+    moment: datetime | None
+
+
+class Reject(NamedTuple):
+    """The reason why a line is not valid, and the column that it is about, if it is about one."""
+
+    reason: str
+    column: str | None = None
+
+
+class Lines:
+    """The lines of a file of FEED with COLUMNS, in their order there, written in DIALECT.
+
+    Attributes:
+        columns: the columns, as given.
+        key: the positions of the primary key's columns.
+        time: the position of the time column, or None.
+    """
+
+    def __init__(self, feed: Feed, columns: Sequence[Column], dialect: Dialect) -> None:
+        self.columns = tuple(columns)
+        self.dialect = dialect
+        names = [column.name for column in columns]
+        self.key = tuple(names.index(name) for name in feed.key)
+        self.time = names.index(feed.time_column) if feed.time_column else None
+        decimal, zone = feed.properties.csv.decimal, feed.properties.time_zone
+        self._readers = [values.reader(column, decimal, zone) for column in columns]
+        order = [column.name for column in feed.columns]
+        self._order = sorted(range(len(names)), key=lambda position: order.index(names[position]))
+        excluded = f"{dialect.delimiter}{dialect.quote or ''}\\\r\n\0"
+        self._clean = [values.clean(column, excluded, decimal, zone) for column in columns]
+        self._escapes = str.maketrans(_ESCAPES | {dialect.delimiter: f"\\{dialect.delimiter}"})
+        if dialect.quote:
+            quote, delimiter = re.escape(dialect.quote), re.escape(dialect.delimiter)
+            self._field = re.compile(
+                f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
+            )
+        self.has_clean = all(self._clean) and dialect.null != "\\"
+        self._day = re2.compile(self._day_pattern(), _CLEAN_OPTIONS) if self.time is not None else None
+        self.clean_of_day = lru_cache(_DAYS_KEPT)(self._compiled)
+
+    def parse(self, line: bytes) -> Row | Reject:
+        """Return the row in LINE (UTF-8, no line end), or the reason why it is not valid."""
+        if len(line) > MAX_LINE_BYTES:
+            return Reject("too_long")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return Reject("encoding")
+        if "\0" in text:
+            return Reject("nul_byte")
+        if (fields := self._split(text)) is None:
+            return Reject("quoting")
+        if len(fields) != len(self.columns):
+            return Reject("field_count")
+        row: list[str | None] = [None] * len(fields)
+        for position in self._order:
+            field, column = fields[position], self.columns[position]
+            if field is None or field == self.dialect.null:
+                if column.is_required:
+                    return Reject("required", column.name)
+                continue
+            try:
+                row[position] = self._readers[position](field)
+            except Flaw as flaw:
+                return Reject(flaw.args[0], column.name)
+        moment = None if self.time is None else moment_of(row[self.time] or "")
+        return Row(tuple(row), moment)
+
+    def copied(self, row: Row) -> bytes:
+        """Return ROW as a line that COPY reads in this dialect."""
+        null, escapes = self.dialect.null, self._escapes
+        fields = (null if value is None else value.translate(escapes) for value in row.values)
+        return (self.dialect.delimiter.join(fields) + "\n").encode()
+
+    def day(self, block: bytes, position: int) -> bytes | None:
+        """Return the day, `YYYY-MM-DD`, of the line at POSITION of BLOCK, if it may be clean."""
+        found = self._day.match(block, position) if self._day else None
+        return found[1] if found else None
+
+    def _compiled(self, day: bytes | None) -> Any:
+        """Return the pattern of a run of clean lines; of DAY, if the feed has a time column."""
+        fields = []
+        for position, (column, pattern) in enumerate(zip(self.columns, self._clean, strict=True)):
+            if position == self.time:
+                assert day is not None
+                pattern = day.decode() + (values.CLEAN_TIME if column.type == "timestamp" else "")
+            elif not column.is_required:
+                null = re2.escape(self.dialect.null)
+                pattern = f"(?:{pattern}|{null})" if null else f"(?:{pattern})?"
+            fields.append(pattern)
+        line = re2.escape(self.dialect.delimiter).join(map(str, fields))
+        return re2.compile(f"(?:{line}\n)+", _CLEAN_OPTIONS)
+
+    def _day_pattern(self) -> str:
+        delimiter = re2.escape(self.dialect.delimiter)
+        before = f"[^{delimiter}\n]*{delimiter}" * (self.time or 0)
+        return f"{before}({values.CLEAN_DATE})"
+
+    def _split(self, text: str) -> list[str | None] | None:
+        """Return the fields of TEXT, None for null; or None if its quoting is invalid."""
+        quote, delimiter = self.dialect.quote, self.dialect.delimiter
+        if quote is None:
+            return [None if field == self.dialect.null else _unescaped(field) for field in text.split(delimiter)]
+        if quote not in text:
+            return list(text.split(delimiter))
+        fields: list[str | None] = []
+        position = 0
+        while found := self._field.match(text, position):
+            fields.append(found[2] if found[1] is None else found[1].replace(quote * 2, quote))
+            if not found[3]:
+                return fields
+            position = found.end()
+        return None
+
+
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_UNESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def _unescaped(field: str) -> str:
+    return _ESCAPED.sub(lambda found: _UNESCAPES.get(found[1], found[1]), field) if "\\" in field else field
+
+
+def raw_text(line: bytes) -> str:
+    r"""Return LINE as text that PostgreSQL can store.
+
+    Bytes that are not UTF-8, and NULs, become `\xNN`; a line that is too long is cut.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        return raw_text(line[:1000]) + "…"
+    return line.decode(errors="backslashreplace").replace("\0", "\\x00")
