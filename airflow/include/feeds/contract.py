@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feeds.errors import ContractInvalid
 
-NAME = re.compile("[a-z][a-z0-9_]{0,39}")
+FEED_NAME = re.compile("[a-z][a-z0-9_]{0,29}")  # with a load's number and a random part it is a table's name
+COLUMN_NAME = re.compile("[a-z_][a-z0-9_]{0,62}")
 OWN_COLUMNS = ("load_id",)  # that each raw table has beside the contract's
 CHECK = "Correct it, then run: nox -s feed -- check"
 DELIMITERS_NOT_ALLOWED = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -167,7 +168,7 @@ class _Reader:
         table = self._only(contract.schema_ or [], "schema")
         server = self._only(contract.servers or [], "servers")
         name = self._path.stem
-        if not NAME.fullmatch(name) or name in OWN_TABLES:
+        if not FEED_NAME.fullmatch(name) or name in OWN_TABLES:
             raise self._invalid((), f"a feed cannot be named {name!r}", "Use another name of a-z, 0-9 and _.")
         for field, value in (("name", contract.name), ("schema.0.name", table.name)):
             if value != name:
@@ -264,7 +265,7 @@ class _Reader:
     def _column(self, number: int, prop: SchemaProperty) -> Column:
         at = ("schema", "0", "properties", str(number))
         name = prop.name or ""
-        if not NAME.fullmatch(name) or name in OWN_COLUMNS:
+        if not COLUMN_NAME.fullmatch(name) or name in OWN_COLUMNS:
             raise self._invalid((*at, "name"), f"is {name!r}", "Name a column with a-z, 0-9 and _, not load_id.")
         options = prop.logicalTypeOptions or {}
         type_ = self._type(at, prop, options)

@@ -1,9 +1,9 @@
-"""The present columns, constraints and indexes of `raw.events`, which each new partition must have.
+"""The present columns, constraints and indexes of a feed's raw table, which each new partition must have.
 
 Users may have added some. A load adds them to the tables that it makes before the swap, so that they are kept and
 nobody waits for them. What a load cannot keep, such as a trigger, it refuses before it starts.
 
-They are read from the catalogs and written out: `like raw.events` would lock it for as long as a load takes.
+They are read from the catalogs and written out: `like raw.orders` would lock it for as long as a load takes.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,8 @@ import psycopg
 from psycopg import sql
 
 from feeds.errors import TablesUnfit
+from feeds.table import RawTable
 
-EVENTS = sql.Identifier("raw", "events")
-OWN_COLUMNS = {
-    "event_id": "bigint",
-    "event_type": "text",
-    "professional_id_anonymized": "bigint",
-    "created_at": "timestamp with time zone",
-    "meta_data": "text",
-    "load_id": "bigint",
-}
-CREATE_EVENTS = """
-    create table raw.events (
-        event_id bigint not null,
-        event_type text not null,
-        professional_id_anonymized bigint not null,
-        created_at timestamptz not null,
-        meta_data text,
-        load_id bigint not null,
-        constraint events_event_type check (
-            event_type in ('created_account', 'became_able_to_propose', 'became_unable_to_propose', 'proposed')
-        ),
-        constraint events_created_at check (isfinite(created_at)),
-        constraint events_check check ((event_type = 'proposed') = (meta_data is not null))
-    ) partition by range (created_at)
-"""
 _COLUMNS = """
     select
         quote_ident(attname), format_type(atttypid, atttypmod), attnotnull, attgenerated::text, attidentity::text,
@@ -46,7 +23,7 @@ _COLUMNS = """
     from pg_attribute
     join pg_type on pg_type.oid = atttypid
     left join pg_attrdef on adrelid = attrelid and adnum = attnum
-    where attrelid = 'raw.events'::regclass and attnum > 0 and not attisdropped
+    where attrelid = {table}::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
 # A key's name is left out: it is also its index's name, which must be unique in the schema.
@@ -55,7 +32,7 @@ _CONSTRAINTS = """
         contype::text,
         case when contype in ('c', 'f') then format('constraint %I ', conname) else '' end || pg_get_constraintdef(oid)
     from pg_constraint
-    where conrelid = 'raw.events'::regclass and contype in ('c', 'f', 'p', 'u', 'x') and conparentid = 0
+    where conrelid = {table}::regclass and contype in ('c', 'f', 'p', 'u', 'x') and conparentid = 0
     order by conname
 """
 # An index's definition without its name and its table, with which it begins.
@@ -63,23 +40,22 @@ _INDEXES = """
     select
         indisunique,
         right(pg_get_indexdef(indexrelid), -length(
-            format('CREATE %sINDEX %I ON ONLY raw.events', case when indisunique then 'UNIQUE ' end, relname)
+            format('CREATE %sINDEX %I ON ONLY %s', case when indisunique then 'UNIQUE ' end, relname, indrelid::regclass)
         ))
     from pg_index join pg_class on pg_class.oid = indexrelid
-    where indrelid = 'raw.events'::regclass
+    where indrelid = {table}::regclass
         and not exists (select from pg_constraint where conrelid = indrelid and conindid = indexrelid)
     order by relname
 """
 # The table and all its partitions. pg_partition_tree() would lock them for as long as a load takes.
 TREE = """
     with recursive tree as (
-        select 'raw.events'::regclass as table_id, 0 as level
+        select {table}::regclass as table_id, 0 as level
         union all
         select inhrelid, level + 1 from pg_inherits join tree on inhparent = table_id
     )
 """
-_CANNOT_BE_KEPT = f"""
-    {TREE}
+_CANNOT_BE_KEPT = TREE + """
     select
         format('the trigger %I', tgname) || case when level > 0 then format(' of %s', table_id) else '' end,
         'swapped rows would not fire it'
@@ -87,27 +63,26 @@ _CANNOT_BE_KEPT = f"""
     where not tgisinternal and tgparentid = 0 and tgenabled <> 'D'
     union all
     select format('the rule %I', rulename), 'swapped rows would bypass it' from pg_rewrite
-    where ev_class = 'raw.events'::regclass and rulename <> '_RETURN'
+    where ev_class = {table}::regclass and rulename <> '_RETURN'
     union all
     select
         format('the foreign key %I of %s', conname, conrelid::regclass),
         'rows that it references could not be swapped'
     from pg_constraint
-    where confrelid = 'raw.events'::regclass and contype = 'f' and conparentid = 0
-"""  # noqa: S608 - a constant
-_OWNERS = f"""
-    {TREE}
-    select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(events.relowner)
+    where confrelid = {table}::regclass and contype = 'f' and conparentid = 0
+"""
+_OWNERS = TREE + """
+    select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(whole.relowner)
     from tree
     join pg_class as part on part.oid = table_id
-    join pg_class as events on events.oid = 'raw.events'::regclass
-    where part.relowner <> events.relowner
-"""  # noqa: S608 - a constant
+    join pg_class as whole on whole.oid = {table}::regclass
+    where part.relowner <> whole.relowner
+"""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of `raw.events`; `name`, `type`, `expression` and `collation` are SQL."""
+    """A column of a raw table; `name`, `type`, `expression` and `collation` are SQL."""
 
     name: str
     type: str
@@ -132,8 +107,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Definition:
-    """The columns, constraints and indexes of `raw.events`, in SQL that PostgreSQL has written."""
+    """The columns, constraints and indexes of TABLE, in SQL that PostgreSQL has written."""
 
+    table: RawTable
     columns: tuple[Column, ...]
     checks: tuple[str, ...]
     keys: tuple[str, ...]
@@ -147,9 +123,9 @@ class Definition:
 
     def create(self, connection: psycopg.Connection, table: sql.Composable, *, partitioned: bool = False) -> None:
         """Make TABLE with the columns and the checks; a partitioned one, which has no rows, also with all others."""
-        by = " partition by range (created_at)" if partitioned else ""
+        by = sql.SQL(" partition by range ({})").format(self.table.partition_key) if partitioned else sql.SQL("")
         statements = [
-            sql.SQL("create table {} ({}){}").format(table, sql.SQL(", ".join(map(str, self.columns))), sql.SQL(by))
+            sql.SQL("create table {} ({}){}").format(table, sql.SQL(", ".join(map(str, self.columns))), by)
         ]
         statements += self._constraints(table, self.checks)
         _execute(connection, statements)
@@ -180,24 +156,26 @@ class Definition:
         return [sql.SQL("alter table {} add {}").format(table, sql.SQL(constraint)) for constraint in constraints]
 
 
-def read_definition(connection: psycopg.Connection) -> Definition:
-    """Return the definition of `raw.events`.
+def read_definition(connection: psycopg.Connection, table: RawTable) -> Definition:
+    """Return the definition of TABLE.
 
     Raises:
-        TablesUnfit: a column of OWN_COLUMNS is missing, or the table has something that a load cannot keep.
+        TablesUnfit: a column of the contract is missing, or the table has something that a load cannot keep.
     """
-    columns = tuple(Column(*row) for row in connection.execute(_COLUMNS))
+    columns = tuple(Column(*row) for row in connection.execute(table.in_sql(_COLUMNS)))
     types = {column.name: column.type for column in columns}
-    for name, type_ in OWN_COLUMNS.items():
+    quoted = connection.execute("select quote_ident(name) from unnest(%s::text[]) as name", (list(table.columns),))
+    own = {name: type_ for (name,), type_ in zip(quoted, table.columns.values(), strict=True)}
+    for name, type_ in own.items():
         if types.get(name) != type_:
             difference = f"is {types[name]}, not {type_}" if name in types else "is missing"
             raise TablesUnfit(
-                f"raw.events has an unexpected structure: its column {name} {difference}.",
+                f"{table} has an unexpected structure: its column {name} {difference}.",
                 "Another program made the table, or a user altered it; the load did not change it.",
-                "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
+                f"Keep it under another name, then load all of it: alter table {table} rename to {table.feed.name}_kept",
             )
     for column in columns:
-        is_own = column.name in OWN_COLUMNS
+        is_own = column.name in own
         if column.identity:
             obstacle = "identity"
         elif is_own and column.generated:
@@ -207,29 +185,29 @@ def read_definition(connection: psycopg.Connection) -> Definition:
         else:
             continue
         raise TablesUnfit(
-            f"raw.events has a column that a load cannot fill: {column.name}.",
+            f"{table} has a column that a load cannot fill: {column.name}.",
             "A user made it an identity, generated, or not null without a default, and a file has no value for it.",
-            f"Let a load fill it, or leave it empty: alter table raw.events alter column {column.name} drop {obstacle}",
+            f"Let a load fill it, or leave it empty: alter table {table} alter column {column.name} drop {obstacle}",
         )
-    if found := connection.execute(_CANNOT_BE_KEPT).fetchone():
+    if found := connection.execute(table.in_sql(_CANNOT_BE_KEPT)).fetchone():
         raise TablesUnfit(
-            f"raw.events has something that a load cannot keep: {found[0]}.",
+            f"{table} has something that a load cannot keep: {found[0]}.",
             f"A load swaps whole tables: {found[1]}.",
-            "Drop it, and create it on another table that you fill from raw.events.",
+            f"Drop it, and create it on another table that you fill from {table}.",
         )
-    if found := connection.execute(_OWNERS).fetchone():
+    if found := connection.execute(table.in_sql(_OWNERS)).fetchone():
         raise TablesUnfit(
-            f"{found[0]}, a partition of raw.events, belongs to {found[1]}, and raw.events to {found[2]}.",
+            f"{found[0]}, a partition of {table}, belongs to {found[1]}, and {table} to {found[2]}.",
             "A user loaded as another role, or changed the table's owner.",
-            f"Give it to the owner of raw.events: alter table {found[0]} owner to {found[2]}",
+            f"Give it to the owner of {table}: alter table {found[0]} owner to {found[2]}",
         )
-    constraints = connection.execute(_CONSTRAINTS).fetchall()
+    constraints = connection.execute(table.in_sql(_CONSTRAINTS)).fetchall()
 
     def of(types: str) -> tuple[str, ...]:
         return tuple(definition for type_, definition in constraints if type_ in types)
 
-    indexes = connection.execute(_INDEXES).fetchall()
-    return Definition(columns, of("c"), of("pux"), of("f"), tuple(indexes))
+    indexes = connection.execute(table.in_sql(_INDEXES)).fetchall()
+    return Definition(table, columns, of("c"), of("pux"), of("f"), tuple(indexes))
 
 
 def _execute(connection: psycopg.Connection, statements: Sequence[sql.Composable]) -> None:

@@ -8,8 +8,9 @@ import psycopg
 from psycopg import sql
 
 from feeds.connection import connect, transaction
+from feeds.table import RawTable
 
-SWAP_LOCK = 0x6576656E7473  # "events": the advisory lock of a load that swaps partitions, and of a dbt build
+SWAP_LOCK = 0x6576656E7473  # "events": the advisory lock of a load that swaps partitions, of any feed, and of a dbt build
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,9 @@ def wait_for_turn(connection: psycopg.Connection, lock_timeout_s: float) -> None
         connection.execute("select pg_advisory_xact_lock(%s)", (SWAP_LOCK,))
 
 
-def block_writers(connection: psycopg.Connection) -> None:
-    """Let nobody else write to `raw.events` or, by their names, to its partitions until the transaction ends."""
-    connection.execute("lock table raw.events in share row exclusive mode")
+def block_writers(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Let nobody else write to RAW or, by their names, to its partitions until the transaction ends."""
+    connection.execute(sql.SQL("lock table {} in share row exclusive mode").format(raw.identifier))
 
 
 @contextmanager

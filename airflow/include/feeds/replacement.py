@@ -1,4 +1,4 @@
-"""Prepare the replacement of an interval's rows in `raw.events`: new partitions that contain the load's rows.
+"""Prepare the replacement of an interval's rows in the raw table: new partitions that contain the load's rows.
 
 Rows outside the interval, in partitions that it cuts, are kept: they are copied into the new partitions. All this takes
 long, and is done before anybody is blocked; `swap` then takes milliseconds.
@@ -12,8 +12,8 @@ import psycopg
 from psycopg import sql
 
 from feeds.definition import Definition
-from feeds.interval import Interval
-from feeds.partitions import Partition, add_keys, id_ranges, make_table, partitions, rows_per_partition
+from feeds.interval import ALWAYS, Interval
+from feeds.partitions import Partition, add_keys, key_ranges, make_table, partitions, rows_per_partition
 from feeds.staging import Staging
 
 
@@ -40,10 +40,10 @@ class PlannedPartition:
 
 
 class Replacement:
-    """The replacement of the rows of INTERVAL by the load LOAD_ID, while nobody else writes to `raw.events`.
+    """The replacement of the rows of INTERVAL by the load LOAD_ID, while nobody else writes to the raw table.
 
     Attributes:
-        partitions: the present partitions of `raw.events`.
+        partitions: the present partitions of the raw table.
         made: the partitions that were made to replace some of them.
         moved_from: the earliest `created_at` of an event that moves into the interval, as text since it may be no
             datetime; None if no event moves.
@@ -55,7 +55,7 @@ class Replacement:
         self.connection = connection
         self.definition = definition
         self.load_id = load_id
-        self.partitions = partitions(connection)
+        self.partitions = partitions(connection, definition.table)
         self.made: list[Partition] = []
         self.moved_from: str | None = None
         self._interval = interval
@@ -68,8 +68,8 @@ class Replacement:
         return [partition for partition in self.partitions if partition in self._touched or partition in self._left]
 
     def count_rows(self) -> int:
-        """Return the number of the interval's rows in `raw.events`."""
-        where = sql.SQL(" where created_at >= {} and created_at < {}").format(*map(str, self._interval.bounds))
+        """Return the number of the interval's rows in the raw table."""
+        where = sql.SQL(" where {}").format(self._inside)
         counts = [
             sql.SQL("select count(*) from {}{}").format(part.table, sql.SQL("") if self._is_inside(part) else where)
             for part in self._touched
@@ -80,55 +80,78 @@ class Replacement:
         return sum(int(rows) for (rows,) in self.connection.execute(counted))
 
     def find_moved(self, tables: Sequence[sql.Composable] | None = None) -> int:
-        """Find the event ids of TABLES that `raw.events` has outside the interval, and where they are.
+        """Find the keys of TABLES that the raw table has outside the interval, and where they are.
 
         Args:
             tables: those with the rows to load; by default the present partitions that the interval touches.
 
         Returns:
-            The number of these event ids.
+            The number of these keys.
         """
+        raw = self.definition.table
+        if raw.feed.time_column is None or self._interval == ALWAYS:
+            return 0
         own = [partition.table for partition in self._touched] if tables is None else tables
-        own_ranges = [ids for ids in id_ranges(self.connection, own) if ids[0] <= ids[1]]
-        if not own_ranges:
-            return 0
-        low, high = min(low for low, _ in own_ranges), max(high for _, high in own_ranges)
-        start, end = map(str, self._interval.bounds)
-        any_outside = sql.SQL(
-            "select exists (select from raw.events where event_id between {} and {}"
-            " and (created_at < {} or created_at >= {}))"
-        ).format(low, high, start, end)
-        if self.connection.execute(any_outside).fetchone() != (True,):  # as in a log, whose ids rise with time
-            return 0
         others = [(number, part) for number, part in enumerate(self.partitions) if not self._is_inside(part)]
-        ranges = id_ranges(self.connection, [partition.table for _, partition in others])
-        outside = [
-            sql.SQL(
-                "select {}, event_id, created_at from {} where event_id between {} and {}"
-                " and (created_at < {} or created_at >= {})"
-            ).format(number, partition.table, low, high, start, end)
-            for (number, partition), (lowest, highest) in zip(others, ranges, strict=True)
-            if any(lowest <= own_high and own_low <= highest for own_low, own_high in own_ranges)
-        ]
-        if not outside:
+        near, others = self._near(own, others)
+        if not own or not others:
             return 0
-        inside = [
-            sql.SQL("select event_id from {} where created_at >= {} and created_at < {}").format(table, start, end)
-            for table in own
+        outside = [
+            sql.SQL("select {}, {}, {} from {} where {} and not ({})").format(
+                number, raw.key, raw.partition_key, partition.table, near, self._inside
+            )
+            for number, partition in others
         ]
+        inside = [sql.SQL("select {} from {} where {}").format(raw.key, table, self._inside) for table in own]
         self.connection.execute(
-            "create temporary table moved (number int, event_id bigint, created_at timestamptz) on commit drop"
+            sql.SQL(
+                "create temporary table moved on commit drop as"
+                " select 0 as partition_number, {}, {} as moved_from from {} limit 0"
+            ).format(raw.key, raw.partition_key, raw.identifier)
         )
         moved = self.connection.execute(
-            sql.SQL(
-                "insert into pg_temp.moved"
-                " select * from ({}) as others (number, event_id, created_at) where event_id in ({})"
-            ).format(sql.SQL(" union all ").join(outside), sql.SQL(" union all ").join(inside))
+            sql.SQL("insert into pg_temp.moved select * from ({}) as others ({}, {}, {}) where ({}) in ({})").format(
+                sql.SQL(" union all ").join(outside),
+                sql.Identifier("partition_number"),
+                raw.key,
+                sql.Identifier("moved_from"),
+                raw.key,
+                sql.SQL(" union all ").join(inside),
+            )
         ).rowcount
-        [(self.moved_from,)] = self.connection.execute("select min(created_at)::text from pg_temp.moved")
-        numbers = self.connection.execute("select distinct number from pg_temp.moved")
+        [(self.moved_from,)] = self.connection.execute("select min(moved_from)::text from pg_temp.moved")
+        numbers = self.connection.execute("select distinct partition_number from pg_temp.moved")
         self._left = [self.partitions[number] for (number,) in numbers.fetchall()]
         return moved
+
+    def _near(
+        self, own: Sequence[sql.Composable], others: list[tuple[int, Partition]]
+    ) -> tuple[sql.Composable, list[tuple[int, Partition]]]:
+        """Return a condition for the keys of OWN, and those of OTHERS that may have one of them.
+
+        Where keys are integers that rise with time, as in a log, that is none.
+        """
+        raw = self.definition.table
+        column = raw.feed.column(raw.feed.key[0])
+        if column.type != "integer":
+            return sql.SQL("true"), others
+        own_ranges = [keys for keys in key_ranges(self.connection, column.name, own) if keys[0] <= keys[1]]
+        if not own_ranges:
+            return sql.SQL("true"), []
+        near = sql.SQL("{} between {} and {}").format(
+            sql.Identifier(column.name), min(low for low, _ in own_ranges), max(high for _, high in own_ranges)
+        )
+        any_outside = sql.SQL("select exists (select from {} where {} and not ({}))").format(
+            raw.identifier, near, self._inside
+        )
+        if self.connection.execute(any_outside).fetchone() != (True,):
+            return near, []
+        ranges = key_ranges(self.connection, column.name, [partition.table for _, partition in others])
+        return near, [
+            other
+            for other, (lowest, highest) in zip(others, ranges, strict=True)
+            if any(lowest <= own_high and own_low <= highest for own_low, own_high in own_ranges)
+        ]
 
     def make_partitions(self, staging: Staging, reader: psycopg.Connection | None) -> None:
         """Make the new partitions; READER, a second connection, reads the rows to keep.
@@ -138,7 +161,8 @@ class Replacement:
         """
         [(total,)] = self.connection.execute(
             "select sum(greatest(reltuples, 0))::bigint"
-            " from pg_class join pg_partition_tree('raw.events') on relid = oid where isleaf"
+            " from pg_class join pg_partition_tree(%s) on relid = oid where isleaf",
+            (str(self.definition.table),),
         )
         planned = self._plan(staging, rows_per_partition(total or 0))
         for partition in self._left:
@@ -147,6 +171,16 @@ class Replacement:
                 planned.append(PlannedPartition(partition.start, partition.end, kept=[all_rows]))
         for plan in planned:
             self._make(plan, reader)
+
+    @property
+    def _inside(self) -> sql.Composed:
+        """The condition for rows of the interval; of a snapshot, for all."""
+        raw = self.definition.table
+        if raw.feed.time_column is None:
+            return sql.SQL("{}").format(sql.SQL("true"))
+        return sql.SQL("{time} >= {start} and {time} < {end}").format(
+            time=raw.partition_key, start=str(self._interval.bounds[0]), end=str(self._interval.bounds[1])
+        )
 
     def _is_inside(self, partition: Partition) -> bool:
         """Return whether the interval contains all of PARTITION."""
@@ -174,12 +208,12 @@ class Replacement:
 
     def _plan_kept(self, partition: Partition, kept: Interval, partition_rows: int) -> list[PlannedPartition]:
         """Cut KEPT, a part of PARTITION, at ends of days."""
+        time, (start, end) = self.definition.table.partition_key, map(str, kept.bounds)
         days = self.connection.execute(
             sql.SQL(
-                "select date_trunc('day', greatest(least(created_at, '9999-12-31'), '0001-01-01')), count(*) from {}"
-                " where created_at >= %s and created_at < %s group by 1 order by 1"
-            ).format(partition.table),
-            kept.bounds,
+                "select date_trunc('day', greatest(least({time}, '9999-12-31'), '0001-01-01')::timestamptz), count(*)"
+                " from {table} where {time} >= {start} and {time} < {end} group by 1 order by 1"
+            ).format(time=time, table=partition.table, start=start, end=end)
         )
         planned = [PlannedPartition(kept.start, kept.end)]
         for day, rows in days:
@@ -202,7 +236,7 @@ class Replacement:
             add_keys(connection, self.definition, table)
         self.definition.add_references(connection, table)
         bounds = [
-            sql.SQL("created_at {} {}").format(sql.SQL(operator), str(bound))
+            sql.SQL("{} {} {}").format(self.definition.table.partition_key, sql.SQL(operator), str(bound))
             for operator, bound in ((">=", plan.start), ("<", plan.end))
             if bound
         ]
@@ -218,17 +252,32 @@ class Replacement:
 
         READER reads them: one connection cannot read and write by COPY at once.
         """
-        moved: list[int] = []
+        raw, columns = self.definition.table, self.definition.stored_columns
+        kept_rows = sql.SQL("{time} >= {start} and {time} < {end}").format(
+            time=raw.partition_key, start=str(interval.bounds[0]), end=str(interval.bounds[1])
+        )
         if partition in self._left:
-            number = self.partitions.index(partition)
-            found = self.connection.execute("select event_id from pg_temp.moved where number = %s", (number,))
-            moved = [event_id for (event_id,) in found]
-        columns = self.definition.stored_columns
-        rows = sql.SQL(
-            "copy (select {} from {} where created_at >= {} and created_at < {} and event_id <> all({}::bigint[]))"
-            " to stdout (format binary)"
-        ).format(columns, partition.table, *map(str, interval.bounds), moved)
+            kept_rows = sql.SQL("{} and ({}) not in ({})").format(kept_rows, raw.key, self._moved_keys(partition))
+        rows = sql.SQL("copy (select {} from {} where {}) to stdout (format binary)").format(
+            columns, partition.table, kept_rows
+        )
         into = sql.SQL("copy {} ({}) from stdin (format binary, freeze)").format(table, columns)
         with reader.cursor().copy(rows) as kept, self.connection.cursor().copy(into) as new:
             for block in kept:
                 new.write(block)
+
+    def _moved_keys(self, partition: Partition) -> sql.Composable:
+        """Return the keys that move from PARTITION as values: the reader does not see this connection's tables."""
+        raw = self.definition.table
+        types = [raw.columns[name] for name in raw.feed.key]
+        texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in raw.feed.key)
+        found = self.connection.execute(
+            sql.SQL("select {} from pg_temp.moved where partition_number = {}").format(
+                texts, self.partitions.index(partition)
+            )
+        ).fetchall()
+        arrays = [
+            sql.SQL("{}::{}[]").format([row[position] for row in found], sql.SQL(type_))
+            for position, type_ in enumerate(types)
+        ]
+        return sql.SQL("select * from unnest({})").format(sql.SQL(", ").join(arrays))

@@ -1,4 +1,4 @@
-"""Read an events file as a stream, gzipped or not, from a plain path or any URI that fsspec knows."""
+"""Read a file as a stream, compressed or not, from a plain path or any URI that fsspec knows."""
 
 import gzip
 import hashlib
@@ -18,14 +18,13 @@ from urllib.request import getproxies, proxy_bypass
 import fsspec
 
 from feeds import errors
-from feeds.records import COLUMNS, MAX_LINE_BYTES, is_header, raw_text
+from feeds.lines import MAX_LINE_BYTES
 from feeds.uri import shown, without_secrets
 
 _BLOCK_BYTES = 1 << 18
 _FETCHED_BYTES = 1 << 23  # per request to an object store; the default of some is 50 MB, twice in memory
 _HTTP_SILENCE_S = 60
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class _StoredBytes(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size_bytes = 0
-        self.is_gzip = False
+        self.is_compressed = False
         self.hash = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -53,19 +52,18 @@ class _StoredBytes(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Source:
-    """An open events file with the right header.
+    """An open file.
 
     Attributes:
-        first_line_number: the number of the first line after the header; the file's first line is 1.
-        blocks: the lines after the header in blocks, which end with a line end; can be read once. A line longer than
-            MAX_LINE_BYTES may be cut, but not to MAX_LINE_BYTES or less.
-            Raises SourceUnreadable, and at its end SourceChanged.
+        uri: where it is.
+        blocks: its lines in blocks, which end with a line end; can be read once. A line longer than MAX_LINE_BYTES may
+            be cut, but not to MAX_LINE_BYTES or less. Raises SourceUnreadable, and at its end SourceChanged.
         total_bytes: the stored file's size, if it is known before reading.
     """
 
+    uri: str
     _stored: _StoredBytes
     blocks: Iterator[bytes]
-    first_line_number: int
     total_bytes: int | None
 
     @property
@@ -75,8 +73,8 @@ class Source:
 
     @property
     def text_bytes(self) -> int | None:
-        """The size of the lines including the header, in bytes, if it is known before reading."""
-        return None if self._stored.is_gzip else self.total_bytes
+        """The size of the lines in bytes, if it is known before reading."""
+        return None if self._stored.is_compressed else self.total_bytes
 
     @property
     def sha256(self) -> str:
@@ -89,7 +87,7 @@ def named(uri: str | None) -> str:
     if uri and uri.strip():
         return uri.rstrip("\r\n")
     raise errors.SettingUnusable(
-        "No events file was given.",
+        "No file was given.",
         "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",
         "Give a path or a URI; put one with a password or signature into EVENTS_URI: process lists show arguments.",
     )
@@ -97,47 +95,20 @@ def named(uri: str | None) -> str:
 
 @contextmanager
 def open_source(uri: str) -> Iterator[Source]:
-    """Open the events file at URI (a path or an fsspec URI) and check its header.
+    """Open the file at URI, a path or an fsspec URI.
 
     Raises:
-        SourceMissing, SourceIsDirectory, SourceEmpty, WrongHeader, SourceUnreadable: see there.
-        SchemeUnknown, SchemePackageMissing: see there.
+        SourceMissing, SourceIsDirectory, SourceUnreadable, SchemeUnknown, SchemePackageMissing: see there.
     """
     filesystem, path = _find(uri)
     before = _identity(filesystem, path, uri)
     with _opened(filesystem, path, uri) as file:
         stored = _StoredBytes(file)
-        blocks = _blocks(stored, uri)
-        first_line_number, header, rows = 1, b"", b""
-        for block in blocks:
-            lines = block.removeprefix(_BYTE_ORDER_MARK) if first_line_number == 1 else block
-            blank = len(lines) - len(lines.lstrip())
-            begin = lines.rfind(b"\n", 0, blank) + 1
-            first_line_number += lines.count(b"\n", 0, begin)
-            if blank < len(lines):
-                header, _, rows = lines[begin:].partition(b"\n")
-                first_line_number += 1
-                break
-        else:
-            raise errors.SourceEmpty(
-                f"{shown(uri)} is empty.",
-                "Its export most likely failed or has not finished.",
-                f"Export it again; a file without events has one line: {';'.join(COLUMNS)}",
-            )
-        if not is_header(header.removesuffix(b"\r")):
-            begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page may quote the URL
-            raise errors.WrongHeader(
-                f"{shown(uri)} does not begin with the header of an events file: {begins!r}",
-                "It is most likely another file, or was exported with other columns or another separator.",
-                f"Export it with the first line {';'.join(COLUMNS)}",
-            )
 
-        def rest() -> Iterator[bytes]:
-            if rows:
-                yield rows
+        def whole() -> Iterator[bytes]:
             unreadable = None
             try:
-                yield from blocks
+                yield from _blocks(stored, uri)
             except errors.SourceUnreadable as error:  # perhaps because the file was replaced or truncated
                 unreadable = error
             is_whole = unreadable or before.get("size") in (None, stored.size_bytes)
@@ -150,7 +121,7 @@ def open_source(uri: str) -> Iterator[Source]:
             if unreadable:
                 raise unreadable
 
-        yield Source(stored, rest(), first_line_number, before.get("size"))
+        yield Source(uri, stored, whole(), before.get("size"))
 
 
 def size(uri: str) -> int | None:
@@ -176,16 +147,6 @@ def digest(uri: str) -> tuple[int, str]:
         while stored.readinto(buffer):
             pass
         return stored.size_bytes, stored.hash.hexdigest()
-
-
-def check_source(uri: str) -> None:
-    """Open the events file at URI, check its header, and close it.
-
-    Raises:
-        EventsError: as `open_source`.
-    """
-    with open_source(uri):
-        pass
 
 
 def _find(uri: str) -> tuple[Any, str]:
@@ -303,8 +264,8 @@ def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
     """Yield the file's lines in blocks; the last line gets a line end if it has none."""
     with _translated_errors(uri):
         buffered = io.BufferedReader(stored, _BLOCK_BYTES)
-        stored.is_gzip = buffered.peek(2).startswith(_GZIP_MAGIC)
-        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if stored.is_gzip else buffered
+        stored.is_compressed = buffered.peek(2).startswith(_GZIP_MAGIC)
+        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if stored.is_compressed else buffered
         begun = b""  # the start of a line that continues in the next block
         while block := stream.read1(_BLOCK_BYTES):
             lines, newline, rest = block.rpartition(b"\n")

@@ -7,9 +7,9 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from feeds.definition import EVENTS
 from feeds.partitions import Partition, attach, current_generation, detach, make_table, retire
 from feeds.replacement import Replacement
+from feeds.table import RawTable
 
 _LOCK_TIMEOUT_MS = 40  # readers that arrive while we wait for the table wait behind us
 _TIMEOUT_MS = 150  # the longest time that readers may have to wait, except for the commit
@@ -24,7 +24,8 @@ def swap_statement(replacement: Replacement) -> sql.Composed:
     later: a user's object may depend on one.
     """
     connection, replaced = replacement.connection, replacement.replaced
-    generation = current_generation(connection)
+    raw = replacement.definition.table
+    generation = current_generation(connection, raw)
     others = [partition for partition in replacement.partitions if partition not in replaced]
     renames = retire(connection, [partition.table for partition in replaced])
     if 2 * len(others) > len(replaced) + len(replacement.made):
@@ -39,14 +40,14 @@ def swap_statement(replacement: Replacement) -> sql.Composed:
     new = make_table(connection, replacement.definition, replacement.load_id, partitioned=True)
     for partition in replacement.made:
         connection.execute(attach(new, partition))
-    statements = [detach(EVENTS, generation)]
+    statements = [detach(raw.identifier, generation)]
     for partition in others:
         statements += [detach(generation, partition.table), attach(new, partition)]
-    return sql.SQL("; ").join([*statements, attach(EVENTS, Partition(new, None, None)), *renames])
+    return sql.SQL("; ").join([*statements, attach(raw.identifier, Partition(new, None, None)), *renames])
 
 
-def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: float) -> None:
-    """Execute STATEMENT, which needs an exclusive lock on `raw.events`, and commit; readers wait only for a moment.
+def swap(connection: psycopg.Connection, raw: RawTable, statement: sql.Composable, deadline: float) -> None:
+    """Execute STATEMENT, which needs an exclusive lock on RAW, and commit; readers wait only for a moment.
 
     Readers go first: if the table does not become free within milliseconds, or the server is too busy to execute the
     statement in time, it is tried again a little later, until DEADLINE (of time.monotonic). Statement and commit are
@@ -56,7 +57,7 @@ def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: fl
         LockNotAvailable: the table did not become free.
         QueryCanceled: a user cancelled the load.
     """
-    block = f"begin lock table only raw.events in access exclusive mode; {statement.as_string(connection)}; end"
+    block = f"begin lock table only {raw} in access exclusive mode; {statement.as_string(connection)}; end"
     pause_s, timeout_ms = 0.02, float(_TIMEOUT_MS)
     while True:
         message = sql.SQL(
@@ -74,7 +75,7 @@ def swap(connection: psycopg.Connection, statement: sql.Composable, deadline: fl
                     raise  # cancelled by a user, not by the timeout
                 timeout_ms *= 1.1  # a server that is always this busy must not stop the load forever
             if time.monotonic() > deadline:
-                raise LockNotAvailable("raw.events did not become free") from error
+                raise LockNotAvailable(f"{raw} did not become free") from error
         pause = pause_s * (0.5 + secrets.randbelow(1000) / 1000)
         connection.execute("select pg_sleep(%s)", (pause,))  # on the server, where a user can cancel it
         pause_s = min(2 * pause_s, _MAX_PAUSE_S)

@@ -1,0 +1,1 @@
+"""Files as lines that PostgreSQL's COPY reads: a module per format."""

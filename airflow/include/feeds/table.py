@@ -1,0 +1,72 @@
+"""A feed's raw table, `raw.<feed>`, as its contract says it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from feeds.contract import Feed
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """The raw table of `feed`: partitioned by the time column, or by the load for a snapshot."""
+
+    feed: Feed
+
+    def __str__(self) -> str:
+        return f"raw.{self.feed.name}"  # after a point a name needs no quotes
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Its name in SQL."""
+        return sql.Identifier("raw", self.feed.name)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The columns that loads fill, with their types as PostgreSQL writes them."""
+        return {column.name: column.sql_type for column in self.feed.columns} | {"load_id": "bigint"}
+
+    @property
+    def partition_key(self) -> sql.Identifier:
+        """The column by which it is partitioned."""
+        return sql.Identifier(self.feed.time_column or "load_id")
+
+    @property
+    def key(self) -> sql.Composed:
+        """The primary key's columns."""
+        return sql.SQL(", ").join(map(sql.Identifier, self.feed.key))
+
+    @property
+    def is_valid(self) -> sql.Composed:
+        """The condition of all rules, which is true for a valid row; of none, true."""
+        rules = [sql.SQL("({}) is not false").format(sql.SQL(rule.sql)) for rule in self.feed.rules]
+        return sql.SQL(" and ").join([sql.SQL("true"), *rules])
+
+    def in_sql(self, statement: str) -> str:
+        """Return STATEMENT with the table's name, as a text in SQL, for `{table}`."""
+        return statement.replace("{table}", f"'{self}'")
+
+    def create(self) -> sql.Composed:
+        """Return the statement that makes the table."""
+        parts = [
+            sql.SQL("{} {}{}").format(
+                sql.Identifier(column.name),
+                sql.SQL(column.sql_type),
+                sql.SQL(" not null" if column.is_required else ""),
+            )
+            for column in self.feed.columns
+        ]
+        parts.append(sql.SQL("load_id bigint not null"))
+        for column in self.feed.columns:
+            if column.type in ("date", "timestamp"):
+                parts.append(sql.SQL("check (isfinite({}))").format(sql.Identifier(column.name)))
+        parts += [
+            sql.SQL("constraint {} check (({}) is not false)").format(
+                sql.Identifier(f"{self.feed.name}_{rule.name}"[:63]), sql.SQL(rule.sql)
+            )
+            for rule in self.feed.rules
+        ]
+        return sql.SQL("create table {} ({}) partition by range ({})").format(
+            self.identifier, sql.SQL(", ").join(parts), self.partition_key
+        )
