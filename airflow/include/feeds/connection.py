@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from feeds.contract import Feed
 from feeds.driver_errors import not_connected, translated
 from feeds.dsn import libpq_dsn
 
@@ -85,16 +86,17 @@ def transaction(
         raise
 
 
-def owner(connection: psycopg.Connection) -> str | None:
-    """Return the owner of `raw.events`, or of its schema if this role is a member of it; else None.
+def owner(connection: psycopg.Connection, feed: Feed) -> str | None:
+    """Return the owner of FEED's raw table, or of its schema if this role is a member of it; else None.
 
     A load makes all tables as this role, so that the next load may read and replace them.
     """
     with transaction(connection):
         found = connection.execute(
-            "select pg_get_userbyid(relowner) from pg_class where oid = to_regclass('raw.events') union all"
+            "select pg_get_userbyid(relowner) from pg_class where oid = to_regclass(%(table)s) union all"
             " select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'raw'"
-            " and to_regclass('raw.events') is null and pg_has_role(nspowner, 'member')"
+            " and to_regclass(%(table)s) is null and pg_has_role(nspowner, 'member')",
+            {"table": f"raw.{feed.name}"},
         ).fetchone()
     return found[0] if found else None
 

@@ -1,9 +1,10 @@
 """Copy rows into several tables over one connection with PostgreSQL's COPY."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -11,19 +12,45 @@ from psycopg import sql
 _GATHERED_BYTES = 1 << 16  # lines are sent together
 _WAITING_BYTES = 1 << 22  # of one table, while the rows of another are copied
 _ALL_WAITING_BYTES = 1 << 24
+_CHECKED_BYTES = 1 << 18  # of one COPY that may leave rows out, which are then looked for in it
+
+
+class Piece(NamedTuple):
+    """Lines in COPY's text format, of a file from a line on.
+
+    Attributes:
+        lines: the lines, ROWS rows.
+        rows: their number.
+        file_number: of the file, from 1.
+        line_number: of the first, from 1; a piece of several lines has consecutive ones.
+        raw: the one line as it is in the file, if that differs.
+    """
+
+    lines: bytes
+    rows: int = 1
+    file_number: int = 1
+    line_number: int = 0
+    raw: bytes | None = None
 
 
 @dataclass
 class Target:
-    """A table that rows are copied into."""
+    """A table that rows are copied into.
+
+    Attributes:
+        copy: the statement; it may leave out rows.
+        left_out: gets the pieces of a COPY of which rows were left out, and returns the number of these rows; None if
+            the statement copies every row.
+    """
 
     table: sql.Composable
-    copy: sql.SQL | sql.Composed  # the statement
+    copy: sql.SQL | sql.Composed
+    left_out: Callable[["Target", list[Piece]], int] | None = None
     start: datetime | None = None  # the first moment of its range; None for no bound
     last_day: bytes = b""  # the latest day of its rows, YYYY-MM-DD
     rows: int = 0  # written: copied or waiting
     unsent_rows: int = 0  # that wait or are being copied
-    waiting: list[bytes] = field(default_factory=list)  # lines
+    waiting: list[Piece] = field(default_factory=list)
     waiting_bytes: int = 0
 
 
@@ -39,8 +66,10 @@ class Copier:
         self._current: Target | None = None
         self._open = ExitStack()
         self._waiting_bytes = 0
-        self._gathered: list[bytes] = []
+        self._gathered: list[Piece] = []
         self._gathered_bytes = 0
+        self._sent: list[Piece] = []  # by the present COPY, if rows of it may be left out
+        self._sent_bytes = 0
 
     def __enter__(self) -> "Copier":
         return self
@@ -49,25 +78,29 @@ class Copier:
         """Copy all waiting rows; after an error, abort the present COPY, which would block the connection."""
         if error[0] is None:
             with self._open:
-                while self._targets:
-                    self._switch_to(self._targets[0])
-                self.pause()
+                while self._targets or self._current:  # rows that were left out are copied elsewhere
+                    if self._targets:
+                        self._switch_to(self._targets[0])
+                    self.pause()
         self._current, self._gathered = None, []
         self._open.__exit__(*error)
 
-    def write(self, target: Target, lines: bytes, rows: int = 1) -> None:
-        """Copy LINES, ROWS rows in COPY's text format, into TARGET now or later."""
-        target.rows += rows
-        target.unsent_rows += rows
+    def write(self, target: Target, piece: Piece) -> None:
+        """Copy PIECE into TARGET now or later."""
+        target.rows += piece.rows
+        target.unsent_rows += piece.rows
+        size = len(piece.lines)
         if target is self._current:
-            self._gathered.append(lines)
-            self._gathered_bytes += len(lines)
+            self._gathered.append(piece)
+            self._gathered_bytes += size
             if self._gathered_bytes > _GATHERED_BYTES:
                 self._send()
+                if self._sent_bytes > _CHECKED_BYTES:
+                    self.pause()
             return
-        target.waiting.append(lines)
-        target.waiting_bytes += len(lines)
-        self._waiting_bytes += len(lines)
+        target.waiting.append(piece)
+        target.waiting_bytes += size
+        self._waiting_bytes += size
         if target not in self._targets:
             self._targets.append(target)
         if target.waiting_bytes > _WAITING_BYTES or self._current is None:
@@ -81,16 +114,24 @@ class Copier:
         Raises:
             RuntimeError: PostgreSQL copied another number of rows than were counted, which is a bug of the load.
         """
+        while self._current:
+            self._end()
+
+    def _end(self) -> None:
         self._send()
         target, self._current = self._current, None
         self._open.close()
-        if target is None:
-            return
+        assert target is not None
         copied, counted = self._cursor.rowcount, target.unsent_rows
         target.unsent_rows = 0
+        sent, self._sent, self._sent_bytes = self._sent, [], 0
+        if copied < counted and target.left_out:
+            left_out = target.left_out(target, sent)
+            target.rows -= left_out
+            counted -= left_out
         if copied != counted:
             raise RuntimeError(
-                f"PostgreSQL copied {copied} rows, but the load counted {counted}; raw.events is unchanged."
+                f"PostgreSQL copied {copied} rows, but the load counted {counted}; nothing was changed."
                 " Please report this bug, with the file and the output of: python -VV"
             )
 
@@ -99,12 +140,17 @@ class Copier:
         self._cursor = self._connection.cursor()
         self._copy = self._open.enter_context(self._cursor.copy(target.copy))
         self._current = target
-        self._targets.remove(target)
+        if target in self._targets:  # pausing may have copied it
+            self._targets.remove(target)
         self._waiting_bytes -= target.waiting_bytes
         self._gathered, target.waiting, target.waiting_bytes = target.waiting, [], 0
         self._send()
 
     def _send(self) -> None:
         if self._gathered:
-            self._copy.write(b"".join(self._gathered))
+            self._copy.write(b"".join([piece.lines for piece in self._gathered]))
+            assert self._current is not None
+            if self._current.left_out:
+                self._sent += self._gathered
+                self._sent_bytes += sum(len(piece.lines) for piece in self._gathered)
         self._gathered, self._gathered_bytes = [], 0

@@ -6,8 +6,9 @@ from datetime import date
 
 from feeds.errors import EventsError, SettingUnusable
 from feeds.interval import Interval
+from feeds.lines import Reject
 
-OUT_OF_RANGE = "out_of_range"
+OUT_OF_RANGE = Reject("out_of_range")
 GAP_DAYS = 366
 _SHOWN = 5
 

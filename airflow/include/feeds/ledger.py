@@ -1,8 +1,10 @@
-"""The ledger, `raw.loads`, with a row for each load from its start, and the quarantine, `raw.rejected_events`."""
+"""The ledger, `raw.loads`, with a row for each load from its start, and the quarantine, `raw.rejected_rows`."""
 
+import hashlib
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -33,12 +35,12 @@ class LoadResult:
 
     Attributes:
         load_id: the load's row in `raw.loads`.
-        read: rows in the file, `loaded + rejected + outside`.
-        loaded: rows of the file that are now in `raw.events`.
-        rejected: rows of the file that are now in `raw.rejected_events`.
+        read: rows in the files, `loaded + rejected + outside`.
+        loaded: rows of the files that are now in the raw table.
+        rejected: rows of the files that are now in `raw.rejected_rows`.
         outside: valid rows outside the interval.
-        replaced: rows deleted from `raw.events`: those of the interval, and those that moved into it.
-        reasons: the number of rejected rows by reason.
+        replaced: rows deleted from the raw table: those of the interval, and those that moved into it.
+        reasons: the number of rejected rows by column and reason.
         same_as_load_id: the earlier load of the same file whose rows are unchanged, so that this one had nothing to do.
         seconds: how long the load took.
     """
@@ -63,6 +65,22 @@ class LoadResult:
         return f"{counts}{same}, in {self.seconds:.1f} s"
 
 
+class LoadedFile(NamedTuple):
+    """A file as a load has read it."""
+
+    uri: str
+    size_bytes: int
+    sha256: str
+
+
+def together(files: Sequence[LoadedFile]) -> tuple[int, str]:
+    """Return the size of FILES in bytes, and their SHA-256: that of the one file, or of the list of theirs."""
+    size = sum(file.size_bytes for file in files)
+    if len(files) == 1:
+        return size, files[0].sha256
+    return size, hashlib.sha256("".join(f"{file.sha256}\n" for file in files).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class PreviousLoad:
     """A load that has succeeded, and the transaction whose rows show whether they were changed since."""
@@ -76,12 +94,12 @@ class PreviousLoad:
     outside: int
 
 
-def begin(connection: psycopg.Connection, source_uri: str, interval: Interval, run_id: str | None) -> int:
+def begin(connection: psycopg.Connection, feed: str, source_uri: str, interval: Interval, run_id: str | None) -> int:
     """Insert a load into the ledger and return its id."""
     [(load_id,)] = connection.execute(
-        "insert into raw.loads (source_uri, source_id, interval_start, interval_end, run_id, status)"
-        " values (%s, %s, %s, %s, %s, 'running') returning load_id",
-        (_storable(shown(source_uri)), source_id(source_uri), interval.start, interval.end, run_id),
+        "insert into raw.loads (feed, source_uri, source_id, interval_start, interval_end, run_id, status)"
+        " values (%s, %s, %s, %s, %s, %s, 'running') returning load_id",
+        (feed, _storable(shown(source_uri)), source_id(source_uri), interval.start, interval.end, run_id),
     )
     return int(load_id)
 
@@ -116,26 +134,26 @@ def remove_old_secrets(connection: psycopg.Connection) -> None:
 
 
 def find_previous(
-    connection: psycopg.Connection, source_uri: str, size_bytes: int | None, interval: Interval, rules: str
+    connection: psycopg.Connection, feed: str, source_uri: str, size_bytes: int | None, interval: Interval, rules: str
 ) -> PreviousLoad | None:
-    """Return the latest load of a file of SIZE_BYTES and INTERVAL by the same RULES, with this source's rejects."""
+    """Return the latest load of FEED with files of SIZE_BYTES and INTERVAL by the same RULES, with this source's rejects."""
     found = connection.execute(
         "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
-        " from only raw.loads where status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
+        " from only raw.loads where feed = %s and status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
         " and rules_sha256 = %s and source_size_bytes = %s and (source_id = %s or rows_rejected = 0)"
         " and interval_start is not distinct from %s and interval_end is not distinct from %s"
         " order by load_id desc limit 1",
-        (rules, size_bytes, source_id(source_uri), interval.start, interval.end),
+        (feed, rules, size_bytes, source_id(source_uri), interval.start, interval.end),
     ).fetchone()
     return PreviousLoad(*found) if found else None
 
 
-def forget_rejects(connection: psycopg.Connection, source_uri: str, kept_load_id: int) -> None:
+def forget_rejects(connection: psycopg.Connection, feed: str, source_uri: str, kept_load_id: int) -> None:
     """Delete the rejected rows of the source's loads, except those of the load KEPT_LOAD_ID."""
     connection.execute(
-        "delete from only raw.rejected_events using only raw.loads where loads.load_id = rejected_events.load_id"
-        " and loads.source_id = %s and loads.load_id <> %s",
-        (source_id(source_uri), kept_load_id),
+        "delete from only raw.rejected_rows using only raw.loads where loads.load_id = rejected_rows.load_id"
+        " and loads.feed = %s and loads.source_id = %s and loads.load_id <> %s",
+        (feed, source_id(source_uri), kept_load_id),
     )
 
 
@@ -153,7 +171,7 @@ def close(
     Args:
         connection: in the load's transaction.
         load_id: the load.
-        source: the file's size in bytes and its SHA-256, if known.
+        source: the files' size in bytes and their SHA-256, if known.
         outcome: what the load did, or why it was refused and the row counts known by then.
         rules: the SHA-256 of the rules for valid rows.
         moved_from: the earliest time that an event had before it moved into the interval.
@@ -171,6 +189,16 @@ def close(
         " where load_id = %s",
         (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), rules, moved_from, load_id),
     )
+
+
+def record_files(connection: psycopg.Connection, load_id: int, files: Iterable[LoadedFile]) -> None:
+    """Write the FILES of a load into `raw.loaded_files`, in the order in which they were read."""
+    for number, file in enumerate(files, 1):
+        connection.execute(
+            "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256)"
+            " values (%s, %s, %s, %s, %s, %s)",
+            (load_id, number, _storable(shown(file.uri)), source_id(file.uri), file.size_bytes, file.sha256),
+        )
 
 
 def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:

@@ -18,7 +18,7 @@ They are checked in this order, and columns in the order of the contract; the fi
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -63,13 +63,16 @@ class Reject(NamedTuple):
     reason: str
     column: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.column}: {self.reason}" if self.column else self.reason
+
 
 class Lines:
     """The lines of a file of FEED with COLUMNS, in their order there, written in DIALECT.
 
     Attributes:
         columns: the columns, as given.
-        key: the positions of the primary key's columns.
+        key_positions: where the primary key's columns are.
         time: the position of the time column, or None.
     """
 
@@ -77,7 +80,7 @@ class Lines:
         self.columns = tuple(columns)
         self.dialect = dialect
         names = [column.name for column in columns]
-        self.key = tuple(names.index(name) for name in feed.key)
+        self.key_positions = tuple(names.index(name) for name in feed.key)
         self.time = names.index(feed.time_column) if feed.time_column else None
         decimal, zone = feed.properties.csv.decimal, feed.properties.time_zone
         self._readers = [values.reader(column, decimal, zone) for column in columns]
@@ -91,7 +94,13 @@ class Lines:
             self._field = re.compile(
                 f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
             )
+        separator = re.escape(dialect.delimiter)
+        fields = [f"([^{separator}\n]*)" if n in self.key_positions else f"[^{separator}\n]*" for n in range(len(names))]
+        self._key_fields = re.compile((separator.join(fields) + "\n").encode())
+        self._after_key = re.compile((f"{separator}[^\n]*\n" if len(names) > 1 else "\n").encode())
         self.has_clean = all(self._clean) and dialect.null != "\\"
+        self._canonical = {name: values.reader(feed.column(name)) for name in feed.key}
+        self._quote = dialect.quote.encode() if dialect.quote else None
         self._day = re2.compile(self._day_pattern(), _CLEAN_OPTIONS) if self.time is not None else None
         self.clean_of_day = lru_cache(_DAYS_KEPT)(self._compiled)
 
@@ -128,6 +137,46 @@ class Lines:
         null, escapes = self.dialect.null, self._escapes
         fields = (null if value is None else value.translate(escapes) for value in row.values)
         return (self.dialect.delimiter.join(fields) + "\n").encode()
+
+    def copied_key(self, row: Row) -> bytes:
+        """Return the key of ROW as a line that COPY reads in this dialect."""
+        return (self.dialect.delimiter.join(text.translate(self._escapes) for text in self.key(row)) + "\n").encode()
+
+    def key(self, row: Row) -> tuple[str, ...]:
+        """Return the primary key of ROW."""
+        return tuple(str(row.values[position]) for position in self.key_positions)
+
+    def key_of(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Return the primary key whose columns' TEXTS PostgreSQL or a clean line has, as `key` returns it."""
+        return tuple(
+            moment_of(text).astimezone(UTC).isoformat() if column.type == "timestamp" else self._canonical[column.name](text)
+            for column, text in zip((self.columns[position] for position in self.key_positions), texts, strict=True)
+        )
+
+    def keys(self, lines: bytes) -> list[tuple[str, ...]]:
+        """Return the texts of the primary key's columns in each of LINES, which are clean."""
+        delimiter = self.dialect.delimiter
+        fields = (line.split(delimiter) for line in lines.decode().split("\n")[:-1])
+        return [tuple(line[position] for position in self.key_positions) for line in fields]
+
+    def key_lines(self, lines: bytes) -> list[bytes]:
+        """Return the primary key of each of LINES, which are clean, with the delimiter between its columns."""
+        delimiter = self.dialect.delimiter.encode()
+        if self.key_positions == (0,):
+            return self._after_key.split(lines)[:-1]
+        found = self._key_fields.findall(lines)
+        return found if len(self.key_positions) == 1 else [delimiter.join(fields) for fields in found]
+
+    def end_of_record(self, block: bytes, position: int) -> int:
+        """Return the line end that ends the record at POSITION of BLOCK: a quoted field may have line ends."""
+        first = end = block.find(b"\n", position)
+        if self._quote is None or block.count(self._quote, position, end) % 2 == 0:
+            return end
+        while 0 <= (end := block.find(b"\n", end + 1)) <= position + MAX_LINE_BYTES:
+            if block.count(self._quote, position, end) % 2 == 0:
+                is_record = self.parse(block[position:end]) not in (Reject("quoting"), Reject("field_count"))
+                return end if is_record else first
+        return first
 
     def day(self, block: bytes, position: int) -> bytes | None:
         """Return the day, `YYYY-MM-DD`, of the line at POSITION of BLOCK, if it may be clean."""

@@ -59,6 +59,7 @@ class Replacement:
         self.made: list[Partition] = []
         self.moved_from: str | None = None
         self._interval = interval
+        self._within = definition.table.within(interval)
         self._touched = [partition for partition in self.partitions if partition.overlaps(interval)]
         self._left: list[Partition] = []  # partitions that an event moves from
 
@@ -69,7 +70,7 @@ class Replacement:
 
     def count_rows(self) -> int:
         """Return the number of the interval's rows in the raw table."""
-        where = sql.SQL(" where {}").format(self._inside)
+        where = sql.SQL(" where {}").format(self._within)
         counts = [
             sql.SQL("select count(*) from {}{}").format(part.table, sql.SQL("") if self._is_inside(part) else where)
             for part in self._touched
@@ -98,11 +99,11 @@ class Replacement:
             return 0
         outside = [
             sql.SQL("select {}, {}, {} from {} where {} and not ({})").format(
-                number, raw.key, raw.partition_key, partition.table, near, self._inside
+                number, raw.key, raw.partition_key, partition.table, near, self._within
             )
             for number, partition in others
         ]
-        inside = [sql.SQL("select {} from {} where {}").format(raw.key, table, self._inside) for table in own]
+        inside = [sql.SQL("select {} from {} where {}").format(raw.key, table, self._within) for table in own]
         self.connection.execute(
             sql.SQL(
                 "create temporary table moved on commit drop as"
@@ -142,7 +143,7 @@ class Replacement:
             sql.Identifier(column.name), min(low for low, _ in own_ranges), max(high for _, high in own_ranges)
         )
         any_outside = sql.SQL("select exists (select from {} where {} and not ({}))").format(
-            raw.identifier, near, self._inside
+            raw.identifier, near, self._within
         )
         if self.connection.execute(any_outside).fetchone() != (True,):
             return near, []
@@ -171,16 +172,6 @@ class Replacement:
                 planned.append(PlannedPartition(partition.start, partition.end, kept=[all_rows]))
         for plan in planned:
             self._make(plan, reader)
-
-    @property
-    def _inside(self) -> sql.Composed:
-        """The condition for rows of the interval; of a snapshot, for all."""
-        raw = self.definition.table
-        if raw.feed.time_column is None:
-            return sql.SQL("{}").format(sql.SQL("true"))
-        return sql.SQL("{time} >= {start} and {time} < {end}").format(
-            time=raw.partition_key, start=str(self._interval.bounds[0]), end=str(self._interval.bounds[1])
-        )
 
     def _is_inside(self, partition: Partition) -> bool:
         """Return whether the interval contains all of PARTITION."""
@@ -253,9 +244,7 @@ class Replacement:
         READER reads them: one connection cannot read and write by COPY at once.
         """
         raw, columns = self.definition.table, self.definition.stored_columns
-        kept_rows = sql.SQL("{time} >= {start} and {time} < {end}").format(
-            time=raw.partition_key, start=str(interval.bounds[0]), end=str(interval.bounds[1])
-        )
+        kept_rows = raw.within(interval)
         if partition in self._left:
             kept_rows = sql.SQL("{} and ({}) not in ({})").format(kept_rows, raw.key, self._moved_keys(partition))
         rows = sql.SQL("copy (select {} from {} where {}) to stdout (format binary)").format(

@@ -1,53 +1,51 @@
-"""Copy a file's rows into staging tables, one per range of time, which become visible only by the swap.
+"""Copy the rows of files into staging tables, one per range of time, which become visible only by the swap.
 
 Runs of clean lines go to PostgreSQL's COPY unchanged; the other lines are parsed one by one. Everything happens in one
 transaction, so a load that ends early leaves nothing behind. The tables are made in that transaction too, which lets
 COPY write frozen rows: visible to everybody who sees the table, and never rewritten by a vacuum. Their rows are never
 deleted: a frozen row that is deleted in the same transaction stays visible to older snapshots.
+
+COPY itself leaves out the rows that a rule of the contract refuses. Only then the lines of that COPY are looked at.
 """
 
-import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 from psycopg import sql
 
-from feeds.copying import Copier, Target
+from feeds.copying import Copier, Piece, Target
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import Definition
-from feeds.interval import Days, Interval, utc
+from feeds.formats.rows import Rows
+from feeds.interval import Days, Interval
+from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
+from feeds.lines import Lines, Reject, Row, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
-from feeds.records import CLEAN, COLUMNS, DUPLICATE, Event, parse, raw_text
-from feeds.seen_ids import SeenIds
 from feeds.source import Source
+from feeds.table import RawTable
+from feeds.values import moment_of
 
+DUPLICATE = Reject("duplicate_key")
 EXAMPLES = 1_000  # rejected rows that a refused load puts into quarantine
 _ROW_BYTES = 80  # on average
-_SHORTEST_ROW_BYTES = 41  # of a valid row, including its line end
 _FETCHED_AT_ONCE = 10_000  # lines
-_AFTER_ID = re.compile(rb";[^\n]*\n")
-_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", ";": "\\;"})
-_TEMPORARY = """
-    create temporary table outside (event_id bigint not null) on commit drop;
-    create temporary table rejects (line_number bigint, raw_text text, reason text) on commit drop;
-    create temporary table suspects (event_id bigint, line_number bigint, line bytea) on commit drop
-"""
-# A suspect is a duplicate if its id is in a staging table, or an earlier suspect has it. The rows are numbered, so that
+_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_SHORTEST = {"date": 10, "timestamp": 19, "uuid": 36}
+# A suspect is a duplicate if a staging table has its key, or an earlier suspect has it. The rows are numbered, so that
 # they can be fetched in parts: while a cursor is open, COPY freezes no rows.
 _RESOLVED = """
     create temporary table resolved on commit drop as
     select
-        row_number() over (order by line_number) as number, line_number, line,
-        event_id in (select event_id from pg_temp.known)
-            or row_number() over (partition by event_id order by line_number) > 1 as is_duplicate
+        row_number() over (order by file_number, line_number) as number, file_number, line_number, line,
+        ({key}) in (select {key} from pg_temp.known)
+            or row_number() over (partition by {key} order by file_number, line_number) > 1 as is_duplicate
     from pg_temp.suspects;
     create index on pg_temp.resolved (number)
 """
 _FETCHED = """
-    select line_number, line, is_duplicate from pg_temp.resolved
+    select file_number, line_number, line, is_duplicate from pg_temp.resolved
     where number > %s and number <= %s order by number
 """
 
@@ -58,30 +56,53 @@ class Staging:
     Attributes:
         parts: the tables with the rows to load, in the order of their times.
         rows_by_day: the number of these rows by day, YYYY-MM-DD.
-        rejected: the number of rejected rows by reason.
+        rejected: the number of rejected rows by reason and column.
         is_hopeless: whether reading has stopped early, since too many rows were rejected whatever follows.
     """
 
     def __init__(
-        self, connection: psycopg.Connection, definition: Definition, load_id: int, interval: Interval, valid: Interval
+        self,
+        connection: psycopg.Connection,
+        definition: Definition,
+        load_id: int,
+        interval: Interval,
+        valid: Interval,
+        duplicates: Sequence[tuple[str, ...]] = (),
     ) -> None:
         self._connection = connection
         self._definition = definition
+        self._raw = definition.table
         self._load_id = load_id
         self._interval = interval
         self._days = Days(interval)
         self._valid = valid
         self._valid_days = Days(valid)
         self._copier = Copier(connection)
+        self._duplicates = duplicates
+        self._is_integer_key = is_integer_key(self._raw)
         self.parts: list[Target] = []
         self._starts: list[bytes] = []
         self.rows_by_day: Counter[bytes] = Counter()
-        self.rejected: Counter[str] = Counter()
+        self.rejected: Counter[Reject] = Counter()
         self.is_hopeless = False
-        self._outside = _temporary("outside", "event_id")
-        self._rejects = _temporary("rejects", "line_number, raw_text, reason")
-        self._suspects = _temporary("suspects", "event_id, line_number, line")
-        connection.execute(_TEMPORARY)
+        feed = self._raw.feed
+        self._shortest_row_bytes = len(feed.columns) + sum(
+            _SHORTEST.get(column.type, max(column.lengths[0], 1)) for column in feed.columns if column.is_required
+        )
+        key = [sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(self._raw.columns[n])) for n in feed.key]
+        connection.execute(
+            sql.SQL(
+                "create temporary table outside ({key}) on commit drop;"
+                " create temporary table rejects (file_number int, line_number bigint, raw_text text, reason text,"
+                " column_name text) on commit drop;"
+                " create temporary table suspects ({key}, file_number int, line_number bigint, line bytea) on commit drop"
+            ).format(key=sql.SQL(", ").join(key))
+        )
+        self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""))
+        self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
+        self._suspects = _temporary(
+            "suspects", sql.SQL("{}, file_number, line_number, line").format(self._raw.key)
+        )
 
     @property
     def loaded(self) -> int:
@@ -98,29 +119,56 @@ class Staging:
         """The number of rows read."""
         return self.loaded + self.outside + self.rejected.total() + self._suspects.rows
 
-    def stage(self, source: Source, max_rejected: float, report: Callable[[int], None]) -> None:
-        """Copy the rows of SOURCE; REPORT gets the number of rows of each block.
+    def begin(self, total_bytes: int | None, text_bytes: int | None) -> None:
+        """Expect files of TOTAL_BYTES as stored and TEXT_BYTES of lines; None if that is not known."""
+        self._partition_rows = rows_per_partition((total_bytes or 0) // _ROW_BYTES)
+        self._text_bytes = text_bytes
+        most_rows = None if text_bytes is None else text_bytes // self._shortest_row_bytes + 1
+        self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else KnownDuplicates(self._duplicates)
 
-        Of several rows with the same event id the first is taken, and the others are rejected. Reading stops as soon as
+    def stage(
+        self, source: Source, rows: Rows, file_number: int, max_rejected: float, report: Callable[[int], None]
+    ) -> None:
+        """Copy ROWS of SOURCE, the file FILE_NUMBER; REPORT gets the number of rows of each block.
+
+        Of several rows with the same key the first is taken, and the others are rejected. Reading stops as soon as
         more than the share MAX_REJECTED of all rows is rejected, even if all following rows are valid.
         """
-        self._partition_rows = rows_per_partition((source.total_bytes or 0) // _ROW_BYTES)
-        text_bytes = source.text_bytes
-        self._seen = SeenIds(None if text_bytes is None else text_bytes // _SHORTEST_ROW_BYTES + 1)
-        line_number = source.first_line_number
+        self._file_number = file_number
+        self._use(Lines(self._raw.feed, rows.columns, rows.dialect))
         with self._copier:
-            for block in source.blocks:
+            for block in rows.blocks:
                 before = self.read
-                self._take_block(block, line_number)
-                line_number += block.count(b"\n")
+                self._take_block(block.lines, block.line_number)
                 report(self.read - before)
-                if text_bytes is not None:
-                    text_bytes -= len(block)
-                    most_rows = self.read + text_bytes // _SHORTEST_ROW_BYTES + 1
+                if self._text_bytes is not None:
+                    self._text_bytes -= len(block.lines)
+                    most_rows = self.read + max(self._text_bytes, 0) // self._shortest_row_bytes + 1
                     if self.rejected.total() > max(EXAMPLES, max_rejected * most_rows):
                         self.is_hopeless = True
                         break
-        self._resolve_suspects()
+
+    def end(self) -> None:
+        """Decide which of the rows that were set aside are duplicates."""
+        if not self.is_hopeless:
+            self._resolve_suspects()
+
+    def find_duplicates(self) -> list[tuple[str, ...]]:
+        """Return the keys that several of the rows have; only keys that are not one integer need it."""
+        if self._is_integer_key or self._duplicates:
+            return []
+        tables = [*(part.table for part in self.parts), self._outside.table]
+        every = sql.SQL(" union all ").join(
+            sql.SQL("select {} from {}").format(self._raw.key, table) for table in tables
+        )
+        found = self._connection.execute(
+            sql.SQL("select {} from ({}) as keys group by {} having count(*) > 1").format(
+                sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(n)) for n in self._raw.feed.key),
+                every,
+                self._raw.key,
+            )
+        )
+        return [self._lines.key_of(key) for key in found]
 
     def add_keys(self) -> None:
         """Add the keys and indexes to the staging tables."""
@@ -128,11 +176,12 @@ class Staging:
             add_keys(self._connection, self._definition, part.table)
 
     def quarantine(self, limit: int | None = None) -> None:
-        """Insert the first LIMIT rejected rows, or all of them, into `raw.rejected_events`."""
+        """Insert the first LIMIT rejected rows, or all of them, into `raw.rejected_rows`."""
         self._connection.execute(
-            "insert into raw.rejected_events (load_id, line_number, raw_text, reason)"
-            " select %s, line_number, raw_text, reason from pg_temp.rejects order by line_number limit %s",
-            (self._load_id, limit),
+            "insert into raw.rejected_rows (feed, load_id, file_number, line_number, raw_text, reason, column_name)"
+            " select %s, %s, file_number, line_number, raw_text, reason, column_name from pg_temp.rejects"
+            " order by file_number, line_number limit %s",
+            (self._raw.feed.name, self._load_id, limit),
         )
 
     def discard(self) -> None:
@@ -140,9 +189,23 @@ class Staging:
         discard(self._connection, [part.table for part in self.parts])
         self.parts = []
 
+    def _use(self, lines: Lines) -> None:
+        """Read LINES from now on: another file may have its columns in another order."""
+        self._lines = lines
+        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in lines.columns)
+        self._options = sql.SQL("delimiter {}, null {}").format(lines.dialect.delimiter, lines.dialect.null)
+        self._names = names
+        self._outside.copy = sql.SQL("copy pg_temp.outside ({}) from stdin with ({})").format(
+            self._raw.key, self._options
+        )
+        for part in self.parts:
+            part.copy = self._copy_into(part.table)
+
+    def _copy_into(self, table: sql.Composable) -> sql.Composed:
+        where = sql.SQL(" where {}").format(self._raw.is_valid) if self._raw.feed.rules else sql.SQL("")
+        return sql.SQL("copy {} ({}) from stdin with ({}, freeze){}").format(table, self._names, self._options, where)
+
     def _take_block(self, block: bytes, line_number: int) -> None:
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n")
         while (end := _end_of_utf8(block)) < len(block):
             bad_line, _, rest = block[end:].partition(b"\n")
             line_number += self._take_lines(block[:end], line_number)
@@ -153,102 +216,205 @@ class Staging:
 
     def _take_lines(self, block: bytes, first_line_number: int) -> int:
         """Take the lines of BLOCK, which is UTF-8, and return their number."""
-        line_number = first_line_number
-        position = 0
+        lines, line_number, position = self._lines, first_line_number, 0
+        day = run = None
         while position < len(block):
-            if run := CLEAN.match(block, position):
-                rows = self._take_run(block[position : run.end()], run["day"], line_number)
+            if lines.has_clean:
+                day = lines.day(block, position) if lines.time is not None else None
+                run = lines.clean_of_day(day).match(block, position) if day or lines.time is None else None
+            if run:
+                line_number += self._take_run(block[position : run.end()], day, line_number)
                 position = run.end()
-                line_number += rows
             else:
-                end = block.find(b"\n", position)
+                end = lines.end_of_record(block, position)
                 self._take_line(block[position:end], line_number)
+                line_number += block.count(b"\n", position, end + 1)
                 position = end + 1
-                line_number += 1
         return line_number - first_line_number
 
-    def _take_run(self, lines: bytes, day: bytes, line_number: int) -> int:
+    def _take_run(self, lines: bytes, day: bytes | None, line_number: int) -> int:
         """Take LINES, which are clean and of one DAY, and return their number."""
-        is_inside = self._days.contain(day)
-        if is_inside is None or not self._valid_days.contain(day):
+        is_inside = self._days.contain(day) if day else True
+        if is_inside is None or (day and not self._valid_days.contain(day)):
             each = lines.split(b"\n")[:-1]
             for number, line in enumerate(each, line_number):
                 self._take_line(line, number)
             return len(each)
-        ids = _AFTER_ID.split(lines)[:-1]
-        rows = len(ids)
-        if suspects := self._seen.add(list(map(int, ids))):
+        rows = lines.count(b"\n")
+        taken = rows
+        if suspects := self._suspects_in(lines):
             each = lines.splitlines(keepends=True)
-            for position in suspects:
-                self._suspect(int(ids[position]), each[position][:-1], line_number + position)
-                each[position] = ids[position] = b""
-            lines, ids = b"".join(each), [event_id for event_id in ids if event_id]
+            start = 0
+            for position in (*suspects, rows):  # what is between them is taken in pieces
+                if position > start:
+                    self._take_clean(b"".join(each[start:position]), position - start, day, is_inside, line_number + start)
+                if position < rows:
+                    row = self._lines.parse(each[position][:-1])
+                    assert isinstance(row, Row)
+                    self._suspect(row, each[position][:-1], line_number + position)
+                start = position + 1
+            return taken
+        self._take_clean(lines, rows, day, is_inside, line_number)
+        return taken
+
+    def _suspects_in(self, lines: bytes) -> list[int]:
+        """Return the positions of those of LINES, which are clean, whose keys may be duplicates."""
+        if isinstance(self._seen, SeenIntegers):
+            return self._seen.add_integers(list(map(int, self._lines.key_lines(lines))))
+        if not self._duplicates:
+            return []
+        return self._seen.add([self._lines.key_of(fields) for fields in self._lines.keys(lines)])
+
+    def _take_clean(self, lines: bytes, rows: int, day: bytes | None, is_inside: bool | None, line_number: int) -> None:
         if is_inside:
-            self.rows_by_day[day] += len(ids)
-            self._copier.write(self._part(day), lines, len(ids))
+            if day:
+                self.rows_by_day[day] += rows
+            self._copier.write(self._part(day), Piece(lines, rows, self._file_number, line_number))
         else:
-            self._copier.write(self._outside, b"".join(event_id + b"\n" for event_id in ids), len(ids))
-        return rows
+            keys = b"\n".join(self._lines.key_lines(lines)) + b"\n"
+            self._copier.write(self._outside, Piece(keys, rows))
 
     def _take_line(self, line: bytes, line_number: int) -> None:
-        row = parse(line)
-        if isinstance(row, Event):
-            if row.created_at not in self._valid:
+        row = self._lines.parse(line)
+        if isinstance(row, Row):
+            if row.moment and row.moment not in self._valid:
                 self._reject(line, line_number, OUT_OF_RANGE)
-            elif self._seen.add([row.event_id]):
-                self._suspect(row.event_id, line, line_number)
+            elif self._seen.add([self._lines.key(row)]):
+                self._suspect(row, line, line_number)
             else:
-                self._take_event(row)
+                self._take_row(row, line, self._file_number, line_number)
         elif line.strip() or row.reason == "too_long":
-            self._reject(line, line_number, row.reason)
+            self._reject(line, line_number, row)
 
-    def _take_event(self, event: Event) -> None:
-        if event.created_at in self._interval:
-            day = event.created_at.date().isoformat().encode()
-            self.rows_by_day[day] += 1
+    def _take_row(self, row: Row, line: bytes, file_number: int, line_number: int) -> None:
+        if row.moment is None or row.moment in self._interval:
+            day = row.moment.date().isoformat().encode() if row.moment else None
             part = self._part(day)
-            meta_data = (event.meta_data or "").translate(_ESCAPED)
-            fields = (*event[:3], event.created_at.isoformat(), meta_data)
-            self._copier.write(part, (";".join(map(str, fields)) + "\n").encode())
+            if day:
+                self.rows_by_day[day] += 1
+            self._copier.write(part, Piece(self._lines.copied(row), 1, file_number, line_number, line))
         else:
-            self._copier.write(self._outside, b"%d\n" % event.event_id)
+            self._copier.write(self._outside, Piece(self._lines.copied_key(row)))
 
-    def _reject(self, line: bytes, line_number: int, reason: str) -> None:
+    def _reject(self, line: bytes, line_number: int, reject: Reject, file_number: int | None = None) -> None:
         text = raw_text(line).translate(_ESCAPED)
-        self._copier.write(self._rejects, f"{line_number};{text};{reason}\n".encode())
-        self.rejected[reason] += 1
+        column = "\\N" if reject.column is None else reject.column
+        fields = (file_number or self._file_number, line_number, text, reject.reason, column)
+        self._copier.write(self._rejects, Piece(("\t".join(map(str, fields)) + "\n").encode()))
+        self.rejected[reject] += 1
 
-    def _suspect(self, event_id: int, line: bytes, line_number: int) -> None:
-        """Set LINE aside, a valid row whose event id may be a duplicate."""
-        self._copier.write(self._suspects, f"{event_id};{line_number};\\\\x{line.hex()}\n".encode())
+    def _suspect(self, row: Row, line: bytes, line_number: int) -> None:
+        """Set LINE aside, a valid row whose key may be a duplicate."""
+        key = "\t".join(value.translate(_ESCAPED) for value in self._lines.key(row))
+        self._copier.write(
+            self._suspects, Piece(f"{key}\t{self._file_number}\t{line_number}\t\\\\x{line.hex()}\n".encode())
+        )
+
+    def _left_out(self, target: Target, pieces: Sequence[Piece]) -> int:
+        """Reject the rows of PIECES that a rule refuses, and return their number; COPY has left them out."""
+        found = list(self._refused(pieces))
+        for piece, line, rule in found:
+            raw = line if piece.raw is None else piece.raw
+            self._reject(raw, piece.line_number, Reject("rule", rule), piece.file_number)
+            row = self._lines.parse(raw)
+            if isinstance(row, Row) and row.moment:
+                self.rows_by_day -= Counter({row.moment.date().isoformat().encode(): 1})
+        return len(found)
+
+    def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, bytes, str]]:
+        """Yield the rows of PIECES that a rule refuses, each as a piece, its line and the rule."""
+        connection = self._connection
+        cases = sql.SQL(" ").join(
+            sql.SQL("when not ({}) then {}").format(sql.SQL(rule.sql), rule.name) for rule in self._raw.feed.rules
+        )
+        connection.execute(
+            sql.SQL(
+                "create temporary table if not exists checked on commit drop as"
+                " select 0::bigint as checked_number, {} from {} limit 0; truncate pg_temp.checked;"
+            ).format(self._names, self._raw.identifier)
+        )
+        lines = [
+            (piece._replace(line_number=piece.line_number + offset), line)
+            for piece in pieces
+            for offset, line in enumerate(piece.lines.split(b"\n")[:-1])
+        ]
+        delimiter = self._lines.dialect.delimiter.encode()
+        copy = sql.SQL("copy pg_temp.checked (checked_number, {}) from stdin with ({})").format(
+            self._names, self._options
+        )
+        with connection.cursor().copy(copy) as rows:
+            rows.write(b"".join(b"%d%s%s\n" % (n, delimiter, line) for n, (_, line) in enumerate(lines)))
+        refused = connection.execute(
+            sql.SQL(
+                "select checked_number, rule from (select checked_number, case {} end as rule from pg_temp.checked) as each"
+                " where rule is not null order by checked_number"
+            ).format(cases)
+        ).fetchall()
+        for number, rule in refused:
+            yield *lines[number], rule
 
     def _resolve_suspects(self) -> None:
-        """Reject the lines set aside whose event id is a duplicate, and take the others."""
+        """Reject the lines set aside whose key is a duplicate, and take the others."""
         if not self._suspects.rows:
             return
-        connection = self._connection
-        connection.execute("create temporary table known (event_id bigint) on commit drop; analyze pg_temp.suspects")
+        connection, key = self._connection, self._raw.key
+        if self._raw.feed.rules:
+            self._reject_refused_suspects()
+        connection.execute(
+            sql.SQL(
+                "create temporary table known on commit drop as select {} from pg_temp.suspects limit 0;"
+                " analyze pg_temp.suspects"
+            ).format(key)
+        )
         for target in (*self.parts, self._outside):
             connection.execute(
                 sql.SQL(
-                    "insert into pg_temp.known select event_id from pg_temp.suspects"
-                    " where event_id in (select event_id from {})"
-                ).format(target.table)
+                    "insert into pg_temp.known select {key} from pg_temp.suspects"
+                    " where ({key}) in (select {key} from {table})"
+                ).format(key=key, table=target.table)
             )
-        connection.execute(_RESOLVED)
+        connection.execute(sql.SQL(_RESOLVED).format(key=key))
         fetched = range(0, self._suspects.rows, _FETCHED_AT_ONCE)
         self._suspects.rows = 0
         for number in fetched:
             resolved = connection.execute(_FETCHED, (number, number + _FETCHED_AT_ONCE)).fetchall()
             with self._copier:
-                for line_number, line, is_duplicate in resolved:
+                for file_number, line_number, line, is_duplicate in resolved:
                     if is_duplicate:
-                        self._reject(line, line_number, DUPLICATE)
-                    elif isinstance(row := parse(line), Event):
-                        self._take_event(row)
+                        self._reject(line, line_number, DUPLICATE, file_number)
+                    elif isinstance(row := self._lines.parse(line), Row):
+                        self._take_row(row, line, file_number, line_number)
 
-    def _part(self, day: bytes) -> Target:
-        """Return the table for events of DAY, a new one if DAY is later than all before and the last table is full."""
+    def _reject_refused_suspects(self) -> None:
+        """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""
+        last = (0, 0)
+        while found := self._connection.execute(
+            "select file_number, line_number, line from pg_temp.suspects where (file_number, line_number) > (%s, %s)"
+            " order by file_number, line_number limit %s",
+            (*last, _FETCHED_AT_ONCE),
+        ).fetchall():
+            pieces = [
+                Piece(self._lines.copied(row), 1, file_number, line_number, line)
+                for file_number, line_number, line in found
+                if isinstance(row := self._lines.parse(line), Row)
+            ]
+            last = found[-1][:2]
+            with self._copier:
+                for piece, _, rule in list(self._refused(pieces)):
+                    self._reject(piece.raw or b"", piece.line_number, Reject("rule", rule), piece.file_number)
+                    self._suspects.rows -= 1
+                    self._copier.pause()
+                    self._connection.execute(
+                        "delete from pg_temp.suspects where file_number = %s and line_number = %s",
+                        (piece.file_number, piece.line_number),
+                    )
+
+    def _part(self, day: bytes | None) -> Target:
+        """Return the table for rows of DAY, a new one if DAY is later than all before and the last table is full."""
+        if day is None:
+            if not self.parts:
+                self._make_part(None)
+            return self.parts[0]
         index = bisect_right(self._starts, day) - 1
         if index < 0 and self.parts:
             index = 0
@@ -261,23 +427,26 @@ class Staging:
         part.last_day = max(part.last_day, day)
         return part
 
-    def _make_part(self, day: bytes) -> None:
+    def _make_part(self, day: bytes | None) -> None:
         if len(self.parts) >= MAX_PARTITIONS:
             self._partition_rows *= 2
-        start = utc(datetime.fromisoformat(day.decode())) if self.parts else self._interval.start
+        start = moment_of(day.decode()) if self.parts and day else self._interval.start
         self._copier.pause()
         table = make_table(self._connection, self._definition, self._load_id)
-        copy = sql.SQL("copy {} ({}) from stdin with (delimiter ';', null '', freeze)").format(
-            table, sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
-        )
-        self.parts.append(Target(table, copy, start))
-        self._starts.append(day)
+        left_out = self._left_out if self._raw.feed.rules else None
+        self.parts.append(Target(table, self._copy_into(table), left_out, start))
+        self._starts.append(day or b"")
 
 
-def _temporary(name: str, columns: str) -> Target:
+def is_integer_key(raw: RawTable) -> bool:
+    """Return whether the primary key of RAW is one integer."""
+    return len(raw.feed.key) == 1 and raw.feed.column(raw.feed.key[0]).type == "integer"
+
+
+def _temporary(name: str, columns: sql.Composable) -> Target:
     """Return the target for the temporary table NAME."""
-    copy = f"copy pg_temp.{name} ({columns}) from stdin with (delimiter ';')"
-    return Target(sql.Identifier("pg_temp", name), sql.SQL(copy))
+    table = sql.Identifier("pg_temp", name)
+    return Target(table, sql.SQL("copy {} ({}) from stdin").format(table, columns))
 
 
 def _end_of_utf8(block: bytes) -> int:

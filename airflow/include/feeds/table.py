@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from feeds.contract import Feed
+from feeds.interval import Interval
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class RawTable:
         """The condition of all rules, which is true for a valid row; of none, true."""
         rules = [sql.SQL("({}) is not false").format(sql.SQL(rule.sql)) for rule in self.feed.rules]
         return sql.SQL(" and ").join([sql.SQL("true"), *rules])
+
+    def within(self, interval: Interval) -> sql.Composed:
+        """Return the condition for the rows of INTERVAL; of a snapshot, for all."""
+        if self.feed.time_column is None:
+            return sql.SQL(" ").join([sql.SQL("true")])
+        start, end = map(str, interval.bounds)
+        return sql.SQL("{time} >= {start} and {time} < {end}").format(time=self.partition_key, start=start, end=end)
 
     def in_sql(self, statement: str) -> str:
         """Return STATEMENT with the table's name, as a text in SQL, for `{table}`."""

@@ -1,4 +1,4 @@
-"""The tables of the schema `raw`: events, rejected rows, the ledger of loads, and the record of partitions."""
+"""The tables of the schema `raw`: those of feeds, rejected rows, the ledger of loads, and the record of partitions."""
 
 from importlib.resources import files
 
@@ -6,9 +6,11 @@ import psycopg
 from psycopg.errors import UndefinedColumn
 
 from feeds.connection import connect, foreseen, owner, transaction
-from feeds.definition import CREATE_EVENTS, read_definition
+from feeds.contract import Feed
+from feeds.definition import read_definition
 from feeds.errors import TablesUnfit
 from feeds.partitions import make_first_partition, record
+from feeds.table import RawTable
 
 _LOCK = 0x7461626C6573  # "tables"
 _KIND = "select relkind::text from pg_class where oid = to_regclass(%s)"
@@ -17,8 +19,9 @@ _COLUMNS = {
     "raw.loads": "load_id, source_uri, source_size_bytes, source_sha256, interval_start, interval_end, run_id, status,"
     " failure, started_at, ended_at, seconds, rows_read, rows_loaded, rows_rejected, rows_outside, rows_replaced,"
     " same_as_load_id, transaction_id",
-    "raw.rejected_events": "load_id, line_number, raw_text, reason",
-    "raw.events_partitions": "table_id, table_name, load_id, retired_at, kept_for",
+    "raw.loaded_files": "load_id, file_number, source_uri, source_id, size_bytes, sha256",
+    "raw.rejected_rows": "feed, load_id, file_number, line_number, raw_text, reason, column_name",
+    "raw.partitions": "table_id, table_name, load_id, retired_at, kept_for",
 }
 # Partitions of a version that did not record them: those of one generation over all of time with the names of loads.
 _UNRECORDED = """
@@ -36,33 +39,44 @@ _UNRECORDED = """
 """
 
 
-def create_tables(dsn: str) -> None:
-    """Make the missing tables of `raw` as the role of DSN, a libpq URL; several processes may do so at once.
+def create_tables(dsn: str, feed: Feed) -> None:
+    """Make the missing tables of FEED as the role of DSN, a libpq URL; several processes may do so at once.
+
+    Tables of an earlier version are brought along.
 
     Raises:
         TablesUnfit: another program made a table of the same name.
         EventsError: the server cannot be reached, or the role may not make tables in `raw`, for example.
     """
-    with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection)):
+    with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection, feed)):
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` fails in a race
-        make_missing(connection)
+        make_missing(connection, RawTable(feed))
 
 
-def make_missing(connection: psycopg.Connection) -> None:
-    """Make the missing tables of `raw` in the present transaction of CONNECTION.
+def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Make the missing tables of RAW's feed in the present transaction of CONNECTION.
 
     Raises:
         TablesUnfit: another program made a table of the same name.
     """
-    kinds = {name: connection.execute(_KIND, (name,)).fetchone() for name in ("raw.events", *_COLUMNS)}
-    if kinds["raw.events"] not in (None, ("p",)):
+
+    def kind(name: str) -> str | None:
+        [(found,)] = connection.execute(_KIND, (name,))
+        return str(found) if found else None
+
+    unrecorded = []
+    if kind("raw.rejected_events") and not kind("raw.rejected_rows"):
+        if kind("raw.events") == "p" and not kind("raw.events_partitions"):
+            unrecorded = [name for (name,) in connection.execute(_UNRECORDED)]
+        connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
+    if kind(str(raw)) not in (None, "p"):
         raise TablesUnfit(
-            "raw.events has no partitions, and a load swaps partitions.",
+            f"{raw} has no partitions, and a load swaps partitions.",
             "An earlier version or another program made it; the load did not change it.",
-            "Keep it under another name, then load the whole file: alter table raw.events rename to events_kept",
+            f"Keep it under another name, then load all of it: alter table {raw} rename to {raw.feed.name}_kept",
         )
     for name, columns in _COLUMNS.items():
-        if not kinds[name]:
+        if not kind(name):
             continue
         try:
             connection.execute(f"select {columns} from {name} where false".encode())  # noqa: S608 - constants
@@ -72,11 +86,8 @@ def make_missing(connection: psycopg.Connection) -> None:
                 "Another program made the table, or a user altered it; the load did not change it.",
                 f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
             ) from error
-    names = []
-    if kinds["raw.events"] and not kinds["raw.events_partitions"]:
-        names = [name for (name,) in connection.execute(_UNRECORDED)]
     connection.execute(files("feeds").joinpath("tables.sql").read_bytes())
-    record(connection, names, 0)
-    if not kinds["raw.events"]:
-        connection.execute(CREATE_EVENTS)
-        make_first_partition(connection, read_definition(connection))
+    record(connection, unrecorded, 0)
+    if not kind(str(raw)):
+        connection.execute(raw.create())
+        make_first_partition(connection, read_definition(connection, raw))

@@ -1,5 +1,7 @@
 create table if not exists raw.loads (
     load_id bigint generated always as identity primary key,
+    -- The name of the feed, and of its raw table.
+    feed text not null,
     -- The source's URI without its secrets. Its identity is source_id, a digest of the whole URI.
     source_uri text not null,
     source_id text,
@@ -36,27 +38,43 @@ declare
 begin
     for missing in
         select format('%I %s', name, type)
-        from (values ('source_id', 'text'), ('rules_sha256', 'text'), ('moved_from', 'timestamptz')) as added (name, type)
+        from (values ('source_id', 'text'), ('rules_sha256', 'text'), ('moved_from', 'timestamptz'),
+            ('feed', 'text not null default ''events''')) as added (name, type)
         where not exists (select from pg_attribute where attrelid = 'raw.loads'::regclass and attname = name)
     loop
         execute 'alter table raw.loads add column if not exists ' || missing;
     end loop;
 end $$;
 
-create table if not exists raw.rejected_events (
+-- The files of each load that read them to their ends, in the order in which it read them.
+create table if not exists raw.loaded_files (
     load_id bigint not null references raw.loads,
+    file_number int not null,
+    source_uri text not null,
+    source_id text not null,
+    size_bytes bigint not null,
+    sha256 text not null,
+    primary key (load_id, file_number)
+);
+
+create table if not exists raw.rejected_rows (
+    feed text not null,
+    load_id bigint not null references raw.loads,
+    file_number int not null,
     line_number bigint not null,
     raw_text text not null,
     reason text not null,
-    primary key (load_id, line_number)
+    -- The column, or the rule, that the reason is about.
+    column_name text,
+    primary key (load_id, file_number, line_number)
 );
 
--- The tables that loads have made: partitions of raw.events, and replaced ones that were not dropped yet.
-create table if not exists raw.events_partitions (
+-- The tables that loads have made: partitions of raw tables, and replaced ones that were not dropped yet.
+create table if not exists raw.partitions (
     table_id regclass primary key,
     table_name name not null,
     load_id bigint not null,
-    -- When it was replaced; null while it is a partition of raw.events.
+    -- When it was replaced; null while it is a partition of a raw table.
     retired_at timestamptz,
     -- Why it could not be dropped then, such as the view that depends on it; the log has named it.
     kept_for text
