@@ -173,7 +173,9 @@ class _Reader:
         for field, value in (("name", contract.name), ("schema.0.name", table.name)):
             if value != name:
                 raise self._invalid(
-                    tuple(field.split(".")), f"is {value!r}, and the file's name says {name!r}", "Use one name for both."
+                    tuple(field.split(".")),
+                    f"is {value!r}, and the file's name says {name!r}",
+                    "Use one name for both.",
                 )
         columns = tuple(self._column(number, column) for number, column in enumerate(table.properties or []))
         if len(columns) == 0:
@@ -304,7 +306,9 @@ class _Reader:
         own = {one.property: one.value for one in prop.customProperties or []}
         header, is_optional = own.pop("header", name), own.pop("optional", False)
         if own:
-            raise self._invalid((*at, "customProperties"), f"has {sorted(map(str, own))[0]!r}", "Known: header, optional.")
+            raise self._invalid(
+                (*at, "customProperties"), f"has {sorted(map(str, own))[0]!r}", "Known: header, optional."
+            )
         if is_optional and (prop.required or prop.primaryKey):
             raise self._invalid((*at, "required"), "is true, and optional too", "Leave one of the two out.")
         return Column(
@@ -373,7 +377,9 @@ class _Reader:
 
     def _only(self, items: Sequence[Any], field: str) -> Any:
         if len(items) != 1:
-            raise self._invalid((field,), f"has {len(items)} entries", "A feed has one table, and one server with its files.")
+            raise self._invalid(
+                (field,), f"has {len(items)} entries", "A feed has one table, and one server with its files."
+            )
         return items[0]
 
     def _invalid(self, at: tuple[str, ...], what: str, next_step: str) -> ContractInvalid:
@@ -383,7 +389,6 @@ class _Reader:
         return ContractInvalid(
             f"{place} {what}.", "The contract says what a load can read, and a load cannot read this.", next_step
         )
-
 
 
 def _line(node: Any, at: Sequence[str]) -> int:

@@ -55,7 +55,9 @@ TREE = """
         select inhrelid, level + 1 from pg_inherits join tree on inhparent = table_id
     )
 """
-_CANNOT_BE_KEPT = TREE + """
+_CANNOT_BE_KEPT = (
+    TREE
+    + """
     select
         format('the trigger %I', tgname) || case when level > 0 then format(' of %s', table_id) else '' end,
         'swapped rows would not fire it'
@@ -71,13 +73,17 @@ _CANNOT_BE_KEPT = TREE + """
     from pg_constraint
     where confrelid = {table}::regclass and contype = 'f' and conparentid = 0
 """
-_OWNERS = TREE + """
+)
+_OWNERS = (
+    TREE
+    + """
     select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(whole.relowner)
     from tree
     join pg_class as part on part.oid = table_id
     join pg_class as whole on whole.oid = {table}::regclass
     where part.relowner <> whole.relowner
 """
+)
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,7 @@ class Definition:
     def create(self, connection: psycopg.Connection, table: sql.Composable, *, partitioned: bool = False) -> None:
         """Make TABLE with the columns and the checks; a partitioned one, which has no rows, also with all others."""
         by = sql.SQL(" partition by range ({})").format(self.table.partition_key) if partitioned else sql.SQL("")
-        statements = [
-            sql.SQL("create table {} ({}){}").format(table, sql.SQL(", ".join(map(str, self.columns))), by)
-        ]
+        statements = [sql.SQL("create table {} ({}){}").format(table, sql.SQL(", ".join(map(str, self.columns))), by)]
         statements += self._constraints(table, self.checks)
         _execute(connection, statements)
         if partitioned:

@@ -95,7 +95,9 @@ class Lines:
                 f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
             )
         separator = re.escape(dialect.delimiter)
-        fields = [f"([^{separator}\n]*)" if n in self.key_positions else f"[^{separator}\n]*" for n in range(len(names))]
+        fields = [
+            f"([^{separator}\n]*)" if n in self.key_positions else f"[^{separator}\n]*" for n in range(len(names))
+        ]
         self._key_fields = re.compile((separator.join(fields) + "\n").encode())
         self._after_key = re.compile((f"{separator}[^\n]*\n" if len(names) > 1 else "\n").encode())
         self.has_clean = all(self._clean) and dialect.null != "\\"
@@ -149,7 +151,9 @@ class Lines:
     def key_of(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Return the primary key whose columns' TEXTS PostgreSQL or a clean line has, as `key` returns it."""
         return tuple(
-            moment_of(text).astimezone(UTC).isoformat() if column.type == "timestamp" else self._canonical[column.name](text)
+            moment_of(text).astimezone(UTC).isoformat()
+            if column.type == "timestamp"
+            else self._canonical[column.name](text)
             for column, text in zip((self.columns[position] for position in self.key_positions), texts, strict=True)
         )
 
@@ -172,8 +176,10 @@ class Lines:
         first = end = block.find(b"\n", position)
         if self._quote is None or block.count(self._quote, position, end) % 2 == 0:
             return end
-        while 0 <= (end := block.find(b"\n", end + 1)) <= position + MAX_LINE_BYTES:
-            if block.count(self._quote, position, end) % 2 == 0:
+        # A line end is within quotes as long as their number is odd: only a line with another quote can end the record.
+        while 0 <= (quote := block.find(self._quote, end, position + MAX_LINE_BYTES)):
+            start, end = end, block.find(b"\n", quote)
+            if block.count(self._quote, start, end) % 2:
                 is_record = self.parse(block[position:end]) not in (Reject("quoting"), Reject("field_count"))
                 return end if is_record else first
         return first

@@ -1,16 +1,16 @@
-"""Load an events file into `raw`: afterwards `raw.events` has exactly the file's valid rows of an interval.
+"""Load a feed's files: afterwards its raw table has exactly the files' valid rows of an interval.
 
-A load has two steps, in one transaction. It copies the file's rows into staging tables, which takes long and blocks
+A load has two steps, in one transaction. It copies the files' rows into staging tables, which takes long and blocks
 nobody. Then it swaps these tables for the partitions of its interval, one load at a time. So a load that fails or is
-killed leaves `raw.events` unchanged and no tables behind. `raw.loads` has a row for each load from its start.
+killed leaves the raw table unchanged and no tables behind. `raw.loads` has a row for each load from its start.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NoReturn
 
@@ -18,18 +18,22 @@ import psycopg
 
 from feeds import ledger
 from feeds.connection import connect, foreseen, owner, transaction
+from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
 from feeds.definition import Definition, read_definition
 from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
+from feeds.formats import FORMATS
 from feeds.interval import ALWAYS, Interval, utc
-from feeds.ledger import LoadResult
+from feeds.ledger import LoadedFile, LoadResult, together
+from feeds.lines import Reject
 from feeds.locks import block_writers, reader, wait_for_turn
 from feeds.partitions import cut_partitions, drop_replaced
 from feeds.progress import Progress
 from feeds.replacement import Replacement
-from feeds.source import open_source
+from feeds.source import Source, find_files, open_source, size
 from feeds.staging import EXAMPLES, Staging
 from feeds.swap import swap, swap_statement
+from feeds.table import RawTable
 from feeds.tables import make_missing
 from feeds.unchanged import find_unchanged, rules_sha256
 from feeds.uri import clean_logs, shown
@@ -38,13 +42,14 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    source_uri: str,
+    feed: Feed,
     dsn: str,
     *,
+    source_uri: str | None = None,
     start: datetime | None = None,
     end: datetime | None = None,
     valid: Interval = ALWAYS,
-    max_rejected: float = 0.01,
+    max_rejected: float | None = None,
     allow_empty: bool = False,
     force: bool = False,
     run_id: str | None = None,
@@ -53,17 +58,18 @@ def load(
     report: Callable[[str], None] = logger.info,
     report_every_s: float = 5.0,
 ) -> LoadResult:
-    """Make `raw.events` in `[start, end)` of `created_at` contain exactly the file's valid rows of that interval.
+    """Make FEED's raw table in `[start, end)` of its time column contain exactly the files' valid rows of it.
 
     Args:
-        source_uri: the events file, a path or any fsspec URI.
+        feed: what is loaded.
         dsn: the warehouse as the role `loader`, a libpq URL.
+        source_uri: the files, a path, a pattern or any fsspec URI; by default the contract's.
         start: first moment of the interval; UTC if naive; None for no bound.
         end: first moment after the interval; UTC if naive; None for no bound.
-        valid: the interval in which `created_at` is valid; rows outside of it are rejected.
-        max_rejected: the largest share of the rows read, 0 to 1, that may be rejected.
-        allow_empty: whether a load without events may delete those of its interval.
-        force: whether to load the file even if it was loaded before and its rows are unchanged.
+        valid: the interval in which times are valid; rows outside of it are rejected.
+        max_rejected: the largest share of the rows read, 0 to 1, that may be rejected; by default the contract's.
+        allow_empty: whether a load without rows may delete those of its interval.
+        force: whether to load files even if they were loaded before and their rows are unchanged.
         run_id: an identifier of the caller, for the ledger.
         lock_timeout_s: the longest wait for a lock of another load, dbt build, reader or user, in seconds.
         dry_run: only return what the load would do; change nothing, not even the ledger.
@@ -71,20 +77,22 @@ def load(
         report_every_s: the shortest time between two reports, in seconds.
 
     Raises:
-        EventsError: see its subclasses; `raw.events` is unchanged, and the ledger has the failure.
+        EventsError: see its subclasses; the raw table is unchanged, and the ledger has the failure.
     """
-    interval = Interval(utc(start), utc(end))
+    raw, interval = RawTable(feed), interval_of(feed, utc(start), utc(end))
+    source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
-        role = owner(connection)
+        role = owner(connection, feed)
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,
             dsn,
             role,
+            raw,
             source_uri,
             interval,
             valid,
-            max_rejected,
+            feed.properties.max_rejected if max_rejected is None else max_rejected,
             allow_empty,
             lock_timeout_s,
             progress,
@@ -93,11 +101,11 @@ def load(
             result = job.dry_run()
             logger.info("dry run of %s, %s: %s", shown(source_uri), interval, result)
             return result
-        drop_replaced(connection, role)
+        drop_replaced(connection, raw, role)
         with transaction(connection, role, lock_timeout_s):
             ledger.mark_killed_as_failed(connection)
             ledger.remove_old_secrets(connection)
-            load_id = ledger.begin(connection, source_uri, interval, run_id)
+            load_id = ledger.begin(connection, feed.name, source_uri, interval, run_id)
         try:
             with foreseen(lock_timeout_s):
                 result = job.run(load_id, force=force)
@@ -106,7 +114,7 @@ def load(
             ledger.record_failure(dsn, role, load_id, source_uri, error)
             raise
         with suppress(psycopg.Error):  # the load has succeeded; the next one drops them
-            drop_replaced(connection, role)
+            drop_replaced(connection, raw, role)
     logger.info("load %d of %s, %s: %s", load_id, shown(source_uri), interval, result)
     return result
 
@@ -118,6 +126,7 @@ class _Load:
     connection: psycopg.Connection
     dsn: str
     role: str | None
+    raw: RawTable
     source_uri: str
     interval: Interval
     valid: Interval
@@ -131,15 +140,15 @@ class _Load:
         """Return what the load would do, and roll back."""
         connection = self.connection
         with transaction(connection, self.role, self.lock_timeout_s):
-            if connection.execute("select to_regclass('raw.loads')").fetchone() == (None,):
-                make_missing(connection)
-            load_id = ledger.begin(connection, self.source_uri, self.interval, None)
-            definition = read_definition(connection)
-            staging, _ = self._stage(definition, load_id)
+            if connection.execute("select to_regclass(%s)", (str(self.raw),)).fetchone() == (None,):
+                make_missing(connection, self.raw)
+            load_id = ledger.begin(connection, self.raw.feed.name, self.source_uri, self.interval, None)
+            definition = read_definition(connection, self.raw)
+            staging, _ = self._stage(definition, load_id, find_files(self.source_uri), ())
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
             _warn_of_far_days(load_id, staging)
-            connection.execute("lock table only raw.events in access share mode")  # keeps the partitions
+            connection.execute(f"lock table only {self.raw} in access share mode".encode())  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
             result = self._result(load_id, staging, replacement)
             if refusal := self._empty_replacement(result):
@@ -148,71 +157,93 @@ class _Load:
         return result
 
     def run(self, load_id: int, *, force: bool) -> LoadResult:
-        """Load the file, or nothing of it if that fails."""
-        if not force and (result := self._skip_if_unchanged(load_id)):
+        """Load the files, or nothing of them if that fails."""
+        uris = find_files(self.source_uri)
+        if not force and (result := self._skip_if_unchanged(load_id, uris)):
             return result
-        connection = self.connection
+        try:
+            return self._run(load_id, uris, ())
+        except DuplicateKeys as found:  # their rows are rejected, in a second reading that knows them
+            return self._run(load_id, uris, found.keys)
+
+    def _run(self, load_id: int, uris: Sequence[str], duplicates: Sequence[tuple[str, ...]]) -> LoadResult:
+        connection, raw = self.connection, self.raw
         with transaction(connection, self.role, self.lock_timeout_s):
             ledger.lock(connection, load_id)
-            definition = read_definition(connection)
-            staging, source = self._stage(definition, load_id)
+            definition = read_definition(connection, raw)
+            staging, files = self._stage(definition, load_id, uris, duplicates)
             if staging.rejected:
-                _warn(load_id, staging.rejected)
-            hint = f"Look at the rows of load {load_id} in raw.rejected_events"
+                _warn(load_id, _counts(staging))
+            hint = f"Look at the rows of load {load_id} in raw.rejected_rows"
             if refusal := self._too_many_rejected(staging, hint):
-                self._refuse(load_id, staging, source, refusal)
+                self._refuse(load_id, staging, files, refusal)
             _warn_of_far_days(load_id, staging)
             staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
             wait_for_turn(connection, self.lock_timeout_s)
             with ExitStack() as stack:
                 read_from = None
-                if cut := cut_partitions(connection, self.interval):
+                if cut := cut_partitions(connection, raw, self.interval):
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, cut))
-                block_writers(connection)
-                if read_definition(connection) != definition:
+                block_writers(connection, raw)
+                if read_definition(connection, raw) != definition:
                     raise TablesUnfit(
-                        "raw.events was altered during the load.",
+                        f"{raw} was altered during the load.",
                         "A user added or removed a column, a constraint or an index.",
                         "Run the load again; nothing was changed.",
                     )
                 replacement = Replacement(connection, definition, load_id, self.interval)
                 result = self._result(load_id, staging, replacement)
                 if refusal := self._empty_replacement(result):
-                    self._refuse(load_id, staging, source, refusal)
+                    self._refuse(load_id, staging, files, refusal)
                 if replacement.moved_from and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
             staging.quarantine()
-            ledger.forget_rejects(connection, self.source_uri, load_id)
-            rules = rules_sha256(self.valid)
-            ledger.close(connection, load_id, source, result, rules=rules, moved_from=replacement.moved_from)
-            swap(connection, swap_statement(replacement), deadline)
+            self._close(load_id, files, result, moved_from=replacement.moved_from)
+            swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
 
-    def _skip_if_unchanged(self, load_id: int) -> LoadResult | None:
-        """Close the load if a previous one of the same file is intact; else return None."""
-        connection, rules = self.connection, rules_sha256(self.valid)
+    def _close(
+        self,
+        load_id: int,
+        files: Sequence[LoadedFile],
+        outcome: LoadResult | tuple[EventsError, dict[str, int]],
+        moved_from: str | None = None,
+    ) -> None:
+        """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
+        connection, feed = self.connection, self.raw.feed
+        kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
+        ledger.forget_rejects(connection, feed.name, self.source_uri, kept or load_id)
+        ledger.record_files(connection, load_id, files)
+        source = together(files) if files else (None, None)
+        rules = rules_sha256(feed, self.valid)
+        ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
+
+    def _skip_if_unchanged(self, load_id: int, uris: Sequence[str]) -> LoadResult | None:
+        """Close the load if a previous one of the same files is intact; else return None."""
+        connection = self.connection
         with transaction(connection, self.role, self.lock_timeout_s):
             ledger.lock(connection, load_id)
             found = find_unchanged(
                 connection,
+                self.raw,
                 self.source_uri,
+                uris,
                 self.interval,
-                rules,
+                rules_sha256(self.raw.feed, self.valid),
                 max_rejected=self.max_rejected,
                 lock_timeout_s=self.lock_timeout_s,
             )
             if not found:
                 return None
-            previous, source = found
-            reasons: dict[str, int] = dict(
-                connection.execute(
-                    "select reason, count(*) from only raw.rejected_events where load_id = %s"
-                    " group by reason order by 2 desc",
-                    (previous.load_id,),
-                ).fetchall()
+            previous, files = found
+            counts = connection.execute(
+                "select reason, column_name, count(*) from only raw.rejected_rows where load_id = %s"
+                " group by reason, column_name order by 3 desc",
+                (previous.load_id,),
             )
+            reasons = {str(Reject(reason, column)): count for reason, column, count in counts}
             result = LoadResult(
                 load_id,
                 read=previous.read,
@@ -226,19 +257,38 @@ class _Load:
             )
             if reasons:
                 _warn(load_id, reasons)
-            ledger.forget_rejects(connection, self.source_uri, previous.load_id)
-            ledger.close(connection, load_id, source, result, rules=rules)
+            self._close(load_id, files, result)
         return result
 
-    def _stage(self, definition: Definition, load_id: int) -> tuple[Staging, tuple[int | None, str | None]]:
-        """Copy the file's rows to staging tables; return them, and the file's size and SHA-256 as far as known."""
-        staging = Staging(self.connection, definition, load_id, self.interval, self.valid)
-        with open_source(self.source_uri) as source:
-            progress = self.progress(source.total_bytes)
-            staging.stage(source, self.max_rejected, lambda rows: progress.advance(rows, source.size_bytes))
-            if staging.is_hopeless:
-                return staging, (source.total_bytes, None)
-            return staging, (source.size_bytes, source.sha256)
+    def _stage(
+        self, definition: Definition, load_id: int, uris: Sequence[str], duplicates: Sequence[tuple[str, ...]]
+    ) -> tuple[Staging, list[LoadedFile]]:
+        """Copy the rows of the files to staging tables; return them, and the files that were read to their ends.
+
+        Raises:
+            DuplicateKeys: several rows have the same key, which DUPLICATES does not name.
+        """
+        staging = Staging(self.connection, definition, load_id, self.interval, self.valid, duplicates)
+        files = []
+        sizes = [size(uri) for uri in uris]
+        total = None if None in sizes else sum(number for number in sizes if number is not None)
+        progress = self.progress(total)
+        read_bytes = 0
+        for number, uri in enumerate(uris, 1):
+            with open_source(uri) as source:
+                if number == 1:
+                    staging.begin(total, total if source.text_bytes is not None else None)
+                rows = FORMATS[self.raw.feed.format](source, self.raw.feed)
+                report = partial(_report, progress, source, read_bytes)
+                staging.stage(rows, number, self.max_rejected, report)
+                if staging.is_hopeless:
+                    return staging, files
+                files.append(LoadedFile(uri, source.size_bytes, source.sha256))
+                read_bytes += source.size_bytes
+        staging.end()
+        if keys := staging.find_duplicates():
+            raise DuplicateKeys(keys)
+        return staging, files
 
     def _result(self, load_id: int, staging: Staging, replacement: Replacement) -> LoadResult:
         return LoadResult(
@@ -248,7 +298,7 @@ class _Load:
             rejected=staging.rejected.total(),
             outside=staging.outside,
             replaced=replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts]),
-            reasons=dict(staging.rejected.most_common()),
+            reasons=_counts(staging),
             seconds=self._seconds(),
         )
 
@@ -264,7 +314,7 @@ class _Load:
         return TooManyRejected(
             f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
             f" at most {self.max_rejected * 100:g}% are allowed.",
-            f"The file is most likely damaged, or its format has changed: {_text(staging.rejected)}.",
+            f"The file is most likely damaged, or its format has changed: {_text(_counts(staging))}.",
             f"{hint}; a larger max_rejected allows them.",
         )
 
@@ -273,23 +323,50 @@ class _Load:
         if not result.replaced or result.loaded or self.allow_empty:
             return None
         return EmptyReplacement(
-            f"The load of {shown(self.source_uri)} would delete {result.replaced} events and load none"
+            f"The load of {shown(self.source_uri)} would delete {result.replaced} rows and load none"
             f" ({self.interval}).",
             "It is most likely the wrong file or the wrong interval, or the file is incomplete.",
-            "Check the file; to delete all events of the interval, load again with allow_empty.",
+            "Check the file; to delete all rows of the interval, load again with allow_empty.",
         )
 
-    def _refuse(
-        self, load_id: int, staging: Staging, source: tuple[int | None, str | None], refusal: EventsError
-    ) -> NoReturn:
+    def _refuse(self, load_id: int, staging: Staging, files: Sequence[LoadedFile], refusal: EventsError) -> NoReturn:
         """Commit examples of the rejected rows and the failure, and nothing else of the load; raise REFUSAL."""
         counts = {"read": staging.read, "rejected": staging.rejected.total(), "outside": staging.outside}
         staging.discard()
         staging.quarantine(EXAMPLES)
-        ledger.forget_rejects(self.connection, self.source_uri, load_id)
-        ledger.close(self.connection, load_id, source, (refusal, counts))
+        self._close(load_id, files, (refusal, counts))
         self.connection.execute("commit")
         raise refusal
+
+
+class DuplicateKeys(Exception):  # noqa: N818 - no failure: the load goes on
+    """Several rows of the files have the same keys, `keys`."""
+
+    def __init__(self, keys: Sequence[tuple[str, ...]]) -> None:
+        super().__init__(f"{len(keys)} keys")
+        self.keys = keys
+
+
+def interval_of(feed: Feed, start: datetime | None, end: datetime | None) -> Interval:
+    """Return the interval of a load of FEED: of a snapshot always the whole, of days whole days."""
+    if feed.time_column is None:
+        return ALWAYS
+    if feed.column(feed.time_column).type == "date":
+        start, end = (_next_midnight(bound) if bound else None for bound in (start, end))
+    return Interval(start, end)
+
+
+def _next_midnight(moment: datetime) -> datetime:
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight if midnight == moment else midnight + timedelta(days=1)
+
+
+def _report(progress: Progress, source: Source, bytes_before: int, rows: int) -> None:
+    progress.advance(rows, bytes_before + source.size_bytes)
+
+
+def _counts(staging: Staging) -> dict[str, int]:
+    return {str(reject): count for reject, count in staging.rejected.most_common()}
 
 
 def _warn(load_id: int, reasons: Mapping[str, int]) -> None:

@@ -10,7 +10,9 @@ from psycopg import sql
 from feeds.connection import connect, transaction
 from feeds.table import RawTable
 
-SWAP_LOCK = 0x6576656E7473  # "events": the advisory lock of a load that swaps partitions, of any feed, and of a dbt build
+SWAP_LOCK = (
+    0x6576656E7473  # "events": the advisory lock of a load that swaps partitions, of any feed, and of a dbt build
+)
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,9 @@ _BOUNDS = re.compile(r"FOR VALUES FROM \((?:MINVALUE|'(\d{4}-[^B]+)')\) TO \((?:
 _DROP_TIMEOUT_S = 1.0
 # Names have a random part, so that no user's table has a recorded name by chance. A table that was since given to
 # another owner, or attached to another partitioned table, is not ours any more.
-_REPLACED = TREE + """
+_REPLACED = (
+    TREE
+    + """
     select table_name, kept_for from raw.partitions
     join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
     where retired_at is not null and relkind = %s and pg_get_userbyid(relowner) = current_user
@@ -48,6 +50,7 @@ _REPLACED = TREE + """
         )
     order by oid
 """
+)
 _FORGET = "delete from raw.partitions where not exists (select from pg_class where oid = table_id)"
 
 logger = logging.getLogger(__name__)
@@ -159,9 +162,7 @@ def add_keys(connection: psycopg.Connection, definition: Definition, table: sql.
     definition.add_indexes(connection, table)
 
 
-def key_ranges(
-    connection: psycopg.Connection, column: str, tables: Sequence[sql.Composable]
-) -> list[tuple[int, int]]:
+def key_ranges(connection: psycopg.Connection, column: str, tables: Sequence[sql.Composable]) -> list[tuple[int, int]]:
     """Return the lowest and the highest value of COLUMN, an integer, in each of TABLES; (1, 0) for an empty one."""
     if not tables:
         return []
@@ -270,9 +271,7 @@ def _drop(connection: psycopg.Connection, role: str | None, name: str, kept_for:
         if reason != kept_for:
             logger.warning("raw.%s was replaced and is kept, since %s: %s", name, why, reason)
             with suppress(LockNotAvailable), transaction(connection, role, _DROP_TIMEOUT_S):
-                connection.execute(
-                    "update raw.partitions set kept_for = %s where table_name = %s", (reason, name)
-                )
+                connection.execute("update raw.partitions set kept_for = %s where table_name = %s", (reason, name))
 
 
 def cut_partitions(connection: psycopg.Connection, raw: RawTable, interval: Interval) -> list[sql.Composable]:

@@ -7,11 +7,11 @@ many patterns would: `.*`, `[^_]+`. RE2 cannot intersect two expressions, so eac
 import re
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
 # re._parser has no public name, and is called sre_parse up to Python 3.10.
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
+from typing import Any
 
 Ranges = list[tuple[int, int]]
 _LAST = 0x10FFFF
@@ -80,7 +80,7 @@ def _item(kind: Any, value: Any, excluded: Ranges) -> str:
         return one_of(_set(value), excluded)
     if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
         fewest, most, repeated = value
-        if most is not op.MAXREPEAT and most > MOST_REPEATS or fewest > MOST_REPEATS:
+        if (most is not op.MAXREPEAT and most > MOST_REPEATS) or fewest > MOST_REPEATS:
             raise _Unsupported
         bounds = f"{{{fewest},}}" if most is op.MAXREPEAT else f"{{{fewest},{most}}}"
         return f"(?:{_sequence(repeated, excluded)}){bounds}"

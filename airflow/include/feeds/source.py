@@ -124,6 +124,28 @@ def open_source(uri: str) -> Iterator[Source]:
         yield Source(uri, stored, whole(), before.get("size"))
 
 
+def find_files(uri: str) -> list[str]:
+    """Return the files that URI, which may be a pattern, names, in the order of their names.
+
+    Raises:
+        SourceMissing: a pattern matches none.
+    """
+    if not any(character in uri.partition("?")[0] for character in "*[") and "::" not in uri:
+        return [uri]
+    filesystem, path = _find(uri)
+    with _translated_errors(uri):
+        found = sorted(filesystem.glob(path))
+    if not found:
+        if filesystem.exists(path):
+            return [uri]
+        raise errors.SourceMissing(
+            f"No file matches {shown(uri)}.",
+            "The pattern is most likely misspelt, or no file has arrived yet.",
+            "Check the pattern; a relative path counts from the directory of the process that reads it.",
+        )
+    return [filesystem.unstrip_protocol(name) if "://" in uri else name for name in found]
+
+
 def size(uri: str) -> int | None:
     """Return the size of the stored file at URI in bytes, if it is known before reading.
 

@@ -11,6 +11,7 @@ COPY itself leaves out the rows that a rule of the contract refuses. Only then t
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import psycopg
 from psycopg import sql
@@ -23,7 +24,6 @@ from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
 from feeds.lines import Lines, Reject, Row, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
-from feeds.source import Source
 from feeds.table import RawTable
 from feeds.values import moment_of
 
@@ -100,9 +100,7 @@ class Staging:
         )
         self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""))
         self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
-        self._suspects = _temporary(
-            "suspects", sql.SQL("{}, file_number, line_number, line").format(self._raw.key)
-        )
+        self._suspects = _temporary("suspects", sql.SQL("{}, file_number, line_number, line").format(self._raw.key))
 
     @property
     def loaded(self) -> int:
@@ -126,10 +124,8 @@ class Staging:
         most_rows = None if text_bytes is None else text_bytes // self._shortest_row_bytes + 1
         self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else KnownDuplicates(self._duplicates)
 
-    def stage(
-        self, source: Source, rows: Rows, file_number: int, max_rejected: float, report: Callable[[int], None]
-    ) -> None:
-        """Copy ROWS of SOURCE, the file FILE_NUMBER; REPORT gets the number of rows of each block.
+    def stage(self, rows: Rows, file_number: int, max_rejected: float, report: Callable[[int], None]) -> None:
+        """Copy ROWS of the file FILE_NUMBER; REPORT gets the number of rows of each block.
 
         Of several rows with the same key the first is taken, and the others are rejected. Reading stops as soon as
         more than the share MAX_REJECTED of all rows is rejected, even if all following rows are valid.
@@ -247,7 +243,9 @@ class Staging:
             start = 0
             for position in (*suspects, rows):  # what is between them is taken in pieces
                 if position > start:
-                    self._take_clean(b"".join(each[start:position]), position - start, day, is_inside, line_number + start)
+                    self._take_clean(
+                        b"".join(each[start:position]), position - start, day, is_inside, line_number + start
+                    )
                 if position < rows:
                     row = self._lines.parse(each[position][:-1])
                     assert isinstance(row, Row)
@@ -329,29 +327,27 @@ class Staging:
         )
         connection.execute(
             sql.SQL(
-                "create temporary table if not exists checked on commit drop as"
-                " select 0::bigint as checked_number, {} from {} limit 0; truncate pg_temp.checked;"
+                "create temporary table if not exists checked on commit drop as select {} from {} limit 0;"
+                " alter table pg_temp.checked add column if not exists"
+                " checked_number bigint generated always as identity;"
+                " truncate pg_temp.checked restart identity"
             ).format(self._names, self._raw.identifier)
         )
-        lines = [
-            (piece._replace(line_number=piece.line_number + offset), line)
-            for piece in pieces
-            for offset, line in enumerate(piece.lines.split(b"\n")[:-1])
-        ]
-        delimiter = self._lines.dialect.delimiter.encode()
-        copy = sql.SQL("copy pg_temp.checked (checked_number, {}) from stdin with ({})").format(
-            self._names, self._options
-        )
+        copy = sql.SQL("copy pg_temp.checked ({}) from stdin with ({})").format(self._names, self._options)
         with connection.cursor().copy(copy) as rows:
-            rows.write(b"".join(b"%d%s%s\n" % (n, delimiter, line) for n, (_, line) in enumerate(lines)))
+            rows.write(b"".join([piece.lines for piece in pieces]))
         refused = connection.execute(
             sql.SQL(
-                "select checked_number, rule from (select checked_number, case {} end as rule from pg_temp.checked) as each"
+                "select checked_number - 1, rule"
+                " from (select checked_number, case {} end as rule from pg_temp.checked) as each"
                 " where rule is not null order by checked_number"
             ).format(cases)
         ).fetchall()
+        firsts = list(accumulate((piece.rows for piece in pieces), initial=0))
         for number, rule in refused:
-            yield *lines[number], rule
+            index = bisect_right(firsts, number) - 1
+            piece, offset = pieces[index], number - firsts[index]
+            yield piece._replace(line_number=piece.line_number + offset), piece.lines.split(b"\n")[offset], rule
 
     def _resolve_suspects(self) -> None:
         """Reject the lines set aside whose key is a duplicate, and take the others."""

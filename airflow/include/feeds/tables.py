@@ -61,8 +61,8 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
     """
 
     def kind(name: str) -> str | None:
-        [(found,)] = connection.execute(_KIND, (name,))
-        return str(found) if found else None
+        found = connection.execute(_KIND, (name,)).fetchone()
+        return str(found[0]) if found else None
 
     unrecorded = []
     if kind("raw.rejected_events") and not kind("raw.rejected_rows"):

@@ -66,8 +66,7 @@ def is_intact(connection: psycopg.Connection, raw: RawTable, previous: PreviousL
         )
     )
     [rejects] = connection.execute(
-        "select count(*), count(*) filter (where xmin = %s::xid8::xid) from only raw.rejected_rows"
-        " where load_id = %s",
+        "select count(*), count(*) filter (where xmin = %s::xid8::xid) from only raw.rejected_rows where load_id = %s",
         (previous.transaction_id, previous.load_id),
     )
     if rows != (previous.loaded,) * 2 or rejects != (previous.rejected,) * 2:

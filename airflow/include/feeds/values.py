@@ -210,7 +210,9 @@ def _json(text: str) -> str:
         json.loads(text, object_pairs_hook=_unique, parse_constant=_refused, parse_float=_number, parse_int=_number)
     except (ValueError, RecursionError):
         raise Flaw("type") from None
-    if "\\u" in text and ("\\u0000" in text or any(0xD800 <= ord(c) < 0xE000 for c in json.dumps(json.loads(text), ensure_ascii=False))):
+    if "\\u" in text and (
+        "\\u0000" in text or any(0xD800 <= ord(c) < 0xE000 for c in json.dumps(json.loads(text), ensure_ascii=False))
+    ):
         raise Flaw("type")
     return text
 
