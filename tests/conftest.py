@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from feeds import partitions
 from feeds.errors import SettingUnusable
-from feeds.tables import create_tables
+from tests.events_feed import create_tables
 from harness.project import pythons
 from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server

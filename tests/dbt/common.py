@@ -72,7 +72,7 @@ def insert(connection: psycopg.Connection[Any], events: list[Event]) -> None:
 def empty(warehouse: Warehouse) -> None:
     """Empty the raw tables."""
     with psycopg.connect(warehouse.loader_dsn) as connection:
-        connection.execute("truncate raw.events, raw.rejected_events, raw.loads restart identity")
+        connection.execute("truncate raw.events, raw.rejected_rows, raw.loads restart identity")
 
 
 def write(warehouse: Warehouse, events: list[Event]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from feeds.load import load
+from tests.events_feed import load
 from harness.pipeline.events_file import Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (

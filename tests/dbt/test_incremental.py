@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from feeds.load import load
+from tests.events_feed import load
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,

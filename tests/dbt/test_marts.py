@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from feeds.load import load
+from tests.events_feed import load
 from harness.pipeline.events_file import Event
 from harness.pipeline.expected_numbers import COLUMNS
 from harness.warehouse.roles import Warehouse
@@ -105,7 +105,7 @@ def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_a
     assert "deprecat" not in output.lower()
     assert read(warehouse, prefix="") == {mart: [] for mart in COLUMNS}
     with psycopg.connect(warehouse.reader_dsn, autocommit=True) as connection:
-        for table in ("raw.events", "raw.rejected_events", "staging.stg_events", "intermediate.int_status_events"):
+        for table in ("raw.events", "raw.rejected_rows", "staging.stg_events", "intermediate.int_status_events"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"table {table}")
 

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from feeds.load import load
-from feeds.tables import create_tables
+from tests.events_feed import load
+from tests.events_feed import create_tables
 from harness.project.paths import SAMPLE
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, drop_warehouse
 from tests.dbt.common import LOCK_KEY, copy_of_the_project

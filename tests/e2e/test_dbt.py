@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from feeds.load import load
+from tests.events_feed import load
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse

@@ -257,22 +257,22 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
     assert "field_count 2, event_id 1" in why
     assert re.match(
-        r"  Look at the rows of load \d in build/reports/rejected_events\.csv; a larger max_rejected", next_step
+        r"  Look at the rows of load \d in build/reports/rejected_rows\.csv; a larger max_rejected", next_step
     )
-    shown = kept.output.partition("  3 rejected rows are in build/reports/rejected_events.csv\n")[2].splitlines()
+    shown = kept.output.partition("  3 rejected rows are in build/reports/rejected_rows.csv\n")[2].splitlines()
     assert [line.split() for line in shown[:4]] == [
         ["field_count", "2"],
         ["line", "100:", "1;2"],
         ["line", "101:", "1;2"],
         ["event_id", "1"],
     ]
-    kept_rows = (BUILD / "reports" / "rejected_events.csv").read_text().splitlines()[1:]
+    kept_rows = (BUILD / "reports" / "rejected_rows.csv").read_text().splitlines()[1:]
     lines = [["99", "event_id"], ["100", "field_count"], ["101", "field_count"]]
     assert [line.split(",")[1:3] for line in kept_rows] == lines
     assert " Diagnostics: build/diagnostics/" in next_step
     assert (kept.diagnostics / "components" / "scheduler.log").exists()
     assert list((kept.diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
-    rejects = (kept.diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
+    rejects = (kept.diagnostics / "warehouse" / "rejected_rows.csv").read_text().splitlines()
     assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
 
     written = re.sub(r"\\(\W|_)", r"\1", summary(kept.temporary).read_text())

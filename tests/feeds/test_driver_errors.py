@@ -12,7 +12,7 @@ from feeds.__main__ import main
 from feeds.connection import connect
 from feeds.driver_errors import not_connected, translated
 from feeds.dsn import connection_url
-from feeds.load import load
+from tests.events_feed import load
 from harness.warehouse.roles import Warehouse
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from feeds import seen_ids, staging
-from feeds.load import load
+from tests.events_feed import load
 from tests.feeds.common import DAY, empty, names, rejects, write
 
 ROWS_PER_DAY = 3

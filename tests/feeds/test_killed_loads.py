@@ -17,7 +17,7 @@ import pytest
 
 from feeds import load as load_module
 from feeds.errors import SourceChanged, WarehouseFull, WarehouseGone
-from feeds.load import load
+from tests.events_feed import load
 from feeds.source import _StoredBytes
 from feeds.swap import swap
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse

@@ -11,7 +11,7 @@ import pytest
 
 from feeds import errors
 from feeds.ledger import LoadResult
-from feeds.load import load
+from tests.events_feed import load
 from tests.feeds.common import DAY, HEADER, account, events, ids, ledger, load_day, names, rejects, write, write_days
 from tests.feeds.test_load_histories import BAD, BLANK, Line
 

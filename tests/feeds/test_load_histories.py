@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from feeds import errors, partitions
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
-from feeds.load import load
-from feeds.records import MAX_LINE_BYTES
+from tests.events_feed import load
+from feeds.lines import MAX_LINE_BYTES
 from tests.feeds.common import DAY, HEADER, account, empty, events, ledger, rejects
 from tests.harness.pipeline.test_events_file import REJECTED
 

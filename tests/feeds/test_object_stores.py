@@ -24,7 +24,7 @@ from google.cloud import storage
 from moto.server import ThreadedMotoServer
 
 from feeds import errors
-from feeds.load import load
+from tests.events_feed import load
 from feeds.source import check_source
 from harness.pipeline import expected_numbers
 from harness.warehouse.ports import free_port
@@ -39,7 +39,7 @@ import os, re, resource, sys
 from datetime import datetime
 from pathlib import Path
 import fsspec
-from feeds.load import load
+from tests.events_feed import load
 
 def memory_kib(name):
     status = Path("/proc/self/status")  # only Linux has it

@@ -11,8 +11,8 @@ import pytest
 from psycopg.errors import QueryCanceled
 
 from feeds.errors import TablesUnfit
-from feeds.load import load
-from feeds.tables import create_tables
+from tests.events_feed import load
+from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import generation, ids, ids_of, load_day, names, other_tables, query, write_days
 
@@ -132,9 +132,9 @@ def test_rows_of_tables_that_inherit_from_the_ledger_are_kept(dsn: str, tmp_path
     assert load(uri, dsn, max_rejected=0.5).rejected == 1
     with psycopg.connect(warehouse.admin_dsn, autocommit=True) as admin:
         admin.execute(
-            "create schema archive; create table archive.rejects () inherits (raw.rejected_events);"
+            "create schema archive; create table archive.rejects () inherits (raw.rejected_rows);"
             " create table archive.loads () inherits (raw.loads);"
-            " insert into archive.rejects select * from only raw.rejected_events;"
+            " insert into archive.rejects select * from only raw.rejected_rows;"
             " insert into archive.loads (load_id, source_uri, status) values (1, 'of a user', 'running')"
         )
         assert load(uri, dsn, max_rejected=0.5, force=True).rejected == 1
@@ -202,8 +202,8 @@ FOREIGN = {
     "plain": "create table raw.events (event_id bigint, created_at timestamptz)",
     "a view": "create view raw.events as select 1 as event_id",
     "its ledger": "create table raw.loads (load_id bigint primary key, loaded_by text)",
-    "its quarantine": "create table raw.rejected_events (raw_text text)",
-    "its record": "create table raw.events_partitions (name text)",
+    "its quarantine": "create table raw.rejected_rows (raw_text text)",
+    "its record": "create table raw.partitions (name text)",
 }
 
 
@@ -235,7 +235,7 @@ def test_a_warehouse_of_an_earlier_version_is_taken_over(
     load_day(day_uri, dsn, 1)
     db.execute(
         f"alter table {names(db)[0]} rename to events_0_0; alter table {generation(db)} rename to events_0;"
-        " drop table raw.events_partitions; create table raw.events_9 (of_user int);"
+        " drop table raw.partitions; create table raw.events_9 (of_user int);"
         " alter table raw.loads drop column source_id, drop column rules_sha256".encode()
     )
     create_tables(dsn)

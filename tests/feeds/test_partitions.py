@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from feeds import copying, staging
-from feeds.load import load
-from feeds.partitions import partitions
+from tests.events_feed import load
+from tests.feeds.common import partitions
 from feeds.records import Event, parse
 from harness.project.paths import SAMPLE
 from tests.feeds.common import DAY, NINE, account, events, ids, ids_of, ledger, load_day, names, write_days

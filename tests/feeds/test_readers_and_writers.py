@@ -19,7 +19,7 @@ import pytest
 from psycopg.errors import UndefinedTable
 
 from feeds import load as load_module
-from feeds.load import load
+from tests.events_feed import load
 from feeds.replacement import Replacement
 from feeds.swap import swap
 from harness.warehouse.roles import Warehouse

@@ -12,8 +12,8 @@ import pytest
 from psycopg import sql
 
 from feeds.errors import TablesUnfit, WarehouseBusy
-from feeds.load import load
-from feeds.tables import create_tables
+from tests.events_feed import load
+from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import DAY, account, ids, ids_of, load_day, names, query, write_days
 

@@ -66,7 +66,7 @@ def test_signed_urls_of_different_files_are_different_sources(
             uri = f"http://{user}{address}{SIGNED}#{fragment}={PLANTED}"
             code, output = run("load", uri, "--max-rejected", "0.5", "--force", dsn=dsn)
             assert code == 0, output
-    assert db.execute("select load_id from raw.rejected_events order by 1").fetchall() == [(3,), (4,)]
+    assert db.execute("select load_id from raw.rejected_rows order by 1").fetchall() == [(3,), (4,)]
     ids = [source_id for (source_id,) in db.execute("select source_id from raw.loads order by load_id")]
     assert ids[:2] == ids[2:]
     assert len(set(ids)) == 2
@@ -111,7 +111,7 @@ def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str, run: Run) 
     assert code == 0, output
     assert output.count(f"http://{address}{SHOWN}#…") == 1
     assert db.execute("select count(*) from raw.loads").fetchone() == (3,)
-    for table in ("loads", "rejected_events"):
+    for table in ("loads", "rejected_rows"):
         query = sql.SQL("select * from raw.{} as t where t::text like %s").format(sql.Identifier(table))
         assert db.execute(query, (f"%{PLANTED}%",)).fetchall() == []
 

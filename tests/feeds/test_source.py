@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
 from feeds import errors
-from feeds.records import MAX_LINE_BYTES
+from feeds.lines import MAX_LINE_BYTES
 from feeds.source import check_source, open_source
 from tests.servers import serving_folder
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from feeds import records, unchanged
-from feeds.load import load
+from tests.events_feed import load
 from tests.feeds.common import DAY, events, ids_of, rejects, write_days
 
 ROWS_PER_DAY = 10
@@ -28,8 +28,8 @@ EDITS = {
     " where event_id in (1003, 1004)",
     "all deleted": "truncate raw.events",
     "the same id elsewhere": "insert into raw.events values (1003, 'created_account', 1, '2021-01-02 03:04', null, 1)",
-    "a rejected row deleted": "delete from raw.rejected_events",
-    "a rejected row changed": "update raw.rejected_events set reason = 'too_long'",
+    "a rejected row deleted": "delete from raw.rejected_rows",
+    "a rejected row changed": "update raw.rejected_rows set reason = 'too_long'",
     "vacuumed afterwards": "delete from raw.events where event_id = 1003",
 }
 

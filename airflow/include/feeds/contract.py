@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feeds.errors import ContractInvalid
 
+CONTRACTS = Path(__file__).parents[2] / "feeds"  # one per feed
 FEED_NAME = re.compile("[a-z][a-z0-9_]{0,29}")  # with a load's number and a random part it is a table's name
 COLUMN_NAME = re.compile("[a-z_][a-z0-9_]{0,62}")
 OWN_COLUMNS = ("load_id",)  # that each raw table has beside the contract's
@@ -139,7 +140,7 @@ class Feed:
         return next(column for column in self.columns if column.name == name)
 
 
-def read_feeds(folder: Path) -> dict[str, Feed]:
+def read_feeds(folder: Path = CONTRACTS) -> dict[str, Feed]:
     """Return the feeds of FOLDER by name.
 
     Raises:

@@ -67,6 +67,9 @@ class RawTable:
         ]
         parts.append(sql.SQL("load_id bigint not null"))
         for column in self.feed.columns:
+            if column.values:
+                values = sql.SQL(", ").join(map(sql.Literal, column.values))
+                parts.append(sql.SQL("check ({} in ({}))").format(sql.Identifier(column.name), values))
             if column.type in ("date", "timestamp"):
                 parts.append(sql.SQL("check (isfinite({}))").format(sql.Identifier(column.name)))
         parts += [

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from feeds.load import load
-from feeds.tables import create_tables
+from tests.events_feed import load
+from tests.events_feed import create_tables
 from harness.errors import ChecksFailedError
 from harness.pipeline import expected_numbers
 from harness.pipeline.checks import compare, fingerprint
@@ -45,8 +45,8 @@ TAMPERINGS = {
     "delete from dim.dim_services where service_id = 5": "rows of dim.dim_services",
     "delete from dim.dim_date where calendar_id = 20200102": "rows of dim.dim_date",
     "delete from raw.events where event_id = 1": "rows of raw.events",
-    "delete from raw.rejected_events": "rows of raw.rejected_events",
-    "update raw.rejected_events set reason = 'quoting'": "rejected rows: quoting",
+    "delete from raw.rejected_rows": "rows of raw.rejected_rows",
+    "update raw.rejected_rows set reason = 'quoting'": "rejected rows: quoting",
     "drop table fact.fct_events": "rows of fact.fct_events",
 }
 

@@ -33,7 +33,7 @@ def test_the_numbers_of_a_file(tmp_path: Path) -> None:
     assert expected.lead_fees == Decimal("999999999999.999998")
     assert expected.rows == {
         "raw.events": 6,
-        "raw.rejected_events": 2,
+        "raw.rejected_rows": 2,
         "staging.stg_events": 6,
         "dim.dim_date": 4,
         "dim.dim_professionals": 1,

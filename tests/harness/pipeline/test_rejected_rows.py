@@ -14,7 +14,7 @@ from harness.warehouse.roles import Warehouse
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Give the path for the file; an earlier run has written it."""
-    file = tmp_path / "reports" / "rejected_events.csv"
+    file = tmp_path / "reports" / "rejected_rows.csv"
     file.parent.mkdir()
     file.write_text("of an earlier run\n")
     return file
@@ -25,7 +25,7 @@ def reject(dsn: str, rows: list[tuple[int, str, str]]) -> None:
     with psycopg.connect(dsn) as connection:
         query = "insert into raw.loads (source_uri, status) values ('a', 'failed') returning load_id"
         [(load_id,)] = connection.execute(query).fetchall()
-        query = "insert into raw.rejected_events (load_id, line_number, raw_text, reason) values (%s, %s, %s, %s)"
+        query = "insert into raw.rejected_rows (load_id, line_number, raw_text, reason) values (%s, %s, %s, %s)"
         connection.cursor().executemany(query, [(load_id, *row) for row in rows])
 
 
@@ -82,5 +82,5 @@ def test_a_file_that_cannot_be_written_is_said(
 ) -> None:
     reject(dsn, [(2, "1;2", "field_count")])
     (tmp_path / "reports").touch()
-    assert collect(warehouse, tmp_path / "reports" / "rejected_events.csv") == RejectedRows()
+    assert collect(warehouse, tmp_path / "reports" / "rejected_rows.csv") == RejectedRows()
     assert capsys.readouterr().out.startswith("  the rejected rows cannot be kept: ")

@@ -1,18 +1,27 @@
 """What a format makes of a file: lines that PostgreSQL's COPY reads, or nearly."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from feeds.contract import Column
-from feeds.lines import Dialect
+from feeds.lines import Dialect, Reject
 
 
 @dataclass(frozen=True)
 class Block:
-    """Lines of a file, each with its line end; the first has the number `line_number`, from 1."""
+    """Rows of a file as lines.
+
+    Attributes:
+        lines: each with its line end.
+        line_number: of the first, from 1.
+        raw: the rows as they are in the file, a line for each; None if `lines` are these.
+        flaws: the rows that cannot be lines, by their position, and why; their line is one NUL.
+    """
 
     lines: bytes
     line_number: int
+    raw: Sequence[bytes] | None = None
+    flaws: Mapping[int, Reject] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -22,3 +31,13 @@ class Rows:
     columns: Sequence[Column]
     dialect: Dialect
     blocks: Iterator[Block]
+
+
+# Of a format whose rows are no lines. Null is a control code, which no clean value has.
+PREPARED = Dialect("\t", None, "\x02")
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\x02": "\\\x02"})
+
+
+def prepared(fields: Sequence[str | None]) -> bytes:
+    """Return FIELDS, None for null, as a line of the dialect PREPARED, without its end."""
+    return "\t".join("\x02" if text is None else text.translate(_ESCAPES) for text in fields).encode()
