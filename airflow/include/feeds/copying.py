@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
+from feeds.formats.rows import Block
+
 _GATHERED_BYTES = 1 << 16  # lines are sent together
 _WAITING_BYTES = 1 << 22  # of one table, while the rows of another are copied
 _ALL_WAITING_BYTES = 1 << 24
@@ -24,6 +26,7 @@ class Piece(NamedTuple):
         file_number: of the file, from 1.
         line_number: of the first, from 1; a piece of several lines has consecutive ones.
         raw: the one line as it is in the file, if that differs.
+        block: that of the lines, if its rows are no lines in the file.
     """
 
     lines: bytes
@@ -31,6 +34,15 @@ class Piece(NamedTuple):
     file_number: int = 1
     line_number: int = 0
     raw: bytes | None = None
+    block: Block | None = None
+
+    def raw_line(self, offset: int) -> bytes:
+        """Return the line OFFSET, from 0, as it is in the file."""
+        if self.raw is not None:
+            return self.raw
+        if self.block and self.block.raw is not None:
+            return self.block.raw[self.line_number + offset - self.block.line_number]
+        return self.lines.split(b"\n", offset + 1)[offset]
 
 
 @dataclass

@@ -22,7 +22,7 @@ from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
 from feeds.definition import Definition, read_definition
 from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
-from feeds.formats import FORMATS
+from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.ledger import LoadedFile, LoadResult, together
 from feeds.lines import Reject
@@ -278,7 +278,7 @@ class _Load:
             with open_source(uri) as source:
                 if number == 1:
                     staging.begin(total, total if source.text_bytes is not None else None)
-                rows = FORMATS[self.raw.feed.format](source, self.raw.feed)
+                rows = read(source, self.raw.feed)
                 report = partial(_report, progress, source, read_bytes)
                 staging.stage(rows, number, self.max_rejected, report)
                 if staging.is_hopeless:

@@ -58,12 +58,14 @@ class Source:
         uri: where it is.
         blocks: its lines in blocks, which end with a line end; can be read once. A line longer than MAX_LINE_BYTES may
             be cut, but not to MAX_LINE_BYTES or less. Raises SourceUnreadable, and at its end SourceChanged.
+        file: the stored bytes, for a format that reads them in another order; then `blocks` are not read.
         total_bytes: the stored file's size, if it is known before reading.
     """
 
     uri: str
     _stored: _StoredBytes
     blocks: Iterator[bytes]
+    file: BinaryIO
     total_bytes: int | None
 
     @property
@@ -121,7 +123,7 @@ def open_source(uri: str) -> Iterator[Source]:
             if unreadable:
                 raise unreadable
 
-        yield Source(uri, stored, whole(), before.get("size"))
+        yield Source(uri, stored, whole(), file, before.get("size"))
 
 
 def find_files(uri: str) -> list[str]:

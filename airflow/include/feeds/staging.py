@@ -19,7 +19,7 @@ from psycopg import sql
 from feeds.copying import Copier, Piece, Target
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import Definition
-from feeds.formats.rows import Rows
+from feeds.formats.rows import Block, Rows
 from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
 from feeds.lines import Lines, Reject, Row, raw_text
@@ -135,10 +135,10 @@ class Staging:
         with self._copier:
             for block in rows.blocks:
                 before = self.read
-                self._take_block(block.lines, block.line_number)
+                self._take_block(block)
                 report(self.read - before)
                 if self._text_bytes is not None:
-                    self._text_bytes -= len(block.lines)
+                    self._text_bytes -= len(block.lines)  # roughly, of a format that is not lines
                     most_rows = self.read + max(self._text_bytes, 0) // self._shortest_row_bytes + 1
                     if self.rejected.total() > max(EXAMPLES, max_rejected * most_rows):
                         self.is_hopeless = True
@@ -201,7 +201,9 @@ class Staging:
         where = sql.SQL(" where {}").format(self._raw.is_valid) if self._raw.feed.rules else sql.SQL("")
         return sql.SQL("copy {} ({}) from stdin with ({}, freeze){}").format(table, self._names, self._options, where)
 
-    def _take_block(self, block: bytes, line_number: int) -> None:
+    def _take_block(self, taken: Block) -> None:
+        self._block = taken
+        block, line_number = taken.lines, taken.line_number
         while (end := _end_of_utf8(block)) < len(block):
             bad_line, _, rest = block[end:].partition(b"\n")
             line_number += self._take_lines(block[:end], line_number)
@@ -267,13 +269,20 @@ class Staging:
         if is_inside:
             if day:
                 self.rows_by_day[day] += rows
-            self._copier.write(self._part(day), Piece(lines, rows, self._file_number, line_number))
+            block = self._block if self._block.raw is not None else None
+            self._copier.write(self._part(day), Piece(lines, rows, self._file_number, line_number, block=block))
         else:
             keys = b"\n".join(self._lines.key_lines(lines)) + b"\n"
             self._copier.write(self._outside, Piece(keys, rows))
 
     def _take_line(self, line: bytes, line_number: int) -> None:
-        row = self._lines.parse(line)
+        row: Row | Reject = self._lines.parse(line)
+        if (raw := self._block.raw) is not None:
+            position = line_number - self._block.line_number
+            row = self._block.flaws.get(position, row)
+            if isinstance(row, Reject) and line.strip():
+                self._reject(raw[position], line_number, row)
+                return
         if isinstance(row, Row):
             if row.moment and row.moment not in self._valid:
                 self._reject(line, line_number, OUT_OF_RANGE)
@@ -311,16 +320,16 @@ class Staging:
     def _left_out(self, target: Target, pieces: Sequence[Piece]) -> int:
         """Reject the rows of PIECES that a rule refuses, and return their number; COPY has left them out."""
         found = list(self._refused(pieces))
-        for piece, line, rule in found:
-            raw = line if piece.raw is None else piece.raw
-            self._reject(raw, piece.line_number, Reject("rule", rule), piece.file_number)
-            row = self._lines.parse(raw)
+        for piece, offset, rule in found:
+            raw = piece.raw_line(offset)
+            self._reject(raw, piece.line_number + offset, Reject("rule", rule), piece.file_number)
+            row = self._lines.parse(piece.lines.split(b"\n", offset + 1)[offset])
             if isinstance(row, Row) and row.moment:
                 self.rows_by_day -= Counter({row.moment.date().isoformat().encode(): 1})
         return len(found)
 
-    def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, bytes, str]]:
-        """Yield the rows of PIECES that a rule refuses, each as a piece, its line and the rule."""
+    def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, str]]:
+        """Yield the rows of PIECES that a rule refuses, each as a piece, the line's position in it, and the rule."""
         connection = self._connection
         cases = sql.SQL(" ").join(
             sql.SQL("when not ({}) then {}").format(sql.SQL(rule.sql), rule.name) for rule in self._raw.feed.rules
@@ -346,8 +355,7 @@ class Staging:
         firsts = list(accumulate((piece.rows for piece in pieces), initial=0))
         for number, rule in refused:
             index = bisect_right(firsts, number) - 1
-            piece, offset = pieces[index], number - firsts[index]
-            yield piece._replace(line_number=piece.line_number + offset), piece.lines.split(b"\n")[offset], rule
+            yield pieces[index], number - firsts[index], rule
 
     def _resolve_suspects(self) -> None:
         """Reject the lines set aside whose key is a duplicate, and take the others."""

@@ -7,7 +7,11 @@ order of the file's first line and their values need no escapes; any other line 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+
+import re2
 
 from feeds import errors
 from feeds.contract import Column, Feed
@@ -16,11 +20,10 @@ from feeds.lines import MAX_LINE_BYTES, Reject
 from feeds.source import Source
 from feeds.uri import shown
 
-# Each has one group, and one more for null.
-_STRING = rb'(?:"([^"\\\x00-\x1f]*)"|(\x02))'
-_NUMBER = rb"(?:(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?)|(\x02))"
-_BOOLEAN = rb"(?:(true|false)|(\x02))"
-_SIMPLE = {"integer": _NUMBER, "number": _NUMBER, "boolean": _BOOLEAN}
+_STRING = r'(?:"[^"\\\x00-\x1f]*"|\x02)'
+_SIMPLE = {"integer": r"(?:-?(?:0|[1-9][0-9]*)|\x02)", "number": r"(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|\x02)"}
+_SIMPLE["boolean"] = r"(?:true|false|\x02)"
+_VALUE = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s",:{}\[\]]+')
 
 
 class _Number(str):
@@ -33,66 +36,112 @@ class _Twice(ValueError):
     """An object has a key twice."""
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How a program writes simple objects: a text before each value, and one after the last."""
+
+    columns: tuple[Column, ...]
+    pattern: Any
+    texts: tuple[bytes, ...]
+
+    def rewrite(self, lines: bytes) -> bytes:
+        """Return LINES, which the pattern matches, as lines of the dialect PREPARED.
+
+        No value has a quote in it, and each text but the last has one: so all that is found are these texts.
+        """
+        first, *others, last = self.texts
+        lines = lines.replace(last + b"\n", b"\n").replace(first, b"")
+        for text in others:
+            lines = lines.replace(text, b"\t")
+        return lines.replace(b'"', b"")
+
+
 def read(source: Source, feed: Feed) -> Rows:
     """Return the rows of SOURCE, which has a JSON object on each line.
 
     Raises:
         SourceEmpty: it has no line.
     """
-    return Rows(feed.columns, PREPARED, _blocks(source, feed))
-
-
-def _blocks(source: Source, feed: Feed) -> Iterator[Block]:
-    line_number, simple = 1, None
-    for block in source.blocks:
-        lines = block.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else block
-        if simple is None and lines.strip():
-            simple = _simple(lines.lstrip().partition(b"\n")[0], feed)
-        yield _block(lines, line_number, feed, simple)
-        line_number += lines.count(b"\n")
-    if simple is None:
+    blocks = source.blocks
+    first = b""
+    for first in blocks:
+        first = first.removeprefix(b"\xef\xbb\xbf")
+        break
+    if not first.strip():
         raise errors.SourceEmpty(
             f"{shown(source.uri)} is empty.",
             "Its export most likely failed or has not finished.",
-            "Export it again; a file without rows is not told from one that has failed.",
+            "Export it again: a file without rows looks like one that was cut off.",
         )
+    form = _form(first.lstrip().partition(b"\n")[0], feed)
+    columns = form.columns if form else feed.columns
+
+    def rows() -> Iterator[Block]:
+        line_number = 1
+        for lines in chain([first], blocks):
+            yield _block(lines.replace(b"\r\n", b"\n"), line_number, columns, feed, form)
+            line_number += lines.count(b"\n")
+
+    return Rows(columns, PREPARED, rows())
 
 
-def _simple(line: bytes, feed: Feed) -> tuple[re.Pattern[bytes], bytes] | None:
-    """Return the expression for lines with the keys of LINE in its order, and what replaces them; None if it has none."""
+def _form(line: bytes, feed: Feed) -> _Form | None:
+    """Return the form of LINE, an object that has all columns; None if it has not, or has values that are not simple."""
     try:
-        keys = list(json.loads(line))
-    except (ValueError, TypeError, RecursionError):
+        text = line.decode().rstrip("\r")
+        row = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     by_header = {column.header: column for column in feed.columns}
-    if sorted(keys) != sorted(by_header) or any(column.type == "json" for column in feed.columns):
+    if not isinstance(row, dict) or sorted(row) != sorted(by_header):
         return None
-    fields = [
-        re.escape(json.dumps(key, ensure_ascii=False).encode()) + b" ?: ?" + _SIMPLE.get(by_header[key].type, _STRING)
-        for key in keys
-    ]
-    groups = [2 * keys.index(column.header) + 1 for column in feed.columns]
-    pattern = rb"(?m)^\{ ?" + b" ?, ?".join(fields) + rb" ?\}\r?$"
-    return re.compile(pattern), b"\t".join(b"\\g<%d>\\g<%d>" % (group, group + 1) for group in groups)
+    columns = tuple(by_header[key] for key in row)
+    if any(column.type == "json" for column in columns):
+        return None
+    values = [found.span() for found in _VALUE.finditer(text)][1::2]
+    if len(values) != len(columns):
+        return None
+    ends = [0, *(end for _, end in values)]
+    starts = [*(start for start, _ in values), len(text)]
+    texts = [text[end:start] for end, start in zip(ends, starts, strict=True)]
+    pattern = "".join(
+        re2.escape(before) + _SIMPLE.get(column.type, _STRING) for before, column in zip(texts, columns, strict=False)
+    )
+    return _Form(columns, re2.compile(f"(?:{pattern}{re2.escape(texts[-1])}\n)+"), tuple(t.encode() for t in texts))
 
 
-def _block(lines: bytes, line_number: int, feed: Feed, simple: tuple[re.Pattern[bytes], bytes] | None) -> Block:
-    raw = lines.split(b"\n")[:-1]
-    each = [b"{"] * len(raw)
-    if simple:
-        # In a string this gives a control code, so the line does not match.
-        marked = lines.replace(b":null", b":\x02").replace(b": null", b": \x02")
-        each = simple[0].sub(simple[1], marked).split(b"\n")[:-1]
-    flaws: dict[int, Reject] = {}
-    for position, line in enumerate(each):
-        if b"{" in line or b"\t" not in line:
-            each[position], flaw = _line(raw[position], feed)
-            if flaw:
-                flaws[position] = flaw
-    return Block(b"\n".join(each) + b"\n", line_number, raw, flaws)
+def _block(lines: bytes, line_number: int, columns: Sequence[Column], feed: Feed, form: _Form | None) -> Block:
+    prepared_lines, flaws, position, number = [], {}, 0, 0
+    # In a string this makes a control code, so the pattern does not match it.
+    marked = lines.replace(b":null", b":\x02").replace(b": null", b": \x02") if form else lines
+    is_same = len(marked) == len(lines)
+    while position < len(marked):
+        if form and (run := form.pattern.match(marked, position)):
+            prepared_lines.append(form.rewrite(marked[position : run.end()]))
+            number += marked.count(b"\n", position, run.end())
+            position = run.end()
+            continue
+        end = marked.index(b"\n", position)
+        raw = lines.split(b"\n", number + 1)[number] if not is_same else lines[position:end]
+        line, flaw = _line(raw, columns, feed)
+        prepared_lines.append(line + b"\n")
+        if flaw:
+            flaws[number] = flaw
+        position, number = end + 1, number + 1
+    return Block(b"".join(prepared_lines), line_number, RawLines(lines), flaws)
 
 
-def _line(line: bytes, feed: Feed) -> tuple[bytes, Reject | None]:
+class RawLines:
+    """The lines of a block, split when one is asked for."""
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+
+    def __getitem__(self, position: int) -> bytes:
+        return self._block.split(b"\n", position + 1)[position]
+
+
+def _line(line: bytes, columns: Sequence[Column], feed: Feed) -> tuple[bytes, Reject | None]:
     """Return the object in LINE as a line of the dialect PREPARED, or a NUL and why it is none."""
     if not line.strip():
         return b"", None
@@ -112,11 +161,11 @@ def _line(line: bytes, feed: Feed) -> tuple[bytes, Reject | None]:
         return b"\0", Reject("json")
     if not isinstance(row, dict):
         return b"\0", Reject("json")
-    known = {column.header for column in feed.columns}
+    known = {column.header for column in columns}
     if feed.properties.drift.new_column == "refuse" and (new := sorted(row.keys() - known)):
         return b"\0", Reject("unknown_column", new[0][:100])
     fields = []
-    for column in feed.columns:
+    for column in columns:
         value = row.get(column.header)
         if value is None:
             fields.append(None)
