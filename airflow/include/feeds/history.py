@@ -1,0 +1,104 @@
+"""The daily history of a snapshot feed, `raw.<feed>_history`: rows with the days from and to which they were so.
+
+`raw.snapshot_days` has the days of which a snapshot was loaded. A snapshot holds from its day to the next one that was
+loaded. So the history depends only on the snapshots and their days, not on the order of the loads, and each row is the
+longest run of days in which it did not change.
+"""
+
+from datetime import date
+
+import psycopg
+from psycopg import sql
+
+from feeds.table import RawTable
+
+_TABLES = """
+    create table if not exists raw.snapshot_days (
+        feed text not null,
+        day date not null,
+        load_id bigint not null references raw.loads,
+        primary key (feed, day)
+    );
+    create table if not exists {history} (
+        {columns},
+        valid_from date not null,
+        valid_to date, -- the first day on which the row was not so any more; null: it still is
+        primary key ({key}, valid_from)
+    )
+"""
+# The days from a snapshot's own to the next one, which is in the parameter `next` or null, are made to have its rows.
+_CHANGED = """
+    create temporary table changed on commit drop as
+    select history.* from {history} as history
+    where valid_from < coalesce({next}, 'infinity') and coalesce(valid_to, 'infinity') > {day}
+        and not (
+            valid_from <= {day} and coalesce(valid_to, 'infinity') >= coalesce({next}, 'infinity')
+            and exists (select from {snapshot} as snapshot where {same_key} and {same})
+        );
+    create temporary table fresh on commit drop as
+    select {names} from {snapshot} as snapshot
+    where not exists (
+        select from {history} as history
+        where {same_key} and {same} and valid_from <= {day}
+            and coalesce(valid_to, 'infinity') >= coalesce({next}, 'infinity')
+    );
+    delete from {history} as history using pg_temp.changed as snapshot
+    where {same_key} and history.valid_from = snapshot.valid_from;
+    insert into {history} ({names}, valid_from, valid_to)
+    select {names}, valid_from, {day} from pg_temp.changed where valid_from < {day};
+    insert into {history} ({names}, valid_from, valid_to)
+    select {names}, {next}, valid_to from pg_temp.changed where coalesce(valid_to, 'infinity') > {next};
+    insert into {history} ({names}, valid_from, valid_to)
+    select {names}, {day}, {next} from pg_temp.fresh;
+"""
+# Where a row ends on the day on which an equal one begins, they become one.
+_MERGED = """
+    with later as (
+        delete from {history} as history using {history} as snapshot
+        where history.valid_from = {at} and snapshot.valid_to = {at} and {same_key} and {same}
+        returning history.*
+    )
+    update {history} as history set valid_to = snapshot.valid_to from later as snapshot
+    where history.valid_to = {at} and {same_key}
+"""
+
+
+def write(connection: psycopg.Connection, raw: RawTable, snapshot: sql.Composable, day: date, load_id: int) -> None:
+    """Make the history have the rows of the table SNAPSHOT on DAY, in the present transaction."""
+    history = sql.Identifier("raw", f"{raw.feed.name}_history")
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type)) for column in raw.feed.columns
+    )
+    connection.execute(sql.SQL(_TABLES).format(history=history, columns=columns, key=raw.key))
+    [(following,)] = connection.execute(
+        "select min(day) from raw.snapshot_days where feed = %s and day > %s", (raw.feed.name, day)
+    )
+
+    def equal(names: tuple[str, ...], operator: str) -> sql.Composed:
+        pairs = [
+            sql.SQL("history.{name} {operator} snapshot.{name}").format(
+                name=sql.Identifier(name), operator=sql.SQL(operator)
+            )
+            for name in names
+        ]
+        return sql.SQL(" and ").join([sql.SQL("true"), *pairs])
+
+    others = tuple(column.name for column in raw.feed.columns if column.name not in raw.feed.key)
+    parts = {
+        "history": history,
+        "snapshot": snapshot,
+        "names": sql.SQL(", ").join(sql.Identifier(column.name) for column in raw.feed.columns),
+        "same_key": equal(raw.feed.key, "="),
+        "same": equal(others, "is not distinct from"),
+        "day": sql.SQL("{}::date").format(day.isoformat()),
+        "next": sql.SQL("{}::date").format(following and following.isoformat()),
+    }
+    connection.execute(sql.SQL(_CHANGED).format(**parts))
+    for at in filter(None, (day, following)):
+        connection.execute(sql.SQL(_MERGED).format(**parts, at=sql.SQL("{}::date").format(at.isoformat())))
+    connection.execute("drop table pg_temp.changed, pg_temp.fresh")
+    connection.execute(
+        "insert into raw.snapshot_days (feed, day, load_id) values (%s, %s, %s)"
+        " on conflict (feed, day) do update set load_id = excluded.load_id",
+        (raw.feed.name, day, load_id),
+    )
