@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from datetime import date
 
+from feeds.contract import Feed
 from feeds.errors import EventsError, SettingUnusable
 from feeds.interval import Interval
 from feeds.lines import Reject
@@ -13,19 +14,20 @@ GAP_DAYS = 366
 _SHOWN = 5
 
 
-def valid_times() -> Interval:
-    """Return the interval in which `created_at` is valid, by the environment; empty variables count as not set.
+def valid_times(feed: Feed) -> Interval:
+    """Return the interval in which FEED's times are valid, by the environment; empty variables count as not set.
 
     Raises:
         SettingUnusable: a variable is no time, or they are in the wrong order.
     """
-    texts = os.environ.get("EVENTS_NOT_BEFORE", ""), os.environ.get("EVENTS_BEFORE", "")
+    names = [f"{feed.name.upper()}_{bound}" for bound in ("NOT_BEFORE", "BEFORE")]
+    texts = [os.environ.get(name, "") for name in names]
     try:
         return Interval.parse(*(text.strip() or None for text in texts))
     except EventsError as error:
         raise SettingUnusable(
-            f"EVENTS_NOT_BEFORE and EVENTS_BEFORE cannot be used: {error.what}",
-            "They bound the times of events, and somebody has set one of them to something else.",
+            f"{' and '.join(names)} cannot be used: {error.what}",
+            "They bound the times of rows, and somebody has set one of them to something else.",
             error.next_step,
         ) from None
 

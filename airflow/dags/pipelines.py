@@ -1,7 +1,8 @@
-"""Load marketplace events for a data interval, then build the marts.
+"""Load a feed for a data interval, then build the models that depend on it.
 
-**What it does:** `create_tables` makes the raw tables that are missing, `load_events` replaces the interval in
-`raw.events` with the events file's rows, and `dbt_build` builds and tests every model.
+**What it does:** `create_tables` makes the raw tables that are missing, `load_…` replaces the interval in the feed's raw
+table with the files' rows (of a snapshot: the whole table), and `dbt_build` builds and tests every model that depends on
+it. The contract, `airflow/feeds/<feed>.yaml`, says what is a valid row and where files are.
 
 **Interval:** a scheduled run or a backfill loads its data interval. A run without a data interval (one that a user, the
 API or an asset triggers) loads the interval of its params `start` and `end` (UTC, half-open), and the whole file
@@ -12,8 +13,8 @@ without them.
 **Retries:** three, where another try may succeed: after a killed pod, an unreachable or busy warehouse, a file that
 changed, and every 20 minutes if the file does not exist yet. Rejected rows, a failing model or test fail at once.
 
-**Triage:** if `load_events` failed, its log counts the rejected rows by reason; they are in `raw.rejected_events`, and
-the load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing test. Fix the file or the model and
+**Triage:** if the load failed, its log counts the rejected rows by reason; they are in `raw.rejected_rows`, and the
+load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing test. Fix the file or the model and
 clear the task.
 """
 
@@ -24,14 +25,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pendulum
-from airflow.sdk import DAG, Param, dag, task
+from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from feeds.arguments import share
+from feeds.contract import CONTRACTS, Feed, read_feed
 from feeds.dbt_task import dbt_task
+from feeds.errors import ContractInvalid
 from feeds.retries import RETRIES
 
-CADENCES = ("daily", "weekly", "monthly")
 # An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
 LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[13579][26]|[2468]0)00)"
 DAY = (
@@ -42,66 +44,67 @@ TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]([01][
 INSTANT = rf"^{DAY}([T ]{TIME})?$(?!\n)"  # in Python, `$` alone matches before a line end
 
 
-def events_pipeline(cadence: str) -> DAG:
-    """Make the pipeline that runs once per CADENCE; the coarser ones load late and corrected events again."""
+def pipeline(feed: Feed, cadence: str) -> DAG:
+    """Make the pipeline of FEED that runs once per CADENCE; the coarser ones load late and corrected rows again."""
 
     @dag(
-        dag_id=f"events_pipeline_{cadence}",
+        dag_id=f"{feed.name}_pipeline_{cadence}",
         schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
         start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
         catchup=False,
         doc_md=__doc__,
-        tags=["events", cadence],
+        tags=[feed.name, cadence],
         default_args={"execution_timeout": timedelta(hours=1), **RETRIES},
         dagrun_timeout=timedelta(hours=3),
         params={
             "start": instant("first instant to load (UTC); empty: no bound"),
             "end": instant("first instant after the interval (UTC); empty: no bound"),
             "max_rejected": Param(
-                default_share(),
+                default_share(feed),
                 type=["null", "number"],
                 minimum=0,
                 maximum=1,
-                description="largest share of rows that may be rejected; empty: that of EVENTS_MAX_REJECTED",
+                description=f"largest share of rows that may be rejected; empty: that of {variable(feed, 'MAX_REJECTED')}",
             ),
             "allow_empty": Param(
-                False, type="boolean", description="delete the interval's events if the file has none for it"
+                False, type="boolean", description="delete the interval's rows if the files have none for it"
             ),
         },
     )
-    def pipeline() -> None:
+    def tasks() -> None:
         @task
         def create_tables() -> None:
             from feeds.dsn import warehouse_dsn
             from feeds.tables import create_tables
 
-            create_tables(warehouse_dsn())
+            create_tables(warehouse_dsn(), feed)
 
-        @task
-        def load_events() -> dict[str, Any]:
+        @task(task_id=f"load_{feed.name}", outlets=[Asset(f"raw.{feed.name}")])
+        def load() -> dict[str, Any]:
             from airflow.sdk import get_current_context
 
             from feeds.days import valid_times
             from feeds.dsn import warehouse_dsn
             from feeds.errors import SettingUnusable
             from feeds.load import load
-            from feeds.source import named
 
             context: Any = get_current_context()
             start, end = interval(context)
             max_rejected = context["params"]["max_rejected"]
-            if max_rejected is None and (max_rejected := default_share()) is None:
+            if max_rejected is None and (max_rejected := default_share(feed)) is None:
+                name = variable(feed, "MAX_REJECTED")
                 raise SettingUnusable(
-                    f"EVENTS_MAX_REJECTED is not a share from 0 to 1: {os.environ['EVENTS_MAX_REJECTED']!r}",
+                    f"{name} is not a share from 0 to 1: {os.environ[name]!r}",
                     "Somebody set it to another value in the environment of Airflow.",
                     "Set it to a number such as 0.01 there, or give the run's param max_rejected.",
                 )
             result = load(
-                named(os.environ.get("EVENTS_URI")),
+                feed,
                 warehouse_dsn(),
+                source_uri=os.environ.get(variable(feed, "URI"), "").rstrip("\r\n") or None,
                 start=start,
                 end=end,
-                valid=valid_times(),
+                valid=valid_times(feed),
                 max_rejected=max_rejected,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
@@ -109,16 +112,37 @@ def events_pipeline(cadence: str) -> DAG:
             return result.as_dict()
 
         # Unit tests do not read this data; they run in `nox -s dbt`.
-        build = ("build", "--exclude-resource-type", "unit_test")
-        create_tables() >> load_events() >> dbt_task("dbt_build", *build)
+        build = ("build", "--exclude-resource-type", "unit_test", "--select", f"@source:raw.{feed.name}")
+        create_tables() >> load() >> dbt_task("dbt_build", *build)
 
-    return pipeline()
+    return tasks()
 
 
-def default_share() -> float | None:
-    """Return the share in EVENTS_MAX_REJECTED, by default 0.01; None if it is invalid, which `load_events` reports."""
+def broken_pipeline(name: str, error: ContractInvalid) -> DAG:
+    """Make a DAG whose one task reports ERROR, about the contract of the feed NAME: the other feeds' pipelines stay."""
+
+    @dag(dag_id=f"{name}_pipeline", schedule=None, doc_md=str(error), tags=[name, "invalid contract"])
+    def tasks() -> None:
+        @task
+        def read_contract() -> None:
+            raise error
+
+        read_contract()
+
+    return tasks()
+
+
+def variable(feed: Feed, name: str) -> str:
+    """Return the name of the environment variable NAME of FEED."""
+    return f"{feed.name.upper()}_{name}"
+
+
+def default_share(feed: Feed) -> float | None:
+    """Return the share in <FEED>_MAX_REJECTED, by default the contract's; None if it is invalid, which the load reports."""
+    if not (text := os.environ.get(variable(feed, "MAX_REJECTED"), "").strip()):
+        return feed.properties.max_rejected
     with suppress(ValueError, ArgumentTypeError):
-        return share(os.environ.get("EVENTS_MAX_REJECTED", "").strip() or "0.01")
+        return share(text)
     return None
 
 
@@ -142,5 +166,11 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
     return chosen.start, chosen.end
 
 
-for cadence in CADENCES:
-    events_pipeline(cadence)
+for path in sorted(CONTRACTS.glob("*.yaml")):
+    try:
+        found = read_feed(path)
+    except ContractInvalid as invalid:
+        broken_pipeline(path.stem, invalid)
+        continue
+    for cadence in found.properties.cadences:
+        pipeline(found, cadence)
