@@ -68,7 +68,7 @@ class DockerCluster(ClusterProvider):
         """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
-            tools.find(name)
+            say(f"… {tools.choice(name)}")
         for image in (images.airflow(self.options.local_events), images.dbt()):
             image_cache.load(image.name, image.reference)
         image_cache.load("postgres", pins.image("postgres"))
