@@ -13,7 +13,7 @@ from harness.ci import plan
 from harness.commands import e2e, release
 from harness.project import pins, pythons
 from harness.project.paths import ROOT
-from harness.project.settings import settings
+from harness.project.settings import places, settings
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
@@ -94,10 +94,10 @@ def test_the_gate_needs_every_other_job() -> None:
     assert gate["if"] == "always()"
 
 
-def test_the_choice_of_a_target_is_that_of_the_plan() -> None:
+def test_the_choice_of_a_place_is_that_of_the_plan() -> None:
     inputs = CI["on"]["workflow_dispatch"]["inputs"]
-    assert sorted(inputs["target"]["options"]) == sorted(plan.TARGETS)
-    assert inputs["target"]["default"] in plan.TARGETS
+    assert inputs["place"]["options"] == list(places())
+    assert inputs["place"]["default"] in places()
     assert (ROOT / inputs["events"]["default"]).exists()
 
 
@@ -105,8 +105,46 @@ def test_events_that_start_ci() -> None:
     assert set(CI["on"]) == set(plan.EVENTS)
     assert CI["on"]["push"] == {"branches": ["main"]}
     assert CI["on"]["pull_request"] is None
-    assert CI["concurrency"]["cancel-in-progress"] is True
-    assert "github.ref" in CI["concurrency"]["group"]
+    assert CI["on"]["merge_group"] is None
+
+
+def test_only_a_pull_requests_run_is_cancelled_by_a_newer_one() -> None:
+    # A run waits in its group, and a third one of the group cancels it: each commit of main has its own.
+    assert CI["concurrency"] == {
+        "group": "ci-${{ github.event.pull_request.number || github.run_id }}",
+        "cancel-in-progress": "${{ github.event_name == 'pull_request' }}",
+    }
+
+
+def test_each_job_has_its_own_cache_and_only_main_writes_it() -> None:
+    keys = {
+        (step["uses"].partition("@")[0], step["if"]): step["with"]["key"]
+        for step in yaml.safe_load(ACTION)["runs"]["steps"]
+        if step.get("with", {}).get("path") == "~/.cache/uv"
+    }
+    [key] = set(keys.values())
+    assert set(keys) == {
+        ("actions/cache", "inputs.job != '' && github.ref == 'refs/heads/main'"),
+        ("actions/cache/restore", "inputs.job != '' && github.ref != 'refs/heads/main'"),
+    }
+    for part in ("runner.os", "runner.arch", "python-version", "inputs.job", "hashFiles('requirements/*.txt')"):
+        assert part in key
+    jobs = {name: step["with"] for name, step in steps(CI) if step.get("uses") == "$/.github/actions/nox"}
+    assert {name: of["job"] for name, of in jobs.items()} == {
+        "plan": "plan",
+        "session": "${{ matrix.session }}",
+        "e2e": "e2e",
+        "python": "python",
+    }
+    assert [s for _, s in steps(read("release")) if s.get("uses", "").endswith("nox") and "with" in s] == []
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_job_that_runs_again_replaces_its_artifact(name: str) -> None:
+    uploads = [step["with"] for _, step in steps(read(name)) if "upload-artifact" in step.get("uses", "")]
+    assert all(upload["overwrite"] is True for upload in uploads)
+    assert len({upload["name"] for upload in uploads}) == len(uploads)
+    assert len(uploads) == {"ci": 3}.get(name, len(uploads))
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
