@@ -164,6 +164,7 @@ NEEDS = {
     "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),
     "git": Need("git", "apt-get install git", lambda: no_program("git")),
     "history": Need("git's history", "clone the repository with git", no_history, ("git",)),
+    "registry": Need("a registry's program", "apt-get install docker-registry", lambda: no_program("docker-registry")),
     "pgbouncer": Need("pgbouncer", "apt-get install pgbouncer", lambda: no_program("pgbouncer")),
 }
 

@@ -21,5 +21,6 @@ def test_on_github_missed_targets_are_reported_and_not_enforced(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     bench.check(MISSED)
     assert capsys.readouterr().out == (
-        "::warning title=bench::1 figures miss their targets, reported and not enforced: the load beside pandas: 3.14 x\n"
+        "::warning title=bench::1 figures miss their targets, reported and not enforced: "
+        "the load beside pandas: 3.14 x\n"
     )
