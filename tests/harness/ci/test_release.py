@@ -103,7 +103,7 @@ def test_the_attachments_name_the_images_and_have_their_bills_of_materials(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "SBOMS", project / "build" / "sboms")
-    monkeypatch.setattr(release, "image_of", lambda reference: release.images.Image(reference[5:8], "", "", {}, {}))
+    monkeypatch.setattr(release, "image_of", lambda reference: images.Image(reference[5:8], "", "", {}, {}))
     monkeypatch.setattr(release, "run", lambda *_, **__: json.dumps(SBOM))
     references = [f"host/dbt@sha256:{'0' * 64}"]
     names = {path.name for path in release.gather("v0.2.0", references)}

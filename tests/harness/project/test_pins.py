@@ -130,6 +130,13 @@ def test_a_wrong_pin_is_found(table: str, name: str, value: Any, lines: list[str
     assert list(wrong_pins(versions)) == lines
 
 
+@pytest.mark.parametrize("name", ["airflow", "dbt"])
+def test_a_dockerfiles_own_base_is_the_pin(name: str) -> None:
+    text = (ROOT / name / "Dockerfile").read_text()
+    [(base, default)] = re.findall(r"^ARG (\w+)_IMAGE=(\S+)$", text, re.MULTILINE)
+    assert default == pinned()["images"][base.lower()]
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("", 600.0), (" ", 600.0), ("0.1", 0.1), ("7\n", 7.0)])
 def test_a_deadline_is_the_variable_or_the_default(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
     monkeypatch.setitem(pins.versions()["deadlines"], "download", 600)
