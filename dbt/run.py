@@ -47,7 +47,7 @@ SHOWN_ROWS = 10
 
 def main(arguments: list[str]) -> int:
     """Run dbt with ARGUMENTS and return its exit code."""
-    # dbt makes a million objects that stay; by default Python looks at all of them again and again, a fifth of the time.
+    # dbt makes a million objects that stay; by default Python looks at them again and again, a fifth of the time.
     gc.set_threshold(100_000)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for other characters
         sys.stdout.reconfigure(errors="replace")
