@@ -276,6 +276,8 @@ def test_a_release_is_signed_and_attested_by_digest() -> None:
         "${{ needs.push.outputs.dbt-digest }}",
         "build/release/*",
     ]
+    order = [step for step in publish if "subject-digest" in step.get("with", {}) or step.get("run")]
+    assert [order.index(sign), "--publish" in order[-2]["run"]] == [0, True]  # what has a tag is signed
     assert publish[-1]["run"].startswith("gh release create ")
 
 
