@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.docker import engine, image_cache
+from harness.docker import engine
 from harness.errors import BuildFailedError, CommandFailedError
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -84,7 +84,6 @@ def _files(*paths: str) -> dict[str, Path]:
 def build(supervisor: Supervisor, image: Image) -> bool:
     """Build an image, unless the engine has it; return whether it did. Raises BuildFailedError, ImageMissingError."""
     if engine.has_image(image.reference):
-        image_cache.save(image.name, [image.reference, image.base])
         return False
     engine.pull(supervisor, image.base)
     context = supervisor.directory / f"context-{image.name}"
@@ -113,7 +112,6 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         ) from error
     finally:
         shutil.rmtree(context)
-    image_cache.save(image.name, [image.reference, image.base])
     return True
 
 

@@ -112,9 +112,10 @@ def run_values(reference: str, env: dict[str, str], annotations: dict[str, str])
     }
 
 
-def render(chart: Path, namespace: str, files: Sequence[Path]) -> str:
-    """Return the manifests that the chart renders from the values FILES."""
-    options = ("--namespace", namespace, *_values_options(files))
+def render(chart: Path, namespace: str, files: Sequence[Path], kubernetes: str = "") -> str:
+    """Return the manifests that the chart renders from the values FILES, for the version KUBERNETES or helm's own."""
+    version = ("--kube-version", kubernetes) if kubernetes else ()
+    options = ("--namespace", namespace, *version, *_values_options(files))
     return run(tools.find("helm"), "template", HELM_RELEASE, chart, *options, timeout_s=RENDER_TIMEOUT_S)
 
 
@@ -160,7 +161,9 @@ def install(
     argv = helm_argv(kubectl)
     uninstall_interrupted(argv)
     timeout_s = pins.deadline_s("migrations")
-    options = (*_values_options(files), "--timeout", f"{timeout_s:.0f}s")
+    options = [*_values_options(files), "--timeout", f"{timeout_s:.0f}s"]
+    if not tools.version("helm", tools.find("helm")).startswith("3."):
+        options.append("--server-side=false")  # Helm 4 then changes objects as Helm 3 does: either may upgrade
     command = [*argv, "upgrade", "--install", HELM_RELEASE, str(chart), *options]
     for attempt in (1, 2):
         try:
@@ -195,7 +198,9 @@ def uninstall_interrupted(argv: Sequence[str]) -> None:
 
 def installed_version(kubectl: Kubectl) -> str:
     """Return the version of the installed chart, for example `1.22.0`, or `not installed`."""
-    options = ("--all", "--filter", f"^{HELM_RELEASE}$", "--output", "json")
+    # Of any status: Helm 4 has no --all, and Helm 3 without it lists only some.
+    statuses = ("--deployed", "--failed", "--pending", "--uninstalling")
+    options = (*statuses, "--filter", f"^{HELM_RELEASE}$", "--output", "json")
     installed = json.loads(run(*helm_argv(kubectl), "list", *options))
     return str(installed[0]["chart"]).rpartition("-")[2] if installed else "not installed"
 

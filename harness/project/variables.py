@@ -41,7 +41,7 @@ def pins() -> list[Variable]:
             Variable(
                 f"PLATFORM_{name.upper()}",
                 f"the program {name}, of any version",
-                "the installed one if it is new enough, else the pinned one, downloaded",
+                "the installed one if it is supported, else, and on GitHub always, the pinned one, downloaded",
             )
             for name in TOOLS
         ),
@@ -55,11 +55,6 @@ def pins() -> list[Variable]:
             for name in TOOLS
         ),
         Variable("PLATFORM_CACHE", "folder for downloads", "`~/.cache/events-platform`"),
-        Variable(
-            "PLATFORM_KEEP_IMAGES",
-            "`true`: images are saved in `PLATFORM_CACHE` and loaded from there, for engines that start empty",
-            "not saved",
-        ),
         Variable("PLATFORM_DEADLINE_…", "how many seconds to wait; the table below lists the names", "as below"),
     ]
 

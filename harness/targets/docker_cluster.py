@@ -13,7 +13,7 @@ from pathlib import Path
 
 from testcontainers.core.docker_client import DockerClient
 
-from harness.docker import engine, image_cache, images
+from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, PortTakenError, PostgresError, UsageError
 from harness.kubernetes.deployment import MANIFESTS, NAMESPACE, Database
 from harness.kubernetes.kubectl import Kubectl
@@ -68,12 +68,8 @@ class DockerCluster(ClusterProvider):
         """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
-            tools.find(name)
-        for image in (images.airflow(self.options.local_events), images.dbt()):
-            image_cache.load(image.name, image.reference)
-        image_cache.load("postgres", pins.image("postgres"))
+            say(f"… {tools.choice(name)}")
         engine.pull(supervisor, pins.image("postgres"))
-        image_cache.save("postgres", [pins.image("postgres")])
         for base in images.needed_bases():  # pulled while the cluster is created
             engine.check_image(supervisor, pins.image(base))
 

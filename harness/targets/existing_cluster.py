@@ -20,6 +20,7 @@ from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
 from harness.project.paths import CLONE_ON_MACHINE
+from harness.reporting.console import say
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts, given_server
@@ -88,7 +89,8 @@ class ExistingCluster(ClusterProvider):
         """Check all prerequisites, the namespace's maker among them; raise HarnessError if one is not met."""
         engine.info()  # it builds the images
         check_port(self.options.ui_port)
-        tools.find("helm")
+        for name in ("kubectl", "helm"):
+            say(f"… {tools.choice(name)}")
         if not self.exists() and self.kubectl().get("namespace", self.namespace):
             raise UsageError(
                 f"The namespace {self.namespace} exists, and this clone of the project did not create it.",

@@ -67,7 +67,7 @@ def start_container(supervisor: Supervisor) -> Server:
             )
         time.sleep(0.05)
     host, port = address.read_text().split()
-    server = Server(f"the container image {image}", host, int(port), "postgres", password)
+    server = Server(f"the container image {image.partition('@')[0]}", host, int(port), "postgres", password)
     wait_until_ready(server, deadline - time.monotonic())
     if not version(server).startswith(f"{MAJOR}."):
         raise PostgresError(

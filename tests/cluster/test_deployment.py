@@ -22,6 +22,7 @@ from harness.project import pins
 from harness.project.paths import ROOT, SAMPLE
 from harness.targets.cluster_deployment import warehouse_of
 from tests.cluster.conftest import KIND, Cluster
+from tests.cluster.faults import IMAGE
 from tests.harness_command import error_lines, read_until, run, start
 
 pytestmark = pytest.mark.cluster
@@ -195,8 +196,7 @@ def test_up_ignores_an_earlier_failed_migration(cluster: Cluster) -> None:
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    image = pins.image("python")
-    container = {"name": "migrate", "image": image, "command": ["false"], "securityContext": restricted}
+    container = {"name": "migrate", "image": IMAGE, "command": ["false"], "securityContext": restricted}
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -19,6 +19,8 @@ from events.dsn import connection_url
 from harness.docker import images
 from harness.kubernetes import chart, cluster_secrets, deployment, rollout
 from harness.kubernetes.kubectl import Kubectl
+from harness.project import pins
+from harness.project.settings import places
 from harness.targets import port_forward
 from harness.warehouse.roles import Warehouse, make_passwords
 from harness.warehouse.server import Server
@@ -29,8 +31,10 @@ API, SCHEDULER, PROCESSOR = (f"Deployment/airflow-{name}" for name in ("api-serv
 MIGRATIONS, WORKER, CONFIG = "Job/airflow-run-airflow-migrations", "Pod/worker", "ConfigMap/airflow-config"
 # The chart's placeholder, for the Redis that is not installed.
 PLACEHOLDER = {"connection": base64.b64encode(b"%!s(<nil>)").decode()}
-# The oldest version that the chart supports, and the newest, by the name in messages.
-KUBERNETES = {".".join(full.split(".")[:2]): full for full in ("1.30", kubernetes_validate.latest_version())}
+# The versions that the workflow runs, with the oldest that the chart supports and the newest that there is.
+NODES = {pins.versions()["images"]["node"], *(place["node"] for place in places().values() if "node" in place)}
+PLACES = sorted(re.findall(r":v(1\.\d+)\.", " ".join(NODES)))
+KUBERNETES = sorted({"1.30", *PLACES, ".".join(kubernetes_validate.latest_version().split(".")[:2])})
 READABLE, WRITABLE = {"pods", "pods/log", "events"}, {"pods"}
 
 
@@ -220,5 +224,5 @@ RULES: dict[str, Callable[[Objects], Iterable[str]]] = {
     "resources": lambda objects: in_pods(objects, pod_rules.without_resources),
     "rights": lambda objects: [*too_many_rights(objects), *wrong_accounts(objects)],
     "names": missing_names,
-    **{f"Kubernetes {name}": functools.partial(schema_errors, version=full) for name, full in KUBERNETES.items()},
+    **{f"Kubernetes {name}": functools.partial(schema_errors, version=name) for name in KUBERNETES},
 }

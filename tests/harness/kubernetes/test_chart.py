@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.ci import needs
 from harness.errors import ChartMissingError, DownloadError, HarnessError, InstallFailedError
-from harness.kubernetes import chart
+from harness.kubernetes import chart, diagnostics
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
@@ -26,9 +28,11 @@ TIMED_OUT_HELM_4 = "Error: resource Job/a/b not ready. status: InProgress\\ncont
 HELM = """\
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
+if sys.argv[1] == "version":
+    sys.exit(print((here / "version").read_text()))
 with open(here / "calls", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
-arguments = [a for a in sys.argv[1:] if a in ("pull", "status", "uninstall", "upgrade")]
+arguments = [a for a in sys.argv[1:] if a in ("list", "pull", "status", "uninstall", "upgrade")]
 status = here / "status"
 if arguments == ["pull"]:
     if not (archive := here / "archive").exists():
@@ -41,6 +45,8 @@ elif arguments == ["status"]:
     print(json.dumps({"name": "airflow", "info": {"status": status.read_text()}}))
 elif arguments == ["uninstall"]:
     status.unlink()
+elif arguments == ["list"]:
+    print("[]")
 elif arguments == ["upgrade"]:
     first, _, rest = (here / "failures").read_text().partition("|")
     (here / "failures").write_text(rest)
@@ -69,8 +75,17 @@ def helm(monkeypatch: pytest.MonkeyPatch, own_folders: None, tmp_path: Path) -> 
     folder.mkdir()
     programs.write(folder / "helm", HELM)
     (folder / "failures").touch()
+    (folder / "version").write_text("v3.19.0+g3d8990f")
     monkeypatch.setenv("PLATFORM_HELM", str(folder / "helm"))
     return folder
+
+
+@pytest.fixture(params=[pytest.param(major, marks=pytest.mark.needs(f"helm{major}")) for major in (3, 4)])
+def real_helm(request: pytest.FixtureRequest) -> Path:
+    """Give a Helm 3, and then a Helm 4."""
+    program = needs.helm(request.param)
+    assert program
+    return program
 
 
 def calls(helm: Path) -> list[list[str]]:
@@ -189,8 +204,11 @@ def test_the_values_that_are_known_only_at_run_time() -> None:
     }
 
 
-@pytest.mark.needs("helm", "chart")
-def test_values_that_the_chart_does_not_accept_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.needs("chart")
+def test_values_that_the_chart_does_not_accept_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, real_helm: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLATFORM_HELM", str(real_helm))
     own, of_run = tmp_path / "own.yaml", tmp_path / "values.json"
     of_run.write_text(json.dumps(chart.run_values("events-platform/airflow:any", {}, {})))
     files = [chart.VALUES / "base.yaml", chart.VALUES / "kind.yaml"]
@@ -211,6 +229,7 @@ def test_values_that_the_chart_does_not_accept_are_an_error(tmp_path: Path) -> N
 
 # --- installing -----------------------------------------------------------------------------------------------------
 
+KUBECTL = Kubectl(Path("kubectl"), "there", Path("/own"), "work")
 OF_CLUSTER = ["--namespace", "there", "--kubeconfig", "/own", "--kube-context", "work"]
 MIGRATIONS_S = pins.deadline_s("migrations")
 STATUS = ["status", "airflow", "--output", "json"]
@@ -222,9 +241,8 @@ UPGRADE = [
 
 def install(watch: Callable[[], None] = lambda: None) -> None:
     """Install the chart."""
-    kubectl = Kubectl(Path("kubectl"), "there", Path("/own"), "work")
     with Supervisor.launch() as supervisor:
-        chart.install(supervisor, kubectl, Path("airflow.tgz"), [Path("base.yaml"), Path("own.json")], watch)
+        chart.install(supervisor, KUBECTL, Path("airflow.tgz"), [Path("base.yaml"), Path("own.json")], watch)
 
 
 def installing(helm: Path) -> list[list[str]]:
@@ -238,6 +256,29 @@ def test_an_installation_that_succeeds_is_one_call(helm: Path) -> None:
     install(watch=lambda: looks.append(1))
     assert installing(helm) == [STATUS, UPGRADE]
     assert looks
+
+
+def test_helm_4_changes_objects_as_helm_3_does(helm: Path) -> None:
+    (helm / "version").write_text("v4.3.1+gc0d08d0")
+    install()
+    assert installing(helm) == [STATUS, [*UPGRADE, "--server-side=false"]]
+
+
+def test_helm_3_and_helm_4_know_every_option(real_helm: Path, helm: Path, tmp_path: Path) -> None:
+    (helm / "version").write_text(tools.version("helm", real_helm))
+    (helm / "status").write_text("pending-install")
+    (helm / "archive").write_bytes(ARCHIVE)
+    install()
+    assert chart.installed_version(KUBECTL) == "not installed"
+    diagnostics.save_rendered_chart(tmp_path, KUBECTL)
+    chart._pull("https://charts.example.test")
+    assert len(calls(helm)) == 8
+    for call in calls(helm):  # it reads all options, and complains of an unknown one, before it helps
+        done = subprocess.run([real_helm, *call, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    argv = (real_helm, "list", "--no-such-option", "--help")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: unknown flag: --no-such-option\n")
 
 
 @pytest.mark.parametrize("failure", [TIMED_OUT, TIMED_OUT_HELM_4])

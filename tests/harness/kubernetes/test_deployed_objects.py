@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.ci import needs
 from harness.docker import images
 from harness.kubernetes import chart, deployment
 from harness.project.paths import ROOT
@@ -25,6 +26,7 @@ from tests.harness.kubernetes.object_rules import (
     CONFIG,
     KUBERNETES,
     MIGRATIONS,
+    PLACES,
     PROCESSOR,
     RULES,
     SCHEDULER,
@@ -42,13 +44,17 @@ Change = Callable[[Objects], object]
 GONE = object()
 
 
-@functools.cache
-def rendered(target: str, folder: Path) -> Objects:
+def files_of(target: str, folder: Path) -> list[Path]:
+    """Return the values of TARGET; those of a run are written into FOLDER."""
     annotations = {"events-platform/secrets": "0123456789abcdef"}
     values = chart.run_values(images.airflow().reference, {"DBT_IMAGE": images.dbt().reference}, annotations)
     (folder / "values.json").write_text(json.dumps(values))
-    files = [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
-    return load(chart.render(chart.locate(), deployment.NAMESPACE, files)) | of_harness()
+    return [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
+
+
+@functools.cache
+def rendered(target: str, folder: Path) -> Objects:
+    return load(chart.render(chart.locate(), deployment.NAMESPACE, files_of(target, folder))) | of_harness()
 
 
 @pytest.fixture(
@@ -81,6 +87,25 @@ def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
     service = rendered("kind.yaml", folder)["Service/airflow-api-server"]["spec"]
     assert (service["type"], [p["nodePort"] for p in service["ports"]]) == ("NodePort", [port])
     assert f"{port}/tcp" == UI_NODE_PORT
+
+
+@pytest.mark.parametrize("version", PLACES)
+def test_each_kubernetes_of_the_workflow_takes_what_is_rendered_for_it(folder: Path, version: str) -> None:
+    assert PLACES == ["1.32", "1.33", "1.34", "1.35", "1.36"]
+    objects = load(chart.render(chart.locate(), deployment.NAMESPACE, files_of("kind.yaml", folder), version))
+    assert {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER} <= set(objects)
+    assert list(RULES[f"Kubernetes {version}"](objects | of_harness())) == []
+
+
+@pytest.mark.needs("helm3", "helm4", "chart")
+def test_helm_3_and_helm_4_render_the_same_objects(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    found = []
+    for major in (3, 4):
+        monkeypatch.setenv("PLATFORM_HELM", str(needs.helm(major)))
+        files = files_of("kind.yaml", folder)
+        found.append(load(chart.render(chart.locate(), deployment.NAMESPACE, files, PLACES[0])))
+    assert found[0] == found[1]
+    assert {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER} <= set(found[0])
 
 
 # --- without the chart ----------------------------------------------------------------------------------------------
