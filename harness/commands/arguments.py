@@ -53,7 +53,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--max-rejected", "SHARE", share_text, type=share, default=default.max_rejected)
     add("--ui-port", "PORT", "the port of Airflow's UI; a free one by default", type=port)
     add("--values", "FILE", values_text, type=absolute_file)
-    add("--warehouse-dsn", "DSN", "target context: an administrator's DSN of a PostgreSQL 18 that pods reach", type=dsn)
+    add(
+        "--warehouse-dsn",
+        "DSN",
+        "target context: an administrator's DSN of a PostgreSQL, 14 to 18, that pods reach",
+        type=dsn,
+    )
     add("--registry", "PREFIX", "target context: where to push the images; without it the nodes must have them")
     add("--namespace", "NAME", "target context: the namespace; events-platform by default")
     add("--storage-class", "NAME", "target context: for the volume with task logs; the cluster's default if not set")

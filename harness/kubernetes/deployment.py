@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psycopg
-
 from harness.errors import CommandFailedError, InstallFailedError
 from harness.kubernetes import chart, rollout
 from harness.kubernetes.kubectl import Kubectl
@@ -16,7 +14,7 @@ from harness.project import pins
 from harness.project.paths import CLONE_ON_MACHINE, ROOT
 from harness.reporting.console import Phases
 from harness.warehouse.roles import ROLES, Warehouse, create_metadata_database, create_warehouse
-from harness.warehouse.server import Server
+from harness.warehouse.server import Server, identity
 
 NAMESPACE = "events-platform"
 MANIFESTS = ROOT / "cluster" / "manifests"
@@ -61,9 +59,7 @@ def create_databases(database: Database, passwords: dict[str, str]) -> tuple[War
 
 def database_annotation(server: Server) -> dict[str, str]:
     """Return the annotation that identifies a server's data: pods restart when the server is another one."""
-    with psycopg.connect(server.dsn) as connection:
-        [(found,)] = connection.execute("select system_identifier from pg_control_system()").fetchall()
-    return {"events-platform/database": str(found)}
+    return {"events-platform/database": identity(replace(server, database=f"{METADATA_ROLE}{server.suffix}"))}
 
 
 def install(

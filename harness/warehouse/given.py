@@ -9,7 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 from events.driver_errors import not_connected
 from events.dsn import libpq_dsn
 from harness.errors import PostgresError
-from harness.warehouse.server import MAJOR, Server
+from harness.warehouse.server import MAJOR, OLDEST_MAJOR, Server
 
 DSN_PARTS = {"host", "port", "user", "password", "dbname"}
 
@@ -55,11 +55,12 @@ def given_server(dsn: str, option: str = "--postgres", suffix: str | None = None
         raise PostgresError(f"{option}: {failure.what}", failure.why, failure.next_step) from None
     if not server.host or server.host.startswith("/"):
         raise unsupported_parts(option)
-    if major != MAJOR:
+    if not OLDEST_MAJOR <= major <= MAJOR:
         raise PostgresError(
-            f"The PostgreSQL server from {option} has version {major}; the project is tested on {MAJOR}.",
+            f"The PostgreSQL server from {option} has version {major}; the project is tested on"
+            f" {OLDEST_MAJOR} to {MAJOR}.",
             "Another major version may sort, plan or lock differently.",
-            f"Name a server of PostgreSQL {MAJOR}, or leave {option} out to get an ephemeral one.",
+            f"Name a server of one of these versions{'' if option == '--warehouse-dsn' else ', or leave it out'}.",
         )
     if not (allowed and allowed[0]):
         raise PostgresError(

@@ -83,7 +83,7 @@ def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -
         alter default privileges for role {transformer} grant usage on schemas to {reader};
     """
     with psycopg.connect(warehouse.admin_dsn) as connection:
-        for role in ("loader", "transformer"):  # an administrator who is no superuser needs membership
+        for role in ROLES:  # an administrator who is no superuser needs membership, also to end their connections
             connection.execute(sql.SQL("grant {} to current_user").format(names[role]))
         connection.execute(sql.SQL(statements).format(**names))
     return warehouse
@@ -107,7 +107,8 @@ def copy_warehouse(template: Warehouse, database: str) -> Warehouse:
     warehouse = replace(template, database=f"{database}{template.server.suffix}")
     names = map(sql.Identifier, (warehouse.database, template.database))
     with psycopg.connect(template.server.dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template {} strategy file_copy").format(*names))
+        strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""  # before, the only one
+        connection.execute(sql.SQL(f"create database {{}} template {{}} {strategy}").format(*names))
         connection.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(warehouse.database), MARK))
         grant_database(connection, warehouse)  # privileges on a database are not copied
     return warehouse
@@ -157,12 +158,15 @@ def create_role(connection: psycopg.Connection, name: str, password: str) -> Non
 
 
 def create_database(connection: psycopg.Connection, name: str, owner: str | None = None) -> None:
-    """Make the database NAME if it is missing, with the built-in C.UTF-8 locale, owned by the role OWNER."""
+    """Make the database NAME if it is missing, owned by the role OWNER; text sorts by code point on every version."""
     if connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
         return
-    statement = sql.SQL(
-        "create database {} template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8'"
-    ).format(sql.Identifier(name))
+    # Before 17 there is no built-in locale; what is a letter then depends on the server's default.
+    is_new = connection.info.server_version >= 170_000
+    locale = "locale_provider builtin builtin_locale 'C.UTF-8'" if is_new else "lc_collate 'C'"
+    statement = sql.SQL(f"create database {{}} template template0 encoding 'UTF8' {locale}").format(
+        sql.Identifier(name)
+    )
     if owner:
         statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
     connection.execute(statement)

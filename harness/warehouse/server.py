@@ -1,7 +1,7 @@
 """A running PostgreSQL server, and the settings of those that the harness starts.
 
-Each is PostgreSQL 18, speaks TCP with password authentication, and keeps time in UTC. Databases have the built-in
-C.UTF-8 locale (see `harness.warehouse.roles`), so that text sorts alike on each.
+Each of these is PostgreSQL 18, speaks TCP with password authentication, and keeps time in UTC. In databases text sorts
+by code point, on a given server of another version, too: see `harness.warehouse.roles`.
 """
 
 import os
@@ -15,6 +15,7 @@ from events.dsn import connection_url
 from harness.errors import PostgresError
 
 MAJOR = 18
+OLDEST_MAJOR = 14  # of a given server
 SETTINGS = {
     "timezone": "UTC",
     "max_connections": "200",
@@ -65,6 +66,17 @@ def version(server: Server) -> str:
 def describe(server: Server) -> str:
     """Return the server's version, origin and address, for people."""
     return f"PostgreSQL {version(server)} from {server.origin} on {server.host}:{server.port}"
+
+
+def identity(server: Server) -> str:
+    """Return what tells the data of SERVER's database from another's, even at the same address."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        try:
+            query = "select system_identifier from pg_control_system()"
+            return "".join(str(found) for (found,) in connection.execute(query))
+        except psycopg.Error:  # a managed service keeps it to itself
+            query = "select oid from pg_database where datname = current_database()"
+            return "".join(f"{server.host}:{server.port}/{found}" for (found,) in connection.execute(query))
 
 
 def options(settings: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 from events.dsn import connection_url
 from events.errors import SettingUnusable
 from harness.errors import PostgresError
+from harness.warehouse import given
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.given import given_server
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, make_passwords
@@ -70,6 +71,13 @@ def test_a_server_that_cannot_be_used_is_refused(server: Server) -> None:
         given_server(connection_url(server.user, "wrong", server.host, server.port, "postgres"))
     with pytest.raises(SettingUnusable, match=r"^--postgres begins with jdbc:, not with postgresql://"):
         given_server("jdbc:postgresql://host/db")
+
+
+def test_another_major_version_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (given.OLDEST_MAJOR, given.MAJOR) == (14, 18)
+    monkeypatch.setattr(given, "OLDEST_MAJOR", 19)
+    with pytest.raises(PostgresError, match=r"from --postgres has version \d+; the project is tested on 19 to 18\."):
+        given_server(server.dsn)
 
 
 def test_line_ends_around_a_dsn_are_ignored(server: Server) -> None:
