@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres",
         metavar="DSN",
-        help="an administrator's DSN of a PostgreSQL, 14 to 18; else a container's where an engine answers, else the wheel's",
+        help="a PostgreSQL 14 to 18, as an administrator; else a container's where an engine answers, else the wheel's",
     )
 
 

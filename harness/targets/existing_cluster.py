@@ -123,7 +123,7 @@ class ExistingCluster(ClusterProvider):
         """The given PostgreSQL, after it was checked."""
         if not self.options.warehouse_dsn:
             raise UsageError(
-                "The context target needs a PostgreSQL that the cluster's pods can reach, and --warehouse-dsn is not set.",
+                "The context target needs a PostgreSQL that pods can reach, and --warehouse-dsn is not set.",
                 "This target starts no PostgreSQL in a cluster that belongs to somebody else.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )

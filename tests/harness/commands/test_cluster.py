@@ -138,7 +138,7 @@ def test_a_namespace_that_the_clone_did_not_create(refused: Run) -> None:
 
 
 def test_a_missing_postgresql(refused: Run) -> None:
-    refused(UP, 2, "The context target needs a PostgreSQL that the cluster's pods can reach")
+    refused(UP, 2, "The context target needs a PostgreSQL that pods can reach")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
