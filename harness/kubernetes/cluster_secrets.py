@@ -7,7 +7,7 @@
 | `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
 | `warehouse-loader` | workers: the Airflow connection |
 | `events-file` | workers: its URI, which may be signed |
-| `warehouse-transformer` | dbt's pod: its environment |
+| `warehouse-transformer` | dbt's pod, in the namespace of these: its environment |
 """
 
 import base64
@@ -22,6 +22,7 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.warehouse.roles import ROLES, Warehouse
 
 USER = "admin"  # of Airflow's UI
+DBT_SECRET = "warehouse-transformer"  # noqa: S105 - its name
 
 
 def read_secret(kubectl: Kubectl, name: str) -> dict[str, str]:
@@ -59,11 +60,10 @@ def create_secrets(
         "airflow-login": {"passwords.json": json.dumps({USER: passwords[USER]})},
         "warehouse-loader": {"connection": for_pods.loader_dsn},
         "events-file": {"uri": events_uri},
-        "warehouse-transformer": for_pods.dbt_env() | {"DBT_TARGET": "prod"},
+        DBT_SECRET: for_pods.dbt_env() | {"DBT_TARGET": "prod"},
     }
-    kubectl.apply(
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}
-        for name, content in contents.items()
-    )
+    for name, content in contents.items():
+        where = kubectl.for_dbt if name == DBT_SECRET else kubectl
+        where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}])
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     return {"events-platform/secrets": digest[:16]}

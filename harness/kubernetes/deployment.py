@@ -1,9 +1,11 @@
-"""Deploy Airflow on a cluster: namespace, databases, the chart, the rollout. The same for every cluster."""
+"""Deploy Airflow on a cluster: namespaces, databases, the chart, the rollout. The same for every cluster."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 
 from harness.errors import CommandFailedError, InstallFailedError
 from harness.kubernetes import chart, rollout
@@ -19,6 +21,8 @@ from harness.warehouse.server import Server, identity
 NAMESPACE = "events-platform"
 MANIFESTS = ROOT / "cluster" / "manifests"
 METADATA_ROLE = "airflow"
+# What an earlier version made in Airflow's namespace, where dbt ran, too.
+DBT_BESIDE_AIRFLOW = ("serviceaccount/dbt", "role/run-dbt", "rolebinding/run-dbt", "secret/warehouse-transformer")
 CLONE_LABEL = "events-platform/clone"  # of a namespace: the clone that created it
 
 
@@ -36,18 +40,27 @@ class Database:
         return replace(self.server, host=self.host, port=self.port)
 
 
-def create_namespace(kubectl: Kubectl) -> None:
-    """Create the namespace and the rights in it; waits until a namespace that is still being deleted is gone."""
-    existing = kubectl.get("namespace", kubectl.namespace)
-    if existing and existing["metadata"].get("deletionTimestamp"):
-        timeout_s = pins.deadline_s("delete")
-        argv = ("wait", "--for=delete", f"namespace/{kubectl.namespace}", f"--timeout={timeout_s:.0f}s")
-        kubectl.run(*argv, timeout_s=timeout_s + 10)
-    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-    labels |= {"app.kubernetes.io/managed-by": "events-platform", CLONE_LABEL: CLONE_ON_MACHINE}
-    metadata = {"name": kubectl.namespace, "labels": labels}
-    kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
-    kubectl.apply((MANIFESTS / "rights.yaml").read_text(encoding="utf-8"))
+def manifest(name: str, **values: object) -> str:
+    """Return the manifest NAME with VALUES, texts or what becomes JSON, in place of their names."""
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return Template((MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")).substitute(texts)
+
+
+def create_namespaces(kubectl: Kubectl) -> None:
+    """Create Airflow's namespace and dbt's, with the rights in them; wait until one that is being deleted is gone."""
+    for each in (kubectl, kubectl.for_dbt):
+        existing = kubectl.get("namespace", each.namespace)
+        if existing and existing["metadata"].get("deletionTimestamp"):
+            timeout_s = pins.deadline_s("delete")
+            argv = ("wait", "--for=delete", f"namespace/{each.namespace}", f"--timeout={timeout_s:.0f}s")
+            kubectl.run(*argv, timeout_s=timeout_s + 10)
+        labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+        labels |= {"app.kubernetes.io/managed-by": "events-platform", CLONE_LABEL: CLONE_ON_MACHINE}
+        metadata = {"name": each.namespace, "labels": labels}
+        kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+    kubectl.run("delete", *DBT_BESIDE_AIRFLOW, "--ignore-not-found")
+    kubectl.apply(manifest("rights"))
+    kubectl.for_dbt.apply(manifest("rights-dbt", NAMESPACE=kubectl.namespace, PULL_SECRETS=[]))
 
 
 def create_databases(database: Database, passwords: dict[str, str]) -> tuple[Warehouse, str]:
@@ -88,8 +101,9 @@ def install(
 
 
 def uninstall(kubectl: Kubectl) -> None:
-    """Uninstall the chart and delete the namespace with everything in it, as far as they exist."""
+    """Uninstall the chart and delete both namespaces with everything in them, as far as they exist."""
     timeout_s = pins.deadline_s("delete")
     with contextlib.suppress(CommandFailedError):
         run(*chart.helm_argv(kubectl), "uninstall", chart.HELM_RELEASE, "--no-hooks", timeout_s=timeout_s)
-    kubectl.run("delete", "namespace", kubectl.namespace, "--ignore-not-found", "--wait", timeout_s=timeout_s)
+    namespaces = (kubectl.namespace, kubectl.for_dbt.namespace)
+    kubectl.run("delete", "namespace", *namespaces, "--ignore-not-found", "--wait", timeout_s=timeout_s)

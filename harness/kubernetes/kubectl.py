@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ class Kubectl:
     namespace: str
     kubeconfig: Path | None = None
     context: str | None = None
+
+    @property
+    def for_dbt(self) -> "Kubectl":
+        """The same for the namespace of dbt's pods, which belongs to Airflow's namespace."""
+        return replace(self, namespace=f"{self.namespace}-dbt")
 
     @property
     def argv(self) -> list[str]:

@@ -60,7 +60,7 @@ class ClusterProvider(Protocol):
         """Load an image into the cluster or push it to its registry; return the name that pods use."""
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
-        """Create the volume claim `airflow-logs`."""
+        """Create the volume claims `airflow-logs` and, in dbt's namespace, `dbt-results`."""
 
     def save_task_logs(self, folder: Path) -> None:
         """Copy the tasks' logs into FOLDER."""

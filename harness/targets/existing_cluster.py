@@ -27,6 +27,7 @@ from harness.warehouse.ports import check_port
 from harness.warehouse.roles import drop_all
 from harness.warehouse.server import Server
 
+RESULTS_READER = "dbt-results-reader"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -159,7 +160,7 @@ class ExistingCluster(ClusterProvider):
         return reference
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
-        """Claim the volume for the tasks' logs; with several nodes its class must allow pods on each to mount it."""
+        """Claim the volumes for logs and dbt's results; with several nodes pods on each must be able to mount them."""
         nodes = 2
         with contextlib.suppress(CommandFailedError):  # without the right to list them there is most likely more than 1
             nodes = len(kubectl.items("nodes"))
@@ -167,16 +168,26 @@ class ExistingCluster(ClusterProvider):
         spec: dict[str, object] = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
         if self.options.storage_class is not None:
             spec["storageClassName"] = self.options.storage_class
-        if not kubectl.get("persistentvolumeclaim", "airflow-logs"):  # a claim cannot be changed
-            metadata = {"name": "airflow-logs"}
-            kubectl.apply([{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}])
+        for each, name in ((kubectl, "airflow-logs"), (kubectl.for_dbt, "dbt-results")):
+            if not each.get("persistentvolumeclaim", name):  # a claim cannot be changed
+                claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+                each.apply([claim])
 
     def save_task_logs(self, folder: Path) -> None:
-        """Copy the tasks' logs into FOLDER, from the API server's pod, which mounts their volume."""
-        kubectl = self.kubectl()
+        """Copy the tasks' logs into FOLDER from the API server's pod, and dbt's results from a copy of a failed pod."""
+        kubectl, dbt = self.kubectl(), self.kubectl().for_dbt
         [pod, *_] = kubectl.items("pods", selector="component=api-server")
         source = f"{self.namespace}/{pod['metadata']['name']}:/opt/airflow/logs"
         kubectl.run("cp", "--container", "api-server", source, str(folder), timeout_s=120)
+        if failed := [pod for pod in dbt.items("pods") if pod["status"].get("phase") == "Failed"]:
+            copy = ("debug", failed[0]["metadata"]["name"], f"--copy-to={RESULTS_READER}", "--container=base")
+            dbt.run(*copy, "--attach=false", "--", "sleep", "600")
+            try:
+                dbt.run("wait", "--for=condition=Ready", f"pod/{RESULTS_READER}", "--timeout=60s", timeout_s=70)
+                source = f"{dbt.namespace}/{RESULTS_READER}:/var/log/dbt"
+                dbt.run("cp", "--container", "base", source, str(folder / "dbt"), timeout_s=120)
+            finally:
+                dbt.run("delete", "pod", RESULTS_READER, "--ignore-not-found", "--wait=false", "--grace-period=0")
 
     def export(self, folder: Path) -> None:
         """Save kubectl's dump of the namespace into FOLDER."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 from harness.docker import images
 from harness.errors import RollOutFailedError
-from harness.kubernetes import chart, cluster_secrets
+from harness.kubernetes import chart, cluster_secrets, network
 from harness.kubernetes.deployment import (
     NAMESPACE,
     Database,
     create_databases,
-    create_namespace,
+    create_namespaces,
     database_annotation,
     install,
 )
@@ -116,7 +116,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("cluster ready") as phase:
             phase.text = provider.create(supervisor)
         kubectl = provider.kubectl()
-        create_namespace(kubectl)
+        create_namespaces(kubectl)
         provider.create_log_volume(kubectl)
         return kubectl
 
@@ -169,12 +169,17 @@ def install_airflow(
         )
         annotations |= database_annotation(database.server)
     code_sync.remove_synced(kubectl)
-    env = {"DBT_IMAGE": dbt_image, "EVENTS_MAX_REJECTED": str(options.max_rejected)}
+    network.restrict(kubectl, [(database.host, database.port)], options.events)
+    env = {
+        "DBT_IMAGE": dbt_image,
+        "DBT_NAMESPACE": kubectl.for_dbt.namespace,
+        "EVENTS_MAX_REJECTED": str(options.max_rejected),
+    }
     run_values = supervisor.directory / "values.json"
     run_values.write_text(json.dumps(chart.run_values(airflow_image, env, annotations)))
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
-        files = [*values_files(provider), run_values]
+        files = chart.with_merged_lists([*values_files(provider), run_values])
         install(supervisor, kubectl, chart.locate(), files, phases=phases, watch=watch)
 
     api = AirflowApi(provider.airflow_address(supervisor), cluster_secrets.USER, passwords[cluster_secrets.USER])
