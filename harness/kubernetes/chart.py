@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -150,6 +151,20 @@ def with_merged_lists(files: Sequence[Path]) -> list[Path]:
     return [*files, merged]
 
 
+def merged_values(files: Sequence[Path]) -> dict[str, Any]:
+    """Return the values of FILES as helm merges them, without the chart's own."""
+
+    def merged(below: Any, above: Any) -> Any:
+        if not isinstance(below, dict) or not isinstance(above, dict):
+            return above
+        return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
+
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merged(values, _read(file))
+    return values
+
+
 def _read(file: Path) -> dict[str, Any]:
     """Return the values in FILE; raise YAMLError if it is invalid."""
     values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -262,6 +277,16 @@ def uninstall_interrupted(argv: Sequence[str]) -> None:
         return  # nothing is installed
     if status.startswith("pending") or status == "uninstalling":
         run(*argv, "uninstall", HELM_RELEASE, "--no-hooks", timeout_s=pins.deadline_s("delete"))
+
+
+def installing_since(kubectl: Kubectl) -> datetime | None:
+    """Return when helm began to install or upgrade what is not ready yet; None if nothing is under way."""
+    try:
+        info = json.loads(run(*helm_argv(kubectl), "status", HELM_RELEASE, "--output", "json"))["info"]
+    except (CommandFailedError, ValueError):
+        return None
+    began = re.sub(r"\.\d+", "", info["last_deployed"])  # of nanoseconds, which Python does not read
+    return datetime.fromisoformat(began) if info["status"].startswith("pending") else None
 
 
 def installed_version(kubectl: Kubectl) -> str:

@@ -4,6 +4,7 @@
 | --- | --- |
 | `passwords` | the harness: of the roles, of Airflow's database, of the UI's user |
 | `airflow-metadata` | Airflow's components: the metadata database's URL |
+| `airflow-metadata-pgbouncer`, `airflow-pgbouncer` | the same through PgBouncer; PgBouncer: its configuration |
 | `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
 | `warehouse-loader` | workers: the Airflow connection |
 | `events-file` | workers: its URI, which may be signed |
@@ -17,6 +18,7 @@ import os
 import secrets
 from dataclasses import replace
 
+from harness.kubernetes import pgbouncer
 from harness.kubernetes.deployment import METADATA_ROLE, Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.warehouse.roles import ROLES, Warehouse
@@ -56,6 +58,7 @@ def create_secrets(
     contents = {
         "passwords": passwords,
         "airflow-metadata": {"connection": metadata_url},
+        **pgbouncer.secrets(metadata_url),
         "airflow-keys": keys,
         "airflow-login": {"passwords.json": json.dumps({USER: passwords[USER]})},
         "warehouse-loader": {"connection": for_pods.loader_dsn},

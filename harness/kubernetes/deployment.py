@@ -9,11 +9,12 @@ from string import Template
 
 from harness.errors import CommandFailedError, InstallFailedError
 from harness.kubernetes import chart, rollout
+from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.paths import CLONE_ON_MACHINE, ROOT
+from harness.project.paths import ROOT
 from harness.reporting.console import Phases
 from harness.warehouse.roles import ROLES, Warehouse, create_metadata_database, create_warehouse
 from harness.warehouse.server import Server, identity
@@ -23,7 +24,9 @@ MANIFESTS = ROOT / "cluster" / "manifests"
 METADATA_ROLE = "airflow"
 # What an earlier version made in Airflow's namespace, where dbt ran, too.
 DBT_BESIDE_AIRFLOW = ("serviceaccount/dbt", "role/run-dbt", "rolebinding/run-dbt", "secret/warehouse-transformer")
-CLONE_LABEL = "events-platform/clone"  # of a namespace: the clone that created it
+# Of both namespaces: whoever has the project may deploy into them, and `down` deletes them.
+LABELS = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+LABELS |= {"app.kubernetes.io/managed-by": "events-platform"}
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,9 @@ def create_namespaces(kubectl: Kubectl) -> None:
             timeout_s = pins.deadline_s("delete")
             argv = ("wait", "--for=delete", f"namespace/{each.namespace}", f"--timeout={timeout_s:.0f}s")
             kubectl.run(*argv, timeout_s=timeout_s + 10)
-        labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-        labels |= {"app.kubernetes.io/managed-by": "events-platform", CLONE_LABEL: CLONE_ON_MACHINE}
-        metadata = {"name": each.namespace, "labels": labels}
-        kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+        if not existing or not LABELS.items() <= labels(existing).items():  # an administrator may have made it
+            metadata = {"name": each.namespace, "labels": LABELS}
+            kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
     kubectl.run("delete", *DBT_BESIDE_AIRFLOW, "--ignore-not-found")
     kubectl.apply(manifest("rights"))
     kubectl.for_dbt.apply(manifest("rights-dbt", NAMESPACE=kubectl.namespace, PULL_SECRETS=[]))

@@ -81,11 +81,14 @@ class ClusterProvider(Protocol):
         """Return the options, by name, that another process needs to delete what this one creates."""
         return {}
 
+    def existing_databases(self) -> dict[str, str]:
+        """Return the databases that `delete` would drop on a PostgreSQL of the user's, by name, with their size."""
+        return {}
+
     def delete(self) -> None:
         """Delete everything that was created, whatever state it is in."""
 
 
 def values_files(provider: ClusterProvider) -> list[Path]:
     """Return the chart's values files; later ones override earlier ones."""
-    own = [Path(provider.options.values)] if provider.options.values else []
-    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *own]
+    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *map(Path, provider.options.values)]

@@ -1,33 +1,47 @@
 """The context target's cluster: an existing one, the kubeconfig's current context. It is never created nor deleted.
 
-The project creates one namespace in it, and databases and roles on the given PostgreSQL, whose names end with a digest
-of the cluster, the namespace and this clone. The takedown deletes these and nothing else.
+The project creates two namespaces in it, and databases and roles on the given PostgreSQL, whose names end with a digest
+of the cluster and the namespace. The takedown deletes these and nothing else. A deployment belongs to its namespace:
+any clone, a colleague's or CI's, may upgrade it, and finds its databases by the secrets in it.
 """
 
 import contextlib
 import functools
 import hashlib
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from events.dsn import connection_url
 from harness.docker import engine, images
-from harness.errors import AlreadyUpError, CommandFailedError, ImageMissingError, NotUpError, UsageError
+from harness.errors import (
+    AccessDeniedError,
+    AlreadyUpError,
+    CommandFailedError,
+    ImageMissingError,
+    NotUpError,
+    UsageError,
+)
+from harness.kubernetes import access, chart
 from harness.kubernetes.causes.objects import labels
-from harness.kubernetes.deployment import CLONE_LABEL, NAMESPACE, Database, uninstall
+from harness.kubernetes.cluster_secrets import read_secret
+from harness.kubernetes.deployment import LABELS, NAMESPACE, Database, uninstall
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
-from harness.project.paths import CLONE_ON_MACHINE
-from harness.targets.cluster_provider import ClusterProvider
+from harness.reporting.console import say
+from harness.targets.cluster_provider import ClusterProvider, values_files
 from harness.targets.options import RunOptions
 from harness.warehouse.given import dsn_parts, given_server
 from harness.warehouse.ports import check_port
-from harness.warehouse.roles import drop_all
+from harness.warehouse.roles import drop_all, made_databases
 from harness.warehouse.server import Server
 
 RESULTS_READER = "dbt-results-reader"
+OURS = "app.kubernetes.io/managed-by=events-platform"
+WAREHOUSE = "warehouse"  # how its database's name begins
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -75,37 +89,108 @@ class ExistingCluster(ClusterProvider):
         return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
 
     def exists(self) -> bool:
-        """Return whether this clone created the namespace; raise NotUpError if the cluster does not answer."""
-        if not self.kubectl().answers():
-            raise NotUpError(
-                f"The cluster of the context {self.context} does not answer.",
-                "It is not running, or your credentials for it have expired.",
-                "Try: kubectl version",
-            )
-        found = self.kubectl().get("namespace", self.namespace)
-        return bool(found and labels(found).get(CLONE_LABEL) == CLONE_ON_MACHINE)
+        """Return whether the namespace is one of the project's; raise HarnessError if the cluster refuses or is away."""
+        access.check_credentials(self.kubectl(), self.context)
+        return any(is_ours(found) for found in self._namespaces())
+
+    def _namespaces(self) -> list[dict[str, Any]]:
+        """Return Airflow's namespace and dbt's, as far as they exist."""
+        kubectl = self.kubectl()
+        found = [kubectl.get("namespace", name) for name in (kubectl.namespace, kubectl.for_dbt.namespace)]
+        return [each for each in found if each]
 
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
-        """Check all prerequisites, the namespace's maker among them; raise HarnessError if one is not met."""
+        """Check all prerequisites, the namespaces and the user's rights among them; raise HarnessError."""
         engine.info()  # it builds the images
         check_port(self.options.ui_port)
         tools.find("helm")
-        if not self.exists() and self.kubectl().get("namespace", self.namespace):
-            raise UsageError(
-                f"The namespace {self.namespace} exists, and this clone of the project did not create it.",
-                "Its contents belong to somebody else, and the takedown would delete them.",
-                "Name another: --namespace NAME",
-            )
+        access.check_credentials(self.kubectl(), self.context)
+        namespaces = self._namespaces()
+        for each in namespaces:
+            if not is_ours(each):
+                name = each["metadata"]["name"]
+                raise UsageError(
+                    f"The namespace {name} exists without this project's label, {OURS}.",
+                    "Its contents belong to somebody else, and the takedown would delete them.",
+                    f"Name another: --namespace NAME; or, if it is empty: kubectl label namespace {name} {OURS}",
+                )
+        self._check_rights(namespaces)
+        self._check_storage_class()
         _ = self._server
 
+    def _check_rights(self, namespaces: list[dict[str, Any]]) -> None:
+        """Raise AccessDeniedError, which names the missing right, if the user may not make what is needed."""
+        kubectl = self.kubectl()
+        needed: list[tuple[str, str]] = []
+        if len(namespaces) < 2:
+            needed.append(("create", "namespaces"))
+        if not all(LABELS.items() <= labels(each).items() for each in namespaces):
+            needed.append(("patch", "namespaces"))
+        if not self.options.reuse:
+            needed.append(("delete", "namespaces"))
+        if missing := access.missing(kubectl, [*needed, *access.NEEDED]):
+            rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise AccessDeniedError(
+                f"In the {self.title} you may not {', '.join(missing[:3])}{rest}.",
+                f"kubectl auth can-i {missing[0]} --namespace {self.namespace} says no.",
+                "Ask an administrator for the role in docs/production.md, or for its namespaces: “Rights of whoever deploys”.",
+            )
+        if access.missing(kubectl, [("list", "nodes")]):
+            say("… you may not list nodes (kubectl auth can-i list nodes says no), so there may be several:")
+            say("    volumes must be of a class that many nodes can mount: --storage-class NAME")
+
+    def _check_storage_class(self) -> None:
+        """Raise UsageError if the class of the volumes is missing; without the right to read classes it shows later."""
+        classes = []
+        with contextlib.suppress(CommandFailedError):
+            classes = self.kubectl().items("storageclasses")
+        names = [each["metadata"]["name"] for each in classes]
+        chosen, has_default = self.options.storage_class, any(is_default(each) for each in classes)
+        if not classes or not self._needs_volumes() or (has_default if chosen is None else chosen in names):
+            return
+        raise UsageError(
+            f"The cluster has no storage class {chosen}." if chosen else "The cluster has no default storage class.",
+            "Task logs need a volume, and nothing would provide it.",
+            f"Name one of {', '.join(names)}: --storage-class NAME; or keep logs in an object store: docs/production.md",
+        )
+
+    def _needs_volumes(self) -> bool:
+        """Return whether the values keep task logs on a volume, and not in an object store."""
+        return bool(chart.merged_values(values_files(self))["logs"]["persistence"]["enabled"])
+
     def check_absent(self) -> None:
-        """Raise AlreadyUpError if a deployment exists."""
+        """Raise AlreadyUpError if a deployment exists, or the databases of one whose namespace was deleted."""
         if self.exists():
             raise AlreadyUpError(
                 f"The {self.title} has a deployment of this project already.",
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
                 f"Use it with --reuse, name another with --namespace, or delete it: {self.command('down')}",
             )
+        if left := made_databases(self._server):
+            raise AlreadyUpError(
+                f"The databases of an earlier deployment in the {self.title} exist: {', '.join(left)}.",
+                "Its namespace was deleted without them, and this run would drop them at its end.",
+                f"Continue with them: {self.command('up')}; or drop them: {self.command('down')}",
+            )
+
+    def check_compatible(self) -> None:
+        """Raise AlreadyUpError if somebody else installs into the namespace just now: helm's lock would be broken."""
+        if since := chart.installing_since(self.kubectl()):
+            age_s = (datetime.now(UTC) - since).total_seconds()
+            if age_s < 2 * pins.deadline_s("migrations"):
+                raise AlreadyUpError(
+                    f"Somebody installs into the {self.title} just now, since {since:%H:%M:%S} UTC.",
+                    "Another clone or CI upgrades the same deployment, or was killed while it did.",
+                    f"Wait until it has ended; after {2 * pins.deadline_s('migrations') - age_s:.0f} s it counts as killed.",
+                )
+
+    def check_dependencies(self, *, database: bool = True) -> None:  # noqa: ARG002 - PostgreSQL has its own errors
+        """Raise HarnessError if the cluster no longer accepts the credentials, or does not answer."""
+        access.check_credentials(self.kubectl(), self.context)
+
+    def existing_databases(self) -> dict[str, str]:
+        """Return the databases that this deployment has on the given PostgreSQL, by name, with their size."""
+        return made_databases(self._server)
 
     def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster exists
         """Return which cluster is used."""
@@ -134,19 +219,27 @@ class ExistingCluster(ClusterProvider):
                 "Inside a pod that is the pod itself.",
                 "Name the address that both this machine and the cluster's pods reach.",
             )
+        return given_server(self.options.warehouse_dsn, "--warehouse-dsn", self._suffix())
+
+    def _suffix(self) -> str:
+        """Return the end of the names of this deployment's databases and roles; no other deployment has it."""
+        if deployed := read_secret(self.kubectl(), "warehouse-loader"):
+            return dsn_parts(deployed["connection"])["dbname"].removeprefix(WAREHOUSE)
         uid = self.context
         with contextlib.suppress(CommandFailedError):  # without the right to read it, the context's name identifies it
             uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]
-        digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE_ON_MACHINE}".encode()).hexdigest()
-        suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"  # no other deployment drops these names
-        return given_server(self.options.warehouse_dsn, "--warehouse-dsn", suffix)
+        digest = hashlib.sha256(f"{uid} {self.namespace}".encode()).hexdigest()
+        return f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"
+
+    def reference(self, image: images.Image) -> str:
+        """Return the name of an image that pods use."""
+        prefix = f"{self.options.registry.rstrip('/')}/" if self.options.registry else ""
+        return f"{prefix}{image.reference}"
 
     def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
         """Push an image to --registry, and return the name that pods use; without --registry the nodes must have it."""
-        if not self.options.registry:
-            return image.reference
-        reference = f"{self.options.registry.rstrip('/')}/{image.reference}"
-        if reference in self._pushed:
+        reference = self.reference(image)
+        if not self.options.registry or reference in self._pushed:
             return reference
         run("docker", "tag", image.reference, reference)
         try:
@@ -161,6 +254,8 @@ class ExistingCluster(ClusterProvider):
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
         """Claim the volumes for logs and dbt's results; with several nodes pods on each must be able to mount them."""
+        if not self._needs_volumes():
+            return
         nodes = 2
         with contextlib.suppress(CommandFailedError):  # without the right to list them there is most likely more than 1
             nodes = len(kubectl.items("nodes"))
@@ -203,8 +298,20 @@ class ExistingCluster(ClusterProvider):
         }
 
     def delete(self) -> None:
-        """Delete the namespace, if this clone created it, and the databases and roles on the given PostgreSQL."""
+        """Delete the namespaces, if they are the project's, and the databases and roles on the given PostgreSQL."""
         server = self._server  # checked first: without it the databases would stay
         if self.exists():
             uninstall(self.kubectl())
         drop_all(server)
+
+
+def is_ours(namespace: dict[str, Any]) -> bool:
+    """Return whether a namespace has the project's label."""
+    key, _, value = OURS.partition("=")
+    return labels(namespace).get(key) == value
+
+
+def is_default(storage_class: dict[str, Any]) -> bool:
+    """Return whether a storage class is the cluster's default."""
+    annotations = storage_class["metadata"].get("annotations") or {}
+    return annotations.get("storageclass.kubernetes.io/is-default-class") == "true"

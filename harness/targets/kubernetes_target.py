@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from harness.docker import images
 from harness.errors import RollOutFailedError
@@ -147,6 +148,18 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
     return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 
+def deployment_values(
+    provider: ClusterProvider, airflow_image: str, dbt_image: str, annotations: dict[str, str]
+) -> dict[str, Any]:
+    """Return the values of the chart that only a run knows; the images' names are those that pods use."""
+    env = {
+        "DBT_IMAGE": dbt_image,
+        "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
+        "EVENTS_MAX_REJECTED": str(provider.options.max_rejected),
+    }
+    return chart.run_values(airflow_image, env, annotations)
+
+
 def install_airflow(
     provider: ClusterProvider, supervisor: Supervisor, phases: Phases, database: Database, references: list[str]
 ) -> tuple[AirflowApi, Warehouse]:
@@ -170,13 +183,8 @@ def install_airflow(
         annotations |= database_annotation(database.server)
     code_sync.remove_synced(kubectl)
     network.restrict(kubectl, [(database.host, database.port)], options.events)
-    env = {
-        "DBT_IMAGE": dbt_image,
-        "DBT_NAMESPACE": kubectl.for_dbt.namespace,
-        "EVENTS_MAX_REJECTED": str(options.max_rejected),
-    }
     run_values = supervisor.directory / "values.json"
-    run_values.write_text(json.dumps(chart.run_values(airflow_image, env, annotations)))
+    run_values.write_text(json.dumps(deployment_values(provider, airflow_image, dbt_image, annotations)))
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
         files = chart.with_merged_lists([*values_files(provider), run_values])

@@ -121,6 +121,16 @@ def drop_warehouse(warehouse: Warehouse) -> None:
         connection.execute(statement.format(sql.Identifier(warehouse.database)))
 
 
+def made_databases(server: Server) -> dict[str, str]:
+    """Return the databases that the project made on a given server, by name, with their size for people."""
+    query = (
+        "select datname, pg_size_pretty(pg_database_size(oid)) from pg_database"
+        " where right(datname, %s) = %s and shobj_description(oid, 'pg_database') = %s order by datname"
+    )
+    with psycopg.connect(server.dsn) as connection:
+        return dict(connection.execute(query, (len(server.suffix), server.suffix, MARK)).fetchall())
+
+
 def drop_all(server: Server) -> None:
     """Drop what the project made on a given server: its suffix and MARK tell. Raises ValueError without a suffix."""
     if not server.suffix:

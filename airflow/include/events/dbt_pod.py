@@ -1,9 +1,11 @@
 """The pod that runs dbt on a cluster; only this module makes pods."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
@@ -32,7 +34,16 @@ class DbtPodOperator(KubernetesPodOperator):
 
 
 def dbt_pod(task_id: str, image: str, namespace: str | None, arguments: tuple[str, ...]) -> DbtPodOperator:
-    """Return the task TASK_ID that runs `dbt ARGUMENTS` in a pod of IMAGE in NAMESPACE, by default the worker's."""
+    """Return the task TASK_ID that runs `dbt ARGUMENTS` in a pod of IMAGE in NAMESPACE, by default the worker's.
+
+    The section `dbt_pod` of Airflow's configuration says on which nodes it runs, and where results of failed runs stay.
+    """
+    claim = conf.get("dbt_pod", "results_claim", fallback="dbt-results")
+    results = (
+        {"persistent_volume_claim": k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim)}
+        if claim
+        else {"empty_dir": k8s.V1EmptyDirVolumeSource(size_limit="256Mi")}
+    )
     return DbtPodOperator(
         task_id=task_id,
         name=task_id.replace("_", "-"),
@@ -49,10 +60,7 @@ def dbt_pod(task_id: str, image: str, namespace: str | None, arguments: tuple[st
             k8s.V1EnvVar("DBT_FAILURES_PATH", f"{RESULTS}/$(POD_NAME)"),
         ],
         volumes=[
-            k8s.V1Volume(
-                name="results",
-                persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(claim_name="dbt-results"),
-            ),
+            k8s.V1Volume(name="results", **results),
             k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit="256Mi")),
             # The root certificate, where PostgreSQL is reached over TLS.
             k8s.V1Volume(name="postgresql", config_map=k8s.V1ConfigMapVolumeSource(name="postgresql", optional=True)),
@@ -69,6 +77,8 @@ def dbt_pod(task_id: str, image: str, namespace: str | None, arguments: tuple[st
         container_resources=k8s.V1ResourceRequirements(
             requests={"cpu": "250m", "memory": "256Mi"}, limits={"cpu": "2", "memory": "1Gi"}
         ),
+        node_selector=json.loads(conf.get("dbt_pod", "node_selector", fallback="{}")),
+        tolerations=json.loads(conf.get("dbt_pod", "tolerations", fallback="[]")),
         service_account_name="dbt",
         automount_service_account_token=False,
         security_context=k8s.V1PodSecurityContext(
