@@ -53,7 +53,7 @@ def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
     if image := os.environ.get("DBT_IMAGE"):
         from events.dbt_pod import dbt_pod
 
-        return dbt_pod(task_id, image, os.environ.get("DBT_NAMESPACE"), arguments)
+        return dbt_pod(task_id, image, arguments, os.environ.get("DBT_NAMESPACE") or None)
 
     @task(task_id=task_id, execution_timeout=timedelta(hours=1))
     def run_dbt() -> None:
