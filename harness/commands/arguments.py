@@ -55,6 +55,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--values", "FILE", values_text, type=absolute_file)
     add("--warehouse-dsn", "DSN", "target context: an administrator's DSN of a PostgreSQL 18 that pods reach", type=dsn)
     add("--registry", "PREFIX", "target context: where to push the images; without it the nodes must have them")
+    pull_text = "target context: the secret with the registry's login, in that namespace, or NAMESPACE/NAME"
+    add("--pull-secret", "NAME", pull_text)
     add("--namespace", "NAME", "target context: the namespace; events-platform by default")
     add("--storage-class", "NAME", "target context: for the volume with task logs; the cluster's default if not set")
 

@@ -67,7 +67,8 @@ class ExistingCluster(ClusterProvider):
         if self.options.warehouse_dsn:
             dsn = {"port": "5432", "dbname": "postgres", **dsn_parts(self.options.warehouse_dsn)}
             user, host, port, database = (dsn.get(part, "") for part in ("user", "host", "port", "dbname"))
-            options += f" --warehouse-dsn {shlex.quote(connection_url(user, '', host, port, database))}"
+            tls = {part: dsn[part] for part in ("sslmode", "sslrootcert") if dsn.get(part)}
+            options += f" --warehouse-dsn {shlex.quote(connection_url(user, '', host, port, database, **tls))}"
         return f"nox -s cluster -- {action}{options}"
 
     def kubectl(self) -> Kubectl:

@@ -116,7 +116,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("cluster ready") as phase:
             phase.text = provider.create(supervisor)
         kubectl = provider.kubectl()
-        create_namespaces(kubectl)
+        create_namespaces(kubectl, provider.options.pull_secret)
         provider.create_log_volume(kubectl)
         return kubectl
 
@@ -157,26 +157,29 @@ def install_airflow(
     kubectl, options = provider.kubectl(), provider.options
     airflow_image, dbt_image = references
     with phases.phase("databases, roles and secrets created"):
-        passwords = cluster_secrets.passwords(kubectl)
+        passwords = cluster_secrets.passwords(kubectl, rotate=options.rotate_secrets)
         warehouse, metadata_url = create_databases(database, passwords)
-        annotations = cluster_secrets.create_secrets(
+        secrets = cluster_secrets.create_secrets(
             kubectl,
             passwords,
             warehouse,
             database,
             metadata_url=metadata_url,
             events_uri=images.EVENTS if options.local_events else options.events,
+            rotate=options.rotate_secrets,
         )
-        annotations |= database_annotation(database.server)
+        annotations = cluster_secrets.annotation(secrets) | database_annotation(database.server)
+        database.apply_root_certificate(kubectl)
+        network.restrict(kubectl, cluster_secrets.databases(secrets), secrets["events-file"]["uri"])
     code_sync.remove_synced(kubectl)
-    network.restrict(kubectl, [(database.host, database.port)], options.events)
     env = {
         "DBT_IMAGE": dbt_image,
         "DBT_NAMESPACE": kubectl.for_dbt.namespace,
         "EVENTS_MAX_REJECTED": str(options.max_rejected),
     }
     run_values = supervisor.directory / "values.json"
-    run_values.write_text(json.dumps(chart.run_values(airflow_image, env, annotations)))
+    values = chart.run_values(airflow_image, env, annotations, database.for_pods.tls_env, options.pull_secret)
+    run_values.write_text(json.dumps(values))
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
         files = chart.with_merged_lists([*values_files(provider), run_values])
@@ -191,5 +194,9 @@ def install_airflow(
                 f"Read its log: nox -s cluster -- logs {late}",
             )
         phase.text = f"Airflow healthy at {api.address}"
+    if options.rotate_secrets:
+        with phases.phase("connections and variables encrypted with the new key"):
+            argv = ("exec", "deployment/airflow-scheduler", "--container", "scheduler", "--")
+            kubectl.run(*argv, "airflow", "rotate-fernet-key", timeout_s=pins.deadline_s("migrations"))
     api.watch = Watch(kubectl, provider.check_dependencies, of_tasks=True)
     return api, warehouse

@@ -71,7 +71,7 @@ def run_process(argv: list[str]) -> None:
     passed_on = {
         name: value
         for name, value in os.environ.items()
-        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ") or name.startswith(("DBT_", "WAREHOUSE_"))
+        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ") or name.startswith(("DBT_", "WAREHOUSE_", "PGSSL"))
     }
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=passed_on)
     try:

@@ -46,9 +46,10 @@ def load(text: str) -> Objects:
 
 @dataclass(frozen=True)
 class Recorder(Kubectl):
-    """Kubectl for an empty cluster; keeps what is applied."""
+    """Kubectl for a cluster that has only what is in EXISTING; keeps what is applied."""
 
     applied: Objects = field(default_factory=dict)
+    existing: Objects = field(default_factory=dict)
 
     def apply(self, manifests: str | Iterable[dict[str, Any]]) -> None:
         text = manifests if isinstance(manifests, str) else yaml.safe_dump_all(list(manifests))
@@ -58,8 +59,8 @@ class Recorder(Kubectl):
             assert name not in self.applied, "names tell the objects of both namespaces apart"
             self.applied[name] = item
 
-    def get(self, kind: str, name: str) -> None:  # noqa: ARG002 - the cluster is empty
-        return None
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self.existing.get(f"{kind} {self.namespace}/{name}")
 
     def items(self, *kinds: str, selector: str = "") -> list[dict[str, Any]]:
         assert (kinds, selector, self.namespace) == (("endpointslices",), network.API_SERVICE, "default")
