@@ -1,4 +1,4 @@
-"""Each account of a deployment tries what it must not do: read secrets, run commands in pods, use other accounts."""
+"""Each account tries what it must not do: read secrets, run commands in pods, use other accounts."""
 
 import json
 import subprocess
@@ -64,6 +64,21 @@ def pod(account: str, secret: str) -> str:
     of_pod = {"runAsNonRoot": True, "runAsUser": 50000, "seccompProfile": {"type": "RuntimeDefault"}}
     spec = {"serviceAccountName": account, "containers": [container], "volumes": volumes, "securityContext": of_pod}
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "thief"}, "spec": spec})
+
+
+def test_the_two_accounts_that_start_pods_may_do_no_more(cluster: Cluster) -> None:
+    kubectl, scheduler, worker = (
+        cluster.kubectl,
+        (cluster.namespace, "airflow-scheduler"),
+        (cluster.namespace, "airflow-worker"),
+    )
+    assert may(kubectl, scheduler, "get", "pods")
+    assert may(kubectl.for_dbt, worker, "get", "pods")
+    assert not may(kubectl, worker, "get", "pods")
+    assert not may(kubectl.for_dbt, scheduler, "get", "pods")
+    for account in accounts(kubectl):
+        for what in ("deployments.apps", "configmaps", "nodes"):
+            assert not may(kubectl, account, "get", what), (account, what)
 
 
 def test_no_account_reads_a_secret(cluster: Cluster) -> None:
