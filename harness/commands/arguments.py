@@ -60,6 +60,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         type=dsn,
     )
     add("--registry", "PREFIX", "target context: where to push the images; without it the nodes must have them")
+    pull_text = "target context: the secret with the registry's login, in that namespace, or NAMESPACE/NAME"
+    add("--pull-secret", "NAME", pull_text)
     add("--namespace", "NAME", "target context: the namespace; events-platform by default")
     yes_text = "target context: drop an existing warehouse without asking"
     parser.add_argument("--yes", action="store_true", help=yes_text)

@@ -50,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         add_run_options(action)
         if name == "up":
             action.add_argument("--recreate", action="store_true", help="delete an existing cluster first")
+            action.add_argument("--rotate-secrets", action="store_true", help="make new passwords and keys")
         if name == "logs":
             action.add_argument("names", nargs="*", metavar="COMPONENT | DAG_ID TASK_ID")
         if name == "down":

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from harness.reporting.console import say
 HELM_RELEASE = "airflow"  # Helm's name for the deployment
 VALUES = ROOT / "cluster" / "values"
 RENDER_TIMEOUT_S = 60.0
+WITH_METADATA = ("apiServer", "dagProcessor", "scheduler", "triggerer")
 POD_TEMPLATE = "pod_template_file.yaml"  # of the executor, in a ConfigMap
 
 
@@ -101,8 +102,18 @@ def is_available() -> bool:
     return _cached().exists() or address.startswith("oci://") or tools.responds(address)
 
 
-def run_values(reference: str, env: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
-    """Return the values that only a run knows: Airflow's image; ENV, nothing secret, and ANNOTATIONS of every pod."""
+def run_values(
+    reference: str,
+    env: dict[str, str],
+    annotations: dict[str, str],
+    of_metadata: Mapping[str, str] = {},
+    pull_secret: str | None = None,
+) -> dict[str, Any]:
+    """Return the values that only a run knows.
+
+    These are Airflow's image; ENV, nothing secret, and ANNOTATIONS of every pod; and the variables OF_METADATA of all
+    pods that connect to Airflow's metadata database, which workers do not; and the name of the PULL_SECRET.
+    """
     repository, _, tag = reference.rpartition(":")
     image = {"repository": repository, "tag": tag}
     return {
@@ -112,7 +123,15 @@ def run_values(reference: str, env: dict[str, str], annotations: dict[str, str])
         "images": {"airflow": image, "pod_template": image},
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "airflowPodAnnotations": annotations,
+        **(_env_of_metadata(of_metadata) if of_metadata else {}),
+        **({"imagePullSecrets": [{"name": pull_secret.rpartition("/")[2]}]} if pull_secret else {}),
     }
+
+
+def _env_of_metadata(variables: Mapping[str, str]) -> dict[str, Any]:
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    components = {name: {"env": env, "waitForMigrations": {"env": env}} for name in WITH_METADATA}
+    return components | {job: {"env": env} for job in ("databaseCleanup", "migrateDatabaseJob")}
 
 
 def merged_lists(*layers: dict[str, Any]) -> dict[str, Any]:

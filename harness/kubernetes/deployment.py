@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 
-from harness.errors import CommandFailedError, InstallFailedError
+from harness.errors import CommandFailedError, InstallFailedError, UsageError
 from harness.kubernetes import chart, rollout
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
@@ -22,6 +22,7 @@ from harness.warehouse.server import Server, identity
 NAMESPACE = "events-platform"
 MANIFESTS = ROOT / "cluster" / "manifests"
 METADATA_ROLE = "airflow"
+ROOT_CERTIFICATE_IN_PODS = "/opt/postgresql/root.crt"  # of the config map `postgresql`: values/base.yaml, dbt_pod.py
 # What an earlier version made in Airflow's namespace, where dbt ran, too.
 DBT_BESIDE_AIRFLOW = ("serviceaccount/dbt", "role/run-dbt", "rolebinding/run-dbt", "secret/warehouse-transformer")
 # Of both namespaces: whoever has the project may deploy into them, and `down` deletes them.
@@ -40,7 +41,19 @@ class Database:
     @property
     def for_pods(self) -> Server:
         """The server as pods reach it."""
-        return replace(self.server, host=self.host, port=self.port)
+        certificate = self.server.root_certificate
+        if certificate not in ("", "system"):
+            certificate = ROOT_CERTIFICATE_IN_PODS
+        return replace(self.server, host=self.host, port=self.port, root_certificate=certificate)
+
+    def apply_root_certificate(self, kubectl: Kubectl) -> None:
+        """Give the pods the root certificate, if there is one: a config map in each namespace."""
+        if self.for_pods.root_certificate == ROOT_CERTIFICATE_IN_PODS:
+            data = {"root.crt": Path(self.server.root_certificate).read_text(encoding="utf-8")}
+            for each in (kubectl, kubectl.for_dbt):
+                each.apply(
+                    [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "postgresql"}, "data": data}]
+                )
 
 
 def manifest(name: str, **values: object) -> str:
@@ -49,8 +62,11 @@ def manifest(name: str, **values: object) -> str:
     return Template((MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")).substitute(texts)
 
 
-def create_namespaces(kubectl: Kubectl) -> None:
-    """Create Airflow's namespace and dbt's, with the rights in them; wait until one that is being deleted is gone."""
+def create_namespaces(kubectl: Kubectl, pull_secret: str | None = None) -> None:
+    """Create Airflow's namespace and dbt's, with the rights in them; wait until one that is being deleted is gone.
+
+    PULL_SECRET is the option's value; see `copy_pull_secret`.
+    """
     for each in (kubectl, kubectl.for_dbt):
         existing = kubectl.get("namespace", each.namespace)
         if existing and existing["metadata"].get("deletionTimestamp"):
@@ -62,7 +78,29 @@ def create_namespaces(kubectl: Kubectl) -> None:
             kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
     kubectl.run("delete", *DBT_BESIDE_AIRFLOW, "--ignore-not-found")
     kubectl.apply(manifest("rights"))
-    kubectl.for_dbt.apply(manifest("rights-dbt", NAMESPACE=kubectl.namespace, PULL_SECRETS=[]))
+    pull_secrets = [{"name": copy_pull_secret(kubectl, pull_secret)}] if pull_secret else []
+    kubectl.for_dbt.apply(manifest("rights-dbt", NAMESPACE=kubectl.namespace, PULL_SECRETS=pull_secrets))
+
+
+def copy_pull_secret(kubectl: Kubectl, named: str) -> str:
+    """Copy a secret with a registry's login to both namespaces, and return its name.
+
+    NAMED is its name in Airflow's namespace, or `NAMESPACE/NAME`. Raises UsageError if there is none.
+    """
+    namespace, _, name = named.rpartition("/")
+    source = replace(kubectl, namespace=namespace or kubectl.namespace)
+    secret = source.get("secret", name) or {}
+    if secret.get("type") not in ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"):
+        raise UsageError(
+            f"The namespace {source.namespace} has no secret {name} with the login to a registry.",
+            "It was not made yet, is in another namespace, or is of another type.",
+            f"Make it: kubectl --namespace {source.namespace} create secret docker-registry {name} --docker-server …",
+        )
+    copy = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+    for each in (kubectl, kubectl.for_dbt):
+        if each.namespace != source.namespace:
+            each.apply([copy | {"type": secret["type"], "data": secret["data"]}])
+    return name
 
 
 def create_databases(database: Database, passwords: dict[str, str]) -> tuple[Warehouse, str]:

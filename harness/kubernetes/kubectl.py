@@ -14,6 +14,7 @@ from harness.project import tools
 from harness.project.paths import ROOT
 
 REQUEST_TIMEOUT_S = 60.0
+MANAGER = "events-platform"  # of what `apply` writes, in the objects' `managedFields`
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Kubectl:
         """Apply manifests, YAML or objects, on the server's side: it keeps no copy of a secret in an annotation."""
         if not isinstance(manifests, str):
             manifests = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
-        manager = ("--server-side", "--force-conflicts", "--field-manager=events-platform")
+        manager = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
         self.run("apply", *manager, "--filename", "-", stdin=manifests)
 
     def items(self, *kinds: str, selector: str = "") -> list[dict[str, Any]]:
@@ -64,8 +65,8 @@ class Kubectl:
         return items
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """Return one object, or None if it does not exist."""
-        output = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        """Return one object, with who manages its fields, or None if it does not exist."""
+        output = self.run("get", kind, name, "--ignore-not-found", "--show-managed-fields", "--output", "json")
         return json.loads(output) if output.strip() else None
 
     def logs(self, pod: str, container: str, previous: bool = False, lines: int = 200) -> str:

@@ -3,7 +3,9 @@
 Each deployment has them, so that values can switch it on and off.
 """
 
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
+
+from harness.warehouse.server import Server
 
 SERVICE, PORT = "airflow-pgbouncer", 6543
 POOLED = "airflow-metadata-pgbouncer"
@@ -22,16 +24,19 @@ max_client_conn = 500
 max_prepared_statements = 200
 server_tls_sslmode = {sslmode}
 """
+SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"  # of PgBouncer's image
 
 
-def secrets(metadata_url: str) -> dict[str, dict[str, str]]:
-    """Return the contents of the secrets by name, for the database of METADATA_URL, SQLAlchemy's."""
+def secrets(metadata_url: str, server: Server) -> dict[str, dict[str, str]]:
+    """Return the contents of the secrets by name, for the database of METADATA_URL, SQLAlchemy's, on SERVER."""
     url = urlsplit(metadata_url)
     user, password, database = (unquote(part or "") for part in (url.username, url.password, url.path[1:]))
-    sslmode = parse_qs(url.query).get("sslmode", ["prefer"])[0]
+    sslmode, certificate = server.sslmode or "prefer", server.root_certificate
     config = CONFIG.format(
-        database=database, host=url.hostname, port=url.port, own_port=PORT, user=user, sslmode=sslmode
+        database=database, host=server.host, port=server.port, own_port=PORT, user=user, sslmode=sslmode
     )
+    if certificate:
+        config += f"server_tls_ca_file = {SYSTEM_CERTIFICATES if certificate == 'system' else certificate}\n"
     login = f"{url.username}:{url.password}@"
     quoted = (part.replace('"', '""') for part in (user, password))
     return {

@@ -81,7 +81,8 @@ class ExistingCluster(ClusterProvider):
         if self.options.warehouse_dsn:
             dsn = {"port": "5432", "dbname": "postgres", **dsn_parts(self.options.warehouse_dsn)}
             user, host, port, database = (dsn.get(part, "") for part in ("user", "host", "port", "dbname"))
-            options += f" --warehouse-dsn {shlex.quote(connection_url(user, '', host, port, database))}"
+            tls = {part: dsn[part] for part in ("sslmode", "sslrootcert") if dsn.get(part)}
+            options += f" --warehouse-dsn {shlex.quote(connection_url(user, '', host, port, database, **tls))}"
         return f"nox -s cluster -- {action}{options}"
 
     def kubectl(self) -> Kubectl:
@@ -133,7 +134,7 @@ class ExistingCluster(ClusterProvider):
             raise AccessDeniedError(
                 f"In the {self.title} you may not {', '.join(missing[:3])}{rest}.",
                 f"kubectl auth can-i {missing[0]} --namespace {self.namespace} says no.",
-                "Ask an administrator for the role in docs/production.md, or for its namespaces: “Rights of whoever deploys”.",
+                "Ask an administrator for the role, or the namespaces, of docs/production.md, “Rights of whoever deploys”.",
             )
         if access.missing(kubectl, [("list", "nodes")]):
             say("… you may not list nodes (kubectl auth can-i list nodes says no), so there may be several:")
@@ -151,7 +152,7 @@ class ExistingCluster(ClusterProvider):
         raise UsageError(
             f"The cluster has no storage class {chosen}." if chosen else "The cluster has no default storage class.",
             "Task logs need a volume, and nothing would provide it.",
-            f"Name one of {', '.join(names)}: --storage-class NAME; or keep logs in an object store: docs/production.md",
+            f"Name one of {', '.join(names)}: --storage-class NAME; or keep logs elsewhere: docs/production.md, “Logs”.",
         )
 
     def _needs_volumes(self) -> bool:
@@ -176,12 +177,12 @@ class ExistingCluster(ClusterProvider):
     def check_compatible(self) -> None:
         """Raise AlreadyUpError if somebody else installs into the namespace just now: helm's lock would be broken."""
         if since := chart.installing_since(self.kubectl()):
-            age_s = (datetime.now(UTC) - since).total_seconds()
-            if age_s < 2 * pins.deadline_s("migrations"):
+            left_s = 2 * pins.deadline_s("migrations") - (datetime.now(UTC) - since).total_seconds()
+            if left_s > 0:
                 raise AlreadyUpError(
                     f"Somebody installs into the {self.title} just now, since {since:%H:%M:%S} UTC.",
                     "Another clone or CI upgrades the same deployment, or was killed while it did.",
-                    f"Wait until it has ended; after {2 * pins.deadline_s('migrations') - age_s:.0f} s it counts as killed.",
+                    f"Wait until it has ended; after {left_s:.0f} s more it counts as killed.",
                 )
 
     def check_dependencies(self, *, database: bool = True) -> None:  # noqa: ARG002 - PostgreSQL has its own errors

@@ -33,7 +33,7 @@ from harness.targets.cluster_provider import ClusterProvider, values_files
 from harness.targets.options import RunOptions
 from harness.targets.takedown import take_down
 from harness.warehouse.roles import Warehouse
-from harness.warehouse.server import describe
+from harness.warehouse.server import Server, describe
 
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the provider's options, as JSON, for the process that takes a run down
 
@@ -117,7 +117,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("cluster ready") as phase:
             phase.text = provider.create(supervisor)
         kubectl = provider.kubectl()
-        create_namespaces(kubectl)
+        create_namespaces(kubectl, provider.options.pull_secret)
         provider.create_log_volume(kubectl)
         return kubectl
 
@@ -149,15 +149,18 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
 
 
 def deployment_values(
-    provider: ClusterProvider, airflow_image: str, dbt_image: str, annotations: dict[str, str]
+    provider: ClusterProvider, airflow_image: str, dbt_image: str, annotations: dict[str, str], database: Server
 ) -> dict[str, Any]:
-    """Return the values of the chart that only a run knows; the images' names are those that pods use."""
+    """Return the values of the chart that only a run knows; the images' names and DATABASE are as pods use them."""
     env = {
         "DBT_IMAGE": dbt_image,
         "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
         "EVENTS_MAX_REJECTED": str(provider.options.max_rejected),
     }
-    return chart.run_values(airflow_image, env, annotations)
+    # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
+    pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")
+    tls_env = {} if pooled else database.tls_env
+    return chart.run_values(airflow_image, env, annotations, tls_env, provider.options.pull_secret)
 
 
 def install_airflow(
@@ -170,21 +173,25 @@ def install_airflow(
     kubectl, options = provider.kubectl(), provider.options
     airflow_image, dbt_image = references
     with phases.phase("databases, roles and secrets created"):
-        passwords = cluster_secrets.passwords(kubectl)
+        passwords = cluster_secrets.passwords(kubectl, rotate=options.rotate_secrets)
         warehouse, metadata_url = create_databases(database, passwords)
-        annotations = cluster_secrets.create_secrets(
+        secrets = cluster_secrets.create_secrets(
             kubectl,
             passwords,
             warehouse,
             database,
             metadata_url=metadata_url,
             events_uri=images.EVENTS if options.local_events else options.events,
+            rotate=options.rotate_secrets,
         )
-        annotations |= database_annotation(database.server)
+        annotations = cluster_secrets.annotation(secrets) | database_annotation(database.server)
+        database.apply_root_certificate(kubectl)
+        network.restrict(kubectl, cluster_secrets.databases(secrets), secrets["events-file"]["uri"])
     code_sync.remove_synced(kubectl)
-    network.restrict(kubectl, [(database.host, database.port)], options.events)
     run_values = supervisor.directory / "values.json"
-    run_values.write_text(json.dumps(deployment_values(provider, airflow_image, dbt_image, annotations)))
+    run_values.write_text(
+        json.dumps(deployment_values(provider, airflow_image, dbt_image, annotations, database.for_pods))
+    )
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
         files = chart.with_merged_lists([*values_files(provider), run_values])
@@ -199,5 +206,9 @@ def install_airflow(
                 f"Read its log: nox -s cluster -- logs {late}",
             )
         phase.text = f"Airflow healthy at {api.address}"
+    if options.rotate_secrets:
+        with phases.phase("connections and variables encrypted with the new key"):
+            argv = ("exec", "deployment/airflow-scheduler", "--container", "scheduler", "--")
+            kubectl.run(*argv, "airflow", "rotate-fernet-key", timeout_s=pins.deadline_s("migrations"))
     api.watch = Watch(kubectl, provider.check_dependencies, of_tasks=True)
     return api, warehouse

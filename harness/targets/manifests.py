@@ -29,6 +29,7 @@ from harness.warehouse.roles import Warehouse, make_passwords
 from harness.warehouse.server import Server
 
 FOLDER = BUILD / "manifests"
+TEMPLATE = Server("a template", "host", 5432, "user", "none")  # no secret of it is kept
 WITHOUT_NAMESPACE = ("Namespace", "PersistentVolume", "PriorityClass")
 
 
@@ -62,6 +63,9 @@ class NoCluster(ExistingCluster):
     def __init__(self, options: RunOptions) -> None:
         super().__init__(options)
         self.recorder = Recorder(Path("kubectl"), self.namespace)
+
+    def prepare(self) -> None:
+        """Do nothing: there is no cluster."""
 
     def kubectl(self) -> Recorder:
         """Return the recorder."""
@@ -101,10 +105,12 @@ def _keep(kubectl: Recorder, name: str) -> None:
 
 def _rendered(provider: NoCluster, archive: Path) -> str:
     """Return what helm renders."""
-    references = [provider.reference(image) for image in (images.airflow(provider.options.local_events), images.dbt())]
+    airflow, dbt = images.airflow(provider.options.local_events), images.dbt()
     with tempfile.TemporaryDirectory() as folder:
         run_values = Path(folder) / "values.json"
-        run_values.write_text(json.dumps(deployment_values(provider, *references, {})))
+        run_values.write_text(
+            json.dumps(deployment_values(provider, provider.reference(airflow), provider.reference(dbt), {}, TEMPLATE))
+        )
         files = [*values_files(provider), run_values]
         chart.check_values(archive, provider.namespace, files)
         return chart.render(archive, provider.namespace, chart.with_merged_lists(files))
@@ -112,13 +118,12 @@ def _rendered(provider: NoCluster, archive: Path) -> str:
 
 def _create_secrets(kubectl: Recorder) -> None:
     """Let the harness make the secrets, of which only the names are kept."""
-    server = Server("a template", "host", 5432, "user", "none")
     passwords = make_passwords() | {cluster_secrets.USER: "none"}
     cluster_secrets.create_secrets(
         kubectl,
         passwords,
-        Warehouse(server, "warehouse", passwords),
-        Database(server, server.host, server.port),
+        Warehouse(TEMPLATE, "warehouse", passwords),
+        Database(TEMPLATE, TEMPLATE.host, TEMPLATE.port),
         metadata_url=connection_url("airflow", "none", "host", 5432, "airflow"),
         events_uri="none",
     )

@@ -27,7 +27,7 @@ class Warehouse:
 
     def dsn(self, role: str) -> str:
         """Return the connection URL of ROLE, one of ROLES."""
-        return connection_url(self.role(role), self.passwords[role], self.server.host, self.server.port, self.database)
+        return self.server.url(self.role(role), self.passwords[role], self.database)
 
     @property
     def loader_dsn(self) -> str:
@@ -47,7 +47,7 @@ class Warehouse:
     @property
     def admin_dsn(self) -> str:
         """The connection URL of the server's administrator to this database."""
-        return connection_url(self.server.user, self.server.password, self.server.host, self.server.port, self.database)
+        return self.server.url(self.server.user, self.server.password, self.database)
 
     def dbt_env(self) -> dict[str, str]:
         """Return the environment variables that `dbt/profiles.yml` reads."""
@@ -58,6 +58,7 @@ class Warehouse:
             "WAREHOUSE_USER": self.role("transformer"),
             "WAREHOUSE_READER": self.role("reader"),
             "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": self.passwords["transformer"],
+            **self.server.tls_env,
         }
 
 
@@ -148,7 +149,10 @@ def drop_all(server: Server) -> None:
 
 
 def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
-    """Make Airflow's metadata database and role; return its SQLAlchemy URL at HOST and PORT, as Airflow reaches it."""
+    """Make Airflow's metadata database and role; return its SQLAlchemy URL at HOST and PORT, as Airflow reaches it.
+
+    TLS is not in the URL: Airflow has a second driver for it, asyncpg, which reads only `Server.tls_env`.
+    """
     name = f"airflow{server.suffix}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         create_role(connection, name, password)

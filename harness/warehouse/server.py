@@ -33,6 +33,8 @@ class Server:
     Attributes:
         origin: where it comes from, for people: `a wheel`, `the container image postgres:18`, `--postgres`.
         suffix: of all databases and roles that the project makes there; empty on a server that the harness started.
+        sslmode: libpq's, if the user chose one.
+        root_certificate: libpq's sslrootcert: the path of who may sign the server's certificate, or `system`.
     """
 
     origin: str
@@ -42,11 +44,25 @@ class Server:
     password: str = field(repr=False)
     database: str = "postgres"
     suffix: str = ""
+    sslmode: str = ""
+    root_certificate: str = ""
 
     @property
     def dsn(self) -> str:
         """The administrator's connection URL."""
-        return connection_url(self.user, self.password, self.host, self.port, self.database)
+        return self.url(self.user, self.password, self.database)
+
+    def url(self, user: str, password: str, database: str) -> str:
+        """Return the connection URL of USER to DATABASE."""
+        tls = {"sslmode": self.sslmode, "sslrootcert": self.root_certificate}
+        parameters = {name: value for name, value in tls.items() if value}
+        return connection_url(user, password, self.host, self.port, database, **parameters)
+
+    @property
+    def tls_env(self) -> dict[str, str]:
+        """The same choice of TLS as libpq's variables, which other drivers read, too."""
+        variables = {"PGSSLMODE": self.sslmode, "PGSSLROOTCERT": self.root_certificate}
+        return {name: value for name, value in variables.items() if value}
 
     def is_ready(self) -> bool:
         """Return whether it accepts connections."""

@@ -30,6 +30,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Pod]:
     """Give the pod as JSON, made without a cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DBT_IMAGE", IMAGE)
+        patch.setenv("DBT_NAMESPACE", "dbts-own")
         bag = DagBag(dag_folder=str(ROOT / "airflow" / "dags"))
         task: Any = bag.dags[f"events_pipeline_{request.param}"].get_task("dbt_build")
         yield ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
@@ -44,9 +45,10 @@ def broken_rules(pod: Pod, dockerfile: str) -> Iterator[str]:
     spec = pod["spec"]
     yield from pod_rules.wrong_images(spec, {IMAGE})
     yield from pod_rules.not_restricted(spec, image_user(dockerfile))
+    yield from pod_rules.writable_roots(spec)
     yield from pod_rules.without_resources(spec)
     yield from pod_rules.clear_secrets(spec)
-    manifests = [*yaml.safe_load_all((ROOT / "cluster" / "manifests" / "rights.yaml").read_text())]
+    manifests = [*yaml.safe_load_all((ROOT / "cluster" / "manifests" / "rights-dbt.yaml").read_text())]
     accounts = {item["metadata"]["name"] for item in manifests if item["kind"] == "ServiceAccount"}
     bound = {subject["name"] for item in manifests for subject in item.get("subjects", [])}
     if spec.get("serviceAccountName") not in accounts - bound or spec.get("automountServiceAccountToken") is not False:
@@ -59,6 +61,7 @@ def dockerfile() -> str:
 
 def test_dbts_pod_breaks_no_rule(pod: Pod) -> None:
     assert len(pod["spec"]["containers"]) == 1
+    assert pod["metadata"]["namespace"] == "dbts-own"
     assert list(broken_rules(pod, dockerfile())) == []
 
 
@@ -74,6 +77,10 @@ def base(spec: dict[str, Any]) -> dict[str, Any]:
         (lambda spec: base(spec).update(imagePullPolicy="Always"), "base: its pull policy is not IfNotPresent"),
         (lambda spec: spec["securityContext"].pop("runAsNonRoot"), "base: may run as root"),
         (lambda spec: spec["securityContext"].update(runAsUser=0), "base: its user is root, or not known"),
+        (
+            lambda spec: base(spec)["securityContext"].pop("readOnlyRootFilesystem"),
+            "base: may write to its image's files",
+        ),
         (lambda spec: base(spec)["resources"]["limits"].pop("memory"), "base: no limits of memory"),
         (lambda spec: base(spec)["args"].append("--password x"), "base: a secret in its arguments"),
         (

@@ -33,7 +33,7 @@ class DbtPodOperator(KubernetesPodOperator):
             raise failure(ended[0].exit_code, f"the pod {name}", ended[0].reason) from None
 
 
-def dbt_pod(task_id: str, image: str, namespace: str | None, arguments: tuple[str, ...]) -> DbtPodOperator:
+def dbt_pod(task_id: str, image: str, arguments: tuple[str, ...], namespace: str | None = None) -> DbtPodOperator:
     """Return the task TASK_ID that runs `dbt ARGUMENTS` in a pod of IMAGE in NAMESPACE, by default the worker's.
 
     The section `dbt_pod` of Airflow's configuration says on which nodes it runs, and where results of failed runs stay.

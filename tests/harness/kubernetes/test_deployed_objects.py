@@ -30,6 +30,7 @@ from tests.harness.kubernetes.object_rules import (
     SCHEDULER,
     WORKER,
     Objects,
+    in_reach,
     load,
     of_harness,
     pods,
@@ -88,7 +89,7 @@ def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_the_projects_own_objects_are_valid(version: str) -> None:
-    assert {"Namespace/events-platform", "PersistentVolume/airflow-logs", "Role/run-dbt"} <= set(of_harness())
+    assert {"Namespace/events-platform", "Namespace/events-platform-dbt", "Role/run-dbt"} <= set(of_harness())
     assert list(RULES[f"Kubernetes {version}"](of_harness())) == []
 
 
@@ -97,17 +98,26 @@ def test_the_projects_own_rights_are_few_and_its_manifests_have_no_secret() -> N
     bindings = [item for item in rights().values() if item["kind"] == "RoleBinding"]
     subjects = {item["metadata"]["name"]: [s["name"] for s in item["subjects"]] for item in bindings}
     assert subjects == {"run-workers": ["airflow-scheduler"], "run-dbt": ["airflow-worker"]}
-    manifests = [item for path in deployment.MANIFESTS.glob("*.yaml") for item in load(path.read_text()).values()]
-    assert "Secret" not in {item["kind"] for item in manifests}
-    claim = of_harness()["PersistentVolume/airflow-logs"]["spec"]["claimRef"]
-    assert claim == {"namespace": deployment.NAMESPACE, "name": "airflow-logs"}
+    assert not any("kind: Secret" in path.read_text() for path in deployment.MANIFESTS.glob("*.yaml"))
+    for name, namespace in (("airflow-logs", deployment.NAMESPACE), ("dbt-results", f"{deployment.NAMESPACE}-dbt")):
+        claim = of_harness()[f"PersistentVolume/{name}"]["spec"]["claimRef"]
+        assert claim == {"namespace": namespace, "name": name}
+        assert of_harness()[f"PersistentVolumeClaim/{name}"]["metadata"]["namespace"] == namespace
+
+
+def test_whoever_may_start_pods_reaches_only_what_is_beside_them(objects: Objects) -> None:
+    reach = in_reach(objects)
+    assert reach.keys() == {"airflow-scheduler", "airflow-worker"}
+    assert reach["airflow-worker"] == {"Secret/warehouse-transformer", "ServiceAccount/dbt"}
+    assert "Secret/warehouse-transformer" not in reach["airflow-scheduler"]
+    assert {"Secret/airflow-keys", "Secret/passwords"} <= reach["airflow-scheduler"]  # which runs no task's code
 
 
 # --- what each rule finds -------------------------------------------------------------------------------------------
 
 
 def change(name: str, path: str, value: Any = GONE) -> Change:
-    """Return what sets, appends or removes the value at PATH in the object NAME."""
+    """Return what sets, appends (at `end`) or removes the value at PATH in the object NAME."""
 
     def change_it(objects: Objects) -> None:
         *parents, last = (int(part) if part.isdecimal() else part for part in path.split("/"))
@@ -116,7 +126,7 @@ def change(name: str, path: str, value: Any = GONE) -> Change:
             place = place[parent]
         if value is GONE:
             del place[last]
-        elif isinstance(place, list) and last == len(place):
+        elif last == "end":
             place.append(value)
         else:
             place[last] = value
@@ -144,6 +154,10 @@ def remove(name: str) -> Change:
     return lambda objects: objects.pop(name)
 
 
+METADATA = {
+    "name": "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "valueFrom": {"secretKeyRef": {"name": "airflow-metadata", "key": "connection"}},
+}
 WAIT, WAITS = "initContainers/0", "wait-for-airflow-migrations"
 BROKER = base64.b64encode(b"redis://:pw@redis").decode()
 FERNET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -183,9 +197,9 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             variable("AIRFLOW__CORE__FERNET_KEY", "abc", WORKER),
             f"{WORKER}: base: AIRFLOW__CORE__FERNET_KEY is a secret in clear",
         ),
-        (in_container(SCHEDULER, "args/3", "--password abc"), f"{SCHEDULER}: scheduler: a secret in its arguments"),
+        (in_container(SCHEDULER, "args/end", "--password abc"), f"{SCHEDULER}: scheduler: a secret in its arguments"),
         (
-            in_container(MIGRATIONS, "args/3", "export TOKEN=abc"),
+            in_container(MIGRATIONS, "args/end", "export TOKEN=abc"),
             f"{MIGRATIONS}: run-airflow-migrations: a secret in its arguments",
         ),
     ],
@@ -219,13 +233,27 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             f"{WORKER}: volume logs: its kind is not allowed",
         ),
     ],
+    "read-only roots": [
+        (
+            in_container(MIGRATIONS, "securityContext/readOnlyRootFilesystem"),
+            f"{MIGRATIONS}: run-airflow-migrations: may write to its image's files",
+        ),
+        (
+            in_pod(API, f"{WAIT}/securityContext/readOnlyRootFilesystem", False),
+            f"{API}: {WAITS}: may write to its image's files",
+        ),
+    ],
+    "secrets of workers": [
+        (in_container(WORKER, "env/end", METADATA), "airflow-metadata"),
+        (in_pod(WORKER, "volumes/0", {"name": "x", "secret": {"secretName": "airflow-keys"}}), "airflow-keys"),
+    ],
     "resources": [
         (in_container(WORKER, "resources/limits/memory"), f"{WORKER}: base: no limits of memory"),
         (in_pod(SCHEDULER, f"{WAIT}/resources/requests/cpu"), f"{SCHEDULER}: {WAITS}: no requests of cpu"),
     ],
     "rights": [
-        (change("Role/run-dbt", "rules/3", EXEC), "Role/run-dbt: create pods/exec"),
-        (change("Role/run-workers", "rules/1", GET_SECRETS), "Role/run-workers: get secrets"),
+        (change("Role/run-dbt", "rules/end", EXEC), "Role/run-dbt: create pods/exec"),
+        (change("Role/run-workers", "rules/end", GET_SECRETS), "Role/run-workers: get secrets"),
         (change("Role/run-workers", "rules/0/verbs", ["*"]), "Role/run-workers: * pods"),
         (add("Role", "airflow-pod-launcher-role", rules=[LAUNCHER]), "Role/airflow-pod-launcher-role: may start pods"),
         (add("RoleBinding", "x", roleRef={"name": "run-dbt"}, subjects=[SUBJECT]), "RoleBinding/x: binds run-dbt"),
@@ -245,6 +273,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (remove("ServiceAccount/airflow-worker"), "account airflow-worker"),
         (in_pod(WORKER, "volumes/0", {"name": "logs", "emptyDir": {}}), f"{WORKER}: claim airflow-logs"),
         (remove("PersistentVolumeClaim/airflow-logs"), "claim airflow-logs"),
+        (remove("PersistentVolumeClaim/dbt-results"), "claim dbt-results"),
     ],
 } | {
     f"Kubernetes {version}": [
