@@ -41,7 +41,7 @@ def check_credentials(kubectl: Kubectl, context: str) -> None:
 
 
 def missing(kubectl: Kubectl, rights: Iterable[tuple[str, str]]) -> list[str]:
-    """Return those of RIGHTS, verbs and resources, that the user lacks in the namespace, as `kubectl auth can-i` does."""
+    """Return those of RIGHTS, verbs and resources, that the user lacks in the namespace; `auth can-i` asks the same."""
     rights = list(rights)
     reviews = [
         {

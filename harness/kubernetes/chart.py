@@ -123,6 +123,7 @@ def run_values(
         "images": {"airflow": image, "pod_template": image},
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "airflowPodAnnotations": annotations,
+        "pgbouncer": {"podAnnotations": annotations},
         **(_env_of_metadata(of_metadata) if of_metadata else {}),
         **({"imagePullSecrets": [{"name": pull_secret.rpartition("/")[2]}]} if pull_secret else {}),
     }

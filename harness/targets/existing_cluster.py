@@ -90,7 +90,7 @@ class ExistingCluster(ClusterProvider):
         return Kubectl(tools.find("kubectl"), self.namespace, context=self.context)
 
     def exists(self) -> bool:
-        """Return whether the namespace is one of the project's; raise HarnessError if the cluster refuses or is away."""
+        """Return whether the namespace is one of the project's; may raise AccessDeniedError or NotUpError."""
         access.check_credentials(self.kubectl(), self.context)
         return any(is_ours(found) for found in self._namespaces())
 
@@ -134,7 +134,7 @@ class ExistingCluster(ClusterProvider):
             raise AccessDeniedError(
                 f"In the {self.title} you may not {', '.join(missing[:3])}{rest}.",
                 f"kubectl auth can-i {missing[0]} --namespace {self.namespace} says no.",
-                "Ask an administrator for the role, or the namespaces, of docs/production.md, “Rights of whoever deploys”.",
+                "Ask an administrator for the role, or the namespaces, in docs/production.md, “Who may deploy”.",
             )
         if access.missing(kubectl, [("list", "nodes")]):
             say("… you may not list nodes (kubectl auth can-i list nodes says no), so there may be several:")
@@ -152,7 +152,7 @@ class ExistingCluster(ClusterProvider):
         raise UsageError(
             f"The cluster has no storage class {chosen}." if chosen else "The cluster has no default storage class.",
             "Task logs need a volume, and nothing would provide it.",
-            f"Name one of {', '.join(names)}: --storage-class NAME; or keep logs elsewhere: docs/production.md, “Logs”.",
+            f"Name one of {', '.join(names)}: --storage-class NAME; or keep logs elsewhere: docs/production.md.",
         )
 
     def _needs_volumes(self) -> bool:
@@ -160,22 +160,25 @@ class ExistingCluster(ClusterProvider):
         return bool(chart.merged_values(values_files(self))["logs"]["persistence"]["enabled"])
 
     def check_absent(self) -> None:
-        """Raise AlreadyUpError if a deployment exists, or the databases of one whose namespace was deleted."""
+        """Raise AlreadyUpError if a deployment exists."""
         if self.exists():
             raise AlreadyUpError(
                 f"The {self.title} has a deployment of this project already.",
                 "It was brought up by nox -s cluster, kept by --keep, or left by a run that was killed.",
                 f"Use it with --reuse, name another with --namespace, or delete it: {self.command('down')}",
             )
-        if left := made_databases(self._server):
+
+    def check_compatible(self) -> None:
+        """Raise AlreadyUpError if somebody else installs here just now, or if a run would drop databases that exist.
+
+        A lock of helm's that is as old as its deadline is of a killed helm, and is broken by the installation.
+        """
+        if not self.options.reuse and (existing := made_databases(self._server)):
             raise AlreadyUpError(
-                f"The databases of an earlier deployment in the {self.title} exist: {', '.join(left)}.",
+                f"Databases of an earlier deployment in the {self.title} exist: {', '.join(existing)}.",
                 "Its namespace was deleted without them, and this run would drop them at its end.",
                 f"Continue with them: {self.command('up')}; or drop them: {self.command('down')}",
             )
-
-    def check_compatible(self) -> None:
-        """Raise AlreadyUpError if somebody else installs into the namespace just now: helm's lock would be broken."""
         if since := chart.installing_since(self.kubectl()):
             left_s = 2 * pins.deadline_s("migrations") - (datetime.now(UTC) - since).total_seconds()
             if left_s > 0:
@@ -214,6 +217,7 @@ class ExistingCluster(ClusterProvider):
                 "This target starts no PostgreSQL in a cluster that belongs to somebody else.",
                 "Name an administrator's: --warehouse-dsn postgresql://user@host/postgres, its password in PGPASSWORD",
             )
+        access.check_credentials(self.kubectl(), self.context)
         if (host := dsn_parts(self.options.warehouse_dsn).get("host")) in LOOPBACK:
             raise UsageError(
                 f"--warehouse-dsn names {host}, which pods cannot reach.",

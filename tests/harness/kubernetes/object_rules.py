@@ -149,7 +149,7 @@ def clear_secrets(objects: Objects) -> Iterator[str]:
             if not is_placeholder or item.get("stringData") or "helm.sh/hook" not in item["metadata"]["annotations"]:
                 yield f"{name}: the chart creates it"
         if item["kind"] == "ConfigMap":
-            for key, value in re.findall(r"^\s*(\w+) *= *(\S.*)$", item["data"]["airflow.cfg"], re.MULTILINE):
+            for key, value in re.findall(r"^\s*(\w+) *= *(\S.*)$", item["data"].get("airflow.cfg", ""), re.MULTILINE):
                 if pod_rules.SECRET_NAME.search(key) or pod_rules.SECRET_VALUE.search(value):
                     yield f"{name}: {key} is a secret in clear"
     yield from in_pods(objects, pod_rules.clear_secrets)

@@ -186,6 +186,7 @@ def test_the_values_that_are_known_only_at_run_time() -> None:
         "images": {"airflow": image, "pod_template": image},
         "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "two"}],
         "airflowPodAnnotations": {"events-platform/secrets": "ab"},
+        "pgbouncer": {"podAnnotations": {"events-platform/secrets": "ab"}},
     }
 
 
