@@ -1,6 +1,7 @@
 """The pod that runs dbt, as the operator requests it, follows the rules for every pod of the project."""
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,3 +100,26 @@ def test_a_broken_rule_is_found(pod: Pod, change: Callable[[dict[str, Any]], obj
 @pytest.mark.parametrize("user", ["root", "0:0", "nobody"])
 def test_an_image_of_root_or_of_a_named_user_is_found(pod: Pod, user: str) -> None:
     assert list(broken_rules(pod, f"FROM x\nUSER 50000\nUSER {user}\n")) == ["base: its user is root, or not known"]
+
+
+def test_airflows_configuration_says_on_which_nodes_it_runs(monkeypatch: pytest.MonkeyPatch, built: Pod) -> None:
+    """As the values of the chart do: `config.dbt_pod` in cluster/values/production.yaml."""
+    from events.dbt_pod import dbt_pod
+
+    values = yaml.safe_load((ROOT / "cluster" / "values" / "production.yaml").read_text())
+    toleration = [{"key": "dedicated", "operator": "Equal", "value": "dbt", "effect": "NoSchedule"}]
+    chosen = {"node_selector": '{"workload": "dbt"}', "tolerations": json.dumps(toleration), "results_claim": ""}
+    assert values["config"]["dbt_pod"].keys() == chosen.keys()
+    for name, value in chosen.items():
+        monkeypatch.setenv(f"AIRFLOW__DBT_POD__{name.upper()}", value)
+    request = dbt_pod("dbt_build", IMAGE, ("build",)).build_pod_request_obj(dry_run=True)
+    spec = ApiClient().sanitize_for_serialization(request)["spec"]
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"workload": "dbt"}, toleration)
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["results"] == {"name": "results", "emptyDir": {"sizeLimit": "256Mi"}}
+
+    usual = built["spec"]  # without such a section
+    assert not usual.get("nodeSelector")
+    assert not usual.get("tolerations")
+    claims = [volume["persistentVolumeClaim"] for volume in usual["volumes"] if "persistentVolumeClaim" in volume]
+    assert claims == [{"claimName": "dbt-results"}]
