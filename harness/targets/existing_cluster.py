@@ -196,6 +196,9 @@ class ExistingCluster(ClusterProvider):
         """Return the databases that this deployment has on the given PostgreSQL, by name, with their size."""
         return made_databases(self._server)
 
+    def prepare(self) -> None:
+        """Do nothing: cluster and PostgreSQL exist."""
+
     def create(self, supervisor: Supervisor) -> str:  # noqa: ARG002 - the cluster exists
         """Return which cluster is used."""
         return f"{self.title} used"

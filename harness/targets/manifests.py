@@ -64,9 +64,6 @@ class NoCluster(ExistingCluster):
         super().__init__(options)
         self.recorder = Recorder(Path("kubectl"), self.namespace)
 
-    def prepare(self) -> None:
-        """Do nothing: there is no cluster."""
-
     def kubectl(self) -> Recorder:
         """Return the recorder."""
         return self.recorder

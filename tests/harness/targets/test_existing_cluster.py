@@ -1,21 +1,29 @@
 """A deployment belongs to its namespace: who deploys next finds its databases, and nobody breaks a running upgrade."""
 
 import base64
+import dataclasses
 import json
+import re
+import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
-from harness.errors import AccessDeniedError, AlreadyUpError
-from harness.kubernetes import chart, deployment
+from harness.docker import images
+from harness.errors import AccessDeniedError, AlreadyUpError, ImageMissingError
+from harness.kubernetes import access, chart, deployment
 from harness.kubernetes.rollout import Watch
+from harness.processes.command import run
+from harness.processes.supervisor import Supervisor
+from harness.project.paths import ROOT
 from harness.targets import existing_cluster, manifests
 from harness.targets.cluster_failure import with_cause
 from harness.targets.existing_cluster import ExistingCluster
 from harness.targets.options import RunOptions
 from harness.warehouse.server import Server
-from tests import programs
+from tests import programs, servers
 
 VERSION = {"get --raw /version": "{}"}
 DEPLOYED = "postgresql://loader_team_0f3a:secret@db.internal:5432/warehouse_team_0f3a?sslmode=require"
@@ -134,3 +142,70 @@ def test_namespaces_that_an_administrator_made_are_used_as_they_are(cluster: Exi
         item["metadata"]["name"]: item["metadata"]["labels"] for item in empty.applied if item["kind"] == "Namespace"
     }
     assert made_now == {"team": deployment.LABELS, "team-dbt": deployment.LABELS}
+
+
+class Refusing(servers.Handler):
+    """A registry that wants a login, or has no room for the team of the logged-in user."""
+
+    status = 401
+
+    def respond(self) -> None:
+        self.send_response(self.status if self.path != "/v2/" or self.status == 401 else 200)
+        self.send_header("WWW-Authenticate", 'Basic realm="registry"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_PUT = do_PATCH = respond  # noqa: N815
+
+
+class Full(Refusing):
+    status = 403
+
+
+@pytest.mark.needs("engine")
+@pytest.mark.parametrize(
+    ("registry", "why"), [(Refusing, "no basic auth credentials|unauthorized"), (Full, "403|denied|[Ff]orbidden")]
+)
+def test_a_registry_that_refuses_is_explained(
+    tmp_path: Path, registry: type[Refusing], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real engine pushes to it; loopback addresses may speak HTTP."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))  # without the user's logins
+    name = "events-platform/refused:test"
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    run("docker", "import", tmp_path / "empty.tar", name)
+    try:
+        with servers.serving(registry) as address, Supervisor.launch() as supervisor:
+            cluster = ExistingCluster(RunOptions("context", context="work", registry=f"{address}/team"))
+            image = dataclasses.replace(images.dbt(), name="refused")
+            monkeypatch.setattr(images.Image, "reference", name)
+            with pytest.raises(ImageMissingError) as caught:
+                cluster.load_image(supervisor, image)
+            run("docker", "rmi", f"{address}/team/{name}")
+    finally:
+        run("docker", "rmi", name)
+    assert (caught.value.exit_code, caught.value.what) == (56, f"The image {address}/team/{name} cannot be pushed.")
+    assert re.search(why, caught.value.why)
+    assert caught.value.next_step == "Log in to the registry: docker login"
+
+
+def test_the_documented_role_has_every_right_that_is_asked_for() -> None:
+    [text] = re.findall(
+        r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "production.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    rules = yaml.safe_load(text)["rules"]
+    for verb, what in (
+        *access.NEEDED,
+        *((verb, "namespaces") for verb in ("create", "patch", "delete")),
+        ("list", "nodes"),
+    ):
+        kind, _, subresource = what.partition("/")
+        resource, _, group = kind.partition(".")
+        name = f"{resource}/{subresource}" if subresource else resource
+        granted = [
+            rule
+            for rule in rules
+            if group in rule["apiGroups"] and name in rule["resources"] and {verb, "*"} & set(rule["verbs"])
+        ]
+        assert granted, f"{verb} {what}"
