@@ -91,12 +91,15 @@ class ExistingCluster(ClusterProvider):
         engine.info()  # it builds the images
         check_port(self.options.ui_port)
         tools.find("helm")
-        if not self.exists() and self.kubectl().get("namespace", self.namespace):
-            raise UsageError(
-                f"The namespace {self.namespace} exists, and this clone of the project did not create it.",
-                "Its contents belong to somebody else, and the takedown would delete them.",
-                "Name another: --namespace NAME",
-            )
+        self.exists()  # raises if the cluster does not answer
+        for namespace in (self.namespace, self.kubectl().for_dbt.namespace):
+            found = self.kubectl().get("namespace", namespace)
+            if found and labels(found).get(CLONE_LABEL) != CLONE_ON_MACHINE:
+                raise UsageError(
+                    f"The namespace {namespace} exists, and this clone of the project did not create it.",
+                    "Its contents belong to somebody else, and the takedown would delete them.",
+                    "Name another: --namespace NAME",
+                )
         _ = self._server
 
     def check_absent(self) -> None:

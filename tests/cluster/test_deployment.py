@@ -263,6 +263,7 @@ def test_a_failing_dbt_test_is_explained(cluster: Cluster, monkeypatch: pytest.M
             assert len(failed) == 1
             assert "raw_loads_have_a_known_status" in failed[0]
         assert list((folder / "tasks").glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
+        assert list((folder / "dbt-namespace" / "pods").glob("dbt-build-*/base.log"))
         assert list((folder / "warehouse").glob("loads.csv"))
         for component in ("api-server", "scheduler", "dag-processor"):
             assert list((folder / "pods").glob(f"airflow-{component}-*/{component}.log")), component

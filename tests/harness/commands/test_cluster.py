@@ -131,10 +131,16 @@ def test_a_cluster_that_does_not_answer(refused: Run) -> None:
     refused(UP, 62, "The cluster of the context work does not answer.", kubectl=CURRENT_CONTEXT)
 
 
-def test_a_namespace_that_the_clone_did_not_create(refused: Run) -> None:
+@pytest.mark.parametrize("name", ["mine", "mine-dbt"])
+def test_a_namespace_that_the_clone_did_not_create(refused: Run, name: str) -> None:
     theirs = json.dumps({"metadata": {"name": "mine", "labels": {"app.kubernetes.io/managed-by": "Helm"}}})
-    what = "The namespace mine exists, and this clone of the project did not create it."
-    refused(f"{UP} --namespace mine", 2, what, kubectl=KUBECTL | {"get namespace mine": theirs})
+    what = f"The namespace {name} exists, and this clone of the project did not create it."
+    refused(
+        f"{UP} --namespace mine",
+        2,
+        what,
+        kubectl=KUBECTL | {f"get namespace {name} ": theirs, "get namespace mine": ""},
+    )
 
 
 def test_a_missing_postgresql(refused: Run) -> None:
