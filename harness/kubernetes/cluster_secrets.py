@@ -18,7 +18,6 @@ import base64
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
@@ -138,6 +137,7 @@ def databases(contents: Contents) -> set[tuple[str, int]]:
             fields = json.loads(connection)
             found.add((str(fields.get("host")), int(fields.get("port") or POSTGRES_PORT)))
         else:
-            url = urlsplit(re.sub(r"^[\w+]+:", "postgresql:", connection))
-            found.add((str(url.hostname), url.port or POSTGRES_PORT))
+            for address in urlsplit(connection).netloc.rpartition("@")[2].split(","):  # libpq takes several
+                server = urlsplit(f"//{address}")
+                found.add((str(server.hostname), server.port or POSTGRES_PORT))
     return found

@@ -284,7 +284,7 @@ class ExistingCluster(ClusterProvider):
         kubectl.run("cp", "--container", "api-server", source, str(folder), timeout_s=120)
         if failed := [pod for pod in dbt.items("pods") if pod["status"].get("phase") == "Failed"]:
             copy = ("debug", failed[0]["metadata"]["name"], f"--copy-to={RESULTS_READER}", "--container=base")
-            dbt.run(*copy, "--attach=false", "--", "sleep", "600")
+            dbt.run(*copy, "--profile=restricted", "--attach=false", "--", "sleep", "600")
             try:
                 dbt.run("wait", "--for=condition=Ready", f"pod/{RESULTS_READER}", "--timeout=60s", timeout_s=70)
                 source = f"{dbt.namespace}/{RESULTS_READER}:/var/log/dbt"

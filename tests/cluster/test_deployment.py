@@ -20,6 +20,8 @@ from harness.processes.command import run as run_command
 from harness.project import pins
 from harness.project.paths import ROOT, SAMPLE
 from harness.targets.cluster_deployment import warehouse_of
+from harness.targets.kubernetes_target import provider_of
+from harness.targets.options import RunOptions
 from tests.cluster.conftest import KIND, Cluster
 from tests.harness_command import error_lines, read_until, run, start
 
@@ -241,7 +243,7 @@ def test_dbts_image_has_the_project_parsed() -> None:
     assert "Partial parsing enabled, no changes found, skipping parsing" in output
 
 
-def test_a_failing_dbt_test_is_explained(cluster: Cluster) -> None:
+def test_a_failing_dbt_test_is_explained(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     e2e = start("e2e", "--target", "kind", "--reuse")
     output = read_until(e2e, r"create_tables +success")
     with psycopg.connect(warehouse_of(KIND).admin_dsn) as connection:  # a row that no load can have written
@@ -261,11 +263,16 @@ def test_a_failing_dbt_test_is_explained(cluster: Cluster) -> None:
             assert len(failed) == 1
             assert "raw_loads_have_a_known_status" in failed[0]
         assert list((folder / "tasks").glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
+        assert list((folder / "dbt-namespace" / "pods").glob("dbt-build-*/base.log"))
         assert list((folder / "warehouse").glob("loads.csv"))
         for component in ("api-server", "scheduler", "dag-processor"):
             assert list((folder / "pods").glob(f"airflow-{component}-*/{component}.log")), component
     failed_pods = [p for p in cluster.kubectl.for_dbt.items("pods") if p["status"]["phase"] == "Failed"]
     assert any(pod["metadata"]["name"].startswith("dbt-build-") for pod in failed_pods)
+    monkeypatch.setenv("KUBECONFIG", str(KIND.kubeconfig))  # on somebody's cluster, pods are asked, not the node
+    provider_of("context", RunOptions()).save_task_logs(tmp_path)
+    assert list((tmp_path / "dbt").glob("*/run_results.json"))
+    assert list(tmp_path.glob("dag_id=events_pipeline_daily/*/task_id=dbt_build/attempt=1.log"))
     assert "raw_loads_have_a_known_status" in succeed("cluster", "logs", "events_pipeline_daily", "dbt_build")
 
 

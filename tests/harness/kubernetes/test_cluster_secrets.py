@@ -110,6 +110,8 @@ def test_a_connection_as_json_names_its_database() -> None:
     assert databases(contents) == {("172.18.0.3", 5432), ("db.elsewhere", 6000)}
     contents["airflow-metadata"]["connection"] = "postgresql+psycopg2://a:b%40@db.internal/airflow"
     assert ("db.internal", 5432) in databases(contents)
+    contents["warehouse-loader"]["connection"] = "postgres://u@one:5433,[2001:db8::1]/w?target_session_attrs=read-write"
+    assert databases(contents) >= {("one", 5433), ("2001:db8::1", 5432)}
 
 
 def test_a_secret_of_somebody_else_without_a_key_is_refused() -> None:

@@ -20,6 +20,7 @@ from harness.project.paths import ROOT
 from harness.targets.existing_cluster import ExistingCluster
 from harness.targets.kind import UI_NODE_PORT, KindCluster
 from harness.targets.minikube import MinikubeCluster
+from tests import pod_rules
 from tests.harness.kubernetes.object_rules import (
     API,
     CONFIG,
@@ -74,6 +75,20 @@ def test_every_target_has_values_and_every_kind_of_pod_is_checked(objects: Objec
 @pytest.mark.parametrize("rule", RULES)
 def test_every_target_follows_the_rules(objects: Objects, rule: str) -> None:
     assert list(RULES[rule](objects)) == []
+
+
+def test_every_pod_has_the_pull_secret_and_those_of_the_database_its_tls(folder: Path) -> None:
+    tls = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": deployment.ROOT_CERTIFICATE_IN_PODS}
+    values = chart.run_values(images.airflow().reference, {}, {}, tls, "elsewhere/registry-login")
+    (folder / "tls.json").write_text(json.dumps(values))
+    files = chart.with_merged_lists([chart.VALUES / "base.yaml", chart.VALUES / "context.yaml", folder / "tls.json"])
+    for name, spec in pods(load(chart.render(chart.locate(), deployment.NAMESPACE, files))):
+        assert spec["imagePullSecrets"] == [{"name": "registry-login"}]
+        for container in pod_rules.containers(spec):
+            env = {variable["name"]: variable.get("value") for variable in container["env"]}
+            assert {key: env.get(key) for key in tls} == (dict.fromkeys(tls) if name == WORKER else tls), name
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert mounts[str(Path(tls["PGSSLROOTCERT"]).parent)] == "postgresql"
 
 
 def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_clusters_cause_is_added(kind: type[HarnessError], pods: list[dict[s
 
 
 def test_the_cause_may_be_in_dbts_namespace() -> None:
-    no_image = NO_IMAGE | {"metadata": {"name": "dbt-build-x", "labels": {"task_id": "dbt_build"}}}
+    no_image = NO_IMAGE | {"metadata": {"name": "dbt-build-x", "labels": {"kubernetes_pod_operator": "True"}}}
     found = explained(DagRunFailedError("It failed.", "why", "next"), Cluster(pods_of_dbt=[no_image]))
     assert isinstance(found, DagRunFailedError)
     assert "dbt-build-x" in found.what
