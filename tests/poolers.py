@@ -57,17 +57,25 @@ def encrypted(server: Server) -> Iterator[tuple[Server, Path]]:
 @contextmanager
 def _pgbouncer(server: Server, users: str, settings: str, files: dict[str, bytes]) -> Iterator[tuple[int, Path]]:
     """Have PgBouncer with USERS, SETTINGS and FILES in front of SERVER; give its port, and the folder of its files."""
-    path = program("pgbouncer")
-    assert path
-    user = unprivileged_user()  # as root it refuses to run
-    ids: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
-    folder, port = Path(tempfile.mkdtemp()), free_port()
+    port = free_port()
     own = (
         f"[databases]\n* = host={server.host} port={server.port}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = scram-sha-256\nauth_file = users\n"
     )
-    for name, content in {"users": users.encode(), "pgbouncer.ini": f"{own}{settings}".encode(), **files}.items():
+    with configured({"users": users.encode(), "pgbouncer.ini": f"{own}{settings}".encode(), **files}) as folder:
+        yield port, folder
+
+
+@contextmanager
+def configured(files: dict[str, bytes]) -> Iterator[Path]:
+    """Have PgBouncer with FILES, `pgbouncer.ini` among them, in a folder of its own, which is given."""
+    path = program("pgbouncer")
+    assert path
+    user = unprivileged_user()  # as root it refuses to run
+    ids: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
+    folder = Path(tempfile.mkdtemp())
+    for name, content in files.items():
         (folder / name).write_bytes(content)
     for made in (folder, *folder.iterdir()):
         os.chown(made, *(user or (-1, -1)))
@@ -77,7 +85,7 @@ def _pgbouncer(server: Server, users: str, settings: str, files: dict[str, bytes
         said = list(itertools.takewhile(lambda line: "process up" not in line, process.stdout))
         assert process.poll() is None, "".join(said)
         try:
-            yield port, folder
+            yield folder
         finally:
             process.terminate()
             process.stdout.read()

@@ -8,6 +8,7 @@ any clone, a colleague's or CI's, may upgrade it, and finds its databases by the
 import contextlib
 import functools
 import hashlib
+import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,7 @@ from harness.warehouse.server import Server
 
 RESULTS_READER = "dbt-results-reader"
 OURS = "app.kubernetes.io/managed-by=events-platform"
-WAREHOUSE = "warehouse"  # how its database's name begins
+DATABASE = re.compile(r"""[/"]warehouse(_\w+_[0-9a-f]{8})\b""")  # of a deployment
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -231,8 +232,9 @@ class ExistingCluster(ClusterProvider):
 
     def _suffix(self) -> str:
         """Return the end of the names of this deployment's databases and roles; no other deployment has it."""
-        if deployed := read_secret(self.kubectl(), "warehouse-loader"):
-            return dsn_parts(deployed["connection"])["dbname"].removeprefix(WAREHOUSE)
+        connection = read_secret(self.kubectl(), "warehouse-loader").get("connection", "")  # a URL, or Airflow's JSON
+        if deployed := DATABASE.search(connection):
+            return deployed[1]
         uid = self.context
         with contextlib.suppress(CommandFailedError):  # without the right to read it, the context's name identifies it
             uid = (self.kubectl().get("namespace", "kube-system") or {"metadata": {"uid": uid}})["metadata"]["uid"]

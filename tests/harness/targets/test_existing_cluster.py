@@ -26,7 +26,10 @@ from harness.warehouse.server import Server
 from tests import programs, servers
 
 VERSION = {"get --raw /version": "{}"}
-DEPLOYED = "postgresql://loader_team_0f3a:secret@db.internal:5432/warehouse_team_0f3a?sslmode=require"
+DEPLOYED = (
+    "postgresql://loader_team_0f3a1b2c:secret@db.internal:5432/warehouse_team_0f3a1b2c?sslmode=require",
+    '{"conn_type": "postgres", "host": "db.internal", "login": "loader", "schema": "warehouse_team_0f3a1b2c"}',
+)
 
 
 @pytest.fixture
@@ -53,12 +56,13 @@ def suffix(cluster: ExistingCluster, monkeypatch: pytest.MonkeyPatch) -> str:
     return cluster.running_database().server.suffix
 
 
+@pytest.mark.parametrize("deployed", DEPLOYED)
 def test_a_deployment_keeps_its_databases_whoever_upgrades_it(
-    cluster: ExistingCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: ExistingCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployed: str
 ) -> None:
-    secret = {"data": {"connection": base64.b64encode(DEPLOYED.encode()).decode()}, "metadata": {}}
+    secret = {"data": {"connection": base64.b64encode(deployed.encode()).decode()}, "metadata": {}}
     answer(tmp_path, {"get secret warehouse-loader": json.dumps(secret)})
-    assert suffix(cluster, monkeypatch) == "_team_0f3a"
+    assert suffix(cluster, monkeypatch) == "_team_0f3a1b2c"
 
 
 def test_the_first_deployment_is_named_for_cluster_and_namespace_alone(
