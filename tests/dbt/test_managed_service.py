@@ -26,7 +26,7 @@ def managed(server: Server) -> Iterator[Server]:
     """Give the server as a service's administrator has it; one that --postgres names may be such a server already."""
     suffix = f"{server.suffix}_managed"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        query = "select from pg_roles where rolname = current_user and rolsuper"
+        query = "select 1 from pg_roles where rolname = current_user and rolsuper"
         if not connection.execute(query).fetchone():
             yield replace(server, suffix=suffix)
             return
