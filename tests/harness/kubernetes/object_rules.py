@@ -245,6 +245,8 @@ def missing_names(objects: Objects) -> Iterator[str]:
     ports = objects.get(service, {"spec": {"ports": []}})["spec"]["ports"]
     if [port["port"] for port in ports] != [port_forward.PORT]:
         yield f"{service} at port {port_forward.PORT}"
+    if "import pod_mutation_hook" not in objects.get(CONFIG, {"data": {}})["data"].get("airflow_local_settings.py", ""):
+        yield "hook for workers' pods"
     for account in ("airflow-scheduler", "airflow-worker"):
         if f"ServiceAccount/{account}" not in objects:
             yield f"account {account}"

@@ -286,6 +286,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (remove(PROCESSOR), "deployment of dag-processor"),
         (change("Service/airflow-api-server", "spec/ports/0/port", 80), "Service/airflow-api-server at port 8080"),
         (remove("ServiceAccount/airflow-worker"), "account airflow-worker"),
+        (change(CONFIG, "data/airflow_local_settings.py"), "hook for workers' pods"),
         (in_pod(WORKER, "volumes/0", {"name": "logs", "emptyDir": {}}), f"{WORKER}: claim airflow-logs"),
         (remove("PersistentVolumeClaim/airflow-logs"), "claim airflow-logs"),
         (remove("PersistentVolumeClaim/dbt-results"), "claim dbt-results"),

@@ -51,16 +51,19 @@ def test_loads_and_dbt_verify_the_servers_certificate(given: Server, tmp_path: P
         assert connection.pgconn.ssl_in_use
         assert connection.info.get_parameters()["sslmode"] == "verify-full"
 
-    argv = [str(install("dbt")), str(ROOT / "dbt" / "run.py"), "run", "--select", "stg_events"]
     folders = {name: str(tmp_path / "dbt") for name in ("DBT_TARGET_PATH", "DBT_LOG_PATH")}
     env = {"PATH": os.environ["PATH"], "DBT_TARGET": "test", **warehouse.dbt_env(), **folders}
-    dbt = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-    assert dbt.returncode == 0, dbt.stdout + dbt.stderr
+
+    def dbt(command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        argv = [str(install("dbt")), str(ROOT / "dbt" / "run.py"), command]
+        return subprocess.run(argv, env=env | more, capture_output=True, text=True, check=False)
+
+    assert "Connection test: [OK connection ok]" in dbt("debug").stdout
     other = tmp_path / "other.crt"
     trustme.CA().cert_pem.write_to_path(str(other))
-    dbt = subprocess.run(argv, env=env | {"PGSSLROOTCERT": str(other)}, capture_output=True, text=True, check=False)
-    assert dbt.returncode == 35, dbt.stdout + dbt.stderr
-    assert "certificate verify failed" in dbt.stderr
+    refused = dbt("build", PGSSLROOTCERT=str(other))
+    assert refused.returncode == 35, refused.stdout + refused.stderr
+    assert "certificate verify failed" in refused.stderr
 
 
 def test_a_server_that_cannot_be_verified_is_refused(encrypted: tuple[Server, Path], tmp_path: Path) -> None:
