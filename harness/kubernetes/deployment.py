@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -140,10 +140,9 @@ def install(
     rollout.wait_for_components(kubectl, phases, watch)
 
 
-def uninstall(kubectl: Kubectl) -> None:
-    """Uninstall the chart and delete both namespaces with everything in them, as far as they exist."""
+def uninstall(kubectl: Kubectl, namespaces: Iterable[str]) -> None:
+    """Uninstall the chart and delete NAMESPACES with everything in them, as far as they exist."""
     timeout_s = pins.deadline_s("delete")
     with contextlib.suppress(CommandFailedError):
         run(*chart.helm_argv(kubectl), "uninstall", chart.HELM_RELEASE, "--no-hooks", timeout_s=timeout_s)
-    namespaces = (kubectl.namespace, kubectl.for_dbt.namespace)
     kubectl.run("delete", "namespace", *namespaces, "--ignore-not-found", "--wait", timeout_s=timeout_s)

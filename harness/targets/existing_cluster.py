@@ -186,7 +186,7 @@ class ExistingCluster(ClusterProvider):
                 raise AlreadyUpError(
                     f"Somebody installs into the {self.title} just now, since {since:%H:%M:%S} UTC.",
                     "Another clone or CI upgrades the same deployment, or was killed while it did.",
-                    f"Wait until it has ended; after {left_s:.0f} s more it counts as killed.",
+                    f"Wait {left_s:.0f} s at most; if it was killed: helm uninstall airflow --no-hooks, in that namespace.",
                 )
 
     def check_dependencies(self, *, database: bool = True) -> None:  # noqa: ARG002 - PostgreSQL has its own errors
@@ -310,8 +310,8 @@ class ExistingCluster(ClusterProvider):
     def delete(self) -> None:
         """Delete the namespaces, if they are the project's, and the databases and roles on the given PostgreSQL."""
         server = self._server  # checked first: without it the databases would stay
-        if self.exists():
-            uninstall(self.kubectl())
+        if ours := [each["metadata"]["name"] for each in self._namespaces() if is_ours(each)]:
+            uninstall(self.kubectl(), ours)
         drop_all(server)
 
 

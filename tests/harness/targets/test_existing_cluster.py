@@ -112,6 +112,24 @@ def test_an_installation_of_somebody_else_is_not_broken(
         cluster.check_compatible()
 
 
+def test_only_namespaces_of_the_project_are_deleted(
+    cluster: ExistingCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"metadata": {"name": "team", "labels": deployment.LABELS}}
+    theirs = {"metadata": {"name": "team-dbt", "labels": {}}}
+    log = tmp_path / "log"
+    source = f"import sys\nopen({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+    is_first = "('namespace', 'team') in zip(sys.argv, sys.argv[1:])"
+    source += f"print({json.dumps(ours)!r} if {is_first} else {json.dumps(theirs)!r})"
+    programs.write(tmp_path / "kubectl", source)
+    programs.write_answers(tmp_path / "helm", {"": ""})
+    monkeypatch.setattr(existing_cluster, "drop_all", lambda _: None)
+    monkeypatch.setattr(ExistingCluster, "_server", None)
+    cluster.delete()
+    [deletion] = [line.partition("delete ")[2] for line in log.read_text().splitlines() if " delete " in line]
+    assert deletion == "namespace team --ignore-not-found --wait"
+
+
 def test_nothing_is_installed(cluster: ExistingCluster, tmp_path: Path) -> None:
     answer(tmp_path, {})
     programs.write_answers(tmp_path / "helm", {}, "Error: release: not found")
