@@ -21,7 +21,7 @@ from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
-from harness.warehouse.server import MAJOR, Server
+from harness.warehouse.server import Server
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres",
         metavar="DSN",
-        help="an administrator's DSN of a PostgreSQL 18; else a container's where an engine answers, else the wheel's",
+        help="a PostgreSQL 14 to 18, as an administrator; else a container's where an engine answers, else the wheel's",
     )
 
 
@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name the PostgreSQL server of the tests, and the Pythons of this machine."""
     return [
-        f"PostgreSQL {MAJOR}: {describe_choice(config.getoption('--postgres'))}",
+        f"PostgreSQL: {describe_choice(config.getoption('--postgres'))}",
         f"Pythons: {', '.join(sorted(pythons.found()))}",
     ]
 

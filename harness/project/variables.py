@@ -71,6 +71,7 @@ TASKS = [
         "DBT_IMAGE",
         "dbt's image; if set, dbt runs in a pod, with the secret `warehouse-transformer` as its environment",
     ),
+    Variable("DBT_NAMESPACE", "the namespace of dbt's pods", "the worker's own"),
     Variable("DBT_PYTHON", "without `DBT_IMAGE`: the Python of dbt's environment"),
     Variable("DBT_PROJECT_DIR", "without `DBT_IMAGE`: the folder of the dbt project"),
 ]

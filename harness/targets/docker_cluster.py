@@ -15,7 +15,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, PortTakenError, PostgresError, UsageError
-from harness.kubernetes.deployment import MANIFESTS, NAMESPACE, Database
+from harness.kubernetes.deployment import NAMESPACE, Database, manifest
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -186,12 +186,14 @@ class DockerCluster(ClusterProvider):
         return Database(server, networks[self.cluster]["IPAddress"], 5432)
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
-        """Create the volume for the tasks' logs: a directory on the node that Airflow's user may write to."""
-        run("docker", "exec", self.node, "mkdir", "--parents", "--mode", "777", LOGS)
-        volume = kubectl.get("persistentvolume", "airflow-logs")
-        if volume and volume.get("status", {}).get("phase") in ("Released", "Failed"):  # its claim was deleted
-            kubectl.run("delete", "persistentvolume", "airflow-logs")
-        kubectl.apply((MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
+        """Create the volumes for the tasks' logs and dbt's results: directories on the node that pods may write to."""
+        run("docker", "exec", self.node, "mkdir", "--parents", "--mode", "777", LOGS, f"{LOGS}/dbt")
+        for name in ("airflow-logs", "dbt-results"):
+            volume = kubectl.get("persistentvolume", name)
+            if volume and volume.get("status", {}).get("phase") in ("Released", "Failed"):  # its claim was deleted
+                kubectl.run("delete", "persistentvolume", name)
+        kubectl.apply(manifest("logs-on-node"))
+        kubectl.for_dbt.apply(manifest("results-on-node"))
 
     def save_task_logs(self, folder: Path) -> None:
         """Copy the tasks' logs into FOLDER."""

@@ -5,8 +5,10 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from harness.ci import needs
 from harness.errors import ChartMissingError, DownloadError, HarnessError, InstallFailedError
@@ -201,6 +203,7 @@ def test_the_values_that_are_known_only_at_run_time() -> None:
         "images": {"airflow": image, "pod_template": image},
         "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "two"}],
         "airflowPodAnnotations": {"events-platform/secrets": "ab"},
+        "pgbouncer": {"podAnnotations": {"events-platform/secrets": "ab"}},
     }
 
 
@@ -225,6 +228,78 @@ def test_values_that_the_chart_does_not_accept_are_an_error(
             chart.check_values(chart.locate(), "events-platform", [*files, own, of_run])
         assert caught.value.what.startswith(what)
         assert all(part in caught.value.why for part in why)
+
+
+def test_lists_of_named_items_are_merged_and_others_are_replaced() -> None:
+    ours: dict[str, Any] = {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}],
+        "args": ["ours"],
+        "replicas": 1,
+    }
+    ours |= {"mounts": [{"name": "tmp", "mountPath": "/tmp"}]}  # noqa: S108 - in a pod
+    users: dict[str, Any] = {
+        "env": [{"name": "B", "value": "2"}, {"name": "C", "value": "2"}],
+        "args": ["theirs"],
+        "replicas": 2,
+    }
+    users |= {"mounts": [{"name": "tmp", "mountPath": "/cache"}], "own": [{"name": "X"}]}
+    assert chart.merged_lists({"workers": {"kubernetes": ours}}, {"workers": {"kubernetes": users}}) == {
+        "workers": {
+            "kubernetes": {
+                "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C", "value": "2"}],
+                "mounts": [*ours["mounts"], *users["mounts"]],
+            }
+        }
+    }
+    assert chart.merged_lists({"env": ours["env"]}, {"env": []}) == {"env": ours["env"]}
+    for removed in (None, "text"):  # which helm, or the chart's schema, takes as it is
+        assert chart.merged_lists({"env": ours["env"]}, {"env": removed}) == {}
+
+
+@pytest.fixture(params=[pytest.param("base", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)])
+def with_own_values(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, Any]], list[Path]]:
+    """Give a way to have a user's values between the project's and those of a run."""
+
+    def files(own: dict[str, Any]) -> list[Path]:
+        (tmp_path / "own.yaml").write_text(json.dumps(own))
+        of_run = chart.run_values("events-platform/airflow:any", {"DBT_IMAGE": "dbt:1"}, {})
+        (tmp_path / "values.json").write_text(json.dumps(of_run))
+        names = [chart.VALUES / f"{request.param}.yaml", chart.VALUES / "kind.yaml"]
+        return [*names, tmp_path / "own.yaml", tmp_path / "values.json"]
+
+    return files
+
+
+def workers_env(files: list[Path]) -> list[str]:
+    """Return the names of the variables of the executor's pods."""
+    rendered = chart.render(chart.locate(), "events-platform", chart.with_merged_lists(files))
+    maps = [item["data"] for item in yaml.safe_load_all(rendered) if item and item["kind"] == "ConfigMap"]
+    [template] = [yaml.safe_load(data[chart.POD_TEMPLATE]) for data in maps if chart.POD_TEMPLATE in data]
+    return [variable["name"] for variable in template["spec"]["containers"][0]["env"]]
+
+
+def test_a_users_variables_come_beside_the_projects(with_own_values: Callable[[dict[str, Any]], list[Path]]) -> None:
+    own = {"env": [{"name": "OF_ALL", "value": "x"}]}
+    files = with_own_values(own | {"workers": {"kubernetes": {"env": [{"name": "OF_WORKERS", "value": "y"}]}}})
+    chart.check_values(chart.locate(), "events-platform", files)
+    assert {"OF_ALL", "DBT_IMAGE", "OF_WORKERS", "AIRFLOW_CONN_WAREHOUSE_LOADER", "EVENTS_URI"} <= {*workers_env(files)}
+
+
+@pytest.mark.parametrize(
+    ("own", "missing"),
+    [
+        ({"env": None}, "the variable AIRFLOW_CONN_WAREHOUSE_LOADER, the variable EVENTS_URI"),
+        ({"extraVolumeMounts": None}, "the mount /opt/airflow/synced"),
+        ({"extraVolumes": None}, "the volume synced"),
+        ({"serviceAccount": {"create": True, "name": "own"}}, "the account airflow-worker"),
+    ],
+)
+def test_what_a_users_values_take_from_workers_is_an_error(
+    with_own_values: Callable[[dict[str, Any]], list[Path]], own: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(InstallFailedError) as caught:
+        chart.check_values(chart.locate(), "events-platform", with_own_values({"workers": {"kubernetes": own}}))
+    assert caught.value.what.endswith(f"own.yaml take from workers what tasks need: {missing}.")
 
 
 # --- installing -----------------------------------------------------------------------------------------------------
