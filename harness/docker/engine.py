@@ -1,6 +1,7 @@
 """Ask the Docker engine about itself, its containers and its images, with the docker command."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -56,6 +57,32 @@ def address() -> str:
         return shown(run(*argv, timeout_s=ANSWER_TIMEOUT_S).strip())
     except CommandFailedError:
         return "its usual socket"
+
+
+def use_current_context() -> None:
+    """Let every client of this process, and those that it starts, use the engine of the docker command's context.
+
+    The Python clients read DOCKER_HOST, and not each what the docker command reads: DOCKER_CONTEXT, the context's TLS
+    files. A DOCKER_HOST that is set wins, as it does with the docker command.
+    """
+    if os.environ.get("DOCKER_HOST") or not shutil.which("docker"):
+        return
+    try:
+        [context] = json.loads(run("docker", "context", "inspect", timeout_s=ANSWER_TIMEOUT_S))
+        endpoint = context["Endpoints"]["docker"]
+    except (CommandFailedError, ValueError, KeyError):
+        return  # `info` says what is wrong with it
+    if context["Name"] == "default" or not endpoint.get("Host"):
+        return
+    os.environ["DOCKER_HOST"] = endpoint["Host"]
+    if context.get("TLSMaterial"):
+        os.environ["DOCKER_CERT_PATH"] = str(Path(context["Storage"]["TLSPath"]) / "docker")
+        os.environ["DOCKER_TLS" if endpoint.get("SkipTLSVerify") else "DOCKER_TLS_VERIFY"] = "1"
+
+
+def is_rootless() -> bool:
+    """Return whether the engine runs without root."""
+    return "name=rootless" in (info().get("SecurityOptions") or [])
 
 
 def check_size(*, is_up: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.docker import engine, images
+from harness.docker import engine, image_stream, images
 from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, TooSmallError
 from harness.warehouse.container import engine_answers
 from tests import programs
@@ -122,3 +122,23 @@ def test_a_container_that_may_still_be_created_is_not_taken_as_absent(bin_: Path
 def test_without_the_probes_image_a_container_is_absent(bin_: Path) -> None:
     programs.write_answers(bin_ / "docker", {}, "Error response from daemon: No such image: postgres:18")
     engine.wait_until_created_or_absent("any")
+
+
+@pytest.mark.parametrize(
+    ("dumped", "found"),
+    [
+        (
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "fuse-overlayfs"\n',
+            "fuse-overlayfs",
+        ),
+        (
+            "version = 3\n[plugins.'io.containerd.cri.v1.images']\nsnapshotter = 'fuse-overlayfs'\n"
+            "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nsnapshotter = ''\n",
+            "fuse-overlayfs",
+        ),
+        ("version = 3\n", "overlayfs"),
+    ],
+)
+def test_the_nodes_snapshotter_is_read_from_either_version_of_containerd(bin_: Path, dumped: str, found: str) -> None:
+    programs.write_docker(bin_ / "docker", {"exec node containerd config dump": dumped})
+    assert image_stream.snapshotter(str(bin_ / "docker"), "node") == found
