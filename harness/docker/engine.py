@@ -17,6 +17,7 @@ from harness.errors import (
     EngineMissingError,
     ImageMissingError,
     TooSmallError,
+    UsageError,
 )
 from harness.processes.command import run
 from harness.processes.failures import disk_full
@@ -83,6 +84,18 @@ def use_current_context() -> None:
 def is_rootless() -> bool:
     """Return whether the engine runs without root."""
     return "name=rootless" in (info().get("SecurityOptions") or [])
+
+
+def check_rootless() -> None:
+    """Raise UsageError if a rootless engine may not limit its containers, which Kubernetes' nodes have to."""
+    found = info()
+    limits = [found.get(name) for name in ("MemoryLimit", "PidsLimit", "CPUShares")]
+    if is_rootless() and not (found.get("CgroupVersion") == "2" and all(limits)):
+        raise UsageError(
+            "The rootless Docker engine cannot limit memory, processes and CPU of its containers.",
+            "systemd delegates to a user only what it is told to, and only with cgroup v2.",
+            "Set Delegate=yes: https://kind.sigs.k8s.io/docs/user/rootless; or: nox -s e2e -- --target embedded",
+        )
 
 
 def check_size(*, is_up: bool = False) -> None:

@@ -1,5 +1,6 @@
 """A missing engine, too small a one, or one with a full disk is an expected error."""
 
+import contextlib
 import json
 import shutil
 from collections import namedtuple
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.docker import engine, image_stream, images
-from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, TooSmallError
+from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, TooSmallError, UsageError
 from harness.warehouse.container import engine_answers
 from tests import programs
 from tests.servers import serving
@@ -97,6 +98,32 @@ def test_another_machines_disk_is_not_checked(bin_: Path, monkeypatch: pytest.Mo
     set_free(monkeypatch, 1)
     engine.check_size()
     engine.check_disk()
+
+
+def rootless(**changes: object) -> str:
+    """Return what a rootless engine with everything delegated reports, with CHANGES."""
+    security = ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]
+    limits = {"CgroupVersion": "2", "MemoryLimit": True, "PidsLimit": True, "CPUShares": True}
+    return json.dumps({"ServerVersion": "29", "SecurityOptions": security} | limits | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({}, False),
+        ({"CgroupVersion": "1"}, True),
+        ({"CPUShares": False}, True),
+        ({"CPUShares": False, "SecurityOptions": ["name=seccomp,profile=builtin"]}, False),  # it is root's
+        ({"CPUShares": False, "SecurityOptions": None}, False),
+    ],
+)
+def test_a_rootless_engine_needs_delegation(bin_: Path, changes: dict[str, object], is_refused: bool) -> None:
+    programs.write_docker(bin_ / "docker", {"info --format json": rootless(**changes)})
+    with pytest.raises(UsageError) if is_refused else contextlib.nullcontext() as caught:
+        engine.check_rootless()
+    if caught:
+        what = "The rootless Docker engine cannot limit memory, processes and CPU of its containers."
+        assert caught.value.what == what
 
 
 def test_an_image_that_is_not_built_needs_its_base(bin_: Path) -> None:
