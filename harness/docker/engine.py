@@ -27,6 +27,7 @@ from harness.project import pins
 ANSWER_TIMEOUT_S = 10.0
 MIN_MEMORY_BYTES = 5_000_000_000
 MIN_FREE_BYTES = 6_000_000_000
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # the kernel's names, and those of images
 PORT_TAKEN = r"port is already allocated|address already in use"  # in the output of a command that publishes a port
 
 
@@ -131,9 +132,19 @@ def _gb(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def has_image(reference: str) -> bool:
-    """Return whether the engine has an image."""
-    return inspect("image", reference) is not None
+def platform() -> str:
+    """Return the platform of the images that the engine builds by itself, `linux/amd64` for example."""
+    found = info()
+    machine = found.get("Architecture", "")
+    return f"{found.get('OSType', 'linux')}/{ARCHITECTURES.get(machine, machine)}"
+
+
+def has_image(reference: str, platform: str = "") -> bool:
+    """Return whether the engine has an image, of PLATFORM if one is given."""
+    found = inspect("image", reference)
+    if not found or not platform:
+        return found is not None
+    return platform.split("/")[:2] == [found["Os"], found["Architecture"]]
 
 
 def inspect(kind: str, name: str) -> dict[str, Any] | None:
@@ -175,12 +186,14 @@ def wait_until_created_or_absent(name: str) -> None:
             return
 
 
-def pull(supervisor: Supervisor, reference: str) -> None:
-    """Pull an image, unless the engine has it; raise ImageMissingError if that fails."""
-    if has_image(reference):
+def pull(supervisor: Supervisor, reference: str, platform: str = "") -> None:
+    """Pull an image, of PLATFORM if one is given, unless the engine has it; raise ImageMissingError if that fails."""
+    if has_image(reference, platform):
         return
+    options = ("--platform", platform) if platform else ()
     try:
-        supervisor.command("pull", ["docker", "pull", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
+        argv = ["docker", "pull", "--quiet", *options, reference]
+        supervisor.command("pull", argv, timeout_s=pins.deadline_s("pull"))
     except CommandFailedError as error:
         next_step = "Pull or load it by hand, or name another: docs/pins.md, “Overriding a pin”."
         raise ImageMissingError(

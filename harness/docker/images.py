@@ -32,6 +32,7 @@ class Image:
         name: its repository below `events-platform/`.
         dockerfile: its path from the repository's root.
         files: what the Dockerfile may copy, by path in the context.
+        platform: `linux/arm64` for example; empty for the engine's own.
     """
 
     name: str
@@ -39,11 +40,12 @@ class Image:
     base: str
     arguments: Mapping[str, str]
     files: Mapping[str, Path] = field(repr=False)
+    platform: str = ""
 
     @functools.cached_property
     def reference(self) -> str:
         """The image's repository and tag, `events-platform/dbt:0f3a…`."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.platform.encode())
         for text in (self.base, *sorted(f"{name}={value}" for name, value in self.arguments.items())):
             digest.update(f"{text}\0".encode())
         for path, file in sorted(self.files.items()):
@@ -53,20 +55,21 @@ class Image:
         return f"{REPOSITORY}/{self.name}:{digest.hexdigest()[:16]}"
 
 
-def airflow(events: Path | None = None) -> Image:
+def airflow(events: Path | None = None, platform: str = "") -> Image:
     """Return Airflow's image with the DAGs, the code that they call, and an events file, by default the sample."""
     files = _files(
         "airflow/Dockerfile", "airflow/entrypoint.sh", "airflow/dags", "airflow/include", "requirements/events.txt"
     )
     files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: the load recognises it by its content
     base = pins.image("airflow")
-    return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files)
+    return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files, platform)
 
 
-def dbt() -> Image:
+def dbt(platform: str = "") -> Image:
     """Return dbt's image."""
     base = pins.image("python")
-    return Image("dbt", "dbt/Dockerfile", base, {"PYTHON_IMAGE": base}, _files("dbt", "requirements/dbt.txt"))
+    files = _files("dbt", "requirements/dbt.txt")
+    return Image("dbt", "dbt/Dockerfile", base, {"PYTHON_IMAGE": base}, files, platform)
 
 
 def _files(*paths: str) -> dict[str, Path]:
@@ -86,7 +89,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
     if engine.has_image(image.reference):
         image_cache.save(image.name, [image.reference, image.base])
         return False
-    engine.pull(supervisor, image.base)
+    engine.pull(supervisor, image.base, image.platform)
     context = supervisor.directory / f"context-{image.name}"
     write_context(image, context)
     if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
@@ -95,22 +98,26 @@ def build(supervisor: Supervisor, image: Image) -> bool:
             "Somebody saved a file, or switched to another branch.",
             "Run it again.",
         )
+    options = ["--platform", image.platform] if image.platform else []
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
             f"build-{image.name}",
             [
-                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *arguments),
+                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *options, *arguments),
                 *("--file", context / image.dockerfile, "--tag", image.reference, context),
             ],
             timeout_s=pins.deadline_s("build"),
         )
     except CommandFailedError as error:
-        raise BuildFailedError(
-            f"The image {image.reference} does not build.",
+        why, next_step = (
             error.why,
-            f"See more: docker build --file {image.dockerfile} {' '.join(arguments)} .",
-        ) from error
+            " ".join(["See more: docker build", *options, "--file", image.dockerfile, *arguments, "."]),
+        )
+        if "exec format error" in error.output:
+            why = f"The engine does not run programs of {image.platform or 'the base image'}: it lacks an emulator."
+            next_step = "Install one: docker run --privileged --rm tonistiigi/binfmt --install all; or build elsewhere."
+        raise BuildFailedError(f"The image {image.reference} does not build.", why, next_step) from error
     finally:
         shutil.rmtree(context)
     image_cache.save(image.name, [image.reference, image.base])

@@ -69,7 +69,8 @@ class DockerCluster(ClusterProvider):
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             tools.find(name)
-        for image in (images.airflow(self.options.local_events), images.dbt()):
+        platform = self.platform()
+        for image in (images.airflow(self.options.local_events, platform), images.dbt(platform)):
             image_cache.load(image.name, image.reference)
         image_cache.load("postgres", pins.image("postgres"))
         engine.pull(supervisor, pins.image("postgres"))

@@ -87,6 +87,7 @@ class ExistingCluster(ClusterProvider):
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check all prerequisites, the namespace's maker among them; raise HarnessError if one is not met."""
         engine.info()  # it builds the images
+        self.platform()
         check_port(self.options.ui_port)
         tools.find("helm")
         if not self.exists() and self.kubectl().get("namespace", self.namespace):
@@ -140,6 +141,24 @@ class ExistingCluster(ClusterProvider):
         digest = hashlib.sha256(f"{uid} {self.namespace} {CLONE_ON_MACHINE}".encode()).hexdigest()
         suffix = f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"  # no other deployment drops these names
         return given_server(self.options.warehouse_dsn, "--warehouse-dsn", suffix)
+
+    def platform(self) -> str:
+        """Return the platform of the images: --platform, or that of the nodes; empty where it is the engine's own."""
+        found = {self.options.platform} if self.options.platform else self._node_platforms()
+        if len(found) > 1:
+            raise UsageError(
+                f"The cluster has nodes of {' and '.join(sorted(found))}, and the images are built for one platform.",
+                "A pod on a node of another one fails with “exec format error”.",
+                "Name it, e.g. --platform linux/amd64, and in --values FILE a nodeSelector for kubernetes.io/arch.",
+            )
+        return "".join(found - {engine.platform()})
+
+    def _node_platforms(self) -> set[str]:
+        """Return the platforms of the nodes that run Linux; none without the right to list nodes."""
+        with contextlib.suppress(CommandFailedError):
+            infos = [node["status"]["nodeInfo"] for node in self.kubectl().items("nodes")]
+            return {f"linux/{info['architecture']}" for info in infos if info["operatingSystem"] == "linux"}
+        return set()
 
     def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
         """Push an image to --registry, and return the name that pods use; without --registry the nodes must have it."""

@@ -81,6 +81,12 @@ class KindCluster(DockerCluster):
         super().check_prerequisites(supervisor)
         engine.pull(supervisor, pins.image("node"))
 
+    def platform(self) -> str:
+        """Return the platform of the images: that of the node's image, where it is not the engine's own."""
+        node = engine.inspect("image", pins.image("node"))
+        found = f"{node['Os']}/{node['Architecture']}" if node else ""
+        return self.options.platform or ("" if found == engine.platform() else found)
+
     def check_compatible(self) -> None:
         """Raise UsageError if an existing cluster has another port or image than the options and pins name."""
         node, wanted = engine.inspect("container", self.node), self.options.ui_port

@@ -25,6 +25,7 @@ class RunOptions:
         namespace: target context: the namespace to use.
         registry: target context: the prefix of the registry that images are pushed to.
         warehouse_dsn: target context: an administrator's DSN of the PostgreSQL.
+        platform: of the images, `linux/amd64` for example; None for that of the cluster's nodes.
         storage_class: target context: of the volume for task logs; None for the cluster's default.
         context: target context: the kubeconfig's context; None for the current one. No option sets it.
     """
@@ -40,6 +41,7 @@ class RunOptions:
     namespace: str | None = None
     registry: str | None = None
     warehouse_dsn: str | None = field(default=None, repr=False)
+    platform: str | None = None
     storage_class: str | None = None
     context: str | None = None
 
