@@ -6,10 +6,13 @@ pulled again under the same name changes no tag; `nox -s cluster -- down --image
 
 import functools
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness.docker import engine, image_cache
 from harness.errors import BuildFailedError, CommandFailedError
@@ -21,6 +24,10 @@ from harness.project.paths import CLONE, ROOT, SAMPLE
 REPOSITORY = "events-platform"
 LABEL = "events-platform.clone"  # of an image: the clone that built it
 IGNORED = {"__pycache__", "target", "logs", "dbt_packages"}
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+INDEXES = ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")  # the first that is set; uv has the first, too
+CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVENTS = "/opt/airflow/data/events.csv"  # the path of the events file in Airflow's image
 
 
@@ -99,21 +106,21 @@ def build(supervisor: Supervisor, image: Image) -> bool:
             "Run it again.",
         )
     options = ["--platform", image.platform] if image.platform else []
+    ways = way_to_index(supervisor.directory / f"pip-{image.name}.conf")
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
             f"build-{image.name}",
             [
-                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *options, *arguments),
+                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *options, *ways, *arguments),
                 *("--file", context / image.dockerfile, "--tag", image.reference, context),
             ],
             timeout_s=pins.deadline_s("build"),
         )
     except CommandFailedError as error:
-        why, next_step = (
-            error.why,
-            " ".join(["See more: docker build", *options, "--file", image.dockerfile, *arguments, "."]),
-        )
+        steps = re.findall(r"^#\d+ \d+\.\d+ (.*\S)", error.output, re.MULTILINE)  # what the steps print, after the time
+        why = f"Its last step says: {steps[-1]}" if steps else error.why
+        next_step = " ".join(["See more: docker build", *options, "--file", image.dockerfile, *arguments, "."])
         if "exec format error" in error.output:
             why = f"The engine does not run programs of {image.platform or 'the base image'}: it lacks an emulator."
             next_step = "Install one: docker run --privileged --rm tonistiigi/binfmt --install all; or build elsewhere."
@@ -122,6 +129,29 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         shutil.rmtree(context)
     image_cache.save(image.name, [image.reference, image.base])
     return True
+
+
+def way_to_index(settings: Path) -> list[str]:
+    """Return the options by which a build reaches the package index as this machine does, and write pip's SETTINGS.
+
+    Docker knows the variables of proxies, and keeps them out of the image and its history. The index, whose URL may
+    have a password, and the certificates are secrets: files that the Dockerfiles mount while they install.
+    """
+    proxies = {name: url for each in PROXIES for name in (each, each.lower()) if (url := os.environ.get(name))}
+    index = next((url for name in INDEXES if (url := os.environ.get(name))), "")
+    index = re.sub(r"^[\w.-]+=(?=\w+://)", "", index)  # uv's may have a name
+    certificates = next((path for name in CERTIFICATES if (path := os.environ.get(name)) and Path(path).is_file()), "")
+    lines = ["[global]", f"index-url = {index}" if index else "", "cert = /run/secrets/ca" if certificates else ""]
+    settings.touch(mode=0o600)
+    settings.write_text("\n".join(lines), encoding="utf-8")
+    options = [part for name in proxies for part in ("--build-arg", name)]  # the values stay in the environment
+    options += ["--secret", f"id=pip,src={settings}"]
+    if certificates:
+        options += ["--secret", f"id=ca,src={certificates}"]
+    urls = [index, *(url for name, url in proxies.items() if name.upper() != "NO_PROXY")]
+    if any(urlsplit(url if "//" in url else f"//{url}").hostname in LOOPBACK for url in urls):
+        options += ["--network", "host"]  # elsewhere a build has a loopback address of its own
+    return options
 
 
 def write_context(image: Image, folder: Path) -> None:

@@ -67,11 +67,11 @@ class MinikubeCluster(DockerCluster):
     def create(self, supervisor: Supervisor) -> str:
         """Create the cluster, or start an existing one (minikube's start does either); return which."""
         exists = engine.inspect("container", self.node)
-        driver = ("--driver", "docker", "--network", self.cluster, "--cpus", CPUS, "--memory", MEMORY)
+        driver = ["--driver", "docker", "--network", self.cluster, "--cpus", CPUS, "--memory", MEMORY]
         waiting = ("--wait", "all", "--wait-timeout", f"{pins.deadline_s('cluster'):.0f}s")
         quiet = ("--embed-certs", "--interactive=false")
         if engine.is_rootless():
-            driver += ("--rootless", "--container-runtime", "containerd")  # the only one that runs without root
+            driver += ["--rootless", "--container-runtime", "containerd"]  # the only one that runs without root
         argv = [*self._argv("start"), *driver, "--kubernetes-version", kubernetes_version(), *waiting, *quiet]
         try:
             supervisor.command("minikube", argv, timeout_s=pins.deadline_s("cluster") + START_MARGIN_S, env=self._env)

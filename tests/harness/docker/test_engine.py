@@ -76,7 +76,7 @@ def foreign_base(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "program").write_bytes(b"\x7fELF, of no machine")
     (tmp_path / "program").chmod(0o755)
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY program /\n")
-    argv = ["docker", "build", "--quiet", "--platform", FOREIGN, "--tag", reference, tmp_path]
+    argv = ["docker", "build", "--quiet", "--platform", FOREIGN, "--tag", reference, str(tmp_path)]
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
     yield reference
     subprocess.run(["docker", "image", "rm", "--force", reference], check=True, stdout=subprocess.DEVNULL)

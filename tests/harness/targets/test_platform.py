@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,9 @@ def context(folder: Path, nodes: Sequence[tuple[str, str]] | None, platform: str
     items = [{"status": {"nodeInfo": {"operatingSystem": system, "architecture": it}}} for system, it in nodes or ()]
     answers = {} if nodes is None else {"get nodes": json.dumps({"items": items})}
     programs.write_answers(folder / "kubectl", answers, "Error from server (Forbidden): nodes is forbidden")
-    return ExistingCluster(RunOptions(context="theirs", platform=platform))
+    cluster: type[Any] = ExistingCluster  # the protocol's empty methods make it look abstract
+    made: ExistingCluster = cluster(RunOptions(context="theirs", platform=platform))
+    return made
 
 
 @pytest.mark.parametrize(
