@@ -139,12 +139,9 @@ def platform() -> str:
     return f"{found.get('OSType', 'linux')}/{ARCHITECTURES.get(machine, machine)}"
 
 
-def has_image(reference: str, platform: str = "") -> bool:
-    """Return whether the engine has an image, of PLATFORM if one is given."""
-    found = inspect("image", reference)
-    if not found or not platform:
-        return found is not None
-    return platform.split("/")[:2] == [found["Os"], found["Architecture"]]
+def has_image(reference: str) -> bool:
+    """Return whether the engine has an image."""
+    return inspect("image", reference) is not None
 
 
 def inspect(kind: str, name: str) -> dict[str, Any] | None:
@@ -186,14 +183,12 @@ def wait_until_created_or_absent(name: str) -> None:
             return
 
 
-def pull(supervisor: Supervisor, reference: str, platform: str = "") -> None:
-    """Pull an image, of PLATFORM if one is given, unless the engine has it; raise ImageMissingError if that fails."""
-    if has_image(reference, platform):
+def pull(supervisor: Supervisor, reference: str) -> None:
+    """Pull an image, unless the engine has it; raise ImageMissingError if that fails."""
+    if has_image(reference):
         return
-    options = ("--platform", platform) if platform else ()
     try:
-        argv = ["docker", "pull", "--quiet", *options, reference]
-        supervisor.command("pull", argv, timeout_s=pins.deadline_s("pull"))
+        supervisor.command("pull", ["docker", "pull", "--quiet", reference], timeout_s=pins.deadline_s("pull"))
     except CommandFailedError as error:
         next_step = "Pull or load it by hand, or name another: docs/pins.md, “Overriding a pin”."
         raise ImageMissingError(

@@ -96,7 +96,8 @@ def build(supervisor: Supervisor, image: Image) -> bool:
     if engine.has_image(image.reference):
         image_cache.save(image.name, [image.reference, image.base])
         return False
-    engine.pull(supervisor, image.base, image.platform)
+    if not image.platform:  # of another platform the build pulls it by itself: here it would take the tag from ours
+        engine.pull(supervisor, image.base)
     context = supervisor.directory / f"context-{image.name}"
     write_context(image, context)
     if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
@@ -106,20 +107,22 @@ def build(supervisor: Supervisor, image: Image) -> bool:
             "Run it again.",
         )
     options = ["--platform", image.platform] if image.platform else []
-    ways = way_to_index(supervisor.directory / f"pip-{image.name}.conf")
+    pip = supervisor.directory / f"pip-{image.name}.conf"
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
             f"build-{image.name}",
             [
-                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *options, *ways, *arguments),
+                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}"),
+                *(*options, *way_to_index(pip), *arguments),
                 *("--file", context / image.dockerfile, "--tag", image.reference, context),
             ],
             timeout_s=pins.deadline_s("build"),
         )
     except CommandFailedError as error:
-        steps = re.findall(r"^#\d+ \d+\.\d+ (.*\S)", error.output, re.MULTILINE)  # what the steps print, after the time
-        why = f"Its last step says: {steps[-1]}" if steps else error.why
+        why, steps = error.why, re.findall(r"^#\d+ \d+\.\d+ (.*\S)", error.output, re.MULTILINE)  # after the time
+        if steps and "did not complete successfully" in error.output:
+            why = f"Its last step says: {steps[-1]}"
         next_step = " ".join(["See more: docker build", *options, "--file", image.dockerfile, *arguments, "."])
         if "exec format error" in error.output:
             why = f"The engine does not run programs of {image.platform or 'the base image'}: it lacks an emulator."
@@ -127,6 +130,7 @@ def build(supervisor: Supervisor, image: Image) -> bool:
         raise BuildFailedError(f"The image {image.reference} does not build.", why, next_step) from error
     finally:
         shutil.rmtree(context)
+        pip.unlink(missing_ok=True)  # it may have a password
     image_cache.save(image.name, [image.reference, image.base])
     return True
 

@@ -129,6 +129,7 @@ def image(tmp_path: Path) -> Iterator[images.Image]:
 def test_a_build_goes_through_proxy_index_and_authority(company: list[str], image: images.Image) -> None:
     with Supervisor.launch() as supervisor:
         assert images.build(supervisor, image)
+        assert not [*supervisor.directory.glob("*.conf")]
         logs = "".join(path.read_text(errors="replace") for path in (supervisor.directory / "logs").iterdir())
     assert company
     assert set(company) == {f"{HOST}:443"}
