@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from events import partitions
 from events.errors import SettingUnusable
 from events.tables import create_tables
+from harness.docker import engine
 from harness.project import pythons
 from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server
@@ -36,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
+    """Choose the engine. Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
+    engine.use_current_context()
     if (dsn := config.getoption("--postgres")) is None:
         return
     try:

@@ -21,7 +21,6 @@ from harness.kubernetes import chart
 from harness.processes.command import run
 from harness.project import pins, pythons, tools
 from harness.project.paths import ROOT
-from harness.warehouse.container import engine_answers
 
 SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the path of an ordinary user
 
@@ -64,12 +63,12 @@ def no_program(name: str) -> str:
 
 
 def no_engine() -> str:
-    """Look for an engine that both the docker command and the Python client reach."""
+    """Look for an engine."""
     try:
         engine.info()
     except EngineMissingError:
         return f"none answers at {engine.address()}"
-    return "" if engine_answers() else "one answers at docker's context only"
+    return ""
 
 
 def no_room() -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields
@@ -59,6 +60,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "target context: an administrator's DSN of a PostgreSQL, 14 to 18, that pods reach",
         type=dsn,
     )
+    add(
+        "--platform", "PLATFORM", "the images', e.g. linux/amd64; by default that of the cluster's nodes", type=platform
+    )
     add("--registry", "PREFIX", "target context: where to push the images; without it the nodes must have them")
     pull_text = "target context: the secret with the registry's login, in that namespace, or NAMESPACE/NAME"
     add("--pull-secret", "NAME", pull_text)
@@ -98,6 +102,13 @@ def dsn(text: str) -> str:
     except SettingUnusable as error:
         raise UsageError(error.what, error.why, error.next_step) from None
     raise argparse.ArgumentTypeError("names no server")
+
+
+def platform(text: str) -> str:
+    """Return a platform of Linux images."""
+    if not re.fullmatch(r"linux/[a-z0-9]+(/v\d)?", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a platform like linux/amd64")
+    return text
 
 
 def port(text: str) -> int:

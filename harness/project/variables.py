@@ -37,6 +37,9 @@ def pins() -> list[Variable]:
             "the official chart: a path (archive or folder), an archive's URL, or a repository (`https://…`, `oci://…`)",
             "the pinned archive's URL",
         ),
+        Variable(
+            "PLATFORM_AIRFLOW_CONSTRAINTS", "Airflow's constraints for `nox -s lock`: a path or a URL", "Airflow's"
+        ),
         *(
             Variable(
                 f"PLATFORM_{name.upper()}",

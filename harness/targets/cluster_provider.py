@@ -56,6 +56,10 @@ class ClusterProvider(Protocol):
     def running_database(self) -> Database:
         """Return the PostgreSQL that runs, or raise PostgresError."""
 
+    def platform(self) -> str:
+        """Return the platform of the images, `linux/amd64` for example; empty for the engine's own."""
+        return self.options.platform or ""
+
     def load_image(self, supervisor: Supervisor, image: Image) -> str:
         """Load an image into the cluster or push it to its registry; return the name that pods use."""
 

@@ -104,6 +104,7 @@ class ExistingCluster(ClusterProvider):
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check all prerequisites, the namespaces and the user's rights among them; raise HarnessError."""
         engine.info()  # it builds the images
+        self.platform()
         check_port(self.options.ui_port)
         for name in ("kubectl", "helm"):
             say(f"… {tools.choice(name)}")
@@ -187,7 +188,7 @@ class ExistingCluster(ClusterProvider):
                 raise AlreadyUpError(
                     f"Somebody installs into the {self.title} just now, since {since:%H:%M:%S} UTC.",
                     "Another clone or CI upgrades the same deployment, or was killed while it did.",
-                    f"Wait {left_s:.0f} s at most; if it was killed: helm uninstall airflow --no-hooks, in that namespace.",
+                    f"Wait {left_s:.0f} s at most; if it was killed: helm uninstall airflow --no-hooks, in its namespace.",
                 )
 
     def check_dependencies(self, *, database: bool = True) -> None:  # noqa: ARG002 - PostgreSQL has its own errors
@@ -246,6 +247,24 @@ class ExistingCluster(ClusterProvider):
         """Return the name of an image that pods use."""
         prefix = f"{self.options.registry.rstrip('/')}/" if self.options.registry else ""
         return f"{prefix}{image.reference}"
+
+    def platform(self) -> str:
+        """Return the platform of the images: --platform, or that of the nodes; empty where it is the engine's own."""
+        found = {self.options.platform} if self.options.platform else self._node_platforms()
+        if len(found) > 1:
+            raise UsageError(
+                f"The cluster has nodes of {' and '.join(sorted(found))}, and the images are built for one platform.",
+                "A pod on a node of another one fails with “exec format error”.",
+                "Name it, e.g. --platform linux/amd64, and in --values FILE a nodeSelector for kubernetes.io/arch.",
+            )
+        return "".join(found - {engine.platform()})
+
+    def _node_platforms(self) -> set[str]:
+        """Return the platforms of the nodes that run Linux; none without the right to list nodes."""
+        with contextlib.suppress(CommandFailedError):
+            infos = [node["status"]["nodeInfo"] for node in self.kubectl().items("nodes")]
+            return {f"linux/{info['architecture']}" for info in infos if info["operatingSystem"] == "linux"}
+        return set()
 
     def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
         """Push an image to --registry, and return the name that pods use; without --registry the nodes must have it."""

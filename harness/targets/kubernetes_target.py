@@ -110,7 +110,8 @@ def check_prerequisites(provider: ClusterProvider, supervisor: Supervisor) -> No
 def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) -> ClusterDeployment:
     """Create or update everything that is missing or differs, and wait until Airflow is healthy."""
     provider.prepare()
-    airflow_image, dbt_image = images.airflow(provider.options.local_events), images.dbt()
+    platform = provider.platform()
+    airflow_image, dbt_image = images.airflow(provider.options.local_events, platform), images.dbt(platform)
     files = code_sync.digests(provider)  # now: somebody may edit one before the end
 
     def create_cluster() -> Kubectl:

@@ -26,6 +26,7 @@ class RunOptions:
         registry: target context: the prefix of the registry that images are pushed to.
         warehouse_dsn: target context: an administrator's DSN of the PostgreSQL.
         pull_secret: target context: the secret with the registry's login, `NAME` or `NAMESPACE/NAME`.
+        platform: of the images, `linux/amd64` for example; None for that of the cluster's nodes.
         storage_class: target context: of the volume for task logs; None for the cluster's default.
         yes: drop an existing warehouse on a given PostgreSQL without asking.
         rotate_secrets: make new passwords and keys.
@@ -44,6 +45,7 @@ class RunOptions:
     registry: str | None = None
     warehouse_dsn: str | None = field(default=None, repr=False)
     pull_secret: str | None = None
+    platform: str | None = None
     storage_class: str | None = None
     yes: bool = False
     rotate_secrets: bool = False

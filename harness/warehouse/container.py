@@ -32,7 +32,7 @@ START_TIMEOUT_S = 300.0  # a first run pulls the image
 
 
 def engine_answers() -> bool:
-    """Return whether a Docker engine answers at DOCKER_HOST or its usual socket; Docker's contexts are not read."""
+    """Return whether a Docker engine answers at DOCKER_HOST, see `engine.use_current_context`, or its usual socket."""
     import docker
 
     try:

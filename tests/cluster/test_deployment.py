@@ -17,7 +17,7 @@ from harness.docker import engine, images
 from harness.kubernetes.cluster_secrets import read_secret
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.command import run as run_command
-from harness.project import pins
+from harness.project import locks, pins
 from harness.project.paths import ROOT, SAMPLE
 from harness.targets.cluster_deployment import warehouse_of
 from harness.targets.kubernetes_target import provider_of
@@ -214,6 +214,44 @@ def test_up_ignores_an_earlier_failed_migration(cluster: Cluster) -> None:
     cluster.kubectl.apply([job])
     cluster.kubectl.run("wait", "--for=condition=failed", "job/airflow-run-airflow-migrations", "--timeout=60s")
     succeed("cluster", "up")
+
+
+SOURCES = """
+import importlib, pathlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+for module in list(sys.modules.values()):
+    path, compiled = getattr(module, "__file__", None) or "", getattr(module, "__cached__", None)
+    if "-packages/" in path and path.endswith(".py") and not (compiled and pathlib.Path(compiled).exists()):
+        print("not compiled:", path)
+import airflow.providers
+for folder in airflow.providers.__path__:
+    paths = [*pathlib.Path(folder).rglob("*.py")]
+    print(sum(len([*path.parent.glob(f"__pycache__/{path.stem}.*.pyc")]) for path in paths) / len(paths))
+"""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_airflows_image_has_bytecode_of_what_is_imported() -> None:
+    """And little else: of the providers only what a worker, or a component, imports."""
+    python = ("docker", "run", "--rm", "--network=none", "--entrypoint=python", "--env=PYTHONDONTWRITEBYTECODE=1")
+    modules = (
+        *("airflow.sdk.execution_time.execute_workload", "airflow.sdk.execution_time.task_runner"),
+        *("airflow.cli.commands.scheduler_command", "airflow.api_fastapi.core_api.routes.public"),
+        *("airflow.providers.cncf.kubernetes.operators.pod", "events.load", "s3fs", "gcsfs"),
+    )
+    output = run_command(*python, images.airflow().reference, "-c", SOURCES, *modules)
+    assert "not compiled" not in output
+    assert float(output.split()[-1]) < 0.5
+
+
+@pytest.mark.usefixtures("cluster")
+def test_airflows_image_has_the_locked_packages_and_fits_together() -> None:
+    run = ("docker", "run", "--rm", "--network=none", "--entrypoint=pip", images.airflow().reference)
+    assert run_command(*run, "check") == "No broken requirements found.\n"
+    installed = dict(line.split("==") for line in run_command(*run, "freeze").splitlines() if "==" in line)
+    for name in ("fsspec", "s3fs", "gcsfs", "psycopg"):
+        assert f"\n{name}=={installed[name]} " in locks.path("events").read_text()
 
 
 @pytest.mark.usefixtures("cluster")

@@ -26,6 +26,7 @@ CLUSTERS = "is not a cluster; the clusters are kind, minikube, context."
         ("e2e --ui-port 70000", "--ui-port: 70000 is not a port from 1 to 65535."),
         ("e2e --ui-port http", "--ui-port: invalid port value: 'http'."),
         ("e2e --values no/such.yaml", "--values: no/such.yaml is not a file."),
+        ("e2e --platform amd64", "--platform: amd64 is not a platform like linux/amd64."),
         ("e2e --start=", "--start is empty."),
         ("cluster", "the following arguments are required: up|sync|status|ui|logs|down."),
         ("cluster restart", "up|sync|status|ui|logs|down: invalid choice: 'restart'"),
