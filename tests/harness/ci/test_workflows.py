@@ -93,6 +93,14 @@ def test_the_jobs_have_the_pythons_of_the_project() -> None:
     assert [session["session"] for session in plan.listed_sessions() if session["python"]] == []
 
 
+def test_the_end_to_end_run_has_the_target_and_the_node_of_its_place() -> None:
+    [step] = [step for job, step in steps(CI) if job == "e2e" and "run" in step]
+    assert step["env"]["TARGET"] == "${{ matrix.target }}"
+    # act passes on this machine's image, and GitHub none.
+    assert step["env"]["PLATFORM_NODE_IMAGE"] == "${{ matrix.node || env.PLATFORM_NODE_IMAGE }}"
+    assert CI["jobs"]["e2e"]["runs-on"] == "${{ matrix.runner }}"
+
+
 def test_the_gate_needs_every_other_job() -> None:
     jobs = dict(CI["jobs"])
     gate = jobs.pop("gate")

@@ -24,7 +24,10 @@ VERSION = "1.22.0"
 TIMED_OUT = (
     "Error: UPGRADE FAILED: pre-upgrade hooks failed: 1 error occurred:\\n\\t* timed out waiting for the condition"
 )
-TIMED_OUT_HELM_4 = "Error: resource Job/a/b not ready. status: InProgress\\ncontext deadline exceeded"
+TIMED_OUT_HELM_4 = (
+    "Error: UPGRADE FAILED: post-upgrade hooks failed: resource Job/a/b not ready. status: InProgress, "
+    "message: Job in progress\\ncontext deadline exceeded"
+)
 
 # Writes down its arguments, and does what the files beside it say.
 HELM = """\
