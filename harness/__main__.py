@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int:
     terminal.replace_unknown_characters()
     os.environ.setdefault("KUBECACHEDIR", str(BUILD / "kube-cache"))  # else kubectl and helm write to the user's own
     engine.use_current_context()
+    engine.use_own_images()
     return command_line.run(arguments)
 
 

@@ -39,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the engine. Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
     engine.use_current_context()
+    engine.use_own_images()
     if (dsn := config.getoption("--postgres")) is None:
         return
     try:

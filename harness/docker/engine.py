@@ -203,6 +203,26 @@ def explain_failed_pull(error: CommandFailedError, next_step: str) -> tuple[str,
     return error.why, next_step
 
 
+def use_own_images() -> None:
+    """Use the engine's own images of the pinned tags where their digests can neither be found nor pulled.
+
+    That is a machine without a registry, whose images were loaded. This process and those that it starts then have the
+    variables that override the pins. On GitHub only the pins are used.
+    """
+    if pins.alone_count() or not shutil.which("docker"):
+        return
+    listing = ("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
+    try:
+        tags = run(*listing, timeout_s=ANSWER_TIMEOUT_S).split()
+    except CommandFailedError:
+        return  # no engine answers; what needs one says so
+    for name in pins.images():
+        pinned = pins.image(name)
+        tag, _, digest = pinned.partition("@")
+        if digest and tag in tags and not has_image(pinned) and not is_pullable(pinned):
+            os.environ[pins.variable(name)] = tag
+
+
 def check_image(supervisor: Supervisor, reference: str) -> None:
     """Raise ImageMissingError unless the engine has an image or can pull it.
 

@@ -72,7 +72,7 @@ def installed(name: str) -> Path | None:
 
 def why_pinned(name: str) -> str:
     """Return why the pinned program NAME is used and not the one on the path; empty if that one is supported."""
-    if os.environ.get("GITHUB_ACTIONS") == "true" and "ACT" not in os.environ:  # act runs jobs on a user's machine
+    if pins.alone_count():
         return "on GitHub only the pinned one is used"
     if not (path := shutil.which(name)):
         return "none is installed"

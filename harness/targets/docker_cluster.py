@@ -69,6 +69,8 @@ class DockerCluster(ClusterProvider):
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
             say(f"… {tools.choice(name)}")
+        if images_by_tag := pins.without_digest():
+            say(f"… {', '.join(images_by_tag)}: by tag, not by the pinned digest")
         engine.pull(supervisor, pins.image("postgres"))
         for base in images.needed_bases():  # pulled while the cluster is created
             engine.check_image(supervisor, pins.image(base))

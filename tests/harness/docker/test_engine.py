@@ -128,3 +128,23 @@ def test_a_node_that_is_being_removed_is_not_kept() -> None:
     remove = subprocess.Popen(["docker", "container", "rm", "--force", name], stdout=subprocess.DEVNULL)
     assert not image_stream.is_kept("docker", name, made, 30)
     assert remove.wait() == 0
+
+
+def test_the_engines_own_image_replaces_a_digest_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("GITHUB_ACTIONS", *(pins.variable(name) for name in pins.images())):
+        monkeypatch.delenv(variable, raising=False)
+    tag = f"events-platform-test/{secrets.token_hex(4)}:1"
+    pinned = f"{tag}@sha256:{'0' * 64}"
+    subprocess.run(["docker", "tag", pins.image("postgres").partition("@")[0], tag], check=True)
+    try:
+        monkeypatch.setattr(pins, "versions", lambda: {"images": {"postgres": pinned, "node": f"{tag}-not-there@sha256:1"}})
+        monkeypatch.setenv("GITHUB_ACTIONS", "true")
+        monkeypatch.delenv("ACT", raising=False)
+        engine.use_own_images()
+        assert (pins.image("postgres"), pins.without_digest()) == (pinned, [])
+        monkeypatch.delenv("GITHUB_ACTIONS")
+        engine.use_own_images()
+        assert (pins.image("postgres"), pins.without_digest()) == (tag, [tag])
+        assert pins.image("node") == f"{tag}-not-there@sha256:1"
+    finally:
+        subprocess.run(["docker", "image", "rm", tag], check=True, stdout=subprocess.DEVNULL)

@@ -53,7 +53,7 @@ def rots(url: str) -> str:
         return "Apache's mirrors keep only the newest release; archive.apache.org/dist keeps all"
     if {"latest", "stable", "current", "nightly", "main", "master", "HEAD"} & {part.partition("?")[0] for part in path}:
         return "its content changes"
-    if not re.search(r"\d+\.\d+|\{version\}", "/".join(path)):
+    if not re.search(r"\d+\.\d+|\{version\}|\{airflow\}", "/".join(path)):
         return "it names no version"
     return "" if url.startswith("https://") else "it is not HTTPS"
 
@@ -98,6 +98,7 @@ def test_every_pinned_url_is_looked_at() -> None:
         "dl.k8s.io",
         "get.helm.sh",
         "github.com",
+        "raw.githubusercontent.com",
     ]
 
 

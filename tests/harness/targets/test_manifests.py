@@ -45,7 +45,7 @@ def test_everything_but_the_secrets_is_written(tmp_path: Path, monkeypatch: pyte
     assert "| team-dbt | warehouse-transformer | WAREHOUSE_HOST, " in secrets
     assert "| team | airflow-keys | fernet-key, api-secret-key, jwt-secret |" in secrets
     objects = {f"{item['kind']}/{item['metadata']['name']}{number}": item for number, item in enumerate(items)}
-    for version in KUBERNETES.values():
+    for version in KUBERNETES:
         assert list(schema_errors(objects, version)) == []
 
 
