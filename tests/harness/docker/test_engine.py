@@ -147,6 +147,6 @@ def test_the_engines_own_image_replaces_a_digest_that_cannot_be_had(monkeypatch:
         monkeypatch.delenv("GITHUB_ACTIONS")
         engine.use_own_images()
         assert (pins.image("postgres"), pins.without_digest()) == (tag, [tag])
-        assert pins.image("node") == f"{tag}-not-there@sha256:1"
+        assert pins.image("node") == f"{tag}-none@sha256:1"
     finally:
         subprocess.run(["docker", "image", "rm", tag], check=True, stdout=subprocess.DEVNULL)
