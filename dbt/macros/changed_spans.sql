@@ -4,13 +4,13 @@
     locks are taken before the snapshot. -#}
 {% macro begin_build() -%}
     {%- set kind = kind_of(this) -%}
-    {%- set has_transaction_timeout = run_query("select current_setting('transaction_timeout', true) is not null").rows[0][0] -%}
+    {%- set transaction_timeout = run_query("select current_setting('transaction_timeout', true)").rows[0][0] -%}
     {%- call statement('begin_build') -%}
         rollback;
         begin isolation level repeatable read read write;
         set local lock_timeout = '30min';
         set local statement_timeout = 0;
-        {%- if has_transaction_timeout %}
+        {%- if transaction_timeout is not none %}
         set local transaction_timeout = 0;
         {%- endif %}
         set local idle_in_transaction_session_timeout = 0;
