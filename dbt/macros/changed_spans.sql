@@ -4,7 +4,8 @@
     locks are taken before the snapshot. -#}
 {% macro begin_build() -%}
     {%- set kind = kind_of(this) -%}
-    {%- set has_transaction_timeout = run_query("select current_setting('transaction_timeout', true) is not null").rows[0][0] -%}
+    {%- set query = "select current_setting('transaction_timeout', true) is not null" -%}
+    {%- set has_transaction_timeout = run_query(query).rows[0][0] -%}
     {%- call statement('begin_build') -%}
         rollback;
         begin isolation level repeatable read read write;
