@@ -83,6 +83,14 @@ def test_two_of_each_are_spread_and_survive_a_drained_node(objects: Objects) -> 
         assert budget["spec"]["maxUnavailable"] == 1
 
 
+def test_a_node_is_not_removed_under_a_running_task(objects: Objects) -> None:
+    wanted = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    assert objects[WORKER]["metadata"]["annotations"].items() >= wanted.items()
+    settings = yaml.safe_load(VALUES.read_text())["config"]["dbt_pod"]
+    assert json.loads(settings["annotations"]) == wanted
+    assert f"annotations = {settings['annotations']}\n" in objects[CONFIG]["data"]["airflow.cfg"]
+
+
 def test_users_come_through_tls_and_tasks_do_not(objects: Objects) -> None:
     [ingress] = [item for item in objects.values() if item["kind"] == "Ingress"]
     [rule] = ingress["spec"]["rules"]
