@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.commands.arguments import Parser, absolute_file, absolute_uri
+from harness.commands.arguments import Parser, absolute_file, absolute_uri, add_run_options, run_options
 from harness.commands.dbt import add_options
 from harness.commands.empty_values import VARIABLES, check_not_empty
 from harness.errors import UsageError
@@ -109,3 +109,14 @@ def test_a_path_is_made_absolute() -> None:
     assert absolute_uri("~nobody-here/a.csv") == str(Path("~nobody-here/a.csv").absolute())
     assert absolute_uri("~/a.csv") == str(Path("~/a.csv").expanduser())
     assert absolute_uri("~nosuchuser/a.csv") == str(Path.cwd() / "~nosuchuser/a.csv")
+
+
+def test_values_files_are_in_the_order_given(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("production.yaml", "own.yaml")]
+    for file in files:
+        file.touch()
+    parser = Parser()
+    add_run_options(parser)
+    parsed = parser.parse_args([part for file in files for part in ("--values", str(file))])
+    assert run_options(parsed).values == tuple(map(str, files))
+    assert run_options(parser.parse_args([])).values == ()
