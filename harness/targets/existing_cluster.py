@@ -188,7 +188,7 @@ class ExistingCluster(ClusterProvider):
                 raise AlreadyUpError(
                     f"Somebody installs into the {self.title} just now, since {since:%H:%M:%S} UTC.",
                     "Another clone or CI upgrades the same deployment, or was killed while it did.",
-                    f"Wait at most {left_s:.0f} s; if it was killed: helm uninstall airflow --no-hooks in it.",
+                    f"Wait {left_s:.0f} s at most; if it was killed: helm uninstall airflow --no-hooks, in it.",
                 )
 
     def check_dependencies(self, *, database: bool = True) -> None:  # noqa: ARG002 - PostgreSQL has its own errors

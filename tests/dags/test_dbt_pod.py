@@ -109,11 +109,14 @@ def test_airflows_configuration_says_on_which_nodes_it_runs(monkeypatch: pytest.
     values = yaml.safe_load((ROOT / "cluster" / "values" / "production.yaml").read_text())
     toleration = [{"key": "dedicated", "operator": "Equal", "value": "dbt", "effect": "NoSchedule"}]
     chosen = {"node_selector": '{"workload": "dbt"}', "tolerations": json.dumps(toleration), "results_claim": ""}
+    chosen["annotations"] = values["config"]["dbt_pod"]["annotations"]
     assert values["config"]["dbt_pod"].keys() == chosen.keys()
     for name, value in chosen.items():
         monkeypatch.setenv(f"AIRFLOW__DBT_POD__{name.upper()}", value)
     request = dbt_pod("dbt_build", IMAGE, ("build",)).build_pod_request_obj(dry_run=True)
-    spec = ApiClient().sanitize_for_serialization(request)["spec"]
+    made = ApiClient().sanitize_for_serialization(request)
+    assert made["metadata"]["annotations"].items() >= json.loads(chosen["annotations"]).items()
+    spec = made["spec"]
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"workload": "dbt"}, toleration)
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert volumes["results"] == {"name": "results", "emptyDir": {"sizeLimit": "256Mi"}}

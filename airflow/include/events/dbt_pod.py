@@ -77,6 +77,7 @@ def dbt_pod(task_id: str, image: str, arguments: tuple[str, ...], namespace: str
         container_resources=k8s.V1ResourceRequirements(
             requests={"cpu": "250m", "memory": "256Mi"}, limits={"cpu": "2", "memory": "1Gi"}
         ),
+        annotations=json.loads(conf.get("dbt_pod", "annotations", fallback="{}")),
         node_selector=json.loads(conf.get("dbt_pod", "node_selector", fallback="{}")),
         tolerations=json.loads(conf.get("dbt_pod", "tolerations", fallback="[]")),
         service_account_name="dbt",

@@ -13,6 +13,7 @@ import yaml
 
 from harness.docker import images
 from harness.kubernetes import chart, deployment, pgbouncer
+from harness.project.paths import ROOT
 from harness.warehouse.server import Server
 from tests.harness.kubernetes.object_rules import (
     API,
@@ -43,11 +44,11 @@ EXCEPTIONS = {
 
 
 @functools.cache
-def rendered(folder: Path) -> Objects:
-    """Return what `up` installs with it, rendered with the chart's schema of values."""
+def rendered(folder: Path, *more: Path) -> Objects:
+    """Return what `up` installs with it and MORE values, rendered with the chart's schema of values."""
     values = chart.run_values(images.airflow().reference, {"DBT_IMAGE": images.dbt().reference}, {})
     (folder / "values.json").write_text(json.dumps(values))
-    files = [chart.VALUES / "base.yaml", chart.VALUES / "context.yaml", VALUES, folder / "values.json"]
+    files = [chart.VALUES / "base.yaml", chart.VALUES / "context.yaml", VALUES, *more, folder / "values.json"]
     chart.check_values(chart.locate(), deployment.NAMESPACE, files)
     return load(chart.render(chart.locate(), deployment.NAMESPACE, chart.with_merged_lists(files))) | of_harness()
 
@@ -81,6 +82,14 @@ def test_two_of_each_are_spread_and_survive_a_drained_node(objects: Objects) -> 
             and item["spec"]["selector"]["matchLabels"]["component"] == component
         ]
         assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_a_node_is_not_removed_under_a_running_task(objects: Objects) -> None:
+    wanted = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    assert objects[WORKER]["metadata"]["annotations"].items() >= wanted.items()
+    settings = yaml.safe_load(VALUES.read_text())["config"]["dbt_pod"]
+    assert json.loads(settings["annotations"]) == wanted
+    assert f"annotations = {settings['annotations']}\n" in objects[CONFIG]["data"]["airflow.cfg"]
 
 
 def test_users_come_through_tls_and_tasks_do_not(objects: Objects) -> None:
@@ -144,6 +153,19 @@ def test_what_is_beyond_the_pooler_has_the_chosen_tls(sslmode: str, certificate:
     server = Server("any", "db", 5432, "a", "b", sslmode=sslmode, root_certificate=certificate)
     config = pgbouncer.secrets("postgresql://a:b@db:5432/x", server)["airflow-pgbouncer"]["pgbouncer.ini"]
     assert [line for line in config.splitlines() if line.startswith("server_tls")] == lines
+
+
+@pytest.mark.needs("helm", "chart")
+def test_what_one_old_node_runs_of_it_needs_nothing_else(tmp_path: Path) -> None:
+    """No budgets and cron jobs of newer versions, no images of others, no secret that is missing."""
+    objects = rendered(tmp_path, ROOT / "tests" / "cluster" / "production-on-one-node.yaml")
+    assert {name for name, _ in pods(objects)} == {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER}
+    assert objects.keys() & {"Ingress/airflow-ingress", "PodDisruptionBudget/airflow-scheduler-pdb"} == {
+        "Ingress/airflow-ingress"
+    }
+    assert [objects[name]["spec"]["replicas"] for name in (API, SCHEDULER)] == [2, 2]
+    for rule in RULES:
+        assert list(RULES[rule](objects)) == [], rule
 
 
 # --- single sign-on -------------------------------------------------------------------------------------------------
