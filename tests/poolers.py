@@ -62,6 +62,7 @@ def _pgbouncer(server: Server, users: str, settings: str, files: dict[str, bytes
         f"[databases]\n* = host={server.host} port={server.port}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = scram-sha-256\nauth_file = users\n"
+        "log_connections = 0\nlog_disconnections = 0\n"  # nobody reads its output, and a full pipe would stop it
     )
     with configured({"users": users.encode(), "pgbouncer.ini": f"{own}{settings}".encode(), **files}) as folder:
         yield port, folder
