@@ -40,6 +40,7 @@ class MinikubeCluster(DockerCluster):
     def check_prerequisites(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is created."""
         program()
+        engine.info()
         if os.geteuid() == 0:
             raise UsageError(
                 "minikube's docker driver refuses to run as root.",
