@@ -108,7 +108,7 @@ def cluster(session: nox.Session) -> None:
     run(session, install(session, "harness"), "harness", "cluster")
 
 
-@nox.session(tags=["ci", "engine"], default=False)
+@nox.session(tags=["nightly", "engine"], default=False)
 def faults(session: nox.Session) -> None:
     """Break runs on kind and embedded in many ways; check each error message, and that nothing is left behind."""
     pytest(session, install(session, "airflow", "tests"), "tests/cluster", "tests/e2e")
@@ -136,6 +136,12 @@ def release(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the load and dbt: `-- load` or `-- dbt` measures only one, `--events N` sets the size."""
     run(session, install(session, "dbt", "bench"), "harness.commands.bench")
+
+
+@nox.session(tags=["nightly"], default=False)
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities of the locked packages; each must be fixed, or accepted in pyproject.toml."""
+    run(session, install(session, "audit"), "harness.ci.audit")
 
 
 @nox.session(default=False)

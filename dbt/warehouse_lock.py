@@ -24,9 +24,9 @@ REFUSED = re.compile(
 LOCK_KEY = int.from_bytes(b"events")  # the load takes the same one
 # The lock's transaction may be idle for long; and when this process, or its machine, is gone, the server soon notices.
 SETTINGS = """
-    set local lock_timeout = 0; set local statement_timeout = 0; set local transaction_timeout = 0;
-    set local idle_in_transaction_session_timeout = 0; set local client_connection_check_interval = '5s';
-    set local tcp_keepalives_idle = 30; set local tcp_keepalives_interval = 10; set local tcp_keepalives_count = 3
+    set local lock_timeout = 0; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0;
+    set local client_connection_check_interval = '5s'; set local tcp_keepalives_idle = 30;
+    set local tcp_keepalives_interval = 10; set local tcp_keepalives_count = 3
 """
 
 
@@ -55,7 +55,8 @@ def take_lock(connection: Any, timeout_s: int) -> None:
     """Take the lock for the transaction of CONNECTION; wait for it at most TIMEOUT_S seconds."""
     try:
         with connection.cursor() as cursor:
-            cursor.execute(f"{SETTINGS}; select pg_try_advisory_xact_lock(%s)", [LOCK_KEY])
+            timeout = "set local transaction_timeout = 0;" if connection.server_version >= 170_000 else ""
+            cursor.execute(f"{SETTINGS}; {timeout} select pg_try_advisory_xact_lock(%s)", [LOCK_KEY])
             if not cursor.fetchone()[0]:
                 wait_for_lock(cursor, timeout_s)
     except psycopg2.Error as error:

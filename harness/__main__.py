@@ -5,6 +5,7 @@ import sys
 
 from harness.commands import command_line
 from harness.commands.interrupts import raise_interrupts
+from harness.docker import engine
 from harness.project import terminal
 from harness.project.paths import BUILD
 
@@ -14,6 +15,8 @@ def main(arguments: list[str]) -> int:
     raise_interrupts()
     terminal.replace_unknown_characters()
     os.environ.setdefault("KUBECACHEDIR", str(BUILD / "kube-cache"))  # else kubectl and helm write to the user's own
+    engine.use_current_context()
+    engine.use_own_images()
     return command_line.run(arguments)
 
 

@@ -232,7 +232,13 @@ class NotWritableError(HarnessError):
     exit_code = 66
 
 
+class AccessDeniedError(HarnessError):
+    """The cluster does not accept the context's credentials, or they lack a right."""
+
+    exit_code = 67
+
+
 class AlreadyUpError(HarnessError):
-    """A cluster of this clone is already up, and --reuse is not set."""
+    """A cluster of this clone, or a deployment in the namespace, is already up, and --reuse is not set."""
 
     exit_code = 63

@@ -16,12 +16,13 @@ from psycopg.conninfo import make_conninfo
 from feeds import partitions
 from feeds.errors import SettingUnusable
 from tests.events_feed import create_tables
+from harness.docker import engine
 from harness.project import pythons
 from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
-from harness.warehouse.server import MAJOR, Server
+from harness.warehouse.server import Server
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,12 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres",
         metavar="DSN",
-        help="an administrator's DSN of a PostgreSQL 18; else a container's where an engine answers, else the wheel's",
+        help="a PostgreSQL 14 to 18, as an administrator; else a container's where an engine answers, else the wheel's",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
+    """Choose the engine. Refuse an empty --postgres, and remove its password: pytest prints its arguments."""
+    engine.use_current_context()
+    engine.use_own_images()
     if (dsn := config.getoption("--postgres")) is None:
         return
     try:
@@ -60,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name the PostgreSQL server of the tests, and the Pythons of this machine."""
     return [
-        f"PostgreSQL {MAJOR}: {describe_choice(config.getoption('--postgres'))}",
+        f"PostgreSQL: {describe_choice(config.getoption('--postgres'))}",
         f"Pythons: {', '.join(sorted(pythons.found()))}",
     ]
 

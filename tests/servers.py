@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD by `respond`, which calls `answer` or `send_error`, and logs nothing."""
+    """Answers GET, HEAD and POST by `respond`, which calls `answer` or `send_error`, and logs nothing."""
 
     def respond(self) -> None:
         raise NotImplementedError
@@ -21,12 +21,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.respond()
 
+    def do_POST(self) -> None:
+        self.respond()
+
     def answer(self, status: int, content: bytes = b"", *, missing_bytes: int = 0) -> None:
         """Answer with STATUS and CONTENT, and break off before the last MISSING_BYTES that were promised."""
         self.send_response(status)
         self.send_header("Content-Length", str(len(content) + missing_bytes))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:

@@ -106,19 +106,24 @@
     delete from only {{ target }} as old_rows
     where ({{ condition }}) and not exists (select from new_rows where {{ same_key }});
 
+    {% if others %}
     with new_rows as (select * from {{ new_rows }})
 
-    merge into only {{ target }} as old_rows
-    using new_rows
+    update only {{ target }} as old_rows
+    set {% for name in others %}{{ name }} = new_rows.{{ name }}{{ ', ' if not loop.last }}{% endfor %}
+    from new_rows
     -- With the condition PostgreSQL reads no other old rows.
-    on {{ same_key }} and ({{ condition }})
-    {%- if others %}
-    -- Compared byte by byte: this includes nulls, and types without equality.
-    when matched and row(old_rows.{{ others | join(', old_rows.') }})::record
-        *<> row(new_rows.{{ others | join(', new_rows.') }})::record
-        then update set {% for name in others %}{{ name }} = new_rows.{{ name }}{{ ', ' if not loop.last }}{% endfor %}
-    {%- endif %}
-    when not matched then insert ({{ names | join(', ') }}) values (new_rows.{{ names | join(', new_rows.') }})
+    where {{ same_key }} and ({{ condition }})
+        -- Compared byte by byte: this includes nulls, and types without equality.
+        and row(old_rows.{{ others | join(', old_rows.') }})::record
+            *<> row(new_rows.{{ others | join(', new_rows.') }})::record;
+    {% endif %}
+
+    with new_rows as (select * from {{ new_rows }})
+
+    insert into {{ target }} ({{ names | join(', ') }})
+    select {{ names | join(', ') }} from new_rows
+    where not exists (select from only {{ target }} as old_rows where {{ same_key }} and ({{ condition }}))
 {%- endmacro %}
 
 

@@ -4,12 +4,15 @@
     locks are taken before the snapshot. -#}
 {% macro begin_build() -%}
     {%- set kind = kind_of(this) -%}
+    {%- set transaction_timeout = run_query("select current_setting('transaction_timeout', true)").rows[0][0] -%}
     {%- call statement('begin_build') -%}
         rollback;
         begin isolation level repeatable read read write;
         set local lock_timeout = '30min';
         set local statement_timeout = 0;
+        {%- if transaction_timeout is not none %}
         set local transaction_timeout = 0;
+        {%- endif %}
         set local idle_in_transaction_session_timeout = 0;
         -- An error, instead of only the rows that a policy allows.
         set local row_security = off;
@@ -33,12 +36,26 @@
 {%- endmacro %}
 
 
+{#- Set `marketplace.server` to what tells this server's transactions from another's. Where a managed service keeps the
+    system's identifier to itself, it is when the statistics began: each server has its own, and a crash a new one. -#}
+{% macro identify_server() -%}
+    do $identify$ begin
+        perform set_config('marketplace.server', system_identifier::text, true) from pg_control_system();
+    exception when others then
+        perform set_config('marketplace.server', (extract(epoch from stats_reset) * 1000000)::bigint::text, true)
+        from pg_stat_bgwriter;
+    end $identify$;
+{%- endmacro %}
+
+
 {#- A post-hook: record in the table's comment which transactions it has seen, or the table SOURCE has, from which it is
     built. The record is committed with the rows, or not at all. Transactions are those of one server: restored on
     another, the table has seen none. It is the comment's last line; what others wrote above it stays. -#}
 {% macro record_snapshot(source=none) -%}
-    {%- set until_now = "(select system_identifier || ' ' || pg_current_snapshot() from pg_control_system())" -%}
+    {%- set until_now = "current_setting('marketplace.server') || ' ' || pg_current_snapshot()" -%}
     {%- set comment = "obj_description('" ~ this ~ "'::regclass, 'pg_class')" -%}
+    {{ identify_server() }}
+
     do $record$ begin
         execute format(
             'comment on table %s is %L',
@@ -73,6 +90,8 @@
         {%- do begin_build() -%}
     {%- endif -%}
     {%- set query -%}
+        {{ identify_server() }}
+
         with
 
         records as (
@@ -83,11 +102,9 @@
 
         built as (
 
-            select case when records.record[1] = system_identifier::text then records.record[2]::pg_snapshot end as seen
+            select case when record[1] = current_setting('marketplace.server') then record[2]::pg_snapshot end as seen
 
-            from pg_control_system()
-
-            cross join records
+            from records
 
         ),
 

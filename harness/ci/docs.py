@@ -27,7 +27,7 @@ from harness.errors import HarnessError
 from harness.project import variables
 from harness.project.paths import ROOT
 from harness.project.pins import versions
-from harness.project.settings import settings
+from harness.project.settings import places, settings
 from harness.reporting import diagnostics
 
 GENERATED = re.compile(r"^<!-- generated: ([\w-]+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -170,6 +170,13 @@ def _pins() -> Iterator[Row]:
     yield (f"chart `airflow` (Airflow {versions()['chart']['airflow']})", versions()["chart"]["version"], "")
 
 
+def _places() -> Iterator[Row]:
+    for name, place in places().items():
+        node = place.get("node") or (versions()["images"]["node"] if place["target"] == "kind" else "")
+        when = "every change and every night" if place.get("on") == "change" else "every night"
+        yield (code(name), place["target"], place["runner"], node.partition("@")[0].rpartition(":v")[2], when)
+
+
 def _needs() -> Iterator[Row]:
     for name, need in needs.NEEDS.items():
         yield (code(name), need.title, re.sub(r"(https://\S+)", r"<\1>", need.advice))
@@ -206,6 +213,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "limits": lambda: table(("session", "minutes"), _named(settings()["minutes"])),
     "tags": lambda: "\n".join(line for line in (plan.__doc__ or "").splitlines() if line.startswith("|")),
     "diagnostics": lambda: table(("file or folder", "what"), _named(diagnostics.CONTENTS)),
+    "places": lambda: table(("place", "target", "runner", "Kubernetes", "when"), _places()),
     "needs": lambda: table(("need", "what", "how to get it"), _needs()),
     "packages": lambda: table(("package", "what it does"), _packages()),
     "decisions": lambda: table(("decision", "title"), _decisions()),

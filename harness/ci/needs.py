@@ -11,17 +11,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from feeds.uri import shown
 from harness.docker import engine
-from harness.errors import CommandFailedError, EngineMissingError, TooSmallError
+from harness.errors import CommandFailedError, EngineMissingError, HarnessError, TooSmallError
 from harness.kubernetes import chart
 from harness.processes.command import run
 from harness.project import pins, pythons, tools
 from harness.project.paths import ROOT
-from harness.warehouse.container import engine_answers
 
 SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the path of an ordinary user
 
@@ -64,12 +63,12 @@ def no_program(name: str) -> str:
 
 
 def no_engine() -> str:
-    """Look for an engine that both the docker command and the Python client reach."""
+    """Look for an engine."""
     try:
         engine.info()
     except EngineMissingError:
         return f"none answers at {engine.address()}"
-    return "" if engine_answers() else "one answers at docker's context only"
+    return ""
 
 
 def no_room() -> str:
@@ -92,6 +91,22 @@ def no_image() -> str:
 def no_tool(name: str) -> str:
     """Look for a program that the harness finds or downloads."""
     return "" if tools.is_available(name) else f"it is not installed, and {shown(tools.url_of(name))} does not answer"
+
+
+def helm(major: int) -> Path | None:
+    """Return a Helm of the version MAJOR, for tests: the one that is used, `helm3` or `helm4` on the path, the pin."""
+    for name in (os.environ.get("PLATFORM_HELM") or "helm", f"helm{major}"):
+        if (path := shutil.which(name)) and tools.version("helm", Path(path)).startswith(f"{major}."):
+            return Path(path)
+    if (pin := pins.tool("helm")).version.startswith(f"{major}."):
+        with contextlib.suppress(HarnessError):
+            return tools.pinned(pin)
+    return None
+
+
+def no_helm(major: int) -> str:
+    """Look for a Helm of the version MAJOR."""
+    return "" if helm(major) else "none was found"
 
 
 def no_mount() -> str:
@@ -135,7 +150,9 @@ NEEDS = {
         lambda: "" if succeeds("docker", "buildx", "version") else "the docker command has no such plugin",
         ("docker",),
     ),
-    "helm": Need("helm", "install Helm 3.19, or name it in PLATFORM_HELM", lambda: no_tool("helm")),
+    "helm": Need("helm", "install it, or name it in PLATFORM_HELM", lambda: no_tool("helm")),
+    "helm3": Need("Helm 3", "put one on the path as helm3", partial(no_helm, 3)),
+    "helm4": Need("Helm 4", "put one on the path as helm4", partial(no_helm, 4)),
     "kubectl": Need("kubectl", "install it, or name it in PLATFORM_KUBECTL", lambda: no_tool("kubectl")),
     "chart": Need(
         "Airflow's chart",
@@ -146,6 +163,7 @@ NEEDS = {
     "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),
     "git": Need("git", "apt-get install git", lambda: no_program("git")),
     "history": Need("git's history", "clone the repository with git", no_history, ("git",)),
+    "registry": Need("a registry's program", "apt-get install docker-registry", lambda: no_program("docker-registry")),
     "pgbouncer": Need("pgbouncer", "apt-get install pgbouncer", lambda: no_program("pgbouncer")),
 }
 

@@ -1,4 +1,4 @@
-"""Plan the jobs of a workflow: which sessions, targets and Pythons, from the output of `nox --list --json`.
+"""Plan the jobs of a workflow: which sessions, places and Pythons, from the output of `nox --list --json`.
 
 A session's tags decide:
 
@@ -7,15 +7,17 @@ A session's tags decide:
 | `ci` | on every change, every night, and by hand |
 | `nightly` | every night |
 | `docs` | also when only documentation changed |
-| `target` | once per target, in the job `e2e` |
+| `target` | once per place, in the job `e2e` |
 | `engine` | with the images and tools that an earlier run has cached |
 | `pythons` | once more on each supported Python, in the job `python` |
 
-`[tool.events-platform]` in `pyproject.toml` says how many minutes a job may take, and which Pythons there are. The plan
-goes to the terminal and to the file that GITHUB_OUTPUT names, as `sessions`, `targets` and `pythons`, each a list for a
-job's matrix. Needs only the standard library and nox: it runs before there is any environment.
+`places` in `cluster/versions.toml` says on which runners, targets and versions of Kubernetes `e2e` runs, and which of
+these before a merge. `[tool.events-platform]` in `pyproject.toml` says how many minutes a job may take, and which
+Pythons there are. The plan goes to the terminal and to the file that GITHUB_OUTPUT names, as `sessions`, `places` and
+`pythons`, each a list for a job's matrix. Needs only the standard library and nox: it runs before there is any
+environment.
 
-    python -m harness.ci.plan --event push --base 0f3a… --target kind
+    python -m harness.ci.plan --event push --base 0f3a… --place kind
 """
 
 import argparse
@@ -30,11 +32,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.project.paths import ROOT
-from harness.project.settings import settings
+from harness.project.settings import places, settings
 from harness.reporting.summary import Section, span, table
 
-EVENTS = ("push", "pull_request", "schedule", "workflow_dispatch")
-TARGETS = ("kind", "embedded")  # those that run on GitHub's runners
+EVENTS = ("push", "pull_request", "merge_group", "schedule", "workflow_dispatch")
+CHANGES = ("push", "pull_request", "merge_group")  # the events that have a base to compare with
 TAGS = ("ci", "nightly", "docs")
 DEFAULT_MINUTES = 30
 # The files that only sessions with the tag `docs` read. dbt's own Markdown is code and not among them.
@@ -53,25 +55,31 @@ class Plan:
     """The matrices of the workflow's jobs `session`, `e2e` and `python`, and why they are these."""
 
     sessions: list[Job]
-    targets: list[Job]
+    places: list[Job]
     pythons: list[Job]
     why: str
 
 
 def make(
-    listed: Sequence[dict[str, Any]], settings: dict[str, Any], event: str, changed: list[str], target: str
+    listed: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    places: dict[str, dict[str, str]],
+    event: str,
+    changed: list[str],
+    *,
+    place: str = "",
 ) -> Plan:
-    """Return the plan for EVENT, with end-to-end runs on TARGET, or where that is empty on the event's own targets.
+    """Return the plan for EVENT, with end-to-end runs in PLACE, or where that is empty in the event's own PLACES.
 
     LISTED are the sessions, as `nox --list --json` prints them; CHANGED the paths that a change touches, none if they
     are unknown. Raises PlanError if no session has a tag of the event.
     """
     tags, why = {"ci"}, f"everything with the tag ci, since this is a {event}"
-    targets = [target] if target else ["kind"]
+    where = [place] if place else [name for name, of in places.items() if of.get("on") == "change"]
     if event == "schedule":
-        tags, why, targets = {"ci", "nightly"}, "everything on every target, since this is a schedule", list(TARGETS)
-    elif event in ("push", "pull_request") and is_documentation(changed):
-        tags, why, targets = {"docs"}, "everything with the tag docs, since only documentation changed", []
+        tags, why, where = {"ci", "nightly"}, "everything in every place, since this is a schedule", list(places)
+    elif event in CHANGES and is_documentation(changed):
+        tags, why, where = {"docs"}, "everything with the tag docs, since only documentation changed", []
 
     def limit(name: str) -> int:
         return int(settings["minutes"].get(name, DEFAULT_MINUTES))
@@ -87,7 +95,17 @@ def make(
             for name, tags in tags_of.items()
             if name not in on_targets
         ],
-        [{"target": target, "minutes": limit(name)} for name in on_targets for target in targets],
+        [
+            {
+                "place": place,
+                "target": places[place]["target"],
+                "runner": places[place]["runner"],
+                "node": places[place].get("node", ""),
+                "minutes": limit(name),
+            }
+            for name in on_targets
+            for place in where
+        ],
         [{"python": python, "minutes": on_pythons} for python in settings["pythons"] if on_pythons],
         why,
     )
@@ -128,10 +146,10 @@ def write(plan: Plan) -> None:
     """Print the plan, and write it to the summary and to the file that the workflow reads."""
     if path := os.environ.get("GITHUB_OUTPUT"):
         with open(path, "a", encoding="utf-8") as file:
-            for name in ("sessions", "targets", "pythons"):
+            for name in ("sessions", "places", "pythons"):
                 file.write(f"{name}={json.dumps(getattr(plan, name))}\n")
     rows = [(f"nox -s {job['session']}", job["minutes"]) for job in plan.sessions]
-    rows += [(f"nox -s e2e -- --target {job['target']}", job["minutes"]) for job in plan.targets]
+    rows += [(f"the job e2e ({job['place']})", job["minutes"]) for job in plan.places]
     rows += [(f"the job python ({job['python']})", job["minutes"]) for job in plan.pythons]
     print(f"The plan is {plan.why}.")
     for command, minutes in rows:
@@ -145,7 +163,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s plan`."""
     parser.add_argument("--event", choices=EVENTS, default="push", help="the event that started the workflow")
     parser.add_argument("--base", default="", metavar="COMMIT", help="the commit to compare the change with")
-    parser.add_argument("--target", default="", choices=["", *TARGETS], help="the target of the end-to-end run")
+    parser.add_argument("--place", default="", choices=["", *places()], help="where the end-to-end run runs")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -154,7 +172,8 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     try:
-        write(make(listed_sessions(), settings(), options.event, changed_since(options.base), options.target))
+        changed = changed_since(options.base)
+        write(make(listed_sessions(), settings(), places(), options.event, changed, place=options.place))
     except PlanError as error:
         print(f"✗ {error}", file=sys.stderr)
         return 1

@@ -1,28 +1,50 @@
-"""Make a release of the project: check its tag and changelog, write its attachments, push its images.
+"""Make a release of the project: ask whether CI passed, push its images, run what was pushed, publish it.
 
-The version is `project.version` in pyproject.toml and nowhere else; the tag is `v` and the version. The attachments are
-written to `build/release`: the locks, the chart's values with the pins, dbt's documentation, the notes, checksums.
+The version is `project.version` in pyproject.toml and nowhere else; the tag is `v` and the version. The steps are those
+of the workflow `release.yml`: `check`, `push` both images for every platform by their digests, `try_image` each digest,
+`publish` them under the version with the attachments: the locks, the chart's values with the pins, dbt's documentation,
+each image's bill of materials, the images' digests, the notes, checksums. They are written to `build/release`.
 """
 
 import gzip
 import hashlib
 import io
+import json
+import os
 import re
 import shutil
 import tarfile
+import tempfile
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from harness.docker import engine, images
 from harness.errors import BuildFailedError, CommandFailedError, ReleaseError
+from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import BUILD, ROOT
-from harness.reporting.console import say
 
 RELEASE = BUILD / "release"
+SBOMS = BUILD / "sboms"
 DOCS = BUILD / "dbt-docs" / "index.html"
 SOURCE_LABEL = "org.opencontainers.image.source"
+PLATFORMS = ("linux/amd64", "linux/arm64")
+GATE = "gate"  # the job of ci.yml that passes if all others have
+API_TIMEOUT_S = 30.0
+# What `dbt parse` needs: the names of variables that it does not use.
+NO_WAREHOUSE = {
+    "WAREHOUSE_HOST": "none.invalid",
+    "WAREHOUSE_PORT": "5432",
+    "WAREHOUSE_DATABASE": "warehouse",
+    "WAREHOUSE_USER": "none",
+    "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "none",
+    "DBT_TARGET": "prod",
+}
 
 
 def version() -> str:
@@ -53,8 +75,48 @@ def check(tag: str) -> str:
     return notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version())
 
 
-def gather(tag: str) -> list[Path]:
-    """Write TAG's attachments into an empty `build/release` and return them; raise ReleaseError if one is missing."""
+def check_gate(repository: str, commit: str) -> str:
+    """Return the address of the last run of CI's gate on COMMIT of a REPOSITORY, `owner/name`.
+
+    GitHub is asked at GITHUB_API_URL with the token GH_TOKEN. Raises ReleaseError unless the run has passed.
+    """
+    api = os.environ.get("GITHUB_API_URL") or "https://api.github.com"
+    url = f"{api}/repos/{repository}/commits/{commit}/check-runs"
+    token = os.environ.get("GH_TOKEN")
+    headers = {"Accept": "application/vnd.github+json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    again = "Wait until CI has passed on that commit of main, then run this job again."
+    try:
+        answer = httpx.get(url, params={"check_name": GATE, "filter": "all"}, headers=headers, timeout=API_TIMEOUT_S)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["check_runs"]
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise ReleaseError(
+            f"GitHub does not say whether CI passed on {commit[:12]}: {str(error).partition(chr(10))[0]}",
+            "The token in GH_TOKEN most likely lacks the permission `checks: read`.",
+            "Run this job again; see docs/workflows.md, “A release”.",
+        ) from error
+    gates = [gate for gate in found if gate["app"]["slug"] == "github-actions"]
+    if not gates:
+        raise ReleaseError(
+            f"CI has not checked the commit {commit[:12]}: it has no check `{GATE}`.",
+            "The tag was pushed before the commit's run on main had ended, or the commit is not on main.",
+            again,
+        )
+    last = max(gates, key=lambda gate: str(gate["started_at"]))
+    if last["conclusion"] != "success":
+        raise ReleaseError(
+            f"CI's check `{GATE}` has not passed on the commit {commit[:12]}: {last['conclusion'] or last['status']}.",
+            f"Its last run is {last['html_url']}",
+            again,
+        )
+    return str(last["html_url"])
+
+
+def gather(tag: str, references: Sequence[str] = ()) -> list[Path]:
+    """Write TAG's attachments into an empty `build/release` and return them; raise ReleaseError if one is missing.
+
+    With REFERENCES of pushed images, their list and their bills of materials are among them.
+    """
     text = check(tag)
     if not DOCS.exists():
         raise ReleaseError(
@@ -70,6 +132,10 @@ def gather(tag: str) -> list[Path]:
     )
     shutil.copy(DOCS, RELEASE / f"dbt-docs-{version()}.html")
     (RELEASE / "notes.md").write_text(text, encoding="utf-8")
+    if references:
+        (RELEASE / f"images-{version()}.txt").write_text("".join(f"{reference}\n" for reference in references))
+        for path in write_sboms(references):
+            shutil.copy(path, RELEASE / path.name.replace(".spdx", f"-{version()}.spdx"))
     attached = sorted(RELEASE.iterdir())
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in attached]
     (RELEASE / "SHA256SUMS").write_text("".join(sums))
@@ -90,42 +156,125 @@ def pack(archive: Path, paths: list[Path]) -> None:
     archive.write_bytes(gzip.compress(content.getvalue(), mtime=0))
 
 
-def build_command(image: images.Image, context: Path, reference: str, source: str) -> list[str]:
-    """Return the command that builds IMAGE from CONTEXT and pushes it with its provenance and bill of materials."""
+def build_command(image: images.Image, context: Path, name: str, source: str) -> list[str]:
+    """Return the command that builds IMAGE from CONTEXT and pushes it to NAME without a tag.
+
+    It is pushed with its provenance and bill of materials, for every platform; its digest is in `metadata.json` beside
+    CONTEXT's files.
+    """
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     labels = ("--label", f"org.opencontainers.image.version={version()}", "--label", f"{SOURCE_LABEL}={source}")
-    attested = ("--provenance", "mode=max", "--sbom", "true", "--push")
-    file = ("--file", str(context / image.dockerfile))
-    return ["docker", "buildx", "build", *attested, *arguments, *labels, *file, "--tag", reference, str(context)]
+    attested = ("--platform", ",".join(PLATFORMS), "--provenance", "mode=max", "--sbom", "true")
+    output = f"type=image,name={name},push-by-digest=true,name-canonical=true,push=true"
+    files = ("--file", str(context / image.dockerfile), "--metadata-file", str(context / "metadata.json"))
+    return ["docker", "buildx", "build", *attested, *arguments, *labels, *files, "--output", output, str(context)]
 
 
-def push(supervisor: Supervisor, registry: str, source: str) -> list[str]:
-    """Build both images, push them to REGISTRY and return their names; raise BuildFailedError if that fails."""
-    references = []
+def push(supervisor: Supervisor, registry: str, source: str) -> dict[str, str]:
+    """Build both images and push them to REGISTRY; return the reference of each, with its digest, by its name.
+
+    Raises BuildFailedError if that fails.
+    """
+    references = {}
     for image in (images.airflow(), images.dbt()):
-        reference = f"{registry.rstrip('/').lower()}/{image.name}:{version()}"
+        name = f"{registry.rstrip('/').lower()}/{image.name}"
         context = supervisor.directory / f"context-{image.name}"
         images.write_context(image, context)
-        argv = build_command(image, context, reference, source)
         try:
-            supervisor.command(f"push-{image.name}", argv, timeout_s=pins.deadline_s("build"))
+            supervisor.command(
+                f"push-{image.name}", build_command(image, context, name, source), timeout_s=pins.deadline_s("build")
+            )
         except CommandFailedError as error:
             next_step = "Log in (docker login), with a builder that can attest: docker buildx create --use"
             raise BuildFailedError(
-                f"The image {reference} was not built and pushed.", *engine.explain_failed_pull(error, next_step)
+                f"The image {name} was not built and pushed.", *engine.explain_failed_pull(error, next_step)
             ) from error
-        references.append(reference)
+        digest = json.loads((context / "metadata.json").read_text(encoding="utf-8"))["containerimage.digest"]
+        references[image.name] = f"{name}@{digest}"
     return references
 
 
-def run(tag: str, registry: str | None, source: str) -> list[tuple[str, str]]:
-    """Make the release TAG: its attachments, and with a REGISTRY its images; return each with its size or state."""
-    made = [(str(path.relative_to(ROOT)), f"{path.stat().st_size / 1e3:,.0f} kB") for path in gather(tag)]
-    for name, size in made:
-        say(f"✓ {name} ({size})")
-    if registry:
-        with Supervisor.launch() as supervisor:
-            for reference in push(supervisor, registry, source):
-                made.append((reference, "pushed, with provenance and SBOM"))
-                say(f"✓ {reference} pushed, with provenance and SBOM")
-    return made
+def image_of(reference: str) -> images.Image:
+    """Return the project's image that REFERENCE, `registry/path/airflow@sha256:…`, was built from."""
+    name = reference.partition("@")[0].rpartition("/")[2].partition(":")[0]
+    for image in (images.airflow(), images.dbt()):
+        if image.name == name and "@sha256:" in reference:
+            return image
+    raise ReleaseError(
+        f"{reference} is not the digest of one of the project's images.",
+        "A release names what was pushed, and only a digest names exactly that.",
+        "Name each as `nox -s release -- --push` printed it: REGISTRY/airflow@sha256:…",
+    )
+
+
+def try_image(reference: str) -> str:
+    """Pull REFERENCE, run it, and give it the tag that `nox -s e2e` looks for; return that tag.
+
+    Airflow's image must have packages that fit each other, dbt's must parse its project. An end-to-end run of this
+    commit then builds no image, and runs this one. Raises ReleaseError if one does not run.
+    """
+    image = image_of(reference)
+    if image.name == "airflow":
+        options, arguments = ["--entrypoint", "python"], ["-m", "pip", "check"]
+    else:
+        options, arguments = [o for pair in NO_WAREHOUSE.items() for o in ("--env", "=".join(pair))], ["parse"]
+    try:
+        run("docker", "pull", "--quiet", reference, timeout_s=pins.deadline_s("pull"))
+        argv = ("docker", "run", "--rm", "--network", "none", *options, reference, *arguments)
+        run(*argv, timeout_s=pins.deadline_s("build"), both_streams=True)
+        run("docker", "tag", reference, image.reference)
+    except CommandFailedError as error:
+        raise ReleaseError(
+            f"The pushed image {reference} does not run: {error.what}",
+            error.why,
+            "Nothing was published. Fix it, and release again.",
+        ) from error
+    return image.reference
+
+
+def write_sboms(references: Sequence[str]) -> list[Path]:
+    """Write the bills of materials that the pushed REFERENCES carry into `build/sboms`: a file per platform."""
+    shutil.rmtree(SBOMS, ignore_errors=True)
+    SBOMS.mkdir(parents=True)
+    for reference in references:
+        name = image_of(reference).name
+        argv = ("docker", "buildx", "imagetools", "inspect", reference, "--format", "{{ json .SBOM }}")
+        for platform, document in sboms(run(*argv, timeout_s=pins.deadline_s("pull"))):
+            path = SBOMS / f"{name}-{platform.rpartition('/')[2]}.spdx.json"
+            path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return sorted(SBOMS.iterdir())
+
+
+def sboms(output: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each platform and its SPDX document in the OUTPUT of buildx; raise ReleaseError if one has none."""
+    found = json.loads(output) or {}
+    for platform in PLATFORMS:
+        if not (document := found.get(platform, {}).get("SPDX")):
+            raise ReleaseError(
+                f"The pushed image has no bill of materials for {platform}.",
+                "The builder cannot attest: Docker's own cannot without its containerd image store.",
+                "Make one that can, and push again: docker buildx create --use",
+            )
+        yield platform, document
+
+
+def publish(references: Sequence[str]) -> list[str]:
+    """Give each of the pushed REFERENCES the version as its tag; return the tagged names."""
+    names = []
+    for reference in references:
+        names.append(f"{reference.partition('@')[0]}:{version()}")
+        run(
+            "docker", "buildx", "imagetools", "create", "--tag", names[-1], reference, timeout_s=pins.deadline_s("pull")
+        )
+    return names
+
+
+def is_public(reference: str) -> bool:
+    """Return whether anybody may pull REFERENCE: the registry is asked without the user's login."""
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            # --insecure: also a registry on loopback, over HTTP; nothing secret is sent.
+            run("docker", "--config", empty, "manifest", "inspect", "--insecure", reference)
+        except CommandFailedError:
+            return False
+    return True

@@ -25,13 +25,13 @@ import yaml
 from harness.errors import CommandFailedError, HistoryMissingError
 from harness.processes.command import run
 from harness.project.paths import ROOT
+from harness.project.settings import places
 from harness.reporting import console
 from harness.reporting.console import say
 
 GITHUB = ROOT / ".github"
 CI = GITHUB / "workflows" / "ci.yml"
 ACT = Path(sys.executable).parent / "act"
-RUNNER = "ubuntu-24.04"
 # The variables that jobs get from this machine: its engine, mirrors, certificates, proxies.
 PASSED_ON = re.compile(
     r"(PLATFORM|DOCKER|TESTCONTAINERS|AIRGAP|SSL|PIP|UV|HTTPS?|NO)_|(https?|no)_proxy$|(HOME|TMPDIR|LANG)$"
@@ -67,12 +67,16 @@ def make_standin(folder: Path, action: str) -> None:
 
 def command(directory: Path, arguments: Sequence[str], workflow: Path = CI) -> list[str]:
     """Return the command of act for WORKFLOW, and write the files that it needs into DIRECTORY."""
-    options = []
+    repositories = {}
     for action, commit in dict.fromkeys(actions()):
         if action != "actions/checkout":
-            folder = directory / "actions" / action / commit
-            make_standin(folder, action)
-            options += ["--local-repository", f"{action}@{commit}={folder}"]
+            owner, name, *below = action.split("/")
+            folder = directory / "actions" / owner / name / commit
+            make_standin(folder.joinpath(*below), action)
+            repositories[f"{owner}/{name}@{commit}"] = folder
+    options = [part for name, folder in repositories.items() for part in ("--local-repository", f"{name}={folder}")]
+    for runner in sorted({place["runner"] for place in places().values()}):
+        options += ["--platform", f"{runner}=-self-hosted"]  # each is this machine
     # act 0.2 does not know `$/`, the repository itself. The clone is not changed: sessions read it.
     read = directory / "ci.yml"
     read.write_text(workflow.read_text(encoding="utf-8").replace("uses: $/", "uses: ./"), encoding="utf-8")
@@ -83,7 +87,6 @@ def command(directory: Path, arguments: Sequence[str], workflow: Path = CI) -> l
     return [
         str(ACT), *arguments, *options,
         "--workflows", str(read),
-        "--platform", f"{RUNNER}=-self-hosted",
         "--env-file", str(environment),
         "--action-cache-path", str(directory / "cache"),
         "--concurrent-jobs", "1",  # GitHub has a machine for each

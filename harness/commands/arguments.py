@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields
@@ -48,20 +49,32 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
     events_text = "the events file; by default EVENTS_URI, or the sample if that is not set"
     share_text = "the largest share of rows that may be rejected; by default 0.01, which is 1%%"
-    values_text = "on a cluster: a values file for the chart that overrides the project's values"
+    values_text = "on a cluster: a values file for the chart that overrides the project's; may be repeated"
     add("--events", "PATH_OR_URI", events_text, type=absolute_uri, default=events)
     add("--max-rejected", "SHARE", share_text, type=share, default=default.max_rejected)
     add("--ui-port", "PORT", "the port of Airflow's UI; a free one by default", type=port)
-    add("--values", "FILE", values_text, type=absolute_file)
-    add("--warehouse-dsn", "DSN", "target context: an administrator's DSN of a PostgreSQL 18 that pods reach", type=dsn)
+    add("--values", "FILE", values_text, type=absolute_file, action="append", default=[])
+    add(
+        "--warehouse-dsn",
+        "DSN",
+        "target context: an administrator's DSN of a PostgreSQL, 14 to 18, that pods reach",
+        type=dsn,
+    )
+    add(
+        "--platform", "PLATFORM", "the images', e.g. linux/amd64; by default that of the cluster's nodes", type=platform
+    )
     add("--registry", "PREFIX", "target context: where to push the images; without it the nodes must have them")
+    pull_text = "target context: the secret with the registry's login, in that namespace, or NAMESPACE/NAME"
+    add("--pull-secret", "NAME", pull_text)
     add("--namespace", "NAME", "target context: the namespace; events-platform by default")
+    yes_text = "target context: drop an existing warehouse without asking"
+    parser.add_argument("--yes", action="store_true", help=yes_text)
     add("--storage-class", "NAME", "target context: for the volume with task logs; the cluster's default if not set")
 
 
 def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
     """Return the options of a run that were PARSED, and MORE fields."""
-    values = vars(parsed) | more
+    values = vars(parsed) | {"values": tuple(parsed.values)} | more
     return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
 
@@ -89,6 +102,13 @@ def dsn(text: str) -> str:
     except SettingUnusable as error:
         raise UsageError(error.what, error.why, error.next_step) from None
     raise argparse.ArgumentTypeError("names no server")
+
+
+def platform(text: str) -> str:
+    """Return a platform of Linux images."""
+    if not re.fullmatch(r"linux/[a-z0-9]+(/v\d)?", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a platform like linux/amd64")
+    return text
 
 
 def port(text: str) -> int:

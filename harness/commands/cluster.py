@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from feeds.source import check_source
 from feeds.uri import shown
 from harness.commands.arguments import add_run_options, invalid_arguments, run_options
+from harness.commands.confirmation import confirm_loss
 from harness.docker import images
 from harness.errors import UsageError
 from harness.kubernetes import chart
@@ -17,7 +18,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import tools
 from harness.reporting.console import Phases, say, say_phases, table
 from harness.reporting.summary import Section
-from harness.targets import code_sync
+from harness.targets import code_sync, manifests
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.kubernetes_target import KubernetesTarget, only_one_cluster, provider_of
@@ -29,6 +30,7 @@ ACTIONS = {
     "status": "print the pods, the versions and the addresses",
     "ui": "print the address and the login of Airflow's UI",
     "logs": "print the logs of components, or of a task's latest run; without a name those of all components",
+    "manifests": "write what `up` would install into build/manifests, without a cluster, for GitOps",
     "down": "delete the cluster, PostgreSQL, their network and the kubeconfig, whatever state they are in",
 }
 
@@ -48,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         add_run_options(action)
         if name == "up":
             action.add_argument("--recreate", action="store_true", help="delete an existing cluster first")
+            action.add_argument("--rotate-secrets", action="store_true", help="make new passwords and keys")
         if name == "logs":
             action.add_argument("names", nargs="*", metavar="COMPONENT | DAG_ID TASK_ID")
         if name == "down":
@@ -62,6 +65,8 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
     options = run_options(parsed, reuse=True)
     if parsed.action == "up":
         check_source(options.events)
+        if parsed.recreate:
+            confirm_loss(provider_of(parsed.target, options).existing_databases(), options)
         up(options, section, recreate=parsed.recreate)
         return
     provider = provider_of(parsed.target, options)
@@ -74,7 +79,10 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
             ui(provider)
         case "logs":
             logs(provider, parsed.names)
+        case "manifests":
+            manifests.write(options)
         case "down":
+            confirm_loss(provider.existing_databases(), options)
             down(provider, also_images=parsed.images)
 
 

@@ -46,7 +46,7 @@ GENERATE_DOCS = ["docs", "generate", "--static", "--quiet"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s dbt`; other arguments are dbt's."""
     parser.add_argument(
-        "--postgres", type=valid_dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL 18 to use"
+        "--postgres", type=valid_dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL, 14 to 18, to use"
     )
     parser.add_argument("--keep", action="store_true", help="leave the ephemeral warehouse up and print its DSN")
     parser.add_argument(

@@ -15,6 +15,7 @@ from feeds.errors import EventsError
 from feeds.interval import Interval
 from feeds.source import check_source
 from harness.commands.arguments import add_run_options, run_options
+from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
 from harness.pipeline import expected_numbers, rejected_rows, run_checks
@@ -27,6 +28,7 @@ from harness.reporting import dbt_report, figures
 from harness.reporting.console import Phases, say, say_phases, table, write_phases
 from harness.reporting.summary import Section, text
 from harness.targets.choice import choose
+from harness.targets.kubernetes_target import provider_of
 from harness.targets.options import TARGETS, RunOptions
 from harness.targets.target import Deployment
 
@@ -66,6 +68,9 @@ def run(options: RunOptions, section: Section) -> None:
             f"The target is embedded ({reason}).",
             "Leave --reuse out, or name the cluster: --target kind",
         )
+    if options.reuse:
+        existing = provider_of(target.name, options).existing_databases()
+        confirm_loss({name: size for name, size in existing.items() if name.startswith("warehouse")}, options)
     say(f"target {target.name} ({reason})")
     section.title = f"e2e on {target.name}"
     section.add(f"Target **{target.name}** ({text(reason)}).")

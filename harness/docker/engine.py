@@ -1,6 +1,7 @@
 """Ask the Docker engine about itself, its containers and its images, with the docker command."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -16,6 +17,7 @@ from harness.errors import (
     EngineMissingError,
     ImageMissingError,
     TooSmallError,
+    UsageError,
 )
 from harness.processes.command import run
 from harness.processes.failures import disk_full
@@ -25,6 +27,7 @@ from harness.project import pins
 ANSWER_TIMEOUT_S = 10.0
 MIN_MEMORY_BYTES = 5_000_000_000
 MIN_FREE_BYTES = 6_000_000_000
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # the kernel's names, and those of images
 PORT_TAKEN = r"port is already allocated|address already in use"  # in the output of a command that publishes a port
 
 
@@ -58,6 +61,44 @@ def address() -> str:
         return "its usual socket"
 
 
+def use_current_context() -> None:
+    """Let every client of this process, and those that it starts, use the engine of the docker command's context.
+
+    The Python clients read DOCKER_HOST, and not each what the docker command reads: DOCKER_CONTEXT, the context's TLS
+    files. A DOCKER_HOST that is set wins, as it does with the docker command.
+    """
+    if os.environ.get("DOCKER_HOST") or not shutil.which("docker"):
+        return
+    try:
+        [context] = json.loads(run("docker", "context", "inspect", timeout_s=ANSWER_TIMEOUT_S))
+        endpoint = context["Endpoints"]["docker"]
+    except (CommandFailedError, ValueError, KeyError):
+        return  # `info` says what is wrong with it
+    if context["Name"] == "default" or not endpoint.get("Host"):
+        return
+    os.environ["DOCKER_HOST"] = endpoint["Host"]
+    if context.get("TLSMaterial"):
+        os.environ["DOCKER_CERT_PATH"] = str(Path(context["Storage"]["TLSPath"]) / "docker")
+        os.environ["DOCKER_TLS" if endpoint.get("SkipTLSVerify") else "DOCKER_TLS_VERIFY"] = "1"
+
+
+def is_rootless() -> bool:
+    """Return whether the engine runs without root."""
+    return "name=rootless" in (info().get("SecurityOptions") or [])
+
+
+def check_rootless() -> None:
+    """Raise UsageError if a rootless engine may not limit its containers, which Kubernetes' nodes have to."""
+    found = info()
+    limits = [found.get(name) for name in ("MemoryLimit", "PidsLimit", "CPUShares")]
+    if is_rootless() and not (found.get("CgroupVersion") == "2" and all(limits)):
+        raise UsageError(
+            "The rootless Docker engine cannot limit memory, processes and CPU of its containers.",
+            "systemd delegates to a user only what it is told to, and only with cgroup v2.",
+            "Set Delegate=yes: https://kind.sigs.k8s.io/docs/user/rootless; or: nox -s e2e -- --target embedded",
+        )
+
+
 def check_size(*, is_up: bool = False) -> None:
     """Raise TooSmallError unless the engine has the memory for a cluster, and disk space unless the cluster IS_UP."""
     found = info()
@@ -89,6 +130,13 @@ def check_disk() -> None:
 
 def _gb(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
+
+
+def platform() -> str:
+    """Return the platform of the images that the engine builds by itself, `linux/amd64` for example."""
+    found = info()
+    machine = found.get("Architecture", "")
+    return f"{found.get('OSType', 'linux')}/{ARCHITECTURES.get(machine, machine)}"
 
 
 def has_image(reference: str) -> bool:
@@ -153,6 +201,26 @@ def explain_failed_pull(error: CommandFailedError, next_step: str) -> tuple[str,
     if SPEAKS_HTTP.search(error.output):
         return "The registry speaks HTTP, and Docker asks it over HTTPS.", LET_IT_SPEAK_HTTP.format(who="Docker")
     return error.why, next_step
+
+
+def use_own_images() -> None:
+    """Use the engine's own images of the pinned tags where their digests can neither be found nor pulled.
+
+    That is a machine without a registry, whose images were loaded. This process and those that it starts then have the
+    variables that override the pins. On GitHub only the pins are used.
+    """
+    if pins.alone_count() or not shutil.which("docker"):
+        return
+    listing = ("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
+    try:
+        tags = run(*listing, timeout_s=ANSWER_TIMEOUT_S).split()
+    except CommandFailedError:
+        return  # no engine answers; what needs one says so
+    for name in pins.images():
+        pinned = pins.image(name)
+        tag, _, digest = pinned.partition("@")
+        if digest and tag in tags and not has_image(pinned) and not is_pullable(pinned):
+            os.environ[pins.variable(name)] = tag
 
 
 def check_image(supervisor: Supervisor, reference: str) -> None:

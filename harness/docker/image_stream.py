@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 
 POLL_INTERVAL_S = 0.5
 REMOVAL_S = 10.0  # processes in a container end at most this long before the engine reports that the container ended
@@ -27,12 +28,26 @@ def main(node: str, images: list[str]) -> int:
         if not missing:
             return 0
         save = subprocess.Popen([docker, "save", *missing], stdout=subprocess.PIPE)
-        loaded = subprocess.run([*ctr, "import", "-"], stdin=save.stdout, check=False)
+        unpack = ("--snapshotter", snapshotter(docker, node))
+        loaded = subprocess.run([*ctr, "import", *unpack, "-"], stdin=save.stdout, check=False)
         if save.stdout:
             save.stdout.close()  # or docker save would wait for its reader for ever
         code = save.wait() or loaded.returncode
         if code and is_kept(docker, node, before, REMOVAL_S):  # else kind failed and creates the node once more
             return code
+
+
+def snapshotter(docker: str, node: str) -> str:
+    """Return the snapshotter of the containerd in NODE: in a rootless engine it may be `fuse-overlayfs` or `native`.
+
+    `ctr` does not read it from the configuration, and its own default cannot unpack there.
+    """
+    argv = [docker, "exec", node, "containerd", "config", "dump"]
+    dumped = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    plugins = tomllib.loads(dumped).get("plugins", {})
+    of_version_2 = plugins.get("io.containerd.cri.v1.images", {})  # containerd's; 1.x has the other
+    of_version_1 = plugins.get("io.containerd.grpc.v1.cri", {}).get("containerd", {})
+    return str(of_version_2.get("snapshotter") or of_version_1.get("snapshotter") or "overlayfs")
 
 
 def is_kept(docker: str, node: str, before: str, timeout_s: float) -> bool:

@@ -6,12 +6,15 @@ pulled again under the same name changes no tag; `nox -s cluster -- down --image
 
 import functools
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from harness.docker import engine, image_cache
+from harness.docker import engine
 from harness.errors import BuildFailedError, CommandFailedError
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -21,6 +24,10 @@ from harness.project.paths import CLONE, ROOT, SAMPLE
 REPOSITORY = "events-platform"
 LABEL = "events-platform.clone"  # of an image: the clone that built it
 IGNORED = {"__pycache__", "target", "logs", "dbt_packages"}
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+INDEXES = ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")  # the first that is set; uv has the first, too
+CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVENTS = "/opt/airflow/data/events.csv"  # the path of the events file in Airflow's image
 
 
@@ -32,6 +39,7 @@ class Image:
         name: its repository below `events-platform/`.
         dockerfile: its path from the repository's root.
         files: what the Dockerfile may copy, by path in the context.
+        platform: `linux/arm64` for example; empty for the engine's own.
     """
 
     name: str
@@ -39,11 +47,12 @@ class Image:
     base: str
     arguments: Mapping[str, str]
     files: Mapping[str, Path] = field(repr=False)
+    platform: str = ""
 
     @functools.cached_property
     def reference(self) -> str:
         """The image's repository and tag, `events-platform/dbt:0f3a…`."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.platform.encode())
         for text in (self.base, *sorted(f"{name}={value}" for name, value in self.arguments.items())):
             digest.update(f"{text}\0".encode())
         for path, file in sorted(self.files.items()):
@@ -53,20 +62,21 @@ class Image:
         return f"{REPOSITORY}/{self.name}:{digest.hexdigest()[:16]}"
 
 
-def airflow(events: Path | None = None) -> Image:
+def airflow(events: Path | None = None, platform: str = "") -> Image:
     """Return Airflow's image with the DAGs, the code that they call, and an events file, by default the sample."""
     files = _files(
         "airflow/Dockerfile", "airflow/entrypoint.sh", "airflow/dags", "airflow/include", "requirements/events.txt"
     )
     files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: the load recognises it by its content
     base = pins.image("airflow")
-    return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files)
+    return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files, platform)
 
 
-def dbt() -> Image:
+def dbt(platform: str = "") -> Image:
     """Return dbt's image."""
     base = pins.image("python")
-    return Image("dbt", "dbt/Dockerfile", base, {"PYTHON_IMAGE": base}, _files("dbt", "requirements/dbt.txt"))
+    files = _files("dbt", "requirements/dbt.txt")
+    return Image("dbt", "dbt/Dockerfile", base, {"PYTHON_IMAGE": base}, files, platform)
 
 
 def _files(*paths: str) -> dict[str, Path]:
@@ -84,9 +94,9 @@ def _files(*paths: str) -> dict[str, Path]:
 def build(supervisor: Supervisor, image: Image) -> bool:
     """Build an image, unless the engine has it; return whether it did. Raises BuildFailedError, ImageMissingError."""
     if engine.has_image(image.reference):
-        image_cache.save(image.name, [image.reference, image.base])
         return False
-    engine.pull(supervisor, image.base)
+    if not image.platform:  # of another platform the build pulls it by itself: here it would take the tag from ours
+        engine.pull(supervisor, image.base)
     context = supervisor.directory / f"context-{image.name}"
     write_context(image, context)
     if replace(image, files={path: context / path for path in image.files}).reference != image.reference:
@@ -95,26 +105,55 @@ def build(supervisor: Supervisor, image: Image) -> bool:
             "Somebody saved a file, or switched to another branch.",
             "Run it again.",
         )
+    options = ["--platform", image.platform] if image.platform else []
+    pip = supervisor.directory / f"pip-{image.name}.conf"
     arguments = [part for pair in image.arguments.items() for part in ("--build-arg", "=".join(pair))]
     try:
         supervisor.command(
             f"build-{image.name}",
             [
-                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}", *arguments),
+                *("docker", "build", "--progress", "plain", "--label", f"{LABEL}={CLONE}"),
+                *(*options, *way_to_index(pip), *arguments),
                 *("--file", context / image.dockerfile, "--tag", image.reference, context),
             ],
             timeout_s=pins.deadline_s("build"),
         )
     except CommandFailedError as error:
-        raise BuildFailedError(
-            f"The image {image.reference} does not build.",
-            error.why,
-            f"See more: docker build --file {image.dockerfile} {' '.join(arguments)} .",
-        ) from error
+        why, steps = error.why, re.findall(r"^#\d+ \d+\.\d+ (.*\S)", error.output, re.MULTILINE)  # after the time
+        if steps and "did not complete successfully" in error.output:
+            why = f"Its last step says: {steps[-1]}"
+        next_step = " ".join(["See more: docker build", *options, "--file", image.dockerfile, *arguments, "."])
+        if "exec format error" in error.output:
+            why = f"The engine does not run programs of {image.platform or 'the base image'}: it lacks an emulator."
+            next_step = "Install one: docker run --privileged --rm tonistiigi/binfmt --install all; or build elsewhere."
+        raise BuildFailedError(f"The image {image.reference} does not build.", why, next_step) from error
     finally:
         shutil.rmtree(context)
-    image_cache.save(image.name, [image.reference, image.base])
+        pip.unlink(missing_ok=True)  # it may have a password
     return True
+
+
+def way_to_index(settings: Path) -> list[str]:
+    """Return the options by which a build reaches the package index as this machine does, and write pip's SETTINGS.
+
+    Docker knows the variables of proxies, and keeps them out of the image and its history. The index, whose URL may
+    have a password, and the certificates are secrets: files that the Dockerfiles mount while they install.
+    """
+    proxies = {name: url for each in PROXIES for name in (each, each.lower()) if (url := os.environ.get(name))}
+    index = next((url for name in INDEXES if (url := os.environ.get(name))), "")
+    index = re.sub(r"^[\w.-]+=(?=\w+://)", "", index)  # uv's may have a name
+    certificates = next((path for name in CERTIFICATES if (path := os.environ.get(name)) and Path(path).is_file()), "")
+    lines = ["[global]", f"index-url = {index}" if index else "", "cert = /run/secrets/ca" if certificates else ""]
+    settings.touch(mode=0o600)
+    settings.write_text("\n".join(lines), encoding="utf-8")
+    options = [part for name in proxies for part in ("--build-arg", name)]  # the values stay in the environment
+    options += ["--secret", f"id=pip,src={settings}"]
+    if certificates:
+        options += ["--secret", f"id=ca,src={certificates}"]
+    urls = [index, *(url for name, url in proxies.items() if name.upper() != "NO_PROXY")]
+    if any(urlsplit(url if "//" in url else f"//{url}").hostname in LOOPBACK for url in urls):
+        options += ["--network", "host"]  # elsewhere a build has a loopback address of its own
+    return options
 
 
 def write_context(image: Image, folder: Path) -> None:

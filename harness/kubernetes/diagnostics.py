@@ -45,15 +45,31 @@ def save(folder: Path, cluster: Cluster, values: Sequence[Path]) -> None:
     if not kubectl.answers():
         say("  the diagnostics have no Kubernetes objects: the cluster's API does not answer")
         return
+    save_namespace(folder, kubectl)
+    save_namespace(folder / "dbt-namespace", kubectl.for_dbt)
     steps: dict[str, Callable[[], None]] = {
-        "events": lambda: save_text(folder / "events.txt", kubectl, "get", "events", "--sort-by=.lastTimestamp"),
-        "objects": lambda: save_text(folder / "objects.txt", kubectl, "get", KINDS, "--output", "wide"),
         "nodes": lambda: save_text(folder / "nodes.txt", kubectl, "describe", "nodes"),
-        "unhealthy objects": lambda: describe_unhealthy(folder / "describe", kubectl),
-        "logs": lambda: save_logs(folder / "pods", kubectl),
         "task logs": lambda: cluster.save_task_logs(make(folder / "tasks")),
         "the chart as rendered": lambda: save_rendered_chart(folder / "chart", kubectl),
     }
+    take(steps)
+
+
+def save_namespace(folder: Path, kubectl: Kubectl) -> None:
+    """Save events, objects and logs of a namespace into FOLDER."""
+    make(folder)
+    take(
+        {
+            "events": lambda: save_text(folder / "events.txt", kubectl, "get", "events", "--sort-by=.lastTimestamp"),
+            "objects": lambda: save_text(folder / "objects.txt", kubectl, "get", KINDS, "--output", "wide"),
+            "unhealthy objects": lambda: describe_unhealthy(folder / "describe", kubectl),
+            "logs": lambda: save_logs(folder / "pods", kubectl),
+        }
+    )
+
+
+def take(steps: dict[str, Callable[[], None]]) -> None:
+    """Take STEPS, each even if another fails."""
     for name, step in steps.items():
         with log_and_continue(name):
             step()

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.project import tools
 from harness.project.paths import ROOT
 
 REQUEST_TIMEOUT_S = 60.0
+MANAGER = "events-platform"  # of what `apply` writes, in the objects' `managedFields`
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Kubectl:
     namespace: str
     kubeconfig: Path | None = None
     context: str | None = None
+
+    @property
+    def for_dbt(self) -> "Kubectl":
+        """The same for the namespace of dbt's pods, which belongs to Airflow's namespace."""
+        return replace(self, namespace=f"{self.namespace}-dbt")
 
     @property
     def argv(self) -> list[str]:
@@ -49,7 +55,7 @@ class Kubectl:
         """Apply manifests, YAML or objects, on the server's side: it keeps no copy of a secret in an annotation."""
         if not isinstance(manifests, str):
             manifests = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
-        manager = ("--server-side", "--force-conflicts", "--field-manager=events-platform")
+        manager = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
         self.run("apply", *manager, "--filename", "-", stdin=manifests)
 
     def items(self, *kinds: str, selector: str = "") -> list[dict[str, Any]]:
@@ -59,8 +65,8 @@ class Kubectl:
         return items
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        """Return one object, or None if it does not exist."""
-        output = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        """Return one object, with who manages its fields, or None if it does not exist."""
+        output = self.run("get", kind, name, "--ignore-not-found", "--show-managed-fields", "--output", "json")
         return json.loads(output) if output.strip() else None
 
     def logs(self, pod: str, container: str, previous: bool = False, lines: int = 200) -> str:

@@ -1,6 +1,7 @@
 """Write `requirements/*.txt`, and refuse those that are older than `pyproject.toml`.
 
-One resolution serves all groups (`constraints.txt`), so that every package has one version; each group's lock has the
+What runs with Airflow has the versions of Airflow's own constraints (`airflow/constraints.txt`), which its image holds.
+dbt's packages do not fit them: one resolution serves all other groups (`constraints.txt`). Each group's lock has the
 hashes of the packages that the group needs. A lock's first line is a digest of its inputs, since a clone's file times
 mean nothing.
 
@@ -21,6 +22,10 @@ from harness.project.paths import ROOT
 
 LOCKS = ROOT / "requirements"
 CONSTRAINTS = LOCKS / "constraints.txt"
+AIRFLOWS_CONSTRAINTS = "airflow/constraints.txt"  # below a clone's root
+WITH_AIRFLOW = ("airflow", "dags", "events")  # `events` is laid over Airflow's image
+# Of its family each requires the exact version of the others, and some of Airflow's image are in no lock.
+LEFT_AS_IN_THE_IMAGE = ("--no-emit-package", "opentelemetry-api")
 COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")
 
 
@@ -48,7 +53,7 @@ def path(group: str, root: Path = ROOT) -> Path:
     """Return the path of GROUP's lock in the clone at ROOT; raise LockError if it is older than `pyproject.toml`."""
     lock = root / "requirements" / f"{group}.txt"
     first_line = lock.open(encoding="utf-8").readline() if lock.exists() else ""
-    if first_line != _header(_project(root), [group]):
+    if first_line != _header(_project(root), [group], root):
         raise LockError(
             f"requirements/{group}.txt is older than pyproject.toml: run nox -s lock, and commit what it writes."
         )
@@ -63,7 +68,8 @@ def write(*options: str) -> None:
     every = [option for group in groups for option in ("--group", group)]
     _compile(CONSTRAINTS, _header(project, groups), *every, *options)
     for group in groups:
-        constraint = ("--constraint", str(CONSTRAINTS.relative_to(ROOT)))
+        constraints = AIRFLOWS_CONSTRAINTS if group in WITH_AIRFLOW else str(CONSTRAINTS.relative_to(ROOT))
+        constraint = ("--constraint", constraints, *(LEFT_AS_IN_THE_IMAGE if group == "events" else ()))
         _compile(LOCKS / f"{group}.txt", _header(project, [group]), "--group", group, *constraint, "--generate-hashes")
     for stale in set(LOCKS.glob("*.txt")) - {CONSTRAINTS} - {LOCKS / f"{group}.txt" for group in groups}:
         stale.unlink()
@@ -73,10 +79,12 @@ def _project(root: Path) -> dict[str, Any]:
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def _header(project: dict[str, Any], groups: Sequence[str]) -> str:
+def _header(project: dict[str, Any], groups: Sequence[str], root: Path = ROOT) -> str:
     """Return the first line of the lock of GROUPS; it does not change with other groups or other tools' settings."""
     dependencies = {group: _dependencies(project, group) for group in groups}
     inputs = [project["project"]["requires-python"], dependencies, project.get("tool", {}).get("uv")]
+    if len(groups) == 1 and groups[0] in WITH_AIRFLOW and (root / AIRFLOWS_CONSTRAINTS).exists():
+        inputs.append((root / AIRFLOWS_CONSTRAINTS).read_text(encoding="utf-8"))
     return f"# made from {hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}\n"
 
 

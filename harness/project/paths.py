@@ -2,13 +2,10 @@
 
 import hashlib
 import os
-import platform
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # without links: one name for the clone
 CLONE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]  # in the names of this clone's clusters
-# In names on a cluster or server that several machines share: clones of CI's runners have the same path.
-CLONE_ON_MACHINE = hashlib.sha256(f"{platform.node()} {ROOT}".encode()).hexdigest()[:6]
 BUILD = ROOT / "build"  # what sessions write for people: diagnostics, reports, documentation
 SAMPLE = ROOT / "airflow" / "data" / "events.csv"
 PACKAGE_FOLDERS = (ROOT, ROOT / "airflow" / "include")  # the folders of `harness` and of `events`

@@ -46,7 +46,27 @@ def versions() -> dict[str, Any]:
 
 def image(name: str) -> str:
     """Return the reference of the image NAME (node, postgres, airflow, python): `PLATFORM_<NAME>_IMAGE` or its pin."""
-    return os.environ.get(f"PLATFORM_{name.upper()}_IMAGE") or str(versions()["images"][name])
+    return os.environ.get(variable(name)) or str(versions()["images"][name])
+
+
+def images() -> list[str]:
+    """Return the names of the images."""
+    return list(versions()["images"])
+
+
+def without_digest() -> list[str]:
+    """Return the pinned images that a variable replaces by the same tag without its digest."""
+    return [image(name) for name, pin in versions()["images"].items() if pin.partition("@")[0] == image(name) != pin]
+
+
+def alone_count() -> bool:
+    """Return whether only what is pinned may be used: on GitHub's machines, but not where act runs a job."""
+    return os.environ.get("GITHUB_ACTIONS") == "true" and "ACT" not in os.environ
+
+
+def variable(name: str) -> str:
+    """Return the variable that overrides the image NAME."""
+    return f"PLATFORM_{name.upper()}_IMAGE"
 
 
 def chart() -> dict[str, str]:

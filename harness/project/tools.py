@@ -1,4 +1,7 @@
-"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache."""
+"""Find kind, kubectl and helm: the installed ones, or the pinned ones, downloaded once into a cache.
+
+On GitHub only the pinned ones are used: a runner's own change from week to week.
+"""
 
 import hashlib
 import io
@@ -36,14 +39,16 @@ def cache() -> Path:
 
 def find(name: str, pin: pins.Tool | None = None) -> Path:
     """Return the program NAME, installed or PIN's, downloaded; may raise ToolMissingError or DownloadError."""
-    if path := installed(name):
-        return path
-    pin = pin or pins.tool(name)
+    return installed(name) or pinned(pin or pins.tool(name))
+
+
+def pinned(pin: pins.Tool) -> Path:
+    """Return PIN's program, downloaded if the cache does not have it; may raise ToolMissingError or DownloadError."""
     path = _cached(pin)
     if not path.exists():
-        print(f"… downloading {name} {pin.version}", flush=True)
-        content = fetch(url_of(name, pin), pin.sha256[platform_of(pin)])
-        write_atomically(path, extract(content, name) if pin.url.endswith(".tar.gz") else content, mode=0o755)
+        print(f"… downloading {pin.name} {pin.version}", flush=True)
+        content = fetch(url_of(pin.name, pin), pin.sha256[platform_of(pin)])
+        write_atomically(path, extract(content, pin.name) if pin.url.endswith(".tar.gz") else content, mode=0o755)
     return path
 
 
@@ -61,13 +66,32 @@ def installed(name: str) -> Path | None:
             "It is most likely misspelt, or not executable.",
             f"Name another, or unset {variable} to use the installed or the pinned one.",
         )
+    path = shutil.which(name)
+    return Path(path) if path and not (name in PINNED and why_pinned(name)) else None
+
+
+def why_pinned(name: str) -> str:
+    """Return why the pinned program NAME is used and not the one on the path; empty if that one is supported."""
+    if pins.alone_count():
+        return "on GitHub only the pinned one is used"
     if not (path := shutil.which(name)):
-        return None
-    if name in PINNED:
-        pin, found = pins.tool(name), version(name, Path(path))
-        if not found or not _numbers(pin.minimum) <= _numbers(found) < _numbers(pin.below):
-            return None
-    return Path(path)
+        return "none is installed"
+    if not (found := version(name, Path(path))):
+        return f"{path} does not run"
+    pin = pins.tool(name)
+    if _numbers(found) < _numbers(pin.minimum):
+        return f"the installed {found} is older than {pin.minimum}"
+    return "" if _numbers(found) < _numbers(pin.below) else f"the installed {found} is not older than {pin.below}"
+
+
+def choice(name: str) -> str:
+    """Return which program NAME is used, and why: `helm 4.3.0, pinned: none is installed`; may raise like `find`."""
+    found = version(name, path := find(name)) or "of an unknown version"
+    if os.environ.get(f"PLATFORM_{name.upper()}"):
+        return f"{name} {found}, {path}: named by PLATFORM_{name.upper()}"
+    if why := why_pinned(name):
+        return f"{name} {found}, pinned: {why}"
+    return f"{name} {found}, {path}: {pins.tool(name).minimum} or newer is installed"
 
 
 def typed(path: Path) -> str:

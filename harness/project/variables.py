@@ -37,11 +37,14 @@ def pins() -> list[Variable]:
             "the official chart: a path (archive or folder), an archive's URL, or a repository (`https://…`, `oci://…`)",
             "the pinned archive's URL",
         ),
+        Variable(
+            "PLATFORM_AIRFLOW_CONSTRAINTS", "Airflow's constraints for `nox -s lock`: a path or a URL", "Airflow's"
+        ),
         *(
             Variable(
                 f"PLATFORM_{name.upper()}",
                 f"the program {name}, of any version",
-                "the installed one if it is new enough, else the pinned one, downloaded",
+                "the installed one if it is supported, else, and on GitHub always, the pinned one, downloaded",
             )
             for name in TOOLS
         ),
@@ -55,11 +58,6 @@ def pins() -> list[Variable]:
             for name in TOOLS
         ),
         Variable("PLATFORM_CACHE", "folder for downloads", "`~/.cache/events-platform`"),
-        Variable(
-            "PLATFORM_KEEP_IMAGES",
-            "`true`: images are saved in `PLATFORM_CACHE` and loaded from there, for engines that start empty",
-            "not saved",
-        ),
         Variable("PLATFORM_DEADLINE_…", "how many seconds to wait; the table below lists the names", "as below"),
     ]
 
@@ -76,6 +74,7 @@ TASKS = [
         "DBT_IMAGE",
         "dbt's image; if set, dbt runs in a pod, with the secret `warehouse-transformer` as its environment",
     ),
+    Variable("DBT_NAMESPACE", "the namespace of dbt's pods", "the worker's own"),
     Variable("DBT_PYTHON", "without `DBT_IMAGE`: the Python of dbt's environment"),
     Variable("DBT_PROJECT_DIR", "without `DBT_IMAGE`: the folder of the dbt project"),
 ]

@@ -39,9 +39,10 @@ class ClusterDeployment(Deployment):
             for run_id, state in self.api.runs(dag_id).items():
                 if state in ("queued", "running"):
                     self.api.fail(dag_id, run_id)
-        for pod in self.kubectl.items("pods"):
-            if is_task_pod(pod):
-                self.kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found", "--grace-period=1")
+        for kubectl in (self.kubectl, self.kubectl.for_dbt):
+            for pod in kubectl.items("pods"):
+                if is_task_pod(pod):
+                    kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found", "--grace-period=1")
         drop_warehouse(self.warehouse)
         create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
 
@@ -60,8 +61,8 @@ class ClusterDeployment(Deployment):
 
     def check(self) -> list[str]:
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
-        events = [event for event in self.kubectl.items("events") if event["reason"] == "Scheduled"]
-        scheduled = {event["involvedObject"]["name"] for event in events}
+        events = [*self.kubectl.items("events"), *self.kubectl.for_dbt.items("events")]
+        scheduled = {event["involvedObject"]["name"] for event in events if event["reason"] == "Scheduled"}
         pipelines = [dag_id for dag_id in self.api.dag_ids() if is_pipeline(self.api, dag_id)]
         prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in pipelines for task_id in PIPELINE]
         prefixes.append(DBT_POD)
@@ -71,9 +72,13 @@ class ClusterDeployment(Deployment):
                 "Another executor or operator ran it, or the cluster has deleted its events.",
                 "Compare executor in cluster/values/base.yaml and DBT_IMAGE in the workers' environment.",
             )
-        pods = [pod for pod in self.kubectl.items("pods") if is_task_pod(pod)]
-        ended = [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") != "Failed"]
-        if remaining := [name for name in ended if not self._is_deleted(name)]:
+        remaining = [
+            pod["metadata"]["name"]
+            for kubectl in (self.kubectl, self.kubectl.for_dbt)
+            for pod in kubectl.items("pods")
+            if is_task_pod(pod) and pod["status"].get("phase") != "Failed" and not is_deleted(kubectl, pod)
+        ]
+        if remaining:
             raise ChecksFailedError(
                 f"Pods of ended tasks remain: {', '.join(remaining)}.",
                 "The executor, or the pod operator, no longer deletes its pods.",
@@ -82,19 +87,20 @@ class ClusterDeployment(Deployment):
         count = sum(name.startswith(tuple(prefixes)) for name in scheduled)
         return [f"each task ran in its own pod, and dbt in one more: {count} pods, all deleted since"]
 
-    def _is_deleted(self, name: str) -> bool:
-        """Wait until a pod is deleted, and return whether it is: the executor does so a moment after the task's end."""
-        deadline = time.monotonic() + pins.deadline_s("delete")
-        while self.kubectl.get("pod", name):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(1)
-        return True
-
 
 def is_task_pod(pod: dict[str, Any]) -> bool:
     """Return whether a pod is a worker, or was created by a task."""
     return "task_id" in labels(pod) or labels(pod).get("component") == "worker"
+
+
+def is_deleted(kubectl: Kubectl, pod: dict[str, Any]) -> bool:
+    """Wait until a pod is deleted, and return whether it is: the executor does so a moment after the task's end."""
+    deadline = time.monotonic() + pins.deadline_s("delete")
+    while kubectl.get("pod", pod["metadata"]["name"]):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
 
 
 def connect(provider: ClusterProvider, supervisor: Supervisor | None = None) -> tuple[Kubectl, AirflowApi]:

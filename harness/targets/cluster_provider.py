@@ -56,11 +56,15 @@ class ClusterProvider(Protocol):
     def running_database(self) -> Database:
         """Return the PostgreSQL that runs, or raise PostgresError."""
 
+    def platform(self) -> str:
+        """Return the platform of the images, `linux/amd64` for example; empty for the engine's own."""
+        return self.options.platform or ""
+
     def load_image(self, supervisor: Supervisor, image: Image) -> str:
         """Load an image into the cluster or push it to its registry; return the name that pods use."""
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
-        """Create the volume claim `airflow-logs`."""
+        """Create the volume claims `airflow-logs` and, in dbt's namespace, `dbt-results`."""
 
     def save_task_logs(self, folder: Path) -> None:
         """Copy the tasks' logs into FOLDER."""
@@ -81,11 +85,14 @@ class ClusterProvider(Protocol):
         """Return the options, by name, that another process needs to delete what this one creates."""
         return {}
 
+    def existing_databases(self) -> dict[str, str]:
+        """Return the databases that `delete` would drop on a PostgreSQL of the user's, by name, with their size."""
+        return {}
+
     def delete(self) -> None:
         """Delete everything that was created, whatever state it is in."""
 
 
 def values_files(provider: ClusterProvider) -> list[Path]:
     """Return the chart's values files; later ones override earlier ones."""
-    own = [Path(provider.options.values)] if provider.options.values else []
-    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *own]
+    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *map(Path, provider.options.values)]

@@ -82,7 +82,8 @@ def sync(kubectl: Kubectl, changed: list[str], code: Mapping[str, Path] | None =
         )
     encoded = base64.b64encode(archive).decode()
     annotations = {FILES: "\n".join(changed), AT: datetime.now(UTC).isoformat(timespec="seconds")}
-    _apply(kubectl, SYNCED, annotations=annotations, binaryData={"code.tar.gz": encoded})
+    for each in (kubectl, kubectl.for_dbt):
+        _apply(each, SYNCED, annotations=annotations, binaryData={"code.tar.gz": encoded})
     for pod in _dag_processors(kubectl):
         argv = ("--container", "dag-processor", "--stdin", "--", "sh", "-euc", UNPACK)
         kubectl.run("exec", pod, *argv, stdin=encoded)
@@ -96,6 +97,7 @@ def synced_files(kubectl: Kubectl) -> tuple[list[str], str]:
 
 def remove_synced(kubectl: Kubectl) -> None:
     """Let pods use their images' code again, the DAG processor included."""
+    kubectl.for_dbt.run("delete", "configmap", SYNCED, "--ignore-not-found")
     if kubectl.get("configmap", SYNCED):
         kubectl.run("delete", "configmap", SYNCED)
         if pods := _dag_processors(kubectl):

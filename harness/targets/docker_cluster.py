@@ -13,9 +13,9 @@ from pathlib import Path
 
 from testcontainers.core.docker_client import DockerClient
 
-from harness.docker import engine, image_cache, images
+from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, PortTakenError, PostgresError, UsageError
-from harness.kubernetes.deployment import MANIFESTS, NAMESPACE, Database
+from harness.kubernetes.deployment import NAMESPACE, Database, manifest
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -68,12 +68,10 @@ class DockerCluster(ClusterProvider):
         """Check all prerequisites, and pull missing images; raise HarnessError if one is not met."""
         engine.check_size(is_up=bool(engine.inspect("container", self.node)))
         for name in self.tools:
-            tools.find(name)
-        for image in (images.airflow(self.options.local_events), images.dbt()):
-            image_cache.load(image.name, image.reference)
-        image_cache.load("postgres", pins.image("postgres"))
+            say(f"… {tools.choice(name)}")
+        if images_by_tag := pins.without_digest():
+            say(f"… {', '.join(images_by_tag)}: by tag, not by the pinned digest")
         engine.pull(supervisor, pins.image("postgres"))
-        image_cache.save("postgres", [pins.image("postgres")])
         for base in images.needed_bases():  # pulled while the cluster is created
             engine.check_image(supervisor, pins.image(base))
 
@@ -190,12 +188,14 @@ class DockerCluster(ClusterProvider):
         return Database(server, networks[self.cluster]["IPAddress"], 5432)
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
-        """Create the volume for the tasks' logs: a directory on the node that Airflow's user may write to."""
-        run("docker", "exec", self.node, "mkdir", "--parents", "--mode", "777", LOGS)
-        volume = kubectl.get("persistentvolume", "airflow-logs")
-        if volume and volume.get("status", {}).get("phase") in ("Released", "Failed"):  # its claim was deleted
-            kubectl.run("delete", "persistentvolume", "airflow-logs")
-        kubectl.apply((MANIFESTS / "logs-on-node.yaml").read_text(encoding="utf-8"))
+        """Create the volumes for the tasks' logs and dbt's results: directories on the node that pods may write to."""
+        run("docker", "exec", self.node, "mkdir", "--parents", "--mode", "777", LOGS, f"{LOGS}/dbt")
+        for name in ("airflow-logs", "dbt-results"):
+            volume = kubectl.get("persistentvolume", name)
+            if volume and volume.get("status", {}).get("phase") in ("Released", "Failed"):  # its claim was deleted
+                kubectl.run("delete", "persistentvolume", name)
+        kubectl.apply(manifest("logs-on-node"))
+        kubectl.for_dbt.apply(manifest("results-on-node"))
 
     def save_task_logs(self, folder: Path) -> None:
         """Copy the tasks' logs into FOLDER."""

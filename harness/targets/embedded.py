@@ -63,8 +63,8 @@ class EmbeddedTarget:
     @contextlib.contextmanager
     def up(self, options: RunOptions, phases: Phases) -> Iterator[EmbeddedDeployment]:
         """Bring it up, or raise HarnessError; leaving the context takes it down, unless it is kept."""
-        airflow, dbt = installed_python("airflow"), installed_python("dbt")
         check_port(options.ui_port)
+        airflow, dbt = installed_python("airflow"), installed_python("dbt")
         with Supervisor.launch() as supervisor:
             deployment = None
             try:

@@ -42,6 +42,7 @@ def why_unavailable() -> str:
     """Return why the kind target cannot run on this machine; empty if it can."""
     try:
         engine.check_size()
+        engine.check_rootless()
         missing = [name for name in ("kind", "kubectl", "helm") if not tools.is_available(name)]
     except EngineMissingError:
         return "no Docker engine answers"
@@ -76,8 +77,15 @@ class KindCluster(DockerCluster):
                 "kind publishes the cluster's ports on that machine's loopback address, which this one cannot reach.",
                 "Run it on that machine, or set DOCKER_HOST to an engine on this one.",
             )
+        engine.check_rootless()
         super().check_prerequisites(supervisor)
         engine.pull(supervisor, pins.image("node"))
+
+    def platform(self) -> str:
+        """Return the platform of the images: that of the node's image, where it is not the engine's own."""
+        node = engine.inspect("image", pins.image("node"))
+        found = f"{node['Os']}/{node['Architecture']}" if node else ""
+        return self.options.platform or ("" if found == engine.platform() else found)
 
     def check_compatible(self) -> None:
         """Raise UsageError if an existing cluster has another port or image than the options and pins name."""

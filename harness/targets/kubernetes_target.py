@@ -4,15 +4,16 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from harness.docker import images
 from harness.errors import RollOutFailedError
-from harness.kubernetes import chart, cluster_secrets
+from harness.kubernetes import chart, cluster_secrets, network
 from harness.kubernetes.deployment import (
     NAMESPACE,
     Database,
     create_databases,
-    create_namespace,
+    create_namespaces,
     database_annotation,
     install,
 )
@@ -32,7 +33,7 @@ from harness.targets.cluster_provider import ClusterProvider, values_files
 from harness.targets.options import RunOptions
 from harness.targets.takedown import take_down
 from harness.warehouse.roles import Warehouse
-from harness.warehouse.server import describe
+from harness.warehouse.server import Server, describe
 
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the provider's options, as JSON, for the process that takes a run down
 
@@ -109,14 +110,15 @@ def check_prerequisites(provider: ClusterProvider, supervisor: Supervisor) -> No
 def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) -> ClusterDeployment:
     """Create or update everything that is missing or differs, and wait until Airflow is healthy."""
     provider.prepare()
-    airflow_image, dbt_image = images.airflow(provider.options.local_events), images.dbt()
+    platform = provider.platform()
+    airflow_image, dbt_image = images.airflow(provider.options.local_events, platform), images.dbt(platform)
     files = code_sync.digests(provider)  # now: somebody may edit one before the end
 
     def create_cluster() -> Kubectl:
         with phases.phase("cluster ready") as phase:
             phase.text = provider.create(supervisor)
         kubectl = provider.kubectl()
-        create_namespace(kubectl)
+        create_namespaces(kubectl, provider.options.pull_secret)
         provider.create_log_volume(kubectl)
         return kubectl
 
@@ -147,6 +149,21 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
     return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 
+def deployment_values(
+    provider: ClusterProvider, airflow_image: str, dbt_image: str, annotations: dict[str, str], database: Server
+) -> dict[str, Any]:
+    """Return the values of the chart that only a run knows; the images' names and DATABASE are as pods use them."""
+    env = {
+        "DBT_IMAGE": dbt_image,
+        "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
+        "EVENTS_MAX_REJECTED": str(provider.options.max_rejected),
+    }
+    # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
+    pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")
+    tls_env = {} if pooled else database.tls_env
+    return chart.run_values(airflow_image, env, annotations, tls_env, provider.options.pull_secret)
+
+
 def install_airflow(
     provider: ClusterProvider, supervisor: Supervisor, phases: Phases, database: Database, references: list[str]
 ) -> tuple[AirflowApi, Warehouse]:
@@ -157,24 +174,28 @@ def install_airflow(
     kubectl, options = provider.kubectl(), provider.options
     airflow_image, dbt_image = references
     with phases.phase("databases, roles and secrets created"):
-        passwords = cluster_secrets.passwords(kubectl)
+        passwords = cluster_secrets.passwords(kubectl, rotate=options.rotate_secrets)
         warehouse, metadata_url = create_databases(database, passwords)
-        annotations = cluster_secrets.create_secrets(
+        secrets = cluster_secrets.create_secrets(
             kubectl,
             passwords,
             warehouse,
             database,
             metadata_url=metadata_url,
             events_uri=images.EVENTS if options.local_events else options.events,
+            rotate=options.rotate_secrets,
         )
-        annotations |= database_annotation(database.server)
+        annotations = cluster_secrets.annotation(secrets) | database_annotation(database.server)
+        database.apply_root_certificate(kubectl)
+        network.restrict(kubectl, cluster_secrets.databases(secrets), secrets["events-file"]["uri"])
     code_sync.remove_synced(kubectl)
-    env = {"DBT_IMAGE": dbt_image, "EVENTS_MAX_REJECTED": str(options.max_rejected)}
     run_values = supervisor.directory / "values.json"
-    run_values.write_text(json.dumps(chart.run_values(airflow_image, env, annotations)))
+    run_values.write_text(
+        json.dumps(deployment_values(provider, airflow_image, dbt_image, annotations, database.for_pods))
+    )
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
-        files = [*values_files(provider), run_values]
+        files = chart.with_merged_lists([*values_files(provider), run_values])
         install(supervisor, kubectl, chart.locate(), files, phases=phases, watch=watch)
 
     api = AirflowApi(provider.airflow_address(supervisor), cluster_secrets.USER, passwords[cluster_secrets.USER])
@@ -186,5 +207,9 @@ def install_airflow(
                 f"Read its log: nox -s cluster -- logs {late}",
             )
         phase.text = f"Airflow healthy at {api.address}"
+    if options.rotate_secrets:
+        with phases.phase("connections and variables encrypted with the new key"):
+            argv = ("exec", "deployment/airflow-scheduler", "--container", "scheduler", "--")
+            kubectl.run(*argv, "airflow", "rotate-fernet-key", timeout_s=pins.deadline_s("migrations"))
     api.watch = Watch(kubectl, provider.check_dependencies, of_tasks=True)
     return api, warehouse

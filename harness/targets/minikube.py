@@ -4,12 +4,13 @@ Written from the documentation of minikube 1.38 and 1.39: https://minikube.sigs.
 """
 
 import ipaddress
+import os
 import re
 import threading
 from pathlib import Path
 
 from harness.docker import engine, images
-from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError
+from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError, UsageError
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
@@ -39,6 +40,13 @@ class MinikubeCluster(DockerCluster):
     def check_prerequisites(self, supervisor: Supervisor) -> None:
         """Check everything that can be checked before anything is created."""
         program()
+        engine.info()
+        if os.geteuid() == 0:
+            raise UsageError(
+                "minikube's docker driver refuses to run as root.",
+                "minikube writes its files for the user who runs it, and its node is a privileged container.",
+                "Run it as a user of the group docker, or use kind: nox -s e2e -- --target kind",
+            )
         check_port(self.options.ui_port)
         super().check_prerequisites(supervisor)
 
@@ -60,9 +68,11 @@ class MinikubeCluster(DockerCluster):
     def create(self, supervisor: Supervisor) -> str:
         """Create the cluster, or start an existing one (minikube's start does either); return which."""
         exists = engine.inspect("container", self.node)
-        driver = ("--driver", "docker", "--network", self.cluster, "--cpus", CPUS, "--memory", MEMORY)
+        driver = ["--driver", "docker", "--network", self.cluster, "--cpus", CPUS, "--memory", MEMORY]
         waiting = ("--wait", "all", "--wait-timeout", f"{pins.deadline_s('cluster'):.0f}s")
         quiet = ("--embed-certs", "--interactive=false")
+        if engine.is_rootless():
+            driver += ["--rootless", "--container-runtime", "containerd"]  # the only one that runs without root
         argv = [*self._argv("start"), *driver, "--kubernetes-version", kubernetes_version(), *waiting, *quiet]
         try:
             supervisor.command("minikube", argv, timeout_s=pins.deadline_s("cluster") + START_MARGIN_S, env=self._env)
@@ -78,14 +88,21 @@ class MinikubeCluster(DockerCluster):
     def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
         """Load an image from the engine into the node, once that runs, and return the name that pods use.
 
-        minikube ends with exit code 0 even where it loads nothing: the node does not run yet, or the load failed. So
-        ClusterFailedError is raised where the node does not have the image afterwards.
+        The image goes through a file of the run: from the engine itself minikube reads it into memory, and keeps a copy
+        in its own cache. minikube ends with exit code 0 even where it loads nothing: the node does not run yet, or the
+        load failed. So ClusterFailedError is raised where the node does not have the image afterwards.
         """
         self._is_created.wait(pins.deadline_s("cluster") + START_MARGIN_S)
         if self._has(image):
             return image.reference
-        argv = [*self._argv("image", "load"), "--daemon=true", image.reference]
-        output = supervisor.command("import", argv, timeout_s=pins.deadline_s("import"), env=self._env)
+        archive = supervisor.directory / f"{image.name}.tar"
+        timeout_s = pins.deadline_s("import")
+        try:
+            supervisor.command("save", ["docker", "save", "--output", archive, image.reference], timeout_s=timeout_s)
+            argv = [*self._argv("image", "load"), str(archive)]
+            output = supervisor.command("import", argv, timeout_s=timeout_s, env=self._env)
+        finally:
+            archive.unlink(missing_ok=True)
         if not self._has(image):
             by_hand = f"{tools.typed(program())} image load --daemon=true {image.reference} --profile {self.cluster}"
             raise ClusterFailedError(

@@ -21,11 +21,15 @@ class RunOptions:
         ui_port: the port for Airflow's UI and API; None for a free one.
         reuse: use a cluster that is up, and leave it up.
         keep: leave everything up at the end.
-        values: the absolute path of a values file for the chart, which overrides the project's own.
+        values: the absolute paths of values files for the chart, which override the project's own, the last one most.
         namespace: target context: the namespace to use.
         registry: target context: the prefix of the registry that images are pushed to.
         warehouse_dsn: target context: an administrator's DSN of the PostgreSQL.
+        pull_secret: target context: the secret with the registry's login, `NAME` or `NAMESPACE/NAME`.
+        platform: of the images, `linux/amd64` for example; None for that of the cluster's nodes.
         storage_class: target context: of the volume for task logs; None for the cluster's default.
+        yes: drop an existing warehouse on a given PostgreSQL without asking.
+        rotate_secrets: make new passwords and keys.
         context: target context: the kubeconfig's context; None for the current one. No option sets it.
     """
 
@@ -36,11 +40,15 @@ class RunOptions:
     ui_port: int | None = None
     reuse: bool = False
     keep: bool = False
-    values: str | None = None
+    values: tuple[str, ...] = ()
     namespace: str | None = None
     registry: str | None = None
     warehouse_dsn: str | None = field(default=None, repr=False)
+    pull_secret: str | None = None
+    platform: str | None = None
     storage_class: str | None = None
+    yes: bool = False
+    rotate_secrets: bool = False
     context: str | None = None
 
     @property

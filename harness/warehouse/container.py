@@ -32,7 +32,7 @@ START_TIMEOUT_S = 300.0  # a first run pulls the image
 
 
 def engine_answers() -> bool:
-    """Return whether a Docker engine answers at DOCKER_HOST or its usual socket; Docker's contexts are not read."""
+    """Return whether a Docker engine answers at DOCKER_HOST, see `engine.use_current_context`, or its usual socket."""
     import docker
 
     try:
@@ -67,7 +67,7 @@ def start_container(supervisor: Supervisor) -> Server:
             )
         time.sleep(0.05)
     host, port = address.read_text().split()
-    server = Server(f"the container image {image}", host, int(port), "postgres", password)
+    server = Server(f"the container image {image.partition('@')[0]}", host, int(port), "postgres", password)
     wait_until_ready(server, deadline - time.monotonic())
     if not version(server).startswith(f"{MAJOR}."):
         raise PostgresError(

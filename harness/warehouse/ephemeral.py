@@ -18,7 +18,7 @@ def describe_choice(dsn: str | None) -> str:
     if dsn:
         return "the server from --postgres"
     if engine_answers():
-        return f"a container of {pins.image('postgres')}, since a Docker engine answers"
+        return f"a container of {pins.image('postgres').partition('@')[0]}, since a Docker engine answers"
     return "from a wheel, since no Docker engine answers"
 
 

@@ -27,7 +27,7 @@ class Warehouse:
 
     def dsn(self, role: str) -> str:
         """Return the connection URL of ROLE, one of ROLES."""
-        return connection_url(self.role(role), self.passwords[role], self.server.host, self.server.port, self.database)
+        return self.server.url(self.role(role), self.passwords[role], self.database)
 
     @property
     def loader_dsn(self) -> str:
@@ -47,7 +47,7 @@ class Warehouse:
     @property
     def admin_dsn(self) -> str:
         """The connection URL of the server's administrator to this database."""
-        return connection_url(self.server.user, self.server.password, self.server.host, self.server.port, self.database)
+        return self.server.url(self.server.user, self.server.password, self.database)
 
     def dbt_env(self) -> dict[str, str]:
         """Return the environment variables that `dbt/profiles.yml` reads."""
@@ -58,6 +58,7 @@ class Warehouse:
             "WAREHOUSE_USER": self.role("transformer"),
             "WAREHOUSE_READER": self.role("reader"),
             "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": self.passwords["transformer"],
+            **self.server.tls_env,
         }
 
 
@@ -83,7 +84,7 @@ def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -
         alter default privileges for role {transformer} grant usage on schemas to {reader};
     """
     with psycopg.connect(warehouse.admin_dsn) as connection:
-        for role in ("loader", "transformer"):  # an administrator who is no superuser needs membership
+        for role in ROLES:  # an administrator who is no superuser needs membership, also to end their connections
             connection.execute(sql.SQL("grant {} to current_user").format(names[role]))
         connection.execute(sql.SQL(statements).format(**names))
     return warehouse
@@ -107,7 +108,8 @@ def copy_warehouse(template: Warehouse, database: str) -> Warehouse:
     warehouse = replace(template, database=f"{database}{template.server.suffix}")
     names = map(sql.Identifier, (warehouse.database, template.database))
     with psycopg.connect(template.server.dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} template {} strategy file_copy").format(*names))
+        strategy = "strategy file_copy" if connection.info.server_version >= 150_000 else ""  # before, the only one
+        connection.execute(sql.SQL(f"create database {{}} template {{}} {strategy}").format(*names))
         connection.execute(sql.SQL("comment on database {} is {}").format(sql.Identifier(warehouse.database), MARK))
         grant_database(connection, warehouse)  # privileges on a database are not copied
     return warehouse
@@ -118,6 +120,16 @@ def drop_warehouse(warehouse: Warehouse) -> None:
     with psycopg.connect(warehouse.server.dsn, autocommit=True) as connection:
         statement = sql.SQL("drop database if exists {} with (force)")
         connection.execute(statement.format(sql.Identifier(warehouse.database)))
+
+
+def made_databases(server: Server) -> dict[str, str]:
+    """Return the databases that the project made on a given server, by name, with their size for people."""
+    query = (
+        "select datname, pg_size_pretty(pg_database_size(oid)) from pg_database"
+        " where right(datname, %s) = %s and shobj_description(oid, 'pg_database') = %s order by datname"
+    )
+    with psycopg.connect(server.dsn) as connection:
+        return dict(connection.execute(query, (len(server.suffix), server.suffix, MARK)).fetchall())
 
 
 def drop_all(server: Server) -> None:
@@ -137,7 +149,10 @@ def drop_all(server: Server) -> None:
 
 
 def create_metadata_database(server: Server, password: str, host: str, port: int) -> str:
-    """Make Airflow's metadata database and role; return its SQLAlchemy URL at HOST and PORT, as Airflow reaches it."""
+    """Make Airflow's metadata database and role; return its SQLAlchemy URL at HOST and PORT, as Airflow reaches it.
+
+    TLS is not in the URL: Airflow has a second driver for it, asyncpg, which reads only `Server.tls_env`.
+    """
     name = f"airflow{server.suffix}"
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         create_role(connection, name, password)
@@ -157,12 +172,15 @@ def create_role(connection: psycopg.Connection, name: str, password: str) -> Non
 
 
 def create_database(connection: psycopg.Connection, name: str, owner: str | None = None) -> None:
-    """Make the database NAME if it is missing, with the built-in C.UTF-8 locale, owned by the role OWNER."""
+    """Make the database NAME if it is missing, owned by the role OWNER; text sorts by code point on every version."""
     if connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
         return
-    statement = sql.SQL(
-        "create database {} template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8'"
-    ).format(sql.Identifier(name))
+    # Before 17 there is no built-in locale; what is a letter then depends on the server's default.
+    is_new = connection.info.server_version >= 170_000
+    locale = "locale_provider builtin builtin_locale 'C.UTF-8'" if is_new else "lc_collate 'C'"
+    statement = sql.SQL(f"create database {{}} template template0 encoding 'UTF8' {locale}").format(
+        sql.Identifier(name)
+    )
     if owner:
         statement += sql.SQL(" owner {}").format(sql.Identifier(owner))
     connection.execute(statement)

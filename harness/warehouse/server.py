@@ -1,7 +1,7 @@
 """A running PostgreSQL server, and the settings of those that the harness starts.
 
-Each is PostgreSQL 18, speaks TCP with password authentication, and keeps time in UTC. Databases have the built-in
-C.UTF-8 locale (see `harness.warehouse.roles`), so that text sorts alike on each.
+Each of these is PostgreSQL 18, speaks TCP with password authentication, and keeps time in UTC. In databases text sorts
+by code point, on a given server of another version, too: see `harness.warehouse.roles`.
 """
 
 import os
@@ -15,6 +15,7 @@ from feeds.dsn import connection_url
 from harness.errors import PostgresError
 
 MAJOR = 18
+OLDEST_MAJOR = 14  # of a given server
 SETTINGS = {
     "timezone": "UTC",
     "max_connections": "200",
@@ -32,6 +33,8 @@ class Server:
     Attributes:
         origin: where it comes from, for people: `a wheel`, `the container image postgres:18`, `--postgres`.
         suffix: of all databases and roles that the project makes there; empty on a server that the harness started.
+        sslmode: libpq's, if the user chose one.
+        root_certificate: libpq's sslrootcert: the path of who may sign the server's certificate, or `system`.
     """
 
     origin: str
@@ -41,11 +44,25 @@ class Server:
     password: str = field(repr=False)
     database: str = "postgres"
     suffix: str = ""
+    sslmode: str = ""
+    root_certificate: str = ""
 
     @property
     def dsn(self) -> str:
         """The administrator's connection URL."""
-        return connection_url(self.user, self.password, self.host, self.port, self.database)
+        return self.url(self.user, self.password, self.database)
+
+    def url(self, user: str, password: str, database: str) -> str:
+        """Return the connection URL of USER to DATABASE."""
+        tls = {"sslmode": self.sslmode, "sslrootcert": self.root_certificate}
+        parameters = {name: value for name, value in tls.items() if value}
+        return connection_url(user, password, self.host, self.port, database, **parameters)
+
+    @property
+    def tls_env(self) -> dict[str, str]:
+        """The same choice of TLS as libpq's variables, which other drivers read, too."""
+        variables = {"PGSSLMODE": self.sslmode, "PGSSLROOTCERT": self.root_certificate}
+        return {name: value for name, value in variables.items() if value}
 
     def is_ready(self) -> bool:
         """Return whether it accepts connections."""
@@ -65,6 +82,17 @@ def version(server: Server) -> str:
 def describe(server: Server) -> str:
     """Return the server's version, origin and address, for people."""
     return f"PostgreSQL {version(server)} from {server.origin} on {server.host}:{server.port}"
+
+
+def identity(server: Server) -> str:
+    """Return what tells the data of SERVER's database from another's, even at the same address."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        try:
+            query = "select system_identifier from pg_control_system()"
+            return "".join(str(found) for (found,) in connection.execute(query))
+        except psycopg.Error:  # a managed service keeps it to itself
+            query = "select oid from pg_database where datname = current_database()"
+            return "".join(f"{server.host}:{server.port}/{found}" for (found,) in connection.execute(query))
 
 
 def options(settings: Mapping[str, str]) -> list[str]:

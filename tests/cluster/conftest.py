@@ -17,6 +17,7 @@ from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
 from harness.targets.kind import KindCluster
 from harness.targets.options import RunOptions
+from tests.cluster.faults import IMAGE
 from tests.harness_command import read_until, run, start
 
 KIND = KindCluster(RunOptions())
@@ -66,8 +67,8 @@ def cluster() -> Iterator[Cluster]:
     killed.wait()
     code, output = run("cluster", "up")
     assert code == 0, output
-    python = pins.image("python")
-    save = subprocess.Popen(["docker", "save", python], stdout=subprocess.PIPE)
+    subprocess.run(["docker", "tag", pins.image("python"), IMAGE], check=True)  # an image by digest has no name to save
+    save = subprocess.Popen(["docker", "save", IMAGE], stdout=subprocess.PIPE)
     argv = ["docker", "exec", "-i", KIND.node, "ctr", "-n", "k8s.io", "images", "import", "-"]
     subprocess.run(argv, stdin=save.stdout, check=True, stdout=subprocess.DEVNULL)
     assert save.wait() == 0

@@ -9,12 +9,13 @@ import psycopg
 import pytest
 
 from feeds.locks import SWAP_LOCK
+from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.checks import compare
 from harness.pipeline.expected_numbers import Expected, compute
 from harness.processes.command import run as run_command
 from harness.processes.supervisor import Supervisor
 from harness.project.paths import SAMPLE
-from harness.targets.cluster_deployment import ClusterDeployment, connect, warehouse_of
+from harness.targets.cluster_deployment import DBT_POD, ClusterDeployment, connect, warehouse_of
 from tests.cluster.conftest import KIND, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
@@ -57,18 +58,23 @@ class Run:
     def has_loaded(self) -> bool:
         return self.deployment.api.task_states(DAG_ID, self.run_id)["load_events"] == "success"
 
+    def kubectl(self, prefix: str) -> Kubectl:
+        """Return kubectl for the namespace of the pods with this prefix."""
+        kubectl = self.deployment.kubectl
+        return kubectl.for_dbt if prefix == DBT_POD else kubectl
+
     def pods(self, prefix: str) -> list[str]:
         """Return the names of the running pods with this prefix."""
         return [
             pod["metadata"]["name"]
-            for pod in self.deployment.kubectl.items("pods")
+            for pod in self.kubectl(prefix).items("pods")
             if pod["metadata"]["name"].startswith(prefix) and pod["status"]["phase"] == "Running"
         ]
 
     def delete(self, prefix: str) -> None:
         """Delete the running pod with this prefix at once, without time to end."""
         [name] = self.pods(prefix)
-        self.deployment.kubectl.run("delete", "pod", name, "--grace-period=0", "--force")
+        self.kubectl(prefix).run("delete", "pod", name, "--grace-period=0", "--force")
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -118,7 +124,7 @@ def test_a_deleted_pod_of_a_load(run: Run) -> None:
 def test_a_deleted_pod_of_dbt(run: Run) -> None:
     wait_for(run.has_loaded, "no load")
     with waiting(run):
-        run.delete("dbt-build-")
+        run.delete(DBT_POD)
         wait_for(lambda: not run.is_waiting(), "dbt goes on")
 
 

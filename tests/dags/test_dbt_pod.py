@@ -1,6 +1,7 @@
 """The pod that runs dbt, as the operator requests it, follows the rules for every pod of the project."""
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Pod]:
     """Give the pod as JSON, made without a cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DBT_IMAGE", IMAGE)
+        patch.setenv("DBT_NAMESPACE", "dbts-own")
         bag = DagBag(dag_folder=str(ROOT / "airflow" / "dags"))
         task: Any = bag.dags[f"events_pipeline_{request.param}"].get_task("dbt_build")
         yield ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
@@ -44,9 +46,10 @@ def broken_rules(pod: Pod, dockerfile: str) -> Iterator[str]:
     spec = pod["spec"]
     yield from pod_rules.wrong_images(spec, {IMAGE})
     yield from pod_rules.not_restricted(spec, image_user(dockerfile))
+    yield from pod_rules.writable_roots(spec)
     yield from pod_rules.without_resources(spec)
     yield from pod_rules.clear_secrets(spec)
-    manifests = [*yaml.safe_load_all((ROOT / "cluster" / "manifests" / "rights.yaml").read_text())]
+    manifests = [*yaml.safe_load_all((ROOT / "cluster" / "manifests" / "rights-dbt.yaml").read_text())]
     accounts = {item["metadata"]["name"] for item in manifests if item["kind"] == "ServiceAccount"}
     bound = {subject["name"] for item in manifests for subject in item.get("subjects", [])}
     if spec.get("serviceAccountName") not in accounts - bound or spec.get("automountServiceAccountToken") is not False:
@@ -59,6 +62,7 @@ def dockerfile() -> str:
 
 def test_dbts_pod_breaks_no_rule(pod: Pod) -> None:
     assert len(pod["spec"]["containers"]) == 1
+    assert pod["metadata"]["namespace"] == "dbts-own"
     assert list(broken_rules(pod, dockerfile())) == []
 
 
@@ -74,6 +78,10 @@ def base(spec: dict[str, Any]) -> dict[str, Any]:
         (lambda spec: base(spec).update(imagePullPolicy="Always"), "base: its pull policy is not IfNotPresent"),
         (lambda spec: spec["securityContext"].pop("runAsNonRoot"), "base: may run as root"),
         (lambda spec: spec["securityContext"].update(runAsUser=0), "base: its user is root, or not known"),
+        (
+            lambda spec: base(spec)["securityContext"].pop("readOnlyRootFilesystem"),
+            "base: may write to its image's files",
+        ),
         (lambda spec: base(spec)["resources"]["limits"].pop("memory"), "base: no limits of memory"),
         (lambda spec: base(spec)["args"].append("--password x"), "base: a secret in its arguments"),
         (
@@ -92,3 +100,29 @@ def test_a_broken_rule_is_found(pod: Pod, change: Callable[[dict[str, Any]], obj
 @pytest.mark.parametrize("user", ["root", "0:0", "nobody"])
 def test_an_image_of_root_or_of_a_named_user_is_found(pod: Pod, user: str) -> None:
     assert list(broken_rules(pod, f"FROM x\nUSER 50000\nUSER {user}\n")) == ["base: its user is root, or not known"]
+
+
+def test_airflows_configuration_says_on_which_nodes_it_runs(monkeypatch: pytest.MonkeyPatch, built: Pod) -> None:
+    """As the values of the chart do: `config.dbt_pod` in cluster/values/production.yaml."""
+    from events.dbt_pod import dbt_pod
+
+    values = yaml.safe_load((ROOT / "cluster" / "values" / "production.yaml").read_text())
+    toleration = [{"key": "dedicated", "operator": "Equal", "value": "dbt", "effect": "NoSchedule"}]
+    chosen = {"node_selector": '{"workload": "dbt"}', "tolerations": json.dumps(toleration), "results_claim": ""}
+    chosen["annotations"] = values["config"]["dbt_pod"]["annotations"]
+    assert values["config"]["dbt_pod"].keys() == chosen.keys()
+    for name, value in chosen.items():
+        monkeypatch.setenv(f"AIRFLOW__DBT_POD__{name.upper()}", value)
+    request = dbt_pod("dbt_build", IMAGE, ("build",)).build_pod_request_obj(dry_run=True)
+    made = ApiClient().sanitize_for_serialization(request)
+    assert made["metadata"]["annotations"].items() >= json.loads(chosen["annotations"]).items()
+    spec = made["spec"]
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"workload": "dbt"}, toleration)
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["results"] == {"name": "results", "emptyDir": {"sizeLimit": "256Mi"}}
+
+    usual = built["spec"]  # without such a section
+    assert not usual.get("nodeSelector")
+    assert not usual.get("tolerations")
+    claims = [volume["persistentVolumeClaim"] for volume in usual["volumes"] if "persistentVolumeClaim" in volume]
+    assert claims == [{"claimName": "dbt-results"}]

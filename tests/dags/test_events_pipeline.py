@@ -277,10 +277,18 @@ def test_dbts_process_gets_only_its_own_environment(
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", "secret")
     monkeypatch.setenv("WAREHOUSE_HOST", "here")
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGPASSWORD", "secret")
     caplog.set_level("INFO")
-    program = "import os; print('host', os.environ['WAREHOUSE_HOST']); print([n for n in os.environ if 'AIRFLOW' in n])"
+    program = (
+        "import os; print('host', os.environ['WAREHOUSE_HOST']);"
+        " print([n for n in os.environ if n.startswith(('AIRFLOW', 'PG'))])"
+    )
     run_process([sys.executable, "-c", program])
-    assert [record.getMessage() for record in caplog.records if record.name == "feeds.dbt_task"] == ["host here", "[]"]
+    assert [record.getMessage() for record in caplog.records if record.name == "feeds.dbt_task"] == [
+        "host here",
+        "['PGSSLMODE']",
+    ]
 
 
 def test_dbts_failure_fails_the_task(caplog: pytest.LogCaptureFixture) -> None:

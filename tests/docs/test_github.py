@@ -85,7 +85,10 @@ def found_by_renovate(text: str) -> dict[str, set[str]]:
 
 def pinned(versions: dict[str, Any]) -> dict[str, set[str]]:
     """Return what VERSIONS, a parsed `cluster/versions.toml`, pins, in the form of `found_by_renovate`."""
-    images = {name: {version} for name, _, version in (i.partition(":") for i in versions["images"].values())}
+    nodes = [place["node"] for place in versions["places"].values() if "node" in place]
+    images: dict[str, set[str]] = {}
+    for name, _, version in (image.partition(":") for image in [*versions["images"].values(), *nodes]):
+        images.setdefault(name, set()).add(version)
     tools = {name: {tool["version"]} for name, tool in versions["tools"].items()}
     chart = versions["chart"]
     return images | tools | {"airflow": {chart["version"]}, "apache-airflow": {chart["airflow"]}}
@@ -106,6 +109,8 @@ def test_renovate_covers_actions_groups_and_bases() -> None:
     assert set(RENOVATE["enabledManagers"]) == {"github-actions", "pep621", "dockerfile", "custom.regex"}
     assert "helpers:pinGitHubActionDigests" in RENOVATE["extends"]
     assert RENOVATE["minimumReleaseAge"] == "7 days"
+    [images] = [rule for rule in RENOVATE["packageRules"] if rule.get("matchDatasources") == ["docker"]]
+    assert images["pinDigests"] is True
     grouped = [rule for rule in RENOVATE["packageRules"] if "groupName" in rule]
     assert {rule["groupName"] for rule in grouped} == {"actions", "python groups", "images", "airflow"}
     argv = ("git", "ls-files", "--", "*Dockerfile*")

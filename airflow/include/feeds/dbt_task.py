@@ -3,6 +3,7 @@
 | environment variable | meaning |
 | --- | --- |
 | `DBT_IMAGE` | the project's dbt image; if it is set, dbt runs in a pod of this image |
+| `DBT_NAMESPACE` | the namespace of that pod; by default the worker's own |
 | `DBT_PYTHON` | otherwise: the Python of dbt's environment |
 | `DBT_PROJECT_DIR` | otherwise: the folder of the dbt project, which has `run.py` |
 
@@ -52,7 +53,7 @@ def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
     if image := os.environ.get("DBT_IMAGE"):
         from feeds.dbt_pod import dbt_pod
 
-        return dbt_pod(task_id, image, arguments)
+        return dbt_pod(task_id, image, arguments, os.environ.get("DBT_NAMESPACE") or None)
 
     @task(task_id=task_id, execution_timeout=timedelta(hours=1))
     def run_dbt() -> None:
@@ -70,7 +71,7 @@ def run_process(argv: list[str]) -> None:
     passed_on = {
         name: value
         for name, value in os.environ.items()
-        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ") or name.startswith(("DBT_", "WAREHOUSE_"))
+        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ") or name.startswith(("DBT_", "WAREHOUSE_", "PGSSL"))
     }
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=passed_on)
     try:

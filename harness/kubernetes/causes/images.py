@@ -7,7 +7,15 @@ from harness.kubernetes.causes.cause import Cause
 from harness.kubernetes.causes.objects import Container, Objects, count
 from harness.kubernetes.causes.wording import FILE, container_name, one_line
 
-REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+)
 BUILT_HERE = "events-platform/"  # images that no registry has
 MIN_PULLS = 2  # a registry that cannot be reached twice, 10 s apart or more, is not a blip
 
@@ -24,6 +32,8 @@ def explain(objects: Objects, container: Container) -> Cause:
     message = container.waiting.get("message", "")
     if failed and re.fullmatch(r'(Back-off pulling image "[^"]*"\.?)?', message):
         message = failed[-1]["message"]
+    if backs_off_from := re.match(r'Back-off pulling image "[^"]*": (\w+): ', message):
+        reason = backs_off_from[1]
     answer = re.sub(_CHAIN, "", one_line(message)).removeprefix(f"{image}: ")
     first, _, rest = image.partition("/")
     registry = first if rest and re.search(r"[.:]|^localhost$", first) else "docker.io"
@@ -35,6 +45,13 @@ def explain(objects: Objects, container: Container) -> Cause:
         why = "The image was not loaded into the node: the disk is full, or this is another cluster."
         next_step = "Build and load it again: nox -s cluster -- up"
         is_final = reason == "ErrImageNeverPull" or count(failed) >= MIN_PULLS
+    elif reason == "InvalidImageName":
+        why, next_step = "No image can have that name.", "Correct its name or tag, and what sets them."
+    elif reason == "SignatureValidationFailed":
+        why = "The node takes only images whose signature it trusts."
+        next_step = (
+            f"Sign it, or have the nodes trust it; then: kubectl describe pod {container.pod['metadata']['name']}"
+        )
     elif SPEAKS_HTTP.search(message):
         why = f"{registry} speaks HTTP, and the node asks it over HTTPS."
         next_step = LET_IT_SPEAK_HTTP.format(who="nodes")

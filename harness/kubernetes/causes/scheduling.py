@@ -13,7 +13,8 @@ def unscheduled(pod: Item) -> Iterator[Cause]:
     message = conditions(pod).get("PodScheduled", {}).get("message")
     if not message:
         return
-    message = one_line(re.split(r"\.? preemption:", message)[0])  # since 1.24: what evicting other pods would gain
+    # Since 1.24 it also says what evicting other pods would gain, and since 1.32 what other claims on devices would.
+    message = one_line(re.split(r"\.? (no new claims to deallocate, )?preemption:", message)[0])
     kind: Kind = "unschedulable"
     if re.search(r"persistent ?volume|volume node affinity", message, re.IGNORECASE):
         kind, why = "claim", "Its volume claim does not exist, or has no volume that a node could use."

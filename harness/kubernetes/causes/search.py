@@ -1,6 +1,7 @@
 """Find the most likely cause for which Airflow's components, or a task's pod, do not run."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -41,17 +42,21 @@ def find_task_cause(items: Sequence[Item], logs: Logs) -> Cause | None:
 
 
 def find_causes(kubectl: Kubectl, *finders: Finder) -> list[Cause]:
-    """Return each FINDER's cause, KUBECTL's options in its next step; raise CommandFailedError if KUBECTL fails."""
-    items = kubectl.items("pods", "events", "persistentvolumeclaims", "jobs")
+    """Return the causes that FINDERS find, those of tasks in dbt's namespace too; next steps have kubectl's options.
+
+    Raises CommandFailedError if kubectl fails.
+    """
+    of_cluster: list[Item] = []
     with contextlib.suppress(CommandFailedError):
-        items += kubectl.items("nodes")
-
-    def logs(pod: str, container: str, previous: bool) -> str:
-        return kubectl.logs(pod, container, previous, lines=LOG_LINES)
-
-    command = " ".join(["kubectl", *kubectl.argv[1:], ""])
-    found = [cause for find in finders if (cause := find(items, logs))]
-    return [replace(cause, next_step=cause.next_step.replace("kubectl ", command)) for cause in found]
+        of_cluster = kubectl.items("nodes")
+    found = []
+    for each in (kubectl, kubectl.for_dbt) if find_task_cause in finders else (kubectl,):
+        items = each.items("pods", "events", "persistentvolumeclaims", "jobs")
+        command = " ".join(["kubectl", *each.argv[1:], ""])
+        logs = functools.partial(each.logs, lines=LOG_LINES)
+        causes = [cause for find in finders if (cause := find([*items, *of_cluster], logs))]
+        found += [replace(cause, next_step=cause.next_step.replace("kubectl ", command)) for cause in causes]
+    return found
 
 
 def _deepest(causes: Iterable[Cause]) -> Cause | None:

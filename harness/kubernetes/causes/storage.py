@@ -8,6 +8,7 @@ from harness.kubernetes.causes.cause import Cause, Kind
 from harness.kubernetes.causes.objects import Item, Objects, containers, is_ready
 from harness.kubernetes.causes.wording import one_line, pod_name
 
+_LISTS_VOLUMES = re.compile(r"(Unable to attach or mount volumes: )?unmounted volumes=")
 _WAITS_FOR_POD = ("WaitForFirstConsumer", "WaitForPodScheduled")
 
 
@@ -46,8 +47,8 @@ def failed_mounts(objects: Objects, pod: Item) -> Iterator[Cause]:
     events = objects.events_of(pod, "FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox")
     if not events or not reasons <= {"ContainerCreating", "PodInitializing"}:
         return
-    # "Unable to attach or mount volumes … timed out" follows each of the telling ones two minutes later.
-    telling = [event for event in events if "timed out waiting for the condition" not in event["message"]] or events
+    # "Unable to attach or mount volumes …" follows each of the telling ones two minutes later: it only lists volumes.
+    telling = [event for event in events if not _LISTS_VOLUMES.match(event["message"])] or events
     text = one_line(telling[-1]["message"])
     if missing := re.search(r'(secret|configmap) "[^"]+" not found|references non-existent \w+ key: \S+', text):
         yield configuration.explain(pod, missing[0], telling)

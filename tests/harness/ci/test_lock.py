@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.ci.lock import changes, main
-from harness.project.locks import CONSTRAINTS
+from harness.ci.lock import airflows_constraints, changes, main
+from harness.project import pins
+from harness.project.locks import AIRFLOWS_CONSTRAINTS, CONSTRAINTS
 from tests import clones
+from tests.servers import serving_folder
 
 
 @pytest.fixture
@@ -19,14 +21,19 @@ def empty(clone: Path) -> Path:
     )
     for lock in (clone / "requirements").iterdir():
         lock.unlink()
+    write_constraints(clone, f"# From {airflows_constraints()}\n")
     return clone
 
 
-def lock(project: Path, *options: str) -> tuple[int, str, str]:
+def write_constraints(project: Path, text: str) -> None:
+    (project / AIRFLOWS_CONSTRAINTS).write_text(text)
+
+
+def lock(project: Path, *options: str, **variables: str) -> tuple[int, str, str]:
     """Write the locks of PROJECT; return the exit code, standard error, and the summary without times."""
     summary = project / "summary.md"
     argv = [clones.python_of(project), "-m", "harness.ci.lock", *options]
-    env = clones.environment(GITHUB_STEP_SUMMARY=str(summary))
+    env = clones.environment(GITHUB_STEP_SUMMARY=str(summary), **variables)
     done = subprocess.run(argv, cwd=project, env=env, capture_output=True, text=True, check=False)
     text = re.sub(r"[\d.]+ s\b", "TIME", summary.read_text())
     summary.unlink()
@@ -63,8 +70,8 @@ def test_a_failure_contains_the_output_of_uv(empty: Path) -> None:
     assert summary.startswith(
         "## ✗ lock: TIME\n\n"
         "- **What happened:** uv ended with exit code 2 and says why above.\n"
-        "- **Why, most likely:** No versions fit pyproject.toml, or the package index cannot be reached.\n"
-        "- **What to do:** Read the output of uv, and try again: nox -s lock\n\n"
+        "- **Why, most likely:** No versions fit pyproject.toml and Airflow's constraints, or no server answers.\n"
+        "- **What to do:** Read the output, and try again: nox -s lock\n\n"
         "```text\nerror: unexpected argument '--no-such-option' found\n"
     )
 
@@ -74,3 +81,37 @@ def test_asking_for_help_writes_nothing(capfd: pytest.CaptureFixture[str]) -> No
     main(["--help"])
     assert capfd.readouterr().out.startswith("usage: nox -s lock -- [OPTION OF uv pip compile]...\n")
     assert CONSTRAINTS.read_bytes() == before
+
+
+def test_the_constraints_are_those_of_the_pinned_airflow_and_python() -> None:
+    version = pins.chart()["airflow"]
+    assert airflows_constraints().endswith(f"/constraints-{version}/constraints-3.13.txt")
+    assert f"apache/airflow:{version}-python3.13" in pins.versions()["images"]["airflow"]
+
+
+@pytest.mark.parametrize("source", ["a server", "a file"])
+def test_airflows_constraints_are_read_and_kept(empty: Path, tmp_path: Path, source: str) -> None:
+    (tmp_path / "constraints-3.13.txt").write_text("fsspec==1\n")
+    kept = f"# From {airflows_constraints()}\nfsspec==1\n"
+    with serving_folder(tmp_path) as address:
+        own = f"{address}/constraints-3.13.txt" if source == "a server" else str(tmp_path / "constraints-3.13.txt")
+        assert lock(empty, PLATFORM_AIRFLOW_CONSTRAINTS=own)[0] == 0
+    assert (empty / AIRFLOWS_CONSTRAINTS).read_text() == kept
+    assert lock(empty)[0] == 0  # nothing is read again
+    assert (empty / AIRFLOWS_CONSTRAINTS).read_text() == kept
+
+
+@pytest.mark.parametrize(("of_version", "exit_code"), [("this", 0), ("another", 1)])
+def test_without_a_server_an_estimate_of_this_version_stays(empty: Path, of_version: str, exit_code: int) -> None:
+    versions = empty / "cluster" / "versions.toml"
+    with serving_folder(empty / "cluster") as address:  # it has no such file
+        text = re.sub(r'"https://raw\.[^{"]*', f'"{address}/', versions.read_text())
+        versions.write_text(text)
+        url = f"{address}/{pins.chart()['airflow']}/constraints-3.13.txt"
+        estimate = f"# Estimated, until nox -s lock can read {url if of_version == 'this' else 'another'}\nfsspec==1\n"
+        write_constraints(empty, estimate)
+        found, _, summary = lock(empty)
+    assert found == exit_code
+    assert (empty / AIRFLOWS_CONSTRAINTS).read_text() == estimate
+    failure = f"Airflow's constraints cannot be read from {url}: HTTP Error 404: File not found"
+    assert (failure in summary) is (exit_code == 1)

@@ -17,10 +17,10 @@ from harness.project.paths import ROOT
 CI = ROOT / ".github" / "workflows" / "ci.yml"
 PLAN = {
     "sessions": [{"session": "lint", "minutes": 5, "engine": False}],
-    "targets": [{"target": "kind", "minutes": 5}],
+    "places": [{"place": "kind", "target": "kind", "runner": "ubuntu-24.04", "node": "", "minutes": 5}],
     "pythons": [{"python": "3.11.2", "minutes": 5}],
 }
-NO_MORE: dict[str, list[Any]] = {"targets": [], "pythons": []}
+NO_MORE: dict[str, list[Any]] = {"places": [], "pythons": []}
 
 
 def act(repository: Path, *arguments: str) -> tuple[int, str]:
@@ -81,7 +81,7 @@ def test_the_jobs_run_on_this_machine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     [sessions] = re.findall(r"::set-output:: sessions=(.*)", done.stdout)
     assert {"lint", "types", "tests"} <= {job["session"] for job in json.loads(sessions)}
-    assert '::set-output:: targets=[{"target": "kind"' in done.stdout
+    assert '::set-output:: places=[{"place": "kind", "target": "kind", "runner": "ubuntu-24.04"' in done.stdout
     assert '::set-output:: pythons=[{"python": "3.11.2"' in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.commands.arguments import Parser, absolute_file, absolute_uri
+from harness.commands.arguments import Parser, absolute_file, absolute_uri, add_run_options, run_options
 from harness.commands.dbt import add_options
 from harness.commands.empty_values import VARIABLES, check_not_empty
 from harness.errors import UsageError
@@ -26,9 +26,10 @@ CLUSTERS = "is not a cluster; the clusters are kind, minikube, context."
         ("e2e --ui-port 70000", "--ui-port: 70000 is not a port from 1 to 65535."),
         ("e2e --ui-port http", "--ui-port: invalid port value: 'http'."),
         ("e2e --values no/such.yaml", "--values: no/such.yaml is not a file."),
+        ("e2e --platform amd64", "--platform: amd64 is not a platform like linux/amd64."),
         ("e2e --start=", "--start is empty."),
-        ("cluster", "the following arguments are required: up|sync|status|ui|logs|down."),
-        ("cluster restart", "up|sync|status|ui|logs|down: invalid choice: 'restart'"),
+        ("cluster", "the following arguments are required: up|sync|status|ui|logs|manifests|down."),
+        ("cluster restart", "up|sync|status|ui|logs|manifests|down: invalid choice: 'restart'"),
         ("cluster up --target mainframe", f"'mainframe' {CLUSTERS}"),
         ("cluster down --target embedded", f"'embedded' {CLUSTERS}"),
         ("cluster up --recrate", "nox -s cluster does not know --recrate. Did you mean --recreate?"),
@@ -109,3 +110,14 @@ def test_a_path_is_made_absolute() -> None:
     assert absolute_uri("~nobody-here/a.csv") == str(Path("~nobody-here/a.csv").absolute())
     assert absolute_uri("~/a.csv") == str(Path("~/a.csv").expanduser())
     assert absolute_uri("~nosuchuser/a.csv") == str(Path.cwd() / "~nosuchuser/a.csv")
+
+
+def test_values_files_are_in_the_order_given(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("production.yaml", "own.yaml")]
+    for file in files:
+        file.touch()
+    parser = Parser()
+    add_run_options(parser)
+    parsed = parser.parse_args([part for file in files for part in ("--values", str(file))])
+    assert run_options(parsed).values == tuple(map(str, files))
+    assert run_options(parser.parse_args([])).values == ()

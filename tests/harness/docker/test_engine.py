@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from harness.docker import engine, image_stream, images
-from harness.errors import ImageMissingError
+from harness.errors import BuildFailedError, ImageMissingError
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from tests.servers import serving
 
 pytestmark = pytest.mark.needs("image")
+
+FOREIGN = "linux/riscv64"
 
 
 @pytest.fixture
@@ -67,6 +69,41 @@ def test_a_clone_removes_the_images_that_it_built(monkeypatch: pytest.MonkeyPatc
     assert not any(map(engine.has_image, built.values()))
 
 
+@pytest.fixture
+def foreign_base(tmp_path: Path) -> Iterator[str]:
+    """Give an image of another platform than the engine's, with a program that no kernel runs."""
+    reference = f"events-platform-test/{secrets.token_hex(4)}:1"
+    (tmp_path / "program").write_bytes(b"\x7fELF, of no machine")
+    (tmp_path / "program").chmod(0o755)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY program /\n")
+    argv = ["docker", "build", "--quiet", "--platform", FOREIGN, "--tag", reference, str(tmp_path)]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    yield reference
+    subprocess.run(["docker", "image", "rm", "--force", reference], check=True, stdout=subprocess.DEVNULL)
+
+
+def image_on(base: str, tmp_path: Path, step: str) -> images.Image:
+    (tmp_path / "Dockerfile").write_text(f"ARG BASE\nFROM ${{BASE}}\n{step}\n")
+    files = {"Dockerfile": tmp_path / "Dockerfile"}
+    return images.Image("test-platform", "Dockerfile", base, {"BASE": base}, files, FOREIGN)
+
+
+def test_an_image_is_built_for_another_platform(foreign_base: str, tmp_path: Path) -> None:
+    image = image_on(foreign_base, tmp_path, "COPY Dockerfile /")
+    with Supervisor.launch() as supervisor:
+        assert images.build(supervisor, image)
+    found = engine.inspect("image", image.reference)
+    assert found
+    assert f"{found['Os']}/{found['Architecture']}" == FOREIGN != engine.platform()
+    subprocess.run(["docker", "image", "rm", "--force", image.reference], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_missing_emulator_is_explained(foreign_base: str, tmp_path: Path) -> None:
+    with Supervisor.launch() as supervisor, pytest.raises(BuildFailedError) as caught:
+        images.build(supervisor, image_on(foreign_base, tmp_path, 'RUN ["/program"]'))
+    assert caught.value.why == f"The engine does not run programs of {FOREIGN}: it lacks an emulator."
+
+
 def test_a_pull_from_a_registry_that_speaks_http_is_explained() -> None:
     class Registry(BaseHTTPRequestHandler):
         default_request_version = "HTTP/1.0"  # for a TLS handshake, too: the answer has a status line
@@ -91,3 +128,25 @@ def test_a_node_that_is_being_removed_is_not_kept() -> None:
     remove = subprocess.Popen(["docker", "container", "rm", "--force", name], stdout=subprocess.DEVNULL)
     assert not image_stream.is_kept("docker", name, made, 30)
     assert remove.wait() == 0
+
+
+def test_the_engines_own_image_replaces_a_digest_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("GITHUB_ACTIONS", *(pins.variable(name) for name in pins.images())):
+        monkeypatch.delenv(variable, raising=False)
+    tag = f"events-platform-test/{secrets.token_hex(4)}:1"
+    pinned = f"{tag}@sha256:{'0' * 64}"
+    subprocess.run(["docker", "tag", pins.image("postgres").partition("@")[0], tag], check=True)
+    try:
+        monkeypatch.setattr(
+            pins, "versions", lambda: {"images": {"postgres": pinned, "node": f"{tag}-not-there@sha256:1"}}
+        )
+        monkeypatch.setenv("GITHUB_ACTIONS", "true")
+        monkeypatch.delenv("ACT", raising=False)
+        engine.use_own_images()
+        assert (pins.image("postgres"), pins.without_digest()) == (pinned, [])
+        monkeypatch.delenv("GITHUB_ACTIONS")
+        engine.use_own_images()
+        assert (pins.image("postgres"), pins.without_digest()) == (tag, [tag])
+        assert pins.image("node") == f"{tag}-none@sha256:1"
+    finally:
+        subprocess.run(["docker", "image", "rm", tag], check=True, stdout=subprocess.DEVNULL)

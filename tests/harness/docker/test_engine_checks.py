@@ -1,5 +1,6 @@
 """A missing engine, too small a one, or one with a full disk is an expected error."""
 
+import contextlib
 import json
 import shutil
 from collections import namedtuple
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.docker import engine, images
-from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, TooSmallError
+from harness.docker import engine, image_stream, images
+from harness.errors import CommandFailedError, DiskFullError, EngineMissingError, TooSmallError, UsageError
 from harness.warehouse.container import engine_answers
 from tests import programs
 from tests.servers import serving
@@ -99,6 +100,32 @@ def test_another_machines_disk_is_not_checked(bin_: Path, monkeypatch: pytest.Mo
     engine.check_disk()
 
 
+def rootless(**changes: object) -> str:
+    """Return what a rootless engine with everything delegated reports, with CHANGES."""
+    security = ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]
+    limits = {"CgroupVersion": "2", "MemoryLimit": True, "PidsLimit": True, "CPUShares": True}
+    return json.dumps({"ServerVersion": "29", "SecurityOptions": security} | limits | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({}, False),
+        ({"CgroupVersion": "1"}, True),
+        ({"CPUShares": False}, True),
+        ({"CPUShares": False, "SecurityOptions": ["name=seccomp,profile=builtin"]}, False),  # it is root's
+        ({"CPUShares": False, "SecurityOptions": None}, False),
+    ],
+)
+def test_a_rootless_engine_needs_delegation(bin_: Path, changes: dict[str, object], is_refused: bool) -> None:
+    programs.write_docker(bin_ / "docker", {"info --format json": rootless(**changes)})
+    with pytest.raises(UsageError) if is_refused else contextlib.nullcontext() as caught:
+        engine.check_rootless()
+    if caught:
+        what = "The rootless Docker engine cannot limit memory, processes and CPU of its containers."
+        assert caught.value.what == what
+
+
 def test_an_image_that_is_not_built_needs_its_base(bin_: Path) -> None:
     programs.write_docker(bin_ / "docker", {f"image inspect {images.dbt().reference}": "[{}]"})
     assert images.needed_bases() == ["airflow"]
@@ -122,3 +149,23 @@ def test_a_container_that_may_still_be_created_is_not_taken_as_absent(bin_: Path
 def test_without_the_probes_image_a_container_is_absent(bin_: Path) -> None:
     programs.write_answers(bin_ / "docker", {}, "Error response from daemon: No such image: postgres:18")
     engine.wait_until_created_or_absent("any")
+
+
+@pytest.mark.parametrize(
+    ("dumped", "found"),
+    [
+        (
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\nsnapshotter = "fuse-overlayfs"\n',
+            "fuse-overlayfs",
+        ),
+        (
+            "version = 3\n[plugins.'io.containerd.cri.v1.images']\nsnapshotter = 'fuse-overlayfs'\n"
+            "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nsnapshotter = ''\n",
+            "fuse-overlayfs",
+        ),
+        ("version = 3\n", "overlayfs"),
+    ],
+)
+def test_the_nodes_snapshotter_is_read_from_either_version_of_containerd(bin_: Path, dumped: str, found: str) -> None:
+    programs.write_docker(bin_ / "docker", {"exec node containerd config dump": dumped})
+    assert image_stream.snapshotter(str(bin_ / "docker"), "node") == found

@@ -17,8 +17,10 @@ import yaml
 
 from feeds.dsn import connection_url
 from harness.docker import images
-from harness.kubernetes import chart, cluster_secrets, deployment, rollout
+from harness.kubernetes import chart, cluster_secrets, deployment, network, rollout
 from harness.kubernetes.kubectl import Kubectl
+from harness.project import pins
+from harness.project.settings import places
 from harness.targets import port_forward
 from harness.warehouse.roles import Warehouse, make_passwords
 from harness.warehouse.server import Server
@@ -29,8 +31,11 @@ API, SCHEDULER, PROCESSOR = (f"Deployment/airflow-{name}" for name in ("api-serv
 MIGRATIONS, WORKER, CONFIG = "Job/airflow-run-airflow-migrations", "Pod/worker", "ConfigMap/airflow-config"
 # The chart's placeholder, for the Redis that is not installed.
 PLACEHOLDER = {"connection": base64.b64encode(b"%!s(<nil>)").decode()}
-# The oldest version that the chart supports, and the newest, by the name in messages.
-KUBERNETES = {".".join(full.split(".")[:2]): full for full in ("1.30", kubernetes_validate.latest_version())}
+# The versions that the workflow runs, with the oldest that the chart supports and the newest that there is.
+NODES = {pins.versions()["images"]["node"], *(place["node"] for place in places().values() if "node" in place)}
+PLACES = sorted(re.findall(r":v(1\.\d+)\.", " ".join(NODES)))
+KUBERNETES = sorted({"1.30", *PLACES, ".".join(kubernetes_validate.latest_version().split(".")[:2])})
+API_PORT = 8443  # of minikube's cluster, for example
 READABLE, WRITABLE = {"pods", "pods/log", "events"}, {"pods"}
 
 
@@ -45,24 +50,37 @@ def load(text: str) -> Objects:
 
 @dataclass(frozen=True)
 class Recorder(Kubectl):
-    """Kubectl for an empty cluster; keeps what is applied."""
+    """Kubectl for a cluster that has only what is in EXISTING; keeps what is applied."""
 
     applied: Objects = field(default_factory=dict)
+    existing: Objects = field(default_factory=dict)
 
     def apply(self, manifests: str | Iterable[dict[str, Any]]) -> None:
         text = manifests if isinstance(manifests, str) else yaml.safe_dump_all(list(manifests))
-        self.applied.update(load(text))
+        for name, item in load(text).items():
+            if item["kind"] not in ("Namespace", "PersistentVolume"):
+                item["metadata"]["namespace"] = self.namespace
+            assert name not in self.applied, "names tell the objects of both namespaces apart"
+            self.applied[name] = item
 
-    def get(self, kind: str, name: str) -> None:  # noqa: ARG002 - the cluster is empty
-        return None
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self.existing.get(f"{kind} {self.namespace}/{name}")
+
+    def items(self, *kinds: str, selector: str = "") -> list[dict[str, Any]]:
+        assert (kinds, selector, self.namespace) == (("endpointslices",), network.API_SERVICE, "default")
+        return [{"ports": [{"port": API_PORT}]}]
+
+    def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 0) -> str:  # noqa: ARG002
+        assert arguments[0] == "delete"
+        return ""
 
 
 @functools.cache
 def of_harness() -> Objects:
     """Return what the harness itself creates, and the manifests."""
     kubectl = Recorder(Path("kubectl"), deployment.NAMESPACE)
-    deployment.create_namespace(kubectl)
-    server = Server("a test", "db.example", 5432, "postgres", "secret")
+    deployment.create_namespaces(kubectl)
+    server = Server("a test", "172.18.0.3", 5432, "postgres", "secret")
     passwords = make_passwords() | {cluster_secrets.USER: "x"}
     cluster_secrets.create_secrets(
         kubectl,
@@ -72,14 +90,15 @@ def of_harness() -> Objects:
         metadata_url=connection_url("airflow", "secret", server.host, server.port, "airflow"),
         events_uri="s3://bucket/events.csv",
     )
-    for path in sorted(deployment.MANIFESTS.glob("*.yaml")):
-        kubectl.apply(path.read_text())
+    network.restrict(kubectl, [(server.host, server.port)], "s3://bucket/events.csv")
+    kubectl.apply(deployment.manifest("logs-on-node"))
+    kubectl.for_dbt.apply(deployment.manifest("results-on-node"))
     return kubectl.applied
 
 
 @functools.cache
 def rights() -> Objects:
-    return load((deployment.MANIFESTS / "rights.yaml").read_text())
+    return {name: item for name, item in of_harness().items() if item["kind"] in ("Role", "RoleBinding")}
 
 
 def pods(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -134,7 +153,7 @@ def clear_secrets(objects: Objects) -> Iterator[str]:
             if not is_placeholder or item.get("stringData") or "helm.sh/hook" not in item["metadata"]["annotations"]:
                 yield f"{name}: the chart creates it"
         if item["kind"] == "ConfigMap":
-            for key, value in re.findall(r"^\s*(\w+) *= *(\S.*)$", item["data"]["airflow.cfg"], re.MULTILINE):
+            for key, value in re.findall(r"^\s*(\w+) *= *(\S.*)$", item["data"].get("airflow.cfg", ""), re.MULTILINE):
                 if pod_rules.SECRET_NAME.search(key) or pod_rules.SECRET_VALUE.search(value):
                     yield f"{name}: {key} is a secret in clear"
     yield from in_pods(objects, pod_rules.clear_secrets)
@@ -156,8 +175,37 @@ def missing_secrets(objects: Objects) -> Iterator[str]:
                 yield f"{name}: {secret} {key}".rstrip()
 
 
+def secrets_of_workers(objects: Objects) -> Iterator[str]:
+    """Yield the secrets that a task can read in its pod, beside those that it needs: nothing of Airflow's own."""
+    spec = objects[WORKER]["spec"]
+    effective = {variable["name"]: variable for container in spec["containers"] for variable in container["env"]}
+    read = {(entry.get("valueFrom") or {}).get("secretKeyRef", {}).get("name") for entry in effective.values()}
+    read |= {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
+    yield from sorted(read - {None, "warehouse-loader", "events-file"})
+
+
+def in_reach(objects: Objects) -> dict[str, set[str]]:
+    """Return, by account that may start pods, the secrets and accounts of these pods' namespace: it can use all."""
+    reach: dict[str, set[str]] = {}
+
+    def namespace(item: dict[str, Any]) -> str:
+        return str(item["metadata"].get("namespace") or deployment.NAMESPACE)
+
+    for binding in (item for item in objects.values() if item["kind"] == "RoleBinding"):
+        role = objects[f"Role/{binding['roleRef']['name']}"]
+        if any("pods" in rule["resources"] and "create" in rule["verbs"] for rule in role["rules"]):
+            found = {
+                name
+                for name, item in objects.items()
+                if item["kind"] in ("Secret", "ServiceAccount") and namespace(item) == namespace(binding)
+            }
+            for subject in binding["subjects"]:
+                reach.setdefault(subject["name"], set()).update(found)
+    return reach
+
+
 def too_many_rights(objects: Objects) -> Iterator[str]:
-    """Yield whoever may do more than read, except the accounts that rights.yaml names."""
+    """Yield whoever may do more than read, except the accounts that the manifests name."""
     for name, item in objects.items():
         if item["kind"].startswith("ClusterRole"):
             yield f"{name}: is valid beyond the namespace"
@@ -201,6 +249,8 @@ def missing_names(objects: Objects) -> Iterator[str]:
     ports = objects.get(service, {"spec": {"ports": []}})["spec"]["ports"]
     if [port["port"] for port in ports] != [port_forward.PORT]:
         yield f"{service} at port {port_forward.PORT}"
+    if "import pod_mutation_hook" not in objects.get(CONFIG, {"data": {}})["data"].get("airflow_local_settings.py", ""):
+        yield "hook for workers' pods"
     for account in ("airflow-scheduler", "airflow-worker"):
         if f"ServiceAccount/{account}" not in objects:
             yield f"account {account}"
@@ -208,8 +258,9 @@ def missing_names(objects: Objects) -> Iterator[str]:
         claims = {v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
         if name != MIGRATIONS and claims != {"airflow-logs"}:
             yield f"{name}: claim airflow-logs"
-    if "PersistentVolumeClaim/airflow-logs" not in objects:
-        yield "claim airflow-logs"
+    for claim in ("airflow-logs", "dbt-results"):
+        if f"PersistentVolumeClaim/{claim}" not in objects:
+            yield f"claim {claim}"
 
 
 RULES: dict[str, Callable[[Objects], Iterable[str]]] = {
@@ -217,8 +268,10 @@ RULES: dict[str, Callable[[Objects], Iterable[str]]] = {
     "no secret in clear": clear_secrets,
     "secrets exist": missing_secrets,
     "restricted pods": lambda objects: in_pods(objects, pod_rules.not_restricted),
+    "read-only roots": lambda objects: in_pods(objects, pod_rules.writable_roots),
+    "secrets of workers": secrets_of_workers,
     "resources": lambda objects: in_pods(objects, pod_rules.without_resources),
     "rights": lambda objects: [*too_many_rights(objects), *wrong_accounts(objects)],
     "names": missing_names,
-    **{f"Kubernetes {name}": functools.partial(schema_errors, version=full) for name, full in KUBERNETES.items()},
+    **{f"Kubernetes {name}": functools.partial(schema_errors, version=name) for name in KUBERNETES},
 }

@@ -251,6 +251,22 @@ def test_an_evicted_pod_that_was_replaced_does_not_count() -> None:
     assert recording.found() is None
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unmounted volumes=[data], unattached volumes=[data]: timed out waiting for the condition",
+        "unmounted volumes=[data], unattached volumes=[], failed to process volumes=[]: context deadline exceeded",
+    ],
+)
+def test_a_list_of_volumes_does_not_hide_why_they_cannot_be_mounted(message: str) -> None:
+    recording = Recording.read("claim-path")
+    before, last = recording.cause(), copy.deepcopy(recording.of_kind("Event")[-1])
+    message = f"Unable to attach or mount volumes: {message}"  # the second since 1.27
+    recording.items.append(last | {"reason": "FailedMount", "message": message, "lastTimestamp": LATER})
+    assert recording.cause() == before
+    assert "/faults/missing is not a directory" in before.what
+
+
 def test_another_nodes_trouble_does_not_count() -> None:
     recording = Recording.read("crash")
     other = copy.deepcopy(recording.of_kind("Node")[0])

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from harness.ci import needs
 from harness.errors import ChartMissingError, DownloadError, HarnessError, InstallFailedError
-from harness.kubernetes import chart
+from harness.kubernetes import chart, diagnostics
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
 from harness.project import pins, tools
@@ -20,15 +24,20 @@ VERSION = "1.22.0"
 TIMED_OUT = (
     "Error: UPGRADE FAILED: pre-upgrade hooks failed: 1 error occurred:\\n\\t* timed out waiting for the condition"
 )
-TIMED_OUT_HELM_4 = "Error: resource Job/a/b not ready. status: InProgress\\ncontext deadline exceeded"
+TIMED_OUT_HELM_4 = (
+    "Error: UPGRADE FAILED: post-upgrade hooks failed: resource Job/a/b not ready. status: InProgress, "
+    "message: Job in progress\\ncontext deadline exceeded"
+)
 
 # Writes down its arguments, and does what the files beside it say.
 HELM = """\
 import json, pathlib, sys
 here = pathlib.Path(__file__).parent
+if sys.argv[1] == "version":
+    sys.exit(print((here / "version").read_text()))
 with open(here / "calls", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
-arguments = [a for a in sys.argv[1:] if a in ("pull", "status", "uninstall", "upgrade")]
+arguments = [a for a in sys.argv[1:] if a in ("list", "pull", "status", "uninstall", "upgrade")]
 status = here / "status"
 if arguments == ["pull"]:
     if not (archive := here / "archive").exists():
@@ -41,6 +50,8 @@ elif arguments == ["status"]:
     print(json.dumps({"name": "airflow", "info": {"status": status.read_text()}}))
 elif arguments == ["uninstall"]:
     status.unlink()
+elif arguments == ["list"]:
+    print("[]")
 elif arguments == ["upgrade"]:
     first, _, rest = (here / "failures").read_text().partition("|")
     (here / "failures").write_text(rest)
@@ -69,8 +80,17 @@ def helm(monkeypatch: pytest.MonkeyPatch, own_folders: None, tmp_path: Path) -> 
     folder.mkdir()
     programs.write(folder / "helm", HELM)
     (folder / "failures").touch()
+    (folder / "version").write_text("v3.19.0+g3d8990f")
     monkeypatch.setenv("PLATFORM_HELM", str(folder / "helm"))
     return folder
+
+
+@pytest.fixture(params=[pytest.param(major, marks=pytest.mark.needs(f"helm{major}")) for major in (3, 4)])
+def real_helm(request: pytest.FixtureRequest) -> Path:
+    """Give a Helm 3, and then a Helm 4."""
+    program = needs.helm(request.param)
+    assert program
+    return program
 
 
 def calls(helm: Path) -> list[list[str]]:
@@ -186,11 +206,15 @@ def test_the_values_that_are_known_only_at_run_time() -> None:
         "images": {"airflow": image, "pod_template": image},
         "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "two"}],
         "airflowPodAnnotations": {"events-platform/secrets": "ab"},
+        "pgbouncer": {"podAnnotations": {"events-platform/secrets": "ab"}},
     }
 
 
-@pytest.mark.needs("helm", "chart")
-def test_values_that_the_chart_does_not_accept_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.needs("chart")
+def test_values_that_the_chart_does_not_accept_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, real_helm: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLATFORM_HELM", str(real_helm))
     own, of_run = tmp_path / "own.yaml", tmp_path / "values.json"
     of_run.write_text(json.dumps(chart.run_values("events-platform/airflow:any", {}, {})))
     files = [chart.VALUES / "base.yaml", chart.VALUES / "kind.yaml"]
@@ -209,8 +233,81 @@ def test_values_that_the_chart_does_not_accept_are_an_error(tmp_path: Path) -> N
         assert all(part in caught.value.why for part in why)
 
 
+def test_lists_of_named_items_are_merged_and_others_are_replaced() -> None:
+    ours: dict[str, Any] = {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}],
+        "args": ["ours"],
+        "replicas": 1,
+    }
+    ours |= {"mounts": [{"name": "tmp", "mountPath": "/tmp"}]}  # noqa: S108 - in a pod
+    users: dict[str, Any] = {
+        "env": [{"name": "B", "value": "2"}, {"name": "C", "value": "2"}],
+        "args": ["theirs"],
+        "replicas": 2,
+    }
+    users |= {"mounts": [{"name": "tmp", "mountPath": "/cache"}], "own": [{"name": "X"}]}
+    assert chart.merged_lists({"workers": {"kubernetes": ours}}, {"workers": {"kubernetes": users}}) == {
+        "workers": {
+            "kubernetes": {
+                "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C", "value": "2"}],
+                "mounts": [*ours["mounts"], *users["mounts"]],
+            }
+        }
+    }
+    assert chart.merged_lists({"env": ours["env"]}, {"env": []}) == {"env": ours["env"]}
+    for removed in (None, "text"):  # which helm, or the chart's schema, takes as it is
+        assert chart.merged_lists({"env": ours["env"]}, {"env": removed}) == {}
+
+
+@pytest.fixture(params=[pytest.param("base", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)])
+def with_own_values(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, Any]], list[Path]]:
+    """Give a way to have a user's values between the project's and those of a run."""
+
+    def files(own: dict[str, Any]) -> list[Path]:
+        (tmp_path / "own.yaml").write_text(json.dumps(own))
+        of_run = chart.run_values("events-platform/airflow:any", {"DBT_IMAGE": "dbt:1"}, {})
+        (tmp_path / "values.json").write_text(json.dumps(of_run))
+        names = [chart.VALUES / f"{request.param}.yaml", chart.VALUES / "kind.yaml"]
+        return [*names, tmp_path / "own.yaml", tmp_path / "values.json"]
+
+    return files
+
+
+def workers_env(files: list[Path]) -> list[str]:
+    """Return the names of the variables of the executor's pods."""
+    rendered = chart.render(chart.locate(), "events-platform", chart.with_merged_lists(files))
+    maps = [item["data"] for item in yaml.safe_load_all(rendered) if item and item["kind"] == "ConfigMap"]
+    [template] = [yaml.safe_load(data[chart.POD_TEMPLATE]) for data in maps if chart.POD_TEMPLATE in data]
+    return [variable["name"] for variable in template["spec"]["containers"][0]["env"]]
+
+
+def test_a_users_variables_come_beside_the_projects(with_own_values: Callable[[dict[str, Any]], list[Path]]) -> None:
+    own = {"env": [{"name": "OF_ALL", "value": "x"}]}
+    files = with_own_values(own | {"workers": {"kubernetes": {"env": [{"name": "OF_WORKERS", "value": "y"}]}}})
+    chart.check_values(chart.locate(), "events-platform", files)
+    assert {"OF_ALL", "DBT_IMAGE", "OF_WORKERS", "AIRFLOW_CONN_WAREHOUSE_LOADER", "EVENTS_URI"} <= {*workers_env(files)}
+
+
+@pytest.mark.parametrize(
+    ("own", "missing"),
+    [
+        ({"env": None}, "the variable AIRFLOW_CONN_WAREHOUSE_LOADER, the variable EVENTS_URI"),
+        ({"extraVolumeMounts": None}, "the mount /opt/airflow/synced"),
+        ({"extraVolumes": None}, "the volume synced"),
+        ({"serviceAccount": {"create": True, "name": "own"}}, "the account airflow-worker"),
+    ],
+)
+def test_what_a_users_values_take_from_workers_is_an_error(
+    with_own_values: Callable[[dict[str, Any]], list[Path]], own: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(InstallFailedError) as caught:
+        chart.check_values(chart.locate(), "events-platform", with_own_values({"workers": {"kubernetes": own}}))
+    assert caught.value.what.endswith(f"own.yaml take from workers what tasks need: {missing}.")
+
+
 # --- installing -----------------------------------------------------------------------------------------------------
 
+KUBECTL = Kubectl(Path("kubectl"), "there", Path("/own"), "work")
 OF_CLUSTER = ["--namespace", "there", "--kubeconfig", "/own", "--kube-context", "work"]
 MIGRATIONS_S = pins.deadline_s("migrations")
 STATUS = ["status", "airflow", "--output", "json"]
@@ -222,9 +319,8 @@ UPGRADE = [
 
 def install(watch: Callable[[], None] = lambda: None) -> None:
     """Install the chart."""
-    kubectl = Kubectl(Path("kubectl"), "there", Path("/own"), "work")
     with Supervisor.launch() as supervisor:
-        chart.install(supervisor, kubectl, Path("airflow.tgz"), [Path("base.yaml"), Path("own.json")], watch)
+        chart.install(supervisor, KUBECTL, Path("airflow.tgz"), [Path("base.yaml"), Path("own.json")], watch)
 
 
 def installing(helm: Path) -> list[list[str]]:
@@ -238,6 +334,29 @@ def test_an_installation_that_succeeds_is_one_call(helm: Path) -> None:
     install(watch=lambda: looks.append(1))
     assert installing(helm) == [STATUS, UPGRADE]
     assert looks
+
+
+def test_helm_4_changes_objects_as_helm_3_does(helm: Path) -> None:
+    (helm / "version").write_text("v4.3.1+gc0d08d0")
+    install()
+    assert installing(helm) == [STATUS, [*UPGRADE, "--server-side=false"]]
+
+
+def test_helm_3_and_helm_4_know_every_option(real_helm: Path, helm: Path, tmp_path: Path) -> None:
+    (helm / "version").write_text(tools.version("helm", real_helm))
+    (helm / "status").write_text("pending-install")
+    (helm / "archive").write_bytes(ARCHIVE)
+    install()
+    assert chart.installed_version(KUBECTL) == "not installed"
+    diagnostics.save_rendered_chart(tmp_path, KUBECTL)
+    chart._pull("https://charts.example.test")
+    assert len(calls(helm)) == 8
+    for call in calls(helm):  # it reads all options, and complains of an unknown one, before it helps
+        done = subprocess.run([real_helm, *call, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    argv = (real_helm, "list", "--no-such-option", "--help")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: unknown flag: --no-such-option\n")
 
 
 @pytest.mark.parametrize("failure", [TIMED_OUT, TIMED_OUT_HELM_4])

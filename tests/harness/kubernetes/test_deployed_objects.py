@@ -14,22 +14,26 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.ci import needs
 from harness.docker import images
 from harness.kubernetes import chart, deployment
 from harness.project.paths import ROOT
 from harness.targets.existing_cluster import ExistingCluster
 from harness.targets.kind import UI_NODE_PORT, KindCluster
 from harness.targets.minikube import MinikubeCluster
+from tests import pod_rules
 from tests.harness.kubernetes.object_rules import (
     API,
     CONFIG,
     KUBERNETES,
     MIGRATIONS,
+    PLACES,
     PROCESSOR,
     RULES,
     SCHEDULER,
     WORKER,
     Objects,
+    in_reach,
     load,
     of_harness,
     pods,
@@ -37,18 +41,22 @@ from tests.harness.kubernetes.object_rules import (
     too_many_rights,
 )
 
-TARGETS = sorted(path.name for path in chart.VALUES.glob("*.yaml") if path.name != "base.yaml")
+TARGETS = sorted({path.name for path in chart.VALUES.glob("*.yaml")} - {"base.yaml", "production.yaml"})
 Change = Callable[[Objects], object]
 GONE = object()
 
 
-@functools.cache
-def rendered(target: str, folder: Path) -> Objects:
+def files_of(target: str, folder: Path) -> list[Path]:
+    """Return the values of TARGET; those of a run are written into FOLDER."""
     annotations = {"events-platform/secrets": "0123456789abcdef"}
     values = chart.run_values(images.airflow().reference, {"DBT_IMAGE": images.dbt().reference}, annotations)
     (folder / "values.json").write_text(json.dumps(values))
-    files = [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
-    return load(chart.render(chart.locate(), deployment.NAMESPACE, files)) | of_harness()
+    return [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
+
+
+@functools.cache
+def rendered(target: str, folder: Path) -> Objects:
+    return load(chart.render(chart.locate(), deployment.NAMESPACE, files_of(target, folder))) | of_harness()
 
 
 @pytest.fixture(
@@ -75,6 +83,20 @@ def test_every_target_follows_the_rules(objects: Objects, rule: str) -> None:
     assert list(RULES[rule](objects)) == []
 
 
+def test_every_pod_has_the_pull_secret_and_those_of_the_database_its_tls(folder: Path) -> None:
+    tls = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": deployment.ROOT_CERTIFICATE_IN_PODS}
+    values = chart.run_values(images.airflow().reference, {}, {}, tls, "elsewhere/registry-login")
+    (folder / "tls.json").write_text(json.dumps(values))
+    files = chart.with_merged_lists([chart.VALUES / "base.yaml", chart.VALUES / "context.yaml", folder / "tls.json"])
+    for name, spec in pods(load(chart.render(chart.locate(), deployment.NAMESPACE, files))):
+        assert spec["imagePullSecrets"] == [{"name": "registry-login"}]
+        for container in pod_rules.containers(spec):
+            env = {variable["name"]: variable.get("value") for variable in container["env"]}
+            assert {key: env.get(key) for key in tls} == (dict.fromkeys(tls) if name == WORKER else tls), name
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert mounts[str(Path(tls["PGSSLROOTCERT"]).parent)] == "postgresql"
+
+
 def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
     cluster = yaml.safe_load((ROOT / "cluster" / "kind.yaml").read_text())
     [port] = [m["containerPort"] for node in cluster["nodes"] for m in node["extraPortMappings"]]
@@ -83,12 +105,31 @@ def test_the_port_that_kind_maps_is_the_services(folder: Path) -> None:
     assert f"{port}/tcp" == UI_NODE_PORT
 
 
+@pytest.mark.parametrize("version", PLACES)
+def test_each_kubernetes_of_the_workflow_takes_what_is_rendered_for_it(folder: Path, version: str) -> None:
+    assert PLACES == ["1.32", "1.33", "1.34", "1.35", "1.36"]
+    objects = load(chart.render(chart.locate(), deployment.NAMESPACE, files_of("kind.yaml", folder), version))
+    assert {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER} <= set(objects)
+    assert list(RULES[f"Kubernetes {version}"](objects | of_harness())) == []
+
+
+@pytest.mark.needs("helm3", "helm4", "chart")
+def test_helm_3_and_helm_4_render_the_same_objects(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    found = []
+    for major in (3, 4):
+        monkeypatch.setenv("PLATFORM_HELM", str(needs.helm(major)))
+        files = files_of("kind.yaml", folder)
+        found.append(load(chart.render(chart.locate(), deployment.NAMESPACE, files, PLACES[0])))
+    assert found[0] == found[1]
+    assert {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER} <= set(found[0])
+
+
 # --- without the chart ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_the_projects_own_objects_are_valid(version: str) -> None:
-    assert {"Namespace/events-platform", "PersistentVolume/airflow-logs", "Role/run-dbt"} <= set(of_harness())
+    assert {"Namespace/events-platform", "Namespace/events-platform-dbt", "Role/run-dbt"} <= set(of_harness())
     assert list(RULES[f"Kubernetes {version}"](of_harness())) == []
 
 
@@ -97,17 +138,26 @@ def test_the_projects_own_rights_are_few_and_its_manifests_have_no_secret() -> N
     bindings = [item for item in rights().values() if item["kind"] == "RoleBinding"]
     subjects = {item["metadata"]["name"]: [s["name"] for s in item["subjects"]] for item in bindings}
     assert subjects == {"run-workers": ["airflow-scheduler"], "run-dbt": ["airflow-worker"]}
-    manifests = [item for path in deployment.MANIFESTS.glob("*.yaml") for item in load(path.read_text()).values()]
-    assert "Secret" not in {item["kind"] for item in manifests}
-    claim = of_harness()["PersistentVolume/airflow-logs"]["spec"]["claimRef"]
-    assert claim == {"namespace": deployment.NAMESPACE, "name": "airflow-logs"}
+    assert not any("kind: Secret" in path.read_text() for path in deployment.MANIFESTS.glob("*.yaml"))
+    for name, namespace in (("airflow-logs", deployment.NAMESPACE), ("dbt-results", f"{deployment.NAMESPACE}-dbt")):
+        claim = of_harness()[f"PersistentVolume/{name}"]["spec"]["claimRef"]
+        assert claim == {"namespace": namespace, "name": name}
+        assert of_harness()[f"PersistentVolumeClaim/{name}"]["metadata"]["namespace"] == namespace
+
+
+def test_whoever_may_start_pods_reaches_only_what_is_beside_them(objects: Objects) -> None:
+    reach = in_reach(objects)
+    assert reach.keys() == {"airflow-scheduler", "airflow-worker"}
+    assert reach["airflow-worker"] == {"Secret/warehouse-transformer", "ServiceAccount/dbt"}
+    assert "Secret/warehouse-transformer" not in reach["airflow-scheduler"]
+    assert {"Secret/airflow-keys", "Secret/passwords"} <= reach["airflow-scheduler"]  # which runs no task's code
 
 
 # --- what each rule finds -------------------------------------------------------------------------------------------
 
 
 def change(name: str, path: str, value: Any = GONE) -> Change:
-    """Return what sets, appends or removes the value at PATH in the object NAME."""
+    """Return what sets, appends (at `end`) or removes the value at PATH in the object NAME."""
 
     def change_it(objects: Objects) -> None:
         *parents, last = (int(part) if part.isdecimal() else part for part in path.split("/"))
@@ -116,7 +166,7 @@ def change(name: str, path: str, value: Any = GONE) -> Change:
             place = place[parent]
         if value is GONE:
             del place[last]
-        elif isinstance(place, list) and last == len(place):
+        elif last == "end":
             place.append(value)
         else:
             place[last] = value
@@ -144,6 +194,10 @@ def remove(name: str) -> Change:
     return lambda objects: objects.pop(name)
 
 
+METADATA = {
+    "name": "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "valueFrom": {"secretKeyRef": {"name": "airflow-metadata", "key": "connection"}},
+}
 WAIT, WAITS = "initContainers/0", "wait-for-airflow-migrations"
 BROKER = base64.b64encode(b"redis://:pw@redis").decode()
 FERNET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -183,9 +237,9 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             variable("AIRFLOW__CORE__FERNET_KEY", "abc", WORKER),
             f"{WORKER}: base: AIRFLOW__CORE__FERNET_KEY is a secret in clear",
         ),
-        (in_container(SCHEDULER, "args/3", "--password abc"), f"{SCHEDULER}: scheduler: a secret in its arguments"),
+        (in_container(SCHEDULER, "args/end", "--password abc"), f"{SCHEDULER}: scheduler: a secret in its arguments"),
         (
-            in_container(MIGRATIONS, "args/3", "export TOKEN=abc"),
+            in_container(MIGRATIONS, "args/end", "export TOKEN=abc"),
             f"{MIGRATIONS}: run-airflow-migrations: a secret in its arguments",
         ),
     ],
@@ -219,13 +273,27 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
             f"{WORKER}: volume logs: its kind is not allowed",
         ),
     ],
+    "read-only roots": [
+        (
+            in_container(MIGRATIONS, "securityContext/readOnlyRootFilesystem"),
+            f"{MIGRATIONS}: run-airflow-migrations: may write to its image's files",
+        ),
+        (
+            in_pod(API, f"{WAIT}/securityContext/readOnlyRootFilesystem", False),
+            f"{API}: {WAITS}: may write to its image's files",
+        ),
+    ],
+    "secrets of workers": [
+        (in_container(WORKER, "env/end", METADATA), "airflow-metadata"),
+        (in_pod(WORKER, "volumes/0", {"name": "x", "secret": {"secretName": "airflow-keys"}}), "airflow-keys"),
+    ],
     "resources": [
         (in_container(WORKER, "resources/limits/memory"), f"{WORKER}: base: no limits of memory"),
         (in_pod(SCHEDULER, f"{WAIT}/resources/requests/cpu"), f"{SCHEDULER}: {WAITS}: no requests of cpu"),
     ],
     "rights": [
-        (change("Role/run-dbt", "rules/3", EXEC), "Role/run-dbt: create pods/exec"),
-        (change("Role/run-workers", "rules/1", GET_SECRETS), "Role/run-workers: get secrets"),
+        (change("Role/run-dbt", "rules/end", EXEC), "Role/run-dbt: create pods/exec"),
+        (change("Role/run-workers", "rules/end", GET_SECRETS), "Role/run-workers: get secrets"),
         (change("Role/run-workers", "rules/0/verbs", ["*"]), "Role/run-workers: * pods"),
         (add("Role", "airflow-pod-launcher-role", rules=[LAUNCHER]), "Role/airflow-pod-launcher-role: may start pods"),
         (add("RoleBinding", "x", roleRef={"name": "run-dbt"}, subjects=[SUBJECT]), "RoleBinding/x: binds run-dbt"),
@@ -243,8 +311,10 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
         (remove(PROCESSOR), "deployment of dag-processor"),
         (change("Service/airflow-api-server", "spec/ports/0/port", 80), "Service/airflow-api-server at port 8080"),
         (remove("ServiceAccount/airflow-worker"), "account airflow-worker"),
+        (change(CONFIG, "data/airflow_local_settings.py"), "hook for workers' pods"),
         (in_pod(WORKER, "volumes/0", {"name": "logs", "emptyDir": {}}), f"{WORKER}: claim airflow-logs"),
         (remove("PersistentVolumeClaim/airflow-logs"), "claim airflow-logs"),
+        (remove("PersistentVolumeClaim/dbt-results"), "claim dbt-results"),
     ],
 } | {
     f"Kubernetes {version}": [

@@ -1,5 +1,6 @@
 """The locks are fresh, complete and without index addresses; a stale one is refused in one sentence."""
 
+import contextlib
 import re
 import shutil
 import tomllib
@@ -26,10 +27,33 @@ def test_there_is_no_lock_without_a_group() -> None:
     assert {path.stem for path in locks.LOCKS.glob("*.txt")} == {*GROUPS, "constraints"}
 
 
+def pins(text: str) -> dict[str, set[str]]:
+    """Return the versions of each package in TEXT; a package has several where they differ between Pythons."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+        found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), set()).add(version)
+    return found
+
+
 def test_every_pin_is_in_the_constraints() -> None:
-    constraints = set(re.findall(r"^\S+==\S+", locks.CONSTRAINTS.read_text(), re.MULTILINE))
-    for path in locks.LOCKS.glob("*.txt"):
-        assert set(re.findall(r"^\S+==\S+", path.read_text(), re.MULTILINE)) <= constraints, path.name
+    constraints = pins(locks.CONSTRAINTS.read_text())
+    for group in GROUPS.keys() - set(locks.WITH_AIRFLOW):
+        for name, versions in pins(locks.path(group).read_text()).items():
+            assert versions <= constraints[name], (group, name)
+
+
+@pytest.mark.parametrize("group", locks.WITH_AIRFLOW)
+def test_what_runs_with_airflow_has_the_versions_of_airflows_constraints(group: str) -> None:
+    constraints = pins((ROOT / locks.AIRFLOWS_CONSTRAINTS).read_text())
+    locked = pins(locks.path(group).read_text())
+    shared = locked.keys() & constraints.keys()
+    assert len(shared) > len(locked) / 2
+    assert {name: locked[name] for name in shared} == {name: constraints[name] for name in shared}
+
+
+def test_the_image_keeps_what_airflow_pins_as_a_family() -> None:
+    assert not [name for name in pins(locks.path("events").read_text()) if name.startswith("opentelemetry")]
+    assert "opentelemetry-api" in pins(locks.path("airflow").read_text())
 
 
 @pytest.mark.parametrize(
@@ -43,7 +67,10 @@ def test_every_pin_is_in_the_constraints() -> None:
     ],
 )
 def test_a_lock_is_stale_when_its_inputs_change(tmp_path: Path, group: str, old: str, new: str, is_fresh: bool) -> None:
-    shutil.copytree(locks.LOCKS, tmp_path / "requirements")
+    for path in (*locks.LOCKS.glob("*.txt"), ROOT / locks.AIRFLOWS_CONSTRAINTS):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
     text = (ROOT / "pyproject.toml").read_text()
     assert text.count(f"\n{old}") == 1
     (tmp_path / "pyproject.toml").write_text(text.replace(f"\n{old}", f"\n{new}"))
@@ -55,6 +82,16 @@ def test_a_lock_is_stale_when_its_inputs_change(tmp_path: Path, group: str, old:
         assert str(caught.value) == (
             f"requirements/{group}.txt is older than pyproject.toml: run nox -s lock, and commit what it writes."
         )
+
+
+@pytest.mark.parametrize(("group", "is_fresh"), [("events", False), ("dags", False), ("dbt", True)])
+def test_other_constraints_of_airflow_make_its_locks_stale(tmp_path: Path, group: str, is_fresh: bool) -> None:
+    shutil.copytree(locks.LOCKS, tmp_path / "requirements")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "airflow").mkdir()
+    (tmp_path / "airflow" / "constraints.txt").write_text("fsspec==1\n")
+    with contextlib.nullcontext() if is_fresh else pytest.raises(locks.LockError):
+        locks.path(group, tmp_path)
 
 
 def test_a_missing_lock_is_refused(tmp_path: Path) -> None:

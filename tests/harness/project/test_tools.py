@@ -58,6 +58,7 @@ def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name in tools.VERSION_ARGUMENTS:
         monkeypatch.delenv(f"PLATFORM_{name.upper()}", raising=False)
         monkeypatch.delenv(f"PLATFORM_{name.upper()}_URL", raising=False)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     monkeypatch.setenv("PLATFORM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin").mkdir()
@@ -96,7 +97,7 @@ def lines_of(error: HarnessError) -> list[str]:
         ("kind", "version", "kind v0.27.0 go1.24.4 linux/amd64", "0.27.0"),  # the minimum itself
         ("kubectl", "version --client", "Client Version: v1.34.5\nKustomize Version: v5.7.1", "1.34.5"),
         ("helm", "version --short", "v3.19.0+g3d8990f", "3.19.0"),
-        ("helm", "version --short", "v3.99.9", "3.99.9"),
+        ("helm", "version --short", "v4.3.1+gc0d08d0", "4.3.1"),
         ("minikube", "version --short", "v1.38.1", "1.38.1"),
     ],
 )
@@ -117,7 +118,7 @@ def test_an_installed_program_of_a_supported_version_is_used(
         ("kubectl", "Client Version: v1.9.34", 0),  # older than 1.34 as a number, newer as text
         ("kubectl", "Client Version: unknown", 0),
         ("kind", "kind v0.33.0 go1.24.4 linux/amd64", 1),  # broken
-        ("helm", "v4.0.0+gabcdef0", 0),  # too new
+        ("helm", "v5.0.0+gabcdef0", 0),  # too new
     ],
 )
 def test_an_installed_program_of_another_version_is_not_used(
@@ -128,6 +129,48 @@ def test_an_installed_program_of_another_version_is_not_used(
     pin, at = pinned(served, name)
     served.files[at] = PROGRAM
     assert subprocess.check_output([tools.find(name, pin)], text=True) == "downloaded\n"
+
+
+def test_on_github_only_the_pinned_programs_are_used(
+    monkeypatch: pytest.MonkeyPatch, served: Served, path: Path
+) -> None:
+    program = install(path, "kind", f"kind v{pins.tool('kind').version}")
+    assert tools.find("kind") == program
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    pin, at = pinned(served, "kind")
+    served.files[at] = PROGRAM
+    assert tools.installed("kind") is None
+    assert subprocess.check_output([tools.find("kind", pin)], text=True) == "downloaded\n"
+    assert tools.installed("minikube") is None
+    minikube = install(path, "minikube", "v1.39.0")
+    assert tools.installed("minikube") == minikube  # it has no pin
+    monkeypatch.setenv("ACT", "true")  # nox -s workflow: this machine's tools
+    assert tools.find("kind", pin) == program
+    monkeypatch.delenv("ACT")
+    monkeypatch.setenv("PLATFORM_KIND", str(program))
+    assert tools.find("kind", pin) == program
+
+
+def test_which_program_is_used_is_said_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, served: Served, path: Path
+) -> None:
+    content = b"#!/bin/sh\necho v4.3.0+g1\n"
+    pin, at = pinned(served, "helm", content)
+    served.files[at] = content
+    tools.find("helm", pin)
+    assert tools.choice("helm") == "helm 4.3.0, pinned: none is installed"
+    install(path, "helm", "v3.18.9")
+    assert tools.choice("helm") == "helm 4.3.0, pinned: the installed 3.18.9 is older than 3.19.0"
+    install(path, "helm", "v5.0.1")
+    assert tools.choice("helm") == "helm 4.3.0, pinned: the installed 5.0.1 is not older than 5.0.0"
+    program = install(path, "helm", "v3.19.0", exit_code=1)
+    assert tools.choice("helm") == f"helm 4.3.0, pinned: {program} does not run"
+    program = install(path, "helm", "v3.19.0")
+    assert tools.choice("helm") == f"helm 3.19.0, {program}: 3.19.0 or newer is installed"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert tools.choice("helm") == "helm 4.3.0, pinned: on GitHub only the pinned one is used"
+    monkeypatch.setenv("PLATFORM_HELM", str(install(path, "my-helm", "none")))
+    assert tools.choice("helm") == f"helm of an unknown version, {path}/my-helm: named by PLATFORM_HELM"
 
 
 def test_a_program_named_by_a_variable_is_used_whatever_its_version(

@@ -48,6 +48,11 @@ class Cluster:
     database: HarnessError | None = None
     pods: list[dict[str, Any]] = field(default_factory=list)
     argv: tuple[str, ...] = ("kubectl", "--namespace", "events-platform")
+    pods_of_dbt: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def for_dbt(self) -> "Cluster":
+        return Cluster(pods=self.pods_of_dbt, argv=("kubectl", "--namespace", "events-platform-dbt"))
 
     def check_dependencies(self, *, database: bool = True) -> None:
         if self.disk:
@@ -107,6 +112,15 @@ def test_the_clusters_cause_is_added(kind: type[HarnessError], pods: list[dict[s
     assert found.what.startswith("It failed. ")
     assert cause in found.what
     assert (found.why, found.exit_code) != (error.why, 0)
+
+
+def test_the_cause_may_be_in_dbts_namespace() -> None:
+    no_image = NO_IMAGE | {"metadata": {"name": "dbt-build-x", "labels": {"kubernetes_pod_operator": "True"}}}
+    found = explained(DagRunFailedError("It failed.", "why", "next"), Cluster(pods_of_dbt=[no_image]))
+    assert isinstance(found, DagRunFailedError)
+    assert "dbt-build-x" in found.what
+    found = explained(ServiceFailedError("It failed.", "why", "next"), Cluster(pods_of_dbt=[CRASH]))
+    assert "scheduler" in str(found)
 
 
 @pytest.mark.parametrize(

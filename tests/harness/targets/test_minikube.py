@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness.docker import engine, images
-from harness.errors import ClusterFailedError, CommandFailedError, ToolMissingError
+from harness.errors import ClusterFailedError, CommandFailedError, HarnessError, ToolMissingError
 from harness.processes.background import in_background
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
@@ -112,8 +112,8 @@ match command:
         if (here / "load-fails").exists():
             print("! Failed to load cached images")  # and exit code 0: "Live pushes are not considered a failure"
         else:
-            with open(state / "images", "a") as there:
-                there.writelines(f"docker.io/{{image}}\\n" for image in arguments)
+            with open(state / "images", "a") as there:  # an archive here is the name of its image
+                there.writelines(f"docker.io/{{pathlib.Path(path).read_text()}}\\n" for path in arguments)
     case "image ls":
         if not state.exists():
             refuse("X Exiting due to MK_USAGE: loading profile: cluster does not exist")
@@ -147,6 +147,8 @@ case "$1 $2" in
 "container rm") shift 4; rm "container $1" ;;
 "container create") echo "Error: No such image: $5" >&2; exit 1 ;;
 "volume rm") echo "$@" >> docker-calls ;;
+"info --format") echo '{"ServerVersion": "29", "MemTotal": 0, "SecurityOptions": ['"$(cat rootless 2>/dev/null)"']}' ;;
+"save --output") printf %s "$4" > "$3" ;;
 *) exit 1 ;;
 esac
 """
@@ -203,7 +205,6 @@ def ask(machine: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([machine / "minikube", *arguments], capture_output=True, text=True, env=env, check=False)
 
 
-LOAD = ["image", "load", "--daemon=true"]
 START = [
     *("start", "--driver", "docker", "--network", CLUSTER, "--cpus", "2", "--memory", "no-limit"),
     *("--kubernetes-version", "v1.35.8", "--wait", "all", "--wait-timeout", f"{pins.deadline_s('cluster'):.0f}s"),
@@ -235,7 +236,7 @@ def test_a_cluster_is_created_reused_and_deleted(
     assert calls(machine) == [
         START,
         ["image", "ls"],
-        [*LOAD, image.reference],
+        ["image", "load", str(supervisor.directory / "dbt.tar")],
         ["image", "ls"],
         ["image", "ls"],
         ["logs", "--file", str(machine / "minikube.log")],
@@ -285,7 +286,9 @@ def test_an_image_is_loaded_once_the_node_runs(
     assert not (machine / "calls").exists()
     cluster.create(supervisor)
     assert loading.result() == image.reference
-    assert calls(machine) == [START, ["image", "ls"], [*LOAD, image.reference], ["image", "ls"]]
+    archive = supervisor.directory / "dbt.tar"
+    assert calls(machine) == [START, ["image", "ls"], ["image", "load", str(archive)], ["image", "ls"]]
+    assert not archive.exists()
 
 
 def test_an_image_that_is_missing_after_the_load_is_an_error(
@@ -298,6 +301,33 @@ def test_an_image_that_is_missing_after_the_load_is_an_error(
         cluster.load_image(supervisor, image)
     assert caught.value.what == f"minikube did not load the image {image.reference}."
     assert caught.value.why == "Its output ends with: ! Failed to load cached images"
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_root_is_refused_before_anything_starts(
+    cluster: MinikubeCluster, machine: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, user: int
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with pytest.raises(HarnessError) as caught:
+        cluster.check_prerequisites(supervisor)
+    assert (
+        caught.value.what
+        == {
+            0: "minikube's docker driver refuses to run as root.",
+            1000: "The Docker engine has 0.0 GB of memory; the cluster needs 5.0 GB.",  # the next check
+        }[user]
+    )
+    assert not (machine / "calls").exists()
+
+
+def test_a_rootless_engine_gets_containerd(cluster: MinikubeCluster, machine: Path, supervisor: Supervisor) -> None:
+    (machine / "rootless").write_text('"name=seccomp,profile=builtin", "name=rootless"')
+    cluster.prepare()
+    cluster.create(supervisor)
+    rootless = ["--rootless", "--container-runtime", "containerd"]
+    [start] = calls(machine)
+    at = start.index("--rootless")
+    assert start == [*START[:at], *rootless, *START[at:]]
 
 
 def test_a_failed_start_is_explained_by_minikube(

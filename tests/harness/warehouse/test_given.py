@@ -6,6 +6,8 @@ import pytest
 from feeds.dsn import connection_url
 from feeds.errors import SettingUnusable
 from harness.errors import PostgresError
+from harness.warehouse import given
+from harness.warehouse import server as server_module
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.given import given_server
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, make_passwords
@@ -57,9 +59,11 @@ def test_without_a_suffix_nothing_is_dropped() -> None:
         drop_all(Server("any", "no-such-host.invalid", 5432, "postgres", ""))
 
 
-@pytest.mark.parametrize("part", ["sslmode=prefer", "options=-cwork_mem%3D1MB"])
+@pytest.mark.parametrize("part", ["sslcert=own.crt", "options=-cwork_mem%3D1MB"])
 def test_a_dsn_with_unsupported_parts_is_refused(server: Server, part: str) -> None:
-    with pytest.raises(PostgresError, match="parts other than host, port, user, password and dbname"):
+    with pytest.raises(
+        PostgresError, match="parts other than host, port, user, password, dbname, sslmode, sslrootcert, or"
+    ):
         given_server(f"{server.dsn}?{part}")
 
 
@@ -70,6 +74,13 @@ def test_a_server_that_cannot_be_used_is_refused(server: Server) -> None:
         given_server(connection_url(server.user, "wrong", server.host, server.port, "postgres"))
     with pytest.raises(SettingUnusable, match=r"^--postgres begins with jdbc:, not with postgresql://"):
         given_server("jdbc:postgresql://host/db")
+
+
+def test_another_major_version_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (server_module.OLDEST_MAJOR, server_module.MAJOR) == (14, 18)
+    monkeypatch.setattr(given, "OLDEST_MAJOR", 19)
+    with pytest.raises(PostgresError, match=r"from --postgres has version \d+; the project is tested on 19 to 18\."):
+        given_server(server.dsn)
 
 
 def test_line_ends_around_a_dsn_are_ignored(server: Server) -> None:
