@@ -312,12 +312,97 @@ def parsed_moment(text: str, time_zone: str) -> datetime:
 
 def json_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
     """Yield the rows of a file with a JSON object on each line."""
-    raise NotImplementedError
+    for line in text_lines(file):
+        if len(line) <= LINE_LIMIT_BYTES and not line.strip():
+            continue
+        try:
+            yield json_row(feed, line.removeprefix(b"\xef\xbb\xbf"))
+        except RejectedError as error:
+            yield error
+
+
+class Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+def json_row(feed: Feed, line: bytes) -> Row:
+    """Return the row in LINE; raise RejectedError with the first reason against it."""
+    if len(line) > LINE_LIMIT_BYTES:
+        raise RejectedError("too_long")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise RejectedError("encoding") from None
+    try:
+        found = json.loads(
+            text, object_pairs_hook=once, parse_int=Number, parse_float=Number, parse_constant=_refused
+        )
+    except (ValueError, RecursionError):
+        raise RejectedError("json") from None
+    if not isinstance(found, dict):
+        raise RejectedError("json")
+    known = {column.header for column in feed.columns}
+    if feed.properties.drift.new_column == "refuse" and (new := sorted(found.keys() - known)):
+        raise RejectedError("unknown_column", new[0][:100])
+    row: Row = {}
+    for column in feed.columns:
+        given = found.get(column.header)
+        is_number = isinstance(given, Number)
+        if given is None:
+            row[column.name] = value(column, None, feed)
+        elif column.type == "json":
+            row[column.name] = exact(given)
+        elif isinstance(given, bool) and column.type == "boolean":
+            row[column.name] = given
+        elif is_number and column.type in ("integer", "number"):
+            row[column.name] = value(column, format(Decimal(given), "f"), feed)
+        elif isinstance(given, str) and not is_number and column.type not in ("integer", "number", "boolean"):
+            row[column.name] = value(column, given, feed)
+        else:
+            raise RejectedError("type", column.name)
+    return row
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return PAIRS as an object; raise RejectedError if a key is there twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise RejectedError("key_twice")
+    return dict(pairs)
+
+
+def exact(found: Any) -> Any:
+    """Return a value of JSON with exact numbers."""
+    if isinstance(found, Number):
+        return Decimal(found)
+    if isinstance(found, dict):
+        return {key: exact(item) for key, item in found.items()}
+    return [exact(item) for item in found] if isinstance(found, list) else found
 
 
 def parquet_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
     """Yield the rows of a Parquet file."""
-    raise NotImplementedError
+    import pyarrow.parquet as pq  # noqa: PLC0415 - only this format needs it
+
+    for batch in pq.ParquetFile(file).iter_batches():
+        for given in batch.to_pylist():
+            try:
+                yield {column.name: parquet_value(column, given[column.header], feed) for column in feed.columns}
+            except RejectedError as error:
+                yield error
+
+
+def parquet_value(column: Column, given: Any, feed: Feed) -> Any:
+    """Return a value of Parquet; raise RejectedError if it is not valid."""
+    if given is None or column.type not in ("number", "timestamp", "date", "integer"):
+        text = given if given is None or isinstance(given, str) else json.dumps(given)
+        return value(column, text, feed)
+    if isinstance(given, float):
+        return value(column, format(Decimal(repr(given)), "f"), feed)
+    if isinstance(given, datetime):
+        return value(column, given.isoformat(" ", "microseconds").replace("+00:00", "Z"), feed)
+    return value(column, format(given, "f") if isinstance(given, Decimal) else str(given), feed)
 
 
 def text_lines(file: Any) -> Iterator[bytes]:
