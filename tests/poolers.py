@@ -51,7 +51,7 @@ def encrypted(server: Server) -> Iterator[tuple[Server, Path]]:
         "client_tls_sslmode = require\nclient_tls_cert_file = server.crt\nclient_tls_key_file = server.key\n"
     )
     with _pgbouncer(server, f'"{server.user}" "{server.password}"\n', settings, files) as (port, folder):
-        yield replace(server, port=port), folder / "root.crt"
+        yield replace(server, host="127.0.0.1", port=port), folder / "root.crt"
 
 
 @contextmanager

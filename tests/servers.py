@@ -1,9 +1,10 @@
 """Web servers on the loopback address."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,3 +56,13 @@ def serving_folder(folder: Path, encryption: ssl.SSLContext | None = None) -> It
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     with serving(partial(handler, directory=str(folder)), encryption) as address:
         yield f"http{'s' * bool(encryption)}://{address}"
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """Copy what SOURCE sends to TARGET until one of them ends, then end both."""
+    with suppress(OSError):
+        while block := source.recv(1 << 16):
+            target.sendall(block)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -104,7 +104,6 @@ class ExistingCluster(ClusterProvider):
     def check_prerequisites(self, supervisor: Supervisor) -> None:  # noqa: ARG002 - nothing is pulled
         """Check all prerequisites, the namespaces and the user's rights among them; raise HarnessError."""
         engine.info()  # it builds the images
-        self.platform()
         check_port(self.options.ui_port)
         for name in ("kubectl", "helm"):
             say(f"… {tools.choice(name)}")
@@ -119,6 +118,7 @@ class ExistingCluster(ClusterProvider):
                     f"Name another: --namespace NAME; or, if it is empty: kubectl label namespace {name} {OURS}",
                 )
         self._check_rights(namespaces)
+        self.platform()  # raises if nodes of several need a choice
         self._check_storage_class()
         _ = self._server
 

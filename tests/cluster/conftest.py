@@ -24,6 +24,11 @@ KIND = KindCluster(RunOptions())
 CONTAINERS_AND_NETWORK = (("container", KIND.node), ("container", KIND.postgres), ("network", KIND.cluster))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the interrupts last: they take down the cluster that the others share."""
+    items.sort(key=lambda item: item.path.name == "test_interrupts.py")
+
+
 def left() -> list[str]:
     """Return what exists of this clone's cluster."""
     found = [f"{kind} {name}" for kind, name in CONTAINERS_AND_NETWORK if engine.inspect(kind, name)]

@@ -17,6 +17,7 @@ import trustme
 from harness.docker import engine
 from harness.processes.supervisor import Supervisor
 from harness.warehouse import container
+from tests.servers import copy
 
 pytestmark = pytest.mark.needs("image")
 
@@ -32,18 +33,10 @@ class Relay(socketserver.BaseRequestHandler):
         Relay.connections += 1
         with socket.socket(socket.AF_UNIX) as other:
             other.connect("/var/run/docker.sock")
-            back = threading.Thread(target=self.copy, args=(other, self.request), daemon=True)
+            back = threading.Thread(target=copy, args=(other, self.request), daemon=True)
             back.start()
-            self.copy(self.request, other)
+            copy(self.request, other)
             back.join()
-
-    def copy(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while block := source.recv(1 << 16):
-                target.sendall(block)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -137,9 +137,7 @@ def test_the_engines_own_image_replaces_a_digest_that_cannot_be_had(monkeypatch:
     pinned = f"{tag}@sha256:{'0' * 64}"
     subprocess.run(["docker", "tag", pins.image("postgres").partition("@")[0], tag], check=True)
     try:
-        monkeypatch.setattr(
-            pins, "versions", lambda: {"images": {"postgres": pinned, "node": f"{tag}-not-there@sha256:1"}}
-        )
+        monkeypatch.setattr(pins, "versions", lambda: {"images": {"postgres": pinned, "node": f"{tag}-none@sha256:1"}})
         monkeypatch.setenv("GITHUB_ACTIONS", "true")
         monkeypatch.delenv("ACT", raising=False)
         engine.use_own_images()

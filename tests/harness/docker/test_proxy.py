@@ -5,7 +5,6 @@ an authority that only this test knows. Both are on the loopback address.
 """
 
 import base64
-import contextlib
 import hashlib
 import io
 import re
@@ -27,7 +26,7 @@ from harness.errors import BuildFailedError
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.project.paths import ROOT
-from tests.servers import Handler, serving
+from tests.servers import Handler, copy, serving
 
 pytestmark = pytest.mark.needs("image")
 
@@ -97,15 +96,6 @@ def company(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[st
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"https://user:{PASSWORD}@{HOST}/simple")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "company.pem"))
         yield asked
-
-
-def copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while block := source.recv(1 << 16):
-            target.sendall(block)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
