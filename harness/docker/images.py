@@ -65,7 +65,7 @@ class Image:
 def airflow(events: Path | None = None, platform: str = "") -> Image:
     """Return Airflow's image with the DAGs, the code that they call, and an events file, by default the sample."""
     files = _files(
-        "airflow/Dockerfile", "airflow/entrypoint.sh", "airflow/dags", "airflow/include", "requirements/events.txt"
+        "airflow/Dockerfile", "airflow/entrypoint.sh", "airflow/dags", "airflow/include", "requirements/feeds.txt"
     )
     files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: the load recognises it by its content
     base = pins.image("airflow")

@@ -189,7 +189,7 @@ def _find(uri: str) -> tuple[Any, str]:
         raise errors.SchemePackageMissing(
             f"{scheme}:// needs the package {package}, which is not installed.",
             "The project installs only the packages of the schemes that it uses.",
-            f"Add {package} to the dependency group `events` in pyproject.toml, then run: nox -s lock",
+            f"Add {package} to the dependency group `feeds` in pyproject.toml, then run: nox -s lock",
         ) from None
     with _translated_errors(uri):
         options = http_options(uri) if scheme in ("http", "https") else {}

@@ -16,7 +16,7 @@ FILES = {
     "airflow/dags/a.py": "a",
     "airflow/include/feeds/load.py": "load",
     "airflow/data/events.csv": "sample",
-    "requirements/events.txt": "fsspec==1",
+    "requirements/feeds.txt": "fsspec==1",
     "dbt/Dockerfile": "FROM two",
     "dbt/run.py": "run",
     "dbt/models/m.sql": "select 1",

@@ -52,17 +52,17 @@ def test_what_runs_with_airflow_has_the_versions_of_airflows_constraints(group: 
 
 
 def test_the_image_keeps_what_airflow_pins_as_a_family() -> None:
-    assert not [name for name in pins(locks.path("events").read_text()) if name.startswith("opentelemetry")]
+    assert not [name for name in pins(locks.path("feeds").read_text()) if name.startswith("opentelemetry")]
     assert "opentelemetry-api" in pins(locks.path("airflow").read_text())
 
 
 @pytest.mark.parametrize(
     ("group", "old", "new", "is_fresh"),
     [
-        ("events", "tests = [", "tests = ['another', ", True),
+        ("feeds", "tests = [", "tests = ['another', ", True),
         ("tests", "tests = [", "tests = ['another', ", False),
         ("tests", "events = [", "events = ['another', ", False),  # `tests` includes `events`
-        ("events", "requires-python", "requires-python = '>=3.12' #", False),
+        ("feeds", "requires-python", "requires-python = '>=3.12' #", False),
         ("events", "[tool.ruff]", "# a comment\n[tool.ruff]\nfix = true", True),
     ],
 )
