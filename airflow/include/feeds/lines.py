@@ -33,6 +33,7 @@ _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _DAYS_KEPT = 64  # compiled patterns; rows of a file in any order have many days
 _CLEAN_OPTIONS = re2.Options()
 _CLEAN_OPTIONS.max_mem = 64 << 20  # bytes, for its automaton
+_CLEAN_OPTIONS.log_errors = False
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ class Lines:
         self.time = names.index(feed.time_column) if feed.time_column else None
         decimal, zone = feed.properties.csv.decimal, feed.properties.time_zone
         self._readers = [values.reader(column, decimal, zone) for column in columns]
-        order = [column.name for column in feed.columns]
+        order = [column.name for column in feed.table_columns]
         self._order = sorted(range(len(names)), key=lambda position: order.index(names[position]))
         excluded = f"{dialect.delimiter}{dialect.quote or ''}\\\r\n\0"
-        self._clean = [values.clean(column, excluded, decimal, zone) for column in columns]
+        self._clean = [values.clean(column, excluded, dialect.null, decimal, zone) for column in columns]
+        self._clean_time = values.clean_time(zone)
         self._escapes = str.maketrans(_ESCAPES | {dialect.delimiter: f"\\{dialect.delimiter}"})
         if dialect.quote:
             quote, delimiter = re.escape(dialect.quote), re.escape(dialect.delimiter)
@@ -100,11 +102,17 @@ class Lines:
         ]
         self._key_fields = re.compile((separator.join(fields) + "\n").encode())
         self._after_key = re.compile((f"{separator}[^\n]*\n" if len(names) > 1 else "\n").encode())
-        self.has_clean = all(self._clean) and dialect.null != "\\"
         self._canonical = {name: values.reader(feed.column(name)) for name in feed.key}
+        self._null_as_text = "".join(f"\\x{byte:02x}" for byte in dialect.null.encode())
         self._quote = dialect.quote.encode() if dialect.quote else None
         self._day = re2.compile(self._day_pattern(), _CLEAN_OPTIONS) if self.time is not None else None
         self.clean_of_day = lru_cache(_DAYS_KEPT)(self._compiled)
+        self.has_clean = all(self._clean)
+        if self.has_clean:
+            try:
+                self._compiled(b"2000-01-01")
+            except re2.error:  # too many columns with long patterns
+                self.has_clean = False
 
     def parse(self, line: bytes) -> Row | Reject:
         """Return the row in LINE (UTF-8, no line end), or the reason why it is not valid."""
@@ -123,7 +131,7 @@ class Lines:
         row: list[str | None] = [None] * len(fields)
         for position in self._order:
             field, column = fields[position], self.columns[position]
-            if field is None or field == self.dialect.null:
+            if field is None or (field == self.dialect.null and self._quote):
                 if column.is_required:
                     return Reject("required", column.name)
                 continue
@@ -137,7 +145,8 @@ class Lines:
     def copied(self, row: Row) -> bytes:
         """Return ROW as a line that COPY reads in this dialect."""
         null, escapes = self.dialect.null, self._escapes
-        fields = (null if value is None else value.translate(escapes) for value in row.values)
+        fields = (null if value is None else self._null_as_text if value == null else value.translate(escapes)
+                  for value in row.values)
         return (self.dialect.delimiter.join(fields) + "\n").encode()
 
     def copied_key(self, row: Row) -> bytes:
@@ -195,10 +204,7 @@ class Lines:
         for position, (column, pattern) in enumerate(zip(self.columns, self._clean, strict=True)):
             if position == self.time:
                 assert day is not None
-                pattern = day.decode() + (values.CLEAN_TIME if column.type == "timestamp" else "")
-            elif not column.is_required:
-                null = re2.escape(self.dialect.null)
-                pattern = f"(?:{pattern}|{null})" if null else f"(?:{pattern})?"
+                pattern = day.decode() + (self._clean_time if column.type == "timestamp" else "")
             fields.append(pattern)
         line = re2.escape(self.dialect.delimiter).join(map(str, fields))
         return re2.compile(f"(?:{line}\n)+", _CLEAN_OPTIONS)
