@@ -31,7 +31,7 @@ from feeds.partitions import cut_partitions, drop_replaced
 from feeds.progress import Progress
 from feeds.replacement import Replacement
 from feeds.source import Source, find_files, open_source, size
-from feeds.staging import EXAMPLES, Staging
+from feeds.staging import EXAMPLES, QUARANTINE_ROWS, Staging
 from feeds.swap import swap, swap_statement
 from feeds.table import RawTable
 from feeds.tables import make_missing
@@ -308,12 +308,13 @@ class _Load:
     def _too_many_rejected(self, staging: Staging, hint: str) -> EventsError | None:
         """Return the reason to refuse the load if more rows than allowed were rejected."""
         rejected = staging.rejected.total()
-        if not rejected or rejected / staging.read <= self.max_rejected:
+        if not rejected or (rejected / staging.read <= self.max_rejected and not staging.is_hopeless):
             return None
         of = "the first " if staging.is_hopeless else ""
+        most = f"{QUARANTINE_ROWS:,}" if rejected > QUARANTINE_ROWS else f"{self.max_rejected * 100:g}%"
         return TooManyRejected(
             f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
-            f" at most {self.max_rejected * 100:g}% are allowed.",
+            f" at most {most} are allowed.",
             f"The file is most likely damaged, or its format has changed: {_text(_counts(staging))}.",
             f"{hint}; a larger max_rejected allows them.",
         )
