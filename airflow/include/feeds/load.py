@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import NoReturn
 
 import psycopg
 
-from feeds import ledger
+from feeds import history, ledger
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
@@ -60,6 +60,9 @@ def load(
 ) -> LoadResult:
     """Make FEED's raw table in `[start, end)` of its time column contain exactly the files' valid rows of it.
 
+    Of a snapshot it is the whole table, and the files are the state on the last day of `[start, end)`, by default today
+    in UTC. Where a history is kept and has a later day already, only the history gets the rows.
+
     Args:
         feed: what is loaded.
         dsn: the warehouse as the role `loader`, a libpq URL.
@@ -83,6 +86,7 @@ def load(
     source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)
+        day = (utc(end) - timedelta.resolution if end else datetime.now(UTC)).date()
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,
@@ -91,6 +95,7 @@ def load(
             raw,
             source_uri,
             interval,
+            day,
             valid,
             feed.properties.max_rejected if max_rejected is None else max_rejected,
             allow_empty,
@@ -129,6 +134,7 @@ class _Load:
     raw: RawTable
     source_uri: str
     interval: Interval
+    day: date  # of a snapshot
     valid: Interval
     max_rejected: float
     allow_empty: bool
@@ -159,7 +165,8 @@ class _Load:
     def run(self, load_id: int, *, force: bool) -> LoadResult:
         """Load the files, or nothing of them if that fails."""
         uris = find_files(self.source_uri)
-        if not force and (result := self._skip_if_unchanged(load_id, uris)):
+        # Whether nobody has changed a history since cannot be seen.
+        if not (force or self.raw.feed.properties.history) and (result := self._skip_if_unchanged(load_id, uris)):
             return result
         try:
             return self._run(load_id, uris, ())
@@ -196,6 +203,15 @@ class _Load:
                 result = self._result(load_id, staging, replacement)
                 if refusal := self._empty_replacement(result):
                     self._refuse(load_id, staging, files, refusal)
+                if raw.feed.properties.history:
+                    is_past = self._is_past()
+                    snapshot = staging.parts[0].table if staging.parts else None
+                    history.write(connection, raw, snapshot, self.day, load_id)
+                    if is_past:
+                        staging.discard()
+                        staging.quarantine()
+                        self._close(load_id, files, result)
+                        return replace(result, seconds=self._seconds())
                 if replacement.moved_from and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
@@ -297,10 +313,19 @@ class _Load:
             loaded=staging.loaded,
             rejected=staging.rejected.total(),
             outside=staging.outside,
-            replaced=replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts]),
+            replaced=self._count_replaced(staging, replacement),
             reasons=_counts(staging),
             seconds=self._seconds(),
         )
+
+    def _count_replaced(self, staging: Staging, replacement: Replacement) -> int:
+        if self._is_past():
+            return history.count_rows(self.connection, self.raw, self.day)
+        return replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts])
+
+    def _is_past(self) -> bool:
+        """Return whether the files are a snapshot of a day before one that the history has."""
+        return self.raw.feed.properties.history and not history.is_latest(self.connection, self.raw, self.day)
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)

@@ -5,6 +5,7 @@ from importlib.resources import files
 import psycopg
 from psycopg.errors import UndefinedColumn
 
+from feeds import history
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.definition import read_definition
@@ -91,3 +92,5 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
     if not kind(str(raw)):
         connection.execute(raw.create())
         make_first_partition(connection, read_definition(connection, raw))
+    if raw.feed.properties.history:
+        connection.execute(history.create(raw))

@@ -57,6 +57,14 @@ create table if not exists raw.loaded_files (
     primary key (load_id, file_number)
 );
 
+-- The days of which a snapshot was loaded, of feeds that keep a history, and the load of each.
+create table if not exists raw.snapshot_days (
+    feed text not null,
+    day date not null,
+    load_id bigint not null references raw.loads,
+    primary key (feed, day)
+);
+
 create table if not exists raw.rejected_rows (
     feed text not null,
     load_id bigint not null references raw.loads,
