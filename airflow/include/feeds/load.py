@@ -25,7 +25,7 @@ from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyReje
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.ledger import LoadedFile, LoadResult, together
-from feeds.lines import Reject
+from feeds.lines import Reject, raw_text
 from feeds.locks import block_writers, reader, wait_for_turn
 from feeds.partitions import cut_partitions, drop_replaced
 from feeds.progress import Progress
@@ -295,11 +295,12 @@ class _Load:
                 if number == 1:
                     staging.begin(total, total if source.text_bytes is not None else None)
                 rows = read(source, self.raw.feed)
+                header = None if rows.header is None else raw_text(rows.header)
                 report = partial(_report, progress, source, read_bytes)
                 staging.stage(rows, number, self.max_rejected, report)
                 if staging.is_hopeless:
                     return staging, files
-                files.append(LoadedFile(uri, source.size_bytes, source.sha256))
+                files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
                 read_bytes += source.size_bytes
         staging.end()
         if keys := staging.find_duplicates():

@@ -54,6 +54,8 @@ create table if not exists raw.loaded_files (
     source_id text not null,
     size_bytes bigint not null,
     sha256 text not null,
+    -- The line with the names of columns, if it has one: rejected rows are read by it again.
+    header text,
     primary key (load_id, file_number)
 );
 
