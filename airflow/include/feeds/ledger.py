@@ -71,6 +71,7 @@ class LoadedFile(NamedTuple):
     uri: str
     size_bytes: int
     sha256: str
+    header: str | None = None
 
 
 def together(files: Sequence[LoadedFile]) -> tuple[int, str]:
@@ -195,9 +196,9 @@ def record_files(connection: psycopg.Connection, load_id: int, files: Iterable[L
     """Write the FILES of a load into `raw.loaded_files`, in the order in which they were read."""
     for number, file in enumerate(files, 1):
         connection.execute(
-            "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256)"
-            " values (%s, %s, %s, %s, %s, %s)",
-            (load_id, number, _storable(shown(file.uri)), source_id(file.uri), file.size_bytes, file.sha256),
+            "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256, header)"
+            " values (%s, %s, %s, %s, %s, %s, %s)",
+            (load_id, number, _storable(shown(file.uri)), source_id(file.uri), *file[1:]),
         )
 
 

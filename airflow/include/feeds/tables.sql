@@ -54,7 +54,17 @@ create table if not exists raw.loaded_files (
     source_id text not null,
     size_bytes bigint not null,
     sha256 text not null,
+    -- The line with the names of columns, if it has one: rejected rows are read by it again.
+    header text,
     primary key (load_id, file_number)
+);
+
+-- The days of which a snapshot was loaded, of feeds that keep a history, and the load of each.
+create table if not exists raw.snapshot_days (
+    feed text not null,
+    day date not null,
+    load_id bigint not null references raw.loads,
+    primary key (feed, day)
 );
 
 create table if not exists raw.rejected_rows (
