@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import re2
 import yaml
 from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty, Server
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from feeds.errors import ContractInvalid
 
@@ -88,7 +88,7 @@ class Csv(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     quote: str = Field(default='"', min_length=1, max_length=1)
-    null: str = ""
+    null_token: str = ""  # `null` is no text in YAML
     encoding: Literal["utf-8", "latin-1", "windows-1252"] = "utf-8"
     decimal: Literal[".", ","] = "."
 
@@ -98,7 +98,7 @@ class Drift(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     new_column: Literal["refuse", "ignore", "keep"] = "refuse"
-    missing_column: Literal["refuse", "null"] = "refuse"  # one that is not required
+    missing_column: Annotated[Literal["refuse", "null"], BeforeValidator(lambda word: word or "null")] = "refuse"
     column_order: Literal["refuse", "accept"] = "refuse"  # of CSV
     changed_type: Literal["refuse", "reject"] = "refuse"  # of Parquet
 
@@ -472,15 +472,15 @@ class _Reader:
             )
         if csv.quote == csv.delimiter or csv.quote in _PART_OF_VALUES or not csv.quote.isascii():
             raise self._invalid(at, f"has the quote {csv.quote!r}", "Use another character.")
-        if set(csv.null) & {csv.delimiter, csv.quote, "\r", "\n", "\0"} or csv.null == "\\":
+        if set(csv.null_token) & {csv.delimiter, csv.quote, "\r", "\n", "\0"} or csv.null_token == "\\":
             raise self._invalid(
-                at, f"has the null token {csv.null!r}", "Use a text without delimiter, quote, line end and NUL."
+                at, f"has the null token {csv.null_token!r}", "Use a text without delimiter, quote, line end and NUL."
             )
         for column in feed.columns:
-            if csv.null in column.values:
+            if csv.null_token in column.values:
                 raise self._invalid(
                     at,
-                    f"has the null token {csv.null!r}, which is a valid value of {column.name}",
+                    f"has the null token {csv.null_token!r}, which is a valid value of {column.name}",
                     "Use another token, or remove the value: a field with this text is null.",
                 )
             if set(column.header) & set("\r\n\0"):

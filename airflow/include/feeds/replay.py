@@ -6,7 +6,6 @@ that they have now. So do rows whose key the table has, and those of which the q
 their file again.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -25,7 +24,7 @@ from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
 from feeds.lines import Lines, Reject, Row
 from feeds.locks import block_writers, wait_for_turn
-from feeds.source import Source
+from feeds.source import text_source
 from feeds.table import RawTable
 
 SOURCE = "raw.rejected_rows"  # of a replay, in the ledger
@@ -181,11 +180,11 @@ class _Replay:
         if feed.format == "csv":
             header = header or feed.properties.csv.delimiter.join(column.header for column in feed.columns)
         text = "\n".join([*([header] if feed.format == "csv" and header else []), *(one.raw_text for one in rejects), ""])
-        rows = read(Source(SOURCE, None, iter([text.encode()]), io.BytesIO(), None), feed)
+        rows = read(text_source(SOURCE, text.encode()), feed)
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
         number = 0
         for block in rows.blocks:
-            texts = [block.lines[:-1]] if "\n" in rejects[0].raw_text else block.lines.split(b"\n")[:-1]
+            texts = [block.lines.rstrip(b"\n")] if "\n" in rejects[0].raw_text else block.lines.split(b"\n")[:-1]
             for position, line in enumerate(texts):
                 yield rejects[number], block.flaws.get(position) or lines.parse(line), lines
                 number += 1
@@ -200,7 +199,7 @@ class _Replay:
             values = {column.name: value for column, value in zip(lines.columns, row.values, strict=True)}
         else:
             reason = row
-        fields = [*map(str, rejected[:3]), *reason, *(values.get(column.name) for column in self.raw.feed.columns)]
+        fields = [*map(str, rejected[:3]), *reason, *(values.get(column.name) for column in self.raw.feed.table_columns)]
         return ("\t".join("\\N" if text is None else text.translate(_ESCAPED) for text in fields) + "\n").encode()
 
     def _load(self) -> int:

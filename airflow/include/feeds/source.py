@@ -156,6 +156,12 @@ def open_source(uri: str) -> Iterator[Source]:
         yield Source(uri, stored, blocks(), whole, verify, before.get("size"))
 
 
+def text_source(uri: str, text: bytes) -> Source:
+    """Return the source with the lines TEXT, shown as URI."""
+    stored = _StoredBytes(io.BytesIO(text))
+    return Source(uri, stored, iter([text]), lambda: cast(BinaryIO, io.BytesIO(text)), lambda: None, None)
+
+
 def find_files(
     uri: str, interval: Interval = ALWAYS, *, is_latest: bool = False, allow_missing: bool = False
 ) -> list[str]:
