@@ -230,8 +230,8 @@ class _Load:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
-        ledger.forget_rejects(connection, feed.name, self.source_uri, kept or load_id)
         ledger.record_files(connection, load_id, files)
+        ledger.forget_rejects(connection, load_id, kept or load_id)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
         ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)

@@ -137,7 +137,7 @@ def check_rules(connection: psycopg.Connection, raw: RawTable) -> None:
                     sql.SQL("alter table pg_temp.ruled add check (({}) is not false)").format(sql.SQL(rule.sql)),
                     binary=True,
                 )
-        except ProgrammingError as error:
+        except (FeatureNotSupported, ProgrammingError) as error:
             raise ContractInvalid(
                 f"airflow/feeds/{raw.feed.name}.yaml: the rule {rule.name} is no condition in SQL:"
                 f" {error.diag.message_primary or error}.",
