@@ -189,7 +189,7 @@ def close(
         source: the files' size in bytes and their SHA-256, if known.
         outcome: what the load did, or why it was refused and the row counts known by then.
         rules: the SHA-256 of the rules for valid rows.
-        moved_from: the earliest time that an event had before it moved into the interval.
+        moved_from: the earliest time that a row had before it moved into the interval.
     """
     if isinstance(outcome, LoadResult):
         status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}

@@ -153,7 +153,7 @@ class _Load:
             staging, _ = self._stage(definition, load_id, find_files(self.source_uri), ())
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             connection.execute(f"lock table only {self.raw} in access share mode".encode())  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
             result = self._result(load_id, staging, replacement)
@@ -184,7 +184,7 @@ class _Load:
             hint = f"Look at the rows of load {load_id} in raw.rejected_rows"
             if refusal := self._too_many_rejected(staging, hint):
                 self._refuse(load_id, staging, files, refusal)
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
             wait_for_turn(connection, self.lock_timeout_s)
@@ -346,7 +346,7 @@ class _Load:
         )
 
     def _empty_replacement(self, result: LoadResult) -> EventsError | None:
-        """Return the reason to refuse the load if it would delete events and load none."""
+        """Return the reason to refuse the load if it would delete rows and load none."""
         if not result.replaced or result.loaded or self.allow_empty:
             return None
         return EmptyReplacement(
@@ -400,9 +400,9 @@ def _warn(load_id: int, reasons: Mapping[str, int]) -> None:
     logger.warning("load %d: rejected %d rows: %s", load_id, sum(reasons.values()), _text(reasons))
 
 
-def _warn_of_far_days(load_id: int, staging: Staging) -> None:
+def _warn_of_far_days(feed: Feed, load_id: int, staging: Staging) -> None:
     if days := far_days(staging.rows_by_day):
-        logger.warning("load %d: %s", load_id, far_days_text(days))
+        logger.warning("load %d: %s", load_id, far_days_text(feed, days))
 
 
 def _text(reasons: Mapping[str, int]) -> str:
