@@ -8,32 +8,36 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 from zoneinfo import ZoneInfo
 
 import re2
 import yaml
-from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty, Server
+from open_data_contract_standard.model import OpenDataContractStandard, SchemaObject, SchemaProperty, Server
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from feeds.errors import ContractInvalid
 
 CONTRACTS = Path(__file__).parents[2] / "feeds"  # one per feed
+ROOT = Path(__file__).parents[
+    3
+]  # of the repository, where a contract's relative path begins; see airflow/entrypoint.sh
 FEED_NAME = re.compile("[a-z][a-z0-9_]{0,29}")  # with a load's number and a random part it is a table's name
 COLUMN_NAME = re.compile("[a-z_][a-z0-9_]{0,62}")
 # That a raw table or its history has beside the contract's, and those that every table of PostgreSQL has.
-OWN_COLUMNS = ("load_id", "other_columns", "valid_from", "valid_to")
-OWN_COLUMNS += ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
+OWN_COLUMNS = frozenset({"load_id", "other_columns", "valid_from", "valid_to"})
+OWN_COLUMNS |= {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 CHECK = "Correct it, then run: nox -s feed -- check"
 _PART_OF_VALUES = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-OWN_TABLES = ("loads", "loaded_files", "rejected_rows", "partitions", "snapshot_days")
-OWN_TABLES += ("rejected_events", "events_partitions")  # of an earlier version
+OWN_TABLES = frozenset({"loads", "loaded_files", "rejected_rows", "partitions", "snapshot_days"})
+OWN_TABLES |= {"rejected_events", "events_partitions"}  # of an earlier version
 HISTORY = "_history"
 # The parts of a location that are the time of its files: {start:%Y/%m/%d}.
 TIME_IN_LOCATION = re.compile(r"\{start:([^{}]*)\}")
 PERIODS = ("%Y", "%m", "%d", "%H")
 RE2_OPTIONS = re2.Options()
 RE2_OPTIONS.log_errors = False
+Format = Literal["csv", "jsonl", "parquet"]
 Type = Literal["integer", "number", "string", "boolean", "date", "timestamp", "uuid", "json"]
 SQL_TYPES: dict[str, str] = {
     "integer": "bigint",
@@ -127,7 +131,7 @@ class Feed:
     Attributes:
         columns: of a file, in their order.
         key: the primary key's columns.
-        location: a path, a pattern or a URI of the files, which may have `{start:…}` in it.
+        location: an absolute path, a pattern or a URI of the files, which may have `{start:…}` in it.
         format: of the files.
         rules: over the columns of a row.
         properties: the contract's custom properties.
@@ -139,7 +143,7 @@ class Feed:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     location: str
-    format: Literal["csv", "jsonl", "parquet"]
+    format: Format
     rules: tuple[Rule, ...]
     properties: Properties
 
@@ -161,6 +165,11 @@ class Feed:
 def contracts(folder: Path = CONTRACTS) -> list[Path]:
     """Return the contracts of FOLDER, also those that `read_feed` refuses for their ending."""
     return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+
+
+def feed_names() -> list[str]:
+    """Return the names of all feeds, also of those whose contracts are not valid."""
+    return [path.stem for path in contracts()]
 
 
 def read_feeds(folder: Path = CONTRACTS) -> dict[str, Feed]:
@@ -199,18 +208,7 @@ class _Reader:
         contract, properties = self._contract()
         table = self._only(contract.schema_ or [], "schema")
         server = self._only(contract.servers or [], "servers")
-        name = self._path.stem
-        if self._path.suffix != ".yaml":
-            raise self._invalid((), f"is not named {name}.yaml", f"Rename it: git mv {self._path} {name}.yaml")
-        if not FEED_NAME.fullmatch(name) or name in OWN_TABLES:
-            raise self._invalid((), f"is of a feed that cannot be named {name!r}", "Use another name of a-z, 0-9 and _.")
-        for field, value in (("name", contract.name), ("schema.0.name", table.name)):
-            if value != name:
-                raise self._invalid(
-                    tuple(field.split(".")),
-                    f"is {value!r}, and the file's name says {name!r}",
-                    "Use one name for both.",
-                )
+        self._check_name(contract, table)
         columns = tuple(self._column(number, column) for number, column in enumerate(table.properties or []))
         if len(columns) == 0:
             raise self._invalid(("schema",), "has no properties", "Name the columns of a file, in their order.")
@@ -233,28 +231,52 @@ class _Reader:
         rules = self._rules(own.pop("rules", []))
         if own:
             raise self._invalid(("schema", "0", "customProperties"), f"has {sorted(own)[0]!r}", "Only rules is known.")
-        format_ = server.format
-        if format_ not in ("csv", "jsonl", "parquet"):
-            raise self._invalid(("servers", "0", "format"), f"is {format_!r}", "Use csv, jsonl or parquet.")
-        if server.delimiter and format_ == "csv":
-            csv = properties.csv.model_dump() | {"delimiter": server.delimiter}
-            try:
-                properties = properties.model_copy(update={"csv": Csv(**csv)})
-            except ValidationError as error:
-                raise self._not_of_the_standard(error, ("servers", "0")) from None
         feed = Feed(
-            name=name,
+            name=self._path.stem,
             version=contract.version or "",
             columns=columns,
             key=tuple(key for _, key in sorted(keys)),
             location=self._location(server),
-            format=format_,
+            format=self._format(server),
             rules=rules,
-            properties=properties,
+            properties=self._with_delimiter(properties, server),
         )
         self._check_csv(feed)
         self._check_columns(feed)
         return feed
+
+    def _check_name(self, contract: OpenDataContractStandard, table: SchemaObject) -> None:
+        name = self._path.stem
+        if self._path.suffix != ".yaml":
+            raise self._invalid((), f"is not named {name}.yaml", f"Rename it: git mv {self._path} {name}.yaml")
+        if not FEED_NAME.fullmatch(name) or name in OWN_TABLES:
+            raise self._invalid(
+                (), f"is of a feed that cannot be named {name!r}", "Use another name of a-z, 0-9 and _."
+            )
+        for field, value in (("name", contract.name), ("schema.0.name", table.name)):
+            if value != name:
+                raise self._invalid(
+                    tuple(field.split(".")),
+                    f"is {value!r}, and the file's name says {name!r}",
+                    "Use one name for both.",
+                )
+
+    def _format(self, server: Server) -> Format:
+        if server.format not in get_args(Format):
+            raise self._invalid(
+                ("servers", "0", "format"), f"is {server.format!r}", f"Use one of: {', '.join(get_args(Format))}."
+            )
+        return cast(Format, server.format)
+
+    def _with_delimiter(self, properties: Properties, server: Server) -> Properties:
+        """Return PROPERTIES with the delimiter of SERVER, which the standard has a field for."""
+        if not server.delimiter or server.format != "csv":
+            return properties
+        try:
+            csv = Csv.model_validate(properties.csv.model_dump() | {"delimiter": server.delimiter})
+        except ValidationError as error:
+            raise self._not_of_the_standard(error, ("servers", "0")) from None
+        return properties.model_copy(update={"csv": csv})
 
     def _location(self, server: Server) -> str:
         """Return where the files are."""
@@ -263,13 +285,17 @@ class _Reader:
         at = ("servers", "0", "location" if server.location else "path")
         found = TIME_IN_LOCATION.findall(location)
         parts = {part for times in found for part in re.findall("%.?", times)}
-        if parts != set(PERIODS[: len(parts)]) or len(parts) < len(found[:1]) or "{" in TIME_IN_LOCATION.sub("", location):
+        if (
+            parts != set(PERIODS[: len(parts)])
+            or len(parts) < len(found[:1])
+            or "{" in TIME_IN_LOCATION.sub("", location)
+        ):
             raise self._invalid(
                 at,
                 "has a part in braces that is no time",
                 "Write {start:%Y/%m/%d}: first %Y, then %m, %d and %H as far as there is a file for each.",
             )
-        return location
+        return location if "://" in location or "::" in location else str(ROOT / location)
 
     def _contract(self) -> tuple[OpenDataContractStandard, Properties]:
         """Return the contract and its custom properties, as the standard and `Properties` say they must be."""
@@ -306,10 +332,10 @@ class _Reader:
             raise self._invalid(("version",), f"is {contract.version!r}", "Write three numbers, such as 1.0.0.")
         if unknown := next(_unknown(data, contract.model_dump(by_alias=True, exclude_unset=True)), None):
             raise self._invalid(unknown, "is no field of the standard", "It is most likely misspelt, or too far in.")
-        custom = {prop.property: prop.value for prop in contract.customProperties or []}
+        custom = {str(prop.property): prop.value for prop in contract.customProperties or []}
         try:
-            return contract, Properties(**custom)
-        except (ValidationError, TypeError) as error:
+            return contract, Properties.model_validate(custom)
+        except ValidationError as error:
             raise self._not_of_the_standard(error, ("customProperties",), list(custom)) from None
 
     def _not_of_the_standard(
@@ -438,7 +464,7 @@ class _Reader:
         raise self._invalid(
             (*at, "logicalType"),
             f"is {logical!r}",
-            "Use integer, number, string, boolean, date, timestamp, object or array; a uuid is a string of this format.",
+            "Use integer, number, string, boolean, date, timestamp, object, array; a uuid is a string of this format.",
         )
 
     def _rules(self, value: Any) -> tuple[Rule, ...]:
@@ -472,15 +498,18 @@ class _Reader:
             )
         if csv.quote == csv.delimiter or csv.quote in _PART_OF_VALUES or not csv.quote.isascii():
             raise self._invalid(at, f"has the quote {csv.quote!r}", "Use another character.")
-        if set(csv.null_token) & {csv.delimiter, csv.quote, "\r", "\n", "\0"} or csv.null_token == "\\":
+        special = {csv.delimiter, csv.quote, "\r", "\n", "\0", "\\"}
+        if set(csv.null_token.replace("\\N", "", 1)) & special:
             raise self._invalid(
-                at, f"has the null token {csv.null_token!r}", "Use a text without delimiter, quote, line end and NUL."
+                at,
+                f"has the null token {csv.null_token!r}",
+                "Use a text without delimiter, quote, line end and backslash, or \\N.",
             )
         for column in feed.columns:
             if csv.null_token in column.values:
                 raise self._invalid(
                     at,
-                    f"has the null token {csv.null_token!r}, which is a valid value of {column.name}",
+                    f"has the null token {csv.null_token!r}, a valid value of {column.name}",
                     "Use another token, or remove the value: a field with this text is null.",
                 )
             if set(column.header) & set("\r\n\0"):

@@ -80,7 +80,7 @@ class Dialect:
         if block.count(quote, position, end) % 2 == 0:
             return end
         # A line end is within quotes as long as their number is odd: only a line with another quote can end the record.
-        while 0 <= (at := block.find(quote, end, position + MAX_LINE_BYTES)):
+        while (at := block.find(quote, end, position + MAX_LINE_BYTES)) >= 0:
             start, end = end, block.find(b"\n", at)
             if block.count(quote, start, end) % 2:
                 fields = self.split(block[position:end].decode(errors="replace"))
@@ -157,7 +157,7 @@ class Lines:
             except re2.error:  # too many columns with long patterns
                 self.has_clean = False
 
-    def parse(self, line: bytes) -> Row | Reject:
+    def parse(self, line: bytes) -> Row | Reject:  # noqa: PLR0911 - a return per reason, in their order
         """Return the row in LINE (UTF-8, no line end), or the reason why it is not valid."""
         if len(line) > MAX_LINE_BYTES:
             return Reject("too_long")
@@ -191,7 +191,7 @@ class Lines:
         """Return ROW as a line that COPY reads in this dialect."""
         null, escapes = self.dialect.null, self._escapes
         fields = (
-            null if value is None else self._null_as_text if value == null else value.translate(escapes)
+            null if value is None else value.translate(escapes) if value != null else self._null_as_text
             for value in row.values
         )
         return (self.dialect.delimiter.join(fields) + "\n").encode()
@@ -242,9 +242,10 @@ class Lines:
         for position, (column, pattern) in enumerate(zip(self.columns, self._clean, strict=True)):
             if position == self.time:
                 assert day is not None
-                pattern = day.decode() + (self._clean_time if column.type == "timestamp" else "")
-            fields.append(pattern)
-        line = re2.escape(self.dialect.delimiter).join(map(str, fields))
+                fields.append(day.decode() + (self._clean_time if column.type == "timestamp" else ""))
+            else:
+                fields.append(str(pattern))
+        line = re2.escape(self.dialect.delimiter).join(fields)
         return re2.compile(f"(?:{line}\n)+", _CLEAN_OPTIONS)
 
     def _day_pattern(self) -> str:

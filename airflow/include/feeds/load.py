@@ -94,6 +94,7 @@ def load(
             role,
             raw,
             source_uri,
+            Interval(utc(start), utc(end)),
             interval,
             day,
             valid,
@@ -133,6 +134,7 @@ class _Load:
     role: str | None
     raw: RawTable
     source_uri: str
+    asked: Interval  # whose files are read
     interval: Interval
     day: date  # of a snapshot
     valid: Interval
@@ -150,10 +152,10 @@ class _Load:
                 make_missing(connection, self.raw)
             load_id = ledger.begin(connection, self.raw.feed.name, self.source_uri, self.interval, None)
             definition = read_definition(connection, self.raw)
-            staging, _ = self._stage(definition, load_id, find_files(self.source_uri), ())
+            staging, _ = self._stage(definition, load_id, self._files(), ())
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             connection.execute(f"lock table only {self.raw} in access share mode".encode())  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
             result = self._result(load_id, staging, replacement)
@@ -164,7 +166,7 @@ class _Load:
 
     def run(self, load_id: int, *, force: bool) -> LoadResult:
         """Load the files, or nothing of them if that fails."""
-        uris = find_files(self.source_uri)
+        uris = self._files()
         # Whether nobody has changed a history since cannot be seen.
         if not (force or self.raw.feed.properties.history) and (result := self._skip_if_unchanged(load_id, uris)):
             return result
@@ -184,7 +186,7 @@ class _Load:
             hint = f"Look at the rows of load {load_id} in raw.rejected_rows"
             if refusal := self._too_many_rejected(staging, hint):
                 self._refuse(load_id, staging, files, refusal)
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
             wait_for_turn(connection, self.lock_timeout_s)
@@ -220,6 +222,10 @@ class _Load:
             swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
 
+    def _files(self) -> list[str]:
+        is_snapshot = self.raw.feed.time_column is None
+        return find_files(self.source_uri, self.asked, is_latest=is_snapshot, allow_missing=self.allow_empty)
+
     def _close(
         self,
         load_id: int,
@@ -230,8 +236,8 @@ class _Load:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
-        ledger.forget_rejects(connection, feed.name, self.source_uri, kept or load_id)
         ledger.record_files(connection, load_id, files)
+        ledger.forget_rejects(connection, load_id, kept or load_id)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
         ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
@@ -292,9 +298,9 @@ class _Load:
         read_bytes = 0
         for number, uri in enumerate(uris, 1):
             with open_source(uri) as source:
-                if number == 1:
-                    staging.begin(total, total if source.text_bytes is not None else None)
                 rows = read(source, self.raw.feed)
+                if number == 1:
+                    staging.begin(total, None if source.text_bytes is None else total)
                 header = None if rows.header is None else raw_text(rows.header)
                 report = partial(_report, progress, source, read_bytes)
                 staging.stage(rows, number, self.max_rejected, report)
@@ -346,7 +352,7 @@ class _Load:
         )
 
     def _empty_replacement(self, result: LoadResult) -> EventsError | None:
-        """Return the reason to refuse the load if it would delete events and load none."""
+        """Return the reason to refuse the load if it would delete rows and load none."""
         if not result.replaced or result.loaded or self.allow_empty:
             return None
         return EmptyReplacement(
@@ -400,9 +406,9 @@ def _warn(load_id: int, reasons: Mapping[str, int]) -> None:
     logger.warning("load %d: rejected %d rows: %s", load_id, sum(reasons.values()), _text(reasons))
 
 
-def _warn_of_far_days(load_id: int, staging: Staging) -> None:
+def _warn_of_far_days(feed: Feed, load_id: int, staging: Staging) -> None:
     if days := far_days(staging.rows_by_day):
-        logger.warning("load %d: %s", load_id, far_days_text(days))
+        logger.warning("load %d: %s", load_id, far_days_text(feed, days))
 
 
 def _text(reasons: Mapping[str, int]) -> str:

@@ -78,7 +78,7 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
     tables = [str(raw)] + [f"{raw}_history"] * raw.feed.properties.history
     for table in tables:
         present = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
-        for column in raw.feed.columns:
+        for column in raw.feed.table_columns:
             if present and present.get(column.name) != column.sql_type:
                 _alter(connection, table, column, present.get(column.name))
 
@@ -137,7 +137,7 @@ def check_rules(connection: psycopg.Connection, raw: RawTable) -> None:
                     sql.SQL("alter table pg_temp.ruled add check (({}) is not false)").format(sql.SQL(rule.sql)),
                     binary=True,
                 )
-        except ProgrammingError as error:
+        except (FeatureNotSupported, ProgrammingError) as error:
             raise ContractInvalid(
                 f"airflow/feeds/{raw.feed.name}.yaml: the rule {rule.name} is no condition in SQL:"
                 f" {error.diag.message_primary or error}.",

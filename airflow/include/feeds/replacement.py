@@ -45,8 +45,8 @@ class Replacement:
     Attributes:
         partitions: the present partitions of the raw table.
         made: the partitions that were made to replace some of them.
-        moved_from: the earliest `created_at` of an event that moves into the interval, as text since it may be no
-            datetime; None if no event moves.
+        moved_from: the earliest time of a row that moves into the interval, as text since it may be no
+            datetime; None if no row moves.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Replacement:
         self._interval = interval
         self._within = definition.table.within(interval)
         self._touched = [partition for partition in self.partitions if partition.overlaps(interval)]
-        self._left: list[Partition] = []  # partitions that an event moves from
+        self._left: list[Partition] = []  # partitions that a row moves from
 
     @property
     def replaced(self) -> list[Partition]:
@@ -157,7 +157,7 @@ class Replacement:
     def make_partitions(self, staging: Staging, reader: psycopg.Connection | None) -> None:
         """Make the new partitions; READER, a second connection, reads the rows to keep.
 
-        A partition that an event moves from is made again without that event: if it were only deleted there, a
+        A partition that a row moves from is made again without that row: if it were only deleted there, a
         transaction with an older snapshot would see it beside the new one.
         """
         [(total,)] = self.connection.execute(

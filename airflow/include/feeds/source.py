@@ -10,7 +10,7 @@ import re
 import tempfile
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -199,7 +199,7 @@ def find_files(
         raise errors.SourceMissing(
             f"No file matches {shown(first)}{f', nor {len(missing) - 1} others' if len(missing) > 1 else ''}.",
             "The file has not arrived yet, or the location in the contract is misspelt.",
-            "A time without rows has a file without rows; with allow_empty a load deletes the rows of one without a file.",
+            "Export it, if only its header: a time without a file would lose its rows, which allow_empty allows.",
         )
     return [file for files in found_in.values() for file in files]
 
@@ -216,8 +216,12 @@ def _periods(interval: Interval, length: int) -> list[datetime] | None:
 
 def _first_moment(moment: datetime, length: int) -> datetime:
     """Return the start of MOMENT's year, month, day or hour: LENGTH says how many of them count."""
-    parts = (moment.year, moment.month, moment.day, moment.hour)[:length]
-    return datetime(*(*parts, 1, 1)[: max(length, 3)], tzinfo=UTC)
+    return _period((moment.year, moment.month, moment.day, moment.hour)[:length])
+
+
+def _period(parts: Sequence[int]) -> datetime:
+    year, month, day, hour = (*parts, *(1, 1, 1, 0)[len(parts) :])
+    return datetime(year, month, day, hour, tzinfo=UTC)
 
 
 def _next(period: datetime, length: int) -> datetime:
@@ -254,7 +258,7 @@ def _files_by_period(uri: str, length: int) -> dict[datetime, list[str]]:
             continue
         values = dict(zip(parts, found.groups(), strict=True))
         try:
-            period = datetime(*(*(int(values[part]) for part in PERIODS[:length]), 1, 1)[: max(length, 3)], tzinfo=UTC)
+            period = _period([int(values[part]) for part in PERIODS[:length]])
         except ValueError:  # no such day
             continue
         by_period.setdefault(period, []).append(file)

@@ -66,11 +66,6 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
         found = connection.execute(_KIND, (name,)).fetchone()
         return str(found[0]) if found else None
 
-    unrecorded = []
-    if kind("raw.rejected_events") and not kind("raw.rejected_rows"):
-        if kind("raw.events") == "p" and not kind("raw.events_partitions"):
-            unrecorded = [name for (name,) in connection.execute(_UNRECORDED)]
-        connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
     if kind(str(raw)) not in (None, "p"):
         raise TablesUnfit(
             f"{raw} has no partitions, and a load swaps partitions.",
@@ -88,6 +83,11 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
                 "Another program made the table, or a user altered it; the load did not change it.",
                 f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
             ) from error
+    unrecorded = []
+    if kind("raw.rejected_events") and not kind("raw.rejected_rows"):
+        if kind("raw.events") == "p" and not kind("raw.events_partitions"):
+            unrecorded = [name for (name,) in connection.execute(_UNRECORDED)]
+        connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
     connection.execute(files("feeds").joinpath("tables.sql").read_bytes())
     record(connection, unrecorded, 0)
     if kind(str(raw)):

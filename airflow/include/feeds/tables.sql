@@ -26,7 +26,7 @@ create table if not exists raw.loads (
     rules_sha256 text,
     -- The transaction that wrote the load's rows: as long as these rows, and no others, have it as xmin, they are unchanged.
     transaction_id xid8,
-    -- The earliest time of an event before it moved into the interval: days outside the interval changed, too.
+    -- The earliest time of a row before it moved into the interval: days outside the interval changed, too.
     moved_from timestamptz,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );

@@ -54,7 +54,7 @@ _NOTHING = r"[^\x{0}-\x{10ffff}]"
 _ANY = r"[^\x00]"
 
 
-class Flaw(ValueError):
+class Flaw(ValueError):  # noqa: N818 - it is of the data, no error of the program
     """The reason why a value is not valid, its only argument."""
 
 

@@ -29,7 +29,7 @@ _SIMPLE_KEY = re.compile(r'[^"\\,:{}\[\]\x00-\x1f]+')
 _MOST_NAMES = 100  # of unknown keys that rejected rows are counted by
 
 
-class _Twice(ValueError):
+class _Twice(ValueError):  # noqa: N818 - it is of the data
     """An object has a key twice."""
 
 
@@ -63,8 +63,8 @@ def read(source: Source, feed: Feed) -> Rows:
     """
     blocks = source.blocks
     number, first = 1, b""
-    for first in blocks:  # noqa: B007 - the rest of the blocks is read later
-        first = first.removeprefix(b"\xef\xbb\xbf") if number == 1 else first
+    for block in blocks:
+        first = block.removeprefix(b"\xef\xbb\xbf") if number == 1 else block
         if first.strip():
             break
         number += first.count(b"\n")
@@ -92,6 +92,12 @@ def read(source: Source, feed: Feed) -> Rows:
             drift.columns_of(lines.seen, feed, source.uri)
 
     return Rows(lines.columns, PREPARED, rows())
+
+
+def objects(text: bytes, feed: Feed) -> Rows:
+    """Return the rows in TEXT, some objects of a file."""
+    lines = _Lines(feed, text)
+    return Rows(lines.columns, PREPARED, iter([lines.block(text, 1)]))
 
 
 class _Lines:
@@ -163,7 +169,7 @@ class _Lines:
             position, number = marked.index(b"\n", position) + 1, number + 1
         return Block(b"".join(prepared_lines), line_number, raw, flaws)
 
-    def _line(self, line: bytes) -> tuple[bytes, Reject | None]:
+    def _line(self, line: bytes) -> tuple[bytes, Reject | None]:  # noqa: PLR0911 - a return per reason, in their order
         """Return the object in LINE as a line of the dialect PREPARED, or a NUL and why it is none."""
         if len(line) > MAX_LINE_BYTES:
             return b"\0", Reject("too_long")

@@ -21,6 +21,7 @@ _MOST_ROWS = 16_384  # of a batch
 _BATCH_BYTES = 4 << 20
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
+_UUID_BYTES = 16
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"), ("\x02", "\\\x02"))
 _SPECIAL = r"[\\\n\r\t\x02]"
 _NOT_JSON = ("NaN", "Infinity", "-Infinity", "nan", "inf", "-inf")
@@ -66,18 +67,18 @@ def _kind(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_uuid(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16
+    return bool(pa.types.is_fixed_size_binary(kind) and kind.byte_width == _UUID_BYTES)
 
 
 def _fits(kind: pa.DataType, column: Column) -> bool:
     """Return whether values of KIND become values of COLUMN."""
     types = pa.types
     whole = types.is_integer(kind)
-    return types.is_null(kind) or {
+    fitting = {
         "integer": whole,
         "number": whole or types.is_decimal(kind) or types.is_floating(kind),
         "string": _is_text(kind),
@@ -86,7 +87,8 @@ def _fits(kind: pa.DataType, column: Column) -> bool:
         "timestamp": types.is_timestamp(kind),
         "uuid": _is_text(kind) or _is_uuid(kind),
         "json": _is_text(kind) or types.is_nested(kind),
-    }[column.type]
+    }
+    return bool(fitting[column.type] or types.is_null(kind))
 
 
 def _blocks(

@@ -56,7 +56,7 @@ class Rows:
 
 
 class RawRecords:
-    """The records of a block, each found when it is asked for; with DIALECT and COUNT fields, one may have line ends."""
+    """The records of a block, each found when it is asked for; one of COUNT fields in DIALECT may have line ends."""
 
     def __init__(self, block: bytes, dialect: Dialect | None = None, count: int = 0) -> None:
         self._block = block
