@@ -403,7 +403,7 @@ class _Reader:
             what = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
             raise self._invalid(
                 at,
-                f"is no regular expression of RE2: {what}",
+                f"is no regular expression of RE2: {what[:200]}",
                 "RE2 has neither look-around nor back references, so that no pattern takes forever.",
             ) from None
         return pattern
