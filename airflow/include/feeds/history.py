@@ -12,13 +12,7 @@ from psycopg import sql
 
 from feeds.table import RawTable
 
-_TABLES = """
-    create table if not exists raw.snapshot_days (
-        feed text not null,
-        day date not null,
-        load_id bigint not null references raw.loads,
-        primary key (feed, day)
-    );
+_TABLE = """
     create table if not exists {history} (
         {columns},
         valid_from date not null,
@@ -63,13 +57,51 @@ _MERGED = """
 """
 
 
-def write(connection: psycopg.Connection, raw: RawTable, snapshot: sql.Composable, day: date, load_id: int) -> None:
-    """Make the history have the rows of the table SNAPSHOT on DAY, in the present transaction."""
-    history = sql.Identifier("raw", f"{raw.feed.name}_history")
+def table(raw: RawTable) -> sql.Identifier:
+    """Return the name of the table of RAW's history."""
+    return sql.Identifier("raw", f"{raw.feed.name}_history")
+
+
+def create(raw: RawTable) -> sql.Composed:
+    """Return the statement that makes the table of RAW's history, if it is missing."""
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type)) for column in raw.feed.columns
     )
-    connection.execute(sql.SQL(_TABLES).format(history=history, columns=columns, key=raw.key))
+    return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
+
+
+def is_latest(connection: psycopg.Connection, raw: RawTable, day: date) -> bool:
+    """Return whether no snapshot of a day after DAY was loaded."""
+    [(later,)] = connection.execute(
+        "select exists (select from raw.snapshot_days where feed = %s and day > %s)", (raw.feed.name, day)
+    )
+    return not later
+
+
+def count_rows(connection: psycopg.Connection, raw: RawTable, day: date) -> int:
+    """Return the number of rows that the history has on DAY."""
+    [(rows,)] = connection.execute(
+        sql.SQL("select count(*) from {} where {}").format(table(raw), _holds(_date(day)))
+    )
+    return int(rows)
+
+
+def with_rows(raw: RawTable, day: date, rows: sql.Composable) -> sql.Composed:
+    """Return a query for the rows that the history has on DAY, and those of the query ROWS."""
+    return sql.SQL("select {} from {} where {} union all {}").format(raw.names, table(raw), _holds(_date(day)), rows)
+
+
+def is_of_load(load_id: str) -> sql.Composed:
+    """Return the condition for rows `known` of a history that they were so on the day of the load LOAD_ID, an SQL expression."""
+    return sql.SQL("exists (select from raw.snapshot_days as days where days.load_id = {} and {})").format(
+        sql.SQL(load_id), _holds(sql.SQL("days.day"))
+    )
+
+
+def write(
+    connection: psycopg.Connection, raw: RawTable, snapshot: sql.Composable | None, day: date, load_id: int
+) -> None:
+    """Make the history have the rows of the table SNAPSHOT, or none, on DAY, in the present transaction."""
     [(following,)] = connection.execute(
         "select min(day) from raw.snapshot_days where feed = %s and day > %s", (raw.feed.name, day)
     )
@@ -85,20 +117,28 @@ def write(connection: psycopg.Connection, raw: RawTable, snapshot: sql.Composabl
 
     others = tuple(column.name for column in raw.feed.columns if column.name not in raw.feed.key)
     parts = {
-        "history": history,
-        "snapshot": snapshot,
-        "names": sql.SQL(", ").join(sql.Identifier(column.name) for column in raw.feed.columns),
+        "history": table(raw),
+        "snapshot": snapshot or sql.SQL("(select * from {} where false)").format(raw.identifier),
+        "names": raw.names,
         "same_key": equal(raw.feed.key, "="),
         "same": equal(others, "is not distinct from"),
-        "day": sql.SQL("{}::date").format(day.isoformat()),
-        "next": sql.SQL("{}::date").format(following and following.isoformat()),
+        "day": _date(day),
+        "next": _date(following),
     }
     connection.execute(sql.SQL(_CHANGED).format(**parts))
     for at in filter(None, (day, following)):
-        connection.execute(sql.SQL(_MERGED).format(**parts, at=sql.SQL("{}::date").format(at.isoformat())))
+        connection.execute(sql.SQL(_MERGED).format(**parts, at=_date(at)))
     connection.execute("drop table pg_temp.changed, pg_temp.fresh")
     connection.execute(
         "insert into raw.snapshot_days (feed, day, load_id) values (%s, %s, %s)"
         " on conflict (feed, day) do update set load_id = excluded.load_id",
         (raw.feed.name, day, load_id),
     )
+
+
+def _holds(day: sql.Composable) -> sql.Composed:
+    return sql.SQL("valid_from <= {day} and coalesce(valid_to, 'infinity') > {day}").format(day=day)
+
+
+def _date(day: date | None) -> sql.Composed:
+    return sql.SQL("{}::date").format(day and day.isoformat())

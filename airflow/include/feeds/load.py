@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import NoReturn
 
 import psycopg
 
-from feeds import ledger
+from feeds import history, ledger
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
@@ -25,13 +25,13 @@ from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyReje
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.ledger import LoadedFile, LoadResult, together
-from feeds.lines import Reject
+from feeds.lines import Reject, raw_text
 from feeds.locks import block_writers, reader, wait_for_turn
 from feeds.partitions import cut_partitions, drop_replaced
 from feeds.progress import Progress
 from feeds.replacement import Replacement
 from feeds.source import Source, find_files, open_source, size
-from feeds.staging import EXAMPLES, Staging
+from feeds.staging import EXAMPLES, QUARANTINE_ROWS, Staging
 from feeds.swap import swap, swap_statement
 from feeds.table import RawTable
 from feeds.tables import make_missing
@@ -60,6 +60,9 @@ def load(
 ) -> LoadResult:
     """Make FEED's raw table in `[start, end)` of its time column contain exactly the files' valid rows of it.
 
+    Of a snapshot it is the whole table, and the files are the state on the last day of `[start, end)`, by default today
+    in UTC. Where a history is kept and has a later day already, only the history gets the rows.
+
     Args:
         feed: what is loaded.
         dsn: the warehouse as the role `loader`, a libpq URL.
@@ -83,6 +86,7 @@ def load(
     source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)
+        day = (utc(end) - timedelta.resolution if end else datetime.now(UTC)).date()
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,
@@ -91,6 +95,7 @@ def load(
             raw,
             source_uri,
             interval,
+            day,
             valid,
             feed.properties.max_rejected if max_rejected is None else max_rejected,
             allow_empty,
@@ -129,6 +134,7 @@ class _Load:
     raw: RawTable
     source_uri: str
     interval: Interval
+    day: date  # of a snapshot
     valid: Interval
     max_rejected: float
     allow_empty: bool
@@ -147,7 +153,7 @@ class _Load:
             staging, _ = self._stage(definition, load_id, find_files(self.source_uri), ())
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             connection.execute(f"lock table only {self.raw} in access share mode".encode())  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
             result = self._result(load_id, staging, replacement)
@@ -159,7 +165,8 @@ class _Load:
     def run(self, load_id: int, *, force: bool) -> LoadResult:
         """Load the files, or nothing of them if that fails."""
         uris = find_files(self.source_uri)
-        if not force and (result := self._skip_if_unchanged(load_id, uris)):
+        # Whether nobody has changed a history since cannot be seen.
+        if not (force or self.raw.feed.properties.history) and (result := self._skip_if_unchanged(load_id, uris)):
             return result
         try:
             return self._run(load_id, uris, ())
@@ -177,7 +184,7 @@ class _Load:
             hint = f"Look at the rows of load {load_id} in raw.rejected_rows"
             if refusal := self._too_many_rejected(staging, hint):
                 self._refuse(load_id, staging, files, refusal)
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
             wait_for_turn(connection, self.lock_timeout_s)
@@ -196,6 +203,15 @@ class _Load:
                 result = self._result(load_id, staging, replacement)
                 if refusal := self._empty_replacement(result):
                     self._refuse(load_id, staging, files, refusal)
+                if raw.feed.properties.history:
+                    is_past = self._is_past()
+                    snapshot = staging.parts[0].table if staging.parts else None
+                    history.write(connection, raw, snapshot, self.day, load_id)
+                    if is_past:
+                        staging.discard()
+                        staging.quarantine()
+                        self._close(load_id, files, result)
+                        return replace(result, seconds=self._seconds())
                 if replacement.moved_from and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
@@ -214,8 +230,8 @@ class _Load:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
-        ledger.forget_rejects(connection, feed.name, self.source_uri, kept or load_id)
         ledger.record_files(connection, load_id, files)
+        ledger.forget_rejects(connection, load_id, kept or load_id)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
         ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
@@ -279,11 +295,12 @@ class _Load:
                 if number == 1:
                     staging.begin(total, total if source.text_bytes is not None else None)
                 rows = read(source, self.raw.feed)
+                header = None if rows.header is None else raw_text(rows.header)
                 report = partial(_report, progress, source, read_bytes)
                 staging.stage(rows, number, self.max_rejected, report)
                 if staging.is_hopeless:
                     return staging, files
-                files.append(LoadedFile(uri, source.size_bytes, source.sha256))
+                files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
                 read_bytes += source.size_bytes
         staging.end()
         if keys := staging.find_duplicates():
@@ -297,10 +314,19 @@ class _Load:
             loaded=staging.loaded,
             rejected=staging.rejected.total(),
             outside=staging.outside,
-            replaced=replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts]),
+            replaced=self._count_replaced(staging, replacement),
             reasons=_counts(staging),
             seconds=self._seconds(),
         )
+
+    def _count_replaced(self, staging: Staging, replacement: Replacement) -> int:
+        if self._is_past():
+            return history.count_rows(self.connection, self.raw, self.day)
+        return replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts])
+
+    def _is_past(self) -> bool:
+        """Return whether the files are a snapshot of a day before one that the history has."""
+        return self.raw.feed.properties.history and not history.is_latest(self.connection, self.raw, self.day)
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
@@ -308,18 +334,19 @@ class _Load:
     def _too_many_rejected(self, staging: Staging, hint: str) -> EventsError | None:
         """Return the reason to refuse the load if more rows than allowed were rejected."""
         rejected = staging.rejected.total()
-        if not rejected or rejected / staging.read <= self.max_rejected:
+        if not rejected or (rejected / staging.read <= self.max_rejected and not staging.is_hopeless):
             return None
         of = "the first " if staging.is_hopeless else ""
+        most = f"{QUARANTINE_ROWS:,}" if rejected > QUARANTINE_ROWS else f"{self.max_rejected * 100:g}%"
         return TooManyRejected(
             f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
-            f" at most {self.max_rejected * 100:g}% are allowed.",
+            f" at most {most} are allowed.",
             f"The file is most likely damaged, or its format has changed: {_text(_counts(staging))}.",
             f"{hint}; a larger max_rejected allows them.",
         )
 
     def _empty_replacement(self, result: LoadResult) -> EventsError | None:
-        """Return the reason to refuse the load if it would delete events and load none."""
+        """Return the reason to refuse the load if it would delete rows and load none."""
         if not result.replaced or result.loaded or self.allow_empty:
             return None
         return EmptyReplacement(
@@ -373,9 +400,9 @@ def _warn(load_id: int, reasons: Mapping[str, int]) -> None:
     logger.warning("load %d: rejected %d rows: %s", load_id, sum(reasons.values()), _text(reasons))
 
 
-def _warn_of_far_days(load_id: int, staging: Staging) -> None:
+def _warn_of_far_days(feed: Feed, load_id: int, staging: Staging) -> None:
     if days := far_days(staging.rows_by_day):
-        logger.warning("load %d: %s", load_id, far_days_text(days))
+        logger.warning("load %d: %s", load_id, far_days_text(feed, days))
 
 
 def _text(reasons: Mapping[str, int]) -> str:

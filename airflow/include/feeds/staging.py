@@ -29,24 +29,29 @@ from feeds.values import moment_of
 
 DUPLICATE = Reject("duplicate_key")
 EXAMPLES = 1_000  # rejected rows that a refused load puts into quarantine
+QUARANTINE_ROWS = 1_000_000  # of one load
+_ALL_REJECTED = 10_000  # the first rows: if all are rejected, nobody needs the next million
 _ROW_BYTES = 80  # on average
 _FETCHED_AT_ONCE = 10_000  # lines
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _SHORTEST = {"date": 10, "timestamp": 19, "uuid": 36}
 # A suspect is a duplicate if a staging table has its key, or an earlier suspect has it. The rows are numbered, so that
-# they can be fetched in parts: while a cursor is open, COPY freezes no rows.
+# they can be fetched in parts: while a cursor is open, COPY freezes no rows. No column of a feed has a name with `$`.
+_SUSPECTS = """
+    create temporary table suspects ({key}, file$ int, line$ bigint, text$ bytea, raw$ bytea) on commit drop
+"""
 _RESOLVED = """
     create temporary table resolved on commit drop as
     select
-        row_number() over (order by file_number, line_number) as number, file_number, line_number, line,
+        row_number() over (order by file$, line$) as number$, file$, line$, text$, raw$,
         ({key}) in (select {key} from pg_temp.known)
-            or row_number() over (partition by {key} order by file_number, line_number) > 1 as is_duplicate
+            or row_number() over (partition by {key} order by file$, line$) > 1 as is_duplicate$
     from pg_temp.suspects;
-    create index on pg_temp.resolved (number)
+    create index on pg_temp.resolved (number$)
 """
 _FETCHED = """
-    select file_number, line_number, line, is_duplicate from pg_temp.resolved
-    where number > %s and number <= %s order by number
+    select file$, line$, text$, raw$, is_duplicate$ from pg_temp.resolved
+    where number$ > %s and number$ <= %s order by number$
 """
 
 
@@ -57,7 +62,7 @@ class Staging:
         parts: the tables with the rows to load, in the order of their times.
         rows_by_day: the number of these rows by day, YYYY-MM-DD.
         rejected: the number of rejected rows by reason and column.
-        is_hopeless: whether reading has stopped early, since too many rows were rejected whatever follows.
+        is_hopeless: whether reading has stopped early: too many rows were rejected, whatever follows.
     """
 
     def __init__(
@@ -95,12 +100,12 @@ class Staging:
                 "create temporary table outside ({key}) on commit drop;"
                 " create temporary table rejects (file_number int, line_number bigint, raw_text text, reason text,"
                 " column_name text) on commit drop;"
-                " create temporary table suspects ({key}, file_number int, line_number bigint, line bytea) on commit drop"
+                + _SUSPECTS
             ).format(key=sql.SQL(", ").join(key))
         )
         self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""))
         self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
-        self._suspects = _temporary("suspects", sql.SQL("{}, file_number, line_number, line").format(self._raw.key))
+        self._suspects = _temporary("suspects", sql.SQL("{}, file$, line$, text$, raw$").format(self._raw.key))
 
     @property
     def loaded(self) -> int:
@@ -128,7 +133,8 @@ class Staging:
         """Copy ROWS of the file FILE_NUMBER; REPORT gets the number of rows of each block.
 
         Of several rows with the same key the first is taken, and the others are rejected. Reading stops as soon as
-        more than the share MAX_REJECTED of all rows is rejected, even if all following rows are valid.
+        more than the share MAX_REJECTED of all rows is rejected, even if all following rows are valid; and where no
+        row is valid, or the quarantine is full.
         """
         self._file_number = file_number
         self._use(Lines(self._raw.feed, rows.columns, rows.dialect))
@@ -139,10 +145,19 @@ class Staging:
                 report(self.read - before)
                 if self._text_bytes is not None:
                     self._text_bytes -= len(block.lines)  # roughly, of a format that is not lines
-                    most_rows = self.read + max(self._text_bytes, 0) // self._shortest_row_bytes + 1
-                    if self.rejected.total() > max(EXAMPLES, max_rejected * most_rows):
-                        self.is_hopeless = True
-                        break
+                if self._is_hopeless(max_rejected):
+                    self.is_hopeless = True
+                    break
+
+    def _is_hopeless(self, max_rejected: float) -> bool:
+        rejected = self.rejected.total()
+        if max_rejected < 1 and rejected == self.read >= _ALL_REJECTED:
+            return True
+        most = QUARANTINE_ROWS
+        if self._text_bytes is not None:
+            most_rows = self.read + max(self._text_bytes, 0) // self._shortest_row_bytes + 1
+            most = min(most, max(EXAMPLES, int(max_rejected * most_rows)))
+        return rejected > most
 
     def end(self) -> None:
         """Decide which of the rows that were set aside are duplicates."""
@@ -249,9 +264,10 @@ class Staging:
                         b"".join(each[start:position]), position - start, day, is_inside, line_number + start
                     )
                 if position < rows:
-                    row = self._lines.parse(each[position][:-1])
+                    line = each[position][:-1]
+                    row = self._lines.parse(line)
                     assert isinstance(row, Row)
-                    self._suspect(row, each[position][:-1], line_number + position)
+                    self._suspect(row, line, self._raw_line(line, line_number + position), line_number + position)
                 start = position + 1
             return taken
         self._take_clean(lines, rows, day, is_inside, line_number)
@@ -276,30 +292,31 @@ class Staging:
             self._copier.write(self._outside, Piece(keys, rows))
 
     def _take_line(self, line: bytes, line_number: int) -> None:
-        row: Row | Reject = self._lines.parse(line)
-        if (raw := self._block.raw) is not None:
-            position = line_number - self._block.line_number
-            row = self._block.flaws.get(position, row)
-            if isinstance(row, Reject) and line.strip():
-                self._reject(raw[position], line_number, row)
-                return
-        if isinstance(row, Row):
-            if row.moment and row.moment not in self._valid:
-                self._reject(line, line_number, OUT_OF_RANGE)
-            elif self._seen.add([self._lines.key(row)]):
-                self._suspect(row, line, line_number)
-            else:
-                self._take_row(row, line, self._file_number, line_number)
-        elif line.strip() or row.reason == "too_long":
-            self._reject(line, line_number, row)
+        row = self._block.flaws.get(line_number - self._block.line_number) or self._lines.parse(line)
+        if isinstance(row, Reject) and not line.strip() and row.reason != "too_long":
+            return  # an empty line is no row
+        raw = self._raw_line(line, line_number)
+        if isinstance(row, Reject):
+            self._reject(raw, line_number, row)
+        elif row.moment and row.moment not in self._valid:
+            self._reject(raw, line_number, OUT_OF_RANGE)
+        elif self._seen.add([self._lines.key(row)]):
+            self._suspect(row, line, raw, line_number)
+        else:
+            self._take_row(row, raw, self._file_number, line_number)
 
-    def _take_row(self, row: Row, line: bytes, file_number: int, line_number: int) -> None:
+    def _raw_line(self, line: bytes, line_number: int) -> bytes:
+        """Return LINE of the present block as it is in the file."""
+        raw = self._block.raw
+        return line if raw is None else raw[line_number - self._block.line_number]
+
+    def _take_row(self, row: Row, raw: bytes, file_number: int, line_number: int) -> None:
         if row.moment is None or row.moment in self._interval:
             day = row.moment.date().isoformat().encode() if row.moment else None
             part = self._part(day)
             if day:
                 self.rows_by_day[day] += 1
-            self._copier.write(part, Piece(self._lines.copied(row), 1, file_number, line_number, line))
+            self._copier.write(part, Piece(self._lines.copied(row), 1, file_number, line_number, raw))
         else:
             self._copier.write(self._outside, Piece(self._lines.copied_key(row)))
 
@@ -310,12 +327,11 @@ class Staging:
         self._copier.write(self._rejects, Piece(("\t".join(map(str, fields)) + "\n").encode()))
         self.rejected[reject] += 1
 
-    def _suspect(self, row: Row, line: bytes, line_number: int) -> None:
-        """Set LINE aside, a valid row whose key may be a duplicate."""
-        key = "\t".join(value.translate(_ESCAPED) for value in self._lines.key(row))
-        self._copier.write(
-            self._suspects, Piece(f"{key}\t{self._file_number}\t{line_number}\t\\\\x{line.hex()}\n".encode())
-        )
+    def _suspect(self, row: Row, line: bytes, raw: bytes, line_number: int) -> None:
+        """Set LINE aside, a valid row whose key may be a duplicate, and which is RAW in the file."""
+        key = (value.translate(_ESCAPED) for value in self._lines.key(row))
+        fields = (*key, self._file_number, line_number, f"\\\\x{line.hex()}", f"\\\\x{raw.hex()}")
+        self._copier.write(self._suspects, Piece(("\t".join(map(str, fields)) + "\n").encode()))
 
     def _left_out(self, target: Target, pieces: Sequence[Piece]) -> int:
         """Reject the rows of PIECES that a rule refuses, and return their number; COPY has left them out."""
@@ -331,26 +347,23 @@ class Staging:
     def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, str]]:
         """Yield the rows of PIECES that a rule refuses, each as a piece, the line's position in it, and the rule."""
         connection = self._connection
-        cases = sql.SQL(" ").join(
-            sql.SQL("when not ({}) then {}").format(sql.SQL(rule.sql), rule.name) for rule in self._raw.feed.rules
-        )
         connection.execute(
             sql.SQL(
                 "create temporary table if not exists checked on commit drop as select {} from {} limit 0;"
                 " alter table pg_temp.checked add column if not exists"
-                " checked_number bigint generated always as identity;"
+                " number$ bigint generated always as identity;"
                 " truncate pg_temp.checked restart identity"
-            ).format(self._names, self._raw.identifier)
+            ).format(self._raw.names, self._raw.identifier)
         )
         copy = sql.SQL("copy pg_temp.checked ({}) from stdin with ({})").format(self._names, self._options)
         with connection.cursor().copy(copy) as rows:
             rows.write(b"".join([piece.lines for piece in pieces]))
         refused = connection.execute(
             sql.SQL(
-                "select checked_number - 1, rule"
-                " from (select checked_number, case {} end as rule from pg_temp.checked) as each"
-                " where rule is not null order by checked_number"
-            ).format(cases)
+                "select number$ - 1, rule$"
+                " from (select number$, {} as rule$ from pg_temp.checked) as each"
+                " where rule$ is not null order by number$"
+            ).format(self._raw.rules_case)
         ).fetchall()
         firsts = list(accumulate((piece.rows for piece in pieces), initial=0))
         for number, rule in refused:
@@ -383,23 +396,23 @@ class Staging:
         for number in fetched:
             resolved = connection.execute(_FETCHED, (number, number + _FETCHED_AT_ONCE)).fetchall()
             with self._copier:
-                for file_number, line_number, line, is_duplicate in resolved:
+                for file_number, line_number, line, raw, is_duplicate in resolved:
                     if is_duplicate:
-                        self._reject(line, line_number, DUPLICATE, file_number)
+                        self._reject(raw, line_number, DUPLICATE, file_number)
                     elif isinstance(row := self._lines.parse(line), Row):
-                        self._take_row(row, line, file_number, line_number)
+                        self._take_row(row, raw, file_number, line_number)
 
     def _reject_refused_suspects(self) -> None:
         """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""
         last = (0, 0)
         while found := self._connection.execute(
-            "select file_number, line_number, line from pg_temp.suspects where (file_number, line_number) > (%s, %s)"
-            " order by file_number, line_number limit %s",
+            "select file$, line$, text$, raw$ from pg_temp.suspects where (file$, line$) > (%s, %s)"
+            " order by file$, line$ limit %s",
             (*last, _FETCHED_AT_ONCE),
         ).fetchall():
             pieces = [
-                Piece(self._lines.copied(row), 1, file_number, line_number, line)
-                for file_number, line_number, line in found
+                Piece(self._lines.copied(row), 1, file_number, line_number, raw)
+                for file_number, line_number, line, raw in found
                 if isinstance(row := self._lines.parse(line), Row)
             ]
             last = found[-1][:2]
@@ -409,7 +422,7 @@ class Staging:
                     self._suspects.rows -= 1
                     self._copier.pause()
                     self._connection.execute(
-                        "delete from pg_temp.suspects where file_number = %s and line_number = %s",
+                        "delete from pg_temp.suspects where file$ = %s and line$ = %s",
                         (piece.file_number, piece.line_number),
                     )
 

@@ -26,7 +26,7 @@ create table if not exists raw.loads (
     rules_sha256 text,
     -- The transaction that wrote the load's rows: as long as these rows, and no others, have it as xmin, they are unchanged.
     transaction_id xid8,
-    -- The earliest time of an event before it moved into the interval: days outside the interval changed, too.
+    -- The earliest time of a row before it moved into the interval: days outside the interval changed, too.
     moved_from timestamptz,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );
@@ -54,7 +54,17 @@ create table if not exists raw.loaded_files (
     source_id text not null,
     size_bytes bigint not null,
     sha256 text not null,
+    -- The line with the names of columns, if it has one: rejected rows are read by it again.
+    header text,
     primary key (load_id, file_number)
+);
+
+-- The days of which a snapshot was loaded, of feeds that keep a history, and the load of each.
+create table if not exists raw.snapshot_days (
+    feed text not null,
+    day date not null,
+    load_id bigint not null references raw.loads,
+    primary key (feed, day)
 );
 
 create table if not exists raw.rejected_rows (

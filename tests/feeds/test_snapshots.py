@@ -1,0 +1,134 @@
+"""A snapshot replaces its whole table; its history depends on the snapshots and their days, not on the order of loads."""
+
+import random
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from feeds.contract import Feed, read_feed
+from feeds.errors import EmptyReplacement
+from feeds.ledger import LoadResult
+from feeds.load import load
+from feeds.replay import replay
+from feeds.tables import create_tables
+from harness.warehouse.roles import Warehouse
+
+CONTRACT = """
+apiVersion: v3.1.0
+kind: DataContract
+id: customers
+name: customers
+version: 1.0.0
+status: active
+servers: [{server: files, type: local, path: customers.csv, format: csv}]
+customProperties:
+  - {property: history, value: true}
+  - {property: maxRejected, value: 0.5}
+schema:
+  - name: customers
+    properties:
+      - {name: customer_id, logicalType: string, required: true, primaryKey: true, primaryKeyPosition: 2}
+      - {name: country, logicalType: string, required: true, primaryKey: true, primaryKeyPosition: 1}
+      - {name: city, logicalType: string, logicalTypeOptions: {pattern: '[a-z]*'}}
+"""
+FIRST_DAY = date(2020, 1, 1)
+
+Rows = dict[tuple[str, str], str | None]
+
+
+@pytest.fixture
+def customers(tmp_path: Path) -> Feed:
+    return feed(tmp_path)
+
+
+def feed(folder: Path, pattern: str = "[a-z]*") -> Feed:
+    path = folder / "customers.yaml"
+    path.write_text(CONTRACT.replace("[a-z]*", pattern))
+    return read_feed(path)
+
+
+@pytest.fixture
+def snapshots(bare_warehouse: Warehouse, customers: Feed) -> str:
+    """Give the DSN of a warehouse with the tables of `customers`."""
+    create_tables(bare_warehouse.loader_dsn, customers)
+    return bare_warehouse.loader_dsn
+
+
+def load_day(feed: Feed, dsn: str, path: Path, day: date, rows: Rows, **options: Any) -> LoadResult:
+    lines = [f"{number},{country},{city or ''}" for (country, number), city in rows.items()]
+    path.write_text("\n".join(["customer_id,country,city", *lines]))
+    end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    return load(feed, dsn, source_uri=str(path), start=end - timedelta(days=1), end=end, **options)
+
+
+def history_of(snapshots: dict[date, Rows]) -> set[tuple[Any, ...]]:
+    """Return the history of SNAPSHOTS by day, row by row and day by day."""
+    found: set[tuple[Any, ...]] = set()
+    days = sorted(snapshots)
+    for key in {key for rows in snapshots.values() for key in rows}:
+        begun: tuple[str | None, date] | None = None
+        for day in days:
+            rows = snapshots[day]
+            if begun and (key not in rows or rows[key] != begun[0]):
+                found.add((*key, begun[0], begun[1], day))
+                begun = None
+            if key in rows and not begun:
+                begun = (rows[key], day)
+        if begun:
+            found.add((*key, begun[0], begun[1], None))
+    return found
+
+
+def test_any_order_of_snapshots_gives_one_history(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    choices = random.Random(16)
+    loaded: dict[date, Rows] = {}
+    with psycopg.connect(snapshots, autocommit=True) as db:
+        for _ in range(25):
+            day = FIRST_DAY + timedelta(days=choices.randrange(8))
+            keys = [(country, number) for country in ("be", "nl") for number in ("1", "2")]
+            rows: Rows = {key: choices.choice(["gent", "delft", None]) for key in keys if choices.random() < 0.7}
+            is_latest = day >= max(loaded, default=FIRST_DAY)
+            result = load_day(customers, snapshots, tmp_path / "file.csv", day, rows, allow_empty=True)
+            loaded[day] = rows
+            assert (result.loaded, result.read) == (len(rows), len(rows))
+            found = db.execute("select country, customer_id, city, valid_from, valid_to from raw.customers_history")
+            assert set(found.fetchall()) == history_of(loaded)
+            table = db.execute("select country, customer_id, city from raw.customers").fetchall()
+            assert {(country, number): city for country, number, city in table} == loaded[max(loaded)]
+            assert is_latest == (rows == loaded[max(loaded)] and day == max(loaded))
+
+
+def test_a_snapshot_without_rows_is_refused_of_a_past_day_too(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    path = tmp_path / "file.csv"
+    for number in (0, 1):
+        load_day(customers, snapshots, path, FIRST_DAY + timedelta(days=number), {("be", "1"): "gent"})
+    for number in (0, 1):
+        with pytest.raises(EmptyReplacement, match="would delete 1 rows"):
+            load_day(customers, snapshots, path, FIRST_DAY + timedelta(days=number), {})
+    with psycopg.connect(snapshots) as db:
+        assert db.execute("select count(*) from raw.customers").fetchone() == (1,)
+        assert db.execute("select valid_from, valid_to from raw.customers_history").fetchall() == [(FIRST_DAY, None)]
+
+
+def test_rejected_rows_come_back_into_their_days(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    path, days = tmp_path / "file.csv", [FIRST_DAY + timedelta(days=number) for number in range(3)]
+    load_day(customers, snapshots, path, days[2], {("be", "1"): "gent", ("be", "2"): "GENT"})
+    load_day(customers, snapshots, path, days[0], {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"}, max_rejected=1)
+    load_day(customers, snapshots, path, days[1], {("be", "1"): "GENT", ("be", "2"): "gent"})
+    load_day(customers, snapshots, path, days[1], {("be", "1"): "gent", ("be", "2"): "gent"})  # instead
+    result = replay(feed(tmp_path, "[A-Za-z]*"), snapshots)
+    assert (result.read, result.loaded, result.outside) == (3, 3, 0)
+    with psycopg.connect(snapshots) as db:
+        found = db.execute("select country, customer_id, city, valid_from, valid_to from raw.customers_history").fetchall()
+        assert set(found) == history_of(
+            {
+                days[0]: {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"},
+                days[1]: {("be", "1"): "gent", ("be", "2"): "gent"},
+                days[2]: {("be", "1"): "gent", ("be", "2"): "GENT"},
+            }
+        )
+        assert db.execute("select customer_id, city from raw.customers order by 1").fetchall() == [("1", "gent"), ("2", "GENT")]
+        assert db.execute("select count(*) from raw.rejected_rows").fetchone() == (0,)
