@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import re2
 import yaml
@@ -24,6 +24,8 @@ OWN_COLUMNS = ("load_id",)  # that each raw table has beside the contract's
 CHECK = "Correct it, then run: nox -s feed -- check"
 DELIMITERS_NOT_ALLOWED = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 OWN_TABLES = ("loads", "rejected_rows", "partitions")
+Cadence = Literal["daily", "weekly", "monthly"]
+CADENCES: tuple[Cadence, ...] = get_args(Cadence)
 Type = Literal["integer", "number", "string", "boolean", "date", "timestamp", "uuid", "json"]
 SQL_TYPES: dict[str, str] = {
     "integer": "bigint",
@@ -102,7 +104,7 @@ class Properties(BaseModel):
     time_column: str | None = Field(default=None, alias="timeColumn")
     history: bool = False
     max_rejected: float = Field(default=0.01, ge=0, le=1, alias="maxRejected")
-    cadences: tuple[Literal["daily", "weekly", "monthly"], ...] = ("daily",)
+    cadences: tuple[Cadence, ...] = ("daily",)
     time_zone: str = Field(default="UTC", alias="timeZone")
     csv: Csv = Csv()
     drift: Drift = Drift()
