@@ -127,7 +127,7 @@ def _staging_yml(feed: Feed) -> Iterator[str]:
         yield f"      - name: {scalar(column.name)}"
         yield f"        description: {quoted(f'The column {column.header!r} of the files.')}"
         yield f"        data_type: {_DBT_TYPES.get(column.sql_type, column.sql_type)}"
-        if column.is_required:
+        if column.name in (*feed.key, feed.time_column):  # the raw table has a constraint for each required column
             yield "        data_tests:"
             if feed.key == (column.name,):
                 yield "          - unique"
