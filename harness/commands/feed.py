@@ -10,7 +10,7 @@ from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, read_feed
 from feeds.source import find_files, named, open_source
 from feeds.uri import shown
 from harness.errors import UsageError
-from harness.pipeline import feed_files
+from harness.pipeline import new_feed
 from harness.pipeline.inference import FORMATS, Guess, guess
 from harness.project.paths import ROOT, from_root
 from harness.reporting.console import say
@@ -58,9 +58,9 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
     sample = DATA / f"{name}.{found.feed.format}"
     contract, sql, yml = paths
     texts = {
-        sql: feed_files.staging_sql(found.feed),
-        yml: feed_files.staging_yml(found.feed),
-        contract: feed_files.contract(found.feed, found.notes, from_root(sample)),
+        sql: new_feed.staging_sql(found.feed),
+        yml: new_feed.staging_yml(found.feed),
+        contract: new_feed.contract(found.feed, found.notes, from_root(sample)),
     }
     with written_together({sample: sample_of(parsed.source, found), **{p: t.encode() for p, t in texts.items()}}):
         read_feed(contract)  # what was written is valid, or this is a defect
