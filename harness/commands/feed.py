@@ -6,24 +6,34 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, read_feed
+from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, feed_names, read_feed
+from feeds.days import valid_times
+from feeds.dsn import libpq_dsn
+from feeds.errors import ContractInvalid
+from feeds.replay import replay
 from feeds.source import find_files, named, open_source
 from feeds.uri import shown
-from harness.errors import UsageError
+from harness.errors import BreakingChangeError, UsageError
 from harness.pipeline import new_feed
+from harness.pipeline.base_contracts import base_of_pull_request, contracts_of
+from harness.pipeline.contract_changes import Project, breaking, compare, is_major
 from harness.pipeline.inference import FORMATS, Guess, guess
 from harness.project.paths import ROOT, from_root
+from harness.reporting import console
 from harness.reporting.console import say
 from harness.reporting.summary import Section
 
 DATA = ROOT / "airflow" / "data"
-STAGING = ROOT / "dbt" / "models" / "staging"
+MODELS = ROOT / "dbt" / "models"
+STAGING = MODELS / "staging"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s feed`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    new = commands.add_parser("new", help="make a feed: its contract, a sample, and a staging model", allow_abbrev=False)
+    new = commands.add_parser(
+        "new", help="make a feed: its contract, a sample, and a staging model", allow_abbrev=False
+    )
     new.add_argument("name", metavar="NAME", help="of the feed and of its table, raw.NAME")
     new.add_argument(
         "--from", dest="source", required=True, metavar="URI", type=named, help="a file of it: a path or any fsspec URI"
@@ -33,7 +43,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     new.set_defaults(run=run_new)
     check = commands.add_parser("check", help="check every contract", allow_abbrev=False)
+    check.add_argument(
+        "--base",
+        metavar="COMMIT",
+        default=base_of_pull_request(),
+        help="refuse changes since this commit or branch that break readers; on a pull request its base",
+    )
     check.set_defaults(run=run_check)
+    replayed = commands.add_parser(
+        "replay-rejects", help="load the rejected rows that are valid now", allow_abbrev=False
+    )
+    replayed.add_argument("name", metavar="NAME", help="of the feed; EVENTS_DSN names the warehouse")
+    replayed.set_defaults(run=run_replay)
 
 
 def run_new(parsed: argparse.Namespace, section: Section) -> None:
@@ -124,8 +145,86 @@ def sample_of(uri: str, found: Guess) -> bytes:
         return bytes(buffer.getvalue())
 
 
-def run_check(_parsed: argparse.Namespace, _section: Section) -> None:
-    """Read every contract."""
-    for path in sorted(CONTRACTS.glob("*.yaml")):
-        feed = read_feed(path)
-        say(f"✓ {from_root(path)}: {len(feed.columns)} columns, version {feed.version}")
+def run_check(parsed: argparse.Namespace, section: Section) -> None:
+    """Read every contract, and compare it with that of another commit if one is given."""
+    check(parsed.base)
+    section.headline = f"{len(feed_names())} contracts"
+
+
+def check(base: str | None = None) -> None:
+    """Read every contract and report all errors; with BASE, a commit, refuse changes since then that break readers.
+
+    Raises:
+        ContractInvalid: a contract is not valid.
+        BreakingChangeError: a change breaks readers, and the major version is the same.
+        HistoryMissingError: there is no commit BASE, or no git.
+    """
+    feeds, invalid = {}, []
+    for path in sorted((*CONTRACTS.glob("*.yaml"), *CONTRACTS.glob("*.yml"))):
+        try:
+            feed = feeds[path.stem] = read_contract(path)
+            say(f"✓ {from_root(path)}: {len(feed.columns)} columns, version {feed.version}")
+        except ContractInvalid as error:
+            invalid.append(error)
+    for one in invalid[:-1]:
+        console.error(one.what, one.why, one.next_step)
+    if invalid:
+        raise invalid[-1]
+    if base:
+        refuse_breaking(base, feeds)
+
+
+def read_contract(path: Path) -> Feed:
+    """Return the feed of the contract at PATH; raise ContractInvalid if it is not valid."""
+    if path.suffix != ".yaml":
+        raise ContractInvalid(
+            f"{from_root(path)} is not read.",
+            "A contract's name ends with .yaml.",
+            f"git mv {from_root(path)} {path.stem}.yaml",
+        )
+    return read_feed(path)
+
+
+def refuse_breaking(base: str, feeds: Mapping[str, Feed]) -> None:
+    """List the changes of contracts since the commit BASE to FEEDS; raise BreakingChangeError if one breaks readers."""
+    project, broken = Project(MODELS.parent), []
+    for name, before in contracts_of(base).items():
+        after = feeds.get(name)
+        if isinstance(before, ContractInvalid):
+            say(f"… {name}: its contract in {base} is not valid now, so it is not compared: {before.what}")
+        elif after is None:
+            readers = project.readers(name)
+            say(f"{name}: its contract was removed; {readers}")
+            broken += [f"{name} was removed: {readers}"] if readers.models else []
+        elif changes := compare(before, after):
+            breaks = dict(breaking(project, name, changes))
+            say(f"{name}: {before.version} → {after.version}")
+            for change in changes:
+                say(f"  ✗ {change.what}; {breaks[change]}" if change in breaks else f"  · {change.what}")
+            if not is_major(before, after):
+                broken += [f"{name}: {change.what}; {readers}" for change, readers in breaks.items()]
+    if broken:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise BreakingChangeError(
+            f"A contract's change since {base} breaks its readers: {broken[0]}{more}.",
+            "Readers rely on the columns of the earlier version, and the contract's major version is the same.",
+            "Undo it, or change its readers too and raise the first number of the contract's version.",
+        )
+
+
+def run_replay(parsed: argparse.Namespace, section: Section) -> None:
+    """Load the rejected rows of a feed that its contract accepts now, in the warehouse that EVENTS_DSN names."""
+    path = CONTRACTS / f"{parsed.name}.yaml"
+    if not path.exists():
+        raise UsageError(
+            f"There is no feed {parsed.name!r}.",
+            f"airflow/feeds has contracts of: {', '.join(feed_names())}.",
+            "Name one of them.",
+        )
+    feed = read_feed(path)
+    result = replay(feed, libpq_dsn(os.environ.get("EVENTS_DSN", ""), "EVENTS_DSN"), valid=valid_times(feed))
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
+    section.headline = f"{feed.name}: {result.loaded:,} of {result.read:,} rows loaded"
+    say(f"✓ {result.loaded:,} of {result.read:,} rejected rows of {feed.name} loaded")
+    say(f"  {result.rejected:,} are still rejected{': ' if reasons else ''}{reasons}")
+    say(f"  {result.outside:,} are outside their load's interval, or were replaced by a later load")

@@ -26,7 +26,7 @@ _LOOKS_LIKE = (
     (r"[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{4}.*", "dates such as {0} are text: a date is YYYY-MM-DD"),
     (
         r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}.*",
-        "times such as {0} are text: a time is YYYY-MM-DD HH:MM:SS, perhaps with a fraction of at most six digits and a zone",
+        "times such as {0} are text: a time is YYYY-MM-DD HH:MM:SS, with a fraction of at most six digits, and a zone",
     ),
     (r"[0-9]{4}/[0-9]{2}/[0-9]{2}.*", "dates such as {0} are text: a date is YYYY-MM-DD"),
     (r"-?0[0-9]+", "numbers with leading zeros, such as {0}, are text"),
@@ -116,19 +116,22 @@ class ColumnGuess:
     @property
     def note(self) -> str | None:
         """What a person should look at."""
+        note = None
         if self.fixed:
-            return None
-        if not self.values:
-            return "no row has a value: its type is a guess"
-        if self.type == "number":
+            pass
+        elif not self.values:
+            note = "no row has a value: its type is a guess"
+        elif self.type == "string":
+            note = self._text_note()
+        elif self.type == "number":
+            note = "any number of digits"
             if self._precision:
-                return f"guessed: {SPARE_DIGITS} more digits before the point than were seen"
-            return "any number of digits"
-        if self.type == "timestamp" and not self.has_zone:
-            return "times without a zone are taken for UTC: see timeZone"
-        if self.type == "json" and self.is_json and not all(text[:1] in "[{" for text in self.examples):
-            return "values of several types"
-        return self._text_note() if self.type == "string" else None
+                note = f"guessed: {SPARE_DIGITS} more digits before the point than were seen"
+        elif self.type == "timestamp" and not self.has_zone:
+            note = "times without a zone are taken for UTC: see timeZone"
+        elif self.type == "json" and self.is_json and not all(text[:1] in "[{" for text in self.examples):
+            note = "values of several types"
+        return note
 
     def _text_note(self) -> str | None:
         """Return why values that look like another type are text, or all values, if they are few and repeat."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from feeds.contract import Column, Feed
+from feeds.migration import is_widened
 
 _LINE_COMMENT = re.compile(r"--[^\n]*")
 _BLOCK_COMMENT = re.compile(r"\{#.*?#\}|/\*.*?\*/", re.DOTALL)
@@ -57,13 +58,13 @@ def _columns(before: Feed, after: Feed) -> Iterator[Change]:
             yield Change(f"{name} was added")
     kept = [name for name in old if name in new]
     if kept != [name for name in new if name in old]:
-        yield Change("the order of columns has changed")
+        yield Change("the order of columns was changed")
 
 
 def _column(before: Column, after: Column) -> Iterator[Change]:
     name = before.name
     if before.sql_type != after.sql_type:
-        if _is_wider(before, after):
+        if is_widened(before.sql_type, after.sql_type):
             yield Change(f"{name} was widened from {before.sql_type} to {after.sql_type}", column=name)
         else:
             what = f"{name} was changed from {before.sql_type} to {after.sql_type}"
@@ -83,43 +84,40 @@ def _column(before: Column, after: Column) -> Iterator[Change]:
             yield Change(f"{name} {text}", column=name)
 
 
-def _is_wider(before: Column, after: Column) -> bool:
-    """Return whether each value of BEFORE is one of AFTER, a number as before."""
-    if after.type != "number" or before.type not in ("integer", "number"):
-        return False
-    if after.digits is None:
-        return True
-    whole, fraction = (19, 0) if before.type == "integer" else before.digits or (1001, 1001)
-    return whole <= after.digits[0] and fraction <= after.digits[1]
-
-
 def _feed(before: Feed, after: Feed) -> Iterator[Change]:
     if before.key != after.key:
         yield Change(f"the key was changed from {', '.join(before.key)} to {', '.join(after.key)}", breaks=True)
     if before.time_column != after.time_column:
-        kinds = [f"the interval feed of {feed.time_column}" if feed.time_column else "a snapshot" for feed in (before, after)]
-        yield Change(f"it was changed from {kinds[0]} to {kinds[1]}", breaks=True)
+        kinds = [
+            f"an interval feed by {feed.time_column}" if feed.time_column else "a snapshot" for feed in (before, after)
+        ]
+        yield Change(f"the kind was changed from {kinds[0]} to {kinds[1]}", breaks=True)
     if before.properties.history and not after.properties.history:
-        yield Change("it has no history any more", breaks=True)
+        yield Change("the history was removed", breaks=True)
     if after.properties.history and not before.properties.history:
-        yield Change("it has a history now")
+        yield Change("a history was added")
     old, new = ({rule.name: rule.sql for rule in feed.rules} for feed in (before, after))
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
             done = "added" if name not in old else "removed" if name not in new else "changed"
             yield Change(f"the rule {name} was {done}")
-    if (before.format, before.location) != (after.format, after.location):
-        yield Change("its files are elsewhere, or have another format")
-    for field in ("csv", "drift", "max_rejected", "cadences", "time_zone"):
+    for field in ("location", "format"):
+        if getattr(before, field) != getattr(after, field):
+            yield Change(f"the files' {field} was changed to {getattr(after, field)}")
+    for field, text in (
+        ("csv", "the options of CSV"),
+        ("drift", "drift"),
+        ("max_rejected", "the share of rows that may be rejected"),
+        ("cadences", "the cadences"),
+        ("time_zone", "the time zone of times without one"),
+    ):
         if getattr(before.properties, field) != getattr(after.properties, field):
-            yield Change(f"{field} has changed")
+            yield Change(f"{text} was changed".replace("cadences was", "cadences were"))
 
-
-# Readers
 
 @dataclass(frozen=True)
 class Readers:
-    """The models, and the exposures, that need a column of a feed: `models` from staging on.
+    """The models and exposures that need a column of a feed.
 
     Attributes:
         models: their names, those that read the feed itself first.
@@ -190,11 +188,11 @@ def _without_comments(sql: str) -> str:
     return _LINE_COMMENT.sub("", _BLOCK_COMMENT.sub("", sql))
 
 
-def breaking(project: Project, before: Feed, after: Feed, changes: Sequence[Change]) -> list[tuple[Change, Readers]]:
-    """Return those of CHANGES that break readers, and whom."""
+def breaking(project: Project, feed: str, changes: Sequence[Change]) -> list[tuple[Change, Readers]]:
+    """Return those of CHANGES of FEED that break readers, and whom."""
     found = []
     for change in changes:
-        readers = project.readers(after.name, change.column)
+        readers = project.readers(feed, change.column)
         if change.breaks or (change.is_null_now and readers.not_null):
             found.append((change, readers))
     return found

@@ -43,19 +43,23 @@ NULLS = ("NULL", "null", "NA", "N/A", "\\N", "None", "NaN", "nan", "-", "?")
 FORMATS = {"csv": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet"}
 TIME_NAMES = ("event_time", "occurred", "timestamp", "created", "order", "pickup", "start", "time", "date", "day")
 # Times of a row's subject, which say nothing of when the row came.
-NO_TIME_NAMES = re.compile("birth|dob|expir|until|due|valid|updated|modified|last|signup|sign_up|subscri|regist|end|drop")
+NO_TIME_NAMES = re.compile(
+    "birth|dob|expir|until|due|valid|updated|modified|last|signup|sign_up|subscri|regist|end|drop"
+)
 KEY_NAME = re.compile("(^|_)(id|key|uuid|guid|code|number|no|nr)$")
 LONGEST_KEY = 100  # characters of a column
 # PostgreSQL's keywords that cannot name a column or a table without quotes, and the columns that each table has.
 RESERVED = frozenset(
-    "all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation"
-    " column concurrently constraint create cross current_catalog current_date current_role current_schema current_time"
-    " current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze"
-    " from full grant group having ilike in initially inner intersect into is isnull join lateral leading left like limit"
-    " localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references"
-    " returning right select session_user similar some symmetric system_user table tablesample then to trailing true"
-    " union unique user using variadic verbose when where window with"
-    " cmax cmin ctid tableoid xmax xmin".split()
+    """
+    all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate
+    collation column concurrently constraint create cross current_catalog current_date current_role
+    current_schema current_time current_timestamp current_user default deferrable desc distinct do else end
+    except false fetch for foreign freeze from full grant group having ilike in initially inner intersect into
+    is isnull join lateral leading left like limit localtime localtimestamp natural not notnull null offset on
+    only or order outer overlaps placing primary references returning right select session_user similar some
+    symmetric system_user table tablesample then to trailing true union unique user using variadic verbose when
+    where window with cmax cmin ctid tableoid xmax xmin
+    """.split()
 )
 
 
@@ -161,11 +165,17 @@ class _Inference:
         elif text.startswith((b"\xff\xfe", b"\xfe\xff")):
             what, next_step = "is UTF-16", "Write it in UTF-8: iconv -f utf-16 -t utf-8 FILE > NEW_FILE"
         elif b"\0" in text[:4096]:
-            what, next_step = "is no text", "Export it as CSV, JSON Lines or Parquet, perhaps compressed by gzip or zstd."
+            what, next_step = (
+                "is no text",
+                "Export it as CSV, JSON Lines or Parquet, perhaps compressed by gzip or zstd.",
+            )
         elif text.lstrip()[:1] == b"[" and text.lstrip()[1:].lstrip()[:1] in (b"{", b"["):
             what, next_step = "is one JSON array", "Write an object on each line: jq -c '.[]' FILE > NEW_FILE"
         elif text.lstrip()[:1] == b"{" and not _object(text.lstrip().partition(b"\n")[0]):
-            what, next_step = "has a JSON object over several lines", "Write an object on each line: jq -c . FILE > NEW_FILE"
+            what, next_step = (
+                "has a JSON object over several lines",
+                "Write an object on each line: jq -c . FILE > NEW_FILE",
+            )
         elif text.lstrip()[:1] == b"<":
             what, next_step = "is XML or HTML", "Export it as CSV, JSON Lines or Parquet."
         if what:
@@ -274,7 +284,8 @@ class _Inference:
 
     def _add(self, values: Sequence[str | None]) -> bool:
         """Take a row into the guess; return whether it changes it."""
-        return any([column.add(text) for column, text in zip(self._columns, values, strict=True)])
+        changes = [column.add(text) for column, text in zip(self._columns, values, strict=True)]
+        return any(changes)
 
     def _keep(self, line_number: int, raw: bytes) -> None:
         """Take a row into the sample."""
@@ -335,15 +346,11 @@ class _Inference:
         feed = self._feed(())
         kind: tuple[Any, str] = ("json", "jsonb") if self._format == "jsonl" else ("string", "text")
         columns = [
-            replace(column, is_required=False)
-            if guessed.fixed
-            else Column(column.name, column.header, *kind)
+            replace(column, is_required=False) if guessed.fixed else Column(column.name, column.header, *kind)
             for column, guessed in zip(feed.columns, self._columns, strict=True)
         ]
         drift = Drift(new_column="ignore")
-        return replace(
-            feed, columns=tuple(columns), properties=feed.properties.model_copy(update={"drift": drift})
-        )
+        return replace(feed, columns=tuple(columns), properties=feed.properties.model_copy(update={"drift": drift}))
 
     def _check(self, feed: Feed, candidates: Sequence[tuple[str, ...]]) -> _Checked:
         """Read all rows as a load of FEED does; keep rejected ones, and hash the CANDIDATES for the key."""
@@ -498,7 +505,7 @@ class _Inference:
             raise UsageError(
                 f"{shown(self._uri)} has no column that can be a key.",
                 "A key's columns have a value in every row, and each column lacks one in some row.",
-                "Export a column with a number for each row, or name columns; rows without them are rejected: --key a,b",
+                "Export a number for each row, or name columns, whose rows without a value are rejected: --key a,b",
             )
         notes = {column.name: note for column in self._columns if (note := column.note)}
         bad = checked.rejected.total() + repeated
@@ -561,9 +568,7 @@ class _Inference:
             return sorted(number for number in self._sample if isinstance(number, int) and number not in rejected)
         records = [raw for raw in self._sample if isinstance(raw, bytes)]
         rows = self._read_records(records, feed)
-        return [
-            self._encoded(record) for record, row in zip(records, rows, strict=True) if isinstance(row, Row)
-        ]
+        return [self._encoded(record) for record, row in zip(records, rows, strict=True) if isinstance(row, Row)]
 
 
 def _rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Reject]]:
@@ -604,7 +609,7 @@ def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes | Row
             record, place = text[position:end], number - block.line_number
             row = block.flaws.get(place) or lines.parse(record)
             if isinstance(row, Row) and block.raw is None and rewritten.search(record.decode()):
-                row = _rewritten(record, lines, row) or row
+                row = _rewritten(record, lines) or row
             if isinstance(row, Row):
                 yield number, row, lines
             elif record.strip():
@@ -613,8 +618,8 @@ def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes | Row
             position = end + 1
 
 
-def _rewritten(record: bytes, lines: Lines, row: Row) -> Reject | None:
-    """Return a reason against ROW if a number in RECORD has zeros or a plus sign before it: it is most likely a code."""
+def _rewritten(record: bytes, lines: Lines) -> Reject | None:
+    """Return a reason against RECORD if a number in it has zeros or a plus sign before it: it is most likely a code."""
     dialect = lines.dialect
     [fields] = csv.reader([record.decode()], delimiter=dialect.delimiter, quotechar=dialect.quote)
     for column, text in zip(lines.columns, fields, strict=False):
@@ -659,7 +664,11 @@ def _of_parquet(kind: pa.DataType) -> Column | None:
         return Column("", "", "integer", "bigint")
     if types.is_decimal(kind):
         return Column(
-            "", "", "number", f"numeric({kind.precision},{kind.scale})", digits=(kind.precision - kind.scale, kind.scale)
+            "",
+            "",
+            "number",
+            f"numeric({kind.precision},{kind.scale})",
+            digits=(kind.precision - kind.scale, kind.scale),
         )
     simple: tuple[tuple[Any, Any, str], ...] = (
         (types.is_floating, "number", "numeric"),

@@ -9,7 +9,7 @@ from harness.pipeline.inference import RESERVED
 
 # Of text that YAML does not read as itself.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_NO_TEXT = frozenset("y n yes no on off true false null".split())
+_NO_TEXT = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 _DBT_TYPES = {"timestamp with time zone": "timestamptz"}
 _EXAMPLES = {
     "integer": "1",
@@ -70,7 +70,7 @@ def _contract(feed: Feed, notes: dict[str, str], sample: str) -> Iterator[str]:
 
 def _column(feed: Feed, column: Column, note: str | None) -> Iterator[str]:
     yield f"      - name: {scalar(column.name)}"
-    yield f"        logicalType: {({'uuid': 'string', 'json': 'object'}.get(column.type, column.type))}" + (
+    yield f"        logicalType: { ({'uuid': 'string', 'json': 'object'}.get(column.type, column.type)) }" + (
         f" # {note}" if note else ""
     )
     if column.type == "uuid":
@@ -91,10 +91,8 @@ def staging_sql(feed: Feed) -> str:
     """Return the staging model of FEED, which renames nothing yet."""
     rows = f"{feed.name}_" if feed.name in RESERVED else feed.name
     names = ",\n        ".join([*(column.name for column in feed.columns), "load_id"])
-    return (
-        f"with\n\n{rows} as (\n\n    select\n        {names}\n\n    from {{{{ source('raw', '{feed.name}') }}}}\n\n)\n\n"
-        f"select * from {rows}\n"
-    )
+    selected = f"    select\n        {names}\n\n    from {{{{ source('raw', '{feed.name}') }}}}"
+    return f"with\n\n{rows} as (\n\n{selected}\n\n)\n\nselect * from {rows}\n"
 
 
 def staging_yml(feed: Feed) -> str:
