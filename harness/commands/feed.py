@@ -195,14 +195,14 @@ def refuse_breaking(base: str, feeds: Mapping[str, Feed]) -> None:
         elif after is None:
             readers = project.readers(name)
             say(f"{name}: its contract was removed; {readers}")
-            broken += [f"{name} was removed: {readers}"] if readers.models else []
+            broken += [f"{name} was removed; {readers.short}"] if readers.models else []
         elif changes := compare(before, after):
             breaks = dict(breaking(project, name, changes))
             say(f"{name}: {before.version} → {after.version}")
             for change in changes:
                 say(f"  ✗ {change.what}; {breaks[change]}" if change in breaks else f"  · {change.what}")
             if not is_major(before, after):
-                broken += [f"{name}: {change.what}; {readers}" for change, readers in breaks.items()]
+                broken += [f"{name}: {change.what}; {readers.short}" for change, readers in breaks.items()]
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise BreakingChangeError(

@@ -1,9 +1,10 @@
 """Compare two versions of a contract, and find the models and exposures that a change concerns."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,7 @@ from feeds.migration import is_widened
 
 _LINE_COMMENT = re.compile(r"--[^\n]*")
 _BLOCK_COMMENT = re.compile(r"\{#.*?#\}|/\*.*?\*/", re.DOTALL)
+_SHOWN = 3  # models in an error
 _REF = re.compile(r"""\bref\(\s*['"](\w+)['"]""")
 
 
@@ -129,59 +131,80 @@ class Readers:
     exposures: tuple[str, ...] = ()
     not_null: tuple[str, ...] = ()
 
+    @property
+    def short(self) -> str:
+        """The first models."""
+        more = f" and {len(self.models) - _SHOWN} more" if len(self.models) > _SHOWN else ""
+        return f"read by {', '.join(self.models[:_SHOWN])}{more}" if self.models else "no model reads it"
+
     def __str__(self) -> str:
         if not self.models:
-            return "no model reads it"
+            return self.short
         exposures = f"; for the exposures {', '.join(self.exposures)}" if self.exposures else ""
         return f"read by {', '.join(self.models)}{exposures}"
 
 
 class Project:
-    """The dbt project in FOLDER, as its files say it is."""
+    """The dbt project in FOLDER, as its files say it is; dbt need not be installed."""
 
     def __init__(self, folder: Path) -> None:
         self._sql = {path.stem: _without_comments(path.read_text("utf-8")) for path in folder.glob("models/**/*.sql")}
-        self._columns: dict[str, list[dict[str, object]]] = {}
+        self._columns: dict[str, list[dict[str, Any]]] = {}
         self._exposures: dict[str, set[str]] = {}
         for path in sorted(folder.glob("models/**/*.yml")):
             properties = yaml.safe_load(path.read_text("utf-8")) or {}
             for model in properties.get("models") or []:
                 self._columns[model["name"]] = model.get("columns") or []
             for exposure in properties.get("exposures") or []:
-                needed = " ".join(map(str, exposure.get("depends_on") or []))
-                self._exposures[exposure["name"]] = set(_REF.findall(needed))
+                self._exposures[exposure["name"]] = set(_REF.findall(" ".join(exposure.get("depends_on") or [])))
 
     def readers(self, feed: str, column: str | None = None) -> Readers:
-        """Return who needs COLUMN of FEED, or any column: what names it in staging, and all that builds on that."""
+        """Return who needs COLUMN of FEED, or any of its columns.
+
+        A model needs a column if it reads a model that does, and names what that one makes of it.
+        """
         source = re.compile(rf"""\bsource\(\s*['"]raw['"]\s*,\s*['"]{feed}['"]\s*\)""")
-        named = re.compile(rf"\b{column}\b") if column else re.compile("")
-        first = [name for name, sql in sorted(self._sql.items()) if source.search(sql) and named.search(sql)]
-        models = list(first)
-        for name in models:  # grows
-            models += sorted(
-                reader for reader, sql in self._sql.items() if reader not in models and name in _REF.findall(sql)
-            )
-        exposures = tuple(name for name, needed in self._exposures.items() if needed & set(models))
-        names = {alias for name in first for alias in _aliases(self._sql[name], column)} if column else set()
-        not_null = tuple(name for name in models if self._is_not_null(name, names))
-        return Readers(tuple(models), exposures, not_null)
+        made: dict[str, set[str]] = {}  # by model: the names of what it makes of the column
+        while True:
+            found: dict[str, set[str]] = {}
+            for model, sql in sorted(self._sql.items()):
+                names = {column} if source.search(sql) else self._names_read(sql, made)
+                if model not in made and names and _names_one_of(sql, names):
+                    found[model] = {alias for name in names if name for alias in _aliases(sql, name)}
+            if not found:
+                break
+            made |= found
+        exposures = tuple(name for name, needed in self._exposures.items() if needed & made.keys())
+        not_null = tuple(name for name, names in made.items() if self._is_not_null(name, names))
+        return Readers(tuple(made), exposures, not_null)
+
+    def _names_read(self, sql: str, made: Mapping[str, set[str]]) -> set[str | None]:
+        """Return the names of what the models that SQL reads make of the column; None stands for all."""
+        read = [made[model] for model in _REF.findall(sql) if model in made]
+        return {name for names in read for name in (names or [None])}
 
     def _is_not_null(self, model: str, names: set[str]) -> bool:
         """Return whether MODEL says that one of its columns NAMES is never null."""
-        return any(
-            "not_null" in str([column.get("data_tests"), column.get("constraints")])
-            or "primary_key" in str(column.get("constraints"))
+        checks = [
+            str([column.get("data_tests"), column.get("constraints")])
             for column in self._columns.get(model, [])
             if column.get("name") in names
-        )
+        ]
+        return any("not_null" in check or "primary_key" in check for check in checks)
 
 
-def _aliases(sql: str, column: str | None) -> Iterator[str]:
+def _names_one_of(sql: str, names: Collection[str | None]) -> bool:
+    """Return whether SQL names one of NAMES, or passes all columns on."""
+    selects = re.findall(r"\bselect\s+(\S+)", sql)
+    return set(selects) == {"*"} or any(name is None or re.search(rf"\b{name}\b", sql) for name in names)
+
+
+def _aliases(sql: str, column: str) -> Iterator[str]:
     """Yield the names that SQL gives to what it makes of COLUMN."""
+    yield column
     for line in sql.splitlines():
-        if re.search(rf"\b{column}\b", line):
-            found = re.search(r"\bas (\w+),?\s*$", line)
-            yield found[1] if found else str(column)
+        if re.search(rf"\b{column}\b", line) and (found := re.search(r"\bas (\w+),?\s*$", line)):
+            yield found[1]
 
 
 def _without_comments(sql: str) -> str:

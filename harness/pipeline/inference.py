@@ -49,8 +49,7 @@ NO_TIME_NAMES = re.compile(
 KEY_NAME = re.compile("(^|_)(id|key|uuid|guid|code|number|no|nr)$")
 LONGEST_KEY = 100  # characters of a column
 # PostgreSQL's keywords that cannot name a column or a table without quotes, and the columns that each table has.
-RESERVED = frozenset(
-    """
+_KEYWORDS = """
     all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate
     collation column concurrently constraint create cross current_catalog current_date current_role
     current_schema current_time current_timestamp current_user default deferrable desc distinct do else end
@@ -59,8 +58,8 @@ RESERVED = frozenset(
     only or order outer overlaps placing primary references returning right select session_user similar some
     symmetric system_user table tablesample then to trailing true union unique user using variadic verbose when
     where window with cmax cmin ctid tableoid xmax xmin
-    """.split()
-)
+"""
+RESERVED = frozenset(_KEYWORDS.split())
 
 
 @dataclass
