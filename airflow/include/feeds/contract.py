@@ -38,6 +38,8 @@ PERIODS = ("%Y", "%m", "%d", "%H")
 RE2_OPTIONS = re2.Options()
 RE2_OPTIONS.log_errors = False
 Format = Literal["csv", "jsonl", "parquet"]
+Cadence = Literal["daily", "weekly", "monthly"]
+CADENCES: tuple[Cadence, ...] = get_args(Cadence)
 Type = Literal["integer", "number", "string", "boolean", "date", "timestamp", "uuid", "json"]
 SQL_TYPES: dict[str, str] = {
     "integer": "bigint",
@@ -118,7 +120,7 @@ class Properties(BaseModel):
     time_column: str | None = Field(default=None, alias="timeColumn")
     history: bool = False
     max_rejected: float = Field(default=0.01, ge=0, le=1, alias="maxRejected")
-    cadences: tuple[Literal["daily", "weekly", "monthly"], ...] = ("daily",)
+    cadences: tuple[Cadence, ...] = ("daily",)
     time_zone: str = Field(default="UTC", alias="timeZone")
     csv: Csv = Csv()
     drift: Drift = Drift()

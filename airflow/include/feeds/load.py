@@ -299,11 +299,13 @@ class _Load:
         for number, uri in enumerate(uris, 1):
             with open_source(uri) as source:
                 rows = read(source, self.raw.feed)
-                if number == 1:
-                    staging.begin(total, None if source.text_bytes is None else total)
                 header = None if rows.header is None else raw_text(rows.header)
+                # How many rows the later files have is not known.
+                most_rows = staging.most_rows(rows, source.text_bytes) if number == len(uris) else None
+                if number == 1:
+                    staging.begin(total, most_rows)
                 report = partial(_report, progress, source, read_bytes)
-                staging.stage(rows, number, self.max_rejected, report)
+                staging.stage(rows, number, most_rows, self.max_rejected, report)
                 if staging.is_hopeless:
                     return staging, files
                 files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
