@@ -10,6 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
@@ -100,9 +101,9 @@ def whole_record(lines: Sequence[bytes], position: int, count: int, delimiter: s
         if len(record) > LINE_LIMIT_BYTES:
             break
         if record.count(quote.encode()) % 2 == 0:
-            found = each(lambda text: dict(enumerate(fields(text, delimiter, quote))), record.decode(errors="replace"))
-            if not isinstance(found, RejectedError) and len(found) == count:
-                return record, taken
+            with suppress(RejectedError):
+                if len(fields(record.decode(errors="replace"), delimiter, quote)) == count:
+                    return record, taken
             break
     return lines[position], 1
 
@@ -292,7 +293,9 @@ def other_text(given: Any, kind: str) -> Any:
         return Number(text) if given - given == 0 else text
     if isinstance(given, datetime):
         return f"{given.astimezone(UTC) if given.tzinfo else given:%Y-%m-%d %H:%M:%S.%f}{'Z' if given.tzinfo else ''}"
-    return given.hex() if isinstance(given, bytes) else given
+    if isinstance(given, bytes):
+        return str(UUID(bytes=given)) if kind == "fixed_size_binary[16]" else given.hex()
+    return given
 
 
 def parquet_value(column: Column, given: Any, kind: str, feed: Feed) -> Any:
@@ -373,37 +376,29 @@ def value(column: Column, text: str | None, feed: Feed) -> Any:
     return found
 
 
-def converted(column: Column, text: str, feed: Feed) -> Any:
+def converted(column: Column, text: str, feed: Feed) -> Any:  # noqa: PLR0911 - a return per type
     """Return TEXT as Python's type for COLUMN; raise ValueError or another error if it is none."""
     match column.type:
         case "integer":
             number = int(text) if INTEGER.fullmatch(text) and len(text.lstrip("-0")) < 20 else 1 << 63
-            if not -(1 << 63) <= number < 1 << 63:
-                raise ValueError(text)
-            return number
+            return number if -(1 << 63) <= number < 1 << 63 else refused(text)
         case "number":
             return exact_number(column, text, feed.properties.csv.decimal)
         case "boolean":
-            if text.lower() not in TRUE | FALSE:
-                raise ValueError(text)
-            return text.lower() in TRUE
+            return text.lower() in TRUE if text.lower() in TRUE | FALSE else refused(text)
         case "date":
-            if not re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-                raise ValueError(text)
-            return date.fromisoformat(text)
+            return date.fromisoformat(text) if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else refused(text)
         case "timestamp":
             return moment(text, feed.properties.time_zone)
         case "uuid":
-            if not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
-                raise ValueError(text)
-            return UUID(text)
-        case "json":
-            found = json.loads(
-                text, object_pairs_hook=once, parse_float=small, parse_int=small, parse_constant=refused
+            return (
+                UUID(text)
+                if re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text)
+                else refused(text)
             )
-            if any("\0" in each or re.search("[\ud800-\udfff]", each) for each in strings(found)):
-                raise ValueError(text)
-            return found
+        case "json":
+            found = json.loads(text, object_pairs_hook=once, parse_float=small, parse_int=small, parse_constant=refused)
+            return refused(text) if any(re.search("[\0\ud800-\udfff]", each) for each in strings(found)) else found
     return text
 
 
@@ -448,6 +443,6 @@ def moment(text: str, time_zone: str) -> datetime:
     return local.replace(tzinfo=UTC)
 
 
-def refused(text: str) -> None:
-    """Refuse NaN and Infinity, which are no JSON."""
+def refused(text: str) -> Any:
+    """Raise ValueError: TEXT is no value of the type."""
     raise ValueError(text)

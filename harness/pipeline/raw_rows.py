@@ -76,8 +76,10 @@ def expected(
 ) -> RawRows:
     """Return what a load of the files at URI must leave in FEED's raw table for INTERVAL.
 
-    CONNECTION evaluates rules, and EACH is called with every row that the table must have. Raises feeds.errors.EventsError
-    if a file cannot be found or opened.
+    CONNECTION evaluates rules, and EACH is called with every row that the table must have.
+
+    Raises:
+        EventsError: a file cannot be found or opened.
     """
     found = RawRows()
     seen: set[tuple[Any, ...]] = set()
@@ -135,7 +137,7 @@ def checked(
         if valid:
             cursor = connection.cursor()
             cursor.executemany(query, valid, returning=True)
-            broken = [result.fetchone()[0] for result in cursor.results()]
+            broken = [rule for result in cursor.results() for (rule,) in result]
         results = iter(broken)
         for row in some:
             rule = None if isinstance(row, RejectedError) else next(results)

@@ -1,9 +1,9 @@
 """Rows of any contract in a file of any format are what a reader that shares no code with the load says they are."""
 
-import gzip
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feeds.contract import Column, Csv, Drift, Feed, Properties
+from feeds.contract import Column, Csv, Drift, Feed, Format, Properties
 from feeds.formats import read
 from feeds.lines import Lines, Reject, Row
 from feeds.source import open_source
@@ -38,20 +38,73 @@ COLUMNS = [
     Column("level", "level", "integer", "bigint", values=("1", "2")),
 ]
 UUID_TEXT = "00000000-0000-0000-0000-00000000000A"
-NUMBERS = ["7", "-7", "007", "0", "-0", "9" * 18, "9" * 19, "9223372036854775808", "1.5", "1.50", "1.", ".5", "1e3", "+1", "NaN"]
+NUMBERS = [
+    "7",
+    "-7",
+    "007",
+    "0",
+    "-0",
+    "9" * 18,
+    "9" * 19,
+    "9223372036854775808",
+    "1.5",
+    "1.50",
+    "1.",
+    ".5",
+    "1e3",
+    "+1",
+    "NaN",
+]
 NUMBERS += ["1,5", "0.00000001", "123456789012345678901234567890.123456789", "12345"]
-TIMES = ["2020-02-29", "2019-02-29", "2020-02-29 12:00:00", "2020-02-29T24:00:00", "0900-01-01", "0001-01-01 00:00:00+01:00"]
+TIMES = [
+    "2020-02-29",
+    "2019-02-29",
+    "2020-02-29 12:00:00",
+    "2020-02-29T24:00:00",
+    "0900-01-01",
+    "0001-01-01 00:00:00+01:00",
+]
 TIMES += ["2020-02-29 12:00:00Z", "2020-02-29 12:00:00.123456+01:00", "2020-03-29 02:30:00", "2020-10-25 02:30:00"]
-TEXTS = ["", "N", "NA", "N A", "A1", "a b", 'a"b', "a\\b", "\\N", "é", "a;b", "a\tb", "a\nb", "x" * 6, "W", "ab", "\x02", " 1"]
-OTHERS = ["true", "TRUE", "maybe", "1", "2", UUID_TEXT, UUID_TEXT.lower(), '{"a": 1.10, "b": [null, true]}', '{"a": 1, "a": 2}', "[1e400]"]
+TEXTS = [
+    "",
+    "N",
+    "NA",
+    "N A",
+    "A1",
+    "a b",
+    'a"b',
+    "a\\b",
+    "\\N",
+    "é",
+    "a;b",
+    "a\tb",
+    "a\nb",
+    "x" * 6,
+    "W",
+    "ab",
+    "\x02",
+    " 1",
+]
+OTHERS = [
+    "true",
+    "TRUE",
+    "maybe",
+    "1",
+    "2",
+    UUID_TEXT,
+    UUID_TEXT.lower(),
+    '{"a": 1.10, "b": [null, true]}',
+    '{"a": 1, "a": 2}',
+    "[1e400]",
+]
 PIECES = NUMBERS + TIMES + TEXTS + OTHERS
 NAMES = ["I d", "n", "m", "s", "short", "code", "word", "b", "d", "t", "u", "j", "level", "new", "other"]
 
 
 @st.composite
-def feeds(draw: st.DrawFn, format_: str) -> Feed:
+def feeds(draw: st.DrawFn, format_: Format) -> Feed:
     columns = draw(st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=4, unique_by=lambda column: column.name))
-    columns = [Column(**{**vars(c), "is_required": c is columns[0] or draw(st.booleans())}) for c in columns]
+    columns = [replace(column, is_required=column is columns[0] or draw(st.booleans())) for column in columns]
     csv = Csv(
         delimiter=draw(st.sampled_from(",;\t")),
         quote=draw(st.sampled_from("\"'")),
@@ -66,7 +119,7 @@ def feeds(draw: st.DrawFn, format_: str) -> Feed:
         changed_type="reject",
     )
     zone = draw(st.sampled_from(["UTC", "UTC", "Europe/Amsterdam"]))
-    properties = Properties(timeZone=zone, drift=drift, **({"csv": csv} if format_ == "csv" else {}))
+    properties = Properties(timeZone=zone, drift=drift, csv=csv if format_ == "csv" else Csv())
     return Feed("f", "1.0.0", tuple(columns), (columns[0].name,), "f", format_, (), properties)
 
 
@@ -113,7 +166,9 @@ def json_files(draw: st.DrawFn) -> tuple[Feed, bytes]:
     feed = draw(feeds("jsonl"))
     names = names_of(draw, feed)
     colon, comma = draw(st.sampled_from([(":", ","), (": ", ", ")]))
-    number = st.sampled_from(["7", "-0", "9" * 19, "1.50", "1e3", "-1.5E-3", "1e1000", "1e1001", "12345678901234567890.123"])
+    number = st.sampled_from(
+        ["7", "-0", "9" * 19, "1.50", "1e3", "-1.5E-3", "1e1000", "1e1001", "12345678901234567890.123"]
+    )
     simple = {"integer": number, "number": number, "boolean": st.sampled_from(["true", "false"])}
     by_header = {column.header: column.type for column in feed.columns}
     lines = []
@@ -133,6 +188,7 @@ def json_files(draw: st.DrawFn) -> tuple[Feed, bytes]:
     return feed, "\n".join(lines).encode()
 
 
+LOCAL = [datetime.fromisoformat("2020-02-29 12:00:00"), datetime.fromisoformat("2020-03-29 02:30:00")]
 ARROW = [
     (pa.int64(), [7, -7, 0, 2**63 - 1]),
     (pa.uint64(), [2**63, 1]),
@@ -146,9 +202,12 @@ ARROW = [
     (pa.dictionary(pa.int32(), pa.string()), TEXTS),
     (pa.date32(), [date(2020, 2, 29), date(1, 1, 1)]),
     (pa.date64(), [date(2020, 2, 29)]),
-    *((pa.timestamp(unit), [datetime(2020, 2, 29, 12), datetime(2020, 3, 29, 2, 30)]) for unit in ("s", "ms", "us")),
+    *((pa.timestamp(unit), LOCAL) for unit in ("s", "ms", "us")),
     (pa.timestamp("us", "America/New_York"), [datetime(2020, 2, 29, 12, 0, 0, 123456, tzinfo=UTC)]),
-    (pa.struct([("a", pa.int64()), ("b", pa.list_(pa.string()))]), [{"a": 1, "b": ["x", None]}, {"a": None, "b": None}]),
+    (
+        pa.struct([("a", pa.int64()), ("b", pa.list_(pa.string()))]),
+        [{"a": 1, "b": ["x", None]}, {"a": None, "b": None}],
+    ),
     (pa.list_(pa.decimal128(5, 2)), [[Decimal("1.10")], []]),
     (pa.map_(pa.string(), pa.int64()), [[("k", 1)], [("k", 1), ("l", 2)]]),
     (pa.binary(16), [UUID(UUID_TEXT).bytes]),
@@ -163,7 +222,9 @@ def parquet_files(draw: st.DrawFn) -> tuple[Feed, bytes]:
     arrays = {}
     for name in names_of(draw, feed):
         kind, values = draw(st.sampled_from(ARROW))
-        arrays[name] = pa.array(draw(st.lists(st.none() | st.sampled_from(values), min_size=count, max_size=count)), kind)
+        arrays[name] = pa.array(
+            draw(st.lists(st.none() | st.sampled_from(values), min_size=count, max_size=count)), kind
+        )
     written = io.BytesIO()
     pq.write_table(pa.table(arrays), written, row_group_size=draw(st.integers(1, 6)))
     return feed, written.getvalue()
@@ -176,6 +237,7 @@ def loaded(feed: Feed, path: str) -> Iterator[tuple[Any, ...] | dict[str, Any]]:
         lines = Lines(feed, found.columns, found.dialect)
         for block in found.blocks:
             position = number = 0
+            records: list[tuple[bytes, Reject | None]]
             while position < len(block.lines):
                 run = lines.clean_of_day(None).match(block.lines, position) if lines.has_clean else None
                 if run:
@@ -196,7 +258,7 @@ def loaded(feed: Feed, path: str) -> Iterator[tuple[Any, ...] | dict[str, Any]]:
                 position = end
 
 
-def valued(column: Column, text: str | None) -> Any:
+def valued(column: Column, text: str | None) -> Any:  # noqa: PLR0911 - a return per type
     """Return TEXT, as PostgreSQL reads it, as a value of Python."""
     if text is None:
         return None
@@ -233,7 +295,11 @@ def check(case: tuple[Feed, bytes], path: Path) -> None:
 
 
 def normal(row: Any) -> Any:
-    return row if isinstance(row, tuple) else [str(value) if isinstance(value, int) and not isinstance(value, bool) else value for value in row]
+    return (
+        row
+        if isinstance(row, tuple)
+        else [str(value) if isinstance(value, int) and not isinstance(value, bool) else value for value in row]
+    )
 
 
 FEW = settings(max_examples=100, deadline=timedelta(seconds=5), suppress_health_check=list(HealthCheck))

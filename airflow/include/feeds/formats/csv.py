@@ -153,21 +153,17 @@ class _Cut:
 
     def _cut(self, record: bytes, number: int, flaws: dict[int, Reject], empty: set[int]) -> bytes:
         """Return RECORD, with its line end, cut, and with as many line ends as before; its first line has NUMBER."""
-        line = record[:-1]
-        try:
-            fields = self._dialect.split(line.decode()) if len(line) <= MAX_LINE_BYTES else None
-        except UnicodeDecodeError:
-            return record
-        if fields is None or b"\0" in line:  # the reason follows from the line as it is
-            return record
+        fields = self._dialect.fields(record[:-1])
         text = b"\0\n"
-        if len(fields) == len(self._names):
+        if isinstance(fields, Reject):
+            flaws[number] = fields
+        elif len(fields) != len(self._names):
+            flaws[number] = Reject("field_count")
+        else:
             left = [fields[position] for position in self._taken]
             if self._is_kept:
                 left.append(to_json({self._names[position]: fields[position] for position in self._others}))
             text = self._dialect.joined(left).encode() + b"\n"
-        else:
-            flaws[number] = Reject("field_count")
         lines, lines_before = text.count(b"\n"), record.count(b"\n")
         empty.update(range(number + lines, number + lines_before))
         return text + b"\n" * (lines_before - lines)
