@@ -14,8 +14,8 @@ import pytest
 
 from feeds import ledger
 from feeds.__main__ import main
-from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import create_tables
 from tests.feeds.common import account, query, write
 
 ROWS = (

@@ -8,6 +8,7 @@ from feeds.contract import Feed
 from feeds.errors import EventsError, SettingUnusable
 from feeds.interval import Interval
 from feeds.lines import Reject
+from feeds.settings import variable
 
 OUT_OF_RANGE = Reject("out_of_range")
 GAP_DAYS = 366
@@ -20,7 +21,7 @@ def valid_times(feed: Feed) -> Interval:
     Raises:
         SettingUnusable: a variable is no time, or they are in the wrong order.
     """
-    names = [f"{feed.name.upper()}_{bound}" for bound in ("NOT_BEFORE", "BEFORE")]
+    names = [variable(feed, bound) for bound in ("NOT_BEFORE", "BEFORE")]
     texts = [os.environ.get(name, "") for name in names]
     try:
         return Interval.parse(*(text.strip() or None for text in texts))

@@ -77,10 +77,12 @@ def _columns(header: bytes, uri: str, feed: Feed) -> Sequence[Column]:
     """Return the columns that HEADER names, in its order, or raise WrongHeader."""
     csv = feed.properties.csv
     quote, delimiter = re.escape(csv.quote), re.escape(csv.delimiter)
-    field = re.compile(f"(?:{quote}([^{quote}]*)*{quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)")
+    field = re.compile(
+        f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
+    )
     text, names, position = header.decode(errors="replace"), [], 0
     while found := field.match(text, position):
-        names.append(found[2] if found[1] is None else found[1])
+        names.append(found[2] if found[1] is None else found[1].replace(csv.quote * 2, csv.quote))
         if not found[3]:
             break
         position = found.end()
