@@ -74,7 +74,7 @@ class DagRunFailedError(HarnessError):
 
 
 class ChecksFailedError(HarnessError):
-    """A number in the warehouse differs from the one computed from the events file."""
+    """A number in the warehouse differs from the one computed from the feeds' files."""
 
     exit_code = 45
 

@@ -1,19 +1,26 @@
-"""Compute from events alone what the warehouse must hold; end-to-end runs and the tests of the models compare with it.
+"""Compute from the feeds' files alone what the warehouse must hold; end-to-end runs and the tests compare with it.
 
-This shares no code with the pipeline: it is written from the definitions of the models, in plain Python, so that a
-mistake has to be made twice, in different ways, to go unseen.
+This shares no code with the models: it is written from their definitions, in plain Python, so that a mistake has to be
+made twice, in different ways, to go unseen. `harness.pipeline.raw_rows` does the same for the raw tables of any feed.
 """
 
 import calendar
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-from harness.pipeline.events_file import Event, read_events
+import psycopg
 
-# The columns of each mart.
+from feeds.contract import Feed
+from feeds.interval import Interval
+from harness.pipeline import raw_rows
+from harness.pipeline.raw_rows import RawRows, Row
+
+# The columns of each mart of the marketplace.
 COLUMNS = {
     mart: tuple(columns.split())
     for mart, columns in {
@@ -32,61 +39,54 @@ COLUMNS = {
         " proposals_per_active_professional lead_fee_revenue_per_active_professional",
     }.items()
 }
-TABLES = ("raw.events", "raw.rejected_events", "staging.stg_events", *COLUMNS)  # every table that a run fills
+MARKETPLACE = "events"  # the feed that the marts are built from
 STAGES = ("created_account", "became_able_to_propose", "proposed")
 Rows = set[tuple[Any, ...]]
 
 
+class Event(NamedTuple):
+    """One valid row of the feed `events`; `created_at` is in UTC, `meta_data` is None unless the event is a proposal."""
+
+    event_id: int
+    event_type: str
+    professional_id: int
+    created_at: datetime
+    meta_data: str | None = None
+
+
 @dataclass(frozen=True)
-class Expected:
-    """What the warehouse must hold after a load of a whole file and a build.
+class ExpectedMarts:
+    """What the marketplace's models must hold after a load of a whole file and a build.
 
     Attributes:
-        read: the file's rows, those rejected included.
-        rows: how many rows each of TABLES has.
+        rows: how many rows each has.
         lead_fees: the sum of all proposals' fees, in euro.
         content: the rows of each mart but `fact.fct_events`, which has one for each proposal.
     """
 
-    read: int
-    rejected_by_reason: dict[str, int]
     rows: dict[str, int]
     lead_fees: Decimal
     content: dict[str, Rows]
 
-    @property
-    def rejected(self) -> int:
-        """How many rows are rejected."""
-        return sum(self.rejected_by_reason.values())
 
+@dataclass(frozen=True)
+class Expected:
+    """What the warehouse must hold after a load of each feed and a build.
 
-def compute(uri: str, start: datetime | None = None, end: datetime | None = None) -> Expected:
-    """Return what an empty warehouse must hold after a load of the events file at URI, any that fsspec opens.
-
-    START and END, in UTC, are the half-open interval that is loaded; None is an open bound. Raises like `read_events`.
+    Attributes:
+        feeds: the rows of each feed's raw table, by the feed.
+        marts: of the marketplace; None if `events` is no feed any more.
     """
-    read, reasons, marts = 0, Counter[str](), Marts()
-    for row in read_events(uri):
-        read += 1
-        if isinstance(row, str):
-            reasons[row] += 1
-        elif (start is None or row.created_at >= start) and (end is None or row.created_at < end):
-            marts.add(row)
-    content = marts.rows()
-    rows = {
-        "raw.events": marts.events,
-        "raw.rejected_events": reasons.total(),
-        "staging.stg_events": marts.events,
-        "fact.fct_events": marts.proposals,
-        **{table: len(rows) for table, rows in content.items()},
-    }
-    return Expected(
-        read=read,
-        rejected_by_reason=dict(sorted(reasons.items())),
-        rows={table: rows[table] for table in TABLES},
-        lead_fees=marts.lead_fees,
-        content=content,
-    )
+
+    feeds: dict[Feed, RawRows]
+    marts: ExpectedMarts | None
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows each table has that is known."""
+        return {f"raw.{feed.name}": len(found.rows) for feed, found in self.feeds.items()} | (
+            self.marts.rows if self.marts else {}
+        )
 
 
 class Marts:
@@ -123,6 +123,13 @@ class Marts:
         elif event.event_type != "created_account":
             is_able = event.event_type == "became_able_to_propose"
             self._statuses.append((at, event.event_id, professional, is_able))
+
+    def expected(self) -> ExpectedMarts:
+        """Return what the models must hold."""
+        content = self.rows()
+        known = {table: len(rows) for table, rows in content.items()} | {"fact.fct_events": self.proposals}
+        rows = {"staging.stg_events": self.events} | {mart: known[mart] for mart in COLUMNS}
+        return ExpectedMarts(rows, self.lead_fees, content)
 
     def rows(self) -> dict[str, Rows]:
         """Return the rows of each mart but `fact.fct_events`, in the order of COLUMNS."""
@@ -161,6 +168,25 @@ class Marts:
                 (able.add if is_able else able.discard)(professional)
             active[day] = len(able)
         return active
+
+
+def compute(files: Iterable[tuple[Feed, str]], interval: Interval, dsn: str) -> Expected:
+    """Return what an empty warehouse must hold after a load of FILES, feeds and the URIs of their files.
+
+    INTERVAL is what is loaded of each; the server of DSN evaluates the contracts' rules. Raises like `raw_rows.expected`.
+    """
+    feeds: dict[Feed, RawRows] = {}
+    marts = Marts()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for feed, uri in files:
+            each = partial(add_event, marts) if feed.name == MARKETPLACE else None
+            feeds[feed] = raw_rows.expected(feed, uri, interval, connection, each)
+    return Expected(feeds, marts.expected() if MARKETPLACE in {feed.name for feed in feeds} else None)
+
+
+def add_event(marts: Marts, row: Row) -> None:
+    """Add the event in ROW of the raw table to MARTS."""
+    marts.add(Event(*row.values()))
 
 
 def proposal(event: Event) -> tuple[int, int, int, datetime | None, Decimal]:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -81,8 +81,17 @@ class RawRows:
                 self.largest[name] = max(value, self.largest.get(name, value))
 
 
-def expected(feed: Feed, uri: str, interval: Interval, connection: psycopg.Connection[Any]) -> RawRows:
-    """Return what a load of the files at URI must leave in FEED's raw table for INTERVAL; CONNECTION checks rules."""
+def expected(
+    feed: Feed,
+    uri: str,
+    interval: Interval,
+    connection: psycopg.Connection[Any],
+    each: Callable[[Row], None] | None = None,
+) -> RawRows:
+    """Return what a load of the files at URI must leave in FEED's raw table for INTERVAL; CONNECTION checks rules.
+
+    EACH is called with each row.
+    """
     found = RawRows()
     seen: set[tuple[Any, ...]] = set()
     for row in rows(feed, uri):
@@ -102,6 +111,8 @@ def expected(feed: Feed, uri: str, interval: Interval, connection: psycopg.Conne
             found.outside += 1
         else:
             found.add(key, row)
+            if each:
+                each(row)
     return found
 
 

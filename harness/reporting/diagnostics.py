@@ -17,7 +17,7 @@ from harness.project.paths import BUILD, ROOT
 from harness.reporting.console import Phases, say, write_phases
 
 DIAGNOSTICS = BUILD / "diagnostics"
-TABLES = ("loads", "rejected_events")
+TABLES = ("loads", "rejected_rows")
 TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # the failed program may hold a lock
 CONTENTS = {
     "phases.json": "how long each phase took",

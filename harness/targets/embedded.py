@@ -32,7 +32,7 @@ MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
-# Variables that tasks may need: an events file in an object store needs credentials, proxies and certificates.
+# Variables that tasks may need: a file in an object store needs credentials, proxies and certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
@@ -181,10 +181,9 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
 
 def pipeline_env(options: RunOptions, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
     """Return the variables that the DAGs' tasks read; dbt's Python is DBT, and it writes below ARTIFACTS."""
-    return warehouse.dbt_env() | {
+    uris = {f"{feed.upper()}_URI": uri for feed, uri in options.uris.items()}
+    return warehouse.dbt_env() | options.shares() | uris | {
         "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
-        "EVENTS_URI": options.events,
-        "EVENTS_MAX_REJECTED": str(options.max_rejected),
         "DBT_PYTHON": str(dbt),
         "DBT_PROJECT_DIR": str(ROOT / "dbt"),
         "DBT_TARGET": "prod",

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from events.dsn import connection_url
+from feeds.dsn import connection_url
 from harness.docker import images
 from harness.kubernetes import chart, cluster_secrets, network
 from harness.kubernetes.deployment import Database, create_namespaces

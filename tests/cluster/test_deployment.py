@@ -238,7 +238,7 @@ def test_airflows_image_has_bytecode_of_what_is_imported() -> None:
     modules = (
         *("airflow.sdk.execution_time.execute_workload", "airflow.sdk.execution_time.task_runner"),
         *("airflow.cli.commands.scheduler_command", "airflow.api_fastapi.core_api.routes.public"),
-        *("airflow.providers.cncf.kubernetes.operators.pod", "events.load", "s3fs", "gcsfs"),
+        *("airflow.providers.cncf.kubernetes.operators.pod", "feeds.load", "s3fs", "gcsfs"),
     )
     output = run_command(*python, images.airflow().reference, "-c", SOURCES, *modules)
     assert "not compiled" not in output

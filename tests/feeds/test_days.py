@@ -16,8 +16,8 @@ from tests.feeds.common import DAY, account, ids, rejects, write
 
 MISTYPED = "1;created_account;8;0202-01-05 09:00:00;"
 FAR = (
-    "days more than a year from all others: 0202-01-05 (1 row), 2999-01-01 (2 rows); dim_date and the daily marts get a"
-    " row for each day in between. If these times are wrong, set EVENTS_NOT_BEFORE or EVENTS_BEFORE, so that such rows"
+    "days more than a year from all others: 0202-01-05 (1 row), 2999-01-01 (2 rows); a model with a row per day gets"
+    " one for each day in between. If these times are wrong, set EVENTS_NOT_BEFORE or EVENTS_BEFORE, so that such rows"
     " are rejected."
 )
 

@@ -12,6 +12,7 @@ from feeds.contract import Feed, read_feed
 from feeds.errors import EmptyReplacement
 from feeds.ledger import LoadResult
 from feeds.load import load
+from feeds.replay import replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
 
@@ -31,7 +32,7 @@ schema:
     properties:
       - {name: customer_id, logicalType: string, required: true, primaryKey: true, primaryKeyPosition: 2}
       - {name: country, logicalType: string, required: true, primaryKey: true, primaryKeyPosition: 1}
-      - {name: city, logicalType: string}
+      - {name: city, logicalType: string, logicalTypeOptions: {pattern: '[a-z]*'}}
 """
 FIRST_DAY = date(2020, 1, 1)
 
@@ -40,8 +41,12 @@ Rows = dict[tuple[str, str], str | None]
 
 @pytest.fixture
 def customers(tmp_path: Path) -> Feed:
-    path = tmp_path / "customers.yaml"
-    path.write_text(CONTRACT)
+    return feed(tmp_path)
+
+
+def feed(folder: Path, pattern: str = "[a-z]*") -> Feed:
+    path = folder / "customers.yaml"
+    path.write_text(CONTRACT.replace("[a-z]*", pattern))
     return read_feed(path)
 
 
@@ -84,7 +89,7 @@ def test_any_order_of_snapshots_gives_one_history(tmp_path: Path, customers: Fee
         for _ in range(25):
             day = FIRST_DAY + timedelta(days=choices.randrange(8))
             keys = [(country, number) for country in ("be", "nl") for number in ("1", "2")]
-            rows: Rows = {key: choices.choice(["Gent", "Delft", None]) for key in keys if choices.random() < 0.7}
+            rows: Rows = {key: choices.choice(["gent", "delft", None]) for key in keys if choices.random() < 0.7}
             is_latest = day >= max(loaded, default=FIRST_DAY)
             result = load_day(customers, snapshots, tmp_path / "file.csv", day, rows, allow_empty=True)
             loaded[day] = rows
@@ -99,10 +104,43 @@ def test_any_order_of_snapshots_gives_one_history(tmp_path: Path, customers: Fee
 def test_a_snapshot_without_rows_is_refused_of_a_past_day_too(tmp_path: Path, customers: Feed, snapshots: str) -> None:
     path = tmp_path / "file.csv"
     for number in (0, 1):
-        load_day(customers, snapshots, path, FIRST_DAY + timedelta(days=number), {("be", "1"): "Gent"})
+        load_day(customers, snapshots, path, FIRST_DAY + timedelta(days=number), {("be", "1"): "gent"})
     for number in (0, 1):
         with pytest.raises(EmptyReplacement, match="would delete 1 rows"):
             load_day(customers, snapshots, path, FIRST_DAY + timedelta(days=number), {})
     with psycopg.connect(snapshots) as db:
         assert db.execute("select count(*) from raw.customers").fetchone() == (1,)
         assert db.execute("select valid_from, valid_to from raw.customers_history").fetchall() == [(FIRST_DAY, None)]
+
+
+def test_rejected_rows_come_back_into_their_days(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    path, days = tmp_path / "file.csv", [FIRST_DAY + timedelta(days=number) for number in range(3)]
+    load_day(customers, snapshots, path, days[2], {("be", "1"): "gent", ("be", "2"): "GENT"})
+    load_day(
+        customers,
+        snapshots,
+        path,
+        days[0],
+        {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"},
+        max_rejected=1,
+    )
+    load_day(customers, snapshots, path, days[1], {("be", "1"): "GENT", ("be", "2"): "gent"})
+    load_day(customers, snapshots, path, days[1], {("be", "1"): "gent", ("be", "2"): "gent"})  # instead
+    result = replay(feed(tmp_path, "[A-Za-z]*"), snapshots)
+    assert (result.read, result.loaded, result.outside) == (3, 3, 0)
+    with psycopg.connect(snapshots) as db:
+        found = db.execute(
+            "select country, customer_id, city, valid_from, valid_to from raw.customers_history"
+        ).fetchall()
+        assert set(found) == history_of(
+            {
+                days[0]: {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"},
+                days[1]: {("be", "1"): "gent", ("be", "2"): "gent"},
+                days[2]: {("be", "1"): "gent", ("be", "2"): "GENT"},
+            }
+        )
+        assert db.execute("select customer_id, city from raw.customers order by 1").fetchall() == [
+            ("1", "gent"),
+            ("2", "GENT"),
+        ]
+        assert db.execute("select count(*) from raw.rejected_rows").fetchone() == (0,)

@@ -1,12 +1,13 @@
-"""Load a feed from a shell, and show past loads and rejected rows.
+"""Load a feed from a shell, show past loads and rejected rows, and load those that have become valid.
 
     python -m feeds load FEED [URI] [--start INSTANT] [--end INSTANT] [--dry-run]
     python -m feeds loads [FEED]
     python -m feeds rejects [FEED]
+    python -m feeds replay-rejects FEED
 
 FEED is the name of a contract in airflow/feeds. Without URI it loads the files that <FEED>_URI names, such as
-ORDERS_URI for the feed `orders`, or else the contract. EVENTS_DSN names the warehouse, a libpq URL as the role `loader`;
-without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
+ORDERS_URI for the feed `orders`, or else those that the contract names. EVENTS_DSN names the warehouse, a libpq URL as
+the role `loader`; without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
 """
 
 import argparse
@@ -26,8 +27,9 @@ from feeds.days import valid_times
 from feeds.dsn import libpq_dsn, names_a_database
 from feeds.errors import EventsError, SettingUnusable
 from feeds.interval import Interval
-from feeds.ledger import IS_KILLED, printable
+from feeds.ledger import IS_KILLED, LoadResult, printable
 from feeds.load import load
+from feeds.replay import replay
 from feeds.settings import find_feed, max_rejected, source_uri
 from feeds.tables import create_tables
 
@@ -99,6 +101,10 @@ def main(arguments: Sequence[str]) -> int:
         "--limit", type=whole_number, default=100, metavar="N", help="how many rows to show; 100 by default"
     )
     rejects.set_defaults(run=_show_rejects)
+    text = "load the rejected rows that are valid by the contract as it is now"
+    replaying = commands.add_parser("replay-rejects", help=text, allow_abbrev=False)
+    replaying.add_argument("feed", metavar="FEED", help="the name of a contract in airflow/feeds")
+    replaying.set_defaults(run=_replay_rejects)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -157,10 +163,25 @@ def _load(options: argparse.Namespace, feed: Feed, dsn: str) -> None:
         if terminal:
             _redraw("")
     would = "would be " if options.dry_run else ""
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
     print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval")
     print(f"{result.loaded:,} {would}loaded, {result.replaced:,} {would}replaced")
-    print(f"{result.rejected:,} {would}rejected{': ' if reasons else ''}{reasons}")
+    print(f"{result.rejected:,} {would}rejected{_reasons(result)}")
+
+
+def _replay_rejects(_options: argparse.Namespace, feed: Feed, dsn: str) -> None:
+    valid = valid_times(feed)
+    create_tables(dsn, feed)
+    result = replay(feed, dsn, valid=valid)
+    print(
+        f"{result.read:,} rejected rows read, {result.outside:,} of them outside their load's interval or replaced since"
+    )
+    print(f"{result.loaded:,} loaded")
+    print(f"{result.rejected:,} still rejected{_reasons(result)}")
+
+
+def _reasons(result: LoadResult) -> str:
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
+    return f": {counts}" if counts else ""
 
 
 def _redraw(text: str) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from feeds.errors import ContractInvalid
 
 CONTRACTS = Path(__file__).parents[2] / "feeds"  # one per feed
+ROOT = Path(__file__).parents[3]  # of the repository, where a contract's relative path begins; see airflow/entrypoint.sh
 FEED_NAME = re.compile("[a-z][a-z0-9_]{0,29}")  # with a load's number and a random part it is a table's name
 COLUMN_NAME = re.compile("[a-z_][a-z0-9_]{0,62}")
 OWN_COLUMNS = ("load_id",)  # that each raw table has beside the contract's
@@ -114,7 +115,7 @@ class Feed:
     Attributes:
         columns: in the order of a file.
         key: the primary key's columns.
-        location: a path, a pattern or a URI of the files, which may have `{start:…}` and `{end:…}` in it.
+        location: an absolute path, a pattern or a URI of the files, which may have `{start:…}` and `{end:…}` in it.
         format: of the files.
         rules: over the columns of a row.
         properties: the contract's custom properties.
@@ -138,6 +139,11 @@ class Feed:
     def column(self, name: str) -> Column:
         """Return the column NAME."""
         return next(column for column in self.columns if column.name == name)
+
+
+def feed_names() -> list[str]:
+    """Return the names of all feeds, also of those whose contracts are not valid."""
+    return sorted(path.stem for path in CONTRACTS.glob("*.yaml"))
 
 
 def read_feeds(folder: Path = CONTRACTS) -> dict[str, Feed]:
@@ -214,7 +220,7 @@ class _Reader:
             version=contract.version or "",
             columns=columns,
             key=tuple(key for _, key in sorted(keys)),
-            location=location,
+            location=location if "://" in location or "::" in location else str(ROOT / location),
             format=format_,
             rules=rules,
             properties=properties,

@@ -1,4 +1,4 @@
-"""Which events have an unlikely time: outside the bounds that a user has set, or far from all others."""
+"""Which rows have an unlikely time: outside the bounds that a user has set, or far from all others."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def valid_times(feed: Feed) -> Interval:
     Raises:
         SettingUnusable: a variable is no time, or they are in the wrong order.
     """
-    names = [variable(feed, bound) for bound in ("NOT_BEFORE", "BEFORE")]
+    names = _bounds(feed)
     texts = [os.environ.get(name, "") for name in names]
     try:
         return Interval.parse(*(text.strip() or None for text in texts))
@@ -31,6 +31,11 @@ def valid_times(feed: Feed) -> Interval:
             "They bound the times of rows, and somebody has set one of them to something else.",
             error.next_step,
         ) from None
+
+
+def _bounds(feed: Feed) -> tuple[str, str]:
+    """Return the names of the variables that bound FEED's times."""
+    return variable(feed, "NOT_BEFORE"), variable(feed, "BEFORE")
 
 
 def far_days(rows_by_day: Mapping[bytes, int]) -> dict[str, int]:
@@ -50,11 +55,12 @@ def far_days(rows_by_day: Mapping[bytes, int]) -> dict[str, int]:
     return {day: rows for days in periods if sum(days.values()) < most for day, rows in days.items()}
 
 
-def far_days_text(days: Mapping[str, int]) -> str:
+def far_days_text(feed: Feed, days: Mapping[str, int]) -> str:
     """Return what is unlikely about DAYS, as `far_days` returns them, and how to reject their rows."""
     named = ", ".join(f"{day} ({rows} row{'s' * (rows > 1)})" for day, rows in list(days.items())[:_SHOWN])
+    not_before, before = _bounds(feed)
     more = f" and {len(days) - _SHOWN} more" if len(days) > _SHOWN else ""
     return (
-        f"days more than a year from all others: {named}{more}; dim_date and the daily marts get a row for each day in"
-        f" between. If these times are wrong, set EVENTS_NOT_BEFORE or EVENTS_BEFORE, so that such rows are rejected."
+        f"days more than a year from all others: {named}{more}; a model with a row per day gets one for each day in"
+        f" between. If these times are wrong, set {not_before} or {before}, so that such rows are rejected."
     )

@@ -171,7 +171,7 @@ _ON_A_CONNECTION = (
     ),
 )
 _TIMEOUT, _BROKEN = _ON_A_CONNECTION[0], next(kind for kind in _ON_A_CONNECTION if kind.error is WarehouseGone)
-_NEW_PARTITION = re.compile(r"events_\d+_[0-9a-f]{12}")
+_NEW_PARTITION = re.compile(r"(.+)_\d+_[0-9a-f]{12}")
 # Parameters of a URL whose values are words that messages have, too.
 _HARMLESS = re.compile(r"(?<=[?&])(?:sslmode|channel_binding|target_session_attrs|require_auth)=\w+&?")
 
@@ -200,7 +200,7 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
         )
     if isinstance(error, errors.IntegrityError):
         name, table = error.diag.constraint_name, error.diag.table_name or "its type"
-        table = "events" if _NEW_PARTITION.fullmatch(table) else table
+        table = _NEW_PARTITION.sub(r"\1", table)
         return ConstraintViolated(
             f"A row violates {f'the constraint {name}' if name else f'a constraint of {table}'}: {message}",
             f"It is a constraint of {error.diag.schema_name}.{table}; a row of the file, or one that the load keeps,"

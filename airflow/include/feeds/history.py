@@ -57,12 +57,17 @@ _MERGED = """
 """
 
 
+def table(raw: RawTable) -> sql.Identifier:
+    """Return the name of the table of RAW's history."""
+    return sql.Identifier("raw", f"{raw.feed.name}_history")
+
+
 def create(raw: RawTable) -> sql.Composed:
     """Return the statement that makes the table of RAW's history, if it is missing."""
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type)) for column in raw.feed.columns
     )
-    return sql.SQL(_TABLE).format(history=_table(raw), columns=columns, key=raw.key)
+    return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
 
 
 def is_latest(connection: psycopg.Connection, raw: RawTable, day: date) -> bool:
@@ -76,11 +81,21 @@ def is_latest(connection: psycopg.Connection, raw: RawTable, day: date) -> bool:
 def count_rows(connection: psycopg.Connection, raw: RawTable, day: date) -> int:
     """Return the number of rows that the history has on DAY."""
     [(rows,)] = connection.execute(
-        sql.SQL("select count(*) from {} where valid_from <= {day} and coalesce(valid_to, 'infinity') > {day}").format(
-            _table(raw), day=_date(day)
-        )
+        sql.SQL("select count(*) from {} where {}").format(table(raw), _holds(_date(day)))
     )
     return int(rows)
+
+
+def with_rows(raw: RawTable, day: date, rows: sql.Composable) -> sql.Composed:
+    """Return a query for the rows that the history has on DAY, and those of the query ROWS."""
+    return sql.SQL("select {} from {} where {} union all {}").format(raw.names, table(raw), _holds(_date(day)), rows)
+
+
+def is_of_load(load_id: str) -> sql.Composed:
+    """Return the condition for rows `known` of a history that they were so on the day of the load LOAD_ID, an SQL expression."""
+    return sql.SQL("exists (select from raw.snapshot_days as days where days.load_id = {} and {})").format(
+        sql.SQL(load_id), _holds(sql.SQL("days.day"))
+    )
 
 
 def write(
@@ -102,9 +117,9 @@ def write(
 
     others = tuple(column.name for column in raw.feed.columns if column.name not in raw.feed.key)
     parts = {
-        "history": _table(raw),
+        "history": table(raw),
         "snapshot": snapshot or sql.SQL("(select * from {} where false)").format(raw.identifier),
-        "names": sql.SQL(", ").join(sql.Identifier(column.name) for column in raw.feed.columns),
+        "names": raw.names,
         "same_key": equal(raw.feed.key, "="),
         "same": equal(others, "is not distinct from"),
         "day": _date(day),
@@ -121,8 +136,8 @@ def write(
     )
 
 
-def _table(raw: RawTable) -> sql.Identifier:
-    return sql.Identifier("raw", f"{raw.feed.name}_history")
+def _holds(day: sql.Composable) -> sql.Composed:
+    return sql.SQL("valid_from <= {day} and coalesce(valid_to, 'infinity') > {day}").format(day=day)
 
 
 def _date(day: date | None) -> sql.Composed:

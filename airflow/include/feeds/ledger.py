@@ -23,6 +23,21 @@ IS_KILLED = f"""
             and database = (select oid from pg_database where datname = current_database())
     ))
 """  # noqa: S608 - constants
+# A load that was refused early has not recorded its files: then the whole source counts.
+_FORGET_REJECTS = """
+    delete from only raw.rejected_rows using only raw.loads as earlier, only raw.loads as own
+    where own.load_id = %(load)s and earlier.feed = own.feed
+        and earlier.load_id = rejected_rows.load_id and earlier.load_id <> %(kept)s
+        and coalesce(
+            (
+                select source_id from only raw.loaded_files
+                where loaded_files.load_id = rejected_rows.load_id
+                    and loaded_files.file_number = rejected_rows.file_number
+            ),
+            earlier.source_id
+        ) in (select own.source_id union all select source_id from only raw.loaded_files where load_id = own.load_id)
+        and earlier.load_id not in (select load_id from only raw.snapshot_days)
+"""
 SHOWN_CHARS = 100
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
 
@@ -71,6 +86,7 @@ class LoadedFile(NamedTuple):
     uri: str
     size_bytes: int
     sha256: str
+    header: str | None = None
 
 
 def together(files: Sequence[LoadedFile]) -> tuple[int, str]:
@@ -148,13 +164,12 @@ def find_previous(
     return PreviousLoad(*found) if found else None
 
 
-def forget_rejects(connection: psycopg.Connection, feed: str, source_uri: str, kept_load_id: int) -> None:
-    """Delete the rejected rows of the source's loads, except those of the load KEPT_LOAD_ID."""
-    connection.execute(
-        "delete from only raw.rejected_rows using only raw.loads where loads.load_id = rejected_rows.load_id"
-        " and loads.feed = %s and loads.source_id = %s and loads.load_id <> %s",
-        (feed, source_id(source_uri), kept_load_id),
-    )
+def forget_rejects(connection: psycopg.Connection, load_id: int, kept_load_id: int) -> None:
+    """Delete what earlier loads than KEPT_LOAD_ID rejected of the files that LOAD_ID has read, too.
+
+    Of a snapshot with a history, each day keeps the rejected rows of its load.
+    """
+    connection.execute(_FORGET_REJECTS, {"load": load_id, "kept": kept_load_id})
 
 
 def close(
@@ -174,7 +189,7 @@ def close(
         source: the files' size in bytes and their SHA-256, if known.
         outcome: what the load did, or why it was refused and the row counts known by then.
         rules: the SHA-256 of the rules for valid rows.
-        moved_from: the earliest time that an event had before it moved into the interval.
+        moved_from: the earliest time that a row had before it moved into the interval.
     """
     if isinstance(outcome, LoadResult):
         status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}
@@ -195,9 +210,9 @@ def record_files(connection: psycopg.Connection, load_id: int, files: Iterable[L
     """Write the FILES of a load into `raw.loaded_files`, in the order in which they were read."""
     for number, file in enumerate(files, 1):
         connection.execute(
-            "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256)"
-            " values (%s, %s, %s, %s, %s, %s)",
-            (load_id, number, _storable(shown(file.uri)), source_id(file.uri), file.size_bytes, file.sha256),
+            "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256, header)"
+            " values (%s, %s, %s, %s, %s, %s, %s)",
+            (load_id, number, _storable(shown(file.uri)), source_id(file.uri), *file[1:]),
         )
 
 

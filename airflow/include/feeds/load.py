@@ -25,7 +25,7 @@ from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyReje
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.ledger import LoadedFile, LoadResult, together
-from feeds.lines import Reject
+from feeds.lines import Reject, raw_text
 from feeds.locks import block_writers, reader, wait_for_turn
 from feeds.partitions import cut_partitions, drop_replaced
 from feeds.progress import Progress
@@ -153,7 +153,7 @@ class _Load:
             staging, _ = self._stage(definition, load_id, find_files(self.source_uri), ())
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             connection.execute(f"lock table only {self.raw} in access share mode".encode())  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
             result = self._result(load_id, staging, replacement)
@@ -184,7 +184,7 @@ class _Load:
             hint = f"Look at the rows of load {load_id} in raw.rejected_rows"
             if refusal := self._too_many_rejected(staging, hint):
                 self._refuse(load_id, staging, files, refusal)
-            _warn_of_far_days(load_id, staging)
+            _warn_of_far_days(self.raw.feed, load_id, staging)
             staging.add_keys()
             deadline = time.monotonic() + self.lock_timeout_s
             wait_for_turn(connection, self.lock_timeout_s)
@@ -230,8 +230,8 @@ class _Load:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
-        ledger.forget_rejects(connection, feed.name, self.source_uri, kept or load_id)
         ledger.record_files(connection, load_id, files)
+        ledger.forget_rejects(connection, load_id, kept or load_id)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
         ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
@@ -295,11 +295,12 @@ class _Load:
                 if number == 1:
                     staging.begin(total, total if source.text_bytes is not None else None)
                 rows = read(source, self.raw.feed)
+                header = None if rows.header is None else raw_text(rows.header)
                 report = partial(_report, progress, source, read_bytes)
                 staging.stage(rows, number, self.max_rejected, report)
                 if staging.is_hopeless:
                     return staging, files
-                files.append(LoadedFile(uri, source.size_bytes, source.sha256))
+                files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
                 read_bytes += source.size_bytes
         staging.end()
         if keys := staging.find_duplicates():
@@ -345,7 +346,7 @@ class _Load:
         )
 
     def _empty_replacement(self, result: LoadResult) -> EventsError | None:
-        """Return the reason to refuse the load if it would delete events and load none."""
+        """Return the reason to refuse the load if it would delete rows and load none."""
         if not result.replaced or result.loaded or self.allow_empty:
             return None
         return EmptyReplacement(
@@ -399,9 +400,9 @@ def _warn(load_id: int, reasons: Mapping[str, int]) -> None:
     logger.warning("load %d: rejected %d rows: %s", load_id, sum(reasons.values()), _text(reasons))
 
 
-def _warn_of_far_days(load_id: int, staging: Staging) -> None:
+def _warn_of_far_days(feed: Feed, load_id: int, staging: Staging) -> None:
     if days := far_days(staging.rows_by_day):
-        logger.warning("load %d: %s", load_id, far_days_text(days))
+        logger.warning("load %d: %s", load_id, far_days_text(feed, days))
 
 
 def _text(reasons: Mapping[str, int]) -> str:

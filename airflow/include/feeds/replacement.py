@@ -45,8 +45,8 @@ class Replacement:
     Attributes:
         partitions: the present partitions of the raw table.
         made: the partitions that were made to replace some of them.
-        moved_from: the earliest `created_at` of an event that moves into the interval, as text since it may be no
-            datetime; None if no event moves.
+        moved_from: the earliest time of a row that moves into the interval, as text since it may be no
+            datetime; None if no row moves.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Replacement:
         self._interval = interval
         self._within = definition.table.within(interval)
         self._touched = [partition for partition in self.partitions if partition.overlaps(interval)]
-        self._left: list[Partition] = []  # partitions that an event moves from
+        self._left: list[Partition] = []  # partitions that a row moves from
 
     @property
     def replaced(self) -> list[Partition]:
@@ -90,7 +90,7 @@ class Replacement:
             The number of these keys.
         """
         raw = self.definition.table
-        if raw.feed.time_column is None or self._interval == ALWAYS:
+        if self._interval == ALWAYS or raw.feed.time_column in (None, *raw.feed.key):
             return 0
         own = [partition.table for partition in self._touched] if tables is None else tables
         others = [(number, part) for number, part in enumerate(self.partitions) if not self._is_inside(part)]
@@ -107,21 +107,21 @@ class Replacement:
         self.connection.execute(
             sql.SQL(
                 "create temporary table moved on commit drop as"
-                " select 0 as partition_number, {}, {} as moved_from from {} limit 0"
+                " select 0 as partition$, {}, {} as moved_from$ from {} limit 0"
             ).format(raw.key, raw.partition_key, raw.identifier)
         )
         moved = self.connection.execute(
             sql.SQL("insert into pg_temp.moved select * from ({}) as others ({}, {}, {}) where ({}) in ({})").format(
                 sql.SQL(" union all ").join(outside),
-                sql.Identifier("partition_number"),
+                sql.Identifier("partition$"),
                 raw.key,
-                sql.Identifier("moved_from"),
+                sql.Identifier("moved_from$"),
                 raw.key,
                 sql.SQL(" union all ").join(inside),
             )
         ).rowcount
-        [(self.moved_from,)] = self.connection.execute("select min(moved_from)::text from pg_temp.moved")
-        numbers = self.connection.execute("select distinct partition_number from pg_temp.moved")
+        [(self.moved_from,)] = self.connection.execute("select min(moved_from$)::text from pg_temp.moved")
+        numbers = self.connection.execute("select distinct partition$ from pg_temp.moved")
         self._left = [self.partitions[number] for (number,) in numbers.fetchall()]
         return moved
 
@@ -157,7 +157,7 @@ class Replacement:
     def make_partitions(self, staging: Staging, reader: psycopg.Connection | None) -> None:
         """Make the new partitions; READER, a second connection, reads the rows to keep.
 
-        A partition that an event moves from is made again without that event: if it were only deleted there, a
+        A partition that a row moves from is made again without that row: if it were only deleted there, a
         transaction with an older snapshot would see it beside the new one.
         """
         [(total,)] = self.connection.execute(
@@ -261,7 +261,7 @@ class Replacement:
         types = [raw.columns[name] for name in raw.feed.key]
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in raw.feed.key)
         found = self.connection.execute(
-            sql.SQL("select {} from pg_temp.moved where partition_number = {}").format(
+            sql.SQL("select {} from pg_temp.moved where partition$ = {}").format(
                 texts, self.partitions.index(partition)
             )
         ).fetchall()

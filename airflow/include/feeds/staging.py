@@ -36,19 +36,22 @@ _FETCHED_AT_ONCE = 10_000  # lines
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _SHORTEST = {"date": 10, "timestamp": 19, "uuid": 36}
 # A suspect is a duplicate if a staging table has its key, or an earlier suspect has it. The rows are numbered, so that
-# they can be fetched in parts: while a cursor is open, COPY freezes no rows.
+# they can be fetched in parts: while a cursor is open, COPY freezes no rows. No column of a feed has a name with `$`.
+_SUSPECTS = """
+    create temporary table suspects ({key}, file$ int, line$ bigint, text$ bytea, raw$ bytea) on commit drop
+"""
 _RESOLVED = """
     create temporary table resolved on commit drop as
     select
-        row_number() over (order by file_number, line_number) as number, file_number, line_number, line, raw,
+        row_number() over (order by file$, line$) as number$, file$, line$, text$, raw$,
         ({key}) in (select {key} from pg_temp.known)
-            or row_number() over (partition by {key} order by file_number, line_number) > 1 as is_duplicate
+            or row_number() over (partition by {key} order by file$, line$) > 1 as is_duplicate$
     from pg_temp.suspects;
-    create index on pg_temp.resolved (number)
+    create index on pg_temp.resolved (number$)
 """
 _FETCHED = """
-    select file_number, line_number, line, raw, is_duplicate from pg_temp.resolved
-    where number > %s and number <= %s order by number
+    select file$, line$, text$, raw$, is_duplicate$ from pg_temp.resolved
+    where number$ > %s and number$ <= %s order by number$
 """
 
 
@@ -97,13 +100,12 @@ class Staging:
                 "create temporary table outside ({key}) on commit drop;"
                 " create temporary table rejects (file_number int, line_number bigint, raw_text text, reason text,"
                 " column_name text) on commit drop;"
-                " create temporary table suspects ({key}, file_number int, line_number bigint, line bytea, raw bytea)"
-                " on commit drop"
+                + _SUSPECTS
             ).format(key=sql.SQL(", ").join(key))
         )
         self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""))
         self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
-        self._suspects = _temporary("suspects", sql.SQL("{}, file_number, line_number, line, raw").format(self._raw.key))
+        self._suspects = _temporary("suspects", sql.SQL("{}, file$, line$, text$, raw$").format(self._raw.key))
 
     @property
     def loaded(self) -> int:
@@ -345,26 +347,23 @@ class Staging:
     def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, str]]:
         """Yield the rows of PIECES that a rule refuses, each as a piece, the line's position in it, and the rule."""
         connection = self._connection
-        cases = sql.SQL(" ").join(
-            sql.SQL("when not ({}) then {}").format(sql.SQL(rule.sql), rule.name) for rule in self._raw.feed.rules
-        )
         connection.execute(
             sql.SQL(
                 "create temporary table if not exists checked on commit drop as select {} from {} limit 0;"
                 " alter table pg_temp.checked add column if not exists"
-                " checked_number bigint generated always as identity;"
+                " number$ bigint generated always as identity;"
                 " truncate pg_temp.checked restart identity"
-            ).format(self._names, self._raw.identifier)
+            ).format(self._raw.names, self._raw.identifier)
         )
         copy = sql.SQL("copy pg_temp.checked ({}) from stdin with ({})").format(self._names, self._options)
         with connection.cursor().copy(copy) as rows:
             rows.write(b"".join([piece.lines for piece in pieces]))
         refused = connection.execute(
             sql.SQL(
-                "select checked_number - 1, rule"
-                " from (select checked_number, case {} end as rule from pg_temp.checked) as each"
-                " where rule is not null order by checked_number"
-            ).format(cases)
+                "select number$ - 1, rule$"
+                " from (select number$, {} as rule$ from pg_temp.checked) as each"
+                " where rule$ is not null order by number$"
+            ).format(self._raw.rules_case)
         ).fetchall()
         firsts = list(accumulate((piece.rows for piece in pieces), initial=0))
         for number, rule in refused:
@@ -407,8 +406,8 @@ class Staging:
         """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""
         last = (0, 0)
         while found := self._connection.execute(
-            "select file_number, line_number, line, raw from pg_temp.suspects where (file_number, line_number) > (%s, %s)"
-            " order by file_number, line_number limit %s",
+            "select file$, line$, text$, raw$ from pg_temp.suspects where (file$, line$) > (%s, %s)"
+            " order by file$, line$ limit %s",
             (*last, _FETCHED_AT_ONCE),
         ).fetchall():
             pieces = [
@@ -423,7 +422,7 @@ class Staging:
                     self._suspects.rows -= 1
                     self._copier.pause()
                     self._connection.execute(
-                        "delete from pg_temp.suspects where file_number = %s and line_number = %s",
+                        "delete from pg_temp.suspects where file$ = %s and line$ = %s",
                         (piece.file_number, piece.line_number),
                     )
 

@@ -10,6 +10,7 @@ from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.definition import read_definition
 from feeds.errors import TablesUnfit
+from feeds.migration import check_rules, migrate
 from feeds.partitions import make_first_partition, record
 from feeds.table import RawTable
 
@@ -20,7 +21,7 @@ _COLUMNS = {
     "raw.loads": "load_id, source_uri, source_size_bytes, source_sha256, interval_start, interval_end, run_id, status,"
     " failure, started_at, ended_at, seconds, rows_read, rows_loaded, rows_rejected, rows_outside, rows_replaced,"
     " same_as_load_id, transaction_id",
-    "raw.loaded_files": "load_id, file_number, source_uri, source_id, size_bytes, sha256",
+    "raw.loaded_files": "load_id, file_number, source_uri, source_id, size_bytes, sha256, header",
     "raw.rejected_rows": "feed, load_id, file_number, line_number, raw_text, reason, column_name",
     "raw.partitions": "table_id, table_name, load_id, retired_at, kept_for",
 }
@@ -65,11 +66,6 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
         found = connection.execute(_KIND, (name,)).fetchone()
         return str(found[0]) if found else None
 
-    unrecorded = []
-    if kind("raw.rejected_events") and not kind("raw.rejected_rows"):
-        if kind("raw.events") == "p" and not kind("raw.events_partitions"):
-            unrecorded = [name for (name,) in connection.execute(_UNRECORDED)]
-        connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
     if kind(str(raw)) not in (None, "p"):
         raise TablesUnfit(
             f"{raw} has no partitions, and a load swaps partitions.",
@@ -87,10 +83,18 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
                 "Another program made the table, or a user altered it; the load did not change it.",
                 f"Keep it under another name, then load again: alter table {name} rename to {name.split('.')[1]}_kept",
             ) from error
+    unrecorded = []
+    if kind("raw.rejected_events") and not kind("raw.rejected_rows"):
+        if kind("raw.events") == "p" and not kind("raw.events_partitions"):
+            unrecorded = [name for (name,) in connection.execute(_UNRECORDED)]
+        connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
     connection.execute(files("feeds").joinpath("tables.sql").read_bytes())
     record(connection, unrecorded, 0)
-    if not kind(str(raw)):
+    if kind(str(raw)):
+        migrate(connection, raw)
+    else:
         connection.execute(raw.create())
         make_first_partition(connection, read_definition(connection, raw))
+    check_rules(connection, raw)
     if raw.feed.properties.history:
         connection.execute(history.create(raw))

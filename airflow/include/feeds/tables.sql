@@ -26,7 +26,7 @@ create table if not exists raw.loads (
     rules_sha256 text,
     -- The transaction that wrote the load's rows: as long as these rows, and no others, have it as xmin, they are unchanged.
     transaction_id xid8,
-    -- The earliest time of an event before it moved into the interval: days outside the interval changed, too.
+    -- The earliest time of a row before it moved into the interval: days outside the interval changed, too.
     moved_from timestamptz,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );
@@ -54,6 +54,8 @@ create table if not exists raw.loaded_files (
     source_id text not null,
     size_bytes bigint not null,
     sha256 text not null,
+    -- The line with the names of columns, if it has one: rejected rows are read by it again.
+    header text,
     primary key (load_id, file_number)
 );
 

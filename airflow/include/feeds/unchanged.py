@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from feeds import ledger, lines, values
+from feeds import ledger
 from feeds.contract import Feed
 from feeds.definition import read_definition
 from feeds.interval import ALWAYS, Interval
@@ -18,11 +18,15 @@ from feeds.replacement import Replacement
 from feeds.source import digest, size
 from feeds.table import RawTable
 
+_HERE = Path(__file__).parent
+# The code that decides which rows are valid, and what their values are.
+_DECIDES = [*(_HERE / f"{name}.py" for name in ("contract", "patterns", "values", "lines")), *(_HERE / "formats").glob("*.py")]
+
 
 @cache
 def rules_sha256(feed: Feed, valid: Interval = ALWAYS) -> str:
     """Return the SHA-256 of what decides which rows are valid: contract, code, and the interval VALID of their times."""
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (lines, values))
+    code = b"".join(path.read_bytes() for path in sorted(_DECIDES))
     return hashlib.sha256(code + repr((feed, valid)).encode()).hexdigest()
 
 

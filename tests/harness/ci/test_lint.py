@@ -24,7 +24,7 @@ RUFF = ("ruff check", "ruff format")
     [
         ("noxfile.py", RUFF),
         ("dbt/run.py", RUFF),
-        ("airflow/dags/events_pipeline.py", RUFF),
+        ("airflow/dags/pipelines.py", RUFF),
         ("tests/harness/ci/test_lint.py", RUFF),
         ("dbt/models/staging/stg_events.sql", ("sqlfluff",)),
         (".ci/run", ("shellcheck",)),

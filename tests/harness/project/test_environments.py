@@ -20,7 +20,7 @@ def test_an_environment_is_of_one_version_of_python() -> None:
 
 
 def test_a_linked_environment_has_the_packages_of_its_clone(clone: Path) -> None:
-    argv = [clones.python_of(clone), "-c", "import events, harness; print(events.__file__, harness.__file__)"]
+    argv = [clones.python_of(clone), "-c", "import feeds, harness; print(feeds.__file__, harness.__file__)"]
     output = subprocess.check_output(argv, cwd="/", env=clones.environment(), text=True)
     assert output.split() == [f"{clone}/airflow/include/feeds/__init__.py", f"{clone}/harness/__init__.py"]
 

@@ -96,5 +96,5 @@ def test_other_constraints_of_airflow_make_its_locks_stale(tmp_path: Path, group
 
 def test_a_missing_lock_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    with pytest.raises(locks.LockError, match=r"requirements/events\.txt is older than pyproject\.toml"):
+    with pytest.raises(locks.LockError, match=r"requirements/feeds\.txt is older than pyproject\.toml"):
         locks.path("events", tmp_path)

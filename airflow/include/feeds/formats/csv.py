@@ -48,7 +48,7 @@ def read(source: Source, feed: Feed) -> Rows:
             yield Block(text, number)
             number += text.count(b"\n")
 
-    return Rows(columns, Dialect(csv.delimiter, csv.quote, csv.null), rows())
+    return Rows(columns, Dialect(csv.delimiter, csv.quote, csv.null), rows(), header)
 
 
 def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:

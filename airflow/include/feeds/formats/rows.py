@@ -26,11 +26,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a file: its columns in their order there, how lines are written, and the lines, to be read once."""
+    """The rows of a file.
+
+    Attributes:
+        columns: in their order there.
+        dialect: how lines are written.
+        blocks: the lines, to be read once.
+        header: the file's line with the names of columns, if it has one.
+    """
 
     columns: Sequence[Column]
     dialect: Dialect
     blocks: Iterator[Block]
+    header: bytes | None = None
 
 
 # Of a format whose rows are no lines. Null is a control code, which no clean value has.

@@ -1,0 +1,146 @@
+"""Bring a raw table along with its contract where that loses nothing, and refuse what could, with the statement to run.
+
+Columns are added, and numbers get more digits. A column that the contract has no more stays, and stays empty.
+"""
+
+import re
+
+import psycopg
+from psycopg import sql
+from psycopg.errors import FeatureNotSupported, ProgrammingError
+
+from feeds.contract import Column
+from feeds.errors import ContractInvalid, TablesUnfit
+from feeds.table import RawTable
+
+_COLUMNS = """
+    select attname, format_type(atttypid, atttypmod) from pg_attribute
+    where attrelid = to_regclass({table}) and attnum > 0 and not attisdropped
+"""
+_PARTITION_KEY = """
+    select attname from pg_partitioned_table join pg_attribute on attrelid = partrelid and attnum = partattrs[0]
+    where partrelid = {table}::regclass
+"""
+# Each partition has the key, and the table itself has none: PostgreSQL would ask for the time in it.
+_KEY = """
+    with recursive tree as (
+        select {table}::regclass as table_id
+        union all
+        select inhrelid from pg_inherits join tree on inhparent = table_id
+    )
+    select array_agg(attname::text order by attname) from tree
+    join pg_index on indrelid = table_id and indisprimary
+    join pg_attribute on attrelid = indrelid and attnum = any(indkey)
+    group by table_id limit 1
+"""
+_NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
+_BIGINT_DIGITS = 19
+
+
+def is_widened(before: str, after: str) -> bool:
+    """Return whether a column of the SQL type AFTER holds each value of the type BEFORE, which differs, as it is."""
+    if after == "numeric":
+        return before == "bigint" or before.startswith("numeric")
+    if not (found := _NUMERIC.fullmatch(after)):
+        return False
+    precision, scale = int(found[1]), int(found[2])
+    whole, fraction = _BIGINT_DIGITS, 0
+    if before != "bigint":
+        if not (found := _NUMERIC.fullmatch(before)):
+            return False
+        whole, fraction = int(found[1]) - int(found[2]), int(found[2])
+    return precision - scale >= whole and scale >= fraction
+
+
+def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Alter the table of RAW, which is there, and its history, in the present transaction.
+
+    Raises:
+        TablesUnfit: the change could lose something, or the table is not the feed's.
+        ContractInvalid: a rule is not an SQL condition over the columns.
+    """
+    rebuild = f"Keep it under another name, then load all of it: alter table {raw} rename to {raw.feed.name}_kept"
+    [(partition_key,)] = connection.execute(raw.in_sql(_PARTITION_KEY))
+    if partition_key != (expected := raw.feed.time_column or "load_id"):
+        kept_by = "time column" if raw.feed.time_column else "kind"
+        raise TablesUnfit(
+            f"{raw} is partitioned by {partition_key}, and the contract's {kept_by} asks for {expected}.",
+            "The contract was changed after the table was made; the load did not change the table.",
+            rebuild,
+        )
+    key = connection.execute(raw.in_sql(_KEY)).fetchone()
+    if key and key[0] != sorted(raw.feed.key) and (raw.feed.time_column or raw.feed.properties.history):
+        raise TablesUnfit(
+            f"The primary key of {raw} is {', '.join(key[0])}, and the contract's is {', '.join(raw.feed.key)}.",
+            "The contract was changed after the table was made; the rows that are there may not be unique by it.",
+            rebuild,
+        )
+    tables = [str(raw)] + [f"{raw}_history"] * raw.feed.properties.history
+    for table in tables:
+        present = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
+        for column in raw.feed.columns:
+            if present and present.get(column.name) != column.sql_type:
+                _alter(connection, table, column, present.get(column.name))
+
+
+def _alter(connection: psycopg.Connection, table: str, column: Column, present: str | None) -> None:
+    name = column.name
+    if present is None and not column.is_required:
+        _execute(connection, table, f'add column "{name}" {column.sql_type}')
+        return
+    if present is None:
+        if connection.execute(f"select exists (select from {table})".encode()).fetchone() == (False,):  # noqa: S608
+            not_null = "" if table.endswith("_history") else " not null"
+            _execute(connection, table, f'add column "{name}" {column.sql_type}{not_null}')
+            return
+        raise TablesUnfit(
+            f"{table} has no column {name}, which the contract requires.",
+            "The contract was changed after the table was made, and the rows that are there have no value for it.",
+            f'Give them one: alter table {table} add column "{name}" {column.sql_type} not null default …',
+        )
+    statement = f'alter column "{name}" type {column.sql_type}'
+    if not is_widened(present, column.sql_type):
+        raise TablesUnfit(
+            f"The column {name} of {table} is {present}, and {column.sql_type} in the contract.",
+            "One of them was changed after the table was made, and its values could be lost or not fit.",
+            f'If they fit: alter table {table} {statement} using "{name}"::{column.sql_type}',
+        )
+    try:
+        with connection.transaction():
+            _execute(connection, table, statement)
+    except FeatureNotSupported as error:
+        raise TablesUnfit(
+            f"The column {name} of {table} is {present}, and {column.sql_type} in the contract: {error.diag.message_primary}.",
+            f"PostgreSQL does not alter a column that a view shows: {error.diag.message_detail or 'of a user, or of dbt'}.",
+            "Drop the view, load, and make it again; `dbt build` makes its own: drop view …",
+        ) from error
+
+
+def _execute(connection: psycopg.Connection, table: str, change: str) -> None:
+    connection.execute(f"alter table {table} {change}".encode())
+
+
+def check_rules(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Check that each rule is a condition that COPY can use.
+
+    Raises:
+        ContractInvalid: one is not.
+    """
+    for rule in raw.feed.rules:
+        try:
+            with connection.transaction(force_rollback=True):
+                connection.execute(
+                    sql.SQL("create temporary table ruled as select {} from {} limit 0").format(raw.names, raw.identifier)
+                )
+                # One statement, whatever the rule says: the protocol of binary results takes no more.
+                connection.execute(
+                    sql.SQL("alter table pg_temp.ruled add check (({}) is not false)").format(sql.SQL(rule.sql)),
+                    binary=True,
+                )
+        except (FeatureNotSupported, ProgrammingError) as error:
+            raise ContractInvalid(
+                f"airflow/feeds/{raw.feed.name}.yaml: the rule {rule.name} is no condition in SQL:"
+                f" {error.diag.message_primary or error}.",
+                f"It says: {rule.sql}",
+                "Correct it: a condition over the columns of one row, without a subquery. docs/contracts.md has examples.",
+            ) from error

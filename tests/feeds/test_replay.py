@@ -1,0 +1,150 @@
+"""Rejected rows that a corrected contract accepts are loaded where they belong, and the others stay."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from feeds.contract import Feed, read_feed
+from feeds.load import load
+from feeds.replay import SOURCE, replay
+from feeds.tables import create_tables
+from harness.warehouse.roles import Warehouse
+
+CONTRACT = """
+apiVersion: v3.1.0
+kind: DataContract
+id: orders
+name: orders
+version: 1.0.0
+status: active
+servers: [{{server: files, type: local, path: orders.csv, format: {format}}}]
+customProperties:
+  - {{property: timeColumn, value: ordered_at}}
+  - {{property: maxRejected, value: 0.9}}
+schema:
+  - name: orders
+    properties:
+      - {{name: order_id, logicalType: string, required: true, primaryKey: true}}
+      - {{name: line_number, logicalType: integer, required: true, primaryKey: true}}
+      - {{name: ordered_at, logicalType: timestamp, required: true}}
+      - {{name: note, logicalType: string, logicalTypeOptions: {{pattern: '{pattern}'}}}}
+      - {{name: paid, logicalType: integer}}
+    customProperties: [{{property: rules, value: [{{name: paid_is_bounded, sql: "{rule}"}}]}}]
+"""
+DAY = datetime(2020, 1, 1, tzinfo=UTC)
+HEADER = "order_id,line_number,ordered_at,note,paid"
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Callable[..., Feed]:
+    """Give a function that returns the feed with other rules."""
+
+    def make(pattern: str = "[a-z]*", rule: str = "paid < 100", format: str = "csv") -> Feed:
+        path = tmp_path / "orders.yaml"
+        path.write_text(CONTRACT.format(pattern=pattern, rule=rule, format=format))
+        return read_feed(path)
+
+    return make
+
+
+@pytest.fixture
+def empty(bare_warehouse: Warehouse, orders: Callable[..., Feed]) -> str:
+    """Give the DSN of a warehouse with the tables of `orders`."""
+    create_tables(bare_warehouse.loader_dsn, orders())
+    return bare_warehouse.loader_dsn
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("\n".join([HEADER, *lines]))
+    return str(path)
+
+
+def notes(db: psycopg.Connection) -> list[tuple[str, int]]:
+    return db.execute("select note, load_id from raw.orders order by note").fetchall()
+
+
+def quarantine(db: psycopg.Connection) -> list[tuple[int, str, str | None]]:
+    rows = "select line_number, reason, column_name from raw.rejected_rows order by load_id, line_number"
+    return db.execute(rows).fetchall()
+
+
+def test_only_what_its_load_would_have_taken_comes_back(
+    tmp_path: Path, orders: Callable[..., Feed], empty: str
+) -> None:
+    everything = write(
+        tmp_path / "all.csv",
+        "a,1,2020-01-01 09:00:00,first,1",
+        "a,2,2020-01-01 09:00:00,Second,1",  # later valid
+        "a,3,2020-01-02 09:00:00,Third,1",  # replaced by the second load
+        "a,1,2020-01-01 09:00:00,Again,1",  # its key is in the table
+        'a,4,2020-01-01 10:00:00,"Of two\nlines",1',  # later valid
+        'a,4,2020-01-01 11:00:00,"Of two\nlines",1',  # then a duplicate
+        "a,5,2020-01-01 09:00:00,paid,100",  # later valid
+        "a,6,2020-01-01 09:00:00,paid,1000",  # refused by the new rule
+        "a,7,2020-01-01 09:00:00,1,1",  # refused by the new pattern
+        "a,8,2020-01-40 09:00:00,Never,1",
+        "a,9,2020-01-03 09:00:00,last,1",
+    )
+    second = write(tmp_path / "second.csv", "b,1,2020-01-02 09:00:00,new,1", "b,2,2020-01-01 09:00:00,Outside,1")
+    feed = orders()
+    assert load(feed, empty, source_uri=everything).rejected == 9
+    day = DAY + timedelta(days=1)
+    assert load(feed, empty, source_uri=second, start=day, end=day + timedelta(days=1)).rejected == 1
+    mended = orders(pattern=r"[A-Za-z\n ]*", rule="paid < 1000")
+    result = replay(mended, empty)
+    assert (result.read, result.loaded, result.outside, result.rejected) == (10, 3, 2, 5)
+    assert result.reasons == {
+        "duplicate_key": 2,
+        "note: pattern": 1,
+        "ordered_at: type": 1,
+        "paid_is_bounded: rule": 1,
+    }
+    with psycopg.connect(empty) as db:
+        assert notes(db) == [
+            ("Of two\nlines", 3), ("Second", 3), ("first", 1), ("last", 1), ("new", 2), ("paid", 3),
+        ]  # fmt: skip
+        stay = [
+            (4, "pattern", "note"),  # replaced
+            (5, "duplicate_key", None),
+            (8, "duplicate_key", None),
+            (11, "rule", "paid_is_bounded"),
+            (12, "pattern", "note"),
+            (13, "type", "ordered_at"),
+            (3, "pattern", "note"),  # outside
+        ]
+        assert quarantine(db) == stay
+        ledger = (
+            "select source_uri, rows_read, rows_loaded, interval_start, interval_end from raw.loads where load_id = 3"
+        )
+        end = datetime(2020, 1, 1, 10, 0, 0, 1, UTC)
+        assert db.execute(ledger).fetchall() == [(SOURCE, 10, 3, DAY + timedelta(hours=9), end)]
+    assert replay(mended, empty).loaded == 0
+    with psycopg.connect(empty) as db:
+        assert quarantine(db) == stay
+        assert db.execute("select count(*) from raw.loads").fetchone() == (3,)
+    # The whole file, loaded by the mended contract, gives the same rows of the days that it is the latest load of.
+    assert load(mended, empty, source_uri=everything, end=day).replaced == 4
+    with psycopg.connect(empty) as db:
+        assert [note for note, _ in notes(db)] == ["Of two\nlines", "Second", "first", "last", "new", "paid"]
+
+
+def test_a_refused_load_gives_nothing_back(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
+    path = write(tmp_path / "file.csv", "a,1,2020-01-01 09:00:00,A,1")
+    with pytest.raises(Exception, match="were rejected"):
+        load(orders(), empty, source_uri=path)
+    result = replay(orders(pattern="A"), empty)
+    assert (result.read, result.load_id) == (0, 0)
+
+
+def test_json_lines_come_back(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
+    path = tmp_path / "file.jsonl"
+    row = '{"order_id": "a\\t", "line_number": 1, "ordered_at": "2020-01-01T09:00:00Z", "note": "\\u00c4\\n", "paid": 1e0}'
+    path.write_text(f"{row}\n{row.replace('1,', '2,', 1).replace('u00c4', 'nb')}\n")
+    assert load(orders(pattern=r"[\n-z]*", format="jsonl"), empty, source_uri=str(path)).rejected == 1
+    assert replay(orders(pattern=r"(?s).*", format="jsonl"), empty).loaded == 1
+    with psycopg.connect(empty) as db:
+        assert notes(db) == [("\nb\n", 1), ("Ä\n", 2)]
+        assert quarantine(db) == []
