@@ -211,7 +211,7 @@ def read_row(feed: Feed, columns: Sequence[Column], record: bytes, encoding: str
         raise RejectedError("field_count")
     of = dict(zip((column.name for column in columns), texts, strict=True))
     return {
-        column.name: value(column, None if of[column.name] == csv.null else of[column.name], feed)
+        column.name: value(column, None if of[column.name] == csv.null_token else of[column.name], feed)
         for column in feed.columns
     }
 
