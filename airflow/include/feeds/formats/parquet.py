@@ -1,13 +1,16 @@
 """Parquet files, read in batches of rows, which become lines without a loop in Python."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own keeps 40 MB of what it has freed
+
+import pyarrow as pa  # noqa: E402
+import pyarrow.compute as pc  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 
 from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
@@ -38,7 +41,6 @@ def read(source: Source, feed: Feed) -> Rows:
     if stored.read(len(_MAGIC)) != _MAGIC:
         raise drift.refusal(feed, source.uri, "is no Parquet file")
     stored.seek(0)
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps 30 MB of what it has freed
     try:
         # A nanosecond of INT96 would overflow in the year 2262.
         file = pq.ParquetFile(stored, buffer_size=_BUFFER_BYTES, pre_buffer=False, coerce_int96_timestamp_unit="us")
