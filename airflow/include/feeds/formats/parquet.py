@@ -8,9 +8,9 @@ from uuid import UUID
 
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own keeps 40 MB of what it has freed
 
-import pyarrow as pa  # noqa: E402
-import pyarrow.compute as pc  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
