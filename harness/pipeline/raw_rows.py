@@ -271,8 +271,8 @@ def converted(column: Column, text: str, feed: Feed) -> Any:
     """Return TEXT as Python's type for COLUMN; raise ValueError or another error if it is none."""
     match column.type:
         case "integer":
-            number = int(text.replace("-", "").lstrip("0") or 0) if INTEGER.fullmatch(text) else 1 << 63
-            number = -number if text.startswith("-") else number
+            digits = text.removeprefix("-").lstrip("0") or "0"  # int() refuses thousands of zeros
+            number = int(text[: text.startswith("-")] + digits) if INTEGER.fullmatch(text) else 1 << 63
             if not -(1 << 63) <= number < 1 << 63:
                 raise ValueError(text)
             return number
