@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.events_feed import load
-from harness.pipeline.events_file import Event
+from harness.pipeline.expected_numbers import Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,

@@ -11,8 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.load import load
-from events.tables import create_tables
+from tests.events_feed import create_tables, load
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, drop_all, make_passwords
 from harness.warehouse.server import Server, identity
 from tests.dbt.common import MARTS, expected, five_days, midnight, read, write_file

@@ -23,9 +23,12 @@ def file(tmp_path: Path) -> Path:
 def reject(dsn: str, rows: list[tuple[int, str, str]]) -> None:
     """Insert rejected ROWS: the line, the text and the reason."""
     with psycopg.connect(dsn) as connection:
-        query = "insert into raw.loads (source_uri, status) values ('a', 'failed') returning load_id"
+        query = "insert into raw.loads (feed, source_uri, status) values ('events', 'a', 'failed') returning load_id"
         [(load_id,)] = connection.execute(query).fetchall()
-        query = "insert into raw.rejected_rows (load_id, line_number, raw_text, reason) values (%s, %s, %s, %s)"
+        query = (
+            "insert into raw.rejected_rows (feed, load_id, file_number, line_number, raw_text, reason, column_name)"
+            " values ('events', %s, 1, %s, %s, %s, %s)"
+        )
         connection.cursor().executemany(query, [(load_id, *row) for row in rows])
 
 

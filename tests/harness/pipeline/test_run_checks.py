@@ -30,14 +30,14 @@ class Api:
 def test_xcom_is_compared_with_the_ledger(dsn: str, warehouse: Warehouse) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute(
-            "insert into raw.loads (source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
-            " values ('a', 'succeeded', 'daily run', 10, 7, 2, 1)"
+            "insert into raw.loads (feed, source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
+            " values ('events', 'a', 'succeeded', 'daily run', 10, 7, 2, 1)"
         )
     api = cast(AirflowApi, Api(LOADED))
-    assert check_xcom(api, warehouse, "daily", "run") == "read 10, loaded 7, rejected 2, outside 1"
+    assert check_xcom(api, warehouse, "events", "daily", "run") == "read 10, loaded 7, rejected 2, outside 1"
     for other in (None, "text", {}, LOADED | {"loaded": 8}):
         with pytest.raises(ChecksFailedError, match="The XCom of daily's task load_events is "):
-            check_xcom(cast(AirflowApi, Api(other)), warehouse, "daily", "run")
+            check_xcom(cast(AirflowApi, Api(other)), warehouse, "events", "daily", "run")
     with pytest.raises(ChecksFailedError, match=r", and raw\.loads has \[\]"):
         check_xcom(api, warehouse, "daily", "another run")
 
