@@ -238,6 +238,12 @@ class AccessDeniedError(HarnessError):
     exit_code = 67
 
 
+class BreakingChangeError(HarnessError):
+    """A change of a contract breaks its readers, and the contract's major version does not say so."""
+
+    exit_code = 68
+
+
 class AlreadyUpError(HarnessError):
     """A cluster of this clone, or a deployment in the namespace, is already up, and --reuse is not set."""
 

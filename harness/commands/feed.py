@@ -1,33 +1,60 @@
 """Make a feed of your own file, check contracts, and load rejected rows that have become valid."""
 
 import argparse
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, read_feed
+from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, feed_names, read_feed
+from feeds.days import valid_times
+from feeds.dsn import libpq_dsn
+from feeds.errors import ContractInvalid
+from feeds.replay import replay
+from feeds.source import find_files, named, open_source
 from feeds.uri import shown
-from harness.errors import UsageError
-from harness.pipeline.inference import Guess, guess
+from harness.errors import BreakingChangeError, UsageError
+from harness.pipeline import new_feed
+from harness.pipeline.base_contracts import base_of_pull_request, contracts_of
+from harness.pipeline.contract_changes import Project, breaking, compare, is_major
+from harness.pipeline.inference import FORMATS, Guess, guess
 from harness.project.paths import ROOT, from_root
+from harness.reporting import console
 from harness.reporting.console import say
 from harness.reporting.summary import Section
 
 DATA = ROOT / "airflow" / "data"
-STAGING = ROOT / "dbt" / "models" / "staging"
-SAMPLE_ROWS = 1_000
-DBT_TYPES = {"timestamp with time zone": "timestamptz"}
+MODELS = ROOT / "dbt" / "models"
+STAGING = MODELS / "staging"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s feed`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    new = commands.add_parser("new", help="make a feed: its contract, a sample, and a staging model", allow_abbrev=False)
+    new = commands.add_parser(
+        "new", help="make a feed: its contract, a sample, and a staging model", allow_abbrev=False
+    )
     new.add_argument("name", metavar="NAME", help="of the feed and of its table, raw.NAME")
-    new.add_argument("--from", dest="source", required=True, metavar="URI", help="a file of it, a path or any fsspec URI")
+    new.add_argument(
+        "--from", dest="source", required=True, metavar="URI", type=named, help="a file of it: a path or any fsspec URI"
+    )
+    new.add_argument(
+        "--key", default="", metavar="COLUMNS", help="the primary key's columns, as in a,b; guessed by default"
+    )
     new.set_defaults(run=run_new)
     check = commands.add_parser("check", help="check every contract", allow_abbrev=False)
+    check.add_argument(
+        "--base",
+        metavar="COMMIT",
+        default=base_of_pull_request(),
+        help="refuse changes since this commit or branch that break readers; on a pull request its base",
+    )
     check.set_defaults(run=run_check)
+    replayed = commands.add_parser(
+        "replay-rejects", help="load the rejected rows that are valid now", allow_abbrev=False
+    )
+    replayed.add_argument("name", metavar="NAME", help="of the feed; EVENTS_DSN names the warehouse")
+    replayed.set_defaults(run=run_replay)
 
 
 def run_new(parsed: argparse.Namespace, section: Section) -> None:
@@ -39,139 +66,165 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
             "Its name is also that of its table and of its DAGs.",
             "Use at most 30 of a-z, 0-9 and _, a letter first, such as: orders",
         )
-    contract, sql, yml = CONTRACTS / f"{name}.yaml", STAGING / f"stg_{name}.sql", STAGING / f"stg_{name}.yml"
-    for path in (contract, sql, yml):
+    paths = [CONTRACTS / f"{name}.yaml", STAGING / f"stg_{name}.sql", STAGING / f"stg_{name}.yml"]
+    taken = [*paths, *(DATA / f"{name}.{suffix}" for suffix in FORMATS), CONTRACTS / f"{name}.yml"]
+    for path in taken:
         if path.exists():
             raise UsageError(
                 f"{from_root(path)} is there already.",
                 "A feed of this name exists, and its files are not overwritten.",
                 f"Use another name, or remove the feed's files first: git rm {from_root(path)}",
             )
-    found = guess(parsed.source)
-    sample = write_sample(parsed.source, name, found)
-    contract.write_text("\n".join(contract_lines(name, found, from_root(sample))) + "\n", encoding="utf-8")
-    feed = read_feed(contract)  # what was written is valid, or this is a defect
-    sql.write_text(staging_sql(feed), encoding="utf-8")
-    yml.write_text(staging_yml(feed), encoding="utf-8")
-    for path in (contract, sql, yml, sample):
+    found = guess(name, parsed.source, [column.strip() for column in parsed.key.split(",") if column.strip()])
+    sample = DATA / f"{name}.{found.feed.format}"
+    contract, sql, yml = paths
+    texts = {
+        sql: new_feed.staging_sql(found.feed),
+        yml: new_feed.staging_yml(found.feed),
+        contract: new_feed.contract(found.feed, found.notes, from_root(sample)),
+    }
+    with written_together({sample: sample_of(parsed.source, found), **{p: t.encode() for p, t in texts.items()}}):
+        read_feed(contract)  # what was written is valid, or this is a defect
+    for path in (*paths, sample):
         say(f"✓ {from_root(path)} written")
-    say(f"\nGuessed from {found.rows:,} rows of {shown(parsed.source)}; correct it in {from_root(contract)}:")
-    for about, note in found.notes.items():
-        say(f"  {about}: {note}")
-    say(f"\n  run its pipelines: nox -s e2e -- --target embedded\n  check its contract: nox -s feed -- check")
+    say_guess(parsed.source, found, contract)
+    section.headline = f"{name}: {len(found.feed.columns)} columns"
 
 
-def run_check(_parsed: argparse.Namespace, _section: Section) -> None:
-    """Read every contract."""
-    for path in sorted(CONTRACTS.glob("*.yaml")):
-        feed = read_feed(path)
-        say(f"✓ {from_root(path)}: {len(feed.columns)} columns, version {feed.version}")
+def say_guess(uri: str, found: Guess, contract: Path) -> None:
+    """Print what was guessed, and what to look at."""
+    feed, notes = found.feed, found.notes
+    some = "all" if found.is_all else "the first"
+    csv = feed.properties.csv.model_dump(exclude_defaults=feed.format != "csv")
+    options = "".join(f", {name} {value!r}" for name, value in csv.items() if feed.format == "csv")
+    say(f"\nGuessed from {some} {found.rows:,} rows of {shown(uri)}:")
+    say(f"  format: {FORMATS[feed.format]}{options}")
+    say(f"  columns: {', '.join(f'{column.name} {column.sql_type}' for column in feed.columns)}")
+    say(f"  key: {', '.join(feed.key)}, {notes['key']}")
+    say(f"  kind: {notes['time']}")
+    say(f"\nLook at these in {from_root(contract)}:")
+    for about, note in notes.items():
+        if about not in ("key", "time"):
+            say(f"  {about}: {note}")
+    say("  the sample has rows of your file, and will be committed: may everybody who reads the repository see them?")
+    say("\n  run its pipelines: nox -s e2e -- --target embedded\n  check its contract: nox -s feed -- check")
 
 
-def write_sample(uri: str, name: str, found: Guess) -> Path:
-    """Write the first rows of the file at URI beside the other samples, and return the path."""
-    from feeds.source import open_source  # noqa: PLC0415
-
-    suffix = {"csv": "csv", "jsonl": "jsonl", "parquet": "parquet"}[found.format]
-    path = DATA / f"{name}.{suffix}"
-    with open_source(uri) as source, path.open("wb") as file:
-        if found.format == "parquet":
-            import pyarrow.parquet as pq  # noqa: PLC0415
-
-            table = pq.ParquetFile(source.file)
-            batch = next(table.iter_batches(SAMPLE_ROWS))
-            with pq.ParquetWriter(file, table.schema_arrow) as writer:
-                writer.write_batch(batch)
-            return path
-        left = SAMPLE_ROWS
-        for block in source.blocks:
-            lines = block.splitlines(keepends=True)[:left]
-            file.writelines(lines)
-            if (left := left - len(lines)) <= 0:
-                break
-    return path
+@contextmanager
+def written_together(contents: Mapping[Path, bytes]) -> Iterator[None]:
+    """Write CONTENTS by path, none of which is there; if that or the block fails or is interrupted, none is left."""
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield
+    except BaseException:  # an interrupt too
+        for path in contents:
+            path.unlink(missing_ok=True)
+        raise
 
 
-def contract_lines(name: str, found: Guess, path: str) -> Iterator[str]:
-    """Yield the lines of the contract."""
-    yield f"# {name}, guessed from a file: look at each comment. docs/contracts.md describes each field."
-    yield "apiVersion: v3.1.0"
-    yield "kind: DataContract"
-    yield f"id: {name}"
-    yield f"name: {name}"
-    yield "version: 1.0.0"
-    yield "status: draft"
-    yield "servers:"
-    yield "  - server: files"
-    yield "    type: local"
-    yield f"    path: {path} # the files: a path, a pattern or a URI"
-    yield f"    format: {found.format}"
-    if delimiter := found.csv.get("delimiter"):
-        yield f"    delimiter: {json.dumps(delimiter)}"
-    yield "customProperties:"
-    if found.time_column:
-        yield f"  - {{property: timeColumn, value: {found.time_column}}} # {found.notes['time']}"
-    else:
-        yield f"  # {found.notes['time']}"
-    options = {key: value for key, value in found.csv.items() if key != "delimiter"}
-    if options:
-        yield f"  - {{property: csv, value: {json.dumps(options)}}}"
-    yield "  - {property: cadences, value: [daily]}"
-    yield "schema:"
-    yield f"  - name: {name}"
-    yield "    physicalType: file"
-    yield "    properties:"
-    for column in found.columns:
-        note = found.notes.get(column.name)
-        yield f"      - name: {column.name}{f' # {note}' if note else ''}"
-        logical = {"uuid": "string", "json": "object"}.get(column.type, column.type)
-        yield f"        logicalType: {logical}"
-        if column.type == "uuid":
-            yield "        logicalTypeOptions: {format: uuid}"
-        if column.type == "number" and column.digits:
-            yield f"        physicalType: {column.sql_type}"
-        if column.is_required:
-            yield "        required: true"
-        if column.name in found.key:
-            yield f"        primaryKey: true # {found.notes['key']}"
-            if len(found.key) > 1:
-                yield f"        primaryKeyPosition: {found.key.index(column.name) + 1}"
-        if column.header != column.name:
-            yield f"        customProperties: [{{property: header, value: {json.dumps(column.header)}}}]"
+def sample_of(uri: str, found: Guess) -> bytes:
+    """Return a small file of rows of the files at URI that has all kinds of values."""
+    if found.feed.format != "parquet":
+        header = [found.header + b"\n"] if found.feed.format == "csv" else []
+        return b"".join([*header, *(row for row in found.sample if isinstance(row, bytes))])
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_source(find_files(uri)[0]) as source:
+        file, first = pq.ParquetFile(source.file), 1
+        wanted = {number for number in found.sample if isinstance(number, int)}
+        buffer = pa.BufferOutputStream()
+        with pq.ParquetWriter(buffer, file.schema_arrow) as writer:
+            for batch in file.iter_batches():
+                numbers = [n for n in range(batch.num_rows) if first + n in wanted]
+                if numbers:
+                    writer.write_batch(batch.take(numbers))
+                first += batch.num_rows
+        return bytes(buffer.getvalue())
 
 
-def staging_sql(feed: Feed) -> str:
-    """Return the staging model of FEED, which renames nothing yet."""
-    names = ",\n        ".join([*(column.name for column in feed.columns), "load_id"])
-    return (
-        f"with\n\n{feed.name} as (\n\n    select\n        {names}\n\n    from {{{{ source('raw', '{feed.name}') }}}}\n\n)\n\n"
-        f"select * from {feed.name}\n"
-    )
+def run_check(parsed: argparse.Namespace, section: Section) -> None:
+    """Read every contract, and compare it with that of another commit if one is given."""
+    check(parsed.base)
+    section.headline = f"{len(feed_names())} contracts"
 
 
-def staging_yml(feed: Feed) -> str:
-    """Return the yml of the staging model, with the source that it reads."""
-    key = ", ".join(feed.key)
-    lines = [
-        "sources:",
-        "  - name: raw",
-        "    tables:",
-        f"      - name: {feed.name}",
-        f"        description: The rows that loads wrote, as airflow/feeds/{feed.name}.yaml says they are.",
-        "",
-        "models:",
-        f"  - name: stg_{feed.name}",
-        f"    description: One row per {key}.",
-        "    config:",
-        "      contract:",
-        "        enforced: true",
-        "    columns:",
-    ]
-    for column in feed.columns:
-        lines += [f"      - name: {column.name}", f"        data_type: {DBT_TYPES.get(column.sql_type, column.sql_type)}"]
-        tests = ["not_null"] if column.is_required else []
-        tests += ["unique"] if feed.key == (column.name,) else []
-        if tests:
-            lines += ["        data_tests:", *(f"          - {test}" for test in sorted(tests, reverse=True))]
-    lines += ["      - name: load_id", "        description: The load that wrote the row.", "        data_type: bigint"]
-    return "\n".join(lines) + "\n"
+def check(base: str | None = None) -> None:
+    """Read every contract and report all errors; with BASE, a commit, refuse changes since then that break readers.
+
+    Raises:
+        ContractInvalid: a contract is not valid.
+        BreakingChangeError: a change breaks readers, and the major version is the same.
+        HistoryMissingError: there is no commit BASE, or no git.
+    """
+    feeds, invalid = {}, []
+    for path in sorted((*CONTRACTS.glob("*.yaml"), *CONTRACTS.glob("*.yml"))):
+        try:
+            feed = feeds[path.stem] = read_contract(path)
+            say(f"✓ {from_root(path)}: {len(feed.columns)} columns, version {feed.version}")
+        except ContractInvalid as error:
+            invalid.append(error)
+    for one in invalid[:-1]:
+        console.error(one.what, one.why, one.next_step)
+    if invalid:
+        raise invalid[-1]
+    if base:
+        refuse_breaking(base, feeds)
+
+
+def read_contract(path: Path) -> Feed:
+    """Return the feed of the contract at PATH; raise ContractInvalid if it is not valid."""
+    if path.suffix != ".yaml":
+        raise ContractInvalid(
+            f"{from_root(path)} is not read.",
+            "A contract's name ends with .yaml.",
+            f"git mv {from_root(path)} {path.stem}.yaml",
+        )
+    return read_feed(path)
+
+
+def refuse_breaking(base: str, feeds: Mapping[str, Feed]) -> None:
+    """List the changes of contracts since the commit BASE to FEEDS; raise BreakingChangeError if one breaks readers."""
+    project, broken = Project(MODELS.parent), []
+    for name, before in contracts_of(base).items():
+        after = feeds.get(name)
+        if isinstance(before, ContractInvalid):
+            say(f"… {name}: its contract in {base} is not valid now, so it is not compared: {before.what}")
+        elif after is None:
+            readers = project.readers(name)
+            say(f"{name}: its contract was removed; {readers}")
+            broken += [f"{name} was removed; {readers.short}"] if readers.models else []
+        elif changes := compare(before, after):
+            breaks = dict(breaking(project, name, changes))
+            say(f"{name}: {before.version} → {after.version}")
+            for change in changes:
+                say(f"  ✗ {change.what}; {breaks[change]}" if change in breaks else f"  · {change.what}")
+            if not is_major(before, after):
+                broken += [f"{name}: {change.what}; {readers.short}" for change, readers in breaks.items()]
+    if broken:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise BreakingChangeError(
+            f"A contract's change since {base} breaks its readers: {broken[0]}{more}.",
+            "Readers rely on the columns of the earlier version, and the contract's major version is the same.",
+            "Undo it, or change its readers too and raise the first number of the contract's version.",
+        )
+
+
+def run_replay(parsed: argparse.Namespace, section: Section) -> None:
+    """Load the rejected rows of a feed that its contract accepts now, in the warehouse that EVENTS_DSN names."""
+    path = CONTRACTS / f"{parsed.name}.yaml"
+    if not path.exists():
+        raise UsageError(
+            f"There is no feed {parsed.name!r}.",
+            f"airflow/feeds has contracts of: {', '.join(feed_names())}.",
+            "Name one of them.",
+        )
+    feed = read_feed(path)
+    result = replay(feed, libpq_dsn(os.environ.get("EVENTS_DSN", ""), "EVENTS_DSN"), valid=valid_times(feed))
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
+    section.headline = f"{feed.name}: {result.loaded:,} of {result.read:,} rows loaded"
+    say(f"✓ {result.loaded:,} of {result.read:,} rejected rows of {feed.name} loaded")
+    say(f"  {result.rejected:,} are still rejected{': ' if reasons else ''}{reasons}")
+    say(f"  {result.outside:,} are outside their load's interval, or were replaced by a later load")

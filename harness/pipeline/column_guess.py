@@ -1,0 +1,197 @@
+"""Guess what a column is from its values: the narrowest type that has them all. Pure."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from feeds.contract import Column, Type
+from feeds.values import Flaw, reader
+
+MOST_DIGITS = 38  # of a guessed numeric(p,s)
+MOST_SCALE = 4  # numbers with more are measurements, whose digits vary from file to file
+SPARE_DIGITS = 3
+_NO_VALUE = "\x01"
+KEPT_VALUES = 20  # different ones, for comments
+INTEGER = re.compile("-?[1-9][0-9]{0,18}|0")
+# Of the first type that has all values. Text is the last, of JSON json: any value is one.
+TYPES: tuple[Type, ...] = ("integer", "number", "boolean", "date", "timestamp", "uuid", "json", "string")
+JSON_TYPES: tuple[Type, ...] = ("integer", "number", "boolean", "date", "timestamp", "uuid", "string", "json")
+_READERS = {type_: reader(Column("value", "value", type_, "")) for type_ in ("date", "timestamp", "uuid", "json")}
+_BOOLEANS = frozenset(("true", "false", "t", "f", "yes", "no"))  # not 1 and 0, which are integers
+_JSON_NUMBER = re.compile(r"-?[0-9]+(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?")
+# Texts that a person reads as something else; see `docs/contracts.md`.
+_LOOKS_LIKE = (
+    (r"[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{4}.*", "dates such as {0} are text: a date is YYYY-MM-DD"),
+    (
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}.*",
+        "times such as {0} are text: a time is YYYY-MM-DD HH:MM:SS, with a fraction of at most six digits, and a zone",
+    ),
+    (r"[0-9]{4}/[0-9]{2}/[0-9]{2}.*", "dates such as {0} are text: a date is YYYY-MM-DD"),
+    (r"-?0[0-9]+", "numbers with leading zeros, such as {0}, are text"),
+    (r"\+[0-9]+", "numbers with a plus sign, such as {0}, are text"),
+    (r"-?[0-9]{1,3}(?:[.,' ][0-9]{3})+(?:[.,][0-9]+)?", "numbers with separators of thousands, such as {0}, are text"),
+    (r"-?[0-9]+[.,][0-9]+", "numbers such as {0} are text: not all have the same decimal character"),
+    (r"-?(?:[0-9]*\.)?[0-9]+[eE][+-]?[0-9]+", "numbers with an exponent, such as {0}, are text"),
+)
+
+
+@dataclass
+class ColumnGuess:
+    """What is known of a column so far.
+
+    Attributes:
+        name: in the raw table.
+        header: in the file.
+        types: that have all values so far, the narrowest first.
+        is_json: whether values are written as JSON writes them.
+        decimal: the character before a number's fraction.
+        fixed: the column as the file itself says it is; its values only show whether it is required.
+        is_in_key: whether a row without a value is to be rejected.
+    """
+
+    name: str
+    header: str
+    types: list[Type]
+    is_json: bool = False
+    decimal: str = "."
+    fixed: Column | None = None
+    is_in_key: bool = False
+    values: int = 0
+    nulls: int = 0
+    digits: tuple[int, int] = (1, 0)
+    longest: int = 0
+    has_zone: bool = True
+    examples: dict[str, None] = field(default_factory=dict)
+
+    def add(self, text: str | None) -> bool:
+        """Take the value TEXT, None for null; return whether something is known now that was not before."""
+        if text is None or (self.is_json and text == "null"):
+            self.nulls += 1
+            return self.nulls == 1 and not self.is_in_key
+        before = (self.types, self.values > 0, self.digits, self.has_zone)
+        self.values += 1
+        self.longest = max(self.longest, len(text))
+        if len(self.examples) < KEPT_VALUES:
+            self.examples[text] = None
+        if not self.fixed and len(self.types) > 1:
+            fits = self._fits_json if self.is_json else self._fits
+            self.types = [type_ for type_ in self.types if fits(type_, text)]
+        if self.types[0] == "number" or (self.types[0] == "integer" and "number" in self.types):
+            self._measure(text)
+        if self.types[0] == "timestamp" and not self.fixed:
+            self.has_zone = self.has_zone and bool(re.search(r'(?:Z|[+-][0-9:]{5})"?$', text))
+        return before != (self.types, True, self.digits, self.has_zone)
+
+    def column(self, *, provisional: bool = False) -> Column:
+        """Return the column; a PROVISIONAL one without any value so far has no valid value."""
+        is_required = self.is_in_key or (self.values > 0 and not self.nulls)
+        if self.fixed:
+            return Column(self.name, self.header, self.type, self.sql_type, is_required, digits=self.fixed.digits)
+        values = (_NO_VALUE,) if provisional and not self.values else ()
+        digits = self._precision if self.type == "number" else None
+        return Column(self.name, self.header, self.type, self.sql_type, is_required, values=values, digits=digits)
+
+    @property
+    def type(self) -> Type:
+        """The narrowest type."""
+        if not self.values and not self.fixed:
+            return "string"
+        if self.types[0] == "boolean" and len({text.lower() for text in self.examples}) == 1 and self.longest == 1:
+            return "string"  # always t, or always f
+        return self.types[0]
+
+    @property
+    def sql_type(self) -> str:
+        """The type in PostgreSQL."""
+        if self.fixed and self.type == self.fixed.type:
+            return self.fixed.sql_type
+        if self.type == "number" and (precision := self._precision):
+            return f"numeric({sum(precision)},{precision[1]})"
+        return {"integer": "bigint", "number": "numeric", "string": "text", "json": "jsonb"}.get(
+            self.type, "timestamp with time zone" if self.type == "timestamp" else self.type
+        )
+
+    @property
+    def note(self) -> str | None:
+        """What a person should look at."""
+        note = None
+        if self.fixed:
+            pass
+        elif not self.values:
+            note = "no row has a value: its type is a guess"
+        elif self.type == "string":
+            note = self._text_note()
+        elif self.type == "number":
+            note = "any number of digits"
+            if self._precision:
+                note = f"guessed: {SPARE_DIGITS} more digits before the point than were seen"
+        elif self.type == "timestamp" and not self.has_zone:
+            note = "times without a zone are taken for UTC: see timeZone"
+        elif self.type == "json" and self.is_json and not all(text[:1] in "[{" for text in self.examples):
+            note = "values of several types"
+        return note
+
+    def _text_note(self) -> str | None:
+        """Return why values that look like another type are text, or all values, if they are few and repeat."""
+        texts = [json.loads(text) if self.is_json else text for text in self.examples]
+        for pattern, note in _LOOKS_LIKE:
+            alike = [text for text in texts if re.fullmatch(pattern, text)]
+            if 2 * len(alike) > len(texts):
+                return note.format(alike[0])
+        if len(texts) > 8 or self.values < 10 * len(texts) or self.longest > 40:
+            return None
+        return f"values seen: {', '.join(json.dumps(text, ensure_ascii=False) for text in sorted(texts))}"
+
+    def _fits(self, type_: Type, text: str) -> bool:
+        if type_ == "string":
+            return True
+        if type_ == "integer":
+            return bool(INTEGER.fullmatch(text)) and -(2**63) <= int(text) < 2**63
+        if type_ == "number":
+            return bool(re.fullmatch(rf"-?(?:[1-9][0-9]*|0)(?:{re.escape(self.decimal)}[0-9]+)?", text))
+        if type_ == "boolean":
+            return text.lower() in _BOOLEANS
+        if type_ == "json" and text[:1] not in "[{":
+            return False
+        return _is_read(_READERS[type_], text)
+
+    def _fits_json(self, type_: Type, text: str) -> bool:
+        if type_ == "json":
+            return True
+        if type_ == "boolean":
+            return text in ("true", "false")
+        if text[:1] == '"':
+            return type_ == "string" or (type_ in _READERS and _is_read(_READERS[type_], json.loads(text)))
+        if type_ == "integer":
+            return bool(INTEGER.fullmatch(text)) and -(2**63) <= int(text) < 2**63
+        return type_ == "number" and bool(_JSON_NUMBER.fullmatch(text))
+
+    def _measure(self, text: str) -> None:
+        """Count the digits of the number TEXT before and after its point."""
+        if self.is_json:
+            found = _JSON_NUMBER.fullmatch(text)
+            exponent = int(found[2] or 0) if found else 0
+            fraction = max(len((found and found[1]) or "") - exponent, 0)
+            whole = max(len(text.lstrip("-").partition(".")[0].partition("e")[0].partition("E")[0]) + exponent, 1)
+        else:
+            parts = text.lstrip("-").partition(self.decimal)
+            whole, fraction = len(parts[0]), len(parts[2])
+        self.digits = (max(self.digits[0], whole), max(self.digits[1], fraction))
+
+    @property
+    def _precision(self) -> tuple[int, int] | None:
+        """The digits before and after the point to allow; None for any number."""
+        whole, fraction = self.digits
+        if fraction > MOST_SCALE or whole + fraction > MOST_DIGITS:
+            return None
+        return min(whole + SPARE_DIGITS, MOST_DIGITS - fraction), fraction
+
+
+def _is_read(read: Callable[[str], Any], text: str) -> bool:
+    try:
+        read(text)
+    except Flaw:
+        return False
+    return True
