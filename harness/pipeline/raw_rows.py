@@ -107,7 +107,7 @@ def expected(
             found.rejected["duplicate_key", None] += 1
             continue
         seen.add(key)
-        if feed.time_column and _moment(row[feed.time_column]) not in interval:
+        if feed.time_column and moment_of(row[feed.time_column]) not in interval:
             found.outside += 1
         else:
             found.add(key, row)
@@ -211,7 +211,7 @@ def read_row(feed: Feed, columns: Sequence[Column], record: bytes, encoding: str
         raise RejectedError("field_count")
     of = dict(zip((column.name for column in columns), texts, strict=True))
     return {
-        column.name: value(column, None if of[column.name] == csv.null else of[column.name], feed)
+        column.name: value(column, None if of[column.name] == csv.null_token else of[column.name], feed)
         for column in feed.columns
     }
 
@@ -432,7 +432,8 @@ def _literal(found: Any) -> Any:
     return json.dumps(found, default=str) if isinstance(found, (dict, list)) else found
 
 
-def _moment(found: date | datetime) -> datetime:
+def moment_of(found: date | datetime) -> datetime:
+    """Return the moment that a time column's value is in an interval of time, for a date its first one."""
     return found if isinstance(found, datetime) else datetime(found.year, found.month, found.day, tzinfo=UTC)
 
 
