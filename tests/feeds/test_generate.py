@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.pipeline.events_file import read_events
+from tests.feeds.events_file import read_events
 from harness.project.paths import SAMPLE
-from tests.harness.pipeline.test_events_file import REJECTED
+from tests.feeds.test_events_file import REJECTED
 
 sys.path.insert(0, str(SAMPLE.parent))  # as for a script
 import bad_rows
