@@ -39,7 +39,7 @@ def test_xcom_is_compared_with_the_ledger(dsn: str, warehouse: Warehouse) -> Non
         with pytest.raises(ChecksFailedError, match="The XCom of daily's task load_events is "):
             check_xcom(cast(AirflowApi, Api(other)), warehouse, "events", "daily", "run")
     with pytest.raises(ChecksFailedError, match=r", and raw\.loads has \[\]"):
-        check_xcom(api, warehouse, "daily", "another run")
+        check_xcom(api, warehouse, "events", "daily", "another run")
 
 
 def test_a_task_log_must_have_dbts_output() -> None:
@@ -53,7 +53,7 @@ def test_the_results_as_markdown() -> None:
     results.passed("each task ran in its own pod")
     assert results.markdown() == [
         "| table | rows |\n| --- | ---: |\n| raw.events | 20,000 |\n| dim.dim_date | 105 |",
-        "<details><summary>1 numbers match the events file</summary>\n\n"
+        "<details><summary>1 numbers match the feeds' files</summary>\n\n"
         "| number | value |\n| --- | --- |\n| sum of lead fees | 1.5 |\n\n</details>",
         "- each task ran in its own pod",
     ]
