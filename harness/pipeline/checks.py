@@ -79,7 +79,9 @@ def compare_raw(feed: Feed, expected: RawRows, actual: RawRows) -> list[Check]:
     figures = {"sum": attrgetter("sums"), "smallest": attrgetter("smallest"), "largest": attrgetter("largest")}
     return [
         *(
-            equal(f"{name} of raw.{feed.name}.{column.name}", of(expected).get(column.name), of(actual).get(column.name))
+            equal(
+                f"{name} of raw.{feed.name}.{column.name}", of(expected).get(column.name), of(actual).get(column.name)
+            )
             for name, of in figures.items()
             for column in feed.columns
             if column.name in of(expected) or column.name in of(actual)

@@ -393,7 +393,7 @@ def exact(found: Any) -> Any:
 
 def parquet_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
     """Yield the rows of a Parquet file."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - only this format needs it
+    import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(file).iter_batches():
         for given in batch.to_pylist():

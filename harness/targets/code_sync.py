@@ -24,7 +24,9 @@ from harness.project.paths import from_root
 from harness.targets.cluster_provider import ClusterProvider, values_files
 
 SYNCED, DEPLOYED = "synced-code", "deployed-files"
-FOLDERS = {name: name.removeprefix("airflow/") for name in ("airflow/dags/", "airflow/feeds/", "airflow/include/", "dbt/")}  # their names in the archive
+FOLDERS = {
+    name: name.removeprefix("airflow/") for name in ("airflow/dags/", "airflow/feeds/", "airflow/include/", "dbt/")
+}  # their names in the archive
 IN_IMAGES_ONLY = ("dbt/Dockerfile", "dbt/entrypoint.sh")
 MAX_BYTES = 700_000  # of the archive: a ConfigMap may have 1 MiB, and base64 adds a third
 FILES, AT = "events-platform/files", "events-platform/synced-at"

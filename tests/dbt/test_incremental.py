@@ -8,7 +8,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.events_feed import load
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -22,6 +21,7 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.process import Dbt
+from tests.events_feed import load
 
 
 def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:

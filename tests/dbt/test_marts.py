@@ -15,7 +15,6 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from tests.events_feed import load
 from harness.pipeline.expected_numbers import COLUMNS, Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
@@ -36,6 +35,7 @@ from tests.dbt.common import (
 )
 from tests.dbt.process import PROJECT, Dbt
 from tests.dbt.random_events import EXAMPLES, NOON, Load, histories, streams
+from tests.events_feed import load
 
 GARDEN = "7_tuin_garden_1.5"
 

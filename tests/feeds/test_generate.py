@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.feeds.events_file import read_events
 from harness.project.paths import SAMPLE
+from tests.feeds.events_file import read_events
 from tests.feeds.test_events_file import REJECTED
 
 sys.path.insert(0, str(SAMPLE.parent))  # as for a script

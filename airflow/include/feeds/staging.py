@@ -99,8 +99,7 @@ class Staging:
             sql.SQL(
                 "create temporary table outside ({key}) on commit drop;"
                 " create temporary table rejects (file_number int, line_number bigint, raw_text text, reason text,"
-                " column_name text) on commit drop;"
-                + _SUSPECTS
+                " column_name text) on commit drop;" + _SUSPECTS
             ).format(key=sql.SQL(", ").join(key))
         )
         self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""))
