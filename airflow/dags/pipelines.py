@@ -19,6 +19,7 @@ clear the task.
 """
 
 import os
+import re
 from argparse import ArgumentTypeError
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -29,7 +30,7 @@ from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from feeds.arguments import share
-from feeds.contract import CONTRACTS, Feed, read_feed
+from feeds.contract import CADENCES, CONTRACTS, Feed, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid
 from feeds.retries import RETRIES
@@ -75,9 +76,10 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
         @task
         def create_tables() -> None:
             from feeds.dsn import warehouse_dsn
-            from feeds.tables import create_tables
+            from feeds.tables import create_others, create_tables
 
             create_tables(warehouse_dsn(), feed)
+            create_others(warehouse_dsn(), (other for other in FEEDS if other != feed))
 
         @task(task_id=f"load_{feed.name}", outlets=[Asset(f"raw.{feed.name}")])
         def load() -> dict[str, Any]:
@@ -111,25 +113,37 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
             )
             return result.as_dict()
 
-        # Unit tests do not read this data; they run in `nox -s dbt`.
+        # What depends on the source, and what that is built from: a model of this feed may join another's, which was not
+        # built yet. Unit tests do not read this data; they run in `nox -s dbt`.
         build = ("build", "--exclude-resource-type", "unit_test", "--select", f"@source:raw.{feed.name}")
         create_tables() >> load() >> dbt_task("dbt_build", *build)
 
     return tasks()
 
 
-def broken_pipeline(name: str, error: ContractInvalid) -> DAG:
-    """Make a DAG whose one task reports ERROR, about the contract of the feed NAME: the other feeds' pipelines stay."""
+def broken_pipelines(name: str, error: ContractInvalid) -> None:
+    """Make the DAGs of the feed NAME whose contract is invalid: each fails with ERROR when its next run is due."""
 
-    @dag(dag_id=f"{name}_pipeline", schedule=None, doc_md=str(error), tags=[name, "invalid contract"])
-    def tasks() -> None:
-        @task
-        def read_contract() -> None:
-            raise error
+    def broken_pipeline(cadence: str) -> None:
+        @dag(
+            dag_id=f"{name}_pipeline_{cadence}",
+            schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
+            start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
+            catchup=False,
+            doc_md=str(error),
+            tags=["invalid contract", cadence],
+        )
+        def tasks() -> None:
+            @task
+            def read_contract() -> None:
+                raise error
 
-        read_contract()
+            read_contract()
 
-    return tasks()
+        tasks()
+
+    for cadence in CADENCES:
+        broken_pipeline(cadence)
 
 
 def variable(feed: Feed, name: str) -> str:
@@ -166,11 +180,12 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
     return chosen.start, chosen.end
 
 
+FEEDS: list[Feed] = []
 for path in sorted(CONTRACTS.glob("*.yaml")):
     try:
-        found = read_feed(path)
+        FEEDS.append(read_feed(path))
     except ContractInvalid as invalid:
-        broken_pipeline(path.stem, invalid)
-        continue
-    for cadence in found.properties.cadences:
-        pipeline(found, cadence)
+        broken_pipelines(re.sub(r"[^a-zA-Z0-9_.-]", "_", path.stem), invalid)
+for found in FEEDS:
+    for each in found.properties.cadences:
+        pipeline(found, each)

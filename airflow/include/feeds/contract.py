@@ -3,27 +3,43 @@
 The standard has no field for some of what a feed needs; docs/contracts.md lists the custom properties that say it.
 """
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
+from zoneinfo import ZoneInfo
 
 import re2
 import yaml
-from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from open_data_contract_standard.model import OpenDataContractStandard, SchemaObject, SchemaProperty, Server
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from feeds.errors import ContractInvalid
 
 CONTRACTS = Path(__file__).parents[2] / "feeds"  # one per feed
-ROOT = Path(__file__).parents[3]  # of the repository, where a contract's relative path begins; see airflow/entrypoint.sh
+ROOT = Path(__file__).parents[
+    3
+]  # of the repository, where a contract's relative path begins; see airflow/entrypoint.sh
 FEED_NAME = re.compile("[a-z][a-z0-9_]{0,29}")  # with a load's number and a random part it is a table's name
 COLUMN_NAME = re.compile("[a-z_][a-z0-9_]{0,62}")
-OWN_COLUMNS = ("load_id",)  # that each raw table has beside the contract's
+# That a raw table or its history has beside the contract's, and those that every table of PostgreSQL has.
+OWN_COLUMNS = frozenset({"load_id", "other_columns", "valid_from", "valid_to"})
+OWN_COLUMNS |= {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 CHECK = "Correct it, then run: nox -s feed -- check"
-DELIMITERS_NOT_ALLOWED = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-OWN_TABLES = ("loads", "rejected_rows", "partitions")
+_PART_OF_VALUES = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+OWN_TABLES = frozenset({"loads", "loaded_files", "rejected_rows", "partitions", "snapshot_days"})
+OWN_TABLES |= {"rejected_events", "events_partitions"}  # of an earlier version
+HISTORY = "_history"
+# The parts of a location that are the time of its files: {start:%Y/%m/%d}.
+TIME_IN_LOCATION = re.compile(r"\{start:([^{}]*)\}")
+PERIODS = ("%Y", "%m", "%d", "%H")
+RE2_OPTIONS = re2.Options()
+RE2_OPTIONS.log_errors = False
+Format = Literal["csv", "jsonl", "parquet"]
+Cadence = Literal["daily", "weekly", "monthly"]
+CADENCES: tuple[Cadence, ...] = get_args(Cadence)
 Type = Literal["integer", "number", "string", "boolean", "date", "timestamp", "uuid", "json"]
 SQL_TYPES: dict[str, str] = {
     "integer": "bigint",
@@ -47,7 +63,6 @@ class Column:
         type: what a value is.
         sql_type: as PostgreSQL's format_type() writes it.
         is_required: whether each row has a value.
-        is_optional: whether a file may lack the column.
         pattern: a regular expression of RE2 that the whole of a string matches.
         lengths: the fewest and the most characters of a string; None for no bound.
         digits: the most digits of a number before and after the point.
@@ -59,7 +74,6 @@ class Column:
     type: Type
     sql_type: str
     is_required: bool = False
-    is_optional: bool = False
     pattern: str | None = None
     lengths: tuple[int, int | None] = (0, None)
     digits: tuple[int, int] | None = None
@@ -80,7 +94,7 @@ class Csv(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     quote: str = Field(default='"', min_length=1, max_length=1)
-    null: str = ""
+    null_token: str = ""  # `null` is no text in YAML
     encoding: Literal["utf-8", "latin-1", "windows-1252"] = "utf-8"
     decimal: Literal[".", ","] = "."
 
@@ -90,9 +104,13 @@ class Drift(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     new_column: Literal["refuse", "ignore", "keep"] = "refuse"
-    missing_column: Literal["refuse", "null"] = "refuse"  # one that is optional
-    column_order: Literal["refuse", "accept"] = "refuse"
-    changed_type: Literal["refuse", "reject"] = "refuse"
+    missing_column: Annotated[Literal["refuse", "null"], BeforeValidator(lambda word: word or "null")] = "refuse"
+    column_order: Literal["refuse", "accept"] = "refuse"  # of CSV
+    changed_type: Literal["refuse", "reject"] = "refuse"  # of Parquet
+
+
+# Has what a file has beside the contract's columns, if the contract says so.
+OTHER_COLUMNS = Column("other_columns", "", "json", SQL_TYPES["json"])
 
 
 class Properties(BaseModel):
@@ -102,7 +120,7 @@ class Properties(BaseModel):
     time_column: str | None = Field(default=None, alias="timeColumn")
     history: bool = False
     max_rejected: float = Field(default=0.01, ge=0, le=1, alias="maxRejected")
-    cadences: tuple[Literal["daily", "weekly", "monthly"], ...] = ("daily",)
+    cadences: tuple[Cadence, ...] = ("daily",)
     time_zone: str = Field(default="UTC", alias="timeZone")
     csv: Csv = Csv()
     drift: Drift = Drift()
@@ -113,9 +131,9 @@ class Feed:
     """One kind of row that arrives in files; its raw table has its name.
 
     Attributes:
-        columns: in the order of a file.
+        columns: of a file, in their order.
         key: the primary key's columns.
-        location: an absolute path, a pattern or a URI of the files, which may have `{start:…}` and `{end:…}` in it.
+        location: an absolute path, a pattern or a URI of the files, which may have `{start:…}` in it.
         format: of the files.
         rules: over the columns of a row.
         properties: the contract's custom properties.
@@ -127,7 +145,7 @@ class Feed:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     location: str
-    format: Literal["csv", "jsonl", "parquet"]
+    format: Format
     rules: tuple[Rule, ...]
     properties: Properties
 
@@ -136,23 +154,41 @@ class Feed:
         """The column whose values are in a load's interval; None for a snapshot, which a load replaces as a whole."""
         return self.properties.time_column
 
+    @property
+    def table_columns(self) -> tuple[Column, ...]:
+        """The columns of the raw table that a file fills."""
+        return (*self.columns, OTHER_COLUMNS) if self.properties.drift.new_column == "keep" else self.columns
+
     def column(self, name: str) -> Column:
         """Return the column NAME."""
         return next(column for column in self.columns if column.name == name)
 
 
+def contracts(folder: Path = CONTRACTS) -> list[Path]:
+    """Return the contracts of FOLDER, also those that `read_feed` refuses for their ending."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+
+
 def feed_names() -> list[str]:
     """Return the names of all feeds, also of those whose contracts are not valid."""
-    return sorted(path.stem for path in CONTRACTS.glob("*.yaml"))
+    return [path.stem for path in contracts()]
 
 
 def read_feeds(folder: Path = CONTRACTS) -> dict[str, Feed]:
     """Return the feeds of FOLDER by name.
 
     Raises:
-        ContractInvalid: a contract is not valid.
+        ContractInvalid: a contract is not valid, or is of a feed that another one has the name of.
     """
-    return {path.stem: read_feed(path) for path in sorted(folder.glob("*.yaml"))}
+    feeds = {path.stem: read_feed(path) for path in contracts(folder)}
+    for name, feed in feeds.items():
+        if feed.properties.history and name + HISTORY in feeds:
+            raise ContractInvalid(
+                f"{folder / (name + HISTORY)}.yaml: raw.{name}{HISTORY} is the table of {name}'s history.",
+                f"The contract of {name} asks for it, and two feeds cannot have one table.",
+                "Use another name for one of them.",
+            )
+    return feeds
 
 
 def read_feed(path: Path) -> Feed:
@@ -174,16 +210,7 @@ class _Reader:
         contract, properties = self._contract()
         table = self._only(contract.schema_ or [], "schema")
         server = self._only(contract.servers or [], "servers")
-        name = self._path.stem
-        if not FEED_NAME.fullmatch(name) or name in OWN_TABLES:
-            raise self._invalid((), f"a feed cannot be named {name!r}", "Use another name of a-z, 0-9 and _.")
-        for field, value in (("name", contract.name), ("schema.0.name", table.name)):
-            if value != name:
-                raise self._invalid(
-                    tuple(field.split(".")),
-                    f"is {value!r}, and the file's name says {name!r}",
-                    "Use one name for both.",
-                )
+        self._check_name(contract, table)
         columns = tuple(self._column(number, column) for number, column in enumerate(table.properties or []))
         if len(columns) == 0:
             raise self._invalid(("schema",), "has no properties", "Name the columns of a file, in their order.")
@@ -200,33 +227,77 @@ class _Reader:
             raise self._invalid(
                 ("schema",), "has no column with primaryKey: true", "Say which columns together are unique in a file."
             )
-        format_ = server.format
-        if format_ not in ("csv", "jsonl", "parquet"):
-            raise self._invalid(("servers", "0", "format"), f"is {format_!r}", "Use csv, jsonl or parquet.")
-        location = server.location or server.path
-        if not location:
-            raise self._invalid(("servers", "0"), "has neither path nor location", "Name the file, or its URI.")
-        if server.delimiter:
-            properties = properties.model_copy(
-                update={"csv": Csv(**properties.csv.model_dump() | {"delimiter": server.delimiter})}
-            )
-        self._check_csv(properties.csv)
+        if table.quality:
+            raise self._invalid(("schema", "0", "quality"), "is not known to a load", "Write a rule, or a dbt test.")
         own = {prop.property: prop.value for prop in table.customProperties or []}
         rules = self._rules(own.pop("rules", []))
         if own:
             raise self._invalid(("schema", "0", "customProperties"), f"has {sorted(own)[0]!r}", "Only rules is known.")
         feed = Feed(
-            name=name,
+            name=self._path.stem,
             version=contract.version or "",
             columns=columns,
             key=tuple(key for _, key in sorted(keys)),
-            location=location if "://" in location or "::" in location else str(ROOT / location),
-            format=format_,
+            location=self._location(server),
+            format=self._format(server),
             rules=rules,
-            properties=properties,
+            properties=self._with_delimiter(properties, server),
         )
+        self._check_csv(feed)
         self._check_columns(feed)
         return feed
+
+    def _check_name(self, contract: OpenDataContractStandard, table: SchemaObject) -> None:
+        name = self._path.stem
+        if self._path.suffix != ".yaml":
+            raise self._invalid((), f"is not named {name}.yaml", f"Rename it: git mv {self._path} {name}.yaml")
+        if not FEED_NAME.fullmatch(name) or name in OWN_TABLES:
+            raise self._invalid(
+                (), f"is of a feed that cannot be named {name!r}", "Use another name of a-z, 0-9 and _."
+            )
+        for field, value in (("name", contract.name), ("schema.0.name", table.name)):
+            if value != name:
+                raise self._invalid(
+                    tuple(field.split(".")),
+                    f"is {value!r}, and the file's name says {name!r}",
+                    "Use one name for both.",
+                )
+
+    def _format(self, server: Server) -> Format:
+        if server.format not in get_args(Format):
+            raise self._invalid(
+                ("servers", "0", "format"), f"is {server.format!r}", f"Use one of: {', '.join(get_args(Format))}."
+            )
+        return cast(Format, server.format)
+
+    def _with_delimiter(self, properties: Properties, server: Server) -> Properties:
+        """Return PROPERTIES with the delimiter of SERVER, which the standard has a field for."""
+        if not server.delimiter or server.format != "csv":
+            return properties
+        try:
+            csv = Csv.model_validate(properties.csv.model_dump() | {"delimiter": server.delimiter})
+        except ValidationError as error:
+            raise self._not_of_the_standard(error, ("servers", "0")) from None
+        return properties.model_copy(update={"csv": csv})
+
+    def _location(self, server: Server) -> str:
+        """Return where the files are."""
+        if not (location := server.location or server.path):
+            raise self._invalid(("servers", "0"), "has neither path nor location", "Name the file, or its URI.")
+        at = ("servers", "0", "location" if server.location else "path")
+        found = TIME_IN_LOCATION.findall(location)
+        parts = {part for times in found for part in re.findall("%.?", times)}
+        if (
+            parts != set(PERIODS[: len(parts)])
+            or len(parts) < len(found[:1])
+            or "{" in TIME_IN_LOCATION.sub("", location)
+        ):
+            raise self._invalid(
+                at,
+                "has a part in braces that is no time",
+                "Write {start:%Y/%m/%d}: first %Y, then %m, %d and %H as far as there is a file for each.",
+            )
+        return location if "://" in location or "::" in location else str(ROOT / location)
 
     def _contract(self) -> tuple[OpenDataContractStandard, Properties]:
         """Return the contract and its custom properties, as the standard and `Properties` say they must be."""
@@ -234,7 +305,13 @@ class _Reader:
             text = self._path.read_text(encoding="utf-8")
             self._tree = yaml.compose(text, Loader=yaml.SafeLoader)
             data = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise ContractInvalid(
+                f"{self._path} cannot be read: {error.strerror}.",
+                "The name of the feed is most likely misspelt, or its contract was moved.",
+                CHECK,
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or "it is not UTF-8"
@@ -245,6 +322,8 @@ class _Reader:
             ) from None
         if not isinstance(data, dict):
             raise self._invalid((), "is no mapping", "Begin it with apiVersion: v3.1.0")
+        if twice := next(_keys_twice(self._tree), None):
+            raise self._invalid(twice, "is there twice", "Remove one: YAML would take the last.")
         try:
             contract = OpenDataContractStandard(**data)
         except (ValidationError, TypeError) as error:
@@ -253,10 +332,12 @@ class _Reader:
             raise self._invalid(("apiVersion",), "is not v3.1.0 of a DataContract", "Write apiVersion: v3.1.0")
         if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", contract.version or ""):
             raise self._invalid(("version",), f"is {contract.version!r}", "Write three numbers, such as 1.0.0.")
-        custom = {prop.property: prop.value for prop in contract.customProperties or []}
+        if unknown := next(_unknown(data, contract.model_dump(by_alias=True, exclude_unset=True)), None):
+            raise self._invalid(unknown, "is no field of the standard", "It is most likely misspelt, or too far in.")
+        custom = {str(prop.property): prop.value for prop in contract.customProperties or []}
         try:
-            return contract, Properties(**custom)
-        except (ValidationError, TypeError) as error:
+            return contract, Properties.model_validate(custom)
+        except ValidationError as error:
             raise self._not_of_the_standard(error, ("customProperties",), list(custom)) from None
 
     def _not_of_the_standard(
@@ -278,64 +359,106 @@ class _Reader:
             raise self._invalid((*at, "name"), f"is {name!r}", "Name a column with a-z, 0-9 and _, not load_id.")
         options = prop.logicalTypeOptions or {}
         type_ = self._type(at, prop, options)
+        known = {"string": ("pattern", "minLength", "maxLength"), "uuid": ("format",)}.get(type_, ())
+        if unknown := next((option for option in options if option not in known), None):
+            raise self._invalid(
+                (*at, "logicalTypeOptions", unknown),
+                f"is not known to a load of {type_}",
+                "Write it as a rule, in SQL; docs/contracts.md has the options of each type.",
+            )
         digits = None
         sql_type = SQL_TYPES[type_]
-        if type_ == "number" and prop.physicalType:
+        if type_ == "number" and prop.physicalType not in (None, "numeric", "decimal"):
             if not (found := re.fullmatch(r"(?:numeric|decimal) ?\(([0-9]+) ?, ?([0-9]+)\)", prop.physicalType)):
                 raise self._invalid((*at, "physicalType"), f"is {prop.physicalType!r}", "Write numeric(p, s).")
             precision, scale = int(found[1]), int(found[2])
             if not 0 < precision <= 1000 or scale > precision:
                 raise self._invalid((*at, "physicalType"), f"is {prop.physicalType!r}", "Use at most 1000 digits.")
             digits, sql_type = (precision - scale, scale), f"numeric({precision},{scale})"
-        pattern = options.get("pattern")
-        if pattern is not None:
-            if type_ != "string":
-                raise self._invalid((*at, "logicalTypeOptions", "pattern"), "is for strings", "Leave it out.")
-            try:
-                re2.compile(pattern)
-            except re2.error as error:
-                what = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-                raise self._invalid(
-                    (*at, "logicalTypeOptions", "pattern"),
-                    f"is no regular expression of RE2: {what}",
-                    "RE2 has neither look-around nor back references, so that no pattern takes forever.",
-                ) from None
-        values: list[str] = []
-        for position, quality in enumerate(prop.quality or []):
-            listed = (quality.arguments or {}).get("validValues")
-            if quality.metric != "invalidValues" or quality.mustBe != 0 or not isinstance(listed, list):
-                raise self._invalid(
-                    (*at, "quality", str(position)),
-                    "is a check that a load does not know",
-                    "A load knows invalidValues with validValues and mustBe: 0; write others as dbt tests.",
-                )
-            values += [str(value) for value in listed]
         own = {one.property: one.value for one in prop.customProperties or []}
-        header, is_optional = own.pop("header", name), own.pop("optional", False)
+        header = own.pop("header", name)
         if own:
-            raise self._invalid(
-                (*at, "customProperties"), f"has {sorted(map(str, own))[0]!r}", "Known: header, optional."
-            )
-        if is_optional and (prop.required or prop.primaryKey):
-            raise self._invalid((*at, "required"), "is true, and optional too", "Leave one of the two out.")
-        return Column(
+            raise self._invalid((*at, "customProperties"), f"has {sorted(map(str, own))[0]!r}", "Only header is known.")
+        if prop.unique and not prop.primaryKey:
+            raise self._invalid((*at, "unique"), "is not checked by a load", "Write a dbt test, or make it the key.")
+        column = Column(
             name=name,
             header=str(header),
             type=type_,
             sql_type=sql_type,
             is_required=bool(prop.required or prop.primaryKey),
-            is_optional=bool(is_optional),
-            pattern=pattern,
-            lengths=(int(options.get("minLength") or 0), options.get("maxLength")),
+            pattern=self._pattern(at, type_, options),
+            lengths=self._lengths(at, type_, options),
             digits=digits,
-            values=tuple(values),
         )
+        return replace(column, values=self._values(at, prop, column))
+
+    def _pattern(self, at: tuple[str, ...], type_: Type, options: dict[str, Any]) -> str | None:
+        at = (*at, "logicalTypeOptions", "pattern")
+        if (pattern := options.get("pattern")) is None:
+            return None
+        if type_ != "string" or not isinstance(pattern, str):
+            raise self._invalid(at, "is for strings, and a string itself", "Leave it out, or write it in quotes.")
+        try:
+            re2.compile(pattern, RE2_OPTIONS)
+        except re2.error as error:
+            what = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+            raise self._invalid(
+                at,
+                f"is no regular expression of RE2: {what}",
+                "RE2 has neither look-around nor back references, so that no pattern takes forever.",
+            ) from None
+        return pattern
+
+    def _lengths(self, at: tuple[str, ...], type_: Type, options: dict[str, Any]) -> tuple[int, int | None]:
+        shortest, longest = options.get("minLength", 0), options.get("maxLength")
+        for name, length in (("minLength", shortest), ("maxLength", longest)):
+            if name in options and (type_ != "string" or type(length) is not int or length < 0):
+                raise self._invalid(
+                    (*at, "logicalTypeOptions", name), "is for strings, and a number of characters", "Leave it out."
+                )
+        if longest is not None and longest < max(shortest, 1):
+            raise self._invalid((*at, "logicalTypeOptions", "maxLength"), "allows no string", "Write a larger one.")
+        return shortest, longest
+
+    def _values(self, at: tuple[str, ...], prop: SchemaProperty, column: Column) -> tuple[str, ...]:
+        """Return the valid values, each of which is one of COLUMN."""
+        from feeds.values import Flaw, reader  # that module needs this one
+
+        values: list[str] = []
+        for position, quality in enumerate(prop.quality or []):
+            place = (*at, "quality", str(position))
+            if quality.type == "text":
+                continue
+            listed = (quality.arguments or {}).get("validValues")
+            if quality.metric != "invalidValues" or quality.mustBe != 0 or not isinstance(listed, list) or not listed:
+                raise self._invalid(
+                    place,
+                    "is a check that a load does not know",
+                    "A load knows invalidValues with validValues and mustBe: 0; write others as dbt tests.",
+                )
+            for value in listed:
+                text = json.dumps(value) if isinstance(value, bool) else str(value)
+                try:
+                    if column.type == "json":
+                        raise Flaw("type")
+                    reader(column)(text)
+                except Flaw as flaw:
+                    raise self._invalid(
+                        (*place, "arguments", "validValues"),
+                        f"has {text!r}, which is none of the column: {flaw}",
+                        f"Correct it; the column is of the type {column.type}.",
+                    ) from None
+                values.append(text)
+        return tuple(values)
 
     def _type(self, at: tuple[str, ...], prop: SchemaProperty, options: dict[str, Any]) -> Type:
         """Return the type of a column; the standard writes a uuid as a string, and json as an object or array."""
         logical = prop.logicalType
         if logical == "string":
-            return "uuid" if options.get("format") == "uuid" else "string"
+            if options.get("format") not in (None, "uuid"):
+                raise self._invalid((*at, "logicalTypeOptions", "format"), "is not uuid", "Write a pattern.")
+            return "uuid" if "format" in options else "string"
         if logical in ("object", "array"):
             return "json"
         if logical in ("integer", "number", "boolean", "date", "timestamp"):
@@ -343,7 +466,7 @@ class _Reader:
         raise self._invalid(
             (*at, "logicalType"),
             f"is {logical!r}",
-            "Use integer, number, string, boolean, date, timestamp, object or array; a uuid is a string of this format.",
+            "Use integer, number, string, boolean, date, timestamp, object, array; a uuid is a string of this format.",
         )
 
     def _rules(self, value: Any) -> tuple[Rule, ...]:
@@ -351,36 +474,73 @@ class _Reader:
         if not isinstance(value, list):
             raise self._invalid(at, "has rules that are no list", "Write each as {name: …, sql: …}.")
         try:
-            return tuple(Rule.model_validate(rule) for rule in value)
+            rules = tuple(Rule.model_validate(rule) for rule in value)
         except ValidationError as error:
             raise self._not_of_the_standard(error, at) from None
+        names = [rule.name for rule in rules]
+        for rule in rules:
+            if names.count(rule.name) > 1:
+                raise self._invalid(at, f"has two rules named {rule.name!r}", "Rename one.")
+            if flaw := _flaw_of_expression(rule.sql):
+                raise self._invalid(at, f"has the rule {rule.name!r}, which {flaw}", "Write one condition in SQL.")
+        return rules
 
-    def _check_csv(self, csv: Csv) -> None:
+    def _check_csv(self, feed: Feed) -> None:
         """Refuse characters that cannot separate fields: PostgreSQL's COPY reads clean lines as they are."""
-        if csv.delimiter in DELIMITERS_NOT_ALLOWED or not csv.delimiter.isascii():
+        csv, at = feed.properties.csv, ("customProperties",)
+        if feed.format != "csv":
+            if feed.properties.csv != Csv():
+                raise self._invalid(at, f"has csv, and the format is {feed.format}", "Leave csv out.")
+            return
+        if csv.delimiter in _PART_OF_VALUES or not csv.delimiter.isascii():
             raise self._invalid(
                 ("servers", "0", "delimiter"),
                 f"is {csv.delimiter!r}",
                 "Use a character that is no letter, no digit and part of no value, such as a comma or a semicolon.",
             )
-        if csv.quote == csv.delimiter or csv.quote in DELIMITERS_NOT_ALLOWED or not csv.quote.isascii():
-            raise self._invalid(("customProperties",), f"has the quote {csv.quote!r}", "Use another character.")
+        if csv.quote == csv.delimiter or csv.quote in _PART_OF_VALUES or not csv.quote.isascii():
+            raise self._invalid(at, f"has the quote {csv.quote!r}", "Use another character.")
+        special = {csv.delimiter, csv.quote, "\r", "\n", "\0", "\\"}
+        if set(csv.null_token.replace("\\N", "", 1)) & special:
+            raise self._invalid(
+                at,
+                f"has the null token {csv.null_token!r}",
+                "Use a text without delimiter, quote, line end and backslash, or \\N.",
+            )
+        for column in feed.columns:
+            if csv.null_token in column.values:
+                raise self._invalid(
+                    at,
+                    f"has the null token {csv.null_token!r}, a valid value of {column.name}",
+                    "Use another token, or remove the value: a field with this text is null.",
+                )
+            if set(column.header) & set("\r\n\0"):
+                raise self._invalid(("schema",), f"has the header {column.header!r}", "A header is one line.")
 
     def _check_columns(self, feed: Feed) -> None:
-        """Check what concerns several columns: the time column, and history."""
+        """Check what concerns several fields: the key, the time column, time zone, and history."""
         names = {column.name: column for column in feed.columns}
+        at = ("customProperties",)
+        if found := next((name for name in feed.key if names[name].type == "json"), None):
+            raise self._invalid(
+                ("schema", "0", "properties", str(list(names).index(found)), "primaryKey"),
+                "is true, and the column is json",
+                "Use columns of other types: equal json can be written in several ways.",
+            )
+        try:
+            ZoneInfo(feed.properties.time_zone)
+        except (ValueError, OSError):  # unknown, or no name of one
+            raise self._invalid(
+                at, f"has the time zone {feed.properties.time_zone!r}", "Name one of IANA, such as Europe/Amsterdam."
+            ) from None
         if (time := feed.time_column) is None:
             return
         if time not in names or names[time].type not in ("timestamp", "date") or not names[time].is_required:
             raise self._invalid(
-                ("customProperties",),
-                f"has the time column {time!r}",
-                "It must be a required column of the type timestamp or date.",
+                at, f"has the time column {time!r}", "It must be a required column of the type timestamp or date."
             )
         if feed.properties.history:
-            raise self._invalid(
-                ("customProperties",), "asks for the history of an interval feed", "Only snapshots have a history."
-            )
+            raise self._invalid(at, "asks for the history of an interval feed", "Only snapshots have a history.")
 
     def _only(self, items: Sequence[Any], field: str) -> Any:
         if len(items) != 1:
@@ -413,3 +573,43 @@ def _line(node: Any, at: Sequence[str]) -> int:
         else:
             return line
     return line
+
+
+def _keys_twice(node: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the fields below NODE whose mapping has them twice."""
+    if isinstance(node, yaml.MappingNode):
+        names = [str(key.value) for key, _ in node.value]
+        yield from ((*at, name) for name in names if names.count(name) > 1)
+        for name, (_, value) in zip(names, node.value, strict=True):
+            yield from _keys_twice(value, (*at, name))
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _keys_twice(item, (*at, str(number)))
+
+
+def _unknown(data: Any, known: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the fields of DATA that are not in KNOWN, what a model has kept of it."""
+    if isinstance(data, dict) and isinstance(known, dict):
+        for name, value in data.items():
+            if name in known:
+                yield from _unknown(value, known[name], (*at, str(name)))
+            else:
+                yield (*at, str(name))
+    elif isinstance(data, list) and isinstance(known, list):
+        for number, (item, kept) in enumerate(zip(data, known, strict=False)):
+            yield from _unknown(item, kept, (*at, str(number)))
+
+
+def _flaw_of_expression(text: str) -> str | None:
+    """Return why TEXT is not one expression of SQL, as far as a program without a server can tell."""
+    code = re.sub(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", "x", text)
+    if "'" in code or '"' in code:
+        return "has a quote that is not closed"
+    if ";" in code or "--" in code or "/*" in code:
+        return "has a semicolon or a comment"
+    depth = 0
+    for character in code:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+    return "has parentheses that do not pair" if depth else None

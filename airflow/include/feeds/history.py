@@ -65,7 +65,7 @@ def table(raw: RawTable) -> sql.Identifier:
 def create(raw: RawTable) -> sql.Composed:
     """Return the statement that makes the table of RAW's history, if it is missing."""
     columns = sql.SQL(", ").join(
-        sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type)) for column in raw.feed.columns
+        sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type)) for column in raw.feed.table_columns
     )
     return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
 
@@ -115,7 +115,7 @@ def write(
         ]
         return sql.SQL(" and ").join([sql.SQL("true"), *pairs])
 
-    others = tuple(column.name for column in raw.feed.columns if column.name not in raw.feed.key)
+    others = tuple(column.name for column in raw.feed.table_columns if column.name not in raw.feed.key)
     parts = {
         "history": table(raw),
         "snapshot": snapshot or sql.SQL("(select * from {} where false)").format(raw.identifier),

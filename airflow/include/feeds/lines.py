@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import re2
@@ -29,10 +29,12 @@ from feeds.contract import Column, Feed
 from feeds.values import Flaw, moment_of
 
 MAX_LINE_BYTES = 1 << 20
+UNFIT = "\0"  # in a dialect without quotes, the field of a value of another type
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _DAYS_KEPT = 64  # compiled patterns; rows of a file in any order have many days
 _CLEAN_OPTIONS = re2.Options()
 _CLEAN_OPTIONS.max_mem = 64 << 20  # bytes, for its automaton
+_CLEAN_OPTIONS.log_errors = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,54 @@ class Dialect:
     delimiter: str
     quote: str | None
     null: str
+
+    def split(self, text: str) -> list[str | None] | None:
+        """Return the fields of TEXT, None for null; or None if its quoting is invalid."""
+        if self.quote is None:
+            return [None if field == self.null else _unescaped(field) for field in text.split(self.delimiter)]
+        if self.quote not in text:
+            return [None if field == self.null else field for field in text.split(self.delimiter)]
+        fields: list[str | None] = []
+        position = 0
+        while found := self._field.match(text, position):
+            field = found[2] if found[1] is None else found[1].replace(self.quote * 2, self.quote)
+            fields.append(None if field == self.null else field)
+            if not found[3]:
+                return fields
+            position = found.end()
+        return None
+
+    def joined(self, fields: Sequence[str | None]) -> str:
+        """Return the line of FIELDS, None for null, in a dialect with quotes."""
+        return self.delimiter.join(self.null if field is None else self._quoted(field) for field in fields)
+
+    def end_of_record(self, block: bytes, position: int, count: int) -> int:
+        """Return the line end that ends the record of COUNT fields at POSITION: a quoted field may have line ends."""
+        first = end = block.find(b"\n", position)
+        if self.quote is None:
+            return end
+        quote = self.quote.encode()
+        if block.count(quote, position, end) % 2 == 0:
+            return end
+        # A line end is within quotes as long as their number is odd: only a line with another quote can end the record.
+        while (at := block.find(quote, end, position + MAX_LINE_BYTES)) >= 0:
+            start, end = end, block.find(b"\n", at)
+            if block.count(quote, start, end) % 2:
+                fields = self.split(block[position:end].decode(errors="replace"))
+                return end if fields and len(fields) == count else first
+        return first
+
+    def _quoted(self, field: str) -> str:
+        assert self.quote is not None
+        is_plain = field.isalnum() or not {self.delimiter, self.quote, "\n", "\r"} & set(field)
+        return field if is_plain else self.quote + field.replace(self.quote, self.quote * 2) + self.quote
+
+    @cached_property
+    def _field(self) -> re.Pattern[str]:
+        quote, delimiter = re.escape(self.quote or ""), re.escape(self.delimiter)
+        return re.compile(
+            f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
+        )
 
 
 class Row(NamedTuple):
@@ -84,29 +134,30 @@ class Lines:
         self.time = names.index(feed.time_column) if feed.time_column else None
         decimal, zone = feed.properties.csv.decimal, feed.properties.time_zone
         self._readers = [values.reader(column, decimal, zone) for column in columns]
-        order = [column.name for column in feed.columns]
+        order = [column.name for column in feed.table_columns]
         self._order = sorted(range(len(names)), key=lambda position: order.index(names[position]))
         excluded = f"{dialect.delimiter}{dialect.quote or ''}\\\r\n\0"
-        self._clean = [values.clean(column, excluded, decimal, zone) for column in columns]
+        self._clean = [values.clean(column, excluded, dialect.null, decimal, zone) for column in columns]
+        self._clean_time = values.clean_time(zone)
         self._escapes = str.maketrans(_ESCAPES | {dialect.delimiter: f"\\{dialect.delimiter}"})
-        if dialect.quote:
-            quote, delimiter = re.escape(dialect.quote), re.escape(dialect.delimiter)
-            self._field = re.compile(
-                f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
-            )
         separator = re.escape(dialect.delimiter)
         fields = [
             f"([^{separator}\n]*)" if n in self.key_positions else f"[^{separator}\n]*" for n in range(len(names))
         ]
         self._key_fields = re.compile((separator.join(fields) + "\n").encode())
         self._after_key = re.compile((f"{separator}[^\n]*\n" if len(names) > 1 else "\n").encode())
-        self.has_clean = all(self._clean) and dialect.null != "\\"
         self._canonical = {name: values.reader(feed.column(name)) for name in feed.key}
-        self._quote = dialect.quote.encode() if dialect.quote else None
+        self._null_as_text = "".join(f"\\x{byte:02x}" for byte in dialect.null.encode())
         self._day = re2.compile(self._day_pattern(), _CLEAN_OPTIONS) if self.time is not None else None
         self.clean_of_day = lru_cache(_DAYS_KEPT)(self._compiled)
+        self.has_clean = all(self._clean)
+        if self.has_clean:
+            try:
+                self._compiled(b"2000-01-01")
+            except re2.error:  # too many columns with long patterns
+                self.has_clean = False
 
-    def parse(self, line: bytes) -> Row | Reject:
+    def parse(self, line: bytes) -> Row | Reject:  # noqa: PLR0911 - a return per reason, in their order
         """Return the row in LINE (UTF-8, no line end), or the reason why it is not valid."""
         if len(line) > MAX_LINE_BYTES:
             return Reject("too_long")
@@ -114,19 +165,21 @@ class Lines:
             text = line.decode()
         except UnicodeDecodeError:
             return Reject("encoding")
-        if "\0" in text:
+        if "\0" in text and self.dialect.quote:
             return Reject("nul_byte")
-        if (fields := self._split(text)) is None:
+        if (fields := self.dialect.split(text)) is None:
             return Reject("quoting")
         if len(fields) != len(self.columns):
             return Reject("field_count")
         row: list[str | None] = [None] * len(fields)
         for position in self._order:
-            field, column = fields[position], self.columns[position]
-            if field is None or field == self.dialect.null:
+            column = self.columns[position]
+            if (field := fields[position]) is None:
                 if column.is_required:
                     return Reject("required", column.name)
                 continue
+            if field == UNFIT:
+                return Reject("type", column.name)
             try:
                 row[position] = self._readers[position](field)
             except Flaw as flaw:
@@ -137,7 +190,10 @@ class Lines:
     def copied(self, row: Row) -> bytes:
         """Return ROW as a line that COPY reads in this dialect."""
         null, escapes = self.dialect.null, self._escapes
-        fields = (null if value is None else value.translate(escapes) for value in row.values)
+        fields = (
+            null if value is None else value.translate(escapes) if value != null else self._null_as_text
+            for value in row.values
+        )
         return (self.dialect.delimiter.join(fields) + "\n").encode()
 
     def copied_key(self, row: Row) -> bytes:
@@ -172,17 +228,8 @@ class Lines:
         return found if len(self.key_positions) == 1 else [delimiter.join(fields) for fields in found]
 
     def end_of_record(self, block: bytes, position: int) -> int:
-        """Return the line end that ends the record at POSITION of BLOCK: a quoted field may have line ends."""
-        first = end = block.find(b"\n", position)
-        if self._quote is None or block.count(self._quote, position, end) % 2 == 0:
-            return end
-        # A line end is within quotes as long as their number is odd: only a line with another quote can end the record.
-        while 0 <= (quote := block.find(self._quote, end, position + MAX_LINE_BYTES)):
-            start, end = end, block.find(b"\n", quote)
-            if block.count(self._quote, start, end) % 2:
-                is_record = self.parse(block[position:end]) not in (Reject("quoting"), Reject("field_count"))
-                return end if is_record else first
-        return first
+        """Return the line end that ends the record at POSITION of BLOCK."""
+        return self.dialect.end_of_record(block, position, len(self.columns))
 
     def day(self, block: bytes, position: int) -> bytes | None:
         """Return the day, `YYYY-MM-DD`, of the line at POSITION of BLOCK, if it may be clean."""
@@ -195,34 +242,16 @@ class Lines:
         for position, (column, pattern) in enumerate(zip(self.columns, self._clean, strict=True)):
             if position == self.time:
                 assert day is not None
-                pattern = day.decode() + (values.CLEAN_TIME if column.type == "timestamp" else "")
-            elif not column.is_required:
-                null = re2.escape(self.dialect.null)
-                pattern = f"(?:{pattern}|{null})" if null else f"(?:{pattern})?"
-            fields.append(pattern)
-        line = re2.escape(self.dialect.delimiter).join(map(str, fields))
+                fields.append(day.decode() + (self._clean_time if column.type == "timestamp" else ""))
+            else:
+                fields.append(str(pattern))
+        line = re2.escape(self.dialect.delimiter).join(fields)
         return re2.compile(f"(?:{line}\n)+", _CLEAN_OPTIONS)
 
     def _day_pattern(self) -> str:
         delimiter = re2.escape(self.dialect.delimiter)
         before = f"[^{delimiter}\n]*{delimiter}" * (self.time or 0)
         return f"{before}({values.CLEAN_DATE})"
-
-    def _split(self, text: str) -> list[str | None] | None:
-        """Return the fields of TEXT, None for null; or None if its quoting is invalid."""
-        quote, delimiter = self.dialect.quote, self.dialect.delimiter
-        if quote is None:
-            return [None if field == self.dialect.null else _unescaped(field) for field in text.split(delimiter)]
-        if quote not in text:
-            return list(text.split(delimiter))
-        fields: list[str | None] = []
-        position = 0
-        while found := self._field.match(text, position):
-            fields.append(found[2] if found[1] is None else found[1].replace(quote * 2, quote))
-            if not found[3]:
-                return fields
-            position = found.end()
-        return None
 
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)

@@ -94,6 +94,7 @@ def load(
             role,
             raw,
             source_uri,
+            Interval(utc(start), utc(end)),
             interval,
             day,
             valid,
@@ -133,6 +134,7 @@ class _Load:
     role: str | None
     raw: RawTable
     source_uri: str
+    asked: Interval  # whose files are read
     interval: Interval
     day: date  # of a snapshot
     valid: Interval
@@ -150,7 +152,7 @@ class _Load:
                 make_missing(connection, self.raw)
             load_id = ledger.begin(connection, self.raw.feed.name, self.source_uri, self.interval, None)
             definition = read_definition(connection, self.raw)
-            staging, _ = self._stage(definition, load_id, find_files(self.source_uri), ())
+            staging, _ = self._stage(definition, load_id, self._files(), ())
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
             _warn_of_far_days(self.raw.feed, load_id, staging)
@@ -164,7 +166,7 @@ class _Load:
 
     def run(self, load_id: int, *, force: bool) -> LoadResult:
         """Load the files, or nothing of them if that fails."""
-        uris = find_files(self.source_uri)
+        uris = self._files()
         # Whether nobody has changed a history since cannot be seen.
         if not (force or self.raw.feed.properties.history) and (result := self._skip_if_unchanged(load_id, uris)):
             return result
@@ -219,6 +221,10 @@ class _Load:
             self._close(load_id, files, result, moved_from=replacement.moved_from)
             swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
+
+    def _files(self) -> list[str]:
+        is_snapshot = self.raw.feed.time_column is None
+        return find_files(self.source_uri, self.asked, is_latest=is_snapshot, allow_missing=self.allow_empty)
 
     def _close(
         self,
@@ -292,12 +298,14 @@ class _Load:
         read_bytes = 0
         for number, uri in enumerate(uris, 1):
             with open_source(uri) as source:
-                if number == 1:
-                    staging.begin(total, total if source.text_bytes is not None else None)
                 rows = read(source, self.raw.feed)
                 header = None if rows.header is None else raw_text(rows.header)
+                # How many rows the later files have is not known.
+                most_rows = staging.most_rows(rows, source.text_bytes) if number == len(uris) else None
+                if number == 1:
+                    staging.begin(total, most_rows)
                 report = partial(_report, progress, source, read_bytes)
-                staging.stage(rows, number, self.max_rejected, report)
+                staging.stage(rows, number, most_rows, self.max_rejected, report)
                 if staging.is_hopeless:
                     return staging, files
                 files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))

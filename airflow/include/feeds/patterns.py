@@ -69,7 +69,7 @@ def _sequence(tree: Iterable[Any], excluded: Ranges) -> str:
     return "".join(_item(kind, value, excluded) for kind, value in tree)
 
 
-def _item(kind: Any, value: Any, excluded: Ranges) -> str:
+def _item(kind: Any, value: Any, excluded: Ranges) -> str:  # noqa: PLR0911 - a return per kind
     if kind is op.LITERAL:
         return one_of([(value, value)], excluded)
     if kind is op.NOT_LITERAL:

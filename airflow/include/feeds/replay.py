@@ -6,7 +6,6 @@ that they have now. So do rows whose key the table has, and those of which the q
 their file again.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -20,12 +19,11 @@ from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import read_definition
-from feeds.formats import read
+from feeds.formats import read_rejected
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
 from feeds.lines import Lines, Reject, Row
 from feeds.locks import block_writers, wait_for_turn
-from feeds.source import Source
 from feeds.table import RawTable
 
 SOURCE = "raw.rejected_rows"  # of a replay, in the ledger
@@ -130,7 +128,9 @@ class _Replay:
         """Read the quarantine, and load what is valid."""
         connection, raw = self.connection, self.raw
         self._execute(_REPLAYED)
-        names = sql.SQL("copy pg_temp.replayed (load$, file$, line$, reason$, column$, {}) from stdin").format(raw.names)
+        names = sql.SQL("copy pg_temp.replayed (load$, file$, line$, reason$, column$, {}) from stdin").format(
+            raw.names
+        )
         for rejects in self._rejects():
             with connection.cursor().copy(names) as copy:
                 copy.write(b"".join(self._line(*parsed) for parsed in self._parsed(rejects)))
@@ -174,19 +174,19 @@ class _Replay:
             for _, records in groupby(group, lambda each: each.line_number if "\n" in each.raw_text else 0):
                 yield from self._read(header, list(records))
 
-    def _read(self, header: str | None, rejects: Sequence[_Rejected]) -> Iterator[tuple[_Rejected, Row | Reject, Lines]]:
+    def _read(
+        self, header: str | None, rejects: Sequence[_Rejected]
+    ) -> Iterator[tuple[_Rejected, Row | Reject, Lines]]:
         feed = self.raw.feed
-        if feed.format == "parquet":  # whose rows the quarantine has as JSON
-            feed = replace(feed, format="jsonl")
+        texts = [one.raw_text for one in rejects]
         if feed.format == "csv":
-            header = header or feed.properties.csv.delimiter.join(column.header for column in feed.columns)
-        text = "\n".join([*([header] if feed.format == "csv" and header else []), *(one.raw_text for one in rejects), ""])
-        rows = read(Source(SOURCE, None, iter([text.encode()]), io.BytesIO(), None), feed)
+            texts.insert(0, header or feed.properties.csv.delimiter.join(column.header for column in feed.columns))
+        rows = read_rejected("".join(f"{text}\n" for text in texts).encode(), feed)
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
         number = 0
         for block in rows.blocks:
-            texts = [block.lines[:-1]] if "\n" in rejects[0].raw_text else block.lines.split(b"\n")[:-1]
-            for position, line in enumerate(texts):
+            found = [block.lines.rstrip(b"\n")] if "\n" in rejects[0].raw_text else block.lines.split(b"\n")[:-1]
+            for position, line in enumerate(found):
                 yield rejects[number], block.flaws.get(position) or lines.parse(line), lines
                 number += 1
 
@@ -200,7 +200,11 @@ class _Replay:
             values = {column.name: value for column, value in zip(lines.columns, row.values, strict=True)}
         else:
             reason = row
-        fields = [*map(str, rejected[:3]), *reason, *(values.get(column.name) for column in self.raw.feed.columns)]
+        fields = [
+            *map(str, rejected[:3]),
+            *reason,
+            *(values.get(column.name) for column in self.raw.feed.table_columns),
+        ]
         return ("\t".join("\\N" if text is None else text.translate(_ESCAPED) for text in fields) + "\n").encode()
 
     def _load(self) -> int:
@@ -237,7 +241,9 @@ class _Replay:
         raw = self.raw
         time = raw.partition_key if raw.feed.time_column else sql.SQL("now()")
         within = "{} >= coalesce({load}.interval_start, '-infinity') and {} < coalesce({load}.interval_end, 'infinity')"
-        is_inside, is_replaced = (sql.SQL(within.replace("{load}", load)).format(time, time) for load in ("own", "later"))
+        is_inside, is_replaced = (
+            sql.SQL(within.replace("{load}", load)).format(time, time) for load in ("own", "later")
+        )
         known, is_known, group = raw.identifier, sql.SQL("true"), raw.key
         if raw.feed.properties.history:
             known, is_known = history.table(raw), history.is_of_load("load$")

@@ -1,4 +1,4 @@
-"""Read a file as a stream, compressed or not, from a plain path or any URI that fsspec knows."""
+"""Find and read files, compressed or not, at a plain path or any URI that fsspec knows."""
 
 import gzip
 import hashlib
@@ -6,18 +6,23 @@ import io
 import logging
 import netrc
 import os
+import re
+import tempfile
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import fsspec
 
 from feeds import errors
+from feeds.contract import PERIODS, TIME_IN_LOCATION
+from feeds.interval import ALWAYS, Interval
 from feeds.lines import MAX_LINE_BYTES
 from feeds.uri import shown, without_secrets
 
@@ -25,7 +30,13 @@ _BLOCK_BYTES = 1 << 18
 _FETCHED_BYTES = 1 << 23  # per request to an object store; the default of some is 50 MB, twice in memory
 _HTTP_SILENCE_S = 60
 _TAGS = ("mtime", "ino", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "generation", "md5Hash")
-_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# Names that programs give to a file until it is complete.
+_UNFINISHED = re.compile(
+    r"(?:^|/)\.[^/]*$|(?:^|/)_temporary/|~$|\.(?:tmp|temp|part|partial|filepart|crdownload|download|inprogress|swp)$",
+    re.IGNORECASE,
+)
+_MOST_PERIODS = 400  # that are looked for one by one; of more, all files are listed
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +47,7 @@ class _StoredBytes(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size_bytes = 0
-        self.is_compressed = False
+        self.is_text = True
         self.hash = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -58,14 +69,16 @@ class Source:
         uri: where it is.
         blocks: its lines in blocks, which end with a line end; can be read once. A line longer than MAX_LINE_BYTES may
             be cut, but not to MAX_LINE_BYTES or less. Raises SourceUnreadable, and at its end SourceChanged.
-        file: the stored bytes, for a format that reads them in another order; then `blocks` are not read.
+        whole: reads all of the file and returns it decompressed, to be read in any order, instead of `blocks`.
+        verify: raises SourceChanged if the file is not as it was when it was opened; `blocks` does so at its end.
         total_bytes: the stored file's size, if it is known before reading.
     """
 
     uri: str
     _stored: _StoredBytes
     blocks: Iterator[bytes]
-    file: BinaryIO
+    whole: Callable[[], BinaryIO]
+    verify: Callable[[], None]
     total_bytes: int | None
 
     @property
@@ -75,12 +88,12 @@ class Source:
 
     @property
     def text_bytes(self) -> int | None:
-        """The size of the lines in bytes, if it is known before reading."""
-        return None if self._stored.is_compressed else self.total_bytes
+        """The size of the lines in bytes, if it is known once the first block was read."""
+        return self.total_bytes if self._stored.is_text else None
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the stored file, in hexadecimal, once `blocks` is exhausted."""
+        """The SHA-256 of the stored file, in hexadecimal, once all of it was read."""
         return self._stored.hash.hexdigest()
 
 
@@ -104,15 +117,11 @@ def open_source(uri: str) -> Iterator[Source]:
     """
     filesystem, path = _find(uri)
     before = _identity(filesystem, path, uri)
-    with _opened(filesystem, path, uri) as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(_opened(filesystem, path, uri))
         stored = _StoredBytes(file)
 
-        def whole() -> Iterator[bytes]:
-            unreadable = None
-            try:
-                yield from _blocks(stored, uri)
-            except errors.SourceUnreadable as error:  # perhaps because the file was replaced or truncated
-                unreadable = error
+        def verify(unreadable: Exception | None = None) -> None:
             is_whole = unreadable or before.get("size") in (None, stored.size_bytes)
             if _identity(filesystem, path, uri) != before or not is_whole:
                 raise errors.SourceChanged(
@@ -120,32 +129,183 @@ def open_source(uri: str) -> Iterator[Source]:
                     "Its export most likely has not finished, or another one has started.",
                     "Run the load again when the file is complete; nothing was changed.",
                 ) from unreadable
-            if unreadable:
-                raise unreadable
 
-        yield Source(uri, stored, whole(), file, before.get("size"))
+        def blocks() -> Iterator[bytes]:
+            try:
+                yield from _blocks(stored, uri)
+            except errors.SourceUnreadable as error:  # perhaps because the file was replaced or truncated
+                verify(error)
+                raise
+            verify()
+
+        def whole() -> BinaryIO:
+            with _translated_errors(uri):
+                read = _reader(stored)
+                if stored.is_text and filesystem.protocol == ("file", "local"):
+                    while read(_BLOCK_BYTES):
+                        pass
+                    file.seek(0)
+                    return file
+                stored.is_text = False
+                copy = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
+                while block := read(_BLOCK_BYTES):
+                    copy.write(block)
+                copy.seek(0)
+                return copy
+
+        yield Source(uri, stored, blocks(), whole, verify, before.get("size"))
 
 
-def find_files(uri: str) -> list[str]:
-    """Return the files that URI, which may be a pattern, names, in the order of their names.
+def text_source(uri: str, text: bytes) -> Source:
+    """Return the source with the lines TEXT, shown as URI."""
+    stored = _StoredBytes(io.BytesIO(text))
+    return Source(uri, stored, iter([text]), lambda: cast(BinaryIO, io.BytesIO(text)), lambda: None, None)
+
+
+def find_files(
+    uri: str, interval: Interval = ALWAYS, *, is_latest: bool = False, allow_missing: bool = False
+) -> list[str]:
+    """Return the files that URI names, in the order of their times and names.
+
+    URI may be a pattern, and have `{start:…}` in it, the time in UTC at which the period of a file starts.
+
+    Args:
+        uri: a path, a pattern, or any fsspec URI.
+        interval: of the load; it needs the files of its periods.
+        is_latest: whether only the files of the last period are needed.
+        allow_missing: whether periods may have no file.
 
     Raises:
-        SourceMissing: a pattern matches none.
+        SourceMissing: no file matches, or a period has none.
+        SourceChanged: a file is still being written, by its name.
     """
-    if not any(character in uri.partition("?")[0] for character in "*[") and "::" not in uri:
+    if not (times := TIME_IN_LOCATION.findall(uri)):
+        return _matching(uri)
+    length = 1 + max(PERIODS.index(part) for part in re.findall("%.", "".join(times)))
+    periods = _periods(interval, length)
+    if periods is None or len(periods) > _MOST_PERIODS:
+        found = _files_by_period(uri, length)
+        if periods is None:
+            periods = [period for period in sorted(found) if _overlap(period, length, interval)]
+        found_in = {period: found.get(period, []) for period in periods}
+    else:
+        periods = periods[-1:] if is_latest else periods
+        found_in = {period: _matching(_at(uri, period), may_miss=allow_missing) for period in periods}
+    if is_latest:
+        found_in = dict(list(found_in.items())[-1:])
+    missing = [period for period in found_in if not found_in[period]]
+    if not any(found_in.values()) or (missing and not allow_missing):
+        first = _at(uri, missing[0]) if missing else uri
+        raise errors.SourceMissing(
+            f"No file matches {shown(first)}{f', nor {len(missing) - 1} others' if len(missing) > 1 else ''}.",
+            "The file has not arrived yet, or the location in the contract is misspelt.",
+            "Export it, if only its header: a time without a file would lose its rows, which allow_empty allows.",
+        )
+    return [file for files in found_in.values() for file in files]
+
+
+def _periods(interval: Interval, length: int) -> list[datetime] | None:
+    """Return the starts of the periods that INTERVAL has a part of; None if it has an open bound."""
+    if interval.start is None or interval.end is None:
+        return None
+    periods = [_first_moment(interval.start, length)]
+    while (following := _next(periods[-1], length)) < interval.end:
+        periods.append(following)
+    return periods
+
+
+def _first_moment(moment: datetime, length: int) -> datetime:
+    """Return the start of MOMENT's year, month, day or hour: LENGTH says how many of them count."""
+    return _period((moment.year, moment.month, moment.day, moment.hour)[:length])
+
+
+def _period(parts: Sequence[int]) -> datetime:
+    year, month, day, hour = (*parts, *(1, 1, 1, 0)[len(parts) :])
+    return datetime(year, month, day, hour, tzinfo=UTC)
+
+
+def _next(period: datetime, length: int) -> datetime:
+    step = (timedelta(366), timedelta(31), timedelta(1), timedelta(hours=1))[length - 1]
+    return _first_moment(period + step, length)
+
+
+def _overlap(period: datetime, length: int, interval: Interval) -> bool:
+    return (interval.end is None or period < interval.end) and (
+        interval.start is None or _next(period, length) > interval.start
+    )
+
+
+def _at(uri: str, period: datetime) -> str:
+    return TIME_IN_LOCATION.sub(lambda found: period.strftime(found[1].replace("%Y", f"{period.year:04}")), uri)
+
+
+def _files_by_period(uri: str, length: int) -> dict[datetime, list[str]]:
+    """Return all files of URI by the start of their period."""
+    digits = {"%Y": "[0-9]" * 4, "%m": "[0-9]" * 2, "%d": "[0-9]" * 2, "%H": "[0-9]" * 2}
+    pieces = re.split(r"(\{start:[^{}]*\})", uri)
+    parts, expression = [], ""
+    for number, piece in enumerate(pieces):
+        if number % 2 == 0:
+            expression += _as_expression(piece if number else piece.rpartition("/")[2])  # a path may be relative
+            continue
+        for text in re.split("(%.)", piece[len("{start:") : -1]):
+            parts += [text] if text in digits else []
+            expression += f"({digits[text]})" if text in digits else re.escape(text)
+    pattern = TIME_IN_LOCATION.sub(lambda found: re.sub("%.", lambda part: digits[part[0]], found[1]), uri)
+    by_period: dict[datetime, list[str]] = {}
+    for file in _matching(pattern):
+        if not (found := re.search(f"(?:^|/){expression}$", file)):
+            continue
+        values = dict(zip(parts, found.groups(), strict=True))
+        try:
+            period = _period([int(values[part]) for part in PERIODS[:length]])
+        except ValueError:  # no such day
+            continue
+        by_period.setdefault(period, []).append(file)
+    return by_period
+
+
+def _as_expression(pattern: str) -> str:
+    """Return PATTERN, of the shell, as a regular expression."""
+    return re.sub(
+        r"\\\*\\\*/?|\\\*|\\\[(.*?)\\\]",
+        lambda found: f"[{found[1]}]" if found[1] else ".*" if found[0].count("*") > 1 else "[^/]*",
+        re.escape(pattern),
+    )
+
+
+def _matching(uri: str, *, may_miss: bool = False) -> list[str]:
+    """Return the files that the pattern URI matches, by name; an URI without a pattern is not looked for."""
+    is_pattern = any(character in uri.partition("?")[0] for character in "*[") and "::" not in uri
+    if not is_pattern and not may_miss:
         return [uri]
     filesystem, path = _find(uri)
     with _translated_errors(uri):
-        found = sorted(filesystem.glob(path))
-    if not found:
-        if filesystem.exists(path):
+        if filesystem.isfile(path):
             return [uri]
+        found = filesystem.glob(path, detail=True) if is_pattern else {}
+    names = sorted(name for name, info in found.items() if info.get("type") != "directory")
+    if unfinished := next(filter(_UNFINISHED.search, names), None):
+        raise errors.SourceChanged(
+            f"{shown(uri)} matches {shown(unfinished)}, which is still being written.",
+            "Its name is that of a file that a program has not finished, or has left behind.",
+            "Run the load again when it is complete, or let the pattern not match it.",
+        )
+    if not names and not may_miss:
         raise errors.SourceMissing(
             f"No file matches {shown(uri)}.",
             "The pattern is most likely misspelt, or no file has arrived yet.",
             "Check the pattern; a relative path counts from the directory of the process that reads it.",
         )
-    return [filesystem.unstrip_protocol(name) if "://" in uri else name for name in found]
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    return [_uri(name, scheme) for name in names]
+
+
+def _uri(name: str, scheme: str) -> str:
+    """Return the URI of the file NAME in a file system of SCHEME; without one, the path."""
+    if not scheme or "://" in name:
+        return name
+    return f"{scheme}://{quote(name) if scheme == 'file' else name}"
 
 
 def size(uri: str) -> int | None:
@@ -287,11 +447,9 @@ def _identity(filesystem: Any, path: str, uri: str) -> dict[str, Any]:
 def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
     """Yield the file's lines in blocks; the last line gets a line end if it has none."""
     with _translated_errors(uri):
-        buffered = io.BufferedReader(stored, _BLOCK_BYTES)
-        stored.is_compressed = buffered.peek(2).startswith(_GZIP_MAGIC)
-        stream: io.BufferedIOBase = gzip.GzipFile(fileobj=buffered) if stored.is_compressed else buffered
+        read = _reader(stored)
         begun = b""  # the start of a line that continues in the next block
-        while block := stream.read1(_BLOCK_BYTES):
+        while block := read(_BLOCK_BYTES):
             lines, newline, rest = block.rpartition(b"\n")
             if newline:
                 yield begun + lines + newline
@@ -304,6 +462,21 @@ def _blocks(stored: _StoredBytes, uri: str) -> Iterator[bytes]:
             yield begun + b"\n"
 
 
+def _reader(stored: _StoredBytes) -> Callable[[int], bytes]:
+    """Return the function that reads at most so many bytes of the file, decompressed; it returns none at the end."""
+    buffered = io.BufferedReader(stored, _BLOCK_BYTES)
+    start = buffered.peek(4)
+    if start.startswith(_GZIP_MAGIC):
+        stored.is_text = False
+        return gzip.GzipFile(fileobj=buffered).read1
+    if start.startswith(_ZSTD_MAGIC):
+        import pyarrow as pa  # takes long, and Python has no zstd before 3.14
+
+        stored.is_text = False
+        return cast("Callable[[int], bytes]", pa.CompressedInputStream(pa.PythonFile(buffered, "r"), "zstd").read)
+    return buffered.read1
+
+
 @contextmanager
 def _translated_errors(uri: str) -> Iterator[None]:
     """Raise errors of reading URI as SourceUnreadable, without the cause: its traceback would show the whole URI."""
@@ -314,6 +487,8 @@ def _translated_errors(uri: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - each file system has its own errors, and only its calls are in here
         if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):
             why = "It is a damaged gzip file, or was still being written."
+        elif "zstd" in str(error).lower() or "compressed stream" in str(error):
+            why = "It is a damaged zstd file, or was still being written."
         elif isinstance(error, PermissionError):
             why = "The user of this process may not read it, or its credentials are missing."
         else:

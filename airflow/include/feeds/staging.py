@@ -16,6 +16,7 @@ from itertools import accumulate
 import psycopg
 from psycopg import sql
 
+from feeds.contract import Column
 from feeds.copying import Copier, Piece, Target
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import Definition
@@ -91,9 +92,8 @@ class Staging:
         self.rejected: Counter[Reject] = Counter()
         self.is_hopeless = False
         feed = self._raw.feed
-        self._shortest_row_bytes = len(feed.columns) + sum(
-            _SHORTEST.get(column.type, max(column.lengths[0], 1)) for column in feed.columns if column.is_required
-        )
+        required = (column for column in feed.columns if column.is_required)
+        self._shortest_row_bytes = len(feed.columns) + sum(map(_shortest, required))
         key = [sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(self._raw.columns[n])) for n in feed.key]
         connection.execute(
             sql.SQL(
@@ -122,19 +122,30 @@ class Staging:
         """The number of rows read."""
         return self.loaded + self.outside + self.rejected.total() + self._suspects.rows
 
-    def begin(self, total_bytes: int | None, text_bytes: int | None) -> None:
-        """Expect files of TOTAL_BYTES as stored and TEXT_BYTES of lines; None if that is not known."""
+    def begin(self, total_bytes: int | None, most_rows: int | None) -> None:
+        """Expect files of TOTAL_BYTES as stored and MOST_ROWS rows; None if that is not known."""
         self._partition_rows = rows_per_partition((total_bytes or 0) // _ROW_BYTES)
-        self._text_bytes = text_bytes
-        most_rows = None if text_bytes is None else text_bytes // self._shortest_row_bytes + 1
         self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else KnownDuplicates(self._duplicates)
 
-    def stage(self, rows: Rows, file_number: int, max_rejected: float, report: Callable[[int], None]) -> None:
-        """Copy ROWS of the file FILE_NUMBER; REPORT gets the number of rows of each block.
+    def most_rows(self, rows: Rows, text_bytes: int | None) -> int | None:
+        """Return how many rows ROWS, of a file with TEXT_BYTES of lines, can be; None if that is not known."""
+        if rows.most_rows is not None or text_bytes is None:
+            return rows.most_rows
+        return text_bytes // self._shortest_row_bytes + 1
 
-        Of several rows with the same key the first is taken, and the others are rejected. Reading stops as soon as
-        more than the share MAX_REJECTED of all rows is rejected, even if all following rows are valid; and where no
-        row is valid, or the quarantine is full.
+    def stage(
+        self,
+        rows: Rows,
+        file_number: int,
+        most_rows: int | None,
+        max_rejected: float,
+        report: Callable[[int], None],
+    ) -> None:
+        """Copy ROWS of the file FILE_NUMBER, at most MOST_ROWS until the end of the last file, None if that is unknown.
+
+        REPORT gets the number of rows of each block. Of several rows with the same key the first is taken, and the
+        others are rejected. Reading stops as soon as more than the share MAX_REJECTED of all rows is rejected, even if
+        all following rows are valid; and where no row is valid, or the quarantine is full.
         """
         self._file_number = file_number
         self._use(Lines(self._raw.feed, rows.columns, rows.dialect))
@@ -142,21 +153,23 @@ class Staging:
             for block in rows.blocks:
                 before = self.read
                 self._take_block(block)
-                report(self.read - before)
-                if self._text_bytes is not None:
-                    self._text_bytes -= len(block.lines)  # roughly, of a format that is not lines
-                if self._is_hopeless(max_rejected):
+                taken = self.read - before
+                report(taken)
+                if most_rows is not None:
+                    is_exact = rows.most_rows is not None
+                    most_rows -= taken if is_exact else len(block.lines) // self._shortest_row_bytes
+                if self._is_hopeless(max_rejected, most_rows):
                     self.is_hopeless = True
                     break
 
-    def _is_hopeless(self, max_rejected: float) -> bool:
+    def _is_hopeless(self, max_rejected: float, most_rows: int | None) -> bool:
+        """Return whether too many rows are rejected, if MOST_ROWS follow."""
         rejected = self.rejected.total()
         if max_rejected < 1 and rejected == self.read >= _ALL_REJECTED:
             return True
         most = QUARANTINE_ROWS
-        if self._text_bytes is not None:
-            most_rows = self.read + max(self._text_bytes, 0) // self._shortest_row_bytes + 1
-            most = min(most, max(EXAMPLES, int(max_rejected * most_rows)))
+        if most_rows is not None:
+            most = min(most, max(EXAMPLES, int(max_rejected * (self.read + max(most_rows, 0)))))
         return rejected > most
 
     def end(self) -> None:
@@ -458,6 +471,11 @@ class Staging:
 def is_integer_key(raw: RawTable) -> bool:
     """Return whether the primary key of RAW is one integer."""
     return len(raw.feed.key) == 1 and raw.feed.column(raw.feed.key[0]).type == "integer"
+
+
+def _shortest(column: Column) -> int:
+    """Return the fewest bytes of a value of COLUMN in a file of lines."""
+    return min(map(len, column.values), default=_SHORTEST.get(column.type, max(column.lengths[0], 1)))
 
 
 def _temporary(name: str, columns: sql.Composable) -> Target:

@@ -26,7 +26,7 @@ class RawTable:
     @property
     def columns(self) -> Mapping[str, str]:
         """The columns that loads fill, with their types as PostgreSQL writes them."""
-        return {column.name: column.sql_type for column in self.feed.columns} | {"load_id": "bigint"}
+        return {column.name: column.sql_type for column in self.feed.table_columns} | {"load_id": "bigint"}
 
     @property
     def partition_key(self) -> sql.Identifier:
@@ -36,7 +36,7 @@ class RawTable:
     @property
     def names(self) -> sql.Composed:
         """The names of the contract's columns."""
-        return sql.SQL(", ").join(sql.Identifier(column.name) for column in self.feed.columns)
+        return sql.SQL(", ").join(sql.Identifier(column.name) for column in self.feed.table_columns)
 
     @property
     def key(self) -> sql.Composed:
@@ -79,7 +79,7 @@ class RawTable:
                 sql.SQL(column.sql_type),
                 sql.SQL(" not null" if column.is_required else ""),
             )
-            for column in self.feed.columns
+            for column in self.feed.table_columns
         ]
         parts.append(sql.SQL("load_id bigint not null"))
         if self.feed.time_column:  # whose days models count

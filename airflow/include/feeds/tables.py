@@ -1,5 +1,7 @@
 """The tables of the schema `raw`: those of feeds, rejected rows, the ledger of loads, and the record of partitions."""
 
+import logging
+from collections.abc import Iterable
 from importlib.resources import files
 
 import psycopg
@@ -9,10 +11,12 @@ from feeds import history
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.definition import read_definition
-from feeds.errors import TablesUnfit
+from feeds.errors import EventsError, TablesUnfit
 from feeds.migration import check_rules, migrate
 from feeds.partitions import make_first_partition, record
 from feeds.table import RawTable
+
+logger = logging.getLogger(__name__)
 
 _LOCK = 0x7461626C6573  # "tables"
 _KIND = "select relkind::text from pg_class where oid = to_regclass(%s)"
@@ -53,6 +57,20 @@ def create_tables(dsn: str, feed: Feed) -> None:
     with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection, feed)):
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` fails in a race
         make_missing(connection, RawTable(feed))
+
+
+def create_others(dsn: str, feeds: Iterable[Feed]) -> None:
+    """Make the raw tables of FEEDS that do not exist: models may join them with those of a feed that is loaded first.
+
+    One that cannot be made is named in the log: its own pipeline fails.
+    """
+    with foreseen(), connect(dsn) as connection:
+        for feed in feeds:
+            if connection.execute(_KIND, (f"raw.{feed.name}",)).fetchone() == (None,):
+                try:
+                    create_tables(dsn, feed)
+                except EventsError as error:
+                    logger.warning("raw.%s was not made: %s", feed.name, error)
 
 
 def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:

@@ -44,17 +44,17 @@ CLEAN_DATE = (
     "(?:[1-9][0-9]{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
 )
-CLEAN_TIME = r"[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?Z?"
 _CLEAN = {
     "integer": _CLEAN_INTEGER,
     "boolean": "(?:true|false)",
     "date": CLEAN_DATE,
-    "timestamp": CLEAN_DATE + CLEAN_TIME,
     "uuid": _UUID.pattern,
 }
+_NOTHING = r"[^\x{0}-\x{10ffff}]"
+_ANY = r"[^\x00]"
 
 
-class Flaw(ValueError):
+class Flaw(ValueError):  # noqa: N818 - it is of the data, no error of the program
     """The reason why a value is not valid, its only argument."""
 
 
@@ -84,15 +84,39 @@ def reader(column: Column, decimal: str = ".", time_zone: str = "UTC") -> Reader
     return read_valid
 
 
-def clean(column: Column, excluded: str, decimal: str = ".", time_zone: str = "UTC") -> str | None:
-    """Return an expression of RE2 for values of COLUMN that PostgreSQL reads as they are, without EXCLUDED characters.
+def clean(column: Column, excluded: str, null: str, decimal: str = ".", time_zone: str = "UTC") -> str | None:
+    """Return an expression of RE2 for fields of COLUMN that PostgreSQL reads as they are, without EXCLUDED characters.
 
-    What it matches is valid, but it need not match all that is. None: the column's values must be read one by one.
+    The field NULL is null. What the expression matches is valid, but it need not match all that is. None: the column's
+    fields must be read one by one.
     """
+    pattern = _clean_value(column, excluded, null, decimal, time_zone)
+    if not column.is_required:
+        missing = re2.escape(null)
+        return f"(?:{pattern or _NOTHING}|{missing})" if null else f"(?:{pattern or _NOTHING})?"
+    if pattern is None or not re2.fullmatch(pattern, null):
+        return pattern
+    return _other_text(column, excluded, null)
+
+
+def clean_time(time_zone: str) -> str:
+    """Return the expression for the time after a clean date; one of another zone than UTC must say that it is UTC."""
+    return rf"[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{{1,6}})?Z{'?' if time_zone == 'UTC' else ''}"
+
+
+def moment_of(text: str) -> datetime:
+    """Return the moment of TEXT, a date or timestamp as a `reader` returns it."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _clean_value(column: Column, excluded: str, null: str, decimal: str, time_zone: str) -> str | None:
     if column.type == "string":
-        return _clean_string(column, excluded)
-    if column.values or column.type == "json" or (column.type == "timestamp" and time_zone != "UTC"):
+        return _clean_string(column, excluded, null)
+    if column.values or column.type == "json":
         return None
+    if column.type == "timestamp":
+        return CLEAN_DATE + clean_time(time_zone)
     if column.type == "number":
         if decimal != ".":
             return None
@@ -102,13 +126,7 @@ def clean(column: Column, excluded: str, decimal: str = ".", time_zone: str = "U
     return _CLEAN[column.type]
 
 
-def moment_of(text: str) -> datetime:
-    """Return the moment of TEXT, a date or timestamp as a `reader` returns it."""
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _clean_string(column: Column, excluded: str) -> str | None:
+def _clean_string(column: Column, excluded: str, null: str) -> str | None:
     if column.values:
         values = [value for value in column.values if not set(value) & set(excluded)]
         return "(?:" + "|".join(map(re2.escape, values)) + ")" if values and not column.pattern else None
@@ -117,8 +135,23 @@ def _clean_string(column: Column, excluded: str) -> str | None:
         return None if shortest or longest is not None else patterns.without(column.pattern, excluded)
     if (longest or shortest) > patterns.MOST_REPEATS:
         return None
-    character = patterns.without(r"[^\x00]", excluded)
-    return f"{character}{{{max(shortest, 1)},{'' if longest is None else longest}}}"
+    return f"{patterns.without(_ANY, excluded)}" + _times(shortest if null else max(shortest, 1), longest)
+
+
+def _other_text(column: Column, excluded: str, text: str) -> str | None:
+    """Return an expression for the values of COLUMN, any strings, except TEXT; None if it has a pattern or bounds."""
+    if column.type != "string" or column.pattern or column.values or column.lengths != (0, None):
+        return None
+    any_ = patterns.without(_ANY, excluded)
+    others = [""]
+    for position, character in enumerate(text):
+        before = re2.escape(text[:position])
+        others += [before, f"{before}{patterns.without(_ANY, excluded + character)}{any_}*"]
+    return "(?:" + "|".join([*others, f"{re2.escape(text)}{any_}+"]) + ")"
+
+
+def _times(fewest: int, most: int | None) -> str:
+    return f"{{{fewest},{'' if most is None else most}}}"
 
 
 def _string_reader(column: Column) -> Reader:
@@ -166,8 +199,13 @@ def _timestamp_reader(time_zone: str) -> Reader:
             raise Flaw("type")
         try:
             moment = datetime.fromisoformat(text)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-            return moment.astimezone(UTC).isoformat()
+            if moment.tzinfo:
+                return moment.astimezone(UTC).isoformat()
+            # Of a time that the clock shows twice, the earlier one is taken; one that it skips does not exist.
+            in_utc = moment.replace(tzinfo=zone).astimezone(UTC)
+            if in_utc.astimezone(zone).replace(tzinfo=None) != moment:
+                raise Flaw("type")
+            return in_utc.isoformat()
         except (ValueError, OverflowError):  # no such day, or in UTC outside the years 1 to 9999
             raise Flaw("type") from None
 

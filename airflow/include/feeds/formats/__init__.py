@@ -1,11 +1,15 @@
-"""Files as lines that PostgreSQL's COPY reads: a module per format."""
+"""Files as lines that PostgreSQL's COPY reads: a module per format.
+
+To add a format, write a module with a function `read`, name it in `_MODULES`, and name the format in
+`feeds.contract.Format`. What it returns, `Rows`, is all that the load knows of a file.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
 
 from feeds.contract import Feed
 from feeds.formats.rows import Rows
-from feeds.source import Source
+from feeds.source import Source, text_source
 
 _MODULES = {"csv": "csv", "jsonl": "json_lines", "parquet": "parquet"}
 
@@ -14,3 +18,12 @@ def read(source: Source, feed: Feed) -> Rows:
     """Return the rows of SOURCE in the format of FEED; see the modules for what they raise."""
     reader: Callable[[Source, Feed], Rows] = import_module(f"feeds.formats.{_MODULES[feed.format]}").read
     return reader(source, feed)
+
+
+def read_rejected(text: bytes, feed: Feed) -> Rows:
+    """Return the rows in TEXT, rejected rows of FEED as the quarantine has them: CSV with its header, or objects."""
+    if feed.format == "csv":
+        return read(text_source("raw.rejected_rows", text), feed)
+    from feeds.formats.json_lines import objects
+
+    return objects(text, feed)

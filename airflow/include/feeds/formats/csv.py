@@ -1,12 +1,13 @@
-"""CSV files: their header, and records of several lines."""
+"""CSV files: their header, records of several lines, and columns that the contract does not have."""
 
 import re
 from collections.abc import Iterator, Sequence
 
 from feeds import errors
-from feeds.contract import Column, Feed
-from feeds.formats.rows import Block, Rows
-from feeds.lines import MAX_LINE_BYTES, Dialect, raw_text
+from feeds.contract import OTHER_COLUMNS, Column, Feed
+from feeds.formats import drift
+from feeds.formats.rows import Block, RawRecords, Rows, to_json
+from feeds.lines import MAX_LINE_BYTES, Dialect, Reject, raw_text
 from feeds.source import Source
 from feeds.uri import shown, without_secrets
 
@@ -39,16 +40,19 @@ def read(source: Source, feed: Feed) -> Rows:
             "Its export most likely failed or has not finished.",
             f"Export it again; a file without rows has one line: {expected}",
         )
-    columns = _columns(header.removesuffix(b"\r"), source.uri, feed)
+    header = header.removesuffix(b"\r")
+    dialect = Dialect(csv.delimiter, csv.quote, csv.null_token)
+    names, columns = _columns(header, dialect, source.uri, feed)
+    cut = _Cut(names, columns, dialect, feed) if len(columns) < len(names) else None
 
     def rows() -> Iterator[Block]:
         number = line_number
         for lines in _records(rest, blocks, csv.quote.encode()):
             text = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
-            yield Block(text, number)
+            yield cut.block(text, number) if cut else Block(text, number)
             number += text.count(b"\n")
 
-    return Rows(columns, Dialect(csv.delimiter, csv.quote, csv.null), rows(), header)
+    return Rows(cut.columns if cut else columns, dialect, rows(), header)
 
 
 def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
@@ -73,26 +77,100 @@ def _records(rest: bytes, blocks: Iterator[bytes], quote: bytes) -> Iterator[byt
         yield begun
 
 
-def _columns(header: bytes, uri: str, feed: Feed) -> Sequence[Column]:
-    """Return the columns that HEADER names, in its order, or raise WrongHeader."""
-    csv = feed.properties.csv
-    quote, delimiter = re.escape(csv.quote), re.escape(csv.delimiter)
-    field = re.compile(f"(?:{quote}([^{quote}]*)*{quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)")
-    text, names, position = header.decode(errors="replace"), [], 0
-    while found := field.match(text, position):
-        names.append(found[2] if found[1] is None else found[1])
-        if not found[3]:
-            break
-        position = found.end()
+def _columns(header: bytes, dialect: Dialect, uri: str, feed: Feed) -> tuple[list[str], tuple[Column, ...]]:
+    """Return the names in HEADER, and the columns that they are of, in its order."""
+    names = [name or "" for name in dialect.split(header.decode(errors="replace")) or []]
     expected = [column.header for column in feed.columns]
-    if names == expected:
-        return feed.columns
-    by_header = {column.header: column for column in feed.columns}
-    if feed.properties.drift.column_order == "accept" and sorted(names) == sorted(expected):
-        return [by_header[name] for name in names]
-    begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page may quote the URL
-    raise errors.WrongHeader(
-        f"{shown(uri)} does not begin with the header of {feed.name}: {begins!r}",
-        "It is most likely another file, or was exported with other columns or another separator.",
-        f"Export it with the first line {csv.delimiter.join(expected)}",
-    )
+    if not set(names) & set(expected):
+        begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page may quote the URL
+        raise errors.WrongHeader(
+            f"{shown(uri)} does not begin with the header of {feed.name}: {begins!r}",
+            "It is most likely another file, or was exported in another format, with another separator or encoding.",
+            f"Export it with the first line {dialect.delimiter.join(expected)}",
+        )
+    return names, drift.columns_of(names, feed, uri, is_ordered=True)
+
+
+class _Cut:
+    """Takes the fields of columns that the contract does not have out of lines, and keeps them if it says so.
+
+    Lines without quotes are cut many at once.
+    """
+
+    def __init__(self, names: Sequence[str], columns: Sequence[Column], dialect: Dialect, feed: Feed) -> None:
+        self._is_kept = feed.properties.drift.new_column == "keep"
+        self.columns = (*columns, OTHER_COLUMNS) if self._is_kept else tuple(columns)
+        self._names = names
+        self._dialect = dialect
+        self._quote = str(dialect.quote).encode()
+        headers = {column.header for column in columns}
+        self._taken = [position for position, name in enumerate(names) if name in headers]
+        self._others = [position for position, name in enumerate(names) if name not in headers]
+        self._line = re.compile(self._expression().encode(), re.MULTILINE)
+
+    def block(self, text: bytes, line_number: int) -> Block:
+        """Return TEXT, whole records from LINE_NUMBER on, cut; each line stays where it is."""
+        pieces: list[bytes] = []
+        flaws: dict[int, Reject] = {}
+        position = number = 0  # bytes and lines
+        while position < len(text):
+            quote = -1 if self._is_kept else text.find(self._quote, position)
+            end = len(text) if quote < 0 else text.rfind(b"\n", position, quote) + 1
+            if end > position and not self._is_kept:
+                found = self._line.split(text[position:end])
+                groups = self._line.groups + 1
+                if not any(found[::groups]):
+                    pieces += found
+                else:
+                    self._cut_others(found, number, pieces, flaws)
+                number += text.count(b"\n", position, end)
+                position = end
+                continue
+            end = self._dialect.end_of_record(text, position, len(self._names)) + 1
+            pieces.append(self._cut_record(text[position:end], number, flaws))
+            number += text.count(b"\n", position, end)
+            position = end
+        return Block(b"".join(pieces), line_number, RawRecords(text, self._dialect, len(self._names)), flaws)
+
+    def _expression(self) -> str:
+        """Return the expression of a line without quotes, whose groups are what is left of it."""
+        delimiter = re.escape(self._dialect.delimiter)
+        field = f"[^{delimiter}\n\0]*"
+        parts = []
+        for position in range(len(self._names)):
+            after = delimiter if position < len(self._names) - 1 else ""
+            if position not in self._taken:
+                parts.append(field + after)
+            elif position == self._taken[-1]:
+                parts.append(f"({field}){after}")
+            else:
+                parts.append(f"({field}{after})")
+        return "^" + "".join(parts).replace(")(", "") + "(\n)"
+
+    def _cut_others(self, found: list[bytes], number: int, pieces: list[bytes], flaws: dict[int, Reject]) -> None:
+        """Append the lines FOUND, of which every n-th is none that can be cut at once."""
+        groups = self._line.groups + 1
+        for start in range(0, len(found), groups):
+            for line in found[start].splitlines(keepends=True) if found[start] else ():
+                pieces.append(self._cut_record(line, number, flaws))
+                number += 1
+            pieces += found[start + 1 : start + groups]
+            number += 1
+
+    def _cut_record(self, record: bytes, number: int, flaws: dict[int, Reject]) -> bytes:
+        """Return RECORD, with its line end, cut, and with as many line ends as before."""
+        line = record[:-1]
+        try:
+            fields = self._dialect.split(line.decode()) if 0 < len(line) <= MAX_LINE_BYTES else None
+        except UnicodeDecodeError:
+            return record
+        if fields is None or b"\0" in line or not line.strip():  # the reason follows from the line as it is
+            return record
+        if len(fields) != len(self._names):
+            flaws[number] = Reject("field_count")
+            return b"\0" + b"\n" * record.count(b"\n")
+        left = [fields[position] for position in self._taken]
+        if self._is_kept:
+            left.append(to_json({self._names[position]: fields[position] for position in self._others}))
+        text = self._dialect.joined(left).encode() + b"\n"
+        return text + b"\n" * (record.count(b"\n") - text.count(b"\n"))

@@ -1,10 +1,22 @@
 """What a format makes of a file: lines that PostgreSQL's COPY reads, or nearly."""
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, Protocol
 
 from feeds.contract import Column
 from feeds.lines import Dialect, Reject
+
+
+class RawSequence(Protocol):
+    """The rows of a block as they are in the file."""
+
+    def __getitem__(self, position: int) -> bytes:
+        """Return the row whose line is at POSITION."""
 
 
 @dataclass(frozen=True)
@@ -14,13 +26,13 @@ class Block:
     Attributes:
         lines: each with its line end.
         line_number: of the first, from 1.
-        raw: the rows as they are in the file, a line for each; None if `lines` are these.
-        flaws: the rows that cannot be lines, by their position, and why; their line is one NUL.
+        raw: the rows as they are in the file, by the position of their line; None if `lines` are these.
+        flaws: the rows that cannot be lines, by their position, and why; their line has a NUL.
     """
 
     lines: bytes
     line_number: int
-    raw: Sequence[bytes] | None = None
+    raw: RawSequence | None = None
     flaws: Mapping[int, Reject] = field(default_factory=dict)
 
 
@@ -33,12 +45,33 @@ class Rows:
         dialect: how lines are written.
         blocks: the lines, to be read once.
         header: the file's line with the names of columns, if it has one.
+        most_rows: how many the file has at most, if that is known before reading.
     """
 
     columns: Sequence[Column]
     dialect: Dialect
     blocks: Iterator[Block]
     header: bytes | None = None
+    most_rows: int | None = None
+
+
+class RawRecords:
+    """The records of a block, each found when it is asked for; one of COUNT fields in DIALECT may have line ends."""
+
+    def __init__(self, block: bytes, dialect: Dialect | None = None, count: int = 0) -> None:
+        self._block = block
+        self._dialect = dialect
+        self._count = count
+
+    def __getitem__(self, position: int) -> bytes:
+        start = self._starts[position]
+        if self._dialect is None:
+            return self._block[start : self._block.index(b"\n", start)]
+        return self._block[start : self._dialect.end_of_record(self._block, start, self._count)]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(found.end() for found in re.finditer(b"\n", self._block))]
 
 
 # Of a format whose rows are no lines. Null is a control code, which no clean value has.
@@ -49,3 +82,24 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "
 def prepared(fields: Sequence[str | None]) -> bytes:
     """Return FIELDS, None for null, as a line of the dialect PREPARED, without its end."""
     return "\t".join("\x02" if text is None else text.translate(_ESCAPES) for text in fields).encode()
+
+
+class Number(str):
+    """A number, or other JSON, as it is written: a double cannot hold every number."""
+
+    __slots__ = ()
+
+
+def to_json(value: Any) -> str:
+    """Return VALUE as JSON, with exact numbers; what JSON does not have, as a string."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_json(str(key))}: {to_json(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        if value and all(isinstance(item, tuple) for item in value):  # a map, as pyarrow has it
+            return "{" + ", ".join(f"{to_json(str(key))}: {to_json(item)}" for key, item in value) + "}"
+        return "[" + ", ".join(map(to_json, value)) + "]"
+    return json.dumps(value.hex() if isinstance(value, bytes) else value, ensure_ascii=False, default=str)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,13 +14,30 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from feeds.errors import IntervalUnreadable, SettingUnusable
+from feeds.contract import CONTRACTS, read_feed, read_feeds
+from feeds.errors import ContractInvalid, IntervalUnreadable, SettingUnusable
 from feeds.interval import Interval
 from feeds.ledger import LoadResult
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
 CADENCES = {"daily": "0 0 * * *", "weekly": "0 0 * * 0", "monthly": "0 0 1 * *"}
 DAG_IDS = {f"events_pipeline_{cadence}" for cadence in CADENCES}
+ORDERS = """
+apiVersion: v3.1.0
+kind: DataContract
+id: orders
+name: orders
+version: 1.0.0
+status: active
+servers: [{server: files, type: local, path: orders.csv, format: csv}]
+customProperties:
+  - {property: cadences, value: [weekly]}
+  - {property: maxRejected, value: 0.2}
+schema:
+  - name: orders
+    properties:
+      - {name: order_id, logicalType: integer, required: true, primaryKey: true}
+"""
 
 
 def load_dags() -> dict[str, Any]:
@@ -34,8 +52,77 @@ def dags() -> dict[str, Any]:
     return load_dags()
 
 
-def test_the_dag_ids(dags: dict[str, Any]) -> None:
-    assert {dag_id for dag_id, dag in dags.items() if Path(dag.fileloc).name == "events_pipeline.py"} == DAG_IDS
+@pytest.fixture
+def contracts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder with the contracts of `orders`, once a week, and of `events`."""
+    (tmp_path / "orders.yaml").write_text(ORDERS)
+    shutil.copy(CONTRACTS / "events.yaml", tmp_path)
+    monkeypatch.setattr("feeds.contract.CONTRACTS", tmp_path)
+    return tmp_path
+
+
+def test_the_dag_ids_are_those_of_the_contracts(dags: dict[str, Any]) -> None:
+    made = {dag_id for dag_id, dag in dags.items() if Path(dag.fileloc).name == "pipelines.py"}
+    assert made == {
+        f"{feed.name}_pipeline_{cadence}" for feed in read_feeds().values() for cadence in feed.properties.cadences
+    }
+    assert made >= DAG_IDS
+
+
+def test_a_contract_is_all_that_a_pipeline_needs(contracts: Path) -> None:
+    dags = load_dags()
+    assert set(dags) == {*DAG_IDS, "orders_pipeline_weekly"}
+    dag = dags["orders_pipeline_weekly"]
+    chain = {"create_tables": {"load_orders"}, "load_orders": {"dbt_build"}, "dbt_build": set()}
+    assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == chain
+    assert dag.tags == {"orders", "weekly"}
+    assert dag.timetable.summary == CADENCES["weekly"]
+    assert dag.params["max_rejected"] == 0.2
+    assert [outlet.name for outlet in dag.get_task("load_orders").outlets] == ["raw.orders"]
+    assert dbt_arguments(dag)[-1] == "@source:raw.orders"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("orders.yaml", ORDERS.replace("order_id, logicalType: integer", "order_id, logicalType: money"), "is 'money'"),
+        ("orders.yaml", "name: [", "it is not YAML"),
+        ("Orders 2!.yaml", ORDERS, "a feed cannot be named 'Orders 2!'"),
+    ],
+)
+def test_an_invalid_contract_breaks_only_its_own_dags_which_fail_with_its_three_lines(
+    contracts: Path, name: str, text: str, what: str
+) -> None:
+    (contracts / "orders.yaml").unlink()
+    (contracts / name).write_text(text)
+    dags = load_dags()
+    stem = name.removesuffix(".yaml").replace(" ", "_").replace("!", "_")
+    broken = {f"{stem}_pipeline_{cadence}" for cadence in CADENCES}
+    assert set(dags) == {*DAG_IDS, *broken}
+    for dag_id in broken:
+        assert dags[dag_id].timetable.summary == CADENCES[dag_id.rpartition("_")[2]]  # it fails when a run is due
+        [task] = dags[dag_id].tasks
+        with pytest.raises(ContractInvalid) as caught:
+            task.python_callable()
+        assert what in caught.value.what
+        assert dags[dag_id].doc_md == str(caught.value)
+
+
+def dbt_arguments(dag: Any) -> list[str]:
+    """Return the arguments of dbt in DAG."""
+    called: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("feeds.dbt_task.run_process", called.append)
+        patched.setenv("DBT_PYTHON", "python")
+        patched.setenv("DBT_PROJECT_DIR", "/dbt")
+        dag.get_task("dbt_build").python_callable()
+    assert called[0][:2] == ["python", "/dbt/run.py"]
+    return called[0][2:]
+
+
+def test_dbt_builds_what_depends_on_the_feed_and_what_that_is_built_from(dags: dict[str, Any]) -> None:
+    arguments = dbt_arguments(dags["events_pipeline_daily"])
+    assert arguments == ["build", "--exclude-resource-type", "unit_test", "--select", "@source:raw.events"]
 
 
 def broken_policies(dag: Any) -> list[str]:
@@ -119,7 +206,7 @@ def test_an_invalid_param_is_refused(dags: dict[str, Any], name: str, value: Any
 
 
 def test_the_pattern_of_an_instant_accepts_exactly_the_days_that_exist() -> None:
-    from events_pipeline import INSTANT
+    from pipelines import INSTANT
 
     for year, month, day in itertools.product((0, 1, 1900, 2000, 2019, 2020, 2100), range(14), range(33)):
         text = f"{year:04}-{month:02}-{day:02}"
@@ -166,7 +253,7 @@ def context(run_type: str, **params: str | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
 def test_a_scheduled_run_loads_its_data_interval(run_type: str) -> None:
-    from events_pipeline import interval
+    from pipelines import interval
 
     assert interval(context(run_type)) == (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC))
 
@@ -176,7 +263,7 @@ def test_a_scheduled_run_loads_its_data_interval(run_type: str) -> None:
 )
 @pytest.mark.parametrize("moment", [None, datetime(2020, 1, 2, tzinfo=UTC)])
 def test_a_run_without_a_data_interval_loads_that_of_its_params(run_type: str, moment: datetime | None) -> None:
-    from events_pipeline import interval
+    from pipelines import interval
 
     run = context(run_type)
     run["dag_run"].data_interval_start = run["dag_run"].data_interval_end = moment
@@ -186,7 +273,7 @@ def test_a_run_without_a_data_interval_loads_that_of_its_params(run_type: str, m
 
 
 def test_a_manual_run_loads_the_interval_of_its_params() -> None:
-    from events_pipeline import interval
+    from pipelines import interval
 
     assert interval(context("manual")) == (None, None)
     assert interval(context("manual", start="2020-02-01T00:00:00Z")) == (datetime(2020, 2, 1, tzinfo=UTC), None)
@@ -211,6 +298,7 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
     monkeypatch.setenv("EVENTS_NOT_BEFORE", "2015-01-01")
     monkeypatch.setenv("EVENTS_BEFORE", "")
     monkeypatch.setattr("feeds.tables.create_tables", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("feeds.tables.create_others", lambda dsn, feeds: calls.append((dsn, *feeds)))
     monkeypatch.setattr("feeds.load.load", load)
     asked = context("manual", end="2020-01-02T11:00:00Z")
     asked["params"] |= {"max_rejected": 0.5, "allow_empty": True}
@@ -220,17 +308,21 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
     returned = dag.get_task("load_events").python_callable()
     assert json.loads(json.dumps(returned)) == returned == result.as_dict()
     options = {
+        "source_uri": "events.csv",
         "start": None,
         "end": datetime(2020, 1, 2, 11, tzinfo=UTC),
         "valid": Interval(datetime(2015, 1, 1, tzinfo=UTC), None),
         "max_rejected": 0.5,
         "allow_empty": True,
     }
-    assert calls == [(dsn,), ("events.csv", dsn, options | {"run_id": "events_pipeline_daily a_run"})]
+    feed = read_feed(CONTRACTS / "events.yaml")
+    others = [other for other in read_feeds().values() if other != feed]
+    loaded = (feed, dsn, options | {"run_id": "events_pipeline_daily a_run"})
+    assert calls == [(dsn, feed), (dsn, *others), loaded]
 
 
 def test_an_impossible_day_is_explained() -> None:
-    from events_pipeline import interval
+    from pipelines import interval
 
     from feeds.errors import IntervalUnreadable
 
@@ -242,7 +334,7 @@ def test_parsing_imports_little_beyond_airflow() -> None:
     """The cost of parsing, in modules since seconds differ by machine: no driver, no cluster client."""
     program = (
         "import sys; import airflow.sdk, airflow.timetables.interval, pendulum; before = set(sys.modules);"
-        " sys.path.insert(0, sys.argv[1]); import events_pipeline; print(*sorted(set(sys.modules) - before))"
+        " sys.path.insert(0, sys.argv[1]); import pipelines; print(*sorted(set(sys.modules) - before))"
     )
     argv = [sys.executable, "-c", program, str(DAGS)]
     modules = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
@@ -261,7 +353,7 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
         pod = dag.get_task("dbt_build")
         assert type(pod).__name__ == "DbtPodOperator"
         assert pod.image == "dbt:1"
-        assert pod.arguments == ["build", "--exclude-resource-type", "unit_test"]
+        assert pod.arguments == dbt_arguments(dags[dag_id])
         assert pod.env_from[0].secret_ref.name == "warehouse-transformer"
         assert [variable.name for variable in pod.env_vars] == ["POD_NAME", "DBT_FAILURES_PATH"]  # nothing secret
         assert pod.on_finish_action.value == "delete_succeeded_pod"
