@@ -47,12 +47,12 @@ def _csv_lines(feed: Feed, rows: Iterable[Row], bad: Fraction) -> Iterator[bytes
             row = [*row]
             for place in numbers:
                 row[place] = (row[place] or "").replace(".", options.decimal) or None
-        fields = [options.null if text is None else text for text in row]
+        fields = [options.null_token if text is None else text for text in row]
         if not is_turn(bad, number):
             yield line(fields)
             continue
         broken = (
-            line(_replaced(feed, fields, options.null)),
+            line(_replaced(feed, fields, options.null_token)),
             line([*fields, "more"]),
             line(fields)[:-1] + f"{options.delimiter}{options.quote}open\n".encode(),
             line(_replaced(feed, fields, "\0")),

@@ -169,7 +169,7 @@ class _Maker:
     def _text(self, column: Column) -> Callable[[], str]:
         shortest, longest = max(column.lengths[0], 1), column.lengths[1]
         longest = shortest + 12 if longest is None else min(longest, shortest + 12)
-        null = self._feed.properties.csv.null
+        null = self._feed.properties.csv.null_token
         pattern = re2.compile(column.pattern) if column.pattern is not None else None
         try:
             texts = PatternTexts(column.pattern) if column.pattern is not None else None

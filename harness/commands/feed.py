@@ -160,7 +160,7 @@ def check(base: str | None = None) -> None:
         HistoryMissingError: there is no commit BASE, or no git.
     """
     feeds, invalid = {}, []
-    for path in contracts():
+    for path in contracts(CONTRACTS):
         try:
             feed = feeds[path.stem] = read_feed(path)
             say(f"✓ {from_root(path)}: {len(feed.columns)} columns, version {feed.version}")
@@ -170,7 +170,7 @@ def check(base: str | None = None) -> None:
         console.error(one.what, one.why, one.next_step)
     if invalid:
         raise invalid[-1]
-    read_feeds()  # two contracts that exclude one another
+    read_feeds(CONTRACTS)  # two contracts that exclude one another
     if base:
         refuse_breaking(base, feeds)
 
@@ -178,7 +178,7 @@ def check(base: str | None = None) -> None:
 def refuse_breaking(base: str, feeds: Mapping[str, Feed]) -> None:
     """List the changes of contracts since the commit BASE to FEEDS; raise BreakingChangeError if one breaks readers."""
     project, broken = Project(MODELS.parent), []
-    for name, before in contracts_of(base).items():
+    for name, before in contracts_of(base, CONTRACTS).items():
         after = feeds.get(name)
         if isinstance(before, ContractInvalid):
             say(f"… {name}: its contract in {base} is not valid now, so it is not compared: {before.what}")
