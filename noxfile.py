@@ -135,7 +135,7 @@ def release(session: nox.Session) -> None:
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
     """Measure the load and dbt: `-- load` or `-- dbt` measures only one, `--events N` sets the size."""
-    run(session, install(session, "dbt", "bench"), "harness.commands.bench")
+    run(session, install(session, "dbt", "tools", "bench"), "harness.commands.bench")
 
 
 @nox.session(tags=["nightly"], default=False)

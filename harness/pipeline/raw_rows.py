@@ -211,7 +211,7 @@ def read_row(feed: Feed, columns: Sequence[Column], record: bytes, encoding: str
         raise RejectedError("field_count")
     of = dict(zip((column.name for column in columns), texts, strict=True))
     return {
-        column.name: value(column, None if of[column.name] == csv.null else of[column.name], feed)
+        column.name: value(column, None if of[column.name] == csv.null_text else of[column.name], feed)
         for column in feed.columns
     }
 
@@ -271,7 +271,8 @@ def converted(column: Column, text: str, feed: Feed) -> Any:
     """Return TEXT as Python's type for COLUMN; raise ValueError or another error if it is none."""
     match column.type:
         case "integer":
-            number = int(text) if INTEGER.fullmatch(text) else 1 << 63
+            number = int(text.replace("-", "").lstrip("0") or 0) if INTEGER.fullmatch(text) else 1 << 63
+            number = -number if text.startswith("-") else number
             if not -(1 << 63) <= number < 1 << 63:
                 raise ValueError(text)
             return number
@@ -347,9 +348,7 @@ def json_row(feed: Feed, line: bytes) -> Row:
     except UnicodeDecodeError:
         raise RejectedError("encoding") from None
     try:
-        found = json.loads(
-            text, object_pairs_hook=once, parse_int=Number, parse_float=Number, parse_constant=_refused
-        )
+        found = json.loads(text, object_pairs_hook=once, parse_int=Number, parse_float=Number, parse_constant=_refused)
     except (ValueError, RecursionError):
         raise RejectedError("json") from None
     if not isinstance(found, dict):

@@ -9,8 +9,8 @@ import pytest
 
 from feeds import load as load_module
 from feeds.errors import ConstraintViolated, TablesUnfit
-from tests.events_feed import load
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import load
 from tests.feeds.common import DAY, account, ids, ids_of, load_day, names, query, write_days
 
 ROWS_PER_DAY = 10

@@ -14,8 +14,8 @@ import pytest
 
 from feeds import ledger
 from feeds.__main__ import main
-from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import create_tables
 from tests.feeds.common import account, query, write
 
 ROWS = (
@@ -44,7 +44,7 @@ def counts(dsn: str) -> list[int]:
 
 
 def test_a_load_prints_its_result(bare_dsn: str, file: str) -> None:
-    arguments = ("load", file, "--start", "2020-01-02", "--max-rejected", "0.5")
+    arguments = ("load", "events", file, "--start", "2020-01-02", "--max-rejected", "0.5")
     command = [sys.executable, "-m", "feeds", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
@@ -89,7 +89,7 @@ def check_progress(lines: Sequence[str], path: Path) -> None:
 def test_a_terminal_shows_progress_in_one_line(bare_dsn: str, many: Path) -> None:
     assert bare_dsn
     terminal, its_end = pty.openpty()
-    command = [sys.executable, "-c", REPORT_EACH_BLOCK, "load", str(many)]
+    command = [sys.executable, "-c", REPORT_EACH_BLOCK, "load", "events", str(many)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=its_end) as process:
         os.close(its_end)
         shown = b""
@@ -111,7 +111,7 @@ def test_a_terminal_shows_progress_in_one_line(bare_dsn: str, many: Path) -> Non
 
 def test_without_a_terminal_each_report_is_a_line(bare_dsn: str, many: Path) -> None:
     assert bare_dsn
-    command = [sys.executable, "-c", REPORT_EACH_BLOCK, "load", str(many)]
+    command = [sys.executable, "-c", REPORT_EACH_BLOCK, "load", "events", str(many)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     *progress, rejected, closing = done.stderr.splitlines()
     check_progress(progress, many)
@@ -120,9 +120,9 @@ def test_without_a_terminal_each_report_is_a_line(bare_dsn: str, many: Path) -> 
 
 
 def test_a_dry_run_prints_what_a_load_would_do(bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    assert main(["load", "events", file, "--max-rejected", "0.5"]) == 0
     capsys.readouterr()
-    assert main(["load", file, "--max-rejected", "0.5", "--end", "2020-01-02", "--dry-run"]) == 0
+    assert main(["load", "events", file, "--max-rejected", "0.5", "--end", "2020-01-02", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "4 rows read, 2 of them outside the interval",
         "1 would be loaded, 1 would be replaced",
@@ -132,36 +132,37 @@ def test_a_dry_run_prints_what_a_load_would_do(bare_dsn: str, file: str, capsys:
 
 
 def test_a_dry_run_makes_no_tables(bare_dsn: str, file: str) -> None:
-    assert main(["load", file, "--max-rejected", "0.5", "--dry-run"]) == 0
+    assert main(["load", "events", file, "--max-rejected", "0.5", "--dry-run"]) == 0
     assert query(bare_dsn, "select from pg_class where relnamespace = 'raw'::regnamespace") == []
 
 
 def test_loads_and_rejects_are_shown(bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["load", file]) == 17
+    assert main(["load", "events", file]) == 17
     assert capsys.readouterr().err.splitlines()[-3] == f"✗ 1 of 4 rows of {file} were rejected; at most 1% are allowed."
-    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    assert main(["load", "events", file, "--max-rejected", "0.5"]) == 0
     capsys.readouterr()
     assert main(["loads"]) == 0
     header, second, first = capsys.readouterr().out.splitlines()
-    assert header.split()[:2] == ["load_id", "status"]
-    assert second.split()[:2] == ["2", "succeeded"]
-    assert first.split()[:2] == ["1", "failed"]
+    assert header.split()[:3] == ["load_id", "feed", "status"]
+    assert second.split()[:3] == ["2", "events", "succeeded"]
+    assert first.split()[:3] == ["1", "events", "failed"]
     assert main(["rejects", "--load", "2"]) == 0
-    _, reject = capsys.readouterr().out.splitlines()
-    assert reject.split(maxsplit=3) == ["2", "5", "field_count", "not an \\x1b[31mevent"]
+    header, reject = capsys.readouterr().out.splitlines()
+    assert header.split() == ["feed", "load_id", "file", "line_number", "reason", "column", "raw_text"]
+    assert reject.split(maxsplit=5) == ["events", "2", "events.csv", "5", "field_count", "not an \\x1b[31mevent"]
     assert counts(bare_dsn)[0] == 3
 
 
 def test_a_killed_load_is_told_from_a_living_one(bare_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     create_tables(bare_dsn)
-    started = "insert into raw.loads (source_uri, source_id, status, started_at) values ('a', 'a', 'running', {})"
+    started = "insert into raw.loads (feed, source_uri, status, started_at) values ('events', 'a', 'running', {})"
     with psycopg.connect(bare_dsn) as living:
         for started_at in ("now() - interval '1 hour'", "now() - interval '1 hour'", "clock_timestamp()"):
             living.execute(started.format(started_at))
         living.commit()
         ledger.lock(living, 2)
         assert main(["loads"]) == 0
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+    assert [line.split()[:3:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
         ["3", "running"],  # between its first transaction and the one that locks it
         ["2", "running"],
         ["1", "killed"],
@@ -169,10 +170,10 @@ def test_a_killed_load_is_told_from_a_living_one(bare_dsn: str, capsys: pytest.C
 
 
 def test_a_terminal_without_utf_8_shows_other_characters_escaped(bare_dsn: str, tmp_path: Path) -> None:
-    assert main(["load", write(tmp_path / "events.csv", [*ROWS, "é"]), "--max-rejected", "1"]) == 0
+    assert main(["load", "events", write(tmp_path / "events.csv", [*ROWS, "é"]), "--max-rejected", "1"]) == 0
     command = [sys.executable, "-m", "feeds", "rejects"]
     done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    assert done.stdout.splitlines()[-1].split() == [b"1", b"6", b"field_count", b"\\xe9"]
+    assert done.stdout.splitlines()[-1].split() == [b"events", b"1", b"events.csv", b"6", b"field_count", b"\\xe9"]
     assert counts(bare_dsn) == [3, 2, 1]
 
 
@@ -191,13 +192,13 @@ def test_a_warehouse_of_a_version_without_partitions_is_refused_and_keeps_its_ta
         "✗ raw.events has no partitions, and a load swaps partitions.",
         '✗ raw.loads has an unexpected structure: column "source_uri" does not exist.',
     ):
-        assert main(["load", file]) == 25
+        assert main(["load", "events", file]) == 25
         what, why, next_step = capsys.readouterr().err.splitlines()
         assert what == message
         assert why.endswith("the load did not change it.")
         with psycopg.connect(bare_dsn) as connection:
             connection.execute(next_step.partition(": ")[2].encode())
-    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    assert main(["load", "events", file, "--max-rejected", "0.5"]) == 0
     assert counts(bare_dsn)[0] == 3
     assert query(bare_warehouse.transformer_dsn, "select event_id from staging.stg_events") == [(1,)]
 
@@ -228,7 +229,7 @@ def test_a_foreseen_error_is_three_lines_and_an_exit_code(
     bare_dsn: str, file: str, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], code: int
 ) -> None:
     assert bare_dsn
-    assert main(["load", *(argument.format(file=file) for argument in arguments)]) == code
+    assert main(["load", "events", *(argument.format(file=file) for argument in arguments)]) == code
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
@@ -247,13 +248,13 @@ def test_a_line_end_after_the_uri_in_the_environment_does_not_count(
 ) -> None:
     monkeypatch.setenv("EVENTS_URI", f"{file}\n")
     monkeypatch.setenv("EVENTS_DSN", f"{bare_dsn}\n")
-    assert main(["load", "--max-rejected", "0.5"]) == 0
+    assert main(["load", "events", "--max-rejected", "0.5"]) == 0
     assert query(bare_dsn, "select source_uri from raw.loads") == [(file,)]
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(bare_dsn: str, file: str) -> None:
     assert bare_dsn
-    assert main(["load", file, "--max-rejected", "0.5"]) == 0
+    assert main(["load", "events", file, "--max-rejected", "0.5"]) == 0
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([sys.executable, "-m", "feeds", "loads"], stdout=writing, stderr=subprocess.PIPE, check=False)
@@ -268,7 +269,7 @@ def test_an_interrupt_is_three_lines(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("feeds.staging.Staging.add_keys", interrupted)
-    assert main(["load", file, "--max-rejected", "0.5"]) == 130
+    assert main(["load", "events", file, "--max-rejected", "0.5"]) == 130
     assert capsys.readouterr().err.splitlines()[-3:] == [
         "✗ Interrupted by SIGINT.",
         "  A load that had not ended has changed nothing.",

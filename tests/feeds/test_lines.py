@@ -1,7 +1,5 @@
 """Lines of random feeds: what is valid by a definition of its own, and clean lines are those that COPY reads alike."""
 
-
-
 import pytest
 import re2
 from hypothesis import given, settings
@@ -13,9 +11,35 @@ from feeds.lines import Dialect, Lines, Reject, Row
 
 SPECIAL = ';"\\\r\n\0'
 PIECES = ["7", "-7", "007", "0", "9" * 18, "9" * 19, "1.5", "1.50", "-0", "0.0", "1.", ".5", "1e3", "+1", " 1", "NaN"]
-PIECES += ["true", "TRUE", "0", "maybe", "2020-02-29", "2019-02-29", "2020-02-29 12:00:00", "2020-02-29T24:00:00", "0900-01-01"]
-PIECES += ["2020-02-29 12:00:00Z", "2020-02-29 12:00:00.123456+01:00", "0001-01-01 00:00:00+01:00", "é", "a b", 'a"b', "a\\b"]
-PIECES += ["00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000A", '{"a": 1}', "x" * 11, "", "N", "A1"]
+PIECES += [
+    "true",
+    "TRUE",
+    "0",
+    "maybe",
+    "2020-02-29",
+    "2019-02-29",
+    "2020-02-29 12:00:00",
+    "2020-02-29T24:00:00",
+    "0900-01-01",
+]
+PIECES += [
+    "2020-02-29 12:00:00Z",
+    "2020-02-29 12:00:00.123456+01:00",
+    "0001-01-01 00:00:00+01:00",
+    "é",
+    "a b",
+    'a"b',
+    "a\\b",
+]
+PIECES += [
+    "00000000-0000-0000-0000-00000000000a",
+    "00000000-0000-0000-0000-00000000000A",
+    '{"a": 1}',
+    "x" * 11,
+    "",
+    "N",
+    "A1",
+]
 COLUMNS = [
     Column("i", "i", "integer", "bigint"),
     Column("n", "n", "number", "numeric(5,2)", digits=(3, 2)),
@@ -63,17 +87,35 @@ def test_a_clean_line_is_valid_and_copied_as_it_is(case: tuple[Feed, bytes]) -> 
         for line in block[position:end].split(b"\n")[:-1] if run else ():
             row = lines.parse(line)
             assert isinstance(row, Row)
-            assert day is None or row.moment and row.moment.date().isoformat().encode() == day
+            assert day is None or (row.moment and row.moment.date().isoformat().encode() == day)
             assert lines.copied(row).count(b";") == line.count(b";")
             for mine, text in zip(row.values, line.decode().split(";"), strict=True):
                 assert (mine is None) == (text == "")
         position = end
 
 
-EXPRESSIONS = ["a", "b;", ".", ".*", "[^a]", "[a-z;]", r"\d", r"\W", "(a|b)", "(?:a|;)", "a{2,3}", "x?", "[ -~]+", "$", "^"]
+EXPRESSIONS = [
+    "a",
+    "b;",
+    ".",
+    ".*",
+    "[^a]",
+    "[a-z;]",
+    r"\d",
+    r"\W",
+    "(a|b)",
+    "(?:a|;)",
+    "a{2,3}",
+    "x?",
+    "[ -~]+",
+    "$",
+    "^",
+]
 
 
-@given(st.lists(st.sampled_from(EXPRESSIONS), min_size=1, max_size=4), st.text(st.sampled_from('ab1;"\n_é '), max_size=6))
+@given(
+    st.lists(st.sampled_from(EXPRESSIONS), min_size=1, max_size=4), st.text(st.sampled_from('ab1;"\n_é '), max_size=6)
+)
 @settings(max_examples=2000)
 def test_an_expression_without_characters_matches_the_same_texts_without_them(parts: list[str], text: str) -> None:
     pattern = "".join(parts)

@@ -94,7 +94,7 @@ class Csv(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     quote: str = Field(default='"', min_length=1, max_length=1)
-    null_token: str = ""  # `null` is no text in YAML
+    null_text: str = ""  # `null` is no text in YAML
     encoding: Literal["utf-8", "latin-1", "windows-1252"] = "utf-8"
     decimal: Literal[".", ","] = "."
 
@@ -231,8 +231,8 @@ class _Reader:
             raise self._invalid(("schema", "0", "quality"), "is not known to a load", "Write a rule, or a dbt test.")
         own = {prop.property: prop.value for prop in table.customProperties or []}
         rules = self._rules(own.pop("rules", []))
-        if own:
-            raise self._invalid(("schema", "0", "customProperties"), f"has {sorted(own)[0]!r}", "Only rules is known.")
+        for name in own:
+            raise self._invalid(("schema", "0", "customProperties", str(name)), "is unknown", "Only rules is known.")
         feed = Feed(
             name=self._path.stem,
             version=contract.version or "",
@@ -338,18 +338,16 @@ class _Reader:
         try:
             return contract, Properties.model_validate(custom)
         except ValidationError as error:
-            raise self._not_of_the_standard(error, ("customProperties",), list(custom)) from None
+            raise self._not_of_the_standard(error, ("customProperties",)) from None
 
-    def _not_of_the_standard(
-        self, error: Exception, at: tuple[str, ...] = (), names: Sequence[str] = ()
-    ) -> ContractInvalid:
+    def _not_of_the_standard(self, error: Exception, at: tuple[str, ...] = ()) -> ContractInvalid:
         """Return the error that names the first field that ERROR is about, below the field AT."""
         if not isinstance(error, ValidationError):
             return self._invalid(at, f"cannot be read: {error}", CHECK)
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]
-        if at and place and place[0] in names:
-            place = [str(names.index(place[0])), "value", *place[1:]]
+        if at == ("customProperties",) and len(place) > 1:
+            place.insert(1, "value")
         return self._invalid((*at, *place), f"is not valid: {first['msg']}", "docs/contracts.md has all fields.")
 
     def _column(self, number: int, prop: SchemaProperty) -> Column:
@@ -377,8 +375,8 @@ class _Reader:
             digits, sql_type = (precision - scale, scale), f"numeric({precision},{scale})"
         own = {one.property: one.value for one in prop.customProperties or []}
         header = own.pop("header", name)
-        if own:
-            raise self._invalid((*at, "customProperties"), f"has {sorted(map(str, own))[0]!r}", "Only header is known.")
+        for unknown_property in own:
+            raise self._invalid((*at, "customProperties", str(unknown_property)), "is unknown", "Only header is known.")
         if prop.unique and not prop.primaryKey:
             raise self._invalid((*at, "unique"), "is not checked by a load", "Write a dbt test, or make it the key.")
         column = Column(
@@ -405,7 +403,7 @@ class _Reader:
             what = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
             raise self._invalid(
                 at,
-                f"is no regular expression of RE2: {what}",
+                f"is no regular expression of RE2: {what[:200]}",
                 "RE2 has neither look-around nor back references, so that no pattern takes forever.",
             ) from None
         return pattern
@@ -470,27 +468,29 @@ class _Reader:
         )
 
     def _rules(self, value: Any) -> tuple[Rule, ...]:
-        at = ("schema", "0", "customProperties")
+        at = ("schema", "0", "customProperties", "rules", "value")
         if not isinstance(value, list):
-            raise self._invalid(at, "has rules that are no list", "Write each as {name: …, sql: …}.")
-        try:
-            rules = tuple(Rule.model_validate(rule) for rule in value)
-        except ValidationError as error:
-            raise self._not_of_the_standard(error, at) from None
+            raise self._invalid(at, "is no list", "Write each rule as {name: …, sql: …}.")
+        rules = []
+        for number, rule in enumerate(value):
+            try:
+                rules.append(Rule.model_validate(rule))
+            except ValidationError as error:
+                raise self._not_of_the_standard(error, (*at, str(number))) from None
         names = [rule.name for rule in rules]
         for rule in rules:
             if names.count(rule.name) > 1:
-                raise self._invalid(at, f"has two rules named {rule.name!r}", "Rename one.")
+                raise self._invalid((*at, rule.name), "is the name of two rules", "Rename one.")
             if flaw := _flaw_of_expression(rule.sql):
-                raise self._invalid(at, f"has the rule {rule.name!r}, which {flaw}", "Write one condition in SQL.")
-        return rules
+                raise self._invalid((*at, rule.name, "sql"), flaw, "Write one condition in SQL.")
+        return tuple(rules)
 
     def _check_csv(self, feed: Feed) -> None:
         """Refuse characters that cannot separate fields: PostgreSQL's COPY reads clean lines as they are."""
-        csv, at = feed.properties.csv, ("customProperties",)
+        csv, at = feed.properties.csv, ("customProperties", "csv", "value")
         if feed.format != "csv":
             if feed.properties.csv != Csv():
-                raise self._invalid(at, f"has csv, and the format is {feed.format}", "Leave csv out.")
+                raise self._invalid(at, f"is for CSV, and the format is {feed.format}", "Leave it out.")
             return
         if csv.delimiter in _PART_OF_VALUES or not csv.delimiter.isascii():
             raise self._invalid(
@@ -499,19 +499,19 @@ class _Reader:
                 "Use a character that is no letter, no digit and part of no value, such as a comma or a semicolon.",
             )
         if csv.quote == csv.delimiter or csv.quote in _PART_OF_VALUES or not csv.quote.isascii():
-            raise self._invalid(at, f"has the quote {csv.quote!r}", "Use another character.")
+            raise self._invalid((*at, "quote"), f"is {csv.quote!r}", "Use another character.")
         special = {csv.delimiter, csv.quote, "\r", "\n", "\0", "\\"}
-        if set(csv.null_token.replace("\\N", "", 1)) & special:
+        if set(csv.null_text.replace("\\N", "", 1)) & special:
             raise self._invalid(
-                at,
-                f"has the null token {csv.null_token!r}",
+                (*at, "null_text"),
+                f"is {csv.null_text!r}",
                 "Use a text without delimiter, quote, line end and backslash, or \\N.",
             )
         for column in feed.columns:
-            if csv.null_token in column.values:
+            if csv.null_text in column.values:
                 raise self._invalid(
-                    at,
-                    f"has the null token {csv.null_token!r}, a valid value of {column.name}",
+                    (*at, "null_text"),
+                    f"is {csv.null_text!r}, a valid value of {column.name}",
                     "Use another token, or remove the value: a field with this text is null.",
                 )
             if set(column.header) & set("\r\n\0"):
@@ -520,27 +520,34 @@ class _Reader:
     def _check_columns(self, feed: Feed) -> None:
         """Check what concerns several fields: the key, the time column, time zone, and history."""
         names = {column.name: column for column in feed.columns}
-        at = ("customProperties",)
         if found := next((name for name in feed.key if names[name].type == "json"), None):
             raise self._invalid(
-                ("schema", "0", "properties", str(list(names).index(found)), "primaryKey"),
+                ("schema", "0", "properties", found, "primaryKey"),
                 "is true, and the column is json",
                 "Use columns of other types: equal json can be written in several ways.",
             )
         try:
             ZoneInfo(feed.properties.time_zone)
-        except (ValueError, OSError):  # unknown, or no name of one
+        except (KeyError, ValueError, OSError):  # unknown, or no name of one
             raise self._invalid(
-                at, f"has the time zone {feed.properties.time_zone!r}", "Name one of IANA, such as Europe/Amsterdam."
+                ("customProperties", "timeZone"),
+                f"is {feed.properties.time_zone!r}",
+                "Name one of IANA, such as Europe/Amsterdam.",
             ) from None
         if (time := feed.time_column) is None:
             return
         if time not in names or names[time].type not in ("timestamp", "date") or not names[time].is_required:
             raise self._invalid(
-                at, f"has the time column {time!r}", "It must be a required column of the type timestamp or date."
+                ("customProperties", "timeColumn"),
+                f"is {time!r}",
+                "It must be a required column of the type timestamp or date.",
             )
         if feed.properties.history:
-            raise self._invalid(at, "asks for the history of an interval feed", "Only snapshots have a history.")
+            raise self._invalid(
+                ("customProperties", "history"),
+                "is of an interval feed",
+                "Only snapshots, without timeColumn, have one.",
+            )
 
     def _only(self, items: Sequence[Any], field: str) -> Any:
         if len(items) != 1:
@@ -551,28 +558,41 @@ class _Reader:
 
     def _invalid(self, at: tuple[str, ...], what: str, next_step: str) -> ContractInvalid:
         """Return the error that names the field AT with its line, WHAT is wrong there, and the NEXT_STEP."""
-        field, line = ".".join(at), _line(getattr(self, "_tree", None), at)
-        place = f"{self._path}, line {line}: {field}".removesuffix(": ")
+        field, line = _place(getattr(self, "_tree", None), at)
         return ContractInvalid(
-            f"{place} {what}.", "The contract says what a load can read, and a load cannot read this.", next_step
+            f"{self._path}, line {line}: {field or 'it'} {what}.",
+            "The contract says what a load can read, and a load cannot read this.",
+            next_step,
         )
 
 
-def _line(node: Any, at: Sequence[str]) -> int:
-    """Return the line of the field AT below NODE, or of the nearest one that is there; from 1."""
+def _place(node: Any, at: Sequence[str]) -> tuple[str, int]:
+    """Return the name and the line (from 1) of the field AT below NODE, or of the nearest one that is there.
+
+    A part of AT is a key, or the position of an item in a list, or its name.
+    """
     line = node.start_mark.line + 1 if node is not None else 1
+    names = []
     for part in at:
+        name = part
         if isinstance(node, yaml.MappingNode):
             found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
-                return line
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
-            node = node.value[int(part)]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line
+            line, node = (found[0].start_mark.line + 1, found[1]) if found else (line, None)
+        elif isinstance(node, yaml.SequenceNode):
+            items = {str(number): item for number, item in enumerate(node.value)}
+            items |= {_name(item): item for item in reversed(node.value) if _name(item)}
+            node = items.get(part)
+            if node is not None:
+                line, name = node.start_mark.line + 1, _name(node) or part
+        names.append(name)
+    return ".".join(names).replace(".value.", ".").removesuffix(".value"), line
+
+
+def _name(node: Any) -> str:
+    """Return the name of NODE, an item of a list, if it has one."""
+    if not isinstance(node, yaml.MappingNode):
+        return ""
+    return next((str(value.value) for key, value in node.value if key.value in ("name", "property")), "")
 
 
 def _keys_twice(node: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

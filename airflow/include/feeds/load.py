@@ -86,7 +86,7 @@ def load(
     source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)
-        day = (utc(end) - timedelta.resolution if end else datetime.now(UTC)).date()
+        day = (utc(end) - timedelta.resolution if end and feed.properties.history else datetime.now(UTC)).date()
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,

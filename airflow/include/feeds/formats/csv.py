@@ -41,7 +41,7 @@ def read(source: Source, feed: Feed) -> Rows:
             f"Export it again; a file without rows has one line: {expected}",
         )
     header = header.removesuffix(b"\r")
-    dialect = Dialect(csv.delimiter, csv.quote, csv.null_token)
+    dialect = Dialect(csv.delimiter, csv.quote, csv.null_text)
     names, columns = _columns(header, dialect, source.uri, feed)
     cut = _Cut(names, columns, dialect, feed) if len(columns) < len(names) else None
 
