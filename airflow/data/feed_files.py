@@ -43,16 +43,14 @@ def _csv_lines(feed: Feed, rows: Iterable[Row], bad: Fraction) -> Iterator[bytes
     yield line([column.header for column in feed.columns])
     turn = 0
     for number, row in enumerate(rows):
-        if options.decimal != ".":
-            row = [*row]
-            for place in numbers:
-                row[place] = (row[place] or "").replace(".", options.decimal) or None
-        fields = [options.null_token if text is None else text for text in row]
+        fields = [options.null_text if text is None else text for text in row]
+        for place in numbers:
+            fields[place] = fields[place].replace(".", options.decimal)
         if not is_turn(bad, number):
             yield line(fields)
             continue
         broken = (
-            line(_replaced(feed, fields, options.null_token)),
+            line(_replaced(feed, fields, options.null_text)),
             line([*fields, "more"]),
             line(fields)[:-1] + f"{options.delimiter}{options.quote}open\n".encode(),
             line(_replaced(feed, fields, "\0")),

@@ -1,10 +1,10 @@
 """Make rows of any feed: valid ones by its contract, with all kinds of values, and on request with quirks.
 
-The same seed gives the same rows. A rule over several columns is SQL, which PostgreSQL must check: `valid_rows` asks one,
-and leaves out the rows that break a rule.
+The same seed gives the same rows. A rule over several columns is SQL, which only PostgreSQL can check: it is asked,
+and the rows that break a rule are left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -167,9 +167,10 @@ class _Maker:
         return simple[column.type]
 
     def _text(self, column: Column) -> Callable[[], str]:
-        shortest, longest = max(column.lengths[0], 1), column.lengths[1]
-        longest = shortest + 12 if longest is None else min(longest, shortest + 12)
-        null = self._feed.properties.csv.null_token
+        fewest, most = column.lengths
+        shortest = max(fewest, 1)
+        longest = shortest + 12 if most is None else min(most, shortest + 12)
+        null = self._feed.properties.csv.null_text
         pattern = re2.compile(column.pattern) if column.pattern is not None else None
         try:
             texts = PatternTexts(column.pattern) if column.pattern is not None else None
@@ -179,9 +180,9 @@ class _Maker:
         def make() -> str:
             for _ in range(MOST_TRIES):
                 text = texts.text(self._dice) if texts else self._word(shortest, longest)
-                if column.lengths[0] <= len(text) and text != null and len(text) <= (column.lengths[1] or len(text)):
-                    if pattern is None or pattern.fullmatch(text):
-                        return text
+                has_length = fewest <= len(text) and (most is None or len(text) <= most)
+                if has_length and text != null and (pattern is None or pattern.fullmatch(text)):
+                    return text
             raise self._unknown(column, "no text was found that obeys it and the lengths")
 
         return make

@@ -42,7 +42,7 @@ def _sequence(tree: Iterable[Any], dice: Dice) -> str:
     return "".join(_item(kind, value, dice) for kind, value in tree)
 
 
-def _item(kind: Any, value: Any, dice: Dice) -> str:
+def _item(kind: Any, value: Any, dice: Dice) -> str:  # noqa: PLR0911 - a return per kind
     if kind is op.LITERAL:
         return chr(value)
     if kind is op.AT:
@@ -83,4 +83,6 @@ def _has(kind: Any, value: Any, character: str) -> bool:
         return ord(character) == value
     if kind is op.RANGE:
         return bool(value[0] <= ord(character) <= value[1])
-    return kind is op.CATEGORY and bool(re.fullmatch(_CATEGORIES[value], character))
+    if kind is op.CATEGORY:
+        return re.fullmatch(_CATEGORIES[value], character) is not None
+    return False

@@ -306,7 +306,7 @@ class _Inference:
                     found[token] += guessed.type != "string"
         if found and (most := found.most_common(1)[0])[1]:
             token = most[0]
-            self._csv = self._csv.model_copy(update={"null_token": token})
+            self._csv = self._csv.model_copy(update={"null_text": token})
             self._first = [tuple(None if text == token else text for text in row) for row in self._first]
 
     def _choose_decimal(self) -> None:
@@ -585,8 +585,8 @@ def _rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Reject
             record = block.lines[position:end]
             if record.strip() or block.raw is not None:
                 place = number - block.line_number
-                is_itself = block.raw is None or feed.format == "parquet"  # whose rows take long to write as JSON
-                raw = record if is_itself else block.raw[place]
+                # Rows of Parquet take long to write as JSON.
+                raw = record if block.raw is None or feed.format == "parquet" else block.raw[place]
                 if raw.strip():
                     yield number, raw, block.flaws.get(place) or lines.parse(record)
             number += block.lines.count(b"\n", position, end + 1)

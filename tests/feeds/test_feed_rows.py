@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice, pairwise
+from typing import get_args
 
 import psycopg
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeds import formats
-from feeds.contract import SQL_TYPES, Column, Csv, Feed, Properties, Rule
+from feeds.contract import SQL_TYPES, Column, Csv, Feed, Format, Properties, Rule
 from feeds.errors import SettingUnusable
 from feeds.lines import Lines, Reject, Row
 from feeds.source import text_source
@@ -61,12 +62,12 @@ def feeds(draw: st.DrawFn) -> Feed:
     own = [draw(columns(f"column_{number}")) for number in range(draw(st.integers(0, 4)))]
     at = Column("at", "at", "timestamp", SQL_TYPES["timestamp"], is_required=True)
     is_interval = draw(st.booleans())
-    format_ = draw(st.sampled_from(["csv", "jsonl", "parquet"]))
+    format_: Format = draw(st.sampled_from(get_args(Format)))
     csv = draw(
         st.builds(
             Csv,
             delimiter=st.sampled_from([",", ";", "|"]),
-            null_token=st.sampled_from(["", "NA"]),
+            null_text=st.sampled_from(["", "NA"]),
             encoding=st.sampled_from(["utf-8", "windows-1252"]),
         )
     )
@@ -103,14 +104,14 @@ def test_rows_of_any_contract_are_valid_and_the_same_for_a_seed(feed: Feed, seed
     assert content == made(feed, 30, seed) or feed.format == "parquet"
 
 
-@pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])
-def test_quirks_have_their_shares(format_: str) -> None:
+@pytest.mark.parametrize("format_", get_args(Format))
+def test_quirks_have_their_shares(format_: Format) -> None:
     columns = (
         Column("id", "id", "integer", "bigint", is_required=True),
         Column("at", "at", "timestamp", SQL_TYPES["timestamp"], is_required=True),
         Column("note", "note", "string", "text"),
     )
-    feed = Feed("a", "1.0.0", columns, ("id",), "", format_, (), Properties(timeColumn="at"))  # type: ignore[arg-type]
+    feed = Feed("a", "1.0.0", columns, ("id",), "", format_, (), Properties(timeColumn="at"))
     share = Fraction(1, 20)
     rows = list(parsed(feed, made(feed, 1000, quirks=Quirks(late=share, ties=share, duplicates=share))))
     valid = [row for row in rows if isinstance(row, Row)]
@@ -119,7 +120,6 @@ def test_quirks_have_their_shares(format_: str) -> None:
     assert len(set(ids)) == 950
     assert len(set(times)) == 950
     assert 0 < sum(before > after for before, after in pairwise(times)) <= 100
-    assert [] == [1 for before, after in pairwise(sorted(times)) if before > after]
 
     rejects = [row for row in parsed(feed, made(feed, 1000, bad=share)) if isinstance(row, Reject)]
     assert len(rejects) == 50
@@ -147,7 +147,7 @@ def test_a_key_with_too_few_values_is_refused() -> None:
         list(feed_rows.rows(feed, 3, 1))
 
 
-@pytest.mark.parametrize("pattern", [r"\pL+", "[α-ω]", "a{3}"])
+@pytest.mark.parametrize("pattern", [r"\pL+", "a{3}"])
 def test_a_pattern_without_a_text(pattern: str) -> None:
     columns = (KEYS[0], Column("a", "a", "string", "text", is_required=True, pattern=pattern, lengths=(9, None)))
     with pytest.raises(SettingUnusable, match="No text is found for the column a of a"):

@@ -52,7 +52,8 @@ def test_a_new_feed(session: Session, project: Path) -> None:
     contract = read_feed(project / "feeds" / "orders.yaml")
     assert (contract.name, contract.key, contract.time_column) == ("orders", ("order_id",), "created_at")
     assert (project / "dbt/models/staging/stg_orders.sql").read_text() == (
-        "with\n\norders as (\n\n    select\n        order_id,\n        created_at,\n        amount,\n        load_id\n\n"
+        "with\n\norders as (\n\n    select\n        order_id,\n        created_at,\n        amount,\n        load_id\n"
+        "\n"
         "    from {{ source('raw', 'orders') }}\n\n)\n\nselect * from orders\n"
     )
     yml = yaml.safe_load((project / "dbt/models/staging/stg_orders.yml").read_text())
@@ -78,20 +79,21 @@ def test_a_new_feed(session: Session, project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "exit_code", "what"),
+    ("name", "source", "error"),
     [
-        ("Orders", "orders.csv", 2, "A feed cannot be named 'Orders'."),
-        ("rejected_rows", "orders.csv", 2, "A feed cannot be named 'rejected_rows'."),
-        ("events", "orders.csv", 2, "{root}/feeds/events.yaml is there already."),
-        ("orders", "missing.csv", 10, "{root}/missing.csv does not exist."),
-        ("orders", "*.parquet", 10, "No file matches {root}/*.parquet."),
-        ("orders", "data", 13, "{root}/data is a directory."),
-        ("orders", "nothing.csv", 2, "{root}/nothing.csv is empty."),
+        ("Orders", "orders.csv", (2, "A feed cannot be named 'Orders'.")),
+        ("rejected_rows", "orders.csv", (2, "A feed cannot be named 'rejected_rows'.")),
+        ("events", "orders.csv", (2, "{root}/feeds/events.yaml is there already.")),
+        ("orders", "missing.csv", (10, "{root}/missing.csv does not exist.")),
+        ("orders", "*.parquet", (10, "No file matches {root}/*.parquet.")),
+        ("orders", "data", (13, "{root}/data is a directory.")),
+        ("orders", "nothing.csv", (2, "{root}/nothing.csv is empty.")),
     ],
 )
 def test_bad_input_writes_nothing(
-    session: Session, project: Path, name: str, source: str, exit_code: int, what: str
+    session: Session, project: Path, name: str, source: str, error: tuple[int, str]
 ) -> None:
+    exit_code, what = error
     (project / "nothing.csv").touch()
     before = files(project)
     session("feed", "new", name, "--from", str(project / source)).is_error(exit_code, what.format(root=project))
@@ -101,9 +103,14 @@ def test_bad_input_writes_nothing(
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_of_files_that_cannot_all_be_written_none_is_left(tmp_path: Path, error: type[BaseException]) -> None:
     paths = [tmp_path / "a", tmp_path / "folder" / "b"]
-    with pytest.raises(error), feed.written_together(dict.fromkeys(paths, b"")):
-        assert files(tmp_path) == {"a", "folder/b"}
-        raise error
+
+    def fail() -> None:
+        with feed.written_together(dict.fromkeys(paths, b"")):
+            assert files(tmp_path) == {"a", "folder/b"}
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert files(tmp_path) == set()
 
 
@@ -157,7 +164,7 @@ def test_other_changes_are_listed(edited: Callable[[str, str], Outcome]) -> None
 
 
 def test_a_contract_of_the_base_that_is_not_valid_now_is_not_compared(
-    session: Session, project: Path, edited: Callable[[str, str], Outcome]
+    project: Path, edited: Callable[[str, str], Outcome]
 ) -> None:
     edited("cadences", "cadence")
     subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "x"], cwd=project, check=True)
@@ -166,14 +173,16 @@ def test_a_contract_of_the_base_that_is_not_valid_now_is_not_compared(
     assert outcome.output[1].startswith("… events: its contract in HEAD is not valid now, so it is not compared: ")
 
 
-def test_a_removed_contract_that_models_read(session: Session, project: Path, edited: object) -> None:
+@pytest.mark.usefixtures("edited")
+def test_a_removed_contract_that_models_read(session: Session, project: Path) -> None:
     (project / "feeds" / "events.yaml").unlink()
     session("feed", "check", "--base", "HEAD").is_error(
         68, "A contract's change since HEAD breaks its readers: events was removed; read by stg_events, "
     )
 
 
-def test_a_base_that_is_not_there(edited: Callable[[str, str], Outcome], session: Session) -> None:
+@pytest.mark.usefixtures("edited")
+def test_a_base_that_is_not_there(session: Session) -> None:
     session("feed", "check", "--base", "nowhere").is_error(65, "The contracts of nowhere cannot be read.")
 
 

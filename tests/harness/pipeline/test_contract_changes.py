@@ -99,12 +99,12 @@ def project(tmp_path: Path) -> Project:
     files = {
         "staging/stg_orders.sql": "select\nid,\namount as price, -- note\nat\nfrom {{ source('raw', 'orders') }}",
         "staging/stg_orders.yml": "models: [{name: stg_orders, columns: [{name: at, data_tests: [not_null]}]}]",
-        "marts/revenue.sql": "with orders as (select * from {{ ref('stg_orders') }}) select sum(price) as sum from orders",
+        "marts/revenue.sql": "with orders as (select * from {{ ref('stg_orders') }}) select sum(price) from orders",
         "marts/revenue.yml": "models: [{name: revenue, columns: [{name: price, constraints: [{type: not_null}]}]}]",
         "marts/days.sql": 'with orders as (select * from {{ ref("stg_orders") }}) select at from orders',
         "marts/copy.sql": "select * from {{ ref('revenue') }}",
         "marts/other.sql": "select amount from {{ ref('something') }}",
-        "exposures.yml": "exposures: [{name: report, depends_on: [ref('copy')]}, {name: board, depends_on: [ref('days')]}]",
+        "a.yml": "exposures: [{name: report, depends_on: [ref('copy')]}, {name: board, depends_on: [ref('days')]}]",
     }
     for name, text in files.items():
         path = tmp_path / "models" / name
