@@ -86,7 +86,7 @@ class RawTable:
             )
             for column in self.feed.table_columns
         ]
-        parts.append(sql.SQL("load_id bigint not null"))
+        parts.append(sql.SQL("load_id bigint not null").format())
         if self.feed.time_column:  # whose days models count
             parts.append(sql.SQL("check (isfinite({}))").format(self.partition_key))
         return sql.SQL("create table {} ({}) partition by range ({})").format(
