@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from feeds import formats
 from feeds.contract import OWN_COLUMNS, Column, Csv, Drift, Feed, Properties
 from feeds.lines import Lines, Reject, Row
-from feeds.source import Source, find_files, open_source
+from feeds.source import Source, find_files, open_source, text_source
 from feeds.uri import shown
 from harness.errors import UsageError
 from harness.pipeline.column_guess import JSON_TYPES, TYPES, ColumnGuess
@@ -48,7 +48,7 @@ NO_TIME_NAMES = re.compile(
 )
 KEY_NAME = re.compile("(^|_)(id|key|uuid|guid|code|number|no|nr)$")
 LONGEST_KEY = 100  # characters of a column
-# PostgreSQL's keywords that cannot name a column or a table without quotes, and the columns that each table has.
+# PostgreSQL's keywords that cannot name a column or a table without quotes.
 _KEYWORDS = """
     all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate
     collation column concurrently constraint create cross current_catalog current_date current_role
@@ -57,7 +57,7 @@ _KEYWORDS = """
     is isnull join lateral leading left like limit localtime localtimestamp natural not notnull null offset on
     only or order outer overlaps placing primary references returning right select session_user similar some
     symmetric system_user table tablesample then to trailing true union unique user using variadic verbose when
-    where window with cmax cmin ctid tableoid xmax xmin
+    where window with
 """
 RESERVED = frozenset(_KEYWORDS.split())
 
@@ -186,7 +186,7 @@ class _Inference:
 
         with open_source(self._files[0]) as source:
             try:
-                schema = pq.ParquetFile(source.file).schema_arrow
+                schema = pq.ParquetFile(source.whole()).schema_arrow
             except (pa.ArrowException, OSError) as error:
                 raise UsageError(
                     f"{shown(self._uri)} cannot be read: {str(error).splitlines()[0]}",
@@ -306,7 +306,7 @@ class _Inference:
                     found[token] += guessed.type != "string"
         if found and (most := found.most_common(1)[0])[1]:
             token = most[0]
-            self._csv = self._csv.model_copy(update={"null": token})
+            self._csv = self._csv.model_copy(update={"null_text": token})
             self._first = [tuple(None if text == token else text for text in row) for row in self._first]
 
     def _choose_decimal(self) -> None:
@@ -328,7 +328,10 @@ class _Inference:
     def _feed(self, key: Sequence[str], *, provisional: bool = False) -> Feed:
         """Return the contract as guessed so far."""
         columns = tuple(column.column(provisional=provisional) for column in self._columns)
-        drift = Drift(new_column="ignore") if self._left_out else Drift()
+        drift = Drift(
+            new_column="ignore" if self._left_out else "refuse",
+            missing_column="null" if self._format == "jsonl" and not all(c.is_required for c in columns) else "refuse",
+        )
         return Feed(
             name=self._name,
             version="1.0.0",
@@ -348,7 +351,7 @@ class _Inference:
             replace(column, is_required=False) if guessed.fixed else Column(column.name, column.header, *kind)
             for column, guessed in zip(feed.columns, self._columns, strict=True)
         ]
-        drift = Drift(new_column="ignore")
+        drift = Drift(new_column="ignore", missing_column="null")
         return replace(feed, columns=tuple(columns), properties=feed.properties.model_copy(update={"drift": drift}))
 
     def _check(self, feed: Feed, candidates: Sequence[tuple[str, ...]]) -> _Checked:
@@ -384,7 +387,7 @@ class _Inference:
         checked.rows += 1
         checked.rejected[reject] += 1
         checked.first_rejected = checked.first_rejected or line_number
-        if reject.column and reject not in self._bad:
+        if (reject.column or reject.reason == "unknown_column") and reject not in self._bad:
             checked.kept.append((line_number, raw))
             checked.has_stopped = len(checked.kept) == KEPT_REJECTS
 
@@ -397,14 +400,14 @@ class _Inference:
                 after = encodings[encodings.index(self._csv.encoding) + 1]
                 self._csv = self._csv.model_copy(update={"encoding": after})
                 has_changed = True
-        if new := dict.fromkeys(reject.column for reject in checked.rejected if reject.reason == "unknown_column"):
+        if any(reject.reason == "unknown_column" for reject in checked.rejected):
             objects = [row for _, raw in checked.kept if (row := _object(raw)) is not None]
             known = {column.header for column in self._columns}
             keys = [key for row in objects for key in row if key not in known]
             self._add_json_columns(list(dict.fromkeys(keys)))
             for column in self._columns[len(known) :]:
                 column.nulls = 1  # the first rows lack it
-            has_changed = bool(new)
+            has_changed = len(self._columns) > len(known)
         for line_number, raw, values in self._loose_rows(checked):
             if self._add(values):
                 self._keep(line_number, raw)
@@ -435,8 +438,7 @@ class _Inference:
             lines.insert(0, self._header + b"\n")
         if not records:
             return []
-        with open_source(self._files[0]) as source:
-            return [row for _, _, row in _rows(replace(source, blocks=iter(lines)), feed)]
+        return [row for _, _, row in _rows(text_source(self._uri, b"".join(lines)), feed)]
 
     def _encoded(self, record: bytes) -> bytes:
         """Return RECORD as it is in the file."""
@@ -528,8 +530,10 @@ class _Inference:
             if key == self._every() and len(key) > 4:
                 notes["key"] += ", but only all of these together: name fewer if you know them"
         if self._left_out:
-            notes["left_out"] = f"columns of types that a feed cannot have are left out: {', '.join(self._left_out)}"
+            notes["drift"] = f"columns of types that a feed cannot have are left out: {', '.join(self._left_out)}"
         feed = self._feed(key)
+        if feed.properties.drift.missing_column == "null":
+            notes["drift"] = "objects have different keys: one that a file lacks is null"
         time_column, notes["time"] = self._time(feed)
         allowed = MOST_REJECTED if share <= MOST_REJECTED else math.ceil(share * 120) / 100
         properties = feed.properties.model_copy(update={"time_column": time_column, "max_rejected": allowed})
@@ -581,7 +585,8 @@ def _rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Reject
             record = block.lines[position:end]
             if record.strip() or block.raw is not None:
                 place = number - block.line_number
-                raw = record if block.raw is None else block.raw[place]
+                # Rows of Parquet take long to write as JSON.
+                raw = record if block.raw is None or feed.format == "parquet" else block.raw[place]
                 if raw.strip():
                     yield number, raw, block.flaws.get(place) or lines.parse(record)
             number += block.lines.count(b"\n", position, end + 1)
@@ -655,7 +660,9 @@ def _object(line: bytes) -> dict[str, Any] | None:
 def _of_parquet(kind: pa.DataType) -> Column | None:
     """Return the column for values of KIND; None if a feed has no type for them."""
     if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+        return _of_parquet(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _of_parquet(kind.storage_type)
     types = pa.types
     if types.is_uint64(kind):
         return Column("", "", "number", "numeric(20,0)", digits=(20, 0))
@@ -674,8 +681,9 @@ def _of_parquet(kind: pa.DataType) -> Column | None:
         (types.is_boolean, "boolean", "boolean"),
         (types.is_date, "date", "date"),
         (types.is_timestamp, "timestamp", "timestamp with time zone"),
-        (types.is_string, "string", "text"),
-        (types.is_large_string, "string", "text"),
+        (lambda of: types.is_string(of) or types.is_large_string(of) or types.is_string_view(of), "string", "text"),
+        (lambda of: types.is_fixed_size_binary(of) and of.byte_width == 16, "uuid", "uuid"),
+        (types.is_nested, "json", "jsonb"),
         (types.is_null, "string", "text"),
     )
     return next((Column("", "", type_, sql_type) for is_it, type_, sql_type in simple if is_it(kind)), None)

@@ -52,7 +52,7 @@ def _contract(feed: Feed, notes: dict[str, str], sample: str) -> Iterator[str]:
     if options := properties.csv.model_dump(exclude_defaults=True, exclude={"delimiter"}):
         yield f"  - {{property: csv, value: {flow(options)}}}"
     if drift := properties.drift.model_dump(exclude_defaults=True):
-        yield f"  # {notes['left_out']}"
+        yield f"  # {notes['drift']}"
         yield f"  - {{property: drift, value: {flow(drift)}}}"
     if "rejected" in notes:
         yield f"  # {notes['rejected']}"

@@ -10,9 +10,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from feeds.formats import read
 from feeds.ledger import LoadResult
 from feeds.partitions import Partition
 from feeds.partitions import partitions as partitions_of
+from feeds.source import open_source
 from feeds.table import RawTable
 from tests.events_feed import COLUMNS, EVENTS, load
 
@@ -20,6 +22,7 @@ HEADER = ";".join(COLUMNS)
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
 DEADLINE_S = 60.0
 NINE = timedelta(hours=9)
+TABLES = {"loaded_files", "loads", "partitions", "rejected_rows", "snapshot_days"}  # of all feeds
 
 Rows = list[tuple[Any, ...]]
 
@@ -70,8 +73,11 @@ def ids_of(*days: int, rows: int = 10) -> list[int]:
 
 
 def rejects(db: psycopg.Connection) -> Rows:
-    statement = "select line_number, raw_text, reason from raw.rejected_rows order by load_id, line_number"
-    return db.execute(statement).fetchall()
+    """Return line number, raw text, and reason (with its column, as a load counts it) of the rejected rows."""
+    return db.execute(
+        "select line_number, raw_text, concat_ws(': ', column_name, reason)"
+        " from raw.rejected_rows order by load_id, file_number, line_number"
+    ).fetchall()
 
 
 def ledger(db: psycopg.Connection) -> list[dict[str, Any]]:
@@ -80,7 +86,9 @@ def ledger(db: psycopg.Connection) -> list[dict[str, Any]]:
 
 def empty(db: psycopg.Connection) -> None:
     """Delete all events, rejected rows and loads: faster than truncate for a few rows."""
-    db.execute("delete from raw.events; delete from raw.rejected_rows; delete from raw.loaded_files; delete from raw.loads")
+    db.execute(
+        "delete from raw.events; delete from raw.rejected_rows; delete from raw.loaded_files; delete from raw.loads"
+    )
 
 
 def partitions(db: psycopg.Connection) -> list[Partition]:
@@ -99,12 +107,12 @@ def generation(db: psycopg.Connection) -> str:
 
 
 def other_tables(db: psycopg.Connection) -> set[str]:
-    """Return the tables of `raw` that are neither raw.events, its partitions nor the loads' other tables."""
+    """Return the tables of `raw` that are neither raw.events, its partitions nor those of all feeds."""
     found = db.execute(
         "select relname from pg_class where relnamespace = 'raw'::regnamespace and relkind in ('r', 'p')"
         " and oid not in (select relid from pg_partition_tree('raw.events'))"
     )
-    return {name for (name,) in found} - {"partitions", "loaded_files", "loads", "rejected_rows"}
+    return {name for (name,) in found} - TABLES
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -112,3 +120,9 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
+
+
+def check_source(uri: str) -> None:
+    """Open URI, and read what is before its rows."""
+    with open_source(uri) as source:
+        read(source, EVENTS)

@@ -15,11 +15,11 @@ import psutil
 import psycopg
 import pytest
 
-from tests.events_feed import create_tables
 from harness.warehouse.ports import free_port
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server
 from harness.warehouse.wheel import binaries, unprivileged_user
+from tests.events_feed import create_tables
 from tests.feeds.common import write_days
 
 DEADLINE_S = 60.0

@@ -35,7 +35,11 @@ LOSSLESS = {
     "a column more": ("$", ADDED, {"class": "text"}),
     "more digits": ("numeric(5,2)", "numeric(6,3)", {"paid": "numeric(6,3)"}),
     "any digits": (', physicalType: "numeric(5,2)"', "", {"paid": "numeric"}),
-    "an integer that is a number": ("order_id, logicalType: integer", "order_id, logicalType: number", {"order_id": "numeric"}),
+    "an integer that is a number": (
+        "order_id, logicalType: integer",
+        "order_id, logicalType: number",
+        {"order_id": "numeric"},
+    ),
 }
 REFUSED = {
     "a required column more": (
@@ -43,8 +47,12 @@ REFUSED = {
         ADDED.replace("string", "string, required: true"),
         'alter table raw.orders add column "class" text not null default …',
     ),
-    "fewer digits": ("numeric(5,2)", "numeric(5,3)", 'alter column "paid" type numeric(5,3) using "paid"::numeric(5,3)'),
-    "another type": ("paid, logicalType: number, physicalType: \"numeric(5,2)\"", "paid, logicalType: string", "::text"),
+    "fewer digits": (
+        "numeric(5,2)",
+        "numeric(5,3)",
+        'alter column "paid" type numeric(5,3) using "paid"::numeric(5,3)',
+    ),
+    "another type": ('paid, logicalType: number, physicalType: "numeric(5,2)"', "paid, logicalType: string", "::text"),
     "another key": ("day, logicalType: date, required", "day, logicalType: date, primaryKey", "rename to orders_kept"),
     "another kind": ("property: timeColumn, value: day", "property: maxRejected, value: 0", "rename to orders_kept"),
 }

@@ -22,12 +22,12 @@ from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
 
 from feeds import partitions
 from feeds.errors import LoadCancelled, WarehouseBusy, WarehouseGone
-from tests.events_feed import load
 from feeds.locks import SWAP_LOCK
 from feeds.swap import swap
-from tests.events_feed import create_tables
+from feeds.table import RawTable
 from harness.warehouse.roles import Warehouse
-from tests.feeds.common import DAY, DEADLINE_S, Rows, query, wait_until, write_days
+from tests.events_feed import EVENTS, create_tables, load
+from tests.feeds.common import DAY, DEADLINE_S, TABLES, Rows, query, wait_until, write_days
 from tests.poolers import pgbouncer
 
 STATUSES = "select status from raw.loads order by load_id"
@@ -64,7 +64,7 @@ def test_tables_are_created_once_by_concurrent_calls(bare_warehouse: Warehouse) 
         list(pool.map(create, range(4)))
     found = query(bare_warehouse.loader_dsn, "select tablename from pg_tables where schemaname = 'raw' order by 1")
     names = [re.sub("(?<=events_0_)[0-9a-f]{12}$", "…", name) for (name,) in found]
-    assert names == ["events", "events_0_…", "events_0_…", "partitions", "loads", "rejected_rows"]
+    assert names == sorted(["events", "events_0_…", "events_0_…", *TABLES])
 
 
 def test_creating_existing_tables_keeps_them_and_waits_for_nobody(dsn: str, uri: str) -> None:
@@ -120,7 +120,7 @@ def test_tries_to_swap_leave_no_savepoint(dsn: str) -> None:
         reader.execute("select 1 from raw.events")
         connection.execute("begin")
         with pytest.raises(LockNotAvailable):
-            swap(connection, psycopg.sql.SQL("null"), time.monotonic() + 0.2)
+            swap(connection, RawTable(EVENTS), psycopg.sql.SQL("null"), time.monotonic() + 0.2)
         with pytest.raises(InvalidSavepointSpecification):
             connection.execute("release savepoint swap")
 
@@ -164,7 +164,7 @@ def test_loads_through_a_pooler_in_transaction_mode(bare_warehouse: Warehouse, t
 @contextmanager
 def process_before_its_swap(dsn: str, uri: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process whose load has read its file and waits for its turn, which does not come."""
-    argv = [sys.executable, "-m", "feeds", "load", uri]
+    argv = [sys.executable, "-m", "feeds", "load", "events", uri]
     with swap_locked(dsn):
         process = subprocess.Popen(argv, env=os.environ | {"EVENTS_DSN": dsn}, stderr=subprocess.PIPE)
         try:

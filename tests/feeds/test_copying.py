@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from feeds.copying import Copier, Target
+from feeds.copying import Copier, Piece, Target
 
 
 @pytest.mark.parametrize("failing", [b"1\n", b"2\n"], ids=["the present table", "a table that waits"])
@@ -29,8 +29,8 @@ def test_an_error_of_a_copy_releases_the_connection(
 
     def copy() -> None:
         with Copier(db) as copier:
-            copier.write(targets[0], b"1\n")
-            copier.write(targets[1], b"2\n")
+            copier.write(targets[0], Piece(b"1\n"))
+            copier.write(targets[1], Piece(b"2\n"))
 
     with pytest.raises(psycopg.OperationalError, match="The connection is lost"):
         copy()

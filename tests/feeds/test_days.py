@@ -11,7 +11,7 @@ from feeds.__main__ import main
 from feeds.days import far_days, valid_times
 from feeds.errors import SettingUnusable
 from feeds.interval import ALWAYS, Interval
-from tests.events_feed import load
+from tests.events_feed import EVENTS, load
 from tests.feeds.common import DAY, account, ids, rejects, write
 
 MISTYPED = "1;created_account;8;0202-01-05 09:00:00;"
@@ -56,12 +56,12 @@ def test_rows_out_of_range_are_rejected_whatever_the_interval(dsn: str, db: psyc
     write(file, [MISTYPED, account(2, DAY), account(3, noon), account(3, noon), account(4, noon.replace(year=2021))])
     valid = Interval(noon, noon.replace(year=2021))
     result = load(str(file), dsn, valid=valid, end=DAY.replace(day=2), max_rejected=1)
-    assert result.reasons == {"out_of_range": 3, "duplicate_event_id": 1}
+    assert result.reasons == {"out_of_range": 3, "duplicate_key": 1}
     assert ids(db) == [3]
     assert [(row[0], row[2]) for row in rejects(db)] == [
         (2, "out_of_range"),
         (3, "out_of_range"),
-        (5, "duplicate_event_id"),
+        (5, "duplicate_key"),
         (6, "out_of_range"),
     ]
     assert load(str(file), dsn, valid=valid, end=DAY.replace(day=2), max_rejected=1).same_as_load_id == 1
@@ -73,21 +73,21 @@ def test_the_variables_bound_a_load_from_a_shell(
 ) -> None:
     monkeypatch.setenv("EVENTS_DSN", dsn)
     monkeypatch.setenv("EVENTS_NOT_BEFORE", "2015-01-01")
-    assert main(["load", write(file, [MISTYPED, account(2)]), "--max-rejected", "0.5"]) == 0
+    assert main(["load", "events", write(file, [MISTYPED, account(2)]), "--max-rejected", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 rejected: out_of_range 1"
     monkeypatch.setenv("EVENTS_NOT_BEFORE", "soon")
-    assert main(["load", str(file)]) == 29
+    assert main(["load", "events", str(file)]) == 29
     what = "✗ EVENTS_NOT_BEFORE and EVENTS_BEFORE cannot be used: 'soon' is not a time: "
     assert capsys.readouterr().err.startswith(what)
 
 
 def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert valid_times() == ALWAYS
+    assert valid_times(EVENTS) == ALWAYS
     monkeypatch.setenv("EVENTS_NOT_BEFORE", "")
     monkeypatch.setenv("EVENTS_BEFORE", " \n")
-    assert valid_times() == ALWAYS
+    assert valid_times(EVENTS) == ALWAYS
     monkeypatch.setenv("EVENTS_BEFORE", "2020-01-01\n")
-    assert valid_times() == Interval(None, DAY)
+    assert valid_times(EVENTS) == Interval(None, DAY)
     monkeypatch.setenv("EVENTS_NOT_BEFORE", "2021-01-01")
     with pytest.raises(SettingUnusable, match=r"start 2021-01-01 .* is after end 2020-01-01"):
-        valid_times()
+        valid_times(EVENTS)

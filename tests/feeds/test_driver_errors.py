@@ -12,8 +12,8 @@ from feeds.__main__ import main
 from feeds.connection import connect
 from feeds.driver_errors import not_connected, translated
 from feeds.dsn import connection_url
-from tests.events_feed import load
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import load
 
 
 def failure_of(dsn: str, *statements: str) -> errors.EventsError:

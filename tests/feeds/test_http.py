@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from feeds import errors
-from feeds.source import check_source, digest
-from harness.pipeline.events_file import read_events
-from tests.feeds.common import HEADER, account
+from feeds.source import digest
+from harness.pipeline.file_rows import rows
+from tests.events_feed import EVENTS
+from tests.feeds.common import HEADER, account, check_source
 from tests.servers import Handler, serving, serving_folder
 
 ELSEWHERE = "http://files.invalid/events.csv"
@@ -66,7 +67,7 @@ def test_a_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str, name: str, value: 
     monkeypatch.setenv(name, value.format(proxy))
     check_source(ELSEWHERE)
     assert digest(ELSEWHERE)[0] == len(CONTENT)
-    assert len(list(read_events(ELSEWHERE))) == 1
+    assert len(list(rows(EVENTS, ELSEWHERE))) == 1
 
 
 def test_a_proxy_with_a_password_that_no_error_shows(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
@@ -102,7 +103,7 @@ def test_the_passwords_of_netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             check_source(uri)
         (tmp_path / ".netrc").write_text('machine 127.0.0.1 login user password "p@ss é"\n')
         check_source(uri)
-        assert len(list(read_events(uri))) == 1
+        assert len(list(rows(EVENTS, uri))) == 1
         with pytest.raises(errors.SourceUnreadable, match="401"):
             check_source(f"http://somebody:else@{address}/events.csv")  # the URI's own come first
         (tmp_path / ".netrc").rename(tmp_path / "mine")

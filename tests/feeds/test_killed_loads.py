@@ -17,10 +17,10 @@ import pytest
 
 from feeds import load as load_module
 from feeds.errors import SourceChanged, WarehouseFull, WarehouseGone
-from tests.events_feed import load
 from feeds.source import _StoredBytes
 from feeds.swap import swap
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
+from tests.events_feed import load
 from tests.feeds import common, killed
 from tests.feeds.common import HEADER, Rows, account, other_tables, query, wait_until
 from tests.feeds.conftest import OwnServer

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from feeds import errors, partitions
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
-from tests.events_feed import load
 from feeds.lines import MAX_LINE_BYTES
+from tests.events_feed import load
 from tests.feeds.common import DAY, HEADER, account, empty, events, ledger, rejects
-from tests.harness.pipeline.test_events_file import REJECTED
+from tests.feeds.test_event_lines import AGAINST_THE_RULE, REJECTED
 
 EventRow = tuple[int, str, int, datetime, str | None]
 RejectRow = tuple[int, str, str]
@@ -27,7 +27,10 @@ RejectRow = tuple[int, str, str]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file: its event, or the text and the reason of its rejection, known from how it was made."""
+    """A line of a file: its event, or the text and the reason of its rejection, known from how it was made.
+
+    One that a rule refuses has both: it may be out of range, too.
+    """
 
     stored: bytes
     event: EventRow | None = None
@@ -52,25 +55,29 @@ class File:
         for number, line in enumerate(self.lines, 2):
             if line.event and line.event[3] not in valid:
                 rejected.append((number, line.stored.decode(), "out_of_range"))
-            elif line.event and line.event[0] in events:
-                rejected.append((number, line.stored.decode(), "duplicate_event_id"))
-            elif line.event:
-                events[line.event[0]] = line.event
             elif line.reject:
                 rejected.append((number, *line.reject))
+            elif line.event and line.event[0] in events:
+                rejected.append((number, line.stored.decode(), "duplicate_key"))
+            elif line.event:
+                events[line.event[0]] = line.event
         return list(events.values()), rejected
 
 
-NOT_TEXT = ["too_long", "not_utf8", "nul_byte"]
+NOT_TEXT = ["too_long", "encoding", "nul_byte"]
 BAD = [
     Line(b"x" * (MAX_LINE_BYTES + 1), reject=("x" * 1000 + "…", "too_long")),
-    Line(account(1).encode() + b"\xff", reject=(account(1) + "\\xff", "not_utf8")),
+    Line(account(1).encode() + b"\xff", reject=(account(1) + "\\xff", "encoding")),
     Line(b"a\0\xc3\xa9", reject=("a\\x00é", "nul_byte")),
     *(
         Line(line, reject=(line.decode(), reason))
         for reason, examples in REJECTED.items()
         for line in [examples[0].replace(b"{}", b"1")]
         if reason not in NOT_TEXT
+    ),
+    *(
+        Line(line, (1, "proposed", 1, DAY, None), (line.decode(), "only_proposals_have_metadata: rule"))
+        for line in (example.replace(b"{}", b"1") for example in AGAINST_THE_RULE)
     ),
 ]
 BLANK = Line(b" \t")

@@ -67,7 +67,9 @@ def test_its_events_ledger_and_quarantine_are_brought_along(tmp_path: Path, old:
     create_tables(old)
     create_tables(old)
     with psycopg.connect(old, autocommit=True) as db:
-        rejected = db.execute("select feed, load_id, file_number, line_number, reason, column_name from raw.rejected_rows order by 4")
+        rejected = db.execute(
+            "select feed, load_id, file_number, line_number, reason, column_name from raw.rejected_rows order by 4"
+        )
         assert rejected.fetchall() == [
             ("events", 1, 1, 3, "value", "event_type"),
             ("events", 1, 1, 4, "field_count", None),
@@ -78,7 +80,9 @@ def test_its_events_ledger_and_quarantine_are_brought_along(tmp_path: Path, old:
         assert ids(db) == [7]
         assert load(write_days(tmp_path / "events.csv", 0), old).replaced == 1
         assert ids(db) == ids_of(0)
-        assert db.execute("select to_regclass('raw.events_partitions'), to_regclass('raw.rejected_events')").fetchone() == (
+        assert db.execute(
+            "select to_regclass('raw.events_partitions'), to_regclass('raw.rejected_events')"
+        ).fetchone() == (
             None,
             None,
         )

@@ -11,9 +11,8 @@ import pytest
 from psycopg.errors import QueryCanceled
 
 from feeds.errors import TablesUnfit
-from tests.events_feed import load
-from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import create_tables, load
 from tests.feeds.common import generation, ids, ids_of, load_day, names, other_tables, query, write_days
 
 ROWS_PER_DAY = 10
@@ -135,7 +134,8 @@ def test_rows_of_tables_that_inherit_from_the_ledger_are_kept(dsn: str, tmp_path
             "create schema archive; create table archive.rejects () inherits (raw.rejected_rows);"
             " create table archive.loads () inherits (raw.loads);"
             " insert into archive.rejects select * from only raw.rejected_rows;"
-            " insert into archive.loads (load_id, source_uri, status) values (1, 'of a user', 'running')"
+            " insert into archive.loads (load_id, feed, source_uri, status)"
+            " values (1, 'events', 'of a user', 'running')"
         )
         assert load(uri, dsn, max_rejected=0.5, force=True).rejected == 1
         assert admin.execute("select count(*) from archive.rejects").fetchone() == (1,)
@@ -227,19 +227,28 @@ def test_tables_of_another_program_are_refused_and_not_touched(bare_warehouse: W
             assert ids(db) == [7]
 
 
-def test_a_warehouse_of_an_earlier_version_is_taken_over(
+# It had no record of partitions, other names for the first of them, and only events.
+EARLIEST = """
+    drop table raw.loaded_files, raw.snapshot_days, raw.partitions;
+    alter table raw.loads drop column feed, drop column source_id, drop column rules_sha256;
+    alter table raw.rejected_rows rename to rejected_events;
+    alter table raw.rejected_events
+        drop column feed, drop column file_number, drop column column_name, add primary key (load_id, line_number);
+    alter table {partition} rename to events_0_0;
+    alter table {generation} rename to events_0;
+    create table raw.events_9 (of_user int)
+"""
+
+
+def test_a_warehouse_of_the_first_versions_is_taken_over(
     dsn: str, db: psycopg.Connection, uri: str, day_uri: str
 ) -> None:
-    """It had no record of partitions, and other names for the first of them."""
     load(uri, dsn)
     load_day(day_uri, dsn, 1)
-    db.execute(
-        f"alter table {names(db)[0]} rename to events_0_0; alter table {generation(db)} rename to events_0;"
-        " drop table raw.partitions; create table raw.events_9 (of_user int);"
-        " alter table raw.loads drop column source_id, drop column rules_sha256".encode()
-    )
+    db.execute(EARLIEST.format(partition=names(db)[0], generation=generation(db)).encode())
     create_tables(dsn)
     assert load_day(day_uri, dsn, 1).same_as_load_id is None
     assert load(uri, dsn).replaced == 3 * ROWS_PER_DAY
     assert load_day(day_uri, dsn, 1).loaded == ROWS_PER_DAY
     assert other_tables(db) == {"events_9"}
+    assert query(dsn, "select distinct feed from raw.loads") == [("events",)]

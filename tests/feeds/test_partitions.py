@@ -1,19 +1,19 @@
 """How loads partition `raw.events`, and which partitions they replace."""
 
-import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from feeds import copying, staging
-from tests.events_feed import load
-from tests.feeds.common import partitions
-from feeds.records import Event, parse
+from feeds import copying
+from feeds.staging import Staging
+from harness.pipeline.file_rows import rows
 from harness.project.paths import SAMPLE
-from tests.feeds.common import DAY, NINE, account, events, ids, ids_of, ledger, load_day, names, write_days
+from tests.events_feed import EVENTS, load
+from tests.feeds.common import DAY, NINE, account, events, ids, ids_of, ledger, load_day, names, partitions, write_days
 
 ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
@@ -113,21 +113,24 @@ def test_the_sample_arrives_row_by_row(
     monkeypatch.setattr(copying, "_WAITING_BYTES", waiting_bytes)
     monkeypatch.setattr(copying, "_ALL_WAITING_BYTES", 2 * waiting_bytes)
     result = load(str(SAMPLE), dsn)
-    with SAMPLE.open("rb") as file:
-        next(file)
-        expected = [parse(line.rstrip(b"\n")) for line in file]
-    assert all(isinstance(event, Event) for event in expected)
+    expected = [tuple(row.values()) for row in rows(EVENTS, str(SAMPLE)) if isinstance(row, dict)]
     assert events(db) == sorted(expected)
     assert result.loaded == len(expected)
     assert len(bounds(db)) > 50
 
 
+@pytest.mark.parametrize("more", [-1, 1])
 def test_rows_that_postgresql_counts_differently_are_not_loaded(
-    dsn: str, db: psycopg.Connection, file: Path, monkeypatch: pytest.MonkeyPatch
+    dsn: str, db: psycopg.Connection, file: Path, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    """As if a bug of a regular expression took two lines for one."""
+    """As if a bug of a regular expression took two lines for one, or one for two."""
     load(write_days(file, 0), dsn)
-    monkeypatch.setattr(staging, "_AFTER_ID", re.compile(rb";[^\n]*\n[^\n]*\n"))
-    with pytest.raises(RuntimeError, match=r"^PostgreSQL copied 10 rows, but the load counted 5; "):
-        load(write_days(file, 0, professional=9, more=[""]), dsn)
+    take_clean = Staging._take_clean
+
+    def take_wrongly(staging: Staging, lines: bytes, rows: int, *rest: Any) -> None:
+        take_clean(staging, lines, rows + more, *rest)
+
+    monkeypatch.setattr(Staging, "_take_clean", take_wrongly)
+    with pytest.raises(RuntimeError, match=rf"^PostgreSQL copied 10 rows, but the load counted {10 + more}; "):
+        load(write_days(file, 0, professional=9), dsn)
     assert {row[2] for row in events(db)} == {8}

@@ -19,10 +19,10 @@ import pytest
 from psycopg.errors import UndefinedTable
 
 from feeds import load as load_module
-from tests.events_feed import load
 from feeds.replacement import Replacement
 from feeds.swap import swap
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import load
 from tests.feeds.common import DAY, NINE, Rows, account, ids, ids_of, load_day, names, query, wait_until, write_days
 from tests.feeds.conftest import OwnServer
 

@@ -116,7 +116,9 @@ def test_only_what_its_load_would_have_taken_comes_back(
             (3, "pattern", "note"),  # outside
         ]
         assert quarantine(db) == stay
-        ledger = "select source_uri, rows_read, rows_loaded, interval_start, interval_end from raw.loads where load_id = 3"
+        ledger = (
+            "select source_uri, rows_read, rows_loaded, interval_start, interval_end from raw.loads where load_id = 3"
+        )
         end = datetime(2020, 1, 1, 10, 0, 0, 1, UTC)
         assert db.execute(ledger).fetchall() == [(SOURCE, 10, 3, DAY + timedelta(hours=9), end)]
     assert replay(mended, empty).loaded == 0

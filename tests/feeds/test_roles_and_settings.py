@@ -12,9 +12,8 @@ import pytest
 from psycopg import sql
 
 from feeds.errors import TablesUnfit, WarehouseBusy
-from tests.events_feed import load
-from tests.events_feed import create_tables
 from harness.warehouse.roles import Warehouse
+from tests.events_feed import create_tables, load
 from tests.feeds.common import DAY, account, ids, ids_of, load_day, names, query, write_days
 
 ROWS_PER_DAY = 10
@@ -96,7 +95,7 @@ def test_other_settings_of_the_role_and_tables_with_names_of_temporary_ones(
     uri = write_days(tmp_path / "events.csv", 0, 1, 2, more=duplicates)
     create_tables(dsn)
     slow: dict[str, Any] = {"report": lambda _: time.sleep(0.8), "report_every_s": 0}  # in the middle of a COPY
-    assert load(uri, dsn, max_rejected=0.5, **slow).reasons == {"field_count": 1, "duplicate_event_id": 2}
+    assert load(uri, dsn, max_rejected=0.5, **slow).reasons == {"field_count": 1, "duplicate_key": 2}
     moved = write_days(tmp_path / "day.csv", 1, more=[account(2003, DAY + timedelta(days=1), 9)])
     assert load_day(moved, dsn, 1).replaced == ROWS_PER_DAY + 1
     assert load_day(moved, dsn, 1).same_as_load_id == 2

@@ -64,7 +64,7 @@ def test_signed_urls_of_different_files_are_different_sources(
     for user in ("", "user:password@"):
         for fragment in "ab":
             uri = f"http://{user}{address}{SIGNED}#{fragment}={PLANTED}"
-            code, output = run("load", uri, "--max-rejected", "0.5", "--force", dsn=dsn)
+            code, output = run("load", "events", uri, "--max-rejected", "0.5", "--force", dsn=dsn)
             assert code == 0, output
     assert db.execute("select load_id from raw.rejected_rows order by 1").fetchall() == [(3,), (4,)]
     ids = [source_id for (source_id,) in db.execute("select source_id from raw.loads order by load_id")]
@@ -81,10 +81,11 @@ def test_a_load_removes_the_secrets_from_an_older_ledger(
     path.write_bytes(CONTENT)
     uri = f"sftp://u:p@{PLANTED}@host/a.csv?hash={PLANTED}#access_token={PLANTED}"
     db.execute(
-        "insert into raw.loads (source_uri, status, failure) values (%s, 'failed', %s), (%s, 'succeeded', null)",
+        "insert into raw.loads (feed, source_uri, status, failure)"
+        " values ('events', %s, 'failed', %s), ('events', %s, 'succeeded', null)",
         (uri, f"{uri} cannot be read.\nhttps://host/?hmac={PLANTED} refused.", str(path)),
     )
-    assert run("load", str(path), "--max-rejected", "0.5", dsn=dsn)[0] == 0
+    assert run("load", "events", str(path), "--max-rejected", "0.5", dsn=dsn)[0] == 0
     rows = db.execute("select source_uri, failure, source_id from raw.loads order by 1 desc, load_id").fetchall()
     assert [row[:2] for row in rows] == [
         (
@@ -99,13 +100,13 @@ def test_a_load_removes_the_secrets_from_an_older_ledger(
 
 def test_a_signed_url(dsn: str, db: psycopg.Connection, address: str, run: Run) -> None:
     uri = f"http://{PLANTED}:{PLANTED}@{address}{SIGNED}#{PLANTED}"
-    code, output = in_a_process("load", uri, "--max-rejected", "0.5", dsn=dsn)
+    code, output = in_a_process("load", "events", uri, "--max-rejected", "0.5", dsn=dsn)
     assert code == 0, output
     assert f"http://{address}{SHOWN}#…" in output
-    code, output = run("load", uri.replace("Signature", "Signatur"), dsn=dsn)
+    code, output = run("load", "events", uri.replace("Signature", "Signatur"), dsn=dsn)
     assert code == 19, output
     assert f"✗ http://{address}{SHOWN.replace('Signature', 'Signatur')}#… cannot be read: 403" in output
-    code, output = run("load", f"http://{address}/broken.csv?{PLANTED}", dsn=dsn)
+    code, output = run("load", "events", f"http://{address}/broken.csv?{PLANTED}", dsn=dsn)
     assert code == 19, output
     code, output = run("loads", dsn=dsn)
     assert code == 0, output
@@ -135,7 +136,7 @@ MISREAD = (29, "✗ EVENTS_DSN has a port that is not a number, or a special cha
     ],
 )
 def test_the_password_of_the_warehouse(run: Run, dsn: str, expected: tuple[int, str]) -> None:
-    code, output = run("load", "events.csv", dsn=dsn)
+    code, output = run("load", "events", "events.csv", dsn=dsn)
     assert code == expected[0], output
     assert output.startswith(expected[1])
     assert len(output.splitlines()) == 3
@@ -145,10 +146,11 @@ def test_the_password_of_the_warehouse(run: Run, dsn: str, expected: tuple[int, 
     "arguments",
     [
         (f"https://u:{PLANTED}@host/a",),
-        ("load", f"--events=https://u:{PLANTED}@host/a?sig={PLANTED}"),
-        ("load", "a.csv", f"--dsn=postgresql://u:{PLANTED}@host/db"),
-        ("load", "a.csv", "--start", f"https://u:{PLANTED}@host/a"),
-        ("load", "--max-rejected", f"https://u:{PLANTED}@host/a"),
+        ("load", "events", f"--events=https://u:{PLANTED}@host/a?sig={PLANTED}"),
+        ("load", "events", "a.csv", f"--dsn=postgresql://u:{PLANTED}@host/db"),
+        ("load", "events", "a.csv", "--start", f"https://u:{PLANTED}@host/a"),
+        ("load", "events", "--max-rejected", f"https://u:{PLANTED}@host/a"),
+        ("load", f"https://u:{PLANTED}@host/a?sig={PLANTED}"),  # without its feed
         ("loads", "--limit", ""),
     ],
 )
@@ -168,7 +170,7 @@ def test_the_log_of_a_library(dsn: str, tmp_path: Path) -> None:
         archive.add(tmp_path / "a.csv", "a.csv")
     with serving(Archive) as address:
         uri = f"tar://a.csv::http://u:{PLANTED}@{address}/x.tar?sig={PLANTED}#{PLANTED}"
-        code, output = in_a_process("load", uri, "--max-rejected", "0.5", dsn=dsn)
+        code, output = in_a_process("load", "events", uri, "--max-rejected", "0.5", dsn=dsn)
     assert code == 0, output
     assert f"load 1 of tar://a.csv::http://{address}/x.tar?sig=…#…, " in output
 
@@ -179,6 +181,6 @@ def test_a_page_that_quotes_the_url(dsn: str, run: Run) -> None:
             self.answer(200, f"Cannot GET {self.path}".encode())
 
     with serving(Page) as address:
-        code, output = run("load", f"http://{address}/a.csv?x=1&{PLANTED}", dsn=dsn)
+        code, output = run("load", "events", f"http://{address}/a.csv?x=1&{PLANTED}", dsn=dsn)
     assert code == 12, output
     assert "'Cannot GET /a.csv?x=…" in output

@@ -116,13 +116,22 @@ def test_a_snapshot_without_rows_is_refused_of_a_past_day_too(tmp_path: Path, cu
 def test_rejected_rows_come_back_into_their_days(tmp_path: Path, customers: Feed, snapshots: str) -> None:
     path, days = tmp_path / "file.csv", [FIRST_DAY + timedelta(days=number) for number in range(3)]
     load_day(customers, snapshots, path, days[2], {("be", "1"): "gent", ("be", "2"): "GENT"})
-    load_day(customers, snapshots, path, days[0], {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"}, max_rejected=1)
+    load_day(
+        customers,
+        snapshots,
+        path,
+        days[0],
+        {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"},
+        max_rejected=1,
+    )
     load_day(customers, snapshots, path, days[1], {("be", "1"): "GENT", ("be", "2"): "gent"})
     load_day(customers, snapshots, path, days[1], {("be", "1"): "gent", ("be", "2"): "gent"})  # instead
     result = replay(feed(tmp_path, "[A-Za-z]*"), snapshots)
     assert (result.read, result.loaded, result.outside) == (3, 3, 0)
     with psycopg.connect(snapshots) as db:
-        found = db.execute("select country, customer_id, city, valid_from, valid_to from raw.customers_history").fetchall()
+        found = db.execute(
+            "select country, customer_id, city, valid_from, valid_to from raw.customers_history"
+        ).fetchall()
         assert set(found) == history_of(
             {
                 days[0]: {("be", "1"): "gent", ("be", "2"): "GENT", ("nl", "1"): "DELFT"},
@@ -130,5 +139,8 @@ def test_rejected_rows_come_back_into_their_days(tmp_path: Path, customers: Feed
                 days[2]: {("be", "1"): "gent", ("be", "2"): "GENT"},
             }
         )
-        assert db.execute("select customer_id, city from raw.customers order by 1").fetchall() == [("1", "gent"), ("2", "GENT")]
+        assert db.execute("select customer_id, city from raw.customers order by 1").fetchall() == [
+            ("1", "gent"),
+            ("2", "GENT"),
+        ]
         assert db.execute("select count(*) from raw.rejected_rows").fetchone() == (0,)

@@ -8,6 +8,7 @@ from feeds.contract import Feed
 from feeds.errors import EventsError, SettingUnusable
 from feeds.interval import Interval
 from feeds.lines import Reject
+from feeds.settings import variable
 
 OUT_OF_RANGE = Reject("out_of_range")
 GAP_DAYS = 366
@@ -34,7 +35,7 @@ def valid_times(feed: Feed) -> Interval:
 
 def _bounds(feed: Feed) -> tuple[str, str]:
     """Return the names of the variables that bound FEED's times."""
-    return f"{feed.name.upper()}_NOT_BEFORE", f"{feed.name.upper()}_BEFORE"
+    return variable(feed, "NOT_BEFORE"), variable(feed, "BEFORE")
 
 
 def far_days(rows_by_day: Mapping[bytes, int]) -> dict[str, int]:

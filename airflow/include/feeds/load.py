@@ -86,7 +86,7 @@ def load(
     source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)
-        day = (utc(end) - timedelta.resolution if end else datetime.now(UTC)).date()
+        day = _snapshot_day(utc(end) if feed.properties.history else None)
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,
@@ -291,7 +291,7 @@ class _Load:
             DuplicateKeys: several rows have the same key, which DUPLICATES does not name.
         """
         staging = Staging(self.connection, definition, load_id, self.interval, self.valid, duplicates)
-        files = []
+        files: list[LoadedFile] = []
         sizes = [size(uri) for uri in uris]
         total = None if None in sizes else sum(number for number in sizes if number is not None)
         progress = self.progress(total)
@@ -389,6 +389,11 @@ def interval_of(feed: Feed, start: datetime | None, end: datetime | None) -> Int
     if feed.column(feed.time_column).type == "date":
         start, end = (_next_midnight(bound) if bound else None for bound in (start, end))
     return Interval(start, end)
+
+
+def _snapshot_day(end: datetime | None) -> date:
+    """Return the day of a snapshot whose interval ends at END."""
+    return (end - timedelta.resolution if end else datetime.now(UTC)).date()
 
 
 def _next_midnight(moment: datetime) -> datetime:

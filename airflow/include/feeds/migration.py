@@ -77,7 +77,7 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
         )
     tables = [str(raw)] + [f"{raw}_history"] * raw.feed.properties.history
     for table in tables:
-        present = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
+        present: dict[str, str] = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
         for column in raw.feed.table_columns:
             if present and present.get(column.name) != column.sql_type:
                 _alter(connection, table, column, present.get(column.name))
@@ -130,7 +130,9 @@ def check_rules(connection: psycopg.Connection, raw: RawTable) -> None:
         try:
             with connection.transaction(force_rollback=True):
                 connection.execute(
-                    sql.SQL("create temporary table ruled as select {} from {} limit 0").format(raw.names, raw.identifier)
+                    sql.SQL("create temporary table ruled as select {} from {} limit 0").format(
+                        raw.names, raw.identifier
+                    )
                 )
                 # One statement, whatever the rule says: the protocol of binary results takes no more.
                 connection.execute(

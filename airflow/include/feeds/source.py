@@ -97,14 +97,14 @@ class Source:
         return self._stored.hash.hexdigest()
 
 
-def named(uri: str | None) -> str:
-    """Return URI without a line end at its end, or raise SettingUnusable if it is None or blank."""
+def named(uri: str | None, variable: str = "EVENTS_URI") -> str:
+    """Return URI, an argument's or that of VARIABLE, without a line end; raise SettingUnusable if it is None or blank."""
     if uri and uri.strip():
         return uri.rstrip("\r\n")
     raise errors.SettingUnusable(
         "No file was given.",
-        "The argument URI or EVENTS_URI must name one; a script most likely uses a variable that is not set.",
-        "Give a path or a URI; put one with a password or signature into EVENTS_URI: process lists show arguments.",
+        f"The argument URI or {variable} must name one; a script most likely uses a variable that is not set.",
+        f"Give a path or a URI; put one with a password or signature into {variable}: process lists show arguments.",
     )
 
 
