@@ -1,5 +1,7 @@
 """Lines of random feeds: what is valid by a definition of its own, and clean lines are those that COPY reads alike."""
 
+from dataclasses import replace
+
 import pytest
 import re2
 from hypothesis import given, settings
@@ -63,10 +65,10 @@ def feed(*columns: Column, time: str | None = None) -> Feed:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Feed, bytes]:
-    columns = draw(st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=4, unique_by=lambda column: column.name))
-    times = [column.name for column in columns if column.type in ("date", "timestamp")]
+    drawn = draw(st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=4, unique_by=lambda column: column.name))
+    times = [column.name for column in drawn if column.type in ("date", "timestamp")]
     time = times[0] if times and draw(st.booleans()) else None
-    columns = [Column(**{**vars(c), "is_required": c.name == time or draw(st.booleans())}) for c in columns]
+    columns: list[Column] = [replace(c, is_required=c.name == time or draw(st.booleans())) for c in drawn]
     field = st.sampled_from(PIECES) | st.text(st.sampled_from('a1;".-é\\_'), max_size=4)
     lines = draw(st.lists(st.lists(field, min_size=len(columns), max_size=len(columns)), min_size=1, max_size=5))
     return feed(*columns, time=time), "".join(";".join(line) + "\n" for line in lines).encode()
