@@ -316,9 +316,9 @@ class Staging:
 
     def _take_line(self, line: bytes, line_number: int) -> None:
         row = self._block.flaws.get(line_number - self._block.line_number) or self._lines.parse(line)
-        if isinstance(row, Reject) and not line.strip() and row.reason != "too_long":
-            return  # an empty line is no row
         raw = self._raw_line(line, line_number)
+        if isinstance(row, Reject) and not raw.strip() and row.reason != "too_long":
+            return  # an empty line is no row
         if isinstance(row, Reject):
             self._reject(raw, line_number, row)
         elif row.moment and row.moment not in self._valid:
