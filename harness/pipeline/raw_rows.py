@@ -107,7 +107,7 @@ def expected(
             found.rejected["duplicate_key", None] += 1
             continue
         seen.add(key)
-        if feed.time_column and _moment(row[feed.time_column]) not in interval:
+        if feed.time_column and moment_of(row[feed.time_column]) not in interval:
             found.outside += 1
         else:
             found.add(key, row)
@@ -271,8 +271,8 @@ def converted(column: Column, text: str, feed: Feed) -> Any:
     """Return TEXT as Python's type for COLUMN; raise ValueError or another error if it is none."""
     match column.type:
         case "integer":
-            number = int(text.replace("-", "").lstrip("0") or 0) if INTEGER.fullmatch(text) else 1 << 63
-            number = -number if text.startswith("-") else number
+            digits = text.removeprefix("-").lstrip("0") or "0"  # int() refuses thousands of zeros
+            number = int(text[: text.startswith("-")] + digits) if INTEGER.fullmatch(text) else 1 << 63
             if not -(1 << 63) <= number < 1 << 63:
                 raise ValueError(text)
             return number
@@ -393,7 +393,7 @@ def exact(found: Any) -> Any:
 
 def parquet_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
     """Yield the rows of a Parquet file."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - only this format needs it
+    import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(file).iter_batches():
         for given in batch.to_pylist():
@@ -431,7 +431,8 @@ def _literal(found: Any) -> Any:
     return json.dumps(found, default=str) if isinstance(found, (dict, list)) else found
 
 
-def _moment(found: date | datetime) -> datetime:
+def moment_of(found: date | datetime) -> datetime:
+    """Return the moment that a time column's value is in an interval of time, for a date its first one."""
     return found if isinstance(found, datetime) else datetime(found.year, found.month, found.day, tzinfo=UTC)
 
 

@@ -17,7 +17,7 @@ SHOWN = 3  # of each reason
 MAX_ROWS = 100_000  # in the file
 TABLE = "raw.rejected_rows"
 EXAMPLES = """
-    select concat_ws(' ', feed, reason, column_name), count, line_number, raw_text
+    select concat_ws(' ', feed || ':', reason, column_name), count, line_number, raw_text
     from (
         select
             *, count(*) over reasons as count,

@@ -168,7 +168,7 @@ def run_dags(
     """
     bounds = {"start": interval.start, "end": interval.end}
     conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
-    name = " beside ".join(dag_ids)
+    name = " beside ".join(dag_ids if len(dag_ids) <= 2 else [dag_ids[0], f"{len(dag_ids) - 1} others"])
     with group(name), phases.phase(name) as phase:
         phase.text = f"{name} succeeded"
         started = time.monotonic()

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from feeds import source
 from feeds.interval import ALWAYS, Interval
-from harness.pipeline import events_file
 from tests.events_feed import load
-from tests.feeds import common
+from tests.feeds import common, events_file
 from tests.feeds.common import empty, events
 
 HEADER = common.HEADER.encode()

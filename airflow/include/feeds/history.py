@@ -65,7 +65,8 @@ def table(raw: RawTable) -> sql.Identifier:
 def create(raw: RawTable) -> sql.Composed:
     """Return the statement that makes the table of RAW's history, if it is missing."""
     columns = sql.SQL(", ").join(
-        sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type)) for column in raw.feed.table_columns
+        sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type))
+        for column in raw.feed.table_columns
     )
     return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
 
@@ -80,9 +81,7 @@ def is_latest(connection: psycopg.Connection, raw: RawTable, day: date) -> bool:
 
 def count_rows(connection: psycopg.Connection, raw: RawTable, day: date) -> int:
     """Return the number of rows that the history has on DAY."""
-    [(rows,)] = connection.execute(
-        sql.SQL("select count(*) from {} where {}").format(table(raw), _holds(_date(day)))
-    )
+    [(rows,)] = connection.execute(sql.SQL("select count(*) from {} where {}").format(table(raw), _holds(_date(day))))
     return int(rows)
 
 

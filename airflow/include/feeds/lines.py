@@ -71,8 +71,11 @@ class Dialect:
         """Return the line of FIELDS, None for null, in a dialect with quotes."""
         return self.delimiter.join(self.null if field is None else self._quoted(field) for field in fields)
 
-    def end_of_record(self, block: bytes, position: int, count: int) -> int:
-        """Return the line end that ends the record of COUNT fields at POSITION: a quoted field may have line ends."""
+    def end_of_record(self, block: bytes, position: int, count: int, *, has_more: bool = False) -> int:
+        """Return the line end that ends the record of COUNT fields at POSITION: a quoted field may have line ends.
+
+        HAS_MORE: whether the file has more than BLOCK; the result is then -1 if the record may end there.
+        """
         first = end = block.find(b"\n", position)
         if self.quote is None:
             return end
@@ -83,9 +86,11 @@ class Dialect:
         while (at := block.find(quote, end, position + MAX_LINE_BYTES)) >= 0:
             start, end = end, block.find(b"\n", at)
             if block.count(quote, start, end) % 2:
+                if end - position > MAX_LINE_BYTES:
+                    return first
                 fields = self.split(block[position:end].decode(errors="replace"))
                 return end if fields and len(fields) == count else first
-        return first
+        return -1 if has_more and len(block) - position <= MAX_LINE_BYTES else first
 
     def _quoted(self, field: str) -> str:
         assert self.quote is not None

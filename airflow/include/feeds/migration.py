@@ -130,7 +130,9 @@ def check_rules(connection: psycopg.Connection, raw: RawTable) -> None:
         try:
             with connection.transaction(force_rollback=True):
                 connection.execute(
-                    sql.SQL("create temporary table ruled as select {} from {} limit 0").format(raw.names, raw.identifier)
+                    sql.SQL("create temporary table ruled as select {} from {} limit 0").format(
+                        raw.names, raw.identifier
+                    )
                 )
                 # One statement, whatever the rule says: the protocol of binary results takes no more.
                 connection.execute(

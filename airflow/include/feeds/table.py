@@ -1,6 +1,6 @@
 """A feed's raw table, `raw.<feed>`, as its contract says it is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -42,6 +42,11 @@ class RawTable:
     def key(self) -> sql.Composed:
         """The primary key's columns."""
         return sql.SQL(", ").join(map(sql.Identifier, self.feed.key))
+
+    def typed(self, names: Iterable[str]) -> sql.Composed:
+        """Return the columns NAMES with their types, to make another table with them."""
+        columns = (sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(self.columns[name])) for name in names)
+        return sql.SQL(", ").join(columns)
 
     @property
     def is_valid(self) -> sql.Composed:

@@ -20,7 +20,10 @@ from feeds.table import RawTable
 
 _HERE = Path(__file__).parent
 # The code that decides which rows are valid, and what their values are.
-_DECIDES = [*(_HERE / f"{name}.py" for name in ("contract", "patterns", "values", "lines")), *(_HERE / "formats").glob("*.py")]
+_DECIDES = [
+    *(_HERE / f"{name}.py" for name in ("contract", "patterns", "values", "lines")),
+    *(_HERE / "formats").glob("*.py"),
+]
 
 
 @cache

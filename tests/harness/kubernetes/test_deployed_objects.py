@@ -246,7 +246,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     "secrets exist": [
         (remove("Secret/airflow-login"), f"{API}: airflow-login"),
         (remove("Secret/warehouse-loader"), f"{WORKER}: warehouse-loader connection"),
-        (remove("Secret/events-file"), f"{WORKER}: events-file uri"),
+        (remove("Secret/feeds"), f"{WORKER}: feeds events"),
     ],
     "restricted pods": [
         (in_pod(API, f"{WAIT}/securityContext/runAsUser", 0), f"{API}: {WAITS}: its user is root, or not known"),

@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import trustme
-from psycopg.conninfo import conninfo_to_dict
-
 from events.load import load
 from events.records import COLUMNS
 from events.tables import create_tables
+from psycopg.conninfo import conninfo_to_dict
+
 from harness.errors import PostgresError
 from harness.project.environments import install
 from harness.project.paths import ROOT

@@ -47,7 +47,7 @@ def read(source: Source, feed: Feed) -> Rows:
 
     def rows() -> Iterator[Block]:
         number = line_number
-        for lines in _records(rest, blocks, csv.quote.encode()):
+        for lines in _records(rest, blocks, dialect, len(names)):
             text = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
             yield cut.block(text, number) if cut else Block(text, number)
             number += text.count(b"\n")
@@ -65,16 +65,28 @@ def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape")
 
 
-def _records(rest: bytes, blocks: Iterator[bytes], quote: bytes) -> Iterator[bytes]:
-    """Yield REST and BLOCKS so that a record of several lines is in one of them, unless it is too long."""
-    begun = rest
+def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
+    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them."""
     for block in blocks:
-        if begun and (begun.count(quote) % 2 == 0 or len(begun) > MAX_LINE_BYTES):
-            yield begun
-            begun = b""
-        begun = begun + block if begun else block
-    if begun:
-        yield begun
+        whole = rest + block if rest else block
+        end = _end_of_records(whole, dialect, count)
+        if end:
+            yield whole[:end]
+        rest = whole[end:]
+    if rest:
+        yield rest
+
+
+def _end_of_records(block: bytes, dialect: Dialect, count: int) -> int:
+    """Return where the last record begins if it may end after BLOCK; else the end of BLOCK."""
+    quote, position = str(dialect.quote).encode(), 0
+    while (at := block.find(quote, position)) >= 0:
+        start = max(block.rfind(b"\n", position, at) + 1, position)
+        end = dialect.end_of_record(block, start, count, has_more=True)
+        if end < 0:
+            return start
+        position = end + 1
+    return len(block)
 
 
 def _columns(header: bytes, dialect: Dialect, uri: str, feed: Feed) -> tuple[list[str], tuple[Column, ...]]:
