@@ -80,7 +80,7 @@ def _one_of(items: Iterable[Any], dice: Dice) -> str:
 
 def _has(kind: Any, value: Any, character: str) -> bool:
     if kind is op.LITERAL:
-        return bool(ord(character) == value)
+        return ord(character) == int(value)
     if kind is op.RANGE:
         return bool(value[0] <= ord(character) <= value[1])
     if kind is op.CATEGORY:

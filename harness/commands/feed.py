@@ -17,7 +17,8 @@ from harness.errors import BreakingChangeError, UsageError
 from harness.pipeline import new_feed
 from harness.pipeline.base_contracts import base_of_pull_request, contracts_of
 from harness.pipeline.contract_changes import Project, breaking, compare, is_major
-from harness.pipeline.inference import FORMATS, Guess, guess
+from harness.pipeline.file_layout import FORMATS
+from harness.pipeline.inference import Guess, guess
 from harness.project.paths import ROOT, from_root
 from harness.reporting import console
 from harness.reporting.console import say
@@ -75,6 +76,7 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
                 "A feed of this name exists, and its files are not overwritten.",
                 f"Use another name, or remove the feed's files first: git rm {from_root(path)}",
             )
+    say(f"… reading {shown(parsed.source)}; a large file takes a minute")
     found = guess(name, parsed.source, [column.strip() for column in parsed.key.split(",") if column.strip()])
     sample = DATA / f"{name}.{found.feed.format}"
     contract, sql, yml = paths

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from feeds.contract import Column, Feed
-from harness.pipeline.inference import RESERVED
+from harness.pipeline.file_layout import RESERVED
 
 # Of text that YAML does not read as itself.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")

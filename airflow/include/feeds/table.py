@@ -29,6 +29,11 @@ class RawTable:
         return {column.name: column.sql_type for column in self.feed.table_columns} | {"load_id": "bigint"}
 
     @property
+    def rebuild(self) -> str:
+        """What to do with a table that a load can neither keep nor alter."""
+        return f"Keep it under another name, then load all of it: alter table {self} rename to {self.feed.name}_kept"
+
+    @property
     def partition_key(self) -> sql.Identifier:
         """The column by which it is partitioned."""
         return sql.Identifier(self.feed.time_column or "load_id")

@@ -17,7 +17,8 @@ from feeds.lines import Lines, Row
 from feeds.source import open_source
 from harness.errors import UsageError
 from harness.pipeline import new_feed
-from harness.pipeline.inference import KEPT_REJECTS, RESERVED, Guess, column_names, guess
+from harness.pipeline.file_layout import RESERVED, column_names
+from harness.pipeline.inference import KEPT_REJECTS, Guess, guess
 
 START = datetime(2024, 1, 1)  # noqa: DTZ001 - files have times without a zone
 
