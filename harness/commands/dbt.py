@@ -25,7 +25,8 @@ from harness.errors import DbtFailedError, NotUpError, UsageError
 from harness.pipeline import run_checks
 from harness.pipeline.checks import compare_files
 from harness.pipeline.feed_files import samples
-from harness.pipeline.raw_rows import RejectedError, moment_of, rows
+from harness.pipeline.file_rows import RejectedError, rows
+from harness.pipeline.raw_rows import moment_of
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
