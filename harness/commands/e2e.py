@@ -59,7 +59,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         take_down_kept()
         return
     options = run_options(parsed, interval=Interval.parse(parsed.start, parsed.end))
-    run(replace(options, uris=samples(read_feeds().values()) | options.uris), section)
+    run(replace(options, uris={**samples(read_feeds().values()), **options.uris}), section)
 
 
 def run(options: RunOptions, section: Section) -> None:

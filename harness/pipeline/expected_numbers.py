@@ -18,7 +18,8 @@ import psycopg
 from feeds.contract import Feed
 from feeds.interval import Interval
 from harness.pipeline import raw_rows
-from harness.pipeline.raw_rows import RawRows, Row
+from harness.pipeline.file_rows import Row
+from harness.pipeline.raw_rows import RawRows
 
 # The columns of each mart of the marketplace.
 COLUMNS = {

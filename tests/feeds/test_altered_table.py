@@ -59,7 +59,7 @@ def test_additions_are_kept(dsn: str, db: psycopg.Connection, uri: str, day: Pat
     for statements in KEPT.values():
         db.execute(statements.encode())
     expected = query(dsn, look)[0]
-    assert len(expected[1]) == 3 + 3 + 1 + 2  # the project's checks; added checks, key and foreign keys
+    assert len(expected[1]) == 3 + 1 + 2  # added checks, key and foreign keys
     assert load_day(write_days(day, 1, professional=9), dsn, 1).loaded == ROWS_PER_DAY  # one partition
     assert load(uri, dsn, force=True).replaced == 3 * ROWS_PER_DAY  # a new generation
     start, end = TUESDAY + timedelta(hours=8), TUESDAY + timedelta(hours=9, minutes=5)  # other rows are copied

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from feeds import ledger
+from feeds import ledger, settings
 from feeds.__main__ import main
+from feeds.contract import CONTRACTS
 from harness.warehouse.roles import Warehouse
 from tests.events_feed import create_tables
 from tests.feeds.common import account, query, write
@@ -276,3 +278,115 @@ def test_an_interrupt_is_three_lines(
         "  See how it ended: python -m feeds loads",
     ]
     assert query(bare_dsn, "select status, failure from raw.loads") == [("failed", "KeyboardInterrupt")]
+
+
+ORDERS = """
+apiVersion: v3.1.0
+kind: DataContract
+id: orders
+name: orders
+version: 1.0.0
+status: active
+servers: [{{server: files, type: local, path: "{path}", format: csv}}]
+customProperties:
+  - {{property: timeColumn, value: day}}
+  - {{property: maxRejected, value: 0.5}}
+schema:
+  - name: orders
+    properties:
+      - {{name: code, logicalType: string, primaryKey: true, logicalTypeOptions: {{pattern: '{pattern}'}}}}
+      - {{name: day, logicalType: date, primaryKey: true}}
+"""
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the contract of a second feed, with its file beside it."""
+    (tmp_path / "orders.csv").write_text("code,day\na1,2020-01-01\na1,2020-01-02\nB2,2020-01-03\n")
+    contracts = tmp_path / "contracts"
+    contracts.mkdir()
+    shutil.copy(CONTRACTS / "events.yaml", contracts)
+    contract = contracts / "orders.yaml"
+    contract.write_text(ORDERS.format(path=tmp_path / "orders.csv", pattern="[a-z][0-9]"))
+    monkeypatch.setattr(settings, "CONTRACTS", contracts)
+    return contract
+
+
+def test_each_feed_has_its_own_loads_rejects_and_variables(
+    bare_dsn: str, file: str, orders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["load", "orders"]) == 0  # the contract's file and share of rejected rows
+    assert capsys.readouterr().out.splitlines()[-1] == "1 rejected: code: pattern 1"
+    monkeypatch.setenv("EVENTS_URI", file)
+    monkeypatch.setenv("EVENTS_MAX_REJECTED", "0.5")
+    assert main(["load", "events"]) == 0
+    monkeypatch.setenv("ORDERS_MAX_REJECTED", "0.1\n")
+    assert main(["load", "orders", "--force"]) == 17
+    assert main(["load", "orders", "--force", "--max-rejected", "0.4"]) == 0
+    monkeypatch.setenv("ORDERS_NOT_BEFORE", "2020-01-02")
+    assert main(["load", "orders", "--max-rejected", "1"]) == 0
+    assert query(bare_dsn, "select day::text from raw.orders") == [("2020-01-02",)]
+    capsys.readouterr()
+    assert main(["loads", "orders", "--limit", "2"]) == 0
+    assert main(["rejects", "orders"]) == 0
+    assert [line.split()[:3] for line in capsys.readouterr().out.splitlines()] == [
+        ["load_id", "feed", "status"],
+        *(["5", "orders", "succeeded"], ["4", "orders", "succeeded"]),
+        ["feed", "load_id", "file"],
+        *(["orders", "5", "orders.csv"], ["orders", "5", "orders.csv"]),
+    ]
+    assert main(["loads"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["orders"] * 3 + [
+        "events",
+        "orders",
+    ]
+    assert main(["rejects"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["orders"] * 2 + ["events"]
+    assert orders.exists()
+
+
+def test_rejected_rows_are_replayed(bare_dsn: str, orders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", "orders"]) == 0
+    orders.write_text(orders.read_text().replace("[a-z][0-9]", "[A-Za-z][0-9]"))
+    capsys.readouterr()
+    assert main(["replay-rejects", "orders"]) == 0
+    assert main(["replay-rejects", "orders"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *("1 rejected rows read, 0 of them replaced since or outside the load's interval", "1 loaded"),
+        "0 still rejected",
+        *("0 rejected rows read, 0 of them replaced since or outside the load's interval", "0 loaded"),
+        "0 still rejected",
+    ]
+    assert query(bare_dsn, "select code from raw.orders order by day") == [("a1",), ("a1",), ("B2",)]
+
+
+@pytest.mark.parametrize("command", ["load", "loads", "rejects", "replay-rejects"])
+def test_an_unknown_feed_is_refused_with_the_names_of_those_there_are(
+    orders: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, what in (
+        ("order", "✗ There is no feed 'order'. Did you mean orders?"),
+        ("../contracts/orders", "✗ There is no feed '../contracts/orders'."),
+        ("", "✗ There is no feed ''."),
+    ):
+        assert main([command, name]) == 29
+        assert capsys.readouterr().err.splitlines() == [
+            what,
+            "  A feed is a contract in airflow/feeds, and there are: events, orders",
+            "  Name one of them, or make one of a file: nox -s feed -- new NAME --from FILE",
+        ]
+    orders.write_text("no contract")
+    assert main([command, "orders"]) == 36
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize("setting", ["ORDERS_URI=", "ORDERS_URI= \n", "ORDERS_MAX_REJECTED=all", "ORDERS_BEFORE=x"])
+def test_an_unusable_variable_of_a_feed_is_named(
+    bare_dsn: str, orders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert bare_dsn
+    assert orders.exists()
+    name, _, value = setting.partition("=")
+    monkeypatch.setenv(name, value)
+    assert main(["load", "orders"]) == 29
+    assert name in capsys.readouterr().err

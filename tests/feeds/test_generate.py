@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
+from harness.pipeline.raw_rows import RejectedError, rows
 from harness.project.paths import SAMPLE
-from tests.feeds.events_file import read_events
-from tests.feeds.test_events_file import REJECTED
+from tests.events_feed import EVENTS
+from tests.feeds.test_event_lines import REJECTED
 
 sys.path.insert(0, str(SAMPLE.parent))  # as for a script
 import bad_rows
@@ -39,8 +40,18 @@ def make(events: int, seed: int = 1, bad: Fraction = Fraction(0)) -> bytes:
 
 def reasons_of(path: Path) -> tuple[int, Counter[str]]:
     """Return the number of rows in the file PATH, and how many are rejected by reason."""
-    rows = list(read_events(str(path)))
-    return len(rows), Counter(row for row in rows if isinstance(row, str))
+    read, seen, reasons = 0, set(), Counter[str]()
+    for row in rows(EVENTS, str(path)):
+        read += 1
+        if isinstance(row, RejectedError):
+            reasons[": ".join(filter(None, reversed(row.args)))] += 1
+        elif (row["event_type"] == PROPOSED) != (row["meta_data"] is not None):
+            reasons["only_proposals_have_metadata: rule"] += 1
+        elif row["event_id"] in seen:
+            reasons["duplicate_key"] += 1
+        else:
+            seen.add(row["event_id"])
+    return read, reasons
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +103,7 @@ def test_bad_rows(tmp_path: Path, events: int, bad: Fraction) -> None:
     turns = Counter(reasons[number % len(reasons)] for number in range(wanted) if number != len(reasons))
     turns["too_long"] = int(wanted > len(reasons))
     if bad == 1:  # without a valid row there is none to duplicate
-        turns["not_utf8"] += turns.pop("duplicate_event_id", 0)
+        turns["encoding"] += turns.pop("duplicate_key", 0)
     assert reasons_of(path) == (events, +turns)
 
     clean, replaced = make(events, seed=3).split(b"\n"), path.read_bytes().split(b"\n")
@@ -101,8 +112,9 @@ def test_bad_rows(tmp_path: Path, events: int, bad: Fraction) -> None:
 
 def test_every_reason_is_made() -> None:
     """--bad has all reasons for which the format rejects a row, except too_long, which it makes once."""
-    reasons = {reason for reason, _ in bad_rows.BAD_ROWS}
-    assert reasons == REJECTED.keys() - {"too_long"} | {"duplicate_event_id"}
+    reasons = {reason.rpartition(": ")[2] for reason, _ in bad_rows.BAD_ROWS}
+    rejected = {reason.rpartition(": ")[2] for reason in REJECTED}
+    assert reasons == rejected - {"too_long"} | {"rule", "duplicate_key"}
 
 
 def test_mix(log: list[Row]) -> None:

@@ -27,7 +27,10 @@ RejectRow = tuple[int, str, str]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file: its event, or the text and the reason of its rejection, known from how it was made."""
+    """A line of a file: its event, or the text and the reason of its rejection, known from how it was made.
+
+    One that a rule refuses has both: it may be out of range, too.
+    """
 
     stored: bytes
     event: EventRow | None = None
@@ -52,12 +55,12 @@ class File:
         for number, line in enumerate(self.lines, 2):
             if line.event and line.event[3] not in valid:
                 rejected.append((number, line.stored.decode(), "out_of_range"))
+            elif line.reject:
+                rejected.append((number, *line.reject))
             elif line.event and line.event[0] in events:
                 rejected.append((number, line.stored.decode(), "duplicate_key"))
             elif line.event:
                 events[line.event[0]] = line.event
-            elif line.reject:
-                rejected.append((number, *line.reject))
         return list(events.values()), rejected
 
 
@@ -73,7 +76,7 @@ BAD = [
         if reason not in NOT_TEXT
     ),
     *(
-        Line(line, reject=(line.decode(), "only_proposals_have_metadata: rule"))
+        Line(line, (1, "proposed", 1, DAY, None), (line.decode(), "only_proposals_have_metadata: rule"))
         for line in (example.replace(b"{}", b"1") for example in AGAINST_THE_RULE)
     ),
 ]

@@ -131,6 +131,6 @@ def test_rows_that_postgresql_counts_differently_are_not_loaded(
         take_clean(staging, lines, rows + more, *rest)
 
     monkeypatch.setattr(Staging, "_take_clean", take_wrongly)
-    with pytest.raises(RuntimeError, match=rf"^PostgreSQL copied 10 rows, but the load counted {10 + 2 * more}; "):
-        load(write_days(file, 0, professional=9), dsn)  # in two blocks: its last line has no end
+    with pytest.raises(RuntimeError, match=rf"^PostgreSQL copied 10 rows, but the load counted {10 + more}; "):
+        load(write_days(file, 0, professional=9), dsn)
     assert {row[2] for row in events(db)} == {8}

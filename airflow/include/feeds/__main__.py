@@ -173,7 +173,7 @@ def _replay_rejects(_options: argparse.Namespace, feed: Feed, dsn: str) -> None:
     create_tables(dsn, feed)
     result = replay(feed, dsn, valid=valid)
     print(
-        f"{result.read:,} rejected rows read, {result.outside:,} of them outside their load's interval or replaced since"
+        f"{result.read:,} rejected rows read, {result.outside:,} of them replaced since or outside the load's interval"
     )
     print(f"{result.loaded:,} loaded")
     print(f"{result.rejected:,} still rejected{_reasons(result)}")

@@ -37,6 +37,23 @@ _CLEAN_OPTIONS.max_mem = 64 << 20  # bytes, for its automaton
 _CLEAN_OPTIONS.log_errors = False
 
 
+class Row(NamedTuple):
+    """A valid row: its values as PostgreSQL reads them, None for null, and its time, if the feed has a time column."""
+
+    values: tuple[str | None, ...]
+    moment: datetime | None
+
+
+class Reject(NamedTuple):
+    """The reason why a line is not valid, and the column that it is about, if it is about one."""
+
+    reason: str
+    column: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.reason}" if self.column else self.reason
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How lines are written: as PostgreSQL's COPY reads them, but perhaps with quotes, which only clean lines lack.
@@ -50,6 +67,19 @@ class Dialect:
     delimiter: str
     quote: str | None
     null: str
+
+    def fields(self, line: bytes) -> list[str | None] | Reject:
+        """Return the fields of LINE (UTF-8, no line end), None for null; or why it has none."""
+        if len(line) > MAX_LINE_BYTES:
+            return Reject("too_long")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return Reject("encoding")
+        if "\0" in text and self.quote:
+            return Reject("nul_byte")
+        fields = self.split(text)
+        return Reject("quoting") if fields is None else fields
 
     def split(self, text: str) -> list[str | None] | None:
         """Return the fields of TEXT, None for null; or None if its quoting is invalid."""
@@ -71,8 +101,11 @@ class Dialect:
         """Return the line of FIELDS, None for null, in a dialect with quotes."""
         return self.delimiter.join(self.null if field is None else self._quoted(field) for field in fields)
 
-    def end_of_record(self, block: bytes, position: int, count: int) -> int:
-        """Return the line end that ends the record of COUNT fields at POSITION: a quoted field may have line ends."""
+    def end_of_record(self, block: bytes, position: int, count: int, *, has_more: bool = False) -> int:
+        """Return the line end that ends the record of COUNT fields at POSITION: a quoted field may have line ends.
+
+        HAS_MORE: whether the file has more than BLOCK; the result is then -1 if the record may end there.
+        """
         first = end = block.find(b"\n", position)
         if self.quote is None:
             return end
@@ -83,9 +116,11 @@ class Dialect:
         while (at := block.find(quote, end, position + MAX_LINE_BYTES)) >= 0:
             start, end = end, block.find(b"\n", at)
             if block.count(quote, start, end) % 2:
+                if end - position > MAX_LINE_BYTES:
+                    return first
                 fields = self.split(block[position:end].decode(errors="replace"))
                 return end if fields and len(fields) == count else first
-        return first
+        return -1 if has_more and len(block) - position <= MAX_LINE_BYTES else first
 
     def _quoted(self, field: str) -> str:
         assert self.quote is not None
@@ -98,23 +133,6 @@ class Dialect:
         return re.compile(
             f"(?:{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*){quote}|([^{quote}{delimiter}]*))({delimiter}|\\Z)"
         )
-
-
-class Row(NamedTuple):
-    """A valid row: its values as PostgreSQL reads them, None for null, and its time, if the feed has a time column."""
-
-    values: tuple[str | None, ...]
-    moment: datetime | None
-
-
-class Reject(NamedTuple):
-    """The reason why a line is not valid, and the column that it is about, if it is about one."""
-
-    reason: str
-    column: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.column}: {self.reason}" if self.column else self.reason
 
 
 class Lines:
@@ -157,18 +175,11 @@ class Lines:
             except re2.error:  # too many columns with long patterns
                 self.has_clean = False
 
-    def parse(self, line: bytes) -> Row | Reject:  # noqa: PLR0911 - a return per reason, in their order
+    def parse(self, line: bytes) -> Row | Reject:
         """Return the row in LINE (UTF-8, no line end), or the reason why it is not valid."""
-        if len(line) > MAX_LINE_BYTES:
-            return Reject("too_long")
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            return Reject("encoding")
-        if "\0" in text and self.dialect.quote:
-            return Reject("nul_byte")
-        if (fields := self.dialect.split(text)) is None:
-            return Reject("quoting")
+        fields = self.dialect.fields(line)
+        if isinstance(fields, Reject):
+            return fields
         if len(fields) != len(self.columns):
             return Reject("field_count")
         row: list[str | None] = [None] * len(fields)

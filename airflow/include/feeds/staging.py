@@ -11,7 +11,8 @@ COPY itself leaves out the rows that a rule of the contract refuses. Only then t
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 
 import psycopg
 from psycopg import sql
@@ -23,7 +24,7 @@ from feeds.definition import Definition
 from feeds.formats.rows import Block, Rows
 from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
-from feeds.lines import Lines, Reject, Row, raw_text
+from feeds.lines import Dialect, Lines, Reject, Row, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from feeds.table import RawTable
 from feeds.values import moment_of
@@ -73,7 +74,8 @@ class Staging:
         load_id: int,
         interval: Interval,
         valid: Interval,
-        duplicates: Sequence[tuple[str, ...]] = (),
+        *,
+        duplicates: KnownDuplicates,
     ) -> None:
         self._connection = connection
         self._definition = definition
@@ -86,6 +88,8 @@ class Staging:
         self._copier = Copier(connection)
         self._duplicates = duplicates
         self._is_integer_key = is_integer_key(self._raw)
+        self._forms: dict[tuple[tuple[Column, ...], Dialect], Lines] = {}
+        self._files: dict[int, Lines] = {}
         self.parts: list[Target] = []
         self._starts: list[bytes] = []
         self.rows_by_day: Counter[bytes] = Counter()
@@ -94,15 +98,17 @@ class Staging:
         feed = self._raw.feed
         required = (column for column in feed.columns if column.is_required)
         self._shortest_row_bytes = len(feed.columns) + sum(map(_shortest, required))
-        key = [sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(self._raw.columns[n])) for n in feed.key]
+        key = self._raw.typed(feed.key)
+        # A rule refuses rows outside the interval, too: another row with the same key is then no duplicate.
+        outside = self._raw.typed(column.name for column in feed.table_columns) if feed.rules else key
         connection.execute(
             sql.SQL(
-                "create temporary table outside ({key}) on commit drop;"
+                "create temporary table outside ({outside}) on commit drop;"
                 " create temporary table rejects (file_number int, line_number bigint, raw_text text, reason text,"
                 " column_name text) on commit drop;" + _SUSPECTS
-            ).format(key=sql.SQL(", ").join(key))
+            ).format(key=key, outside=outside)
         )
-        self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""))
+        self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""), self._refuser)
         self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
         self._suspects = _temporary("suspects", sql.SQL("{}, file$, line$, text$, raw$").format(self._raw.key))
 
@@ -124,7 +130,7 @@ class Staging:
     def begin(self, total_bytes: int | None, most_rows: int | None) -> None:
         """Expect files of TOTAL_BYTES as stored and MOST_ROWS rows; None if that is not known."""
         self._partition_rows = rows_per_partition((total_bytes or 0) // _ROW_BYTES)
-        self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else KnownDuplicates(self._duplicates)
+        self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else self._duplicates
 
     def most_rows(self, rows: Rows, text_bytes: int | None) -> int | None:
         """Return how many rows ROWS, of a file with TEXT_BYTES of lines, can be; None if that is not known."""
@@ -146,8 +152,11 @@ class Staging:
         others are rejected. Reading stops as soon as more than the share MAX_REJECTED of all rows is rejected, even if
         all following rows are valid; and where no row is valid, or the quarantine is full.
         """
-        self._file_number = file_number
-        self._use(Lines(self._raw.feed, rows.columns, rows.dialect))
+        form = (tuple(rows.columns), rows.dialect)
+        if form not in self._forms:
+            self._forms[form] = Lines(self._raw.feed, *form)
+        self._files[file_number] = self._forms[form]
+        self._use(file_number)
         with self._copier:
             for block in rows.blocks:
                 before = self.read
@@ -176,22 +185,30 @@ class Staging:
         if not self.is_hopeless:
             self._resolve_suspects()
 
-    def find_duplicates(self) -> list[tuple[str, ...]]:
-        """Return the keys that several of the rows have; only keys that are not one integer need it."""
+    def find_duplicates(self) -> KnownDuplicates:
+        """Return the keys that several of the rows have; only keys that are not one integer need it.
+
+        If they are more than a load may reject, some are left out, and reading has been in vain.
+        """
         if self._is_integer_key or self._duplicates:
-            return []
+            return KnownDuplicates()
         tables = [*(part.table for part in self.parts), self._outside.table]
         every = sql.SQL(" union all ").join(
             sql.SQL("select {} from {}").format(self._raw.key, table) for table in tables
         )
-        found = self._connection.execute(
-            sql.SQL("select {} from ({}) as keys group by {} having count(*) > 1").format(
-                sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(n)) for n in self._raw.feed.key),
-                every,
-                self._raw.key,
-            )
+        query = sql.SQL("select {} from ({}) as keys group by {} having count(*) > 1 limit {}").format(
+            sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(n)) for n in self._raw.feed.key),
+            every,
+            self._raw.key,
+            QUARANTINE_ROWS + 1,
         )
-        return [self._lines.key_of(key) for key in found]
+        with self._connection.cursor("duplicates") as cursor:
+            cursor.itersize = _FETCHED_AT_ONCE
+            found = KnownDuplicates(self._lines.key_of(key) for key in cursor.execute(query))
+        if len(found) > QUARANTINE_ROWS:
+            self.rejected[DUPLICATE] += len(found)
+            self.is_hopeless = True
+        return found
 
     def add_keys(self) -> None:
         """Add the keys and indexes to the staging tables."""
@@ -212,41 +229,36 @@ class Staging:
         discard(self._connection, [part.table for part in self.parts])
         self.parts = []
 
-    def _use(self, lines: Lines) -> None:
-        """Read LINES from now on: another file may have its columns in another order."""
-        self._lines = lines
-        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in lines.columns)
+    def _use(self, file_number: int) -> None:
+        """Read lines of the file FILE_NUMBER from now on: its columns may have an order of their own."""
+        self._file_number, self._lines = file_number, self._files[file_number]
+        lines = self._lines
+        self._names = sql.SQL(", ").join(sql.Identifier(column.name) for column in lines.columns)
         self._options = sql.SQL("delimiter {}, null {}").format(lines.dialect.delimiter, lines.dialect.null)
-        self._names = names
-        self._outside.copy = sql.SQL("copy pg_temp.outside ({}) from stdin with ({})").format(
-            self._raw.key, self._options
-        )
         for part in self.parts:
-            part.copy = self._copy_into(part.table)
+            part.copy = self._copy_into(part.table, self._names)
+        self._outside.copy = self._copy_into(self._outside.table, self._names if self._refuser else self._raw.key)
 
-    def _copy_into(self, table: sql.Composable) -> sql.Composed:
-        where = sql.SQL(" where {}").format(self._raw.is_valid) if self._raw.feed.rules else sql.SQL("")
-        return sql.SQL("copy {} ({}) from stdin with ({}, freeze){}").format(table, self._names, self._options, where)
+    def _copy_into(self, table: sql.Composable, names: sql.Composable) -> sql.Composed:
+        where = sql.SQL(" where {}").format(self._raw.is_valid) if self._refuser else sql.SQL("")
+        return sql.SQL("copy {} ({}) from stdin with ({}, freeze){}").format(table, names, self._options, where)
+
+    @property
+    def _refuser(self) -> Callable[[Target, Sequence[Piece]], int] | None:
+        """What takes the rows that a COPY has left out; None if the feed has no rules."""
+        return self._left_out if self._raw.feed.rules else None
 
     def _take_block(self, taken: Block) -> None:
         self._block = taken
-        block, line_number = taken.lines, taken.line_number
-        while (end := _end_of_utf8(block)) < len(block):
-            bad_line, _, rest = block[end:].partition(b"\n")
-            line_number += self._take_lines(block[:end], line_number)
-            self._take_line(bad_line, line_number)
-            line_number += 1
-            block = rest
-        self._take_lines(block, line_number)
-
-    def _take_lines(self, block: bytes, first_line_number: int) -> int:
-        """Take the lines of BLOCK, which is UTF-8, and return their number."""
-        lines, line_number, position = self._lines, first_line_number, 0
-        day = run = None
+        lines, block, line_number, position = self._lines, taken.lines, taken.line_number, 0
+        text_end = _end_of_utf8(block, 0)
         while position < len(block):
-            if lines.has_clean:
+            if position > text_end:
+                text_end = _end_of_utf8(block, position)
+            day = run = None
+            if lines.has_clean and position < text_end:
                 day = lines.day(block, position) if lines.time is not None else None
-                run = lines.clean_of_day(day).match(block, position) if day or lines.time is None else None
+                run = lines.clean_of_day(day).match(block, position, text_end) if day or lines.time is None else None
             if run:
                 line_number += self._take_run(block[position : run.end()], day, line_number)
                 position = run.end()
@@ -255,7 +267,6 @@ class Staging:
                 self._take_line(block[position:end], line_number)
                 line_number += block.count(b"\n", position, end + 1)
                 position = end + 1
-        return line_number - first_line_number
 
     def _take_run(self, lines: bytes, day: bytes | None, line_number: int) -> int:
         """Take LINES, which are clean and of one DAY, and return their number."""
@@ -294,20 +305,20 @@ class Staging:
         return self._seen.add([self._lines.key_of(fields) for fields in self._lines.keys(lines)])
 
     def _take_clean(self, lines: bytes, rows: int, day: bytes | None, is_inside: bool | None, line_number: int) -> None:
-        if is_inside:
-            if day:
-                self.rows_by_day[day] += rows
-            block = self._block if self._block.raw is not None else None
-            self._copier.write(self._part(day), Piece(lines, rows, self._file_number, line_number, block=block))
-        else:
-            keys = b"\n".join(self._lines.key_lines(lines)) + b"\n"
-            self._copier.write(self._outside, Piece(keys, rows))
+        if not is_inside and not self._refuser:
+            self._copier.write(self._outside, Piece(b"\n".join([*self._lines.key_lines(lines), b""]), rows))
+            return
+        if is_inside and day:
+            self.rows_by_day[day] += rows
+        block = self._block if self._block.raw is not None else None
+        piece = Piece(lines, rows, self._file_number, line_number, block=block)
+        self._copier.write(self._part(day) if is_inside else self._outside, piece)
 
     def _take_line(self, line: bytes, line_number: int) -> None:
         row = self._block.flaws.get(line_number - self._block.line_number) or self._lines.parse(line)
-        if isinstance(row, Reject) and not line.strip() and row.reason != "too_long":
-            return  # an empty line is no row
         raw = self._raw_line(line, line_number)
+        if isinstance(row, Reject) and not raw.strip() and row.reason != "too_long":
+            return  # an empty line is no row
         if isinstance(row, Reject):
             self._reject(raw, line_number, row)
         elif row.moment and row.moment not in self._valid:
@@ -328,9 +339,11 @@ class Staging:
             part = self._part(day)
             if day:
                 self.rows_by_day[day] += 1
-            self._copier.write(part, Piece(self._lines.copied(row), 1, file_number, line_number, raw))
         else:
-            self._copier.write(self._outside, Piece(self._lines.copied_key(row)))
+            part = self._outside
+        is_whole = part is not self._outside or self._refuser
+        line = self._lines.copied(row) if is_whole else self._lines.copied_key(row)
+        self._copier.write(part, Piece(line, 1, file_number, line_number, raw))
 
     def _reject(self, line: bytes, line_number: int, reject: Reject, file_number: int | None = None) -> None:
         text = raw_text(line).translate(_ESCAPED)
@@ -348,39 +361,39 @@ class Staging:
     def _left_out(self, target: Target, pieces: Sequence[Piece]) -> int:
         """Reject the rows of PIECES that a rule refuses, and return their number; COPY has left them out."""
         found = list(self._refused(pieces))
-        for piece, offset, rule in found:
-            raw = piece.raw_line(offset)
-            self._reject(raw, piece.line_number + offset, Reject("rule", rule), piece.file_number)
-            row = self._lines.parse(piece.lines.split(b"\n", offset + 1)[offset])
-            if isinstance(row, Row) and row.moment:
-                self.rows_by_day -= Counter({row.moment.date().isoformat().encode(): 1})
+        for piece, offset, rule, day in found:
+            line_number = piece.line_number + offset
+            self._reject(piece.raw_line(offset), line_number, Reject("rule", rule), piece.file_number)
+            if day and target is not self._outside:
+                self.rows_by_day -= Counter({day.encode(): 1})
         return len(found)
 
-    def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, str]]:
-        """Yield the rows of PIECES that a rule refuses, each as a piece, the line's position in it, and the rule."""
-        connection = self._connection
+    def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, str, str | None]]:
+        """Yield the rows of PIECES that a rule refuses: a piece, the line's position in it, the rule, the row's day."""
+        connection, raw = self._connection, self._raw
+        typed = raw.typed(column.name for column in raw.feed.table_columns)
         connection.execute(
             sql.SQL(
-                "create temporary table if not exists checked on commit drop as select {} from {} limit 0;"
-                " alter table pg_temp.checked add column if not exists"
-                " number$ bigint generated always as identity;"
+                "create temporary table if not exists checked"
+                " ({}, number$ bigint generated always as identity) on commit drop;"
                 " truncate pg_temp.checked restart identity"
-            ).format(self._raw.names, self._raw.identifier)
+            ).format(typed)
         )
         copy = sql.SQL("copy pg_temp.checked ({}) from stdin with ({})").format(self._names, self._options)
         with connection.cursor().copy(copy) as rows:
             rows.write(b"".join([piece.lines for piece in pieces]))
+        time = raw.partition_key if raw.feed.time_column else sql.SQL("null")
         refused = connection.execute(
             sql.SQL(
-                "select number$ - 1, rule$"
-                " from (select number$, {} as rule$ from pg_temp.checked) as each"
+                "select number$ - 1, rule$, ({time}::date)::text"
+                " from (select *, {case} as rule$ from pg_temp.checked) as each"
                 " where rule$ is not null order by number$"
-            ).format(self._raw.rules_case)
+            ).format(time=time, case=raw.rules_case)
         ).fetchall()
         firsts = list(accumulate((piece.rows for piece in pieces), initial=0))
-        for number, rule in refused:
+        for number, rule, day in refused:
             index = bisect_right(firsts, number) - 1
-            yield pieces[index], number - firsts[index], rule
+            yield pieces[index], number - firsts[index], rule, day
 
     def _resolve_suspects(self) -> None:
         """Reject the lines set aside whose key is a duplicate, and take the others."""
@@ -407,12 +420,14 @@ class Staging:
         self._suspects.rows = 0
         for number in fetched:
             resolved = connection.execute(_FETCHED, (number, number + _FETCHED_AT_ONCE)).fetchall()
-            with self._copier:
-                for file_number, line_number, line, raw, is_duplicate in resolved:
-                    if is_duplicate:
-                        self._reject(raw, line_number, DUPLICATE, file_number)
-                    elif isinstance(row := self._lines.parse(line), Row):
-                        self._take_row(row, raw, file_number, line_number)
+            for file_number, of_file in groupby(resolved, itemgetter(0)):
+                self._use(file_number)
+                with self._copier:
+                    for _, line_number, line, raw, is_duplicate in of_file:
+                        if is_duplicate:
+                            self._reject(raw, line_number, DUPLICATE)
+                        elif isinstance(row := self._lines.parse(line), Row):
+                            self._take_row(row, raw, file_number, line_number)
 
     def _reject_refused_suspects(self) -> None:
         """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""
@@ -422,21 +437,23 @@ class Staging:
             " order by file$, line$ limit %s",
             (*last, _FETCHED_AT_ONCE),
         ).fetchall():
-            pieces = [
-                Piece(self._lines.copied(row), 1, file_number, line_number, raw)
-                for file_number, line_number, line, raw in found
-                if isinstance(row := self._lines.parse(line), Row)
-            ]
             last = found[-1][:2]
-            with self._copier:
-                for piece, _, rule in list(self._refused(pieces)):
-                    self._reject(piece.raw or b"", piece.line_number, Reject("rule", rule), piece.file_number)
-                    self._suspects.rows -= 1
-                    self._copier.pause()
-                    self._connection.execute(
-                        "delete from pg_temp.suspects where file$ = %s and line$ = %s",
-                        (piece.file_number, piece.line_number),
-                    )
+            for file_number, of_file in groupby(found, itemgetter(0)):
+                self._use(file_number)
+                pieces = [
+                    Piece(self._lines.copied(row), 1, file_number, line_number, raw)
+                    for _, line_number, line, raw in of_file
+                    if isinstance(row := self._lines.parse(line), Row)
+                ]
+                refused = [(piece, rule) for piece, _, rule, _ in self._refused(pieces)]
+                with self._copier:
+                    for piece, rule in refused:
+                        self._reject(piece.raw or b"", piece.line_number, Reject("rule", rule))
+                self._suspects.rows -= len(refused)
+                self._connection.execute(
+                    "delete from pg_temp.suspects where file$ = %s and line$ = any(%s)",
+                    (file_number, [piece.line_number for piece, _ in refused]),
+                )
 
     def _part(self, day: bytes | None) -> Target:
         """Return the table for rows of DAY, a new one if DAY is later than all before and the last table is full."""
@@ -462,8 +479,7 @@ class Staging:
         start = moment_of(day.decode()) if self.parts and day else self._interval.start
         self._copier.pause()
         table = make_table(self._connection, self._definition, self._load_id)
-        left_out = self._left_out if self._raw.feed.rules else None
-        self.parts.append(Target(table, self._copy_into(table), left_out, start))
+        self.parts.append(Target(table, self._copy_into(table, self._names), self._refuser, start))
         self._starts.append(day or b"")
 
 
@@ -483,12 +499,12 @@ def _temporary(name: str, columns: sql.Composable) -> Target:
     return Target(table, sql.SQL("copy {} ({}) from stdin").format(table, columns))
 
 
-def _end_of_utf8(block: bytes) -> int:
-    """Return the start of the first line of BLOCK that is not UTF-8, or the end of BLOCK."""
+def _end_of_utf8(block: bytes, position: int) -> int:
+    """Return the start of the first line of BLOCK from POSITION on that is not UTF-8, or the end of BLOCK."""
     if block.isascii():
         return len(block)
     try:
-        block.decode()
+        str(memoryview(block)[position:], "utf-8")
     except UnicodeDecodeError as error:
-        return block.rfind(b"\n", 0, error.start) + 1
+        return max(block.rfind(b"\n", position, position + error.start) + 1, position)
     return len(block)

@@ -1,6 +1,6 @@
 """A feed's raw table, `raw.<feed>`, as its contract says it is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -29,6 +29,11 @@ class RawTable:
         return {column.name: column.sql_type for column in self.feed.table_columns} | {"load_id": "bigint"}
 
     @property
+    def rebuild(self) -> str:
+        """What to do with a table that a load can neither keep nor alter."""
+        return f"Keep it under another name, then load all of it: alter table {self} rename to {self.feed.name}_kept"
+
+    @property
     def partition_key(self) -> sql.Identifier:
         """The column by which it is partitioned."""
         return sql.Identifier(self.feed.time_column or "load_id")
@@ -42,6 +47,11 @@ class RawTable:
     def key(self) -> sql.Composed:
         """The primary key's columns."""
         return sql.SQL(", ").join(map(sql.Identifier, self.feed.key))
+
+    def typed(self, names: Iterable[str]) -> sql.Composed:
+        """Return the columns NAMES with their types, to make another table with them."""
+        columns = (sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(self.columns[name])) for name in names)
+        return sql.SQL(", ").join(columns)
 
     @property
     def is_valid(self) -> sql.Composed:
@@ -81,7 +91,7 @@ class RawTable:
             )
             for column in self.feed.table_columns
         ]
-        parts.append(sql.SQL("load_id bigint not null"))
+        parts.append(sql.SQL("load_id bigint not null").format())
         if self.feed.time_column:  # whose days models count
             parts.append(sql.SQL("check (isfinite({}))").format(self.partition_key))
         return sql.SQL("create table {} ({}) partition by range ({})").format(

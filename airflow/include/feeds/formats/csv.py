@@ -47,7 +47,7 @@ def read(source: Source, feed: Feed) -> Rows:
 
     def rows() -> Iterator[Block]:
         number = line_number
-        for lines in _records(rest, blocks, csv.quote.encode()):
+        for lines in _records(rest, blocks, dialect, len(names)):
             text = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
             yield cut.block(text, number) if cut else Block(text, number)
             number += text.count(b"\n")
@@ -65,16 +65,28 @@ def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape")
 
 
-def _records(rest: bytes, blocks: Iterator[bytes], quote: bytes) -> Iterator[bytes]:
-    """Yield REST and BLOCKS so that a record of several lines is in one of them, unless it is too long."""
-    begun = rest
+def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
+    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them."""
     for block in blocks:
-        if begun and (begun.count(quote) % 2 == 0 or len(begun) > MAX_LINE_BYTES):
-            yield begun
-            begun = b""
-        begun = begun + block if begun else block
-    if begun:
-        yield begun
+        whole = rest + block if rest else block
+        end = _end_of_records(whole, dialect, count)
+        if end:
+            yield whole[:end]
+        rest = whole[end:]
+    if rest:
+        yield rest
+
+
+def _end_of_records(block: bytes, dialect: Dialect, count: int) -> int:
+    """Return where the last record begins if it may end after BLOCK; else the end of BLOCK."""
+    quote, position = str(dialect.quote).encode(), 0
+    while (at := block.find(quote, position)) >= 0:
+        start = max(block.rfind(b"\n", position, at) + 1, position)
+        end = dialect.end_of_record(block, start, count, has_more=True)
+        if end < 0:
+            return start
+        position = end + 1
+    return len(block)
 
 
 def _columns(header: bytes, dialect: Dialect, uri: str, feed: Feed) -> tuple[list[str], tuple[Column, ...]]:
@@ -112,25 +124,29 @@ class _Cut:
         """Return TEXT, whole records from LINE_NUMBER on, cut; each line stays where it is."""
         pieces: list[bytes] = []
         flaws: dict[int, Reject] = {}
+        empty: set[int] = set()
         position = number = 0  # bytes and lines
         while position < len(text):
-            quote = -1 if self._is_kept else text.find(self._quote, position)
+            quote = text.find(self._quote, position)
             end = len(text) if quote < 0 else text.rfind(b"\n", position, quote) + 1
             if end > position and not self._is_kept:
                 found = self._line.split(text[position:end])
                 groups = self._line.groups + 1
-                if not any(found[::groups]):
-                    pieces += found
-                else:
-                    self._cut_others(found, number, pieces, flaws)
-                number += text.count(b"\n", position, end)
-                position = end
-                continue
-            end = self._dialect.end_of_record(text, position, len(self._names)) + 1
-            pieces.append(self._cut_record(text[position:end], number, flaws))
+                if any(found[::groups]):  # lines between those that were cut
+                    at = number
+                    for start in range(0, len(found), groups):
+                        lines = found[start].split(b"\n")[:-1]
+                        cut = (self._cut(line + b"\n", n, flaws, empty) for n, line in enumerate(lines, at))
+                        found[start] = b"".join(cut)
+                        at += len(lines) + 1
+                pieces += found
+            else:
+                end = self._dialect.end_of_record(text, position, len(self._names)) + 1
+                pieces.append(self._cut(text[position:end], number, flaws, empty))
             number += text.count(b"\n", position, end)
             position = end
-        return Block(b"".join(pieces), line_number, RawRecords(text, self._dialect, len(self._names)), flaws)
+        raw = RawRecords(text, self._dialect, len(self._names), empty)
+        return Block(b"".join(pieces), line_number, raw, flaws)
 
     def _expression(self) -> str:
         """Return the expression of a line without quotes, whose groups are what is left of it."""
@@ -147,30 +163,19 @@ class _Cut:
                 parts.append(f"({field}{after})")
         return "^" + "".join(parts).replace(")(", "") + "(\n)"
 
-    def _cut_others(self, found: list[bytes], number: int, pieces: list[bytes], flaws: dict[int, Reject]) -> None:
-        """Append the lines FOUND, of which every n-th is none that can be cut at once."""
-        groups = self._line.groups + 1
-        for start in range(0, len(found), groups):
-            for line in found[start].splitlines(keepends=True) if found[start] else ():
-                pieces.append(self._cut_record(line, number, flaws))
-                number += 1
-            pieces += found[start + 1 : start + groups]
-            number += 1
-
-    def _cut_record(self, record: bytes, number: int, flaws: dict[int, Reject]) -> bytes:
-        """Return RECORD, with its line end, cut, and with as many line ends as before."""
-        line = record[:-1]
-        try:
-            fields = self._dialect.split(line.decode()) if 0 < len(line) <= MAX_LINE_BYTES else None
-        except UnicodeDecodeError:
-            return record
-        if fields is None or b"\0" in line or not line.strip():  # the reason follows from the line as it is
-            return record
-        if len(fields) != len(self._names):
+    def _cut(self, record: bytes, number: int, flaws: dict[int, Reject], empty: set[int]) -> bytes:
+        """Return RECORD, with its line end, cut, and with as many line ends as before; its first line has NUMBER."""
+        fields = self._dialect.fields(record[:-1])
+        text = b"\0\n"
+        if isinstance(fields, Reject):
+            flaws[number] = fields
+        elif len(fields) != len(self._names):
             flaws[number] = Reject("field_count")
-            return b"\0" + b"\n" * record.count(b"\n")
-        left = [fields[position] for position in self._taken]
-        if self._is_kept:
-            left.append(to_json({self._names[position]: fields[position] for position in self._others}))
-        text = self._dialect.joined(left).encode() + b"\n"
-        return text + b"\n" * (record.count(b"\n") - text.count(b"\n"))
+        else:
+            left = [fields[position] for position in self._taken]
+            if self._is_kept:
+                left.append(to_json({self._names[position]: fields[position] for position in self._others}))
+            text = self._dialect.joined(left).encode() + b"\n"
+        lines, lines_before = text.count(b"\n"), record.count(b"\n")
+        empty.update(range(number + lines, number + lines_before))
+        return text + b"\n" * (lines_before - lines)

@@ -127,6 +127,8 @@ class _Lines:
         by_header = {column.header: column for column in self._feed.columns}
         if not isinstance(row, dict) or not all(key in by_header and _SIMPLE_KEY.fullmatch(key) for key in row):
             return None
+        if any(isinstance(value, (dict, list)) for value in row.values()):
+            return None
         columns = [by_header[key] for key in row]
         missing = [column for column in self._feed.table_columns if column not in columns]
         if any(column.type == "json" for column in columns) or any(column.is_required for column in missing):
@@ -174,7 +176,7 @@ class _Lines:
         if len(line) > MAX_LINE_BYTES:
             return b"\0", Reject("too_long")
         if not line.strip():
-            return b"", None
+            return b"\r", Reject("json")  # the load takes it for no row
         try:
             text = line.decode()
         except UnicodeDecodeError:
