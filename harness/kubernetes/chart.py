@@ -124,9 +124,9 @@ def run_values(
         "defaultAirflowTag": tag,
         "images": {"airflow": image, "pod_template": image},
         "env": [{"name": name, "value": value} for name, value in env.items()],
-        "workers": {"kubernetes": {"env": list(of_workers)}},
         "airflowPodAnnotations": annotations,
         "pgbouncer": {"podAnnotations": annotations},
+        **({"workers": {"kubernetes": {"env": list(of_workers)}}} if of_workers else {}),
         **(_env_of_metadata(of_metadata) if of_metadata else {}),
         **({"imagePullSecrets": [{"name": pull_secret.rpartition("/")[2]}]} if pull_secret else {}),
     }
