@@ -1,7 +1,8 @@
 """CSV files: their header, records of several lines, and columns that the contract does not have."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
@@ -47,8 +48,7 @@ def read(source: Source, feed: Feed) -> Rows:
 
     def rows() -> Iterator[Block]:
         number = line_number
-        for lines in _records(rest, blocks, dialect, len(names)):
-            text = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
+        for text in _records(chain([rest], blocks), dialect, len(names)):
             yield cut.block(text, number) if cut else Block(text, number)
             number += text.count(b"\n")
 
@@ -65,10 +65,15 @@ def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape")
 
 
-def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
-    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them."""
+def _records(blocks: Iterable[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
+    """Yield BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them.
+
+    Each line end becomes a line feed.
+    """
+    rest = b""
     for block in blocks:
-        whole = rest + block if rest else block
+        text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
+        whole = rest + text if rest else text
         end = _end_of_records(whole, dialect, count)
         if end:
             yield whole[:end]
