@@ -21,7 +21,8 @@ import fsspec
 import re2
 
 from feeds.contract import OTHER_COLUMNS, Column, Feed
-from feeds.source import http_options
+from feeds.interval import ALWAYS, Interval
+from feeds.source import find_files, http_options
 
 LINE_LIMIT_BYTES = 1 << 20
 MOST_DIGITS = 1000
@@ -43,11 +44,16 @@ class RejectedError(Exception):
         super().__init__(reason, column)
 
 
-def rows(feed: Feed, path: str) -> Iterator[Row | RejectedError]:
-    """Yield each row of the file at PATH, by the columns' names, or why it is rejected."""
-    options: dict[str, Any] = {"block_size": 0, **http_options(path)} if path.startswith("http") else {}
-    with fsspec.open(path, "rb", **options) as file:
-        yield from READERS[feed.format](feed, unpacked(file))
+def rows(feed: Feed, uri: str, interval: Interval = ALWAYS) -> Iterator[Row | RejectedError]:
+    """Yield each row of the files at URI for INTERVAL, by the columns' names, or why it is rejected.
+
+    Raises:
+        EventsError: a file cannot be found or opened.
+    """
+    for path in find_files(uri, interval, is_latest=feed.time_column is None):
+        options: dict[str, Any] = {"block_size": 0, **http_options(path)} if path.startswith("http") else {}
+        with fsspec.open(path, "rb", **options) as file:
+            yield from READERS[feed.format](feed, unpacked(file))
 
 
 def unpacked(file: Any) -> Any:
@@ -380,7 +386,8 @@ def converted(column: Column, text: str, feed: Feed) -> Any:  # noqa: PLR0911 - 
     """Return TEXT as Python's type for COLUMN; raise ValueError or another error if it is none."""
     match column.type:
         case "integer":
-            number = int(text) if INTEGER.fullmatch(text) and len(text.lstrip("-0")) < 20 else 1 << 63
+            digits = text.removeprefix("-").lstrip("0") or "0"  # int() refuses thousands of zeros
+            number = int(text[: text.startswith("-")] + digits) if INTEGER.fullmatch(text) else 1 << 63
             return number if -(1 << 63) <= number < 1 << 63 else refused(text)
         case "number":
             return exact_number(column, text, feed.properties.csv.decimal)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,6 @@ from psycopg.types.json import Jsonb, set_json_loads
 
 from feeds.contract import Feed
 from feeds.interval import Interval
-from feeds.source import find_files
 from harness.pipeline.file_rows import RejectedError, Row, rows, written
 
 EXACT = Context(prec=4_000)  # digits; a number has at most 1000 before and after the point
@@ -83,8 +82,7 @@ def expected(
     """
     found = RawRows()
     seen: set[tuple[Any, ...]] = set()
-    files = find_files(uri, interval, is_latest=feed.time_column is None)
-    for row in checked(feed, chain.from_iterable(rows(feed, path) for path in files), connection):
+    for row in checked(feed, rows(feed, uri, interval), connection):
         found.read += 1
         if isinstance(row, RejectedError):
             found.rejected[row.args] += 1
@@ -94,7 +92,7 @@ def expected(
             found.rejected["duplicate_key", None] += 1
             continue
         seen.add(key)
-        if feed.time_column and moment(row[feed.time_column]) not in interval:
+        if feed.time_column and moment_of(row[feed.time_column]) not in interval:
             found.outside += 1
             continue
         found.add(key, row)
@@ -144,8 +142,8 @@ def checked(
             yield RejectedError("rule", rule) if rule else row
 
 
-def moment(found: date | datetime) -> datetime:
-    """Return the first moment of FOUND."""
+def moment_of(found: date | datetime) -> datetime:
+    """Return the moment that a time column's value is in an interval of time, for a date its first one."""
     return found if isinstance(found, datetime) else datetime(found.year, found.month, found.day, tzinfo=UTC)
 
 

@@ -98,7 +98,7 @@ class Source:
 
 
 def named(uri: str | None, variable: str = "EVENTS_URI") -> str:
-    """Return URI, an argument's or that of VARIABLE, without a line end; raise SettingUnusable if it is None or blank."""
+    """Return URI, an argument or the value of VARIABLE, without its line end; raise SettingUnusable if it is blank."""
     if uri and uri.strip():
         return uri.rstrip("\r\n")
     raise errors.SettingUnusable(

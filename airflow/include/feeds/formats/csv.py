@@ -7,7 +7,7 @@ from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
 from feeds.formats import drift
 from feeds.formats.rows import Block, RawRecords, Rows, to_json
-from feeds.lines import MAX_LINE_BYTES, Dialect, Reject, raw_text
+from feeds.lines import Dialect, Reject, raw_text
 from feeds.source import Source
 from feeds.uri import shown, without_secrets
 
