@@ -28,7 +28,7 @@ from harness.pipeline import run_checks
 from harness.pipeline.checks import compare_files
 from harness.pipeline.feed_files import samples
 from harness.pipeline.file_rows import RejectedError, rows
-from harness.pipeline.raw_rows import moment
+from harness.pipeline.raw_rows import moment_of
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
@@ -193,7 +193,7 @@ def middle(feed: Feed, uri: str) -> datetime | None:
     if feed.time_column is None:
         return None
     found = chain.from_iterable(rows(feed, path) for path in find_files(uri))
-    times = sorted(moment(row[feed.time_column]) for row in found if not isinstance(row, RejectedError))
+    times = sorted(moment_of(row[feed.time_column]) for row in found if not isinstance(row, RejectedError))
     return times[len(times) // 2] if times and times[0] < times[len(times) // 2] else None
 
 
