@@ -98,8 +98,14 @@ def dbt(session: nox.Session) -> None:
 
 @nox.session(tags=["ci", "engine", "target"], default=False)
 def e2e(session: nox.Session) -> None:
-    """Run the three pipelines end to end on a target and check every number."""
+    """Run the pipelines of every feed end to end on a target and check every number."""
     run(session, install(session, "airflow", "dbt", "harness"), "harness", "e2e")
+
+
+@nox.session(default=False)
+def feed(session: nox.Session) -> None:
+    """Make, check and mend feeds: `-- new NAME --from FILE`, `check`, `replay-rejects NAME`."""
+    run(session, install(session, "harness"), "harness", "feed")
 
 
 @nox.session(default=False)

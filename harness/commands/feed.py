@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, feed_names, read_feed
+from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, contracts, feed_names, read_feed, read_feeds
 from feeds.days import valid_times
 from feeds.dsn import libpq_dsn
 from feeds.errors import ContractInvalid
@@ -17,7 +17,8 @@ from harness.errors import BreakingChangeError, UsageError
 from harness.pipeline import new_feed
 from harness.pipeline.base_contracts import base_of_pull_request, contracts_of
 from harness.pipeline.contract_changes import Project, breaking, compare, is_major
-from harness.pipeline.inference import FORMATS, Guess, guess
+from harness.pipeline.file_layout import FORMATS
+from harness.pipeline.inference import Guess, guess
 from harness.project.paths import ROOT, from_root
 from harness.reporting import console
 from harness.reporting.console import say
@@ -75,6 +76,7 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
                 "A feed of this name exists, and its files are not overwritten.",
                 f"Use another name, or remove the feed's files first: git rm {from_root(path)}",
             )
+    say(f"… reading {shown(parsed.source)}; a large file takes a minute")
     found = guess(name, parsed.source, [column.strip() for column in parsed.key.split(",") if column.strip()])
     sample = DATA / f"{name}.{found.feed.format}"
     contract, sql, yml = paths
@@ -133,7 +135,7 @@ def sample_of(uri: str, found: Guess) -> bytes:
     import pyarrow.parquet as pq
 
     with open_source(find_files(uri)[0]) as source:
-        file, first = pq.ParquetFile(source.file), 1
+        file, first = pq.ParquetFile(source.whole()), 1
         wanted = {number for number in found.sample if isinstance(number, int)}
         buffer = pa.BufferOutputStream()
         with pq.ParquetWriter(buffer, file.schema_arrow) as writer:
@@ -160,9 +162,9 @@ def check(base: str | None = None) -> None:
         HistoryMissingError: there is no commit BASE, or no git.
     """
     feeds, invalid = {}, []
-    for path in sorted((*CONTRACTS.glob("*.yaml"), *CONTRACTS.glob("*.yml"))):
+    for path in contracts(CONTRACTS):
         try:
-            feed = feeds[path.stem] = read_contract(path)
+            feed = feeds[path.stem] = read_feed(path)
             say(f"✓ {from_root(path)}: {len(feed.columns)} columns, version {feed.version}")
         except ContractInvalid as error:
             invalid.append(error)
@@ -170,25 +172,15 @@ def check(base: str | None = None) -> None:
         console.error(one.what, one.why, one.next_step)
     if invalid:
         raise invalid[-1]
+    read_feeds(CONTRACTS)  # two contracts that exclude one another
     if base:
         refuse_breaking(base, feeds)
-
-
-def read_contract(path: Path) -> Feed:
-    """Return the feed of the contract at PATH; raise ContractInvalid if it is not valid."""
-    if path.suffix != ".yaml":
-        raise ContractInvalid(
-            f"{from_root(path)} is not read.",
-            "A contract's name ends with .yaml.",
-            f"git mv {from_root(path)} {path.stem}.yaml",
-        )
-    return read_feed(path)
 
 
 def refuse_breaking(base: str, feeds: Mapping[str, Feed]) -> None:
     """List the changes of contracts since the commit BASE to FEEDS; raise BreakingChangeError if one breaks readers."""
     project, broken = Project(MODELS.parent), []
-    for name, before in contracts_of(base).items():
+    for name, before in contracts_of(base, CONTRACTS).items():
         after = feeds.get(name)
         if isinstance(before, ContractInvalid):
             say(f"… {name}: its contract in {base} is not valid now, so it is not compared: {before.what}")

@@ -8,7 +8,6 @@ from feeds.contract import CONTRACTS, Feed, read_feed
 from feeds.errors import ContractInvalid
 from harness.errors import CommandFailedError, HistoryMissingError
 from harness.processes.command import run
-from harness.project.paths import ROOT
 
 
 def base_of_pull_request() -> str | None:
@@ -17,23 +16,22 @@ def base_of_pull_request() -> str | None:
     return f"origin/{branch}" if branch else None
 
 
-def contracts_of(commit: str, root: Path = ROOT) -> dict[str, Feed | ContractInvalid]:
-    """Return the contracts where this history left COMMIT, by feed, or why one is not valid by the present rules.
+def contracts_of(commit: str, folder: Path = CONTRACTS) -> dict[str, Feed | ContractInvalid]:
+    """Return the contracts that FOLDER had where its history left COMMIT, or why one is not valid by the present rules.
 
     Raises:
         HistoryMissingError: there is no such commit, or no git.
     """
-    folder = CONTRACTS.relative_to(ROOT)
+    git = ("git", "-C", folder)
     try:
-        commit = run("git", "-C", root, "merge-base", commit, "HEAD").strip()
-        paths = run("git", "-C", root, "ls-tree", "-z", "--name-only", commit, f"{folder}/").split("\0")
+        common = run(*git, "merge-base", commit, "HEAD").strip()
+        names = run(*git, "ls-tree", "-z", "--name-only", common).split("\0")
         contracts: dict[str, Feed | ContractInvalid] = {}
         with tempfile.TemporaryDirectory() as temporary:
-            for path in (Path(name) for name in paths if name.endswith(".yaml")):
-                copy = Path(temporary) / path.name
-                copy.write_text(run("git", "-C", root, "show", f"{commit}:{path}"), encoding="utf-8")
+            for path in (Path(temporary, name) for name in names if name.endswith(".yaml")):
+                path.write_text(run(*git, "show", f"{common}:./{path.name}"), encoding="utf-8")
                 try:
-                    contracts[path.stem] = read_feed(copy)
+                    contracts[path.stem] = read_feed(path)
                 except ContractInvalid as error:
                     contracts[path.stem] = error
         return contracts

@@ -46,6 +46,7 @@ class ColumnGuess:
         header: in the file.
         types: that have all values so far, the narrowest first.
         is_json: whether values are written as JSON writes them.
+        is_parquet: whether it is text of Parquet, where other types have columns of their own.
         decimal: the character before a number's fraction.
         fixed: the column as the file itself says it is; its values only show whether it is required.
         is_in_key: whether a row without a value is to be rejected.
@@ -56,6 +57,7 @@ class ColumnGuess:
     types: list[Type]
     is_json: bool = False
     decimal: str = "."
+    is_parquet: bool = False
     fixed: Column | None = None
     is_in_key: bool = False
     values: int = 0
@@ -136,6 +138,8 @@ class ColumnGuess:
     def _text_note(self) -> str | None:
         """Return why values that look like another type are text, or all values, if they are few and repeat."""
         texts = [json.loads(text) if self.is_json else text for text in self.examples]
+        if self.is_parquet and all(re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", text) for text in texts):
+            return f"times such as {texts[0]} are text in the file, so they are here: export them as timestamps"
         for pattern, note in _LOOKS_LIKE:
             alike = [text for text in texts if re.fullmatch(pattern, text)]
             if 2 * len(alike) > len(texts):

@@ -45,8 +45,8 @@ def is_major(before: Feed, after: Feed) -> bool:
 
 
 def _columns(before: Feed, after: Feed) -> Iterator[Change]:
-    old, new = ({column.name: column for column in feed.columns} for feed in (before, after))
-    by_header = {column.header: column for column in after.columns if column.name not in old}
+    old, new = ({column.name: column for column in feed.table_columns} for feed in (before, after))
+    by_header = {column.header: column for column in after.table_columns if column.name not in old}
     for name, column in old.items():
         if name in new:
             yield from _column(column, new[name])
@@ -75,7 +75,6 @@ def _column(before: Column, after: Column) -> Iterator[Change]:
         yield Change(f"{name} is no longer required", column=name, is_null_now=True)
     for attribute, text in (
         ("is_required", "is required now"),
-        ("is_optional", "may be missing from a file, or no longer may"),
         ("header", f"has the header {after.header!r}"),
         ("pattern", "has another pattern"),
         ("lengths", "has other lengths"),

@@ -4,31 +4,28 @@ The first rows give a guess. Then all rows are read as a load reads them, and ea
 into the guess, until none is left but those that no contract reads. So a load of the same files rejects nothing.
 """
 
-import csv
-import io
 import itertools
 import json
 import math
 import re
 import time
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from feeds import formats
-from feeds.contract import OWN_COLUMNS, Column, Csv, Drift, Feed, Properties
+from feeds.contract import Column, Drift, Feed, Properties
 from feeds.lines import Lines, Reject, Row
-from feeds.source import Source, find_files, open_source
+from feeds.source import Source, find_files, open_source, text_source
 from feeds.uri import shown
 from harness.errors import UsageError
-from harness.pipeline.column_guess import JSON_TYPES, TYPES, ColumnGuess
+from harness.pipeline.column_guess import TYPES, ColumnGuess
+from harness.pipeline.file_layout import is_utf8, layout_of, object_in
 
 LONGEST_S = 60.0  # until a guess is made from what was read
 FIRST_ROWS = 20_000
@@ -36,11 +33,8 @@ FIRST_VALUES = 1_000_000  # of these rows, at most
 SAMPLE_ROWS, SAMPLE_BYTES = 1_000, 1 << 18
 KEPT_REJECTS = 1_000  # per pass, of which the guess is made wider
 MOST_PASSES = 20
-MOST_COLUMNS = 1_500  # PostgreSQL's limit is 1,600
 MOST_REJECTED = 0.01
-DELIMITERS = ",;\t|"
 NULLS = ("NULL", "null", "NA", "N/A", "\\N", "None", "NaN", "nan", "-", "?")
-FORMATS = {"csv": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet"}
 TIME_NAMES = ("event_time", "occurred", "timestamp", "created", "order", "pickup", "start", "time", "date", "day")
 # Times of a row's subject, which say nothing of when the row came.
 NO_TIME_NAMES = re.compile(
@@ -48,18 +42,7 @@ NO_TIME_NAMES = re.compile(
 )
 KEY_NAME = re.compile("(^|_)(id|key|uuid|guid|code|number|no|nr)$")
 LONGEST_KEY = 100  # characters of a column
-# PostgreSQL's keywords that cannot name a column or a table without quotes, and the columns that each table has.
-_KEYWORDS = """
-    all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate
-    collation column concurrently constraint create cross current_catalog current_date current_role
-    current_schema current_time current_timestamp current_user default deferrable desc distinct do else end
-    except false fetch for foreign freeze from full grant group having ilike in initially inner intersect into
-    is isnull join lateral leading left like limit localtime localtimestamp natural not notnull null offset on
-    only or order outer overlaps placing primary references returning right select session_user similar some
-    symmetric system_user table tablesample then to trailing true union unique user using variadic verbose when
-    where window with cmax cmin ctid tableoid xmax xmin
-"""
-RESERVED = frozenset(_KEYWORDS.split())
+MOST_KEY_COLUMNS, MOST_KEY_CHARACTERS = 32, 600  # PostgreSQL allows 32 columns, and 2,704 bytes
 
 
 @dataclass
@@ -111,150 +94,38 @@ class _Inference:
     def __init__(self, name: str, uri: str, files: Sequence[str], key: Sequence[str]) -> None:
         self._name, self._uri, self._files, self._given_key = name, uri, files, key
         self._deadline = time.monotonic() + LONGEST_S
-        self._csv = Csv()
-        self._header = b""
-        self._columns: list[ColumnGuess] = []
-        self._left_out: list[str] = []
         self._first: list[tuple[str | None, ...]] = []  # rows
         self._sample: dict[int | bytes, None] = {}
         self._sample_bytes = 0
         self._bad: set[Reject] = set()  # that no other guess avoids
-        self._format: Literal["csv", "jsonl", "parquet"] = self._layout()
+        self._layout = layout_of(files[0])
 
     def guess(self) -> Guess:
         """Read the files until the guess fits them."""
         self._read_first()
         repeated: dict[tuple[str, ...], int] = {}  # rows whose key an earlier row has, by candidate
+        complete = None
         for number in range(MOST_PASSES):
             candidates = self._keys(repeated)
             checked = self._check(self._feed((), provisional=True), candidates)
-            is_last = number == MOST_PASSES - 1 or not checked.is_all
-            if self._widen(checked) and not is_last:
+            if complete and not checked.is_all:  # too late to look for a better key
+                checked = complete
+                break
+            has_changed = self._widen(checked)
+            self._bad |= set() if has_changed else set(checked.rejected)
+            if checked.is_all and (has_changed or checked.has_stopped) and number < MOST_PASSES - 1:
                 continue
-            self._bad |= set(checked.rejected)
-            if checked.has_stopped and not is_last:
-                continue
+            complete = checked
             repeated |= _repeated(candidates, checked)
-            if 0 in repeated.values() or is_last or candidates[-1:] == [self._every()]:
+            if 0 in repeated.values() or not checked.is_all or candidates[-1:] == [self._every()]:
                 break
         return self._guess(min(repeated, key=repeated.__getitem__, default=()), repeated, checked)
-
-    # What the file is
-
-    def _layout(self) -> Literal["csv", "jsonl", "parquet"]:
-        """Find the format, the columns' headers, and how a CSV file is written."""
-        with open_source(self._files[0]) as source:
-            first = next(source.blocks, b"")
-            if first.startswith(b"PAR1"):
-                self._parquet_columns()
-                return "parquet"
-            text = b"".join([first, *islice(source.blocks, 39)])
-        self._refuse_unknown(text)
-        if text.lstrip().removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{" and self._json_columns(text):
-            return "jsonl"
-        self._csv_columns(text)
-        return "csv"
-
-    def _refuse_unknown(self, text: bytes) -> None:
-        what = None
-        if not text.strip():
-            what, next_step = "is empty", "Name a file with rows."
-        elif text.startswith(b"PK\x03\x04"):
-            what, next_step = "is a zip archive or a spreadsheet", "Unpack it, or save the sheet as CSV."
-        elif text.startswith((b"\xff\xfe", b"\xfe\xff")):
-            what, next_step = "is UTF-16", "Write it in UTF-8: iconv -f utf-16 -t utf-8 FILE > NEW_FILE"
-        elif b"\0" in text[:4096]:
-            what, next_step = (
-                "is no text",
-                "Export it as CSV, JSON Lines or Parquet, perhaps compressed by gzip or zstd.",
-            )
-        elif text.lstrip()[:1] == b"[" and text.lstrip()[1:].lstrip()[:1] in (b"{", b"["):
-            what, next_step = "is one JSON array", "Write an object on each line: jq -c '.[]' FILE > NEW_FILE"
-        elif text.lstrip()[:1] == b"{" and not _object(text.lstrip().partition(b"\n")[0]):
-            what, next_step = (
-                "has a JSON object over several lines",
-                "Write an object on each line: jq -c . FILE > NEW_FILE",
-            )
-        elif text.lstrip()[:1] == b"<":
-            what, next_step = "is XML or HTML", "Export it as CSV, JSON Lines or Parquet."
-        if what:
-            why = "A feed's files are CSV with a header line, JSON Lines or Parquet."
-            raise UsageError(f"{shown(self._uri)} {what}.", why, next_step)
-
-    def _parquet_columns(self) -> None:
-        import pyarrow.parquet as pq
-
-        with open_source(self._files[0]) as source:
-            try:
-                schema = pq.ParquetFile(source.file).schema_arrow
-            except (pa.ArrowException, OSError) as error:
-                raise UsageError(
-                    f"{shown(self._uri)} cannot be read: {str(error).splitlines()[0]}",
-                    "It is a damaged Parquet file, or is still being written.",
-                    "Export it again.",
-                ) from None
-        self._refuse_headers(schema.names)
-        fields = [(header, _of_parquet(schema.field(header).type)) for header in schema.names]
-        self._left_out = [f"{header} ({schema.field(header).type})" for header, column in fields if not column]
-        kept = [(header, column) for header, column in fields if column]
-        names = column_names([header for header, _ in kept])
-        for name, (header, column) in zip(names, kept, strict=True):
-            types: list[Any] = ["uuid", "json", "string"] if column.type == "string" else [column.type]
-            fixed = None if column.type == "string" else column
-            self._columns.append(ColumnGuess(name, header, types, fixed=fixed))
-
-    def _json_columns(self, text: bytes) -> bool:
-        """Find the keys of the first objects; return whether there are any."""
-        rows = [row for line in text.splitlines()[:FIRST_ROWS] if (row := _object(line)) is not None]
-        self._add_json_columns(list(dict.fromkeys(key for row in rows for key in row)))
-        return bool(rows)
-
-    def _add_json_columns(self, headers: Sequence[str]) -> None:
-        known = [column.header for column in self._columns]
-        self._refuse_headers([*known, *headers])
-        names = column_names([*known, *headers])[len(known) :]
-        for name, header in zip(names, headers, strict=True):
-            self._columns.append(ColumnGuess(name, header, list(JSON_TYPES), is_json=True))
-
-    def _csv_columns(self, text: bytes) -> None:
-        text = text.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-        self._csv = Csv(encoding=_encoding(text))
-        decoded = text.decode({"windows-1252": "cp1252"}.get(self._csv.encoding, self._csv.encoding), errors="replace")
-        delimiter = max(DELIMITERS, key=lambda one: _regularity(decoded, one))
-        self._csv = self._csv.model_copy(update={"delimiter": delimiter})
-        self._header = text.partition(b"\n")[0].removesuffix(b"\r")
-        [headers] = csv.reader([decoded.partition("\n")[0].removesuffix("\r")], delimiter=delimiter)
-        self._refuse_headers(headers)
-        values = [header for header in headers if re.fullmatch(r"-?[0-9]+([.,:/ -][0-9]+)*|\s*|(?i:null|na)", header)]
-        if 2 * len(values) > len(headers):
-            raise UsageError(
-                f"{shown(self._uri)} has no header line: it begins with {', '.join(headers)[:60]}",
-                "The first line of a CSV file names its columns, and these look like values.",
-                "Export it with a header, or put one before it: sed -i '1i id,name' FILE",
-            )
-        for name, header in zip(column_names(headers), headers, strict=True):
-            self._columns.append(ColumnGuess(name, header, list(TYPES)))
-
-    def _refuse_headers(self, headers: Sequence[str]) -> None:
-        twice = [header for header, count in Counter(headers).items() if count > 1]
-        if twice:
-            raise UsageError(
-                f"{shown(self._uri)} has two columns with the name {twice[0]!r}.",
-                "A contract names each column of a file once.",
-                "Rename one of them in the export.",
-            )
-        if not 0 < len(headers) <= MOST_COLUMNS:
-            raise UsageError(
-                f"{shown(self._uri)} has {len(headers):,} columns.",
-                f"A table of PostgreSQL has at least one, and a feed at most {MOST_COLUMNS:,}.",
-                "Export fewer; objects whose keys are data, such as ids, belong below one key.",
-            )
 
     # The first rows
 
     def _read_first(self) -> None:
         """Read the first rows as texts, choose the null token and the decimal character, and begin the guess."""
-        count = max(min(FIRST_ROWS, FIRST_VALUES // len(self._columns)), SAMPLE_ROWS)
+        count = max(min(FIRST_ROWS, FIRST_VALUES // len(self._layout.columns)), SAMPLE_ROWS)
         first: list[tuple[int, bytes, tuple[str | None, ...]]] = []
         feed = self._loose()
         for file in self._files:
@@ -274,7 +145,7 @@ class _Inference:
             )
         self._first = [values for _, _, values in first]
         self._check_given_key()
-        if self._format == "csv":
+        if self._layout.format == "csv":
             self._choose_null()
             self._choose_decimal()
         for number, ((line_number, raw, _), values) in enumerate(zip(first, self._first, strict=True)):
@@ -283,12 +154,12 @@ class _Inference:
 
     def _add(self, values: Sequence[str | None]) -> bool:
         """Take a row into the guess; return whether it changes it."""
-        changes = [column.add(text) for column, text in zip(self._columns, values, strict=True)]
+        changes = [column.add(text) for column, text in zip(self._layout.columns, values, strict=True)]
         return any(changes)
 
     def _keep(self, line_number: int, raw: bytes) -> None:
         """Take a row into the sample."""
-        self._sample[line_number if self._format == "parquet" else raw] = None
+        self._sample[line_number if self._layout.format == "parquet" else raw] = None
         self._sample_bytes += len(raw)
 
     def _choose_null(self) -> None:
@@ -306,7 +177,7 @@ class _Inference:
                     found[token] += guessed.type != "string"
         if found and (most := found.most_common(1)[0])[1]:
             token = most[0]
-            self._csv = self._csv.model_copy(update={"null": token})
+            self._layout.csv = self._layout.csv.model_copy(update={"null_text": token})
             self._first = [tuple(None if text == token else text for text in row) for row in self._first]
 
     def _choose_decimal(self) -> None:
@@ -319,36 +190,39 @@ class _Inference:
                 parts = {len(text.partition(decimal)[2]) for text in present if decimal in text}
                 counts[decimal] += bool(parts) and numbers == len(present) and (decimal == "." or parts != {3})
         if counts[","] > counts["."]:
-            self._csv = self._csv.model_copy(update={"decimal": ","})
-            for column in self._columns:
+            self._layout.csv = self._layout.csv.model_copy(update={"decimal": ","})
+            for column in self._layout.columns:
                 column.decimal = ","
 
     # All rows
 
     def _feed(self, key: Sequence[str], *, provisional: bool = False) -> Feed:
         """Return the contract as guessed so far."""
-        columns = tuple(column.column(provisional=provisional) for column in self._columns)
-        drift = Drift(new_column="ignore") if self._left_out else Drift()
+        columns = tuple(column.column(provisional=provisional) for column in self._layout.columns)
+        varies = self._layout.format == "jsonl" and not all(column.is_required for column in columns)
+        drift = Drift(
+            new_column="ignore" if self._layout.left_out else "refuse", missing_column="null" if varies else "refuse"
+        )
         return Feed(
             name=self._name,
             version="1.0.0",
             columns=columns,
             key=tuple(key),
             location="",
-            format=self._format,
+            format=self._layout.format,
             rules=(),
-            properties=Properties(csv=self._csv, drift=drift),
+            properties=Properties(csv=self._layout.csv, drift=drift),
         )
 
     def _loose(self) -> Feed:
         """Return a contract that takes any value: as text, or as JSON where that is the format."""
         feed = self._feed(())
-        kind: tuple[Any, str] = ("json", "jsonb") if self._format == "jsonl" else ("string", "text")
+        kind: tuple[Any, str] = ("json", "jsonb") if self._layout.format == "jsonl" else ("string", "text")
         columns = [
             replace(column, is_required=False) if guessed.fixed else Column(column.name, column.header, *kind)
-            for column, guessed in zip(feed.columns, self._columns, strict=True)
+            for column, guessed in zip(feed.columns, self._layout.columns, strict=True)
         ]
-        drift = Drift(new_column="ignore")
+        drift = Drift(new_column="ignore", missing_column="null")
         return replace(feed, columns=tuple(columns), properties=feed.properties.model_copy(update={"drift": drift}))
 
     def _check(self, feed: Feed, candidates: Sequence[tuple[str, ...]]) -> _Checked:
@@ -384,27 +258,27 @@ class _Inference:
         checked.rows += 1
         checked.rejected[reject] += 1
         checked.first_rejected = checked.first_rejected or line_number
-        if reject.column and reject not in self._bad:
+        if (reject.column or reject.reason == "unknown_column") and reject not in self._bad:
             checked.kept.append((line_number, raw))
             checked.has_stopped = len(checked.kept) == KEPT_REJECTS
 
     def _widen(self, checked: _Checked) -> bool:
         """Take the rejected rows into the guess; return whether it has changed."""
         has_changed = False
-        if any(reject.reason == "encoding" for reject in checked.rejected) and self._format == "csv":
+        if any(reject.reason == "encoding" for reject in checked.rejected) and self._layout.format == "csv":
             encodings = ("utf-8", "windows-1252", "latin-1")
-            if self._csv.encoding != "latin-1" and self._header.isascii() and not self._has_text():
-                after = encodings[encodings.index(self._csv.encoding) + 1]
-                self._csv = self._csv.model_copy(update={"encoding": after})
+            if self._layout.csv.encoding != "latin-1" and self._layout.header.isascii() and not self._has_text():
+                after = encodings[encodings.index(self._layout.csv.encoding) + 1]
+                self._layout.csv = self._layout.csv.model_copy(update={"encoding": after})
                 has_changed = True
-        if new := dict.fromkeys(reject.column for reject in checked.rejected if reject.reason == "unknown_column"):
-            objects = [row for _, raw in checked.kept if (row := _object(raw)) is not None]
-            known = {column.header for column in self._columns}
+        if any(reject.reason == "unknown_column" for reject in checked.rejected):
+            objects = [row for _, raw in checked.kept if (row := object_in(raw)) is not None]
+            known = {column.header for column in self._layout.columns}
             keys = [key for row in objects for key in row if key not in known]
-            self._add_json_columns(list(dict.fromkeys(keys)))
-            for column in self._columns[len(known) :]:
+            self._layout.add_json_columns(list(dict.fromkeys(keys)))
+            for column in self._layout.columns[len(known) :]:
                 column.nulls = 1  # the first rows lack it
-            has_changed = bool(new)
+            has_changed = len(self._layout.columns) > len(known)
         for line_number, raw, values in self._loose_rows(checked):
             if self._add(values):
                 self._keep(line_number, raw)
@@ -417,10 +291,10 @@ class _Inference:
 
     def _loose_rows(self, checked: _Checked) -> Iterator[tuple[int, bytes, tuple[str | None, ...]]]:
         """Yield the number, the raw record and the values of each row that was kept, read as the first rows were."""
-        if self._format == "parquet":
+        if self._layout.format == "parquet":
             for line_number, raw in checked.kept:
                 row = json.loads(raw)
-                texts = [row.get(column.header) for column in self._columns]
+                texts = [row.get(column.header) for column in self._layout.columns]
                 yield line_number, raw, tuple(None if text is None else str(text) for text in texts)
             return
         rows = self._read_records([raw for _, raw in checked.kept], self._loose())
@@ -431,25 +305,23 @@ class _Inference:
     def _read_records(self, records: Sequence[bytes], feed: Feed) -> list[Row | Reject]:
         """Return what FEED makes of RECORDS, each of which has as many fields as the header."""
         lines = [self._encoded(record) for record in records]
-        if self._format == "csv":
-            lines.insert(0, self._header + b"\n")
+        if self._layout.format == "csv":
+            lines.insert(0, self._layout.header + b"\n")
         if not records:
             return []
-        with open_source(self._files[0]) as source:
-            return [row for _, _, row in _rows(replace(source, blocks=iter(lines)), feed)]
+        return [row for _, _, row in _rows(text_source(self._uri, b"".join(lines)), feed)]
 
     def _encoded(self, record: bytes) -> bytes:
         """Return RECORD as it is in the file."""
-        if self._csv.encoding == "utf-8":
+        if self._layout.csv.encoding == "utf-8":
             return record + b"\n"
-        codec = {"windows-1252": "cp1252"}.get(self._csv.encoding, self._csv.encoding)
-        return record.decode(errors="surrogateescape").encode(codec, errors="surrogateescape") + b"\n"
+        return record.decode(errors="surrogateescape").encode(self._layout.codec, errors="surrogateescape") + b"\n"
 
     # The key
 
     def _keys(self, failed: Collection[tuple[str, ...]]) -> list[tuple[str, ...]]:
         """Return the candidates for the key, the best first: sets of columns that are unique in the first rows."""
-        columns = {column.name: (place, column) for place, column in enumerate(self._columns)}
+        columns = {column.name: (place, column) for place, column in enumerate(self._layout.columns)}
         if self._given_key:
             return [tuple(self._given_key)]
         able = [name for name, (_, column) in columns.items() if self._can_be_key(column)]
@@ -477,7 +349,7 @@ class _Inference:
 
     def _check_given_key(self) -> None:
         """Make the columns of a given key required; raise UsageError if there is no such column."""
-        columns = {column.name: column for column in self._columns}
+        columns = {column.name: column for column in self._layout.columns}
         for name in self._given_key:
             if name not in columns:
                 raise UsageError(
@@ -494,7 +366,9 @@ class _Inference:
         """Return all columns that can be in a key."""
         if self._given_key:
             return tuple(self._given_key)
-        return tuple(column.name for column in self._columns if self._can_be_key(column))[:32]  # PostgreSQL's limit
+        able = [column for column in self._layout.columns if self._can_be_key(column)][:MOST_KEY_COLUMNS]
+        lengths = itertools.accumulate(column.longest for column in able)
+        return tuple(column.name for column, length in zip(able, lengths, strict=True) if length <= MOST_KEY_CHARACTERS)
 
     # The result
 
@@ -506,7 +380,7 @@ class _Inference:
                 "A key's columns have a value in every row, and each column lacks one in some row.",
                 "Export a number for each row, or name columns, whose rows without a value are rejected: --key a,b",
             )
-        notes = {column.name: note for column in self._columns if (note := column.note)}
+        notes = {column.name: note for column in self._layout.columns if (note := column.note)}
         bad = checked.rejected.total() + repeated
         share = bad / max(checked.rows, 1)
         reasons = [f"{reject} {count:,}" for reject, count in checked.rejected.most_common(5)]
@@ -527,14 +401,17 @@ class _Inference:
             notes["key"] = f"unique in {some} {checked.rows:,} rows"
             if key == self._every() and len(key) > 4:
                 notes["key"] += ", but only all of these together: name fewer if you know them"
-        if self._left_out:
-            notes["left_out"] = f"columns of types that a feed cannot have are left out: {', '.join(self._left_out)}"
+        if self._layout.left_out:
+            left_out = ", ".join(self._layout.left_out)
+            notes["drift"] = f"columns of types that a feed cannot have are left out: {left_out}"
         feed = self._feed(key)
+        if feed.properties.drift.missing_column == "null":
+            notes["drift"] = "objects have different keys: one that a file lacks is null"
         time_column, notes["time"] = self._time(feed)
         allowed = MOST_REJECTED if share <= MOST_REJECTED else math.ceil(share * 120) / 100
         properties = feed.properties.model_copy(update={"time_column": time_column, "max_rejected": allowed})
         feed = replace(feed, properties=properties)
-        return Guess(feed, notes, checked.rows, checked.is_all, self._valid_sample(feed, checked), self._header)
+        return Guess(feed, notes, checked.rows, checked.is_all, self._valid_sample(feed, checked), self._layout.header)
 
     def _time(self, feed: Feed) -> tuple[str | None, str]:
         """Return the time column, None for a snapshot, and why."""
@@ -562,7 +439,7 @@ class _Inference:
 
     def _valid_sample(self, feed: Feed, checked: _Checked) -> list[bytes] | list[int]:
         """Return the rows of the sample that FEED does not reject, as they are in the file."""
-        if self._format == "parquet":
+        if self._layout.format == "parquet":
             rejected = {number for number, _ in checked.kept}
             return sorted(number for number in self._sample if isinstance(number, int) and number not in rejected)
         records = [raw for raw in self._sample if isinstance(raw, bytes)]
@@ -581,7 +458,8 @@ def _rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Reject
             record = block.lines[position:end]
             if record.strip() or block.raw is not None:
                 place = number - block.line_number
-                raw = record if block.raw is None else block.raw[place]
+                # Rows of Parquet take long to write as JSON.
+                raw = record if block.raw is None or feed.format == "parquet" else block.raw[place]
                 if raw.strip():
                     yield number, raw, block.flaws.get(place) or lines.parse(record)
             number += block.lines.count(b"\n", position, end + 1)
@@ -596,7 +474,7 @@ def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes | Row
     rewritten = re.compile(rf"[+]|(?<![0-9{decimal}])0[0-9]")
     for block in rows.blocks:
         text, position, number = block.lines, 0, block.line_number
-        pattern = lines.clean_of_day(None) if lines.has_clean and _is_utf8(text) else None
+        pattern = lines.clean_of_day(None) if lines.has_clean and is_utf8(text) else None
         while position < len(text):
             if pattern and (run := pattern.match(text, position)):
                 clean = text[position : run.end()]
@@ -619,10 +497,8 @@ def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes | Row
 
 def _rewritten(record: bytes, lines: Lines) -> Reject | None:
     """Return a reason against RECORD if a number in it has zeros or a plus sign before it: it is most likely a code."""
-    dialect = lines.dialect
-    [fields] = csv.reader([record.decode()], delimiter=dialect.delimiter, quotechar=dialect.quote)
-    for column, text in zip(lines.columns, fields, strict=False):
-        if column.type in ("integer", "number") and re.match(r"\+|-?0[0-9]", text):
+    for column, text in zip(lines.columns, lines.dialect.split(record.decode()) or (), strict=True):
+        if column.type in ("integer", "number") and text and re.match(r"\+|-?0[0-9]", text):
             return Reject("type", column.name)
     return None
 
@@ -636,70 +512,6 @@ def _repeated(candidates: Sequence[tuple[str, ...]], checked: _Checked) -> dict[
     return repeated
 
 
-def _is_utf8(text: bytes) -> bool:
-    try:
-        return text.isascii() or bool(text.decode())
-    except UnicodeDecodeError:
-        return False
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in LINE; None if it has none."""
-    try:
-        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _of_parquet(kind: pa.DataType) -> Column | None:
-    """Return the column for values of KIND; None if a feed has no type for them."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    types = pa.types
-    if types.is_uint64(kind):
-        return Column("", "", "number", "numeric(20,0)", digits=(20, 0))
-    if types.is_integer(kind):
-        return Column("", "", "integer", "bigint")
-    if types.is_decimal(kind):
-        return Column(
-            "",
-            "",
-            "number",
-            f"numeric({kind.precision},{kind.scale})",
-            digits=(kind.precision - kind.scale, kind.scale),
-        )
-    simple: tuple[tuple[Any, Any, str], ...] = (
-        (types.is_floating, "number", "numeric"),
-        (types.is_boolean, "boolean", "boolean"),
-        (types.is_date, "date", "date"),
-        (types.is_timestamp, "timestamp", "timestamp with time zone"),
-        (types.is_string, "string", "text"),
-        (types.is_large_string, "string", "text"),
-        (types.is_null, "string", "text"),
-    )
-    return next((Column("", "", type_, sql_type) for is_it, type_, sql_type in simple if is_it(kind)), None)
-
-
-def _encoding(text: bytes) -> Literal["utf-8", "latin-1", "windows-1252"]:
-    """Return the encoding of TEXT: UTF-8 if more of its lines that are not ASCII are that than are not."""
-    balance = 0
-    for line in text.split(b"\n"):
-        if not line.isascii():
-            balance += 1 if _is_utf8(line) else -1
-    if balance >= 0:
-        return "utf-8"
-    return "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", text) else "windows-1252"
-
-
-def _regularity(text: str, delimiter: str) -> tuple[int, int]:
-    """Return how many of the first lines have as many fields as the first, if that is above one, and the number."""
-    rows = csv.reader(io.StringIO(text[:SAMPLE_BYTES], newline=""), delimiter=delimiter)
-    counts = [len(row) for row in islice(rows, 100) if row]
-    fields = counts[0] if counts else 0
-    return (counts.count(fields), fields) if fields > 1 else (0, 0)
-
-
 def _cost(column: ColumnGuess) -> int:
     """Return how bad COLUMN is as a part of the key."""
     if column.type in ("number", "boolean"):
@@ -707,20 +519,3 @@ def _cost(column: ColumnGuess) -> int:
     if KEY_NAME.search(column.name) or column.type == "uuid":
         return 1
     return 3 if column.type in ("integer", "timestamp", "date") or column.longest > 40 else 2
-
-
-def column_names(headers: Sequence[str]) -> list[str]:
-    """Return a column's name for each of HEADERS, in snake case, once each, and no keyword of SQL."""
-    names: list[str] = []
-    for number, header in enumerate(headers, 1):
-        text = unicodedata.normalize("NFKD", header.strip().replace("ß", "ss")).encode("ascii", "ignore").decode()
-        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
-        name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[:50].strip("_") or f"column_{number}"
-        if name[0].isdigit() or name in OWN_COLUMNS:
-            name = f"column_{name}"
-        if name in RESERVED:
-            name = f"{name}_"
-        while name in names:
-            name = f"{name}_{number}"
-        names.append(name)
-    return names

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from feeds.contract import Column, Feed
-from harness.pipeline.inference import RESERVED
+from harness.pipeline.file_layout import RESERVED
 
 # Of text that YAML does not read as itself.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -52,7 +52,7 @@ def _contract(feed: Feed, notes: dict[str, str], sample: str) -> Iterator[str]:
     if options := properties.csv.model_dump(exclude_defaults=True, exclude={"delimiter"}):
         yield f"  - {{property: csv, value: {flow(options)}}}"
     if drift := properties.drift.model_dump(exclude_defaults=True):
-        yield f"  # {notes['left_out']}"
+        yield f"  # {notes['drift']}"
         yield f"  - {{property: drift, value: {flow(drift)}}}"
     if "rejected" in notes:
         yield f"  # {notes['rejected']}"

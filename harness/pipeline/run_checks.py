@@ -7,7 +7,7 @@ import psycopg
 
 from harness.errors import ChecksFailedError
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.checks import Check, compare, fingerprint
+from harness.pipeline.checks import Check, compare, compare_files, fingerprint
 from harness.pipeline.expected_numbers import Expected
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.reporting.console import say
@@ -51,10 +51,18 @@ class CheckResults:
         ]
 
 
-def check_numbers(expected: Expected, warehouse: Warehouse) -> list[Check]:
-    """Compare the warehouse with the numbers expected of it; raise ChecksFailedError if one differs."""
+def check_numbers(expected: Expected, warehouse: Warehouse, *, are_samples: bool = False) -> list[Check]:
+    """Compare the warehouse with the numbers expected of it; raise ChecksFailedError if one differs.
+
+    If the files ARE_SAMPLES, models that bring their expected rows must have them.
+    """
     with psycopg.connect(warehouse.admin_dsn) as connection:
         checks = compare(expected, connection)
+        return passed([*checks, *(compare_files(connection) if are_samples else [])])
+
+
+def passed(checks: Sequence[Check]) -> list[Check]:
+    """Return CHECKS; print those that failed and raise ChecksFailedError if there is one."""
     if wrong := [check for check in checks if not check.passed]:
         for check in wrong:
             say(f"✗ {check.name}: expected {check.expected}, found {check.actual}")
@@ -64,7 +72,7 @@ def check_numbers(expected: Expected, warehouse: Warehouse) -> list[Check]:
             "Compare the expected and the found numbers above; the models' own tests: nox -s dbt",
             [table(("number", "expected", "found"), [(check.name, check.expected, check.actual) for check in wrong])],
         )
-    return checks
+    return list(checks)
 
 
 def fingerprints(warehouse: Warehouse) -> dict[str, str]:

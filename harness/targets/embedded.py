@@ -182,15 +182,20 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
 def pipeline_env(options: RunOptions, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
     """Return the variables that the DAGs' tasks read; dbt's Python is DBT, and it writes below ARTIFACTS."""
     uris = {f"{feed.upper()}_URI": uri for feed, uri in options.uris.items()}
-    return warehouse.dbt_env() | options.shares() | uris | {
-        "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
-        "DBT_PYTHON": str(dbt),
-        "DBT_PROJECT_DIR": str(ROOT / "dbt"),
-        "DBT_TARGET": "prod",
-        "DBT_TARGET_PATH": str(artifacts / "target"),
-        "DBT_LOG_PATH": str(artifacts / "logs"),
-        "DBT_FAILURES_PATH": str(artifacts / FAILURES),
-    }
+    return (
+        warehouse.dbt_env()
+        | options.shares()
+        | uris
+        | {
+            "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
+            "DBT_PYTHON": str(dbt),
+            "DBT_PROJECT_DIR": str(ROOT / "dbt"),
+            "DBT_TARGET": "prod",
+            "DBT_TARGET_PATH": str(artifacts / "target"),
+            "DBT_LOG_PATH": str(artifacts / "logs"),
+            "DBT_FAILURES_PATH": str(artifacts / FAILURES),
+        }
+    )
 
 
 def check_alive(supervisor: Supervisor) -> None:

@@ -8,7 +8,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.events_feed import load
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -22,6 +21,7 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.process import Dbt
+from tests.events_feed import load
 
 
 def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
@@ -69,8 +69,8 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
 def test_a_load_that_commits_after_a_later_one_is_seen(dbt: Dbt, warehouse: Warehouse) -> None:
     log = five_days()
     statement = (
-        "insert into raw.loads (source_uri, status, interval_start, interval_end, transaction_id)"
-        " values ('test', 'succeeded', %s, %s, pg_current_xact_id()) returning load_id"
+        "insert into raw.loads (feed, source_uri, status, interval_start, interval_end, transaction_id)"
+        " values ('events', 'test', 'succeeded', %s, %s, pg_current_xact_id()) returning load_id"
     )
     with psycopg.connect(warehouse.loader_dsn) as slow:
         [(slow_id,)] = slow.execute(statement, [midnight(2), midnight(3)])

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.events_feed import load
 from harness.pipeline.expected_numbers import COLUMNS
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
@@ -23,6 +22,7 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.process import Dbt
+from tests.events_feed import load
 
 OTHERS = """
     create role analyst;

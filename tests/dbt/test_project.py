@@ -167,7 +167,7 @@ def test_the_line_of_each_test_is_found(dbt: Dbt, tmp_path: Path) -> None:
     assert {name: line for name, line in found.items() if line not in wanted[name]} == {}
     # Three tables have a column of the same name.
     assert {name: number for name, number in numbers.items() if re.fullmatch("source_.*_load_id", name)} == {
-        "source_unique_raw_loads_load_id": 52,
-        "source_not_null_raw_loads_load_id": 53,
-        "source_not_null_raw_rejected_rows_load_id": 76,
+        "source_unique_raw_loads_load_id": 53,
+        "source_not_null_raw_loads_load_id": 54,
+        "source_not_null_raw_rejected_rows_load_id": 85,
     }

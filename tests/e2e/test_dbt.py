@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.events_feed import load
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse
 from tests import clones, harness_command
 from tests.dbt.test_project import broken_rules
+from tests.events_feed import load
 
 EVENTS = """\
 event_id;event_type;professional_id_anonymized;created_at;meta_data

@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 
 from feeds.load import load
-from harness.commands.bench.common import EVENTS as FEED
 from harness.commands.bench.common import COLUMNS, TABLE, Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
+from harness.commands.bench.common import EVENTS as FEED
 from harness.reporting.console import Phases
 from harness.warehouse.roles import Warehouse
 

@@ -13,6 +13,8 @@ from harness.reporting.console import Phases
 
 LARGE_FACTOR = 10
 BAD_SHARE = 0.001
+
+
 class LoadBench(Bench):
     """Ways to load a file into an empty warehouse."""
 
@@ -62,7 +64,9 @@ def measure(bench: LoadBench, events: int, large: int, rounds: int) -> list[Figu
     with phases.phase("pandas") as phase:
         pandas_s = bench.pandas(clean)
         phase.text = f"pandas.to_sql {pandas_s:.0f} s"
-    of_tools = tools.measure(tools.ToolsBench(bench.server, bench.directory, bench.programs), clean, events, min(load_s), phases)
+    of_tools = tools.measure(
+        tools.ToolsBench(bench.server, bench.directory, bench.programs), clean, events, min(load_s), phases
+    )
     clean.unlink()
     speed = events / min(load_s)
     figures = [

@@ -33,7 +33,9 @@ class ToolsBench(Bench):
             argv, env = self._command(tool, path, warehouse)
             home = self.directory / "home"  # of their settings and state
             home.mkdir(exist_ok=True)
-            environment = os.environ | env | {"HOME": str(home), "DO_NOT_TRACK": "1", "RUNTIME__DLTHUB_TELEMETRY": "false"}
+            environment = (
+                os.environ | env | {"HOME": str(home), "DO_NOT_TRACK": "1", "RUNTIME__DLTHUB_TELEMETRY": "false"}
+            )
             return seconds(lambda: subprocess.run(argv, env=environment, check=True, capture_output=True, cwd=home))
 
     def _command(self, tool: str, path: Path, warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:

@@ -80,7 +80,7 @@ def create(existing: dict[str, dict[str, Any]], *, rotate: bool = False) -> tupl
     warehouse, database = Warehouse(server, "warehouse", made), Database(server, "172.18.0.3", 5432)
     url = "postgresql+psycopg2://airflow:x@172.18.0.3:5432/airflow"
     return create_secrets(
-        kubectl, made, warehouse, database, metadata_url=url, events_uri="/events.csv", rotate=rotate
+        kubectl, made, warehouse, database, metadata_url=url, uris={"events": "/events.csv"}, rotate=rotate
     ), kubectl
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.events_feed import load
-from tests.events_feed import create_tables
+from feeds.interval import ALWAYS
 from harness.errors import ChecksFailedError
-from harness.pipeline import expected_numbers
-from harness.pipeline.checks import compare, fingerprint
+from harness.pipeline.checks import Check, compare, compare_file, fingerprint
+from harness.pipeline.expected_numbers import Expected, compute
 from harness.pipeline.run_checks import check_numbers
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server
+from tests.events_feed import EVENTS, create_tables, load
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 ROWS = """\
@@ -45,8 +45,10 @@ TAMPERINGS = {
     "delete from dim.dim_services where service_id = 5": "rows of dim.dim_services",
     "delete from dim.dim_date where calendar_id = 20200102": "rows of dim.dim_date",
     "delete from raw.events where event_id = 1": "rows of raw.events",
-    "delete from raw.rejected_rows": "rows of raw.rejected_rows",
-    "update raw.rejected_rows set reason = 'quoting'": "rejected rows: quoting",
+    "update raw.events set meta_data = '4_dak_roof_1.20' where event_id = 3": "digest of raw.events",
+    "update raw.events set created_at = '2019-01-01' where event_id = 1": "smallest of raw.events.created_at",
+    "delete from raw.rejected_rows": "rejected rows of events",
+    "update raw.rejected_rows set reason = 'quoting'": "rejected rows of events: ('quoting', None)",
     "drop table fact.fct_events": "rows of fact.fct_events",
 }
 
@@ -72,11 +74,16 @@ def built(server: Server, passwords: dict[str, str], events: Path) -> Iterator[W
     drop_warehouse(warehouse)
 
 
+def of(file: Path, warehouse: Warehouse) -> Expected:
+    """Return what WAREHOUSE must hold of the events in FILE."""
+    return compute([(EVENTS, str(file))], ALWAYS, warehouse.admin_dsn)
+
+
 def test_a_warehouse_that_is_right_passes_every_check(built: Warehouse, events: Path) -> None:
     with psycopg.connect(built.admin_dsn) as connection:
-        checks = compare(expected_numbers.compute(str(events)), connection)
+        checks = compare(of(events, built), connection)
     assert [check.name for check in checks if not check.passed] == []
-    assert {"sum of lead fees", "content of analysis.availability_snapshot", "rejected rows"} < {
+    assert {"sum of lead fees", "content of analysis.availability_snapshot", "digest of raw.events"} < {
         check.name for check in checks
     }
 
@@ -85,28 +92,28 @@ def test_a_number_that_differs_is_told_with_what_is_expected_and_found(built: Wa
     other = tmp_path / "other.csv"
     other.write_text(HEADER + ROWS.replace("_1.10", "_1.25"))
     with pytest.raises(ChecksFailedError) as caught:
-        check_numbers(expected_numbers.compute(str(other)), built)
-    assert caught.value.evidence == [
-        "| number | expected | found |\n| --- | --- | --- |\n| sum of lead fees | 3.45 | 3.300000 |\n"
+        check_numbers(of(other, built), built)
+    [evidence] = caught.value.evidence
+    assert evidence.startswith("| number | expected | found |\n| --- | --- | --- |\n| digest of raw.events | ")
+    assert evidence.partition(" |\n| sum")[2] == (
+        " of lead fees | 3.45 | 3.300000 |\n"
         "| content of analysis.service_revenue_daily "
         "| 2 rows, 1 different: 4, 2020-01-03, 1, 1.25 | 2 rows, 1 different: 4, 2020-01-03, 1, 1.100000 |\n"
         "| content of analysis.professional_productivity_daily "
         "| 4 rows, 1 different: 2020-01-03, 1, 2, 3.45, 2.000000, 3.450000 "
         "| 4 rows, 1 different: 2020-01-03, 1, 2, 3.300000, 2.000000, 3.300000 |"
-    ]
+    )
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 def test_a_warehouse_that_is_wrong_is_noticed(built: Warehouse, events: Path, tampering: str) -> None:
     with psycopg.connect(built.admin_dsn) as connection, connection.transaction(force_rollback=True):
         connection.execute(tampering.encode())
-        checks = compare(expected_numbers.compute(str(events)), connection)
+        checks = compare(of(events, built), connection)
         assert TAMPERINGS[tampering] in [check.name for check in checks if not check.passed]
 
 
-@pytest.mark.parametrize(
-    "tampering", [*list(TAMPERINGS)[:-1], "update raw.events set meta_data = '4_dak_roof_1.20' where event_id = 3"]
-)
+@pytest.mark.parametrize("tampering", list(TAMPERINGS)[:-1])
 def test_a_table_that_changed_has_another_fingerprint(built: Warehouse, tampering: str) -> None:
     with psycopg.connect(built.admin_dsn) as connection, connection.transaction(force_rollback=True):
         before = fingerprint(connection)
@@ -121,3 +128,21 @@ def test_a_second_load_leaves_every_fingerprint(built: Warehouse, events: Path) 
         before = fingerprint(connection)
         load(str(events), built.loader_dsn, max_rejected=0.5)
         assert fingerprint(connection) == before
+
+
+def test_a_model_may_bring_its_expected_rows(built: Warehouse, tmp_path: Path) -> None:
+    path = tmp_path / "dim_services.csv"
+    name = f"rows of dim_services in {path}"
+    with psycopg.connect(built.admin_dsn) as connection:
+        for text, expected, actual in (
+            ("service_id,service_name_en\n5,garden\n4,roof\n", "2 rows", "2 rows"),
+            ("service_id\n4\n", "1 rows", "2 rows, only here: 5"),
+            ("service_id\n4\n5\n5\n", "3 rows, only here: 5", "2 rows"),
+            ("service_id,service_name_en\n4,\n5,garden\n", "2 rows, only here: 4, None", "2 rows, only here: 4, roof"),
+            ("service\n4\n", "rows", 'column "service" does not exist'),
+            ("service_id\nfour\n", "rows", 'invalid input syntax for type bigint: "four"'),
+        ):
+            path.write_text(text)
+            assert compare_file(connection, path) == Check(name, expected, actual, expected == actual == "2 rows")
+        other = path.rename(tmp_path / "dim_service.csv")
+        assert compare_file(connection, other).actual == "no model of this name"

@@ -4,8 +4,12 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+from feeds.interval import ALWAYS, Interval
 from harness.pipeline.checks import Check, compare_rows
-from harness.pipeline.expected_numbers import compute
+from harness.pipeline.expected_numbers import ExpectedMarts, compute
+from harness.pipeline.raw_rows import RawRows
+from harness.warehouse.server import Server
+from tests.events_feed import EVENTS
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data\n"
 ROWS = """\
@@ -22,18 +26,23 @@ not an event
 """
 
 
-def test_the_numbers_of_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "events.csv"
-    file.write_text(HEADER + ROWS)
+def of_file(file: Path, text: str, server: Server, interval: Interval = ALWAYS) -> tuple[RawRows, ExpectedMarts]:
+    """Return the numbers of a file of events with TEXT."""
+    file.write_text(HEADER + text)
+    expected = compute([(EVENTS, str(file))], interval, server.dsn)
+    assert expected.marts
+    assert expected.rows == {"raw.events": len(expected.feeds[EVENTS].rows)} | expected.marts.rows
+    return expected.feeds[EVENTS], expected.marts
 
-    expected = compute(str(file), start=datetime(2019, 12, 30, tzinfo=UTC), end=datetime(2020, 1, 2, 9, tzinfo=UTC))
 
-    assert (expected.read, expected.rejected) == (10, 2)
-    assert expected.rejected_by_reason == {"duplicate_event_id": 1, "field_count": 1}
+def test_the_numbers_of_a_file(server: Server, tmp_path: Path) -> None:
+    interval = Interval(datetime(2019, 12, 30, tzinfo=UTC), datetime(2020, 1, 2, 9, tzinfo=UTC))
+    raw, expected = of_file(tmp_path / "events.csv", ROWS, server, interval)
+
+    assert (raw.read, len(raw.rows), raw.outside) == (10, 6, 2)
+    assert raw.rejected == {("duplicate_key", None): 1, ("field_count", None): 1}
     assert expected.lead_fees == Decimal("999999999999.999998")
     assert expected.rows == {
-        "raw.events": 6,
-        "raw.rejected_rows": 2,
         "staging.stg_events": 6,
         "dim.dim_date": 4,
         "dim.dim_professionals": 1,
@@ -71,13 +80,10 @@ def test_the_numbers_of_a_file(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_without_rows(tmp_path: Path) -> None:
-    file = tmp_path / "events.csv"
-    file.write_text(HEADER)
+def test_a_file_without_rows(server: Server, tmp_path: Path) -> None:
+    raw, expected = of_file(tmp_path / "events.csv", "", server)
 
-    expected = compute(str(file))
-
-    assert (expected.read, expected.lead_fees, set(expected.rows.values())) == (0, Decimal(), {0})
+    assert (raw.read, expected.lead_fees, set(expected.rows.values())) == (0, Decimal(), {0})
     assert set(map(len, expected.content.values())) == {0}
 
 

@@ -61,9 +61,9 @@ def test_the_image_keeps_what_airflow_pins_as_a_family() -> None:
     [
         ("feeds", "tests = [", "tests = ['another', ", True),
         ("tests", "tests = [", "tests = ['another', ", False),
-        ("tests", "events = [", "events = ['another', ", False),  # `tests` includes `events`
+        ("tests", "feeds = [", "feeds = ['another', ", False),  # `tests` includes `feeds`
         ("feeds", "requires-python", "requires-python = '>=3.12' #", False),
-        ("events", "[tool.ruff]", "# a comment\n[tool.ruff]\nfix = true", True),
+        ("feeds", "[tool.ruff]", "# a comment\n[tool.ruff]\nfix = true", True),
     ],
 )
 def test_a_lock_is_stale_when_its_inputs_change(tmp_path: Path, group: str, old: str, new: str, is_fresh: bool) -> None:
@@ -84,7 +84,7 @@ def test_a_lock_is_stale_when_its_inputs_change(tmp_path: Path, group: str, old:
         )
 
 
-@pytest.mark.parametrize(("group", "is_fresh"), [("events", False), ("dags", False), ("dbt", True)])
+@pytest.mark.parametrize(("group", "is_fresh"), [("feeds", False), ("dags", False), ("dbt", True)])
 def test_other_constraints_of_airflow_make_its_locks_stale(tmp_path: Path, group: str, is_fresh: bool) -> None:
     shutil.copytree(locks.LOCKS, tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -97,4 +97,4 @@ def test_other_constraints_of_airflow_make_its_locks_stale(tmp_path: Path, group
 def test_a_missing_lock_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with pytest.raises(locks.LockError, match=r"requirements/feeds\.txt is older than pyproject\.toml"):
-        locks.path("events", tmp_path)
+        locks.path("feeds", tmp_path)

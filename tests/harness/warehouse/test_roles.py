@@ -7,12 +7,10 @@ import pytest
 from psycopg import sql
 
 from feeds.errors import NotAllowed
-from tests.events_feed import load
-from tests.events_feed import COLUMNS
-from tests.events_feed import create_tables
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
+from tests.events_feed import COLUMNS, create_tables, load
 
-INSERT_LOAD = "insert into raw.loads (source_uri, status) values ('memory://x', 'running')"
+INSERT_LOAD = "insert into raw.loads (feed, source_uri, status) values ('events', 'memory://x', 'running')"
 DENIED = psycopg.errors.InsufficientPrivilege
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.pipeline.events_file import EVENT_TYPES, Event, read_events
+from tests.feeds.events_file import EVENT_TYPES, Event, read_events
 
 HEADER = b"event_id;event_type;professional_id_anonymized;created_at;meta_data"
 LONG = 1 << 20
