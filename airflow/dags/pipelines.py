@@ -35,6 +35,7 @@ from feeds.contract import CADENCES, CONTRACTS, Feed, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid
 from feeds.retries import RETRIES
+from feeds.settings import variable
 
 # An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
 LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[13579][26]|[2468]0)00)"
@@ -147,13 +148,8 @@ def broken_pipelines(name: str, error: ContractInvalid) -> None:
         broken_pipeline(cadence)
 
 
-def variable(feed: Feed, name: str) -> str:
-    """Return the name of the environment variable NAME of FEED."""
-    return f"{feed.name.upper()}_{name}"
-
-
 def default_share(feed: Feed) -> float | None:
-    """Return the share in <FEED>_MAX_REJECTED, by default the contract's; None if it is invalid, which the load reports."""
+    """Return the share in <FEED>_MAX_REJECTED, by default the contract's; None if invalid, which the load reports."""
     if not (text := os.environ.get(variable(feed, "MAX_REJECTED"), "").strip()):
         return feed.properties.max_rejected
     with suppress(ValueError, ArgumentTypeError):
