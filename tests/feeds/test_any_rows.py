@@ -302,7 +302,7 @@ def normal(row: Any) -> Any:
     )
 
 
-FEW = settings(max_examples=100, deadline=timedelta(seconds=5), suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=50, deadline=timedelta(seconds=5), suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])

@@ -22,7 +22,7 @@ def read(source: Source, feed: Feed) -> Rows:
         SourceEmpty, WrongHeader: see there.
     """
     csv = feed.properties.csv
-    blocks = _utf8(source.blocks, csv.encoding)
+    blocks = _text(source.blocks, csv.encoding)
     line_number, header, rest = 1, b"", b""
     for block in blocks:
         lines = block.removeprefix(_BYTE_ORDER_MARK) if line_number == 1 else block
@@ -40,7 +40,6 @@ def read(source: Source, feed: Feed) -> Rows:
             "Its export most likely failed or has not finished.",
             f"Export it again; a file without rows has one line: {expected}",
         )
-    header = header.removesuffix(b"\r")
     dialect = Dialect(csv.delimiter, csv.quote, csv.null_text)
     names, columns = _columns(header, dialect, source.uri, feed)
     cut = _Cut(names, columns, dialect, feed) if len(columns) < len(names) else None
@@ -48,21 +47,19 @@ def read(source: Source, feed: Feed) -> Rows:
     def rows() -> Iterator[Block]:
         number = line_number
         for lines in _records(rest, blocks, dialect, len(names)):
-            text = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
-            yield cut.block(text, number) if cut else Block(text, number)
-            number += text.count(b"\n")
+            yield cut.block(lines, number) if cut else Block(lines, number)
+            number += lines.count(b"\n")
 
     return Rows(cut.columns if cut else columns, dialect, rows(), header)
 
 
-def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    if encoding == "utf-8":
-        yield from blocks
-        return
-    codec = _CODECS[encoding]
+def _text(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield BLOCKS, whose lines have ENCODING, in UTF-8 and without carriage returns before line ends."""
+    codec = _CODECS.get(encoding)
     for block in blocks:
+        text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
         # A byte that the encoding does not have becomes one that is not UTF-8: its line is rejected.
-        yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape")
+        yield text.decode(codec, errors="surrogateescape").encode(errors="surrogateescape") if codec else text
 
 
 def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:

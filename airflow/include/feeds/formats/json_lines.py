@@ -37,6 +37,7 @@ class _Twice(ValueError):  # noqa: N818 - it is of the data
 class _Form:
     """How a program writes simple objects: a text before each value, and one after the last."""
 
+    keys: tuple[str, ...]
     columns: tuple[Column, ...]
     pattern: Any
     texts: tuple[bytes, ...]
@@ -144,6 +145,7 @@ class _Lines:
             for before, column in zip(texts, columns, strict=False)
         )
         return _Form(
+            tuple(row),
             (*columns, *missing),
             re2.compile(f"(?:{pattern}{re2.escape(texts[-1])}\n)+"),
             tuple(text.encode() for text in texts),
@@ -162,7 +164,7 @@ class _Lines:
                 prepared_lines.append(form.rewrite(marked[position : run.end()]))
                 number += marked.count(b"\n", position, run.end())
                 position = run.end()
-                self._see(self._known if not form.missing else {column.header for column in form.columns})
+                self._see(form.keys)
                 continue
             line, flaw = self._line(raw[number])
             prepared_lines.append(line + b"\n")
