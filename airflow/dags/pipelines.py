@@ -1,8 +1,9 @@
 """Load a feed for a data interval, then build the models that depend on it.
 
-**What it does:** `create_tables` makes the raw tables that are missing, `load_…` replaces the interval in the feed's raw
-table with the files' rows (of a snapshot: the whole table), and `dbt_build` builds and tests every model that depends on
-it. The contract, `airflow/feeds/<feed>.yaml`, says what is a valid row and where files are.
+**What it does:** `create_tables` makes the raw tables that are missing, `load_…` replaces the interval in the feed's
+raw table with the files' rows (of a snapshot: the whole table), and `dbt_build` builds and tests every model that
+depends on it, and what these models are built from. The contract, `airflow/feeds/<feed>.yaml`, says what is a valid row
+and where files are.
 
 **Interval:** a scheduled run or a backfill loads its data interval. A run without a data interval (one that a user, the
 API or an asset triggers) loads the interval of its params `start` and `end` (UTC, half-open), and the whole file
@@ -65,7 +66,7 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
                 type=["null", "number"],
                 minimum=0,
                 maximum=1,
-                description=f"largest share of rows that may be rejected; empty: that of {variable(feed, 'MAX_REJECTED')}",
+                description=f"largest share of rejected rows; empty: that of {variable(feed, 'MAX_REJECTED')}",
             ),
             "allow_empty": Param(
                 False, type="boolean", description="delete the interval's rows if the files have none for it"
@@ -113,8 +114,8 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
             )
             return result.as_dict()
 
-        # What depends on the source, and what that is built from: a model of this feed may join another's, which was not
-        # built yet. Unit tests do not read this data; they run in `nox -s dbt`.
+        # What depends on the source, and what that is built from: a model of this feed may join another's, which was
+        # not built yet. Unit tests do not read this data; they run in `nox -s dbt`.
         build = ("build", "--exclude-resource-type", "unit_test", "--select", f"@source:raw.{feed.name}")
         create_tables() >> load() >> dbt_task("dbt_build", *build)
 

@@ -16,7 +16,10 @@ BAD_ROWS = (
     ("professional_id_anonymized: type", "{id};{type};9223372036854775808;{at};{meta}"),
     ("created_at: type", "{id};{type};{professional};2020-02-30 12:00:00;{meta}"),
     ("only_proposals_have_metadata: rule", "{id};proposed;{professional};{at};"),
-    ("only_proposals_have_metadata: rule", "{id};created_account;{professional};{at};11_gevel-voegen_repoint-brickwork_1.50"),
+    (
+        "only_proposals_have_metadata: rule",
+        "{id};created_account;{professional};{at};11_gevel-voegen_repoint-brickwork_1.50",
+    ),
     ("meta_data: pattern", "{id};proposed;{professional};{at};11_gevel-voegen_1.50"),
     ("meta_data: pattern", "{id};proposed;{professional};{at};B11_gevel-voegen_repoint-brickwork_1.50"),
     ("meta_data: pattern", "{id};proposed;{professional};{at};11_gevel-voegen_repoint-brickwork_1,50"),

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from itertools import chain
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 from feeds.contract import Feed, read_feeds
 from feeds.load import load
+from feeds.source import find_files
 from feeds.tables import create_tables
 from feeds.uri import shown
 from harness.commands.arguments import dsn as valid_dsn
@@ -25,7 +27,8 @@ from harness.errors import DbtFailedError, NotUpError, UsageError
 from harness.pipeline import run_checks
 from harness.pipeline.checks import compare_files
 from harness.pipeline.feed_files import samples
-from harness.pipeline.raw_rows import RejectedError, moment_of, rows
+from harness.pipeline.file_rows import RejectedError, rows
+from harness.pipeline.raw_rows import moment_of
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
@@ -189,7 +192,8 @@ def middle(feed: Feed, uri: str) -> datetime | None:
     """Return the median of the times in the files at URI; None for a snapshot, or if there are not two of them."""
     if feed.time_column is None:
         return None
-    times = sorted(moment_of(row[feed.time_column]) for row in rows(feed, uri) if not isinstance(row, RejectedError))
+    found = chain.from_iterable(rows(feed, path) for path in find_files(uri))
+    times = sorted(moment_of(row[feed.time_column]) for row in found if not isinstance(row, RejectedError))
     return times[len(times) // 2] if times and times[0] < times[len(times) // 2] else None
 
 

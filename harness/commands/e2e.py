@@ -59,7 +59,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         take_down_kept()
         return
     options = run_options(parsed, interval=Interval.parse(parsed.start, parsed.end))
-    run(replace(options, uris=samples(read_feeds().values()) | options.uris), section)
+    run(replace(options, uris={**samples(read_feeds().values()), **options.uris}), section)
 
 
 def run(options: RunOptions, section: Section) -> None:
@@ -79,7 +79,7 @@ def run(options: RunOptions, section: Section) -> None:
     section.add(f"Target **{target.name}** ({text(reason)}).")
     feeds = list(read_feeds().values())
     for feed in feeds:
-        check_files(feed, options.uri(feed))
+        check_files(feed, options.uri(feed), options.interval)
     check_room([options.uri(feed) for feed in feeds])
 
     is_usual = options == RunOptions(options.target, keep=options.keep, uris=samples(feeds))
@@ -128,7 +128,7 @@ def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
 def run_and_check(
     deployment: Deployment, options: RunOptions, feeds: Sequence[Feed], phases: Phases, results: CheckResults
 ) -> None:
-    """Run the pipelines of FEEDS and check them; raise ChecksFailedError, or DagRunFailedError with dbt's results in it."""
+    """Run the pipelines of FEEDS and check them; raise ChecksFailedError, or DagRunFailedError with dbt's results."""
     if options.reuse:
         deployment.reset()
     try:

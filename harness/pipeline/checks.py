@@ -19,7 +19,7 @@ from harness.project.paths import ROOT, from_root
 
 EXPECTED = ROOT / "dbt" / "tests" / "expected"  # the rows that models must have of the samples
 
-# All tables and views but partitions and what tells of loads, with their columns; a value that has no hash counts as text.
+# All tables and views but partitions and what tells of loads, with their columns; a value without a hash counts as text.
 TABLES = """
     select
         nspname, relname, string_agg(attname, ', ' order by attnum),
@@ -147,8 +147,8 @@ def compare_rows(table: str, expected: Rows, rows: list[tuple[Any, ...]]) -> Che
 def fingerprint(conn: psycopg.Connection[Any]) -> dict[str, str]:
     """Return a hash of the content of each table and view, the ledger's aside, whatever the order of its rows.
 
-    The column `load_id` is left out: a second load of the same rows has another. Hashes are comparable within one server
-    only. Their sum keeps memory flat and, unlike an exclusive or, differs where a row occurs twice. Raises
+    The column `load_id` is left out: a second load of the same rows has another. Hashes are comparable within one
+    server only. Their sum keeps memory flat and, unlike an exclusive or, differs where a row occurs twice. Raises
     psycopg.errors.UndefinedTable before the first load.
     """
     fingerprints = {}

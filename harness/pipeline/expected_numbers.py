@@ -18,7 +18,8 @@ import psycopg
 from feeds.contract import Feed
 from feeds.interval import Interval
 from harness.pipeline import raw_rows
-from harness.pipeline.raw_rows import RawRows, Row
+from harness.pipeline.file_rows import Row
+from harness.pipeline.raw_rows import RawRows
 
 # The columns of each mart of the marketplace.
 COLUMNS = {
@@ -39,13 +40,14 @@ COLUMNS = {
         " proposals_per_active_professional lead_fee_revenue_per_active_professional",
     }.items()
 }
+EVENT = ("event_id", "event_type", "professional_id_anonymized", "created_at", "meta_data")  # the fields of Event
 MARKETPLACE = "events"  # the feed that the marts are built from
 STAGES = ("created_account", "became_able_to_propose", "proposed")
 Rows = set[tuple[Any, ...]]
 
 
 class Event(NamedTuple):
-    """One valid row of the feed `events`; `created_at` is in UTC, `meta_data` is None unless the event is a proposal."""
+    """One valid row of the feed `events`; `created_at` is in UTC, `meta_data` None unless the event is a proposal."""
 
     event_id: int
     event_type: str
@@ -173,7 +175,7 @@ class Marts:
 def compute(files: Iterable[tuple[Feed, str]], interval: Interval, dsn: str) -> Expected:
     """Return what an empty warehouse must hold after a load of FILES, feeds and the URIs of their files.
 
-    INTERVAL is what is loaded of each; the server of DSN evaluates the contracts' rules. Raises like `raw_rows.expected`.
+    INTERVAL is what is loaded of each; the server of DSN evaluates the contracts' rules. Raises as `raw_rows.expected`.
     """
     feeds: dict[Feed, RawRows] = {}
     marts = Marts()
@@ -186,7 +188,7 @@ def compute(files: Iterable[tuple[Feed, str]], interval: Interval, dsn: str) -> 
 
 def add_event(marts: Marts, row: Row) -> None:
     """Add the event in ROW of the raw table to MARTS."""
-    marts.add(Event(*row.values()))
+    marts.add(Event(*(row[name] for name in EVENT)))
 
 
 def proposal(event: Event) -> tuple[int, int, int, datetime | None, Decimal]:

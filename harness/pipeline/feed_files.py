@@ -4,13 +4,14 @@ from collections.abc import Iterable
 
 from feeds.contract import Feed
 from feeds.formats import read
+from feeds.interval import ALWAYS, Interval
 from feeds.source import find_files, open_source
 from harness.project.paths import DATA
 
 
-def check_files(feed: Feed, uri: str) -> None:
-    """Open the first of FEED's files at URI and read its header; raise EventsError if it is not there or no such file."""
-    with open_source(find_files(uri)[0]) as source:
+def check_files(feed: Feed, uri: str, interval: Interval = ALWAYS) -> None:
+    """Open the first of FEED's files for INTERVAL at URI and read its header; raise EventsError if that cannot be."""
+    with open_source(find_files(uri, interval, is_latest=feed.time_column is None)[0]) as source:
         read(source, feed)
 
 

@@ -17,7 +17,7 @@ SHOWN = 3  # of each reason
 MAX_ROWS = 100_000  # in the file
 TABLE = "raw.rejected_rows"
 EXAMPLES = """
-    select concat_ws(' ', feed || ':', reason, column_name), count, line_number, raw_text
+    select concat_ws(': ', feed, column_name, reason), count, line_number, raw_text
     from (
         select
             *, count(*) over reasons as count,
@@ -40,7 +40,7 @@ class RejectedRows:
     """The rejected rows of a run.
 
     Attributes:
-        counts: how many the warehouse has, by feed and reason, the most frequent first: of a refused load the first 1,000.
+        counts: how many the warehouse has, by feed and reason, the most frequent first; of a refused load a few.
         examples: the reason, the line and the beginning of the text of the first of each reason.
         file: the file that has them, at most `MAX_ROWS`.
     """

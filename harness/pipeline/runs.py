@@ -168,7 +168,7 @@ def run_dags(
     """
     bounds = {"start": interval.start, "end": interval.end}
     conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
-    name = " beside ".join(dag_ids if len(dag_ids) <= 2 else [dag_ids[0], f"{len(dag_ids) - 1} others"])
+    name = title(dag_ids)
     with group(name), phases.phase(name) as phase:
         phase.text = f"{name} succeeded"
         started = time.monotonic()
@@ -183,6 +183,11 @@ def run_dags(
         for dag_id, run_id in run_ids.items():
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, changed)
     return run_ids
+
+
+def title(dag_ids: Sequence[str]) -> str:
+    """Return the name of the phase in which DAGs run at the same time."""
+    return " beside ".join(dag_ids if len(dag_ids) <= 2 else [dag_ids[0], f"{len(dag_ids) - 1} others"])
 
 
 def wait_for_scheduled_runs(api: AirflowApi, dag_ids: Iterable[str], before: set[str]) -> None:

@@ -162,9 +162,8 @@ def deployment_values(
     # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
     pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")
     tls_env = {} if pooled else database.tls_env
-    return chart.run_values(
-        airflow_image, env, annotations, tls_env, provider.options.pull_secret, cluster_secrets.feeds_env()
-    )
+    pull_secret, of_workers = provider.options.pull_secret, cluster_secrets.feeds_env()
+    return chart.run_values(airflow_image, env, annotations, tls_env, pull_secret, of_workers=of_workers)
 
 
 def install_airflow(

@@ -1,6 +1,5 @@
 """The options of a run: one object, built from the command line and handed down to the target."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from feeds.contract import Feed, feed_names
@@ -34,7 +33,7 @@ class RunOptions:
     """
 
     target: str = "auto"
-    uris: Mapping[str, str] = field(default_factory=dict, repr=False)  # a URI may be signed
+    uris: dict[str, str] = field(default_factory=dict, repr=False)  # a URI may be signed
     interval: Interval = WHOLE_FILE
     max_rejected: float | None = None
     ui_port: int | None = None

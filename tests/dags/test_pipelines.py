@@ -69,7 +69,8 @@ def test_the_dag_ids_are_those_of_the_contracts(dags: dict[str, Any]) -> None:
     assert made >= DAG_IDS
 
 
-def test_a_contract_is_all_that_a_pipeline_needs(contracts: Path) -> None:
+@pytest.mark.usefixtures("contracts")
+def test_a_contract_is_all_that_a_pipeline_needs() -> None:
     dags = load_dags()
     assert set(dags) == {*DAG_IDS, "orders_pipeline_weekly"}
     dag = dags["orders_pipeline_weekly"]

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from feeds.contract import Feed, read_feed
 from feeds.formats import read
 from feeds.ledger import LoadResult
 from feeds.partitions import Partition
@@ -84,11 +85,29 @@ def ledger(db: psycopg.Connection) -> list[dict[str, Any]]:
     return db.cursor(row_factory=dict_row).execute("select * from raw.loads order by load_id").fetchall()
 
 
-def empty(db: psycopg.Connection) -> None:
-    """Delete all events, rejected rows and loads: faster than truncate for a few rows."""
-    db.execute(
-        "delete from raw.events; delete from raw.rejected_rows; delete from raw.loaded_files; delete from raw.loads"
+def rows(db: psycopg.Connection, feed: Feed) -> Rows:
+    """Return the rows of FEED's raw table."""
+    table = RawTable(feed)
+    return db.execute(sql.SQL("select {} from {}").format(table.names, table.identifier)).fetchall()
+
+
+def empty(db: psycopg.Connection, feed: Feed = EVENTS) -> None:
+    """Delete all rows of FEED, rejected rows and loads: faster than truncate for a few rows."""
+    for table in (feed.name, "rejected_rows", "loaded_files", "loads"):
+        db.execute(sql.SQL("delete from {}").format(sql.Identifier("raw", table)))
+
+
+def contract(folder: Path, name: str, columns: str, properties: str = "", rule: str = "") -> Feed:
+    """Return the feed NAME with COLUMNS and PROPERTIES, both the inside of lists in YAML, and a RULE in SQL."""
+    rules = f"{{property: rules, value: [{{name: a_rule, sql: {rule}}}]}}" if rule else ""
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"{{apiVersion: v3.1.0, kind: DataContract, id: {name}, name: {name}, version: 1.0.0, status: active,"
+        f" servers: [{{server: files, type: local, path: {name}.csv, format: csv}}],"
+        f" customProperties: [{properties}],"
+        f" schema: [{{name: {name}, properties: [{columns}], customProperties: [{rules}]}}]}}"
     )
+    return read_feed(path)
 
 
 def partitions(db: psycopg.Connection) -> list[Partition]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.pipeline.raw_rows import RejectedError, rows
+from harness.pipeline.file_rows import RejectedError, rows
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS
 from tests.feeds.test_event_lines import REJECTED

@@ -3,10 +3,14 @@
 import gzip
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -14,27 +18,47 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feeds import errors, partitions
+from feeds.contract import Feed
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
 from feeds.lines import MAX_LINE_BYTES
-from tests.events_feed import load
-from tests.feeds.common import DAY, HEADER, account, empty, events, ledger, rejects
+from feeds.load import load
+from feeds.tables import create_tables
+from tests.events_feed import EVENTS
+from tests.feeds.common import DAY, HEADER, account, contract, empty, ledger, rejects, rows
 from tests.feeds.test_event_lines import AGAINST_THE_RULE, REJECTED
 
-EventRow = tuple[int, str, int, datetime, str | None]
+Row = tuple[Any, ...]
 RejectRow = tuple[int, str, str]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file: its event, or the text and the reason of its rejection, known from how it was made.
+    """A line of a file: its row, or the text and the reason of its rejection, known from how it was made.
 
     One that a rule refuses has both: it may be out of range, too.
     """
 
     stored: bytes
-    event: EventRow | None = None
+    row: Row | None = None
     reject: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A feed, how its lines are made, and where a row has its key and its time."""
+
+    header: str
+    lines: st.SearchStrategy[Line]
+    key: tuple[int, ...]
+    time: int
+
+    def key_of(self, row: Row) -> Row:
+        return tuple(row[position] for position in self.key)
+
+    def moment_of(self, row: Row) -> datetime:
+        moment = row[self.time]
+        return moment if isinstance(moment, datetime) else datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -43,25 +67,27 @@ class File:
     lines: list[Line]
 
     @staticmethod
-    def of(lines: Iterable[Line], end: bytes, start: bytes, last: bytes, compress: bool) -> "File":
+    def of(shape: Shape, lines: Iterable[Line], end: bytes, start: bytes, last: bytes, compress: bool) -> "File":  # noqa: PLR0917
         lines = list(lines)
-        content = start + end.join([HEADER.encode(), *(line.stored for line in lines)]) + last
+        content = start + end.join([shape.header.encode(), *(line.stored for line in lines)]) + last
         return File(gzip.compress(content, 1) if compress else content, lines)
 
-    def rows(self, valid: Interval) -> tuple[list[EventRow], list[RejectRow]]:
+    def rows(self, shape: Shape, valid: Interval) -> tuple[list[Row], list[RejectRow]]:
         """Return the valid rows, whose times are in VALID, and the rejected ones."""
-        events: dict[int, EventRow] = {}
+        rows: dict[Row, Row] = {}
         rejected = []
-        for number, line in enumerate(self.lines, 2):
-            if line.event and line.event[3] not in valid:
+        number = 2
+        for line in self.lines:
+            if line.row and shape.moment_of(line.row) not in valid:
                 rejected.append((number, line.stored.decode(), "out_of_range"))
             elif line.reject:
                 rejected.append((number, *line.reject))
-            elif line.event and line.event[0] in events:
+            elif line.row and shape.key_of(line.row) in rows:
                 rejected.append((number, line.stored.decode(), "duplicate_key"))
-            elif line.event:
-                events[line.event[0]] = line.event
-        return list(events.values()), rejected
+            elif line.row:
+                rows[shape.key_of(line.row)] = line.row
+            number += 1 + line.stored.count(b"\n")
+        return list(rows.values()), rejected
 
 
 NOT_TEXT = ["too_long", "encoding", "nul_byte"]
@@ -86,28 +112,126 @@ moments = st.integers(0, 8).map(lambda hours: DAY + timedelta(hours=12 * hours))
 metadata = st.sampled_from(["3_a_b_1", '4_"a";_é_-0.5', "3_a\\n_\\._1", "3_a\t_\\N_1"])
 
 
-@st.composite
-def lines(draw: st.DrawFn) -> Line:
-    if draw(st.integers(0, 9)) == 9:
-        return draw(st.sampled_from([*BAD, BLANK]))
+def field_of(draw: st.DrawFn, text: str, delimiter: str) -> str:
+    """Draw TEXT as a field, in quotes if it must be."""
+    quoted = '"' + text.replace('"', '""') + '"'
+    return quoted if set(text) & {'"', delimiter, "\n"} or draw(st.booleans()) else text
+
+
+def written(draw: st.DrawFn, moment: datetime) -> str:
+    """Draw a way to write MOMENT."""
+    an_hour_later = moment + timedelta(hours=1)
+    return draw(st.sampled_from([f"{moment:%Y-%m-%d %H:%M:%S}", f"{an_hour_later:%Y-%m-%dT%H:%M:%S}+01:00"]))
+
+
+def or_bad(line: Callable[[st.DrawFn], Line], bad: Sequence[Line]) -> st.SearchStrategy[Line]:
+    """Draw a LINE, or sometimes a BAD one."""
+    return st.integers(0, 9).flatmap(
+        lambda kind: st.sampled_from(bad) if kind == 9 else st.composite(line)()  # type: ignore[arg-type]
+    )
+
+
+def event(draw: st.DrawFn) -> Line:
     event_id, professional_id = draw(st.integers(-1, 9)), draw(st.integers(1, 3))
     moment, meta_data = draw(moments), draw(st.none() | metadata)
     event_type = "proposed" if meta_data else draw(st.sampled_from(["created_account", "became_able_to_propose"]))
-    an_hour_later = moment + timedelta(hours=1)
-    written = draw(st.sampled_from([f"{moment:%Y-%m-%d %H:%M:%S}", f"{an_hour_later:%Y-%m-%dT%H:%M:%S}+01:00"]))
-    quoted = '"' + (meta_data or "").replace('"', '""') + '"'
-    text = f"{event_id};{event_type};{professional_id};{written};{quoted}"
-    return Line(text.encode(), event=(event_id, event_type, professional_id, moment, meta_data))
+    at, last = written(draw, moment), field_of(draw, meta_data or "", ";")
+    text = f"{event_id};{event_type};{professional_id};{at};{last}"
+    return Line(text.encode(), (event_id, event_type, professional_id, moment, meta_data))
 
 
-files = st.builds(
-    File.of,
-    st.lists(lines(), min_size=5, max_size=15),
-    st.sampled_from([b"\n", b"\r\n"]),
-    st.sampled_from([b"", b"\xef\xbb\xbf"]),
-    st.sampled_from([b"", b"\n", b"\r\n\r\n"]),
-    st.booleans(),
-)
+def visit(draw: st.DrawFn) -> Line:
+    """Draw a row whose key is a string and a date, with delimiters and line ends in quotes."""
+    site, day = draw(st.sampled_from(["a", "é", 'b,"c"', "d\ne", "\\N", "A"])), draw(moments).date()
+    visitors, note = draw(st.none() | st.integers(-1, 3)), draw(st.sampled_from(["x", "y\n,\n", "\\", ""]))
+    text = f"{field_of(draw, site, ',')},{day},{'' if visitors is None else visitors},{field_of(draw, note, ',')}"
+    reject = (text, "a_rule: rule") if visitors == -1 else None
+    return Line(text.encode(), (site, day, visitors, note or None), reject)
+
+
+def reading(draw: st.DrawFn) -> Line:
+    """Draw a row whose key is a uuid, which may move to another time."""
+    sensor, moment = UUID(int=draw(st.integers(0, 6)) + (0xA << 100)), draw(moments)
+    value = draw(st.sampled_from(["1", "1.50", "-0.25", "007"]))
+    name = draw(st.sampled_from([str(sensor), str(sensor).upper()]))
+    at, value_ = written(draw, moment), field_of(draw, value, ",")
+    return Line(f"{at},{value_},{name}".encode(), (moment, Decimal(value), sensor))
+
+
+def tick(draw: st.DrawFn) -> Line:
+    """Draw a row whose key is a time alone."""
+    moment, value = draw(moments), draw(st.sampled_from(["true", "false", "YES"]))
+    return Line(f"{value},{written(draw, moment)}".encode(), (value != "false", moment))
+
+
+SHAPES = {
+    "events": Shape(HEADER, or_bad(event, [*BAD, BLANK]), (0,), 3),
+    "visits": Shape(
+        "site,day,visitors,note",
+        or_bad(
+            visit,
+            [
+                *(BAD[0], BLANK, Line(b"a,2020-01-01,x,\xff", reject=("a,2020-01-01,x,\\xff", "encoding"))),
+                Line(b"a,2020-02-30,1,", reject=("a,2020-02-30,1,", "day: type")),
+                Line(b"a,2020-01-01,1", reject=("a,2020-01-01,1", "field_count")),
+                Line(b'""x,2020-01-01,1,', reject=('""x,2020-01-01,1,', "quoting")),
+            ],
+        ),
+        (0, 1),
+        1,
+    ),
+    "readings": Shape(
+        "at,value,sensor",
+        or_bad(
+            reading, [BLANK, Line(b"2020-01-01 00:00:00,1.234,", reject=("2020-01-01 00:00:00,1.234,", "value: type"))]
+        ),
+        (2,),
+        0,
+    ),
+    "ticks": Shape("up,at", or_bad(tick, [BLANK, Line(b"maybe,", reject=("maybe,", "up: type"))]), (1,), 1),
+}
+KEY = "required: true, primaryKey: true"
+COLUMNS = {
+    "visits": (
+        f"{{name: site, logicalType: string, {KEY}}}, {{name: day, logicalType: date, {KEY}}},"
+        " {name: visitors, logicalType: integer}, {name: note, logicalType: string}",
+        "day",
+        "visitors >= 0",
+    ),
+    "readings": (
+        "{name: at, logicalType: timestamp, required: true},"
+        " {name: value, logicalType: number, physicalType: 'numeric(5,2)'},"
+        f" {{name: sensor, logicalType: string, logicalTypeOptions: {{format: uuid}}, {KEY}}}",
+        "at",
+        "",
+    ),
+    "ticks": (f"{{name: up, logicalType: boolean}}, {{name: at, logicalType: timestamp, {KEY}}}", "at", ""),
+}
+
+
+@pytest.fixture
+def feed(request: pytest.FixtureRequest, tmp_path: Path, dsn: str) -> Feed:
+    """Give the feed of a shape, with its tables."""
+    if request.param == "events":
+        return EVENTS
+    columns, time, rule = COLUMNS[request.param]
+    feed = contract(tmp_path, request.param, columns, f"{{property: timeColumn, value: {time}}}", rule)
+    create_tables(dsn, feed)
+    return feed
+
+
+def files(shape: Shape) -> st.SearchStrategy[File]:
+    return st.builds(
+        File.of,
+        st.just(shape),
+        st.lists(shape.lines, min_size=5, max_size=15),
+        st.sampled_from([b"\n", b"\r\n"]),
+        st.sampled_from([b"", b"\xef\xbb\xbf"]),
+        st.sampled_from([b"", b"\n", b"\r\n\r\n"]),
+        st.booleans(),
+    )
+
+
 bounded = st.tuples(moments, st.integers(1, 4)).map(lambda pair: (pair[0], pair[0] + timedelta(hours=12 * pair[1])))
 intervals: st.SearchStrategy[tuple[datetime | None, datetime | None]] = st.one_of(
     bounded, bounded.map(lambda b: (b[0], None)), bounded.map(lambda b: (None, b[1])), st.just((None, None))
@@ -139,76 +263,97 @@ steps = st.builds(
 
 @pytest.mark.slow
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(st.lists(files, min_size=2, max_size=2), st.lists(steps, min_size=3, max_size=5))
-@pytest.mark.parametrize("partition_rows", [2, 50_000])
-def test_any_loads_in_any_order(  # noqa: PLR0917 - pytest passes them by name
+@given(data=st.data(), loads=st.lists(steps, min_size=3, max_size=5))
+@pytest.mark.parametrize(
+    ("feed", "partition_rows"),
+    [("events", 2), ("events", 50_000), ("visits", 2), ("readings", 2), ("ticks", 2)],
+    indirect=["feed"],
+)
+def test_any_loads_in_any_order(
+    *,
     dsn: str,
     db: psycopg.Connection,
     tmp_path: Path,
+    feed: Feed,
     partition_rows: int,
-    contents: Sequence[File],
+    data: st.DataObject,
     loads: Sequence[Step],
 ) -> None:
-    """They include repetition, overlap, late and moved events, and corrections of the past."""
+    """They include repetition, overlap, late and moved rows, and corrections of the past."""
+    shape = SHAPES[feed.name]
+    contents = [data.draw(files(shape)) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "MIN_ROWS", partition_rows)
-        empty(db)
-        table: dict[int, EventRow] = {}
+        empty(db, feed)
+        history = History(dsn, db, feed, shape)
         quarantine: dict[int, list[RejectRow]] = {}
         for step in loads:
             path = tmp_path / f"{step.name}.csv"
             path.write_bytes(contents[step.file].content)
-            quarantine[step.name] = contents[step.file].rows(step.valid)[1]
-            table = check_step(dsn, db, path, contents[step.file], step, table)
+            with suppress(errors.InvertedInterval):  # a part of a day has no dates
+                history.check(path, contents[step.file], step)
+                quarantine[step.name] = contents[step.file].rows(shape, step.valid)[1]
             assert sorted(rejects(db)) == sorted(row for rows in quarantine.values() for row in rows)
 
 
-def check_step(  # noqa: PLR0917 - one call
-    dsn: str, db: psycopg.Connection, path: Path, content: File, step: Step, table: dict[int, EventRow]
-) -> dict[int, EventRow]:
-    """Load PATH, which has CONTENT, where raw.events contains TABLE; return what it contains then."""
-    start, end = step.interval
+@dataclass
+class History:
+    """The loads of FEED so far, after which its table contains the rows TABLE, by their keys."""
 
-    def is_inside(event: EventRow) -> bool:
-        return (start is None or event[3] >= start) and (end is None or event[3] < end)
+    dsn: str
+    db: psycopg.Connection
+    feed: Feed
+    shape: Shape
+    table: dict[Row, Row] = field(default_factory=dict)
 
-    valid, rejected_rows = content.rows(step.valid)
-    new = {event[0]: event for event in valid if is_inside(event)}
-    deleted = {key: event for key, event in table.items() if is_inside(event) or key in new}
-    read, rejected = len(valid) + len(rejected_rows), len(rejected_rows)
-    reasons = dict(Counter(reason for _, _, reason in rejected_rows))
-    expected: LoadResult | type[errors.EventsError] = LoadResult(
-        0, read, len(new), rejected, len(valid) - len(new), len(deleted), reasons
-    )
-    if rejected and rejected / read > step.max_rejected:
-        expected = errors.TooManyRejected
-    elif deleted and not new and not step.allow_empty:
-        expected = errors.EmptyReplacement
-    else:
-        table = {key: event for key, event in table.items() if key not in deleted} | new
-
-    outcome: LoadResult | type[errors.EventsError]
-    try:
-        result = load(
-            *(str(path), dsn),
-            start=start,
-            end=end,
-            valid=step.valid,
-            max_rejected=step.max_rejected,
-            allow_empty=step.allow_empty,
+    def check(self, path: Path, content: File, step: Step) -> None:
+        """Load PATH, which has CONTENT, and compare what the table contains then."""
+        start, end = interval = [self.bound(moment) for moment in step.interval]
+        inside = Interval(*interval)
+        shape = self.shape
+        valid, rejected_rows = content.rows(shape, step.valid)
+        new = {shape.key_of(row): row for row in valid if shape.moment_of(row) in inside}
+        deleted = {key: row for key, row in self.table.items() if shape.moment_of(row) in inside or key in new}
+        read, rejected = len(valid) + len(rejected_rows), len(rejected_rows)
+        reasons = dict(Counter(reason for _, _, reason in rejected_rows))
+        expected: LoadResult | type[errors.EventsError] = LoadResult(
+            0, read, len(new), rejected, len(valid) - len(new), len(deleted), reasons
         )
-        outcome = replace(result, load_id=0)
-        if result.same_as_load_id:  # then nothing had to be deleted
-            outcome = replace(outcome, same_as_load_id=None, replaced=len(deleted))
-    except errors.EventsError as error:
-        outcome = type(error)
-    assert outcome == expected
-    assert events(db) == [table[key] for key in sorted(table)]
-    row = ledger(db)[-1]
-    assert (row["interval_start"], row["interval_end"], row["rows_read"]) == (start, end, read)
-    assert row["source_sha256"] == hashlib.sha256(content.content).hexdigest()
-    assert row["source_size_bytes"] == len(content.content)
-    assert row["status"] == ("succeeded" if isinstance(expected, LoadResult) else "failed")
-    return table
+        if rejected and rejected / read > step.max_rejected:
+            expected = errors.TooManyRejected
+        elif deleted and not new and not step.allow_empty:
+            expected = errors.EmptyReplacement
+        else:
+            self.table = {key: row for key, row in self.table.items() if key not in deleted} | new
+        assert self.load(path, step, len(deleted)) == expected
+        found = rows(self.db, self.feed)
+        assert {shape.key_of(row): row for row in found} == self.table
+        assert len(found) == len(self.table)
+        row = ledger(self.db)[-1]
+        assert (row["interval_start"], row["interval_end"], row["rows_read"]) == (start, end, read)
+        assert row["source_sha256"] == hashlib.sha256(content.content).hexdigest()
+        assert row["source_size_bytes"] == len(content.content)
+        assert row["status"] == ("succeeded" if isinstance(expected, LoadResult) else "failed")
+
+    def bound(self, moment: datetime | None) -> datetime | None:
+        """Return the bound MOMENT as the feed has it: of dates, the first midnight that is not before it."""
+        if moment is None or self.feed.column(self.feed.time_column or "").type != "date":
+            return moment
+        midnight = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
+        return midnight + timedelta(days=midnight < moment)
+
+    def load(self, path: Path, step: Step, deleted: int) -> LoadResult | type[errors.EventsError]:
+        """Return what the load of PATH did, or its error; a load that had nothing to do did not delete DELETED rows."""
+        start, end = step.interval
+        options: dict[str, Any] = {"max_rejected": step.max_rejected, "allow_empty": step.allow_empty}
+        try:
+            result = load(self.feed, self.dsn, source_uri=str(path), start=start, end=end, valid=step.valid, **options)
+        except errors.InvertedInterval:
+            raise
+        except errors.EventsError as error:
+            return type(error)
+        if result.same_as_load_id:
+            return replace(result, load_id=0, same_as_load_id=None, replaced=deleted)
+        return replace(result, load_id=0)

@@ -45,7 +45,9 @@ OLD = """
     for values from (minvalue) to (maxvalue);
     alter table raw.events_1_0123456789ab add primary key (event_id);
     insert into raw.events_partitions (table_id, table_name, load_id)
-    values ('raw.events_0_0123456789ab', 'events_0_0123456789ab', 0), ('raw.events_1_0123456789ab', 'events_1_0123456789ab', 1);
+    values
+        ('raw.events_0_0123456789ab', 'events_0_0123456789ab', 0),
+        ('raw.events_1_0123456789ab', 'events_1_0123456789ab', 1);
     insert into raw.loads (source_uri, source_id, status, rows_read, rows_loaded, rows_rejected, rows_outside)
     values ('events.csv', 'an id', 'succeeded', 4, 1, 3, 0);
     insert into raw.events values (7, 'created_account', 8, '2020-01-05', null, 1);
@@ -91,7 +93,7 @@ def test_its_events_ledger_and_quarantine_are_brought_along(tmp_path: Path, old:
 def test_it_stays_as_it_is_where_a_name_is_taken(old: str) -> None:
     with psycopg.connect(old, autocommit=True) as db:
         db.execute("create table raw.partitions (of_user int)")
-        with pytest.raises(TablesUnfit, match="raw.partitions has an unexpected structure"):
+        with pytest.raises(TablesUnfit, match=r"raw\.partitions has an unexpected structure"):
             create_tables(old)
         assert db.execute("select count(*) from raw.rejected_events").fetchone() == (3,)
         assert db.execute("select to_regclass('raw.rejected_rows')").fetchone() == (None,)

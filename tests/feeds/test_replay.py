@@ -42,9 +42,9 @@ HEADER = "order_id,line_number,ordered_at,note,paid"
 def orders(tmp_path: Path) -> Callable[..., Feed]:
     """Give a function that returns the feed with other rules."""
 
-    def make(pattern: str = "[a-z]*", rule: str = "paid < 100", format: str = "csv") -> Feed:
+    def make(pattern: str = "[a-z]*", rule: str = "paid < 100", kind: str = "csv") -> Feed:
         path = tmp_path / "orders.yaml"
-        path.write_text(CONTRACT.format(pattern=pattern, rule=rule, format=format))
+        path.write_text(CONTRACT.format(pattern=pattern, rule=rule, format=kind))
         return read_feed(path)
 
     return make
@@ -141,10 +141,11 @@ def test_a_refused_load_gives_nothing_back(tmp_path: Path, orders: Callable[...,
 
 def test_json_lines_come_back(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
     path = tmp_path / "file.jsonl"
-    row = '{"order_id": "a\\t", "line_number": 1, "ordered_at": "2020-01-01T09:00:00Z", "note": "\\u00c4\\n", "paid": 1e0}'
+    row = '{"order_id": "a\\t", "line_number": 1, "ordered_at": "2020-01-01T09:00:00Z", "note": "\\u00c4\\n",'
+    row += ' "paid": 1e0}'
     path.write_text(f"{row}\n{row.replace('1,', '2,', 1).replace('u00c4', 'nb')}\n")
-    assert load(orders(pattern=r"[\n-z]*", format="jsonl"), empty, source_uri=str(path)).rejected == 1
-    assert replay(orders(pattern=r"(?s).*", format="jsonl"), empty).loaded == 1
+    assert load(orders(pattern=r"[\n-z]*", kind="jsonl"), empty, source_uri=str(path)).rejected == 1
+    assert replay(orders(pattern=r"(?s).*", kind="jsonl"), empty).loaded == 1
     with psycopg.connect(empty) as db:
         assert notes(db) == [("\nb\n", 1), ("Ä\n", 2)]
         assert quarantine(db) == []

@@ -30,7 +30,7 @@ ROW = b"7;created_account;8;2020-01-31 00:00:00;"
 
 def rows(uri: str) -> list[tuple[int, bytes]]:
     with open_source(uri) as source:
-        found = []
+        found: list[tuple[int, bytes]] = []
         for block in read(source, EVENTS).blocks:
             assert block.lines.endswith(b"\n")
             found += enumerate(block.lines.split(b"\n")[:-1], block.line_number)

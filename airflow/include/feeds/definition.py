@@ -40,7 +40,9 @@ _INDEXES = """
     select
         indisunique,
         right(pg_get_indexdef(indexrelid), -length(
-            format('CREATE %sINDEX %I ON ONLY %s', case when indisunique then 'UNIQUE ' end, relname, indrelid::regclass)
+            format(
+                'CREATE %sINDEX %I ON ONLY %s', case when indisunique then 'UNIQUE ' end, relname, indrelid::regclass
+            )
         ))
     from pg_index join pg_class on pg_class.oid = indexrelid
     where indrelid = {table}::regclass
@@ -56,7 +58,7 @@ TREE = """
     )
 """
 _CANNOT_BE_KEPT = (
-    TREE
+    TREE  # noqa: S608 - constants
     + """
     select
         format('the trigger %I', tgname) || case when level > 0 then format(' of %s', table_id) else '' end,
@@ -75,7 +77,7 @@ _CANNOT_BE_KEPT = (
 """
 )
 _OWNERS = (
-    TREE
+    TREE  # noqa: S608 - constants
     + """
     select table_id::text, pg_get_userbyid(part.relowner), pg_get_userbyid(whole.relowner)
     from tree
@@ -176,7 +178,7 @@ def read_definition(connection: psycopg.Connection, table: RawTable) -> Definiti
             raise TablesUnfit(
                 f"{table} has an unexpected structure: its column {name} {difference}.",
                 "Another program made the table, or a user altered it; the load did not change it.",
-                f"Keep it under another name, then load all of it: alter table {table} rename to {table.feed.name}_kept",
+                table.rebuild,
             )
     for column in columns:
         is_own = column.name in own

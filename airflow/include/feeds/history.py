@@ -91,7 +91,7 @@ def with_rows(raw: RawTable, day: date, rows: sql.Composable) -> sql.Composed:
 
 
 def is_of_load(load_id: str) -> sql.Composed:
-    """Return the condition for rows `known` of a history that they were so on the day of the load LOAD_ID, an SQL expression."""
+    """Return the condition that rows of a history were so on the day of the load LOAD_ID, an SQL expression."""
     return sql.SQL("exists (select from raw.snapshot_days as days where days.load_id = {} and {})").format(
         sql.SQL(load_id), _holds(sql.SQL("days.day"))
     )

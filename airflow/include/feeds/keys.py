@@ -1,7 +1,7 @@
 """Recognise primary keys that a load may already have had, in bounded memory.
 
-A key that is one integer is recognised at once. Of other keys PostgreSQL finds the duplicates at the end of the load; if
-there are some, the load reads its files again and knows them.
+A key that is one integer is recognised at once. Of other keys PostgreSQL finds the duplicates at the end of the load;
+if there are some, the load reads its files again and knows them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,10 @@ class KnownDuplicates:
 
     def __init__(self, duplicates: Iterable[tuple[str, ...]] = ()) -> None:
         """Recognise DUPLICATES; without any, no key may be a duplicate."""
-        self._hashes = frozenset(map(hash, duplicates))
+        self._hashes = frozenset(map(hash, duplicates))  # in place of the keys: they may be many, and long
+
+    def __len__(self) -> int:
+        return len(self._hashes)
 
     def add(self, keys: Sequence[tuple[str, ...]]) -> list[int]:
         """Return the positions of those of KEYS that may be duplicates."""

@@ -150,12 +150,19 @@ def remove_old_secrets(connection: psycopg.Connection) -> None:
 
 
 def find_previous(
-    connection: psycopg.Connection, feed: str, source_uri: str, size_bytes: int | None, interval: Interval, rules: str
+    connection: psycopg.Connection,
+    feed: str,
+    source_uri: str,
+    size_bytes: int | None,
+    interval: Interval,
+    *,
+    rules: str,
 ) -> PreviousLoad | None:
-    """Return the latest load of FEED with files of SIZE_BYTES and INTERVAL by the same RULES, with this source's rejects."""
+    """Return the latest load of INTERVAL from files of SIZE_BYTES by the same RULES, with this source's rejects."""
     found = connection.execute(
         "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
-        " from only raw.loads where feed = %s and status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
+        " from only raw.loads"
+        " where feed = %s and status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
         " and rules_sha256 = %s and source_size_bytes = %s and (source_id = %s or rows_rejected = 0)"
         " and interval_start is not distinct from %s and interval_end is not distinct from %s"
         " order by load_id desc limit 1",

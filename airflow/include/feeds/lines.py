@@ -37,6 +37,23 @@ _CLEAN_OPTIONS.max_mem = 64 << 20  # bytes, for its automaton
 _CLEAN_OPTIONS.log_errors = False
 
 
+class Row(NamedTuple):
+    """A valid row: its values as PostgreSQL reads them, None for null, and its time, if the feed has a time column."""
+
+    values: tuple[str | None, ...]
+    moment: datetime | None
+
+
+class Reject(NamedTuple):
+    """The reason why a line is not valid, and the column that it is about, if it is about one."""
+
+    reason: str
+    column: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.reason}" if self.column else self.reason
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How lines are written: as PostgreSQL's COPY reads them, but perhaps with quotes, which only clean lines lack.
@@ -50,6 +67,19 @@ class Dialect:
     delimiter: str
     quote: str | None
     null: str
+
+    def fields(self, line: bytes) -> list[str | None] | Reject:
+        """Return the fields of LINE (UTF-8, no line end), None for null; or why it has none."""
+        if len(line) > MAX_LINE_BYTES:
+            return Reject("too_long")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return Reject("encoding")
+        if "\0" in text and self.quote:
+            return Reject("nul_byte")
+        fields = self.split(text)
+        return Reject("quoting") if fields is None else fields
 
     def split(self, text: str) -> list[str | None] | None:
         """Return the fields of TEXT, None for null; or None if its quoting is invalid."""
@@ -105,23 +135,6 @@ class Dialect:
         )
 
 
-class Row(NamedTuple):
-    """A valid row: its values as PostgreSQL reads them, None for null, and its time, if the feed has a time column."""
-
-    values: tuple[str | None, ...]
-    moment: datetime | None
-
-
-class Reject(NamedTuple):
-    """The reason why a line is not valid, and the column that it is about, if it is about one."""
-
-    reason: str
-    column: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.column}: {self.reason}" if self.column else self.reason
-
-
 class Lines:
     """The lines of a file of FEED with COLUMNS, in their order there, written in DIALECT.
 
@@ -162,18 +175,11 @@ class Lines:
             except re2.error:  # too many columns with long patterns
                 self.has_clean = False
 
-    def parse(self, line: bytes) -> Row | Reject:  # noqa: PLR0911 - a return per reason, in their order
+    def parse(self, line: bytes) -> Row | Reject:
         """Return the row in LINE (UTF-8, no line end), or the reason why it is not valid."""
-        if len(line) > MAX_LINE_BYTES:
-            return Reject("too_long")
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            return Reject("encoding")
-        if "\0" in text and self.dialect.quote:
-            return Reject("nul_byte")
-        if (fields := self.dialect.split(text)) is None:
-            return Reject("quoting")
+        fields = self.dialect.fields(line)
+        if isinstance(fields, Reject):
+            return fields
         if len(fields) != len(self.columns):
             return Reject("field_count")
         row: list[str | None] = [None] * len(fields)

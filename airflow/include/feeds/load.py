@@ -24,6 +24,7 @@ from feeds.definition import Definition, read_definition
 from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
+from feeds.keys import KnownDuplicates
 from feeds.ledger import LoadedFile, LoadResult, together
 from feeds.lines import Reject, raw_text
 from feeds.locks import block_writers, reader, wait_for_turn
@@ -86,7 +87,7 @@ def load(
     source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)
-        day = (utc(end) - timedelta.resolution if end and feed.properties.history else datetime.now(UTC)).date()
+        day = _snapshot_day(utc(end) if feed.properties.history else None)
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,
@@ -146,13 +147,16 @@ class _Load:
 
     def dry_run(self) -> LoadResult:
         """Return what the load would do, and roll back."""
+        return _with_duplicates(self._dry_run)
+
+    def _dry_run(self, duplicates: KnownDuplicates) -> LoadResult:
         connection = self.connection
         with transaction(connection, self.role, self.lock_timeout_s):
             if connection.execute("select to_regclass(%s)", (str(self.raw),)).fetchone() == (None,):
                 make_missing(connection, self.raw)
             load_id = ledger.begin(connection, self.raw.feed.name, self.source_uri, self.interval, None)
             definition = read_definition(connection, self.raw)
-            staging, _ = self._stage(definition, load_id, self._files(), ())
+            staging, _ = self._stage(definition, load_id, self._files(), duplicates)
             if refusal := self._too_many_rejected(staging, "Load it to see the rows"):
                 raise refusal
             _warn_of_far_days(self.raw.feed, load_id, staging)
@@ -170,12 +174,9 @@ class _Load:
         # Whether nobody has changed a history since cannot be seen.
         if not (force or self.raw.feed.properties.history) and (result := self._skip_if_unchanged(load_id, uris)):
             return result
-        try:
-            return self._run(load_id, uris, ())
-        except DuplicateKeys as found:  # their rows are rejected, in a second reading that knows them
-            return self._run(load_id, uris, found.keys)
+        return _with_duplicates(partial(self._run, load_id, uris))
 
-    def _run(self, load_id: int, uris: Sequence[str], duplicates: Sequence[tuple[str, ...]]) -> LoadResult:
+    def _run(self, load_id: int, uris: Sequence[str], duplicates: KnownDuplicates) -> LoadResult:
         connection, raw = self.connection, self.raw
         with transaction(connection, self.role, self.lock_timeout_s):
             ledger.lock(connection, load_id)
@@ -253,7 +254,7 @@ class _Load:
                 self.source_uri,
                 uris,
                 self.interval,
-                rules_sha256(self.raw.feed, self.valid),
+                rules=rules_sha256(self.raw.feed, self.valid),
                 max_rejected=self.max_rejected,
                 lock_timeout_s=self.lock_timeout_s,
             )
@@ -283,15 +284,15 @@ class _Load:
         return result
 
     def _stage(
-        self, definition: Definition, load_id: int, uris: Sequence[str], duplicates: Sequence[tuple[str, ...]]
+        self, definition: Definition, load_id: int, uris: Sequence[str], duplicates: KnownDuplicates
     ) -> tuple[Staging, list[LoadedFile]]:
         """Copy the rows of the files to staging tables; return them, and the files that were read to their ends.
 
         Raises:
             DuplicateKeys: several rows have the same key, which DUPLICATES does not name.
         """
-        staging = Staging(self.connection, definition, load_id, self.interval, self.valid, duplicates)
-        files = []
+        staging = Staging(self.connection, definition, load_id, self.interval, self.valid, duplicates=duplicates)
+        files: list[LoadedFile] = []
         sizes = [size(uri) for uri in uris]
         total = None if None in sizes else sum(number for number in sizes if number is not None)
         progress = self.progress(total)
@@ -311,8 +312,8 @@ class _Load:
                 files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
                 read_bytes += source.size_bytes
         staging.end()
-        if keys := staging.find_duplicates():
-            raise DuplicateKeys(keys)
+        if (found := staging.find_duplicates()) and not staging.is_hopeless:
+            raise DuplicateKeys(found)
         return staging, files
 
     def _result(self, load_id: int, staging: Staging, replacement: Replacement) -> LoadResult:
@@ -377,9 +378,17 @@ class _Load:
 class DuplicateKeys(Exception):  # noqa: N818 - no failure: the load goes on
     """Several rows of the files have the same keys, `keys`."""
 
-    def __init__(self, keys: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, keys: KnownDuplicates) -> None:
         super().__init__(f"{len(keys)} keys")
         self.keys = keys
+
+
+def _with_duplicates(step: Callable[[KnownDuplicates], LoadResult]) -> LoadResult:
+    """Return the result of STEP; if it finds duplicates, of a second one that knows and rejects them."""
+    try:
+        return step(KnownDuplicates())
+    except DuplicateKeys as found:
+        return step(found.keys)
 
 
 def interval_of(feed: Feed, start: datetime | None, end: datetime | None) -> Interval:
@@ -389,6 +398,11 @@ def interval_of(feed: Feed, start: datetime | None, end: datetime | None) -> Int
     if feed.column(feed.time_column).type == "date":
         start, end = (_next_midnight(bound) if bound else None for bound in (start, end))
     return Interval(start, end)
+
+
+def _snapshot_day(end: datetime | None) -> date:
+    """Return the day of a snapshot whose interval ends at END."""
+    return (end - timedelta.resolution if end else datetime.now(UTC)).date()
 
 
 def _next_midnight(moment: datetime) -> datetime:

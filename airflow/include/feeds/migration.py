@@ -59,25 +59,24 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
         TablesUnfit: the change could lose something, or the table is not the feed's.
         ContractInvalid: a rule is not an SQL condition over the columns.
     """
-    rebuild = f"Keep it under another name, then load all of it: alter table {raw} rename to {raw.feed.name}_kept"
     [(partition_key,)] = connection.execute(raw.in_sql(_PARTITION_KEY))
     if partition_key != (expected := raw.feed.time_column or "load_id"):
         kept_by = "time column" if raw.feed.time_column else "kind"
         raise TablesUnfit(
             f"{raw} is partitioned by {partition_key}, and the contract's {kept_by} asks for {expected}.",
             "The contract was changed after the table was made; the load did not change the table.",
-            rebuild,
+            raw.rebuild,
         )
     key = connection.execute(raw.in_sql(_KEY)).fetchone()
     if key and key[0] != sorted(raw.feed.key) and (raw.feed.time_column or raw.feed.properties.history):
         raise TablesUnfit(
             f"The primary key of {raw} is {', '.join(key[0])}, and the contract's is {', '.join(raw.feed.key)}.",
             "The contract was changed after the table was made; the rows that are there may not be unique by it.",
-            rebuild,
+            raw.rebuild,
         )
     tables = [str(raw)] + [f"{raw}_history"] * raw.feed.properties.history
     for table in tables:
-        present = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
+        present: dict[str, str] = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
         for column in raw.feed.table_columns:
             if present and present.get(column.name) != column.sql_type:
                 _alter(connection, table, column, present.get(column.name))
@@ -110,8 +109,8 @@ def _alter(connection: psycopg.Connection, table: str, column: Column, present: 
             _execute(connection, table, statement)
     except FeatureNotSupported as error:
         raise TablesUnfit(
-            f"The column {name} of {table} is {present}, and {column.sql_type} in the contract: {error.diag.message_primary}.",
-            f"PostgreSQL does not alter a column that a view shows: {error.diag.message_detail or 'of a user, or of dbt'}.",
+            f"The column {name} of {table} is {present}, and {column.sql_type} in the contract.",
+            f"PostgreSQL does not alter a column that a view shows: {error.diag.message_detail}.",
             "Drop the view, load, and make it again; `dbt build` makes its own: drop view …",
         ) from error
 
@@ -144,5 +143,5 @@ def check_rules(connection: psycopg.Connection, raw: RawTable) -> None:
                 f"airflow/feeds/{raw.feed.name}.yaml: the rule {rule.name} is no condition in SQL:"
                 f" {error.diag.message_primary or error}.",
                 f"It says: {rule.sql}",
-                "Correct it: a condition over the columns of one row, without a subquery. docs/contracts.md has examples.",
+                "Correct it: a condition over the columns of one row, without a subquery.",
             ) from error

@@ -1,10 +1,10 @@
 """The partitions of a raw table: consecutive ranges of the time column, which loads replace as a whole.
 
-Their sizes differ. A day with many rows has a partition to itself; many days with few rows share one. A snapshot has one. So a load of
-one day rewrites about that day, and there are never so many partitions that queries become slower.
+Their sizes differ. A day with many rows has a partition to itself; many days with few rows share one. A snapshot has
+one. So a load of one day rewrites about that day, and there are never so many partitions that queries become slower.
 
-All of them belong to one *generation*, the only partition of the raw table itself. A load that replaces everything makes
-a new generation: it then changes one partition and not a hundred while readers wait.
+All of them belong to one *generation*, the only partition of the raw table itself. A load that replaces everything
+makes a new generation: it then changes one partition and not a hundred while readers wait.
 
 `raw.partitions` records each table that a load has made. Loads drop only these, and only after they have
 replaced them: a table that a user made, renamed or detached belongs to that user.
@@ -38,7 +38,7 @@ _DROP_TIMEOUT_S = 1.0
 # Names have a random part, so that no user's table has a recorded name by chance. A table that was since given to
 # another owner, or attached to another partitioned table, is not ours any more.
 _REPLACED = (
-    TREE
+    TREE  # noqa: S608 - constants
     + """
     select table_name, kept_for from raw.partitions
     join pg_class on oid = table_id and relname = table_name and relnamespace = 'raw'::regnamespace
@@ -207,7 +207,7 @@ def current_generation(connection: psycopg.Connection, raw: RawTable) -> sql.Com
     raise TablesUnfit(
         f"{raw} has partitions that no load has created.",
         "Another program made the table, or a user changed its partitions; the load did not change it.",
-        f"Keep it under another name, then load all of it: alter table {raw} rename to {raw.feed.name}_kept",
+        raw.rebuild,
     )
 
 

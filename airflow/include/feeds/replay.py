@@ -220,7 +220,7 @@ class _Replay:
             )
             interval = Interval(*bounds)
         load_id = ledger.begin(connection, raw.feed.name, SOURCE, interval, "replay")
-        condition = sql.SQL("reason$ is null")
+        condition = sql.SQL("reason$ is null").format()
         if raw.feed.properties.history:
             days = connection.execute(_LATEST_DAYS, (raw.feed.name,)).fetchall()
             for of_load, day in days:
@@ -244,7 +244,7 @@ class _Replay:
         is_inside, is_replaced = (
             sql.SQL(within.replace("{load}", load)).format(time, time) for load in ("own", "later")
         )
-        known, is_known, group = raw.identifier, sql.SQL("true"), raw.key
+        known, is_known, group = raw.identifier, sql.SQL("true").format(), raw.key
         if raw.feed.properties.history:
             known, is_known = history.table(raw), history.is_of_load("load$")
             is_replaced = sql.SQL(

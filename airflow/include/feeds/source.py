@@ -98,7 +98,7 @@ class Source:
 
 
 def named(uri: str | None, variable: str = "EVENTS_URI") -> str:
-    """Return URI, an argument's or that of VARIABLE, without a line end; raise SettingUnusable if it is None or blank."""
+    """Return URI, an argument or the value of VARIABLE, without its line end; raise SettingUnusable if it is blank."""
     if uri and uri.strip():
         return uri.rstrip("\r\n")
     raise errors.SettingUnusable(
@@ -190,7 +190,8 @@ def find_files(
         found_in = {period: found.get(period, []) for period in periods}
     else:
         periods = periods[-1:] if is_latest else periods
-        found_in = {period: _matching(_at(uri, period), may_miss=allow_missing) for period in periods}
+        may_miss = allow_missing or _is_pattern(uri)
+        found_in = {period: _matching(_at(uri, period), may_miss=may_miss) for period in periods}
     if is_latest:
         found_in = dict(list(found_in.items())[-1:])
     missing = [period for period in found_in if not found_in[period]]
@@ -274,9 +275,13 @@ def _as_expression(pattern: str) -> str:
     )
 
 
+def _is_pattern(uri: str) -> bool:
+    return any(character in uri.partition("?")[0] for character in "*[") and "::" not in uri
+
+
 def _matching(uri: str, *, may_miss: bool = False) -> list[str]:
     """Return the files that the pattern URI matches, by name; an URI without a pattern is not looked for."""
-    is_pattern = any(character in uri.partition("?")[0] for character in "*[") and "::" not in uri
+    is_pattern = _is_pattern(uri)
     if not is_pattern and not may_miss:
         return [uri]
     filesystem, path = _find(uri)

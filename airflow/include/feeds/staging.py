@@ -74,7 +74,8 @@ class Staging:
         load_id: int,
         interval: Interval,
         valid: Interval,
-        duplicates: Sequence[tuple[str, ...]] = (),
+        *,
+        duplicates: KnownDuplicates,
     ) -> None:
         self._connection = connection
         self._definition = definition
@@ -129,7 +130,7 @@ class Staging:
     def begin(self, total_bytes: int | None, most_rows: int | None) -> None:
         """Expect files of TOTAL_BYTES as stored and MOST_ROWS rows; None if that is not known."""
         self._partition_rows = rows_per_partition((total_bytes or 0) // _ROW_BYTES)
-        self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else KnownDuplicates(self._duplicates)
+        self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else self._duplicates
 
     def most_rows(self, rows: Rows, text_bytes: int | None) -> int | None:
         """Return how many rows ROWS, of a file with TEXT_BYTES of lines, can be; None if that is not known."""
@@ -184,22 +185,30 @@ class Staging:
         if not self.is_hopeless:
             self._resolve_suspects()
 
-    def find_duplicates(self) -> list[tuple[str, ...]]:
-        """Return the keys that several of the rows have; only keys that are not one integer need it."""
+    def find_duplicates(self) -> KnownDuplicates:
+        """Return the keys that several of the rows have; only keys that are not one integer need it.
+
+        If they are more than a load may reject, some are left out, and reading has been in vain.
+        """
         if self._is_integer_key or self._duplicates:
-            return []
+            return KnownDuplicates()
         tables = [*(part.table for part in self.parts), self._outside.table]
         every = sql.SQL(" union all ").join(
             sql.SQL("select {} from {}").format(self._raw.key, table) for table in tables
         )
-        found = self._connection.execute(
-            sql.SQL("select {} from ({}) as keys group by {} having count(*) > 1").format(
-                sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(n)) for n in self._raw.feed.key),
-                every,
-                self._raw.key,
-            )
+        query = sql.SQL("select {} from ({}) as keys group by {} having count(*) > 1 limit {}").format(
+            sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(n)) for n in self._raw.feed.key),
+            every,
+            self._raw.key,
+            QUARANTINE_ROWS + 1,
         )
-        return [self._lines.key_of(key) for key in found]
+        with self._connection.cursor("duplicates") as cursor:
+            cursor.itersize = _FETCHED_AT_ONCE
+            found = KnownDuplicates(self._lines.key_of(key) for key in cursor.execute(query))
+        if len(found) > QUARANTINE_ROWS:
+            self.rejected[DUPLICATE] += len(found)
+            self.is_hopeless = True
+        return found
 
     def add_keys(self) -> None:
         """Add the keys and indexes to the staging tables."""
@@ -307,9 +316,9 @@ class Staging:
 
     def _take_line(self, line: bytes, line_number: int) -> None:
         row = self._block.flaws.get(line_number - self._block.line_number) or self._lines.parse(line)
-        if isinstance(row, Reject) and not line.strip() and row.reason != "too_long":
-            return  # an empty line is no row
         raw = self._raw_line(line, line_number)
+        if isinstance(row, Reject) and not raw.strip() and row.reason != "too_long":
+            return  # an empty line is no row
         if isinstance(row, Reject):
             self._reject(raw, line_number, row)
         elif row.moment and row.moment not in self._valid:

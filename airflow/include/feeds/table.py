@@ -29,6 +29,11 @@ class RawTable:
         return {column.name: column.sql_type for column in self.feed.table_columns} | {"load_id": "bigint"}
 
     @property
+    def rebuild(self) -> str:
+        """What to do with a table that a load can neither keep nor alter."""
+        return f"Keep it under another name, then load all of it: alter table {self} rename to {self.feed.name}_kept"
+
+    @property
     def partition_key(self) -> sql.Identifier:
         """The column by which it is partitioned."""
         return sql.Identifier(self.feed.time_column or "load_id")
@@ -86,7 +91,7 @@ class RawTable:
             )
             for column in self.feed.table_columns
         ]
-        parts.append(sql.SQL("load_id bigint not null"))
+        parts.append(sql.SQL("load_id bigint not null").format())
         if self.feed.time_column:  # whose days models count
             parts.append(sql.SQL("check (isfinite({}))").format(self.partition_key))
         return sql.SQL("create table {} ({}) partition by range ({})").format(

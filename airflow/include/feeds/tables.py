@@ -88,7 +88,7 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
         raise TablesUnfit(
             f"{raw} has no partitions, and a load swaps partitions.",
             "An earlier version or another program made it; the load did not change it.",
-            f"Keep it under another name, then load all of it: alter table {raw} rename to {raw.feed.name}_kept",
+            raw.rebuild,
         )
     for name, columns in _COLUMNS.items():
         if not kind(name):

@@ -28,7 +28,7 @@ _DECIDES = [
 
 @cache
 def rules_sha256(feed: Feed, valid: Interval = ALWAYS) -> str:
-    """Return the SHA-256 of what decides which rows are valid: contract, code, and the interval VALID of their times."""
+    """Return the SHA-256 of what decides which rows are valid: contract, code, and the interval VALID of times."""
     code = b"".join(path.read_bytes() for path in sorted(_DECIDES))
     return hashlib.sha256(code + repr((feed, valid)).encode()).hexdigest()
 
@@ -39,8 +39,8 @@ def find_unchanged(
     source_uri: str,
     uris: Sequence[str],
     interval: Interval,
-    rules: str,
     *,
+    rules: str,
     max_rejected: float,
     lock_timeout_s: float,
 ) -> tuple[PreviousLoad, list[LoadedFile]] | None:
@@ -50,7 +50,7 @@ def find_unchanged(
     """
     sizes = [size(uri) for uri in uris]
     total = None if None in sizes else sum(number for number in sizes if number is not None)
-    previous = ledger.find_previous(connection, raw.feed.name, source_uri, total, interval, rules)
+    previous = ledger.find_previous(connection, raw.feed.name, source_uri, total, interval, rules=rules)
     if not previous or (previous.rejected and previous.rejected / previous.read > max_rejected):
         return None
     files = [LoadedFile(uri, *digest(uri)) for uri in uris]

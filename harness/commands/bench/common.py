@@ -107,7 +107,7 @@ class Bench:
         return measured
 
     def psql_copy(self, copy: str, table: str) -> float:
-        r"""Return how many seconds psql takes for COPY, a `\copy` into the table `plain`, made by the statement TABLE."""
+        r"""Return how many seconds psql takes for COPY, a `\copy` into the table `plain` that TABLE makes."""
         with self.warehouse() as warehouse:
             with psycopg.connect(warehouse.admin_dsn) as connection:
                 connection.execute(table.encode())

@@ -46,7 +46,7 @@ def test_three_of_each_reason_are_shown_and_all_are_in_the_file(
         "      line 2: 2;2",
         "      line 3: 3;2",
         "      line 4: 4;2",
-        "    events: type event_id 1",
+        "    events: event_id: type 1",
         f"      line 9: \\x1b[2J{'x' * 96}…",
     ]
     with file.open(newline="") as written:

@@ -30,7 +30,8 @@ class Api:
 def test_xcom_is_compared_with_the_ledger(dsn: str, warehouse: Warehouse) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute(
-            "insert into raw.loads (feed, source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
+            "insert into raw.loads"
+            " (feed, source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
             " values ('events', 'a', 'succeeded', 'daily run', 10, 7, 2, 1)"
         )
     api = cast(AirflowApi, Api(LOADED))

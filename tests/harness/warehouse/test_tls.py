@@ -9,9 +9,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import trustme
-from events.load import load
-from events.records import COLUMNS
-from events.tables import create_tables
 from psycopg.conninfo import conninfo_to_dict
 
 from harness.errors import PostgresError
@@ -23,6 +20,7 @@ from harness.warehouse.given import given_server, tls
 from harness.warehouse.roles import create_warehouse, drop_all, make_passwords
 from harness.warehouse.server import Server
 from tests import poolers
+from tests.events_feed import COLUMNS, create_tables, load
 
 
 @pytest.fixture(params=[pytest.param(None, marks=pytest.mark.needs("pgbouncer"), id=pytest.HIDDEN_PARAM)])

@@ -7,7 +7,7 @@ from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
 from feeds.formats import drift
 from feeds.formats.rows import Block, RawRecords, Rows, to_json
-from feeds.lines import MAX_LINE_BYTES, Dialect, Reject, raw_text
+from feeds.lines import Dialect, Reject, raw_text
 from feeds.source import Source
 from feeds.uri import shown, without_secrets
 
@@ -22,7 +22,7 @@ def read(source: Source, feed: Feed) -> Rows:
         SourceEmpty, WrongHeader: see there.
     """
     csv = feed.properties.csv
-    blocks = _utf8(source.blocks, csv.encoding)
+    blocks = _text(source.blocks, csv.encoding)
     line_number, header, rest = 1, b"", b""
     for block in blocks:
         lines = block.removeprefix(_BYTE_ORDER_MARK) if line_number == 1 else block
@@ -40,7 +40,6 @@ def read(source: Source, feed: Feed) -> Rows:
             "Its export most likely failed or has not finished.",
             f"Export it again; a file without rows has one line: {expected}",
         )
-    header = header.removesuffix(b"\r")
     dialect = Dialect(csv.delimiter, csv.quote, csv.null_text)
     names, columns = _columns(header, dialect, source.uri, feed)
     cut = _Cut(names, columns, dialect, feed) if len(columns) < len(names) else None
@@ -48,21 +47,19 @@ def read(source: Source, feed: Feed) -> Rows:
     def rows() -> Iterator[Block]:
         number = line_number
         for lines in _records(rest, blocks, dialect, len(names)):
-            text = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
-            yield cut.block(text, number) if cut else Block(text, number)
-            number += text.count(b"\n")
+            yield cut.block(lines, number) if cut else Block(lines, number)
+            number += lines.count(b"\n")
 
     return Rows(cut.columns if cut else columns, dialect, rows(), header)
 
 
-def _utf8(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    if encoding == "utf-8":
-        yield from blocks
-        return
-    codec = _CODECS[encoding]
+def _text(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield BLOCKS, whose lines have ENCODING, in UTF-8 and without carriage returns before line ends."""
+    codec = _CODECS.get(encoding)
     for block in blocks:
+        text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
         # A byte that the encoding does not have becomes one that is not UTF-8: its line is rejected.
-        yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape")
+        yield text.decode(codec, errors="surrogateescape").encode(errors="surrogateescape") if codec else text
 
 
 def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
@@ -124,25 +121,29 @@ class _Cut:
         """Return TEXT, whole records from LINE_NUMBER on, cut; each line stays where it is."""
         pieces: list[bytes] = []
         flaws: dict[int, Reject] = {}
+        empty: set[int] = set()
         position = number = 0  # bytes and lines
         while position < len(text):
-            quote = -1 if self._is_kept else text.find(self._quote, position)
+            quote = text.find(self._quote, position)
             end = len(text) if quote < 0 else text.rfind(b"\n", position, quote) + 1
             if end > position and not self._is_kept:
                 found = self._line.split(text[position:end])
                 groups = self._line.groups + 1
-                if not any(found[::groups]):
-                    pieces += found
-                else:
-                    self._cut_others(found, number, pieces, flaws)
-                number += text.count(b"\n", position, end)
-                position = end
-                continue
-            end = self._dialect.end_of_record(text, position, len(self._names)) + 1
-            pieces.append(self._cut_record(text[position:end], number, flaws))
+                if any(found[::groups]):  # lines between those that were cut
+                    at = number
+                    for start in range(0, len(found), groups):
+                        lines = found[start].split(b"\n")[:-1]
+                        cut = (self._cut(line + b"\n", n, flaws, empty) for n, line in enumerate(lines, at))
+                        found[start] = b"".join(cut)
+                        at += len(lines) + 1
+                pieces += found
+            else:
+                end = self._dialect.end_of_record(text, position, len(self._names)) + 1
+                pieces.append(self._cut(text[position:end], number, flaws, empty))
             number += text.count(b"\n", position, end)
             position = end
-        return Block(b"".join(pieces), line_number, RawRecords(text, self._dialect, len(self._names)), flaws)
+        raw = RawRecords(text, self._dialect, len(self._names), empty)
+        return Block(b"".join(pieces), line_number, raw, flaws)
 
     def _expression(self) -> str:
         """Return the expression of a line without quotes, whose groups are what is left of it."""
@@ -159,30 +160,19 @@ class _Cut:
                 parts.append(f"({field}{after})")
         return "^" + "".join(parts).replace(")(", "") + "(\n)"
 
-    def _cut_others(self, found: list[bytes], number: int, pieces: list[bytes], flaws: dict[int, Reject]) -> None:
-        """Append the lines FOUND, of which every n-th is none that can be cut at once."""
-        groups = self._line.groups + 1
-        for start in range(0, len(found), groups):
-            for line in found[start].splitlines(keepends=True) if found[start] else ():
-                pieces.append(self._cut_record(line, number, flaws))
-                number += 1
-            pieces += found[start + 1 : start + groups]
-            number += 1
-
-    def _cut_record(self, record: bytes, number: int, flaws: dict[int, Reject]) -> bytes:
-        """Return RECORD, with its line end, cut, and with as many line ends as before."""
-        line = record[:-1]
-        try:
-            fields = self._dialect.split(line.decode()) if 0 < len(line) <= MAX_LINE_BYTES else None
-        except UnicodeDecodeError:
-            return record
-        if fields is None or b"\0" in line or not line.strip():  # the reason follows from the line as it is
-            return record
-        if len(fields) != len(self._names):
+    def _cut(self, record: bytes, number: int, flaws: dict[int, Reject], empty: set[int]) -> bytes:
+        """Return RECORD, with its line end, cut, and with as many line ends as before; its first line has NUMBER."""
+        fields = self._dialect.fields(record[:-1])
+        text = b"\0\n"
+        if isinstance(fields, Reject):
+            flaws[number] = fields
+        elif len(fields) != len(self._names):
             flaws[number] = Reject("field_count")
-            return b"\0" + b"\n" * record.count(b"\n")
-        left = [fields[position] for position in self._taken]
-        if self._is_kept:
-            left.append(to_json({self._names[position]: fields[position] for position in self._others}))
-        text = self._dialect.joined(left).encode() + b"\n"
-        return text + b"\n" * (record.count(b"\n") - text.count(b"\n"))
+        else:
+            left = [fields[position] for position in self._taken]
+            if self._is_kept:
+                left.append(to_json({self._names[position]: fields[position] for position in self._others}))
+            text = self._dialect.joined(left).encode() + b"\n"
+        lines, lines_before = text.count(b"\n"), record.count(b"\n")
+        empty.update(range(number + lines, number + lines_before))
+        return text + b"\n" * (lines_before - lines)

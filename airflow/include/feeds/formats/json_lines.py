@@ -37,6 +37,7 @@ class _Twice(ValueError):  # noqa: N818 - it is of the data
 class _Form:
     """How a program writes simple objects: a text before each value, and one after the last."""
 
+    keys: tuple[str, ...]
     columns: tuple[Column, ...]
     pattern: Any
     texts: tuple[bytes, ...]
@@ -127,6 +128,8 @@ class _Lines:
         by_header = {column.header: column for column in self._feed.columns}
         if not isinstance(row, dict) or not all(key in by_header and _SIMPLE_KEY.fullmatch(key) for key in row):
             return None
+        if any(isinstance(value, (dict, list)) for value in row.values()):
+            return None
         columns = [by_header[key] for key in row]
         missing = [column for column in self._feed.table_columns if column not in columns]
         if any(column.type == "json" for column in columns) or any(column.is_required for column in missing):
@@ -142,6 +145,7 @@ class _Lines:
             for before, column in zip(texts, columns, strict=False)
         )
         return _Form(
+            tuple(row),
             (*columns, *missing),
             re2.compile(f"(?:{pattern}{re2.escape(texts[-1])}\n)+"),
             tuple(text.encode() for text in texts),
@@ -160,7 +164,7 @@ class _Lines:
                 prepared_lines.append(form.rewrite(marked[position : run.end()]))
                 number += marked.count(b"\n", position, run.end())
                 position = run.end()
-                self._see(self._known if not form.missing else {column.header for column in form.columns})
+                self._see(form.keys)
                 continue
             line, flaw = self._line(raw[number])
             prepared_lines.append(line + b"\n")
@@ -174,7 +178,7 @@ class _Lines:
         if len(line) > MAX_LINE_BYTES:
             return b"\0", Reject("too_long")
         if not line.strip():
-            return b"", None
+            return b"\r", Reject("json")  # the load takes it for no row
         try:
             text = line.decode()
         except UnicodeDecodeError:

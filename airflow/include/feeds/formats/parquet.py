@@ -57,7 +57,7 @@ def read(source: Source, feed: Feed) -> Rows:
             source.uri,
             f"has {schema.field(header).type} in the column {header!r}, and the contract says {unfit[0].type}",
         )
-    if feed.properties.drift.new_column == "keep":
+    if feed.properties.drift.new_column == "keep" and len(columns) < len(schema.names):
         columns = (*columns, OTHER_COLUMNS)
     return Rows(columns, PREPARED, _blocks(file, source, feed, columns, unfit), most_rows=file.metadata.num_rows)
 
@@ -172,6 +172,8 @@ def _plain(values: pa.Array) -> pa.Array:
         texts = _mapped(values, lambda value: str(UUID(bytes=value)))
     elif pa.types.is_nested(kind):
         texts = pa.array([_nested(value) for value in values], pa.string())
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        texts = _mapped(values, bytes.hex)
     else:
         texts = values.cast(pa.string())
     return texts
@@ -182,10 +184,10 @@ def _mapped(values: pa.Array, function: Callable[[Any], str]) -> pa.Array:
 
 
 def _nested(value: pa.Scalar) -> str | None:
-    """Return VALUE as JSON; one that Python cannot have, such as a time of the year 10000, is none."""
+    """Return VALUE as JSON; what JSON or Python cannot have, a key twice or a time of the year 10000, is none."""
     try:
-        return to_json(value.as_py()) if value.is_valid else None
-    except (ValueError, OverflowError, pa.ArrowException) as error:
+        return to_json(value.as_py(maps_as_pydicts="strict")) if value.is_valid else None
+    except (KeyError, ValueError, OverflowError, pa.ArrowException) as error:
         return f"? {type(error).__name__}"
 
 

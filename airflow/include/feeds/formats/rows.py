@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -56,14 +56,22 @@ class Rows:
 
 
 class RawRecords:
-    """The records of a block, each found when it is asked for; one of COUNT fields in DIALECT may have line ends."""
+    """The records of a block, each found when it is asked for; one of COUNT fields in DIALECT may have line ends.
 
-    def __init__(self, block: bytes, dialect: Dialect | None = None, count: int = 0) -> None:
+    At the positions EMPTY the load finds lines that are none in the file.
+    """
+
+    def __init__(
+        self, block: bytes, dialect: Dialect | None = None, count: int = 0, empty: Collection[int] = ()
+    ) -> None:
         self._block = block
         self._dialect = dialect
         self._count = count
+        self._empty = empty
 
     def __getitem__(self, position: int) -> bytes:
+        if position in self._empty:
+            return b""
         start = self._starts[position]
         if self._dialect is None:
             return self._block[start : self._block.index(b"\n", start)]
@@ -99,7 +107,5 @@ def to_json(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{to_json(str(key))}: {to_json(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        if value and all(isinstance(item, tuple) for item in value):  # a map, as pyarrow has it
-            return "{" + ", ".join(f"{to_json(str(key))}: {to_json(item)}" for key, item in value) + "}"
         return "[" + ", ".join(map(to_json, value)) + "]"
     return json.dumps(value.hex() if isinstance(value, bytes) else value, ensure_ascii=False, default=str)

@@ -1,0 +1,42 @@
+"""A file of the user becomes a feed whose pipelines run: two commands, and no other file is touched by hand."""
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests import clones, harness_command
+
+ORDERS = [
+    f"{number},2024-01-{number % 28 + 1:02} 10:00:00,{number}.50,{'a note' if number % 3 else ''}"
+    for number in range(1, 301)
+]
+CUSTOMERS = [json.dumps({"id": f"C{number}", "name": f"Customer {number}"}) for number in range(1, 51)]
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None:
+    orders, customers = clone / "orders.csv", clone / "customers.jsonl.gz"
+    orders.write_text("\n".join(["order_id,ordered_at,amount,note", *ORDERS, ""]))
+    customers.write_bytes(gzip.compress("\n".join([*CUSTOMERS, ""]).encode()))
+    with tempfile.TemporaryDirectory() as temporary:
+        Path(temporary).chmod(0o711)  # as root, PostgreSQL runs as another user
+
+        def harness(*arguments: str) -> str:
+            exit_code, output = harness_command.run(
+                *arguments, python=clones.python_of(clone), cwd=clone, TMPDIR=temporary
+            )
+            assert exit_code == 0, output
+            return output
+
+        harness("feed", "new", "orders", "--from", str(orders))
+        harness("feed", "new", "customers", "--from", str(customers))
+        output = harness("e2e", "--target", "embedded")
+        harness("dbt")
+
+    rows = dict(line.split()[:2] for line in output.splitlines() if line.strip().startswith("raw."))
+    assert rows == {"raw.customers": "50", "raw.events": "20,000", "raw.orders": "300"}
+    assert "a second run changes nothing" in output
