@@ -10,7 +10,8 @@ from feeds.contract import Column, Type
 from feeds.values import Flaw, reader
 
 MOST_DIGITS = 38  # of a guessed numeric(p,s)
-MOST_SCALE = 4  # numbers with more are measurements, whose digits vary from file to file
+# Amounts have the same number of digits after the point in every row; other numbers' digits vary from file to file.
+SCALES_OF_AMOUNTS = (2, 3, 4)
 SPARE_DIGITS = 3
 _NO_VALUE = "\x01"
 KEPT_VALUES = 20  # different ones, for comments
@@ -32,7 +33,6 @@ _LOOKS_LIKE = (
     (r"-?0[0-9]+", "numbers with leading zeros, such as {0}, are text"),
     (r"\+[0-9]+", "numbers with a plus sign, such as {0}, are text"),
     (r"-?[0-9]{1,3}(?:[.,' ][0-9]{3})+(?:[.,][0-9]+)?", "numbers with separators of thousands, such as {0}, are text"),
-    (r"-?[0-9]+[.,][0-9]+", "numbers such as {0} are text: not all have the same decimal character"),
     (r"-?(?:[0-9]*\.)?[0-9]+[eE][+-]?[0-9]+", "numbers with an exponent, such as {0}, are text"),
 )
 
@@ -63,6 +63,8 @@ class ColumnGuess:
     values: int = 0
     nulls: int = 0
     digits: tuple[int, int] = (1, 0)
+    fewest_decimals: int = MOST_DIGITS
+    misfit: tuple[Type, str] | None = None
     longest: int = 0
     has_zone: bool = True
     examples: dict[str, None] = field(default_factory=dict)
@@ -79,7 +81,9 @@ class ColumnGuess:
             self.examples[text] = None
         if not self.fixed and len(self.types) > 1:
             fits = self._fits_json if self.is_json else self._fits
-            self.types = [type_ for type_ in self.types if fits(type_, text)]
+            narrowest, self.types = self.types[0], [type_ for type_ in self.types if fits(type_, text)]
+            if len(self.types) == 1 and self.values > 1 and narrowest != self.types[0]:
+                self.misfit = (narrowest, text)
         if self.types[0] == "number" or (self.types[0] == "integer" and "number" in self.types):
             self._measure(text)
         if self.types[0] == "timestamp" and not self.fixed:
@@ -131,8 +135,8 @@ class ColumnGuess:
                 note = f"guessed: {SPARE_DIGITS} more digits before the point than were seen"
         elif self.type == "timestamp" and not self.has_zone:
             note = "times without a zone are taken for UTC: see timeZone"
-        elif self.type == "json" and self.is_json and not all(text[:1] in "[{" for text in self.examples):
-            note = "values of several types"
+        elif self.type == "json" and self.misfit:
+            note = f"values of several types, such as {self.misfit[1][:40]}"
         return note
 
     def _text_note(self) -> str | None:
@@ -144,6 +148,9 @@ class ColumnGuess:
             alike = [text for text in texts if re.fullmatch(pattern, text)]
             if 2 * len(alike) > len(texts):
                 return note.format(alike[0])
+        if self.misfit and not self.is_json:
+            type_, text = self.misfit
+            return f"not all values are of the type {type_}: {json.dumps(text[:40], ensure_ascii=False)}"
         if len(texts) > 8 or self.values < 10 * len(texts) or self.longest > 40:
             return None
         return f"values seen: {', '.join(json.dumps(text, ensure_ascii=False) for text in sorted(texts))}"
@@ -183,12 +190,14 @@ class ColumnGuess:
             parts = text.lstrip("-").partition(self.decimal)
             whole, fraction = len(parts[0]), len(parts[2])
         self.digits = (max(self.digits[0], whole), max(self.digits[1], fraction))
+        self.fewest_decimals = min(self.fewest_decimals, fraction)
 
     @property
     def _precision(self) -> tuple[int, int] | None:
         """The digits before and after the point to allow; None for any number."""
         whole, fraction = self.digits
-        if fraction > MOST_SCALE or whole + fraction > MOST_DIGITS:
+        is_amount = fraction in SCALES_OF_AMOUNTS and fraction == self.fewest_decimals
+        if not (is_amount or fraction == 0) or whole + fraction > MOST_DIGITS:
             return None
         return min(whole + SPARE_DIGITS, MOST_DIGITS - fraction), fraction
 

@@ -11,7 +11,7 @@ import re
 import time
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,23 +26,28 @@ from feeds.uri import shown
 from harness.errors import UsageError
 from harness.pipeline.column_guess import TYPES, ColumnGuess
 from harness.pipeline.file_layout import is_utf8, layout_of, object_in
+from harness.pipeline.key_guess import COMBINED, Key, able_columns, cost_of, unique_sets
 
 LONGEST_S = 60.0  # until a guess is made from what was read
 FIRST_ROWS = 20_000
-FIRST_VALUES = 1_000_000  # of these rows, at most
+FIRST_VALUES = 200_000  # of these rows, at most
 SAMPLE_ROWS, SAMPLE_BYTES = 1_000, 1 << 18
 KEPT_REJECTS = 1_000  # per pass, of which the guess is made wider
 MOST_PASSES = 20
 MOST_REJECTED = 0.01
+KEY_ROWS = 5_000  # in which keys are looked for
+KEYS_AT_ONCE = 4
+COLLISIONS = 2_000
 NULLS = ("NULL", "null", "NA", "N/A", "\\N", "None", "NaN", "nan", "-", "?")
 TIME_NAMES = ("event_time", "occurred", "timestamp", "created", "order", "pickup", "start", "time", "date", "day")
 # Times of a row's subject, which say nothing of when the row came.
 NO_TIME_NAMES = re.compile(
     "birth|dob|expir|until|due|valid|updated|modified|last|signup|sign_up|subscri|regist|end|drop"
 )
-KEY_NAME = re.compile("(^|_)(id|key|uuid|guid|code|number|no|nr)$")
-LONGEST_KEY = 100  # characters of a column
-MOST_KEY_COLUMNS, MOST_KEY_CHARACTERS = 32, 600  # PostgreSQL allows 32 columns, and 2,704 bytes
+
+
+# A run of clean lines, the fields of another valid row, or a raw record and why it is rejected.
+Found = bytes | list[str | None] | tuple[bytes, Reject]
 
 
 @dataclass
@@ -87,7 +92,6 @@ class _Checked:
     rejected: Counter[Reject] = field(default_factory=Counter)
     first_rejected: int | None = None  # its line
     kept: list[tuple[int, bytes]] = field(default_factory=list)  # line number and raw record of rows with a bad value
-    hashes: "list[array[int]]" = field(default_factory=list)  # of the keys of each candidate
 
 
 class _Inference:
@@ -97,29 +101,27 @@ class _Inference:
         self._first: list[tuple[str | None, ...]] = []  # rows
         self._sample: dict[int | bytes, None] = {}
         self._sample_bytes = 0
+        self._key_is_of_first = False  # the rows of the file were too many to look at
         self._bad: set[Reject] = set()  # that no other guess avoids
         self._layout = layout_of(files[0])
 
     def guess(self) -> Guess:
-        """Read the files until the guess fits them."""
+        """Read the files until the guess fits them, and look for the key."""
         self._read_first()
-        repeated: dict[tuple[str, ...], int] = {}  # rows whose key an earlier row has, by candidate
-        complete = None
+        checked = self._settle()
+        repeated = self._key_candidates()
+        return self._guess(min(repeated, key=repeated.__getitem__, default=()), repeated, checked)
+
+    def _settle(self) -> _Checked:
+        """Make the guess wider until no row is rejected that another guess would not reject."""
         for number in range(MOST_PASSES):
-            candidates = self._keys(repeated)
-            checked = self._check(self._feed((), provisional=True), candidates)
-            if complete and not checked.is_all:  # too late to look for a better key
-                checked = complete
-                break
+            checked = self._check(self._feed((), provisional=True))
             has_changed = self._widen(checked)
             self._bad |= set() if has_changed else set(checked.rejected)
-            if checked.is_all and (has_changed or checked.has_stopped) and number < MOST_PASSES - 1:
-                continue
-            complete = checked
-            repeated |= _repeated(candidates, checked)
-            if 0 in repeated.values() or not checked.is_all or candidates[-1:] == [self._every()]:
+            is_last = number == MOST_PASSES - 1 or not checked.is_all
+            if is_last or not (has_changed or checked.has_stopped):
                 break
-        return self._guess(min(repeated, key=repeated.__getitem__, default=()), repeated, checked)
+        return checked
 
     # The first rows
 
@@ -225,34 +227,25 @@ class _Inference:
         drift = Drift(new_column="ignore", missing_column="null")
         return replace(feed, columns=tuple(columns), properties=feed.properties.model_copy(update={"drift": drift}))
 
-    def _check(self, feed: Feed, candidates: Sequence[tuple[str, ...]]) -> _Checked:
-        """Read all rows as a load of FEED does; keep rejected ones, and hash the CANDIDATES for the key."""
-        names = list(dict.fromkeys(itertools.chain(*candidates)))
-        feed = replace(feed, key=tuple(names))
-        positions = [tuple(names.index(name) for name in candidate) for candidate in candidates]
-        checked = _Checked(hashes=[array("q") for _ in candidates])
-        is_canonical = all(feed.column(name).type in ("integer", "string", "date") for name in names)
+    def _check(self, feed: Feed) -> _Checked:
+        """Read all rows as a load of FEED does, and keep rejected ones."""
+        checked = _Checked()
+        for line_number, found, _ in self._all_rows(feed):
+            if isinstance(found, bytes):
+                checked.rows += found.count(b"\n")
+            elif isinstance(found, list):
+                checked.rows += 1
+            else:
+                self._take_reject(checked, line_number, *found)
+            checked.is_all = time.monotonic() < self._deadline
+            if checked.has_stopped or not checked.is_all:
+                break
+        return checked
+
+    def _all_rows(self, feed: Feed) -> Iterator[tuple[int, Found, Lines]]:
         for file in self._files:
             with open_source(file) as source:
-                for line_number, found, lines in _checked_rows(source, feed):
-                    if isinstance(found, Row):
-                        checked.rows += 1
-                        keys = [lines.key(found)]
-                    elif isinstance(found, bytes):
-                        checked.rows += found.count(b"\n")
-                        keys = lines.keys(found) if names else []
-                        keys = keys if is_canonical else [lines.key_of(key) for key in keys]
-                    else:
-                        self._take_reject(checked, line_number, *found)
-                        if checked.has_stopped:
-                            return checked
-                        continue
-                    for places, hashes in zip(positions, checked.hashes, strict=True):
-                        hashes.extend([hash(tuple(key[place] for place in places)) for key in keys])
-                    if time.monotonic() > self._deadline:
-                        checked.is_all = False
-                        return checked
-        return checked
+                yield from _checked_rows(source, feed)
 
     def _take_reject(self, checked: _Checked, line_number: int, raw: bytes, reject: Reject) -> None:
         checked.rows += 1
@@ -319,33 +312,66 @@ class _Inference:
 
     # The key
 
-    def _keys(self, failed: Collection[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Return the candidates for the key, the best first: sets of columns that are unique in the first rows."""
-        columns = {column.name: (place, column) for place, column in enumerate(self._layout.columns)}
-        if self._given_key:
-            return [tuple(self._given_key)]
-        able = [name for name, (_, column) in columns.items() if self._can_be_key(column)]
-        cost = {name: _cost(columns[name][1]) for name in able}
-        by_cost = sorted(able, key=lambda name: cost[name])
-        sets = [
-            names
-            for size, most in ((1, len(able)), (2, 14), (3, 10), (4, 8))
-            for names in itertools.combinations(by_cost[:most], size)
-            if tuple(sorted(names, key=lambda name: columns[name][0])) not in failed
-        ]
-        sets.sort(key=lambda names: sum(cost[name] for name in names))
-        found: list[tuple[str, ...]] = []
-        rows = set(self._first)  # a row that is there twice says nothing about the key
-        for names in sets:
-            if any(set(other) < set(names) for other in found):
-                continue
-            places = [columns[name][0] for name in names]
-            if len({tuple(row[place] for place in places) for row in rows}) == len(rows):
-                found.append(tuple(sorted(names, key=lambda name: columns[name][0])))
-                if len(found) == 4:
-                    break
-        every = self._every()
-        return [*found, every] if every and (failed or not found) else found
+    def _key_candidates(self) -> dict[Key, int]:
+        """Return sets of columns that may be the key, the best first, and how many rows share each with an earlier row.
+
+        Sets are chosen that are unique in some rows. Rows that show that a set is not unique in the others join these.
+        """
+        places = {column.name: place for place, column in enumerate(self._layout.columns)}
+        able = able_columns(self._layout.columns)
+        every = tuple(self._given_key) or tuple(column.name for column in able)
+        costs = {} if self._given_key else {column.name: cost_of(column) for column in able}
+        # A row that is there twice says nothing about the key.
+        rows = {tuple(str(row[places[name]]) for name in costs) for row in self._first[:KEY_ROWS]}
+        repeated: dict[Key, int] = {}
+        while every:
+            found = unique_sets(costs, rows, KEYS_AT_ONCE, but=_worse(repeated, every))
+            if found and found[0] in repeated:
+                break
+            candidates = [key for key in found if key not in repeated]
+            candidates += [every] if (repeated or not found) and every not in repeated else []
+            if not candidates:
+                break
+            hashes = self._hashes(candidates)
+            if hashes is None:  # it would take too long
+                self._key_is_of_first = not repeated
+                return repeated or dict.fromkeys(candidates[:1], 0)
+            repeated |= {key: _repeated(of_key) for key, of_key in hashes.items()}
+            if worse := hashes.keys() & _worse(repeated, every):
+                rows |= self._collisions(tuple(costs), {key: hashes[key] for key in worse})
+        return dict(sorted(repeated.items(), key=lambda item: sum(costs[name] for name in item[0] if costs)))
+
+    def _hashes(self, keys: Sequence[Key]) -> "dict[Key, array[int]] | None":
+        """Return the hashes of each of KEYS in all rows; None if reading them takes too long."""
+        hashes: dict[Key, array[int]] = {key: array("q") for key in keys}
+        names = tuple(dict.fromkeys(itertools.chain(*keys)))
+        for values in self._values(names):
+            for key, found in hashes.items():
+                places = [names.index(name) for name in key]
+                found.extend([hash(tuple(row[place] for place in places)) for row in values])
+            if time.monotonic() > self._deadline:
+                return None
+        return hashes
+
+    def _collisions(self, names: Key, hashes: "Mapping[Key, array[int]]") -> set[tuple[str, ...]]:
+        """Return the values of the columns NAMES in some rows that share one of the keys of HASHES."""
+        shared = {key: _shared(found) for key, found in hashes.items()}
+        places = {key: [names.index(name) for name in key] for key in hashes}
+        return {
+            row
+            for values in self._values(names)
+            for row in values
+            for key, found in shared.items()
+            if hash(tuple(row[place] for place in places[key])) in found
+        }
+
+    def _values(self, names: Key) -> Iterator[list[tuple[str, ...]]]:
+        """Yield the values of the columns NAMES in all valid rows, as written: a program writes equal ones equally."""
+        for _, found, lines in self._all_rows(self._feed(names, provisional=True)):
+            if isinstance(found, bytes):
+                yield lines.keys(found)
+            elif isinstance(found, list):
+                yield [tuple(str(found[position]) for position in lines.key_positions)]
 
     def _check_given_key(self) -> None:
         """Make the columns of a given key required; raise UsageError if there is no such column."""
@@ -359,20 +385,9 @@ class _Inference:
                 )
             columns[name].is_in_key = True
 
-    def _can_be_key(self, column: ColumnGuess) -> bool:
-        return column.column().is_required and column.type != "json" and column.longest <= LONGEST_KEY
-
-    def _every(self) -> tuple[str, ...]:
-        """Return all columns that can be in a key."""
-        if self._given_key:
-            return tuple(self._given_key)
-        able = [column for column in self._layout.columns if self._can_be_key(column)][:MOST_KEY_COLUMNS]
-        lengths = itertools.accumulate(column.longest for column in able)
-        return tuple(column.name for column, length in zip(able, lengths, strict=True) if length <= MOST_KEY_CHARACTERS)
-
     # The result
 
-    def _guess(self, key: tuple[str, ...], repeated_by: Mapping[tuple[str, ...], int], checked: _Checked) -> Guess:
+    def _guess(self, key: Key, repeated_by: Mapping[Key, int], checked: _Checked) -> Guess:
         repeated = repeated_by.get(key, 0)
         if not key:
             raise UsageError(
@@ -394,13 +409,14 @@ class _Inference:
         if bad:
             first = f"; the first is in line {checked.first_rejected}" if checked.first_rejected else ""
             notes["rejected"] = f"{bad:,} rows would be rejected: {', '.join(reasons)}{first}"
-        some = "all" if checked.is_all else "the first"
         if repeated:
             notes["key"] = f"not unique: {repeated:,} of {checked.rows:,} rows have the key of an earlier one"
+        elif self._key_is_of_first:
+            notes["key"] = f"unique in the first {len(self._first[:KEY_ROWS]):,} rows"
         else:
-            notes["key"] = f"unique in {some} {checked.rows:,} rows"
-            if key == self._every() and len(key) > 4:
-                notes["key"] += ", but only all of these together: name fewer if you know them"
+            notes["key"] = f"unique in all {checked.rows:,} rows"
+        if len(key) > max(COMBINED):
+            notes["key"] += "; all columns that have a value in every row: name fewer if you know them"
         if self._layout.left_out:
             left_out = ", ".join(self._layout.left_out)
             notes["drift"] = f"columns of types that a feed cannot have are left out: {left_out}"
@@ -466,8 +482,8 @@ def _rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Reject
             position = end + 1
 
 
-def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes | Row | tuple[bytes, Reject], Lines]]:
-    """Yield, with its line number, each run of clean lines, other valid row, and raw record with why it is rejected."""
+def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, Found, Lines]]:
+    """Yield all rows of SOURCE in their order, each run with the number of its first line."""
     rows = formats.read(source, feed)
     lines = Lines(feed, rows.columns, rows.dialect)
     decimal = feed.properties.csv.decimal
@@ -488,7 +504,7 @@ def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes | Row
             if isinstance(row, Row) and block.raw is None and rewritten.search(record.decode()):
                 row = _rewritten(record, lines) or row
             if isinstance(row, Row):
-                yield number, row, lines
+                yield number, lines.dialect.split(record.decode()) or [], lines
             elif record.strip():
                 yield number, (record if block.raw is None else block.raw[place], row), lines
             number += text.count(b"\n", position, end + 1)
@@ -503,19 +519,22 @@ def _rewritten(record: bytes, lines: Lines) -> Reject | None:
     return None
 
 
-def _repeated(candidates: Sequence[tuple[str, ...]], checked: _Checked) -> dict[tuple[str, ...], int]:
-    """Return for each of CANDIDATES how many rows have the key of an earlier one."""
-    repeated = {}
-    for names, hashes in zip(candidates, checked.hashes, strict=True):
-        values = pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)])
-        repeated[names] = len(hashes) - pc.count_distinct(values).as_py()
-    return repeated
+def _worse(repeated: Mapping[Key, int], every: Key) -> list[Key]:
+    """Return the keys that more rows share than share EVERY column."""
+    return [key for key, rows in repeated.items() if rows > repeated.get(every, 0)]
 
 
-def _cost(column: ColumnGuess) -> int:
-    """Return how bad COLUMN is as a part of the key."""
-    if column.type in ("number", "boolean"):
-        return 20
-    if KEY_NAME.search(column.name) or column.type == "uuid":
-        return 1
-    return 3 if column.type in ("integer", "timestamp", "date") or column.longest > 40 else 2
+def _repeated(hashes: "array[int]") -> int:
+    """Return how many of HASHES an earlier one is equal to."""
+    return len(hashes) - int(pc.count_distinct(_arrow(hashes)).as_py())
+
+
+def _shared(hashes: "array[int]") -> set[int]:
+    """Return some of those that are several times in HASHES."""
+    counts = pc.value_counts(_arrow(hashes))
+    several = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
+    return set(several[:COLLISIONS].to_pylist())
+
+
+def _arrow(hashes: "array[int]") -> Any:
+    return pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)])

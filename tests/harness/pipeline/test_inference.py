@@ -175,7 +175,7 @@ def test_values_of_other_kinds_late_in_the_file_widen_the_guess_and_get_into_the
     assert types(found) == {
         "id": "bigint!",
         "big": "numeric(22,0)!",
-        "amount": "numeric(13,3)!",
+        "amount": "numeric!",
         "day": "text!",
         "code": "text!",
         "empty": "bigint",
@@ -185,6 +185,7 @@ def test_values_of_other_kinds_late_in_the_file_widen_the_guess_and_get_into_the
     }
     assert [bytes(row).partition(b",")[0] for row in found.sample[50:]] == [b"200", b"201"]
     assert (found.rows, found.is_all) == (300, True)
+    assert found.notes["day"] == 'not all values are of the type date: "soon"'
 
 
 @pytest.mark.usefixtures("few_first_rows")
@@ -210,6 +211,12 @@ def test_the_fewest_columns_that_are_unique_in_all_rows_are_the_key(tmp_path: Pa
     )
     assert guessed(path).feed.key == ("sensor", "read_at")
     assert guessed(path, "read_at,sensor").feed.key == ("read_at", "sensor")
+
+
+@pytest.mark.usefixtures("few_first_rows")
+def test_rows_that_share_a_key_late_in_the_file_lead_to_a_wider_key(tmp_path: Path) -> None:
+    rows = [f"{i % 400 // 2},{START + timedelta(minutes=i % 400)},{i // 400},{i / 8}" for i in range(800)]
+    assert guessed(csv_file(tmp_path / "a.csv", "order_id,at,store,value", rows)).feed.key == ("at", "store")
 
 
 def test_rows_that_repeat_are_said_and_allowed(tmp_path: Path) -> None:
@@ -289,4 +296,4 @@ def test_of_a_file_that_takes_too_long_the_first_rows_are_said(tmp_path: Path, m
     found = guess("orders", str(path))
     assert not found.is_all
     assert found.rows < 20_000
-    assert found.notes["key"] == f"unique in the first {found.rows:,} rows"
+    assert found.notes["key"] == "unique in the first 5,000 rows"
