@@ -19,9 +19,7 @@ load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing tes
 clear the task.
 """
 
-import os
 import re
-from argparse import ArgumentTypeError
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,11 +28,11 @@ import pendulum
 from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from feeds.arguments import share
 from feeds.contract import CADENCES, CONTRACTS, Feed, read_feed
 from feeds.dbt_task import dbt_task
-from feeds.errors import ContractInvalid
+from feeds.errors import ContractInvalid, SettingUnusable
 from feeds.retries import RETRIES
+from feeds.settings import max_rejected, source_uri, variable
 
 # An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
 LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[13579][26]|[2468]0)00)"
@@ -88,27 +86,19 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
 
             from feeds.days import valid_times
             from feeds.dsn import warehouse_dsn
-            from feeds.errors import SettingUnusable
             from feeds.load import load
 
             context: Any = get_current_context()
             start, end = interval(context)
-            max_rejected = context["params"]["max_rejected"]
-            if max_rejected is None and (max_rejected := default_share(feed)) is None:
-                name = variable(feed, "MAX_REJECTED")
-                raise SettingUnusable(
-                    f"{name} is not a share from 0 to 1: {os.environ[name]!r}",
-                    "Somebody set it to another value in the environment of Airflow.",
-                    "Set it to a number such as 0.01 there, or give the run's param max_rejected.",
-                )
+            share = context["params"]["max_rejected"]
             result = load(
                 feed,
                 warehouse_dsn(),
-                source_uri=os.environ.get(variable(feed, "URI"), "").rstrip("\r\n") or None,
+                source_uri=source_uri(feed),
                 start=start,
                 end=end,
                 valid=valid_times(feed),
-                max_rejected=max_rejected,
+                max_rejected=max_rejected(feed) if share is None else share,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )
@@ -147,17 +137,10 @@ def broken_pipelines(name: str, error: ContractInvalid) -> None:
         broken_pipeline(cadence)
 
 
-def variable(feed: Feed, name: str) -> str:
-    """Return the name of the environment variable NAME of FEED."""
-    return f"{feed.name.upper()}_{name}"
-
-
 def default_share(feed: Feed) -> float | None:
-    """Return the share in <FEED>_MAX_REJECTED, by default the contract's; None if it is invalid, which the load reports."""
-    if not (text := os.environ.get(variable(feed, "MAX_REJECTED"), "").strip()):
-        return feed.properties.max_rejected
-    with suppress(ValueError, ArgumentTypeError):
-        return share(text)
+    """Return the share in <FEED>_MAX_REJECTED, by default the contract's; None if invalid, which the load reports."""
+    with suppress(SettingUnusable):
+        return max_rejected(feed)
     return None
 
 

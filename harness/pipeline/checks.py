@@ -19,7 +19,7 @@ from harness.project.paths import ROOT, from_root
 
 EXPECTED = ROOT / "dbt" / "tests" / "expected"  # the rows that models must have of the samples
 
-# All tables and views but partitions and what tells of loads, with their columns; a value without a hash counts as text.
+# All tables and views but partitions and what tells of loads, with their columns; what has no hash counts as text.
 TABLES = """
     select
         nspname, relname, string_agg(attname, ', ' order by attnum),

@@ -88,7 +88,7 @@ def test_a_contract_is_all_that_a_pipeline_needs() -> None:
     [
         ("orders.yaml", ORDERS.replace("order_id, logicalType: integer", "order_id, logicalType: money"), "is 'money'"),
         ("orders.yaml", "name: [", "it is not YAML"),
-        ("Orders 2!.yaml", ORDERS, "a feed cannot be named 'Orders 2!'"),
+        ("Orders 2!.yaml", ORDERS, "cannot be named 'Orders 2!'"),
     ],
 )
 def test_an_invalid_contract_breaks_only_its_own_dags_which_fail_with_its_three_lines(

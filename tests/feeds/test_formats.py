@@ -1,6 +1,7 @@
 """Files of each format: drift, bad files, files of several kinds and places, and one load of each into a warehouse."""
 
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,6 +91,7 @@ def parsed(tmp_path: Path) -> Callable[..., list[Any]]:
     return parse
 
 
+PARQUET = written("parquet", [ROW] * 2000)
 VALID = {"order_id": "1", "at": "2020-01-01T12:00:00+00:00", "price": "1.5", "note": "a"}
 
 
@@ -229,9 +232,27 @@ def test_parquet_rows_in_quarantine_can_be_read_again(parsed: Callable[..., list
     assert again == Row(("1", VALID["at"], "0.00000001", "a"), datetime(2020, 1, 1, 12, tzinfo=UTC))
 
 
+def test_a_file_may_be_compressed_in_several_parts_and_be_anywhere() -> None:
+    rows = written("csv", [{**ROW, "order_id": number} for number in range(5_000)])
+    halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    files: list[tuple[Format, bytes]] = [
+        ("csv", b"".join(map(gzip.compress, halves))),
+        ("csv", b"".join(pa.compress(half, "zstd", asbytes=True) for half in halves)),
+        ("parquet", PARQUET),
+        ("parquet", gzip.compress(PARQUET)),
+    ]
+    for format_, content in files:
+        memory = fsspec.filesystem("memory")
+        memory.pipe("/orders", content)
+        with open_source("memory://orders") as source:
+            found = sum(block.lines.count(b"\n") for block in read(source, orders(format_)).blocks)
+            assert found == (5_000 if format_ == "csv" else 2_000)
+            assert (source.size_bytes, source.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        memory.rm("/orders")
+
+
 # --- bad files ------------------------------------------------------------------------------------------------------
 
-PARQUET = written("parquet", [ROW] * 2000)
 NESTED = written("parquet", [{**ROW, "note": {"a": 1}}])
 BAD: list[tuple[str, Format, bytes, type[EventsError], str]] = [
     ("JSON for CSV", "csv", written("jsonl", [ROW]), WrongHeader, "does not begin with the header of orders"),

@@ -49,10 +49,11 @@ class _Form:
         No value has a quote in it, and each text but the last has one: so all that is found are these texts.
         """
         first, *others, last = self.texts
-        lines = lines.replace(last + b"\n", self.missing + b"\n").replace(first, b"")
+        end = self.missing + b"\n"
+        lines = lines[len(first) : -len(last) - 1].replace(last + b"\n" + first, end) + end
         for text in others:
             lines = lines.replace(text, b"\t")
-        return lines.replace(b'"', b"")
+        return lines.translate(None, b'"')
 
 
 def read(source: Source, feed: Feed) -> Rows:

@@ -174,6 +174,8 @@ def _plain(values: pa.Array) -> pa.Array:
         texts = pa.array([_nested(value) for value in values], pa.string())
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         texts = _mapped(values, bytes.hex)
+    elif pa.types.is_duration(kind) or pa.types.is_interval(kind):
+        texts = _mapped(values, str)
     else:
         texts = values.cast(pa.string())
     return texts
