@@ -219,8 +219,8 @@ def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--events", "-1"], "--events and --seed cannot be negative"),
-        (["--seed", "-1"], "--events and --seed cannot be negative"),
+        (["--events", "-1"], "--rows and --seed cannot be negative"),
+        (["--seed", "-1"], "--rows and --seed cannot be negative"),
         (["--bad", "1.5"], "argument --bad: 1.5 is not a share from 0 to 1, for example 0.01"),
         (["--bad", "1/0"], "argument --bad: 1/0 is not a share"),
         (
