@@ -13,8 +13,8 @@ from psycopg.rows import dict_row
 from feeds.contract import Feed, read_feed
 from feeds.formats import read
 from feeds.ledger import LoadResult
-from feeds.partitions import Partition
 from feeds.partitions import partitions as partitions_of
+from feeds.ranges import Partition
 from feeds.source import open_source
 from feeds.table import RawTable
 from tests.events_feed import COLUMNS, EVENTS, load

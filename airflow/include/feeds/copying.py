@@ -59,7 +59,6 @@ class Target:
     copy: sql.SQL | sql.Composed
     left_out: Callable[["Target", list[Piece]], int] | None = None
     start: datetime | None = None  # the first moment of its range; None for no bound
-    last_day: bytes = b""  # the latest day of its rows, YYYY-MM-DD
     rows: int = 0  # written: copied or waiting
     unsent_rows: int = 0  # that wait or are being copied
     waiting: list[Piece] = field(default_factory=list)

@@ -15,7 +15,6 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
@@ -26,6 +25,7 @@ from feeds.connection import transaction
 from feeds.definition import TREE, Definition
 from feeds.errors import TablesUnfit
 from feeds.interval import Interval
+from feeds.ranges import Partition
 from feeds.table import RawTable
 from feeds.values import moment_of
 
@@ -54,36 +54,6 @@ _REPLACED = (
 _FORGET = "delete from raw.partitions where not exists (select from pg_class where oid = table_id)"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Partition:
-    """A partition of a raw table and the bounds of its rows' times; None is an open bound."""
-
-    table: sql.Composable
-    start: datetime | None
-    end: datetime | None
-
-    def before(self, moment: datetime | None) -> Interval | None:
-        """Return its range before MOMENT, or None."""
-        if moment is None or (self.start is not None and self.start >= moment):
-            return None
-        return Interval(self.start, moment)
-
-    def after(self, moment: datetime | None) -> Interval | None:
-        """Return its range from MOMENT on, or None."""
-        if moment is None or (self.end is not None and self.end <= moment):
-            return None
-        return Interval(moment, self.end)
-
-    def is_cut_by(self, interval: Interval) -> bool:
-        """Return whether INTERVAL, which it overlaps, leaves out a part of its range."""
-        return bool(self.before(interval.start) or self.after(interval.end))
-
-    def overlaps(self, interval: Interval) -> bool:
-        """Return whether it and INTERVAL have a moment in common."""
-        begins_before = self.start is None or interval.end is None or self.start < interval.end
-        return begins_before and (self.end is None or interval.start is None or interval.start < self.end)
 
 
 def rows_per_partition(rows: int) -> int:

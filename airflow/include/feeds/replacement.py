@@ -5,7 +5,6 @@ long, and is done before anybody is blocked; `swap` then takes milliseconds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 import psycopg
@@ -13,30 +12,9 @@ from psycopg import sql
 
 from feeds.definition import Definition
 from feeds.interval import ALWAYS, Interval
-from feeds.partitions import Partition, add_keys, key_ranges, make_table, partitions, rows_per_partition
+from feeds.partitions import add_keys, key_ranges, make_table, partitions, rows_per_partition
+from feeds.ranges import Partition, PlannedPartition, Staged, plan
 from feeds.staging import Staging
-
-
-@dataclass
-class PlannedPartition:
-    """A partition to make: its range of time, a staging table or None, and the rows to keep of other partitions."""
-
-    start: datetime | None
-    end: datetime | None
-    rows: int = 0
-    staged: sql.Composable | None = None
-    kept: list[tuple[Partition, Interval]] = field(default_factory=list)
-
-    def can_merge(self, following: "PlannedPartition", partition_rows: int) -> bool:
-        """Return whether both are small enough, and have at most one staging table."""
-        return self.rows + following.rows < partition_rows and not (self.staged and following.staged)
-
-    def merge(self, following: "PlannedPartition") -> None:
-        """Extend this one over FOLLOWING."""
-        self.end = following.end
-        self.rows += following.rows
-        self.staged = self.staged or following.staged
-        self.kept += following.kept
 
 
 class Replacement:
@@ -165,76 +143,47 @@ class Replacement:
             " from pg_class join pg_partition_tree(%s) on relid = oid where isleaf",
             (str(self.definition.table),),
         )
-        planned = self._plan(staging, rows_per_partition(total or 0))
+        staged = [Staged(part.table, part.start, part.rows) for part in staging.parts]
+        partition_rows = rows_per_partition(total or 0)
+        planned = plan(self._touched, self._interval, staged, self._rows_by_day, partition_rows)
         for partition in self._left:
             if partition not in self._touched:
                 all_rows = (partition, Interval(partition.start, partition.end))
                 planned.append(PlannedPartition(partition.start, partition.end, kept=[all_rows]))
-        for plan in planned:
-            self._make(plan, reader)
+        for one in planned:
+            self._make(one, reader)
 
     def _is_inside(self, partition: Partition) -> bool:
         """Return whether the interval contains all of PARTITION."""
         return partition in self._touched and not partition.is_cut_by(self._interval)
 
-    def _plan(self, staging: Staging, partition_rows: int) -> list[PlannedPartition]:
-        """Return the partitions to make for the range of the touched ones."""
-        planned: list[PlannedPartition] = []
-        if self._touched and (before := self._touched[0].before(self._interval.start)):
-            planned += self._plan_kept(self._touched[0], before, partition_rows)
-        ends = [part.start for part in staging.parts[1:]] + [self._interval.end]
-        for part, end in zip(staging.parts, ends, strict=False):  # without parts there is still one end
-            planned.append(PlannedPartition(part.start, end, part.rows, part.table))
-        if not staging.parts:
-            planned.append(PlannedPartition(self._interval.start, self._interval.end))
-        if self._touched and (after := self._touched[-1].after(self._interval.end)):
-            planned += self._plan_kept(self._touched[-1], after, partition_rows)
-        merged = planned[:1]
-        for plan in planned[1:]:
-            if merged[-1].can_merge(plan, partition_rows):
-                merged[-1].merge(plan)
-            else:
-                merged.append(plan)
-        return merged
-
-    def _plan_kept(self, partition: Partition, kept: Interval, partition_rows: int) -> list[PlannedPartition]:
-        """Cut KEPT, a part of PARTITION, at ends of days."""
+    def _rows_by_day(self, partition: Partition, kept: Interval) -> list[tuple[datetime, int]]:
         time, (start, end) = self.definition.table.partition_key, map(str, kept.bounds)
-        days = self.connection.execute(
+        return self.connection.execute(
             sql.SQL(
                 "select date_trunc('day', greatest(least({time}, '9999-12-31'), '0001-01-01')::timestamptz), count(*)"
                 " from {table} where {time} >= {start} and {time} < {end} group by 1 order by 1"
             ).format(time=time, table=partition.table, start=start, end=end)
-        )
-        planned = [PlannedPartition(kept.start, kept.end)]
-        for day, rows in days:
-            if planned[-1].rows >= partition_rows:
-                planned[-1].end = day
-                planned.append(PlannedPartition(day, kept.end))
-            planned[-1].rows += rows
-        for plan in planned:
-            if plan.rows:
-                plan.kept.append((partition, Interval(plan.start, plan.end)))
-        return planned
+        ).fetchall()
 
-    def _make(self, plan: PlannedPartition, reader: psycopg.Connection | None) -> None:
+    def _make(self, planned: PlannedPartition, reader: psycopg.Connection | None) -> None:
         connection = self.connection
-        table = plan.staged or make_table(connection, self.definition, self.load_id)
-        for partition, interval in plan.kept:
+        table = planned.staged or make_table(connection, self.definition, self.load_id)
+        for partition, interval in planned.kept:
             assert reader is not None
             self._copy(partition, interval, table, reader)
-        if plan.staged is None:
+        if planned.staged is None:
             add_keys(connection, self.definition, table)
         self.definition.add_references(connection, table)
         bounds = [
             sql.SQL("{} {} {}").format(self.definition.table.partition_key, sql.SQL(operator), str(bound))
-            for operator, bound in ((">=", plan.start), ("<", plan.end))
+            for operator, bound in ((">=", planned.start), ("<", planned.end))
             if bound
         ]
         if bounds:  # so that attaching the partition does not scan its rows
             condition = sql.SQL(" and ").join(bounds)
             connection.execute(sql.SQL("alter table {} add check ({})").format(table, condition))
-        self.made.append(Partition(table, plan.start, plan.end))
+        self.made.append(Partition(table, planned.start, planned.end))
 
     def _copy(
         self, partition: Partition, interval: Interval, table: sql.Composable, reader: psycopg.Connection

@@ -26,6 +26,7 @@ from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
 from feeds.lines import Dialect, Lines, Reject, Row, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
+from feeds.routing import Routes
 from feeds.table import RawTable
 from feeds.values import moment_of
 
@@ -91,7 +92,6 @@ class Staging:
         self._forms: dict[tuple[tuple[Column, ...], Dialect], Lines] = {}
         self._files: dict[int, Lines] = {}
         self.parts: list[Target] = []
-        self._starts: list[bytes] = []
         self.rows_by_day: Counter[bytes] = Counter()
         self.rejected: Counter[Reject] = Counter()
         self.is_hopeless = False
@@ -129,7 +129,7 @@ class Staging:
 
     def begin(self, total_bytes: int | None, most_rows: int | None) -> None:
         """Expect files of TOTAL_BYTES as stored and MOST_ROWS rows; None if that is not known."""
-        self._partition_rows = rows_per_partition((total_bytes or 0) // _ROW_BYTES)
+        self._routes = Routes(rows_per_partition((total_bytes or 0) // _ROW_BYTES), MAX_PARTITIONS)
         self._seen: SeenKeys = SeenIntegers(most_rows) if self._is_integer_key else self._duplicates
 
     def most_rows(self, rows: Rows, text_bytes: int | None) -> int | None:
@@ -456,31 +456,14 @@ class Staging:
                 )
 
     def _part(self, day: bytes | None) -> Target:
-        """Return the table for rows of DAY, a new one if DAY is later than all before and the last table is full."""
-        if day is None:
-            if not self.parts:
-                self._make_part(None)
-            return self.parts[0]
-        index = bisect_right(self._starts, day) - 1
-        if index < 0 and self.parts:
-            index = 0
-        elif index == len(self.parts) - 1 and (
-            not self.parts or (self.parts[-1].rows >= self._partition_rows and day > self.parts[-1].last_day)
-        ):
-            self._make_part(day)
-            index += 1
-        part = self.parts[index]
-        part.last_day = max(part.last_day, day)
-        return part
-
-    def _make_part(self, day: bytes | None) -> None:
-        if len(self.parts) >= MAX_PARTITIONS:
-            self._partition_rows *= 2
-        start = moment_of(day.decode()) if self.parts and day else self._interval.start
-        self._copier.pause()
-        table = make_table(self._connection, self._definition, self._load_id)
-        self.parts.append(Target(table, self._copy_into(table, self._names), self._refuser, start))
-        self._starts.append(day or b"")
+        """Return the table for rows of DAY; of a snapshot there is one."""
+        number, is_new = self._routes.table(day or b"", self.parts[-1].rows if self.parts else 0)
+        if is_new:
+            start = moment_of(day.decode()) if self.parts and day else self._interval.start
+            self._copier.pause()
+            table = make_table(self._connection, self._definition, self._load_id)
+            self.parts.append(Target(table, self._copy_into(table, self._names), self._refuser, start))
+        return self.parts[number]
 
 
 def is_integer_key(raw: RawTable) -> bool:

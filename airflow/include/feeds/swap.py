@@ -7,7 +7,8 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from feeds.partitions import Partition, attach, current_generation, detach, make_table, retire
+from feeds.partitions import attach, current_generation, detach, make_table, retire
+from feeds.ranges import Partition
 from feeds.replacement import Replacement
 from feeds.table import RawTable
 
