@@ -11,7 +11,6 @@ from feeds.tables import create_others
 from tests.events_feed import EVENTS
 from tests.feeds.test_changed_contract import CONTRACT
 
-
 RULE = "    customProperties: [{property: rules, value: [{name: none, sql: no_such_function(paid)}]}]\n"
 
 
