@@ -10,8 +10,9 @@ from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, contracts, fe
 from feeds.days import valid_times
 from feeds.dsn import libpq_dsn
 from feeds.errors import ContractInvalid
+from feeds.files import find_files
 from feeds.replay import replay
-from feeds.source import find_files, named, open_source
+from feeds.source import named, open_source
 from feeds.uri import shown
 from harness.errors import BreakingChangeError, UsageError
 from harness.pipeline import new_feed

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 
 from feeds import formats
 from feeds.contract import Column, Drift, Feed, Properties
+from feeds.files import find_files
 from feeds.lines import Lines, Reject, Row
-from feeds.source import Source, find_files, open_source, text_source
+from feeds.source import Source, open_source, text_source
 from feeds.uri import shown
 from harness.errors import UsageError
 from harness.pipeline.column_guess import TYPES, ColumnGuess

@@ -19,7 +19,7 @@ from feeds.contract import Feed
 from feeds.interval import ALWAYS, Interval
 from feeds.load import load
 from feeds.tables import create_tables
-from harness.pipeline import raw_rows
+from harness.pipeline.file_rows import RejectedError, Row, csv_row, each, whole_record
 from tests.events_feed import EVENTS
 from tests.feeds import common
 from tests.feeds.common import contract, empty, rows
@@ -145,7 +145,7 @@ def mixed_lines(draw: st.DrawFn) -> bytes:
     fields, others = list(draw(usual)), draw(unusual)
     for position in draw(st.lists(st.integers(0, 6), max_size=2)):
         fields[position] = others[position]
-    quoted = {n for n, text in enumerate(fields) if set(text) & set(',"\n') and draw(st.integers(0, 9))}
+    quoted = {n for n, text in enumerate(fields) if bool(set(text) & set(',"\n')) and draw(st.integers(0, 9))}
     return written(draw, fields, [*quoted, *draw(st.lists(st.integers(0, 6), max_size=2))], ",")
 
 
@@ -170,36 +170,32 @@ def contents(lines: st.SearchStrategy[bytes], header: bytes) -> st.SearchStrateg
 
 EMBEDDED = content_of([b'1;proposed;1;2020-01-01 00:00:00;"3_a\nb_c_1"'], [b"\n"], b"", True)
 QUOTED = content_of([b'"1";proposed;1;2020-01-01 00:00:00;"3_a;b_""c""_1"'] * 2, [b"\r\n"], BOM, True)
-Numbered = tuple[int, "raw_rows.Row | raw_rows.RejectedError"]
 
 
-def numbered(feed: Feed, content: bytes) -> list[Numbered]:
+def numbered(feed: Feed, content: bytes) -> list[tuple[int, Row | RejectedError]]:
     """Return the rows of CONTENT, with the number of their first line."""
-    csv, count, found = feed.properties.csv, len(feed.columns), []
+    csv, found = feed.properties.csv, []
+    headers = [column.header for column in feed.columns]
     lines = [line.removesuffix(b"\r") for line in content.removeprefix(BOM).split(b"\n")]
     position = next(n for n, line in enumerate(lines) if line.strip()) + 1
     while position < len(lines):
         record, taken = lines[position], 1
         if record.count(csv.quote.encode()) % 2:
-            record, taken = raw_rows.joined(lines, position, count, csv.delimiter, csv.quote)
+            record, taken = whole_record(lines, position, len(headers), csv.delimiter, csv.quote)
         if record.strip():
-            try:
-                row: raw_rows.Row | raw_rows.RejectedError = raw_rows.read_row(feed, feed.columns, record, "utf-8")
-            except raw_rows.RejectedError as error:
-                row = error
-            found.append((position + 1, row))
+            found.append((position + 1, each(csv_row, feed, headers, record)))
         position += taken
     return found
 
 
 def expect(
-    feed: Feed, content: bytes, valid_times: Interval, breaks_rule: Callable[[raw_rows.Row], bool]
-) -> tuple[dict[tuple[Any, ...], raw_rows.Row], list[tuple[int, str]]]:
+    feed: Feed, content: bytes, valid_times: Interval, breaks_rule: Callable[[Row], bool]
+) -> tuple[dict[tuple[Any, ...], Row], list[tuple[int, str]]]:
     """Return the valid rows by their keys, and line number and reason of the others, by the harness's reader."""
-    valid: dict[tuple[Any, ...], raw_rows.Row] = {}
+    valid: dict[tuple[Any, ...], Row] = {}
     rejected = []
     for number, row in numbered(feed, content):
-        if isinstance(row, raw_rows.RejectedError):
+        if isinstance(row, RejectedError):
             rejected.append((number, str(row.args[0])))
         elif row[str(feed.time_column)] not in valid_times:
             rejected.append((number, "out_of_range"))
@@ -220,16 +216,16 @@ def mixed(tmp_path: Path, dsn: str) -> Feed:
     return feed
 
 
-def breaks_rule_of_events(row: raw_rows.Row) -> bool:
-    return (row["event_type"] == "proposed") != (row["meta_data"] is not None)
+def breaks_rule_of_events(row: Row) -> bool:
+    return bool((row["event_type"] == "proposed") != (row["meta_data"] is not None))
 
 
-def breaks_rule_of_mixed(row: raw_rows.Row) -> bool:
+def breaks_rule_of_mixed(row: Row) -> bool:
     return row["n"] is not None and row["n"] <= -5 and row["up"] is False
 
 
 anyhow = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 block_sizes = st.sampled_from([7, 64, 1 << 18])
 bounds = st.sampled_from([ALWAYS, Interval(START, None), Interval(None, END), Interval(END, None)])
@@ -294,7 +290,7 @@ def check(
     db: psycopg.Connection,
     feed: Feed,
     path: Path,
-    expected: tuple[dict[tuple[Any, ...], raw_rows.Row], list[tuple[int, str]]],
+    expected: tuple[dict[tuple[Any, ...], Row], list[tuple[int, str]]],
     *,
     block_bytes: int,
     cut: bool,

@@ -94,7 +94,6 @@ TIMES = [
     "2020-01-01 23:59:60",
     "2020-01-01  00:00:00",
     "2020-01-01t00:00:00",
-    "2020-01-01 00:00",
     "2020-01-01 00:00:00.",
     "2020-01-01 00:00:00.1234567",
     "2020-01-01 00:00:00z",
@@ -138,7 +137,7 @@ REJECTED: dict[str, list[bytes]] = {
     "created_at: type": [f"{{}};created_account;1;{text};".encode() for text in TIMES],
     "meta_data: pattern": [
         *(PROPOSED + text.encode() for text in ["x", "1_a_1", "1__b_1", "1_a__1", "1_a_b_c_1", "3", "3_a_b_1_", " "]),
-        *(PROPOSED + text + b"_a_b_1" for text in (b"", b"x", b"1e3", b"+1", b"1.5", b"9" * 20)),
+        *(PROPOSED + text + b"_a_b_1" for text in (b"", b"x", b"1e3", b"+1", b"1.5")),
         *(
             PROPOSED + b"1_a_b_" + fee.encode()
             for fee in ["", ".5", "1.", "1,5", "1e3", "NaN", "--1", "1.0000000", "1234567890123", "1 "]

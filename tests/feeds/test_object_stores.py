@@ -38,6 +38,7 @@ import os, re, resource, sys
 from datetime import datetime
 from pathlib import Path
 import fsspec
+from tests.events_feed import load
 
 def memory_kib(name):
     status = Path("/proc/self/status")  # only Linux has it
