@@ -260,10 +260,13 @@ def test_names_of_columns(headers: list[str], names: list[str]) -> None:
 
 
 def test_headers_of_any_text_are_kept(tmp_path: Path) -> None:
-    headers = ['"a ""quoted"" one"', "no", "# x", "价格", "'", "a: b"]
+    headers = ['"a ""quoted"" one"', "no", "# x", "价格 😀", "\u2028'\x7f", "a: b"]
     path = csv_file(tmp_path / "a.csv", ",".join(headers), [",".join([str(i)] * 6) for i in range(9)])
     found = guessed(path)
-    assert [column.header for column in found.feed.columns] == ['a "quoted" one', "no", "# x", "价格", "'", "a: b"]
+    assert [column.header for column in found.feed.columns] == [
+        'a "quoted" one',
+        *headers[1:],
+    ]
 
 
 @pytest.mark.parametrize(
