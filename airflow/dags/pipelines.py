@@ -90,7 +90,8 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
 
             context: Any = get_current_context()
             start, end = interval(context)
-            share = context["params"]["max_rejected"]
+            if (share := context["params"]["max_rejected"]) is None:
+                share = max_rejected(feed)
             result = load(
                 feed,
                 warehouse_dsn(),
@@ -98,7 +99,7 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
                 start=start,
                 end=end,
                 valid=valid_times(feed),
-                max_rejected=max_rejected(feed) if share is None else share,
+                max_rejected=share,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )

@@ -8,7 +8,9 @@ from typing import Any
 import psycopg
 
 from feeds import source
-from tests.events_feed import load
+from feeds.contract import Feed
+from feeds.load import load
+from tests.events_feed import EVENTS
 
 
 def kill_at_byte(at: int) -> None:
@@ -37,16 +39,16 @@ def kill_before_statement(number: int) -> None:
     psycopg.Connection.execute = execute_or_kill  # type: ignore[method-assign,assignment]
 
 
-def _load(kill: Any, when: int, uri: str, dsn: str) -> None:
+def _load(kill: Any, when: int, uri: str, dsn: str, feed: Feed) -> None:
     kill(when)
-    load(uri, dsn)
+    load(feed, dsn, source_uri=uri)
 
 
-def run(kill: Any, when: int, uri: str, dsn: str) -> int | None:
+def run(kill: Any, when: int, uri: str, dsn: str, feed: Feed = EVENTS) -> int | None:
     """Load URI in a new process that KILL, a function of this module, prepares for WHEN; return its exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
-    process = context.Process(target=_load, args=(kill, when, uri, dsn))
+    process = context.Process(target=_load, args=(kill, when, uri, dsn, feed))
     process.start()
     process.join()
     return process.exitcode

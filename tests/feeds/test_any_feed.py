@@ -65,7 +65,7 @@ def feeds(draw: st.DrawFn) -> Feed:
     properties = Properties(timeColumn=time, drift=Drift(column_order="accept"))
     return Feed(
         "any_feed", "1.0.0", columns, tuple(key), "*", draw(st.sampled_from(sorted(FORMATS))), rules, properties
-    )  # type: ignore[arg-type]
+    )
 
 
 @st.composite

@@ -145,7 +145,7 @@ def mixed_lines(draw: st.DrawFn) -> bytes:
     fields, others = list(draw(usual)), draw(unusual)
     for position in draw(st.lists(st.integers(0, 6), max_size=2)):
         fields[position] = others[position]
-    quoted = {n for n, text in enumerate(fields) if set(text) & set(',"\n') and draw(st.integers(0, 9))}
+    quoted = {n for n, text in enumerate(fields) if bool(set(text) & set(',"\n')) and draw(st.integers(0, 9))}
     return written(draw, fields, [*quoted, *draw(st.lists(st.integers(0, 6), max_size=2))], ",")
 
 
@@ -217,7 +217,7 @@ def mixed(tmp_path: Path, dsn: str) -> Feed:
 
 
 def breaks_rule_of_events(row: Row) -> bool:
-    return (row["event_type"] == "proposed") != (row["meta_data"] is not None)
+    return bool((row["event_type"] == "proposed") != (row["meta_data"] is not None))
 
 
 def breaks_rule_of_mixed(row: Row) -> bool:

@@ -1,6 +1,7 @@
 """Loads that end early: the tables are as before or as after, row by row, and nothing else remains."""
 
 import contextlib
+import dataclasses
 import os
 import random
 import re
@@ -17,16 +18,19 @@ import pytest
 
 from feeds import load as load_module
 from feeds.errors import SourceChanged, WarehouseFull, WarehouseGone
+from feeds.load import load as load_feed
 from feeds.source import _StoredBytes
 from feeds.swap import swap
+from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 from tests.events_feed import load
 from tests.feeds import common, killed
-from tests.feeds.common import HEADER, Rows, account, other_tables, query, wait_until
+from tests.feeds.common import DAY, HEADER, Rows, account, other_tables, query, wait_until
 from tests.feeds.conftest import OwnServer
 
 DAYS, ROWS_PER_DAY = 6, 2_000
 SEED = int(os.environ.get("EVENTS_SEED", random.SystemRandom().randrange(2**32)))
+VISITS_TABLES = "select relname from pg_partition_tree('raw.visits') join pg_class on oid = relid"
 pytestmark = pytest.mark.slow
 
 
@@ -131,6 +135,33 @@ def test_the_load_is_killed_before_any_of_its_statements(before: Before, chance:
     assert statement > 20
     assert content(before.dsn)[:2] == before.after(22)
     before.assert_the_next_load_succeeds()
+
+
+def test_a_load_that_reads_its_file_twice_is_killed(
+    dsn: str, db: psycopg.Connection, tmp_path: Path, chance: random.Random
+) -> None:
+    """As one does whose key is not one integer, and which has duplicates."""
+    columns = ", ".join(
+        f"{{name: {name}, logicalType: {kind}, required: true, primaryKey: {key}}}"
+        for name, kind, key in (("site", "string", "true"), ("day", "date", "true"), ("visitors", "integer", "false"))
+    )
+    feed = common.contract(tmp_path, "visits", columns, "{property: timeColumn, value: day}")
+    create_tables(dsn, feed)
+    file = tmp_path / "visits.csv"
+    present, wanted = [[(f"s{n % 300}", DAY.date(), visitors) for n in range(310)] for visitors in (1, 2)]
+    for version in (present, wanted):
+        lines = ["site,day,visitors", *(",".join(map(str, row)) for row in version)]
+        file.write_text("\n".join(lines))
+        if version is present:
+            assert load_feed(feed, dsn, source_uri=str(file), max_rejected=0.1).rejected == 10
+    feed = dataclasses.replace(feed, properties=feed.properties.model_copy(update={"max_rejected": 0.1}))
+    for statement in chance.sample(range(5, 40), 3):
+        assert killed.run(killed.kill_before_statement, statement, str(file), dsn, feed) == -signal.SIGKILL
+        assert sorted(common.rows(db, feed)) == sorted(set(present))
+        assert len(common.rejects(db)) == 10
+    assert load_feed(feed, dsn, source_uri=str(file)).rejected == 10
+    assert sorted(common.rows(db, feed)) == sorted(set(wanted))
+    assert other_tables(db) == {table for (table,) in query(dsn, VISITS_TABLES)}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from feeds import patterns
 from feeds.contract import Column, Csv, Feed, Properties
+from feeds.formats import read
 from feeds.lines import Dialect, Lines, Reject, Row
+from feeds.source import Source, text_source
 
 SPECIAL = ';"\\\r\n\0'
 PIECES = ["7", "-7", "007", "0", "9" * 18, "9" * 19, "1.5", "1.50", "-0", "0.0", "1.", ".5", "1e3", "+1", " 1", "NaN"]
@@ -146,3 +148,33 @@ def test_an_expression_without_characters_matches_the_same_texts_without_them(pa
 def test_the_reason_of_a_line(line: bytes, expected: Row | Reject) -> None:
     one = feed(Column("i", "i", "integer", "bigint", is_required=True))
     assert Lines(one, one.columns, Dialect(";", '"', "")).parse(line) == expected
+
+
+@given(st.lists(st.sampled_from(["a,b", '"a', '"', 'x"', '"c,d",""', ",", "é", ""]), max_size=12), st.integers(1, 12))
+@settings(max_examples=500)
+def test_records_of_several_lines_do_not_depend_on_where_blocks_end(parts: list[str], size: int) -> None:
+    one = replace(feed(COLUMNS[3], COLUMNS[4]), properties=Properties())
+    text = b"s,short\n" + "".join(f"{part}\n" for part in parts).encode()
+    lines = text.splitlines(keepends=True)
+    whole = text_source("file", text)
+    pieces = (b"".join(lines[start : start + size]) for start in range(0, len(lines), size))
+    cut = replace(whole, blocks=pieces)
+
+    def records(source: Source) -> list[tuple[int, bytes]]:
+        found, rows = [], read(source, one)
+        for block in rows.blocks:
+            start, number = 0, block.line_number
+            while start < len(block.lines):
+                end = rows.dialect.end_of_record(block.lines, start, 2)
+                found.append((number, block.lines[start:end]))
+                number += block.lines.count(b"\n", start, end + 1)
+                start = end + 1
+        return found
+
+    assert records(cut) == records(text_source("file", text))
+
+
+def test_the_keys_of_clean_lines_have_the_columns_order_in_the_key() -> None:
+    one = replace(feed(COLUMNS[0], COLUMNS[3], COLUMNS[8]), key=("d", "i"))
+    lines = Lines(one, one.columns, Dialect(";", '"', ""))
+    assert lines.key_lines(b"1;a;2020-01-01\n2;b;2020-01-02\n") == [b"2020-01-01;1", b"2020-01-02;2"]

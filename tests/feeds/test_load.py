@@ -3,6 +3,7 @@
 import gzip
 import logging
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from feeds import errors
 from feeds.ledger import LoadResult
-from tests.events_feed import load
+from feeds.load import load as load_feed
+from tests.events_feed import EVENTS, load
 from tests.feeds.common import DAY, HEADER, account, events, ids, ledger, load_day, names, rejects, write, write_days
 from tests.feeds.test_load_histories import BAD, BLANK, Line
 
@@ -173,6 +175,30 @@ def test_a_source_that_cannot_be_read_is_recorded(dsn: str, db: psycopg.Connecti
         assert (row["status"], row["rows_read"]) == ("failed", None)
     assert damaged["failure"].splitlines()[1] == "It is a damaged gzip file, or was still being written."
     assert missing["failure"].splitlines()[0] == f"{file} does not exist."
+
+
+def test_a_rule_refuses_rows_outside_the_interval_too(dsn: str, db: psycopg.Connection, file: Path) -> None:
+    """So that a load of an interval takes the rows of it that a load of the whole file takes."""
+    against = f"1;proposed;8;{DAY:%Y-%m-%d %H:%M:%S};"
+    write(file, [account(0), against, account(1, TOMORROW), account(0, TOMORROW)])
+    for start in (None, TOMORROW):
+        result = load(str(file), dsn, start=start, max_rejected=1)
+        assert result.reasons == {"only_proposals_have_metadata: rule": 1, "duplicate_key": 1}
+        assert ids(db) == [0, 1]
+
+
+def test_files_of_one_load_may_have_other_orders_of_columns(dsn: str, db: psycopg.Connection, tmp_path: Path) -> None:
+    drift = EVENTS.properties.drift.model_copy(update={"column_order": "accept"})
+    feed = replace(EVENTS, properties=EVENTS.properties.model_copy(update={"drift": drift}))
+    rows = [account(number).split(";") for number in (1, 2, 1, 3)]
+    for name, order in (("a", (0, 1, 2, 3, 4)), ("b", (4, 3, 2, 1, 0)), ("c", (2, 0, 1, 4, 3))):
+        lines = [[HEADER.split(";")[n] for n in order], *([row[n] for n in order] for row in rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(map(";".join, lines)))
+    result = load_feed(feed, dsn, source_uri=f"{tmp_path}/*.csv", max_rejected=1)
+    assert (result.loaded, result.reasons) == (3, {"duplicate_key": 9})
+    assert {row[1:] for row in events(db)} == {("created_account", 8, DAY, None)}
+    found = db.execute("select file_number, line_number from raw.rejected_rows order by 1, 2").fetchall()
+    assert found == [(1, 4), *((file, line) for file in (2, 3) for line in (2, 3, 4, 5))]
 
 
 def test_the_tables_refuse_invalid_values(dsn: str, db: psycopg.Connection, file: Path) -> None:

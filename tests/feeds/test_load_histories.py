@@ -115,7 +115,7 @@ metadata = st.sampled_from(["3_a_b_1", '4_"a";_é_-0.5', "3_a\\n_\\._1", "3_a\t_
 def field_of(draw: st.DrawFn, text: str, delimiter: str) -> str:
     """Draw TEXT as a field, in quotes if it must be."""
     quoted = '"' + text.replace('"', '""') + '"'
-    return quoted if set(text) & {'"', delimiter, "\n"} or draw(st.booleans()) else text
+    return quoted if bool(set(text) & {'"', delimiter, "\n"}) or draw(st.booleans()) else text
 
 
 def written(draw: st.DrawFn, moment: datetime) -> str:
@@ -126,9 +126,7 @@ def written(draw: st.DrawFn, moment: datetime) -> str:
 
 def or_bad(line: Callable[[st.DrawFn], Line], bad: Sequence[Line]) -> st.SearchStrategy[Line]:
     """Draw a LINE, or sometimes a BAD one."""
-    return st.integers(0, 9).flatmap(
-        lambda kind: st.sampled_from(bad) if kind == 9 else st.composite(line)()  # type: ignore[arg-type]
-    )
+    return st.integers(0, 9).flatmap(lambda kind: st.sampled_from(bad) if kind == 9 else st.composite(line)())
 
 
 def event(draw: st.DrawFn) -> Line:
