@@ -152,7 +152,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def sample(session: nox.Session) -> None:
-    """Generate events: `-- --events N --seed S --out PATH`."""
+    """Generate rows of a feed: `-- --feed NAME --rows N --seed S --out PATH`."""
     run(session, install(session, "sample"), "airflow/data/generate.py")
 
 

@@ -28,7 +28,7 @@ import pendulum
 from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from feeds.contract import CADENCES, CONTRACTS, Feed, read_feed
+from feeds.contract import CADENCES, CONTRACTS, Feed, contracts, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid, SettingUnusable
 from feeds.retries import RETRIES
@@ -90,7 +90,8 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
 
             context: Any = get_current_context()
             start, end = interval(context)
-            share = context["params"]["max_rejected"]
+            if (share := context["params"]["max_rejected"]) is None:
+                share = max_rejected(feed)
             result = load(
                 feed,
                 warehouse_dsn(),
@@ -98,7 +99,7 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
                 start=start,
                 end=end,
                 valid=valid_times(feed),
-                max_rejected=max_rejected(feed) if share is None else share,
+                max_rejected=share,
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )
@@ -165,7 +166,7 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
 
 
 FEEDS: list[Feed] = []
-for path in sorted(CONTRACTS.glob("*.yaml")):
+for path in contracts(CONTRACTS):
     try:
         FEEDS.append(read_feed(path))
     except ContractInvalid as invalid:

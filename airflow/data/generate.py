@@ -180,17 +180,17 @@ def writer(options: argparse.Namespace) -> Callable[[BinaryIO], None]:
     from feed_files import write_rows
     from feed_rows import Quirks, rows
 
-    from feeds.contract import CONTRACTS, feed_names, read_feed
+    from feeds import contract
     from feeds.errors import EventsError
 
-    if options.feed not in feed_names():
-        sys.exit(
-            f"✗ There is no feed {options.feed!r}.\n  The feeds are {', '.join(feed_names())}.\n  Name one of them."
-        )
+    path = contract.CONTRACTS / f"{options.feed}.yaml"
+    if not path.exists():
+        names = ", ".join(contract.feed_names())
+        sys.exit(f"✗ There is no feed {options.feed!r}.\n  The feeds are {names}.\n  Name one of them.")
 
     def write(file: BinaryIO) -> None:
         try:
-            feed = read_feed(CONTRACTS / f"{options.feed}.yaml")
+            feed = contract.read_feed(path)
             quirks = Quirks(options.late, options.ties, options.duplicates)
             made = rows(feed, options.events, options.seed, quirks, os.environ.get("EVENTS_DSN"))
             write_rows(feed, made, file, options.bad)

@@ -17,8 +17,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from feeds.contract import Feed, read_feeds
+from feeds.files import find_files
 from feeds.load import load
-from feeds.source import find_files
 from feeds.tables import create_tables
 from feeds.uri import shown
 from harness.commands.arguments import dsn as valid_dsn

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from feeds.contract import Feed, read_feeds
 from feeds.errors import EventsError
+from feeds.files import find_files
 from feeds.interval import Interval
-from feeds.source import find_files
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept

@@ -10,8 +10,9 @@ from feeds.contract import CONTRACTS, FEED_NAME, OWN_TABLES, Feed, contracts, fe
 from feeds.days import valid_times
 from feeds.dsn import libpq_dsn
 from feeds.errors import ContractInvalid
+from feeds.files import find_files
 from feeds.replay import replay
-from feeds.source import find_files, named, open_source
+from feeds.source import named, open_source
 from feeds.uri import shown
 from harness.errors import BreakingChangeError, UsageError
 from harness.pipeline import new_feed
@@ -27,6 +28,7 @@ from harness.reporting.summary import Section
 DATA = ROOT / "airflow" / "data"
 MODELS = ROOT / "dbt" / "models"
 STAGING = MODELS / "staging"
+MOST_SHOWN = 30  # columns
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,11 +99,12 @@ def say_guess(uri: str, found: Guess, contract: Path) -> None:
     """Print what was guessed, and what to look at."""
     feed, notes = found.feed, found.notes
     some = "all" if found.is_all else "the first"
-    csv = feed.properties.csv.model_dump(exclude_defaults=feed.format != "csv")
-    options = "".join(f", {name} {value!r}" for name, value in csv.items() if feed.format == "csv")
+    options = [f"{name} {value!r}" for name, value in feed.properties.csv.model_dump(exclude_defaults=True).items()]
+    columns = [f"{column.name} {column.sql_type}" for column in feed.columns[:MOST_SHOWN]]
+    columns += [f"{len(feed.columns) - MOST_SHOWN} more"] if len(feed.columns) > MOST_SHOWN else []
     say(f"\nGuessed from {some} {found.rows:,} rows of {shown(uri)}:")
-    say(f"  format: {FORMATS[feed.format]}{options}")
-    say(f"  columns: {', '.join(f'{column.name} {column.sql_type}' for column in feed.columns)}")
+    say(f"  format: {', '.join([FORMATS[feed.format], *options])}")
+    say(f"  columns: {', '.join(columns)}")
     say(f"  key: {', '.join(feed.key)}, {notes['key']}")
     say(f"  kind: {notes['time']}")
     say(f"\nLook at these in {from_root(contract)}:")

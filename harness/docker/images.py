@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from feeds.source import find_files
+from feeds.files import find_files
 from harness.docker import engine
 from harness.errors import BuildFailedError, CommandFailedError
 from harness.processes.command import run

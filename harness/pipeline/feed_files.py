@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from feeds.contract import Feed
+from feeds.files import find_files
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval
-from feeds.source import find_files, open_source
+from feeds.source import open_source
 from harness.project.paths import DATA
 
 

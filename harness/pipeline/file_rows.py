@@ -21,8 +21,9 @@ import fsspec
 import re2
 
 from feeds.contract import OTHER_COLUMNS, Column, Feed
+from feeds.files import find_files
 from feeds.interval import ALWAYS, Interval
-from feeds.source import find_files, http_options
+from feeds.source import http_options
 
 LINE_LIMIT_BYTES = 1 << 20
 MOST_DIGITS = 1000
@@ -30,7 +31,9 @@ CODECS = {"utf-8": "utf-8", "latin-1": "latin-1", "windows-1252": "cp1252"}
 INTEGER = re.compile(r"-?[0-9]+")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-MOMENT = re.compile(rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[ T]({CLOCK}:[0-5][0-9])(\.[0-9]{{1,6}})?(Z|[+-]{CLOCK})?")
+MOMENT = re.compile(
+    rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})[ T]({CLOCK})(?:(:[0-5][0-9])(\.[0-9]{{1,6}})?)?(Z|[+-]{CLOCK})?"
+)
 TRUE, FALSE = {"true", "t", "1", "yes"}, {"false", "f", "0", "no"}
 OTHER = OTHER_COLUMNS.name
 
@@ -433,8 +436,8 @@ def moment(text: str, time_zone: str) -> datetime:
     """Return the moment in TEXT, in UTC; raise ValueError if it is none."""
     if not (found := MOMENT.fullmatch(text)):
         raise ValueError(text)
-    day, time, fraction, offset = found.groups()
-    local = datetime.strptime(f"{day} {time}", "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - the zone comes next
+    day, clock, seconds, fraction, offset = found.groups()
+    local = datetime.strptime(f"{day} {clock}{seconds or ':00'}", "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - the zone comes next
     if fraction:
         local += timedelta(microseconds=int(fraction[1:].ljust(6, "0")))
     if offset is None:

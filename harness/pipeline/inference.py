@@ -13,15 +13,16 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from feeds import formats
 from feeds.contract import Column, Drift, Feed, Properties
+from feeds.files import find_files
 from feeds.lines import Lines, Reject, Row
-from feeds.source import Source, find_files, open_source, text_source
+from feeds.source import Source, open_source, text_source
 from feeds.uri import shown
 from harness.errors import UsageError
 from harness.pipeline.column_guess import TYPES, ColumnGuess
@@ -38,6 +39,7 @@ MOST_REJECTED = 0.01
 KEY_ROWS = 5_000  # in which keys are looked for
 KEYS_AT_ONCE = 4
 COLLISIONS = 2_000
+WRITTEN_IN_ONE_WAY = {"integer", "string", "date"}  # equal values are equal texts
 NULLS = ("NULL", "null", "NA", "N/A", "\\N", "None", "NaN", "nan", "-", "?")
 TIME_NAMES = ("event_time", "occurred", "timestamp", "created", "order", "pickup", "start", "time", "date", "day")
 # Times of a row's subject, which say nothing of when the row came.
@@ -46,8 +48,21 @@ NO_TIME_NAMES = re.compile(
 )
 
 
-# A run of clean lines, the fields of another valid row, or a raw record and why it is rejected.
-Found = bytes | list[str | None] | tuple[bytes, Reject]
+class Valid(NamedTuple):
+    """A valid row that is not clean, and its fields as they are written."""
+
+    row: Row
+    fields: list[str | None]
+
+
+class Invalid(NamedTuple):
+    """A raw record, and why it is rejected."""
+
+    raw: bytes
+    reject: Reject
+
+
+Found = bytes | Valid | Invalid  # bytes are a run of clean lines
 
 
 @dataclass
@@ -110,7 +125,10 @@ class _Inference:
         self._read_first()
         checked = self._settle()
         repeated = self._key_candidates()
-        return self._guess(min(repeated, key=repeated.__getitem__, default=()), repeated, checked)
+        key = min(repeated, key=repeated.__getitem__, default=())
+        types = {column.type for column in self._layout.columns if column.name in key}
+        hashes = self._hashes([key], is_exact=True) if types - WRITTEN_IN_ONE_WAY else None
+        return self._guess(key, _repeated(hashes[key]) if hashes else repeated.get(key, 0), checked)
 
     def _settle(self) -> _Checked:
         """Make the guess wider until no row is rejected that another guess would not reject."""
@@ -233,7 +251,7 @@ class _Inference:
         for line_number, found, _ in self._all_rows(feed):
             if isinstance(found, bytes):
                 checked.rows += found.count(b"\n")
-            elif isinstance(found, list):
+            elif isinstance(found, Valid):
                 checked.rows += 1
             else:
                 self._take_reject(checked, line_number, *found)
@@ -341,11 +359,14 @@ class _Inference:
                 rows |= self._collisions(tuple(costs), {key: hashes[key] for key in worse})
         return dict(sorted(repeated.items(), key=lambda item: sum(costs[name] for name in item[0] if costs)))
 
-    def _hashes(self, keys: Sequence[Key]) -> "dict[Key, array[int]] | None":
-        """Return the hashes of each of KEYS in all rows; None if reading them takes too long."""
+    def _hashes(self, keys: Sequence[Key], *, is_exact: bool = False) -> "dict[Key, array[int]] | None":
+        """Return the hashes of each of KEYS in all rows; None if reading them takes too long.
+
+        EXACT ones are equal for equal values, even if these are written differently: 1.50 and 1.5.
+        """
         hashes: dict[Key, array[int]] = {key: array("q") for key in keys}
         names = tuple(dict.fromkeys(itertools.chain(*keys)))
-        for values in self._values(names):
+        for values in self._values(names, is_exact=is_exact):
             for key, found in hashes.items():
                 places = [names.index(name) for name in key]
                 found.extend([hash(tuple(row[place] for place in places)) for row in values])
@@ -365,13 +386,17 @@ class _Inference:
             if hash(tuple(row[place] for place in places[key])) in found
         }
 
-    def _values(self, names: Key) -> Iterator[list[tuple[str, ...]]]:
-        """Yield the values of the columns NAMES in all valid rows, as written: a program writes equal ones equally."""
-        for _, found, lines in self._all_rows(self._feed(names, provisional=True)):
+    def _values(self, names: Key, *, is_exact: bool = False) -> Iterator[list[tuple[str, ...]]]:
+        """Yield the values of the columns NAMES in all valid rows, as they are written, or equal ones as equals."""
+        feed = self._feed(names, provisional=True)
+        for _, found, lines in self._all_rows(feed):
             if isinstance(found, bytes):
-                yield lines.keys(found)
-            elif isinstance(found, list):
-                yield [tuple(str(found[position]) for position in lines.key_positions)]
+                values = lines.keys(found)
+                yield [lines.key_of(row) for row in values] if is_exact else values
+            elif isinstance(found, Valid) and is_exact:
+                yield [lines.key(found.row)]
+            elif isinstance(found, Valid):
+                yield [tuple(str(found.fields[position]) for position in lines.key_positions)]
 
     def _check_given_key(self) -> None:
         """Make the columns of a given key required; raise UsageError if there is no such column."""
@@ -387,8 +412,7 @@ class _Inference:
 
     # The result
 
-    def _guess(self, key: Key, repeated_by: Mapping[Key, int], checked: _Checked) -> Guess:
-        repeated = repeated_by.get(key, 0)
+    def _guess(self, key: Key, repeated: int, checked: _Checked) -> Guess:
         if not key:
             raise UsageError(
                 f"{shown(self._uri)} has no column that can be a key.",
@@ -408,7 +432,7 @@ class _Inference:
             )
         if bad:
             first = f"; the first is in line {checked.first_rejected}" if checked.first_rejected else ""
-            notes["rejected"] = f"{bad:,} rows would be rejected: {', '.join(reasons)}{first}"
+            notes["rejected"] = f"{bad:,} row{'s' * (bad > 1)} would be rejected: {', '.join(reasons)}{first}"
         if repeated:
             notes["key"] = f"not unique: {repeated:,} of {checked.rows:,} rows have the key of an earlier one"
         elif self._key_is_of_first:
@@ -504,9 +528,9 @@ def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, Found, Line
             if isinstance(row, Row) and block.raw is None and rewritten.search(record.decode()):
                 row = _rewritten(record, lines) or row
             if isinstance(row, Row):
-                yield number, lines.dialect.split(record.decode()) or [], lines
+                yield number, Valid(row, lines.dialect.split(record.decode()) or []), lines
             elif record.strip():
-                yield number, (record if block.raw is None else block.raw[place], row), lines
+                yield number, Invalid(record if block.raw is None else block.raw[place], row), lines
             number += text.count(b"\n", position, end + 1)
             position = end + 1
 

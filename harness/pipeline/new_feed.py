@@ -10,6 +10,7 @@ from harness.pipeline.file_layout import RESERVED
 # Of text that YAML does not read as itself.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _NO_TEXT = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
+_UNPRINTABLE = re.compile("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff]")  # as YAML sees it
 _DBT_TYPES = {"timestamp with time zone": "timestamptz"}
 _EXAMPLES = {
     "integer": "1",
@@ -157,8 +158,8 @@ def scalar(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return TEXT in YAML and in quotes; JSON's escapes are YAML's."""
-    return json.dumps(text)
+    """Return TEXT in YAML and in quotes. JSON's escapes are YAML's, but for pairs of surrogates."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def flow(options: dict[str, str]) -> str:

@@ -174,6 +174,7 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "no_proxy": local,
         "AIRFLOW_HOME": str(home),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(ROOT / "airflow" / "include"),  # of this clone: its environments may be another's, linked
         "TMPDIR": str(temporary),
         **{f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in settings.items() for k, v in options.items()},
     }

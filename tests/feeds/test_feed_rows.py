@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import get_args
 
 import psycopg
@@ -14,17 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feeds import formats
+from feeds import contract, formats
 from feeds.contract import SQL_TYPES, Column, Csv, Feed, Format, Properties, Rule
 from feeds.errors import SettingUnusable
 from feeds.lines import Lines, Reject, Row
 from feeds.source import text_source
+from harness.pipeline import new_feed
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS
 
 sys.path.insert(0, str(SAMPLE.parent))  # as for a script
 import feed_files
 import feed_rows
+import generate
 from feed_rows import Quirks
 
 PATTERNS = ("[A-Z]{2}[0-9]{3,5}", "(?:a|bc)+x?", r"[^ ]\d+\.\w", "v[0-9]{2}", r"\S+ .{2,9}")
@@ -152,3 +155,22 @@ def test_a_pattern_without_a_text(pattern: str) -> None:
     columns = (KEYS[0], Column("a", "a", "string", "text", is_required=True, pattern=pattern, lengths=(9, None)))
     with pytest.raises(SettingUnusable, match="No text is found for the column a of a"):
         list(feed_rows.rows(Feed("a", "1.0.0", columns, ("key",), "", "csv", (), Properties()), 1, 1))
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    key = Column("id", "id", "integer", "bigint", is_required=True)
+    feed = Feed("orders", "1.0.0", (key,), ("id",), "", "jsonl", (), Properties())
+    (tmp_path / "orders.yaml").write_text(new_feed.contract(feed, {"key": "", "time": ""}, "orders.jsonl"))
+    monkeypatch.setattr(contract, "CONTRACTS", tmp_path)
+    out = tmp_path / "orders.jsonl"
+    generate.main(["--feed", "orders", "--rows", "20", "--seed", "3", "--duplicates", "0.1", "--out", str(out)])
+    rows = list(parsed(feed, out.read_bytes()))
+    assert len(rows) == 20
+    assert len({row.values for row in rows if isinstance(row, Row)}) == 18
+
+    with pytest.raises(SystemExit) as unknown:
+        generate.main(["--feed", "nothing"])
+    assert str(unknown.value).startswith("✗ There is no feed 'nothing'.")
+    with pytest.raises(SystemExit):
+        generate.main(["--feed", "events", "--late", "0.1"])
+    assert "--feed events has its own quirks" in capsys.readouterr().err

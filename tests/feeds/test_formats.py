@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,11 +20,12 @@ import pytest
 
 from feeds.contract import Column, Csv, Drift, Feed, Format, Properties, Rule
 from feeds.errors import EventsError, SourceChanged, SourceEmpty, SourceMissing, SourceUnreadable, WrongHeader
+from feeds.files import find_files
 from feeds.formats import read, read_rejected
 from feeds.interval import Interval
 from feeds.lines import Lines, Row
 from feeds.load import load
-from feeds.source import find_files, open_source
+from feeds.source import open_source
 from feeds.tables import create_tables
 from harness.pipeline import raw_rows
 from harness.warehouse.roles import Warehouse
@@ -219,6 +221,12 @@ def test_json_lines_of_any_kind(parsed: Callable[..., list[Any]]) -> None:
     assert [row[2] for row in found[2:]] == [*lines[2:7], *lines[8:]]
 
 
+def test_the_names_of_unknown_keys_are_printable_and_bounded(parsed: Callable[..., list[Any]]) -> None:
+    lines = [json.dumps({**ROW, f"new\t\\{number}": 1}) for number in range(150)]
+    names = [row[1] for row in parsed(orders("jsonl"), "\n".join(lines).encode())]
+    assert names == [f"new??{number}" for number in range(100)] + [None] * 50
+
+
 def test_parquet_rows_in_quarantine_can_be_read_again(parsed: Callable[..., list[Any]]) -> None:
     feed = orders("parquet")
     rows = [{**ROW, "at": None, "price": Decimal("1.50"), "note": 'ü\t"\n'}, {**ROW, "price": Decimal("1E-8")}]
@@ -367,6 +375,19 @@ def test_a_pattern_matches_files_in_the_order_of_their_names(days: Path) -> None
         find_files(f"{days}/*.csv")
     (days / "a[1].csv").touch()
     assert names(find_files(f"{days}/a[1].csv"), days) == ["a[1].csv"]
+
+
+def test_a_pattern_may_be_in_an_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "orders.zip", "w") as archive:
+        for name in ("2020/b.csv", "2020/a.csv", "2021/a.csv"):
+            archive.writestr(name, name)
+    rest = f"::file://{tmp_path}/orders.zip"
+    files = find_files(f"zip://2020/*.csv{rest}")
+    assert files == [f"zip://2020/a.csv{rest}", f"zip://2020/b.csv{rest}"]
+    of_2021 = find_files(f"zip://{{start:%Y}}/*.csv{rest}", interval("2021-01-01", "2021-02-01"))
+    assert of_2021 == [f"zip://2021/a.csv{rest}"]
+    with open_source(files[0]) as source:
+        assert list(source.blocks) == [b"2020/a.csv\n"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
 from feeds.definition import Definition, read_definition
 from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
+from feeds.files import find_files
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.keys import KnownDuplicates
@@ -31,7 +32,7 @@ from feeds.locks import block_writers, reader, wait_for_turn
 from feeds.partitions import cut_partitions, drop_replaced
 from feeds.progress import Progress
 from feeds.replacement import Replacement
-from feeds.source import Source, find_files, open_source, size
+from feeds.source import Source, open_source, size
 from feeds.staging import EXAMPLES, QUARANTINE_ROWS, Staging
 from feeds.swap import swap, swap_statement
 from feeds.table import RawTable

@@ -29,7 +29,7 @@ _MOST_DIGITS = 1000  # of a number without a precision
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # fromisoformat() accepts more than the format allows, some of it (24:00) only in some versions of Python.
 _TIMESTAMP = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -101,7 +101,9 @@ def clean(column: Column, excluded: str, null: str, decimal: str = ".", time_zon
 
 def clean_time(time_zone: str) -> str:
     """Return the expression for the time after a clean date; one of another zone than UTC must say that it is UTC."""
-    return rf"[ T](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{{1,6}})?Z{'?' if time_zone == 'UTC' else ''}"
+    return (
+        rf"[ T](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{{1,6}})?)?Z{'?' if time_zone == 'UTC' else ''}"
+    )
 
 
 def moment_of(text: str) -> datetime:

@@ -219,6 +219,14 @@ def test_rows_that_share_a_key_late_in_the_file_lead_to_a_wider_key(tmp_path: Pa
     assert guessed(csv_file(tmp_path / "a.csv", "order_id,at,store,value", rows)).feed.key == ("at", "store")
 
 
+def test_equal_keys_that_are_written_differently_are_counted(tmp_path: Path) -> None:
+    rows = [f"{i // 2},{'1.50' if i == 0 else i % 2 + 0.5}" for i in range(40)]
+    rows[1] = "0,1.5"
+    found = guessed(csv_file(tmp_path / "a.csv", "id,amount", rows))
+    assert found.feed.key == ("id", "amount")
+    assert found.notes["rejected"] == "1 row would be rejected: duplicate_key 1"
+
+
 def test_rows_that_repeat_are_said_and_allowed(tmp_path: Path) -> None:
     rows = [f"s{i % 10},{START + timedelta(minutes=i // 10)},{i % 7}.25" for i in range(400)]
     found = guessed(csv_file(tmp_path / "a.csv", "sensor,read_at,value", [*rows, *rows[:20]]))
@@ -231,7 +239,7 @@ def test_rows_that_repeat_are_said_and_allowed(tmp_path: Path) -> None:
 def test_bad_rows_are_counted_and_not_in_the_sample(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", "id,name", [f"{i},x{',y' * (i == 30)}" for i in range(300)])
     found = guess("orders", str(path))
-    assert found.notes["rejected"] == "1 rows would be rejected: field_count 1; the first is in line 32"
+    assert found.notes["rejected"] == "1 row would be rejected: field_count 1; the first is in line 32"
     assert len(found.sample) == 299
 
 
@@ -252,10 +260,13 @@ def test_names_of_columns(headers: list[str], names: list[str]) -> None:
 
 
 def test_headers_of_any_text_are_kept(tmp_path: Path) -> None:
-    headers = ['"a ""quoted"" one"', "no", "# x", "价格", "'", "a: b"]
+    headers = ['"a ""quoted"" one"', "no", "# x", "价格 😀", "\u2028'\x7f", "a: b"]
     path = csv_file(tmp_path / "a.csv", ",".join(headers), [",".join([str(i)] * 6) for i in range(9)])
     found = guessed(path)
-    assert [column.header for column in found.feed.columns] == ['a "quoted" one', "no", "# x", "价格", "'", "a: b"]
+    assert [column.header for column in found.feed.columns] == [
+        'a "quoted" one',
+        *headers[1:],
+    ]
 
 
 @pytest.mark.parametrize(
