@@ -71,7 +71,8 @@ class Guess:
 
     Attributes:
         feed: the contract; its name and location are not guessed.
-        notes: by a column's name or `key`, `time`, `rejected`, `format`: what was guessed, and why.
+        notes: on its key, time, drift and rejected rows, by these words: what was guessed, and why.
+        column_notes: what to look at, by the column's name.
         rows: that were looked at.
         is_all: whether these are all rows of the files.
         sample: raw records of CSV and JSON Lines, or the numbers of rows of Parquet, that show all kinds of values.
@@ -80,6 +81,7 @@ class Guess:
 
     feed: Feed
     notes: dict[str, str]
+    column_notes: dict[str, str]
     rows: int
     is_all: bool
     sample: list[bytes] | list[int]
@@ -419,7 +421,8 @@ class _Inference:
                 "A key's columns have a value in every row, and each column lacks one in some row.",
                 "Export a number for each row, or name columns, whose rows without a value are rejected: --key a,b",
             )
-        notes = {column.name: note for column in self._layout.columns if (note := column.note)}
+        notes: dict[str, str] = {}
+        column_notes = {column.name: note for column in self._layout.columns if (note := column.note)}
         bad = checked.rejected.total() + repeated
         share = bad / max(checked.rows, 1)
         reasons = [f"{reject} {count:,}" for reject, count in checked.rejected.most_common(5)]
@@ -451,7 +454,8 @@ class _Inference:
         allowed = MOST_REJECTED if share <= MOST_REJECTED else math.ceil(share * 120) / 100
         properties = feed.properties.model_copy(update={"time_column": time_column, "max_rejected": allowed})
         feed = replace(feed, properties=properties)
-        return Guess(feed, notes, checked.rows, checked.is_all, self._valid_sample(feed, checked), self._layout.header)
+        sample = self._valid_sample(feed, checked)
+        return Guess(feed, notes, column_notes, checked.rows, checked.is_all, sample, self._layout.header)
 
     def _time(self, feed: Feed) -> tuple[str | None, str]:
         """Return the time column, None for a snapshot, and why."""
