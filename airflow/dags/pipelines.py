@@ -28,7 +28,7 @@ import pendulum
 from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from feeds.contract import CADENCES, CONTRACTS, Feed, read_feed
+from feeds.contract import CADENCES, CONTRACTS, Feed, contracts, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid, SettingUnusable
 from feeds.retries import RETRIES
@@ -166,7 +166,7 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
 
 
 FEEDS: list[Feed] = []
-for path in sorted(CONTRACTS.glob("*.yaml")):
+for path in contracts(CONTRACTS):
     try:
         FEEDS.append(read_feed(path))
     except ContractInvalid as invalid:

@@ -221,6 +221,12 @@ def test_json_lines_of_any_kind(parsed: Callable[..., list[Any]]) -> None:
     assert [row[2] for row in found[2:]] == [*lines[2:7], *lines[8:]]
 
 
+def test_the_names_of_unknown_keys_are_printable_and_bounded(parsed: Callable[..., list[Any]]) -> None:
+    lines = [json.dumps({**ROW, f"new\t\\{number}": 1}) for number in range(150)]
+    names = [row[1] for row in parsed(orders("jsonl"), "\n".join(lines).encode())]
+    assert names == [f"new??{number}" for number in range(100)] + [None] * 50
+
+
 def test_parquet_rows_in_quarantine_can_be_read_again(parsed: Callable[..., list[Any]]) -> None:
     feed = orders("parquet")
     rows = [{**ROW, "at": None, "price": Decimal("1.50"), "note": 'ü\t"\n'}, {**ROW, "price": Decimal("1E-8")}]

@@ -172,3 +172,9 @@ def test_records_of_several_lines_do_not_depend_on_where_blocks_end(parts: list[
         return found
 
     assert records(cut) == records(text_source("file", text))
+
+
+def test_the_keys_of_clean_lines_have_the_columns_order_in_the_key() -> None:
+    one = replace(feed(COLUMNS[0], COLUMNS[3], COLUMNS[8]), key=("d", "i"))
+    lines = Lines(one, one.columns, Dialect(";", '"', ""))
+    assert lines.key_lines(b"1;a;2020-01-01\n2;b;2020-01-02\n") == [b"2020-01-01;1", b"2020-01-02;2"]

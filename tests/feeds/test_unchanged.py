@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from feeds import unchanged, values
+from feeds import unchanged
 from tests.events_feed import load
 from tests.feeds.common import DAY, events, ids_of, rejects, write_days
 
@@ -91,9 +91,9 @@ def test_a_file_is_loaded_again_with_other_rules_or_by_force(
 ) -> None:
     uri = write_days(tmp_path / "events.csv", 0, 1, 2)
     load(uri, dsn)
-    (tmp_path / "values.py").write_text(Path(values.__file__).read_text() + "\n")
+    (tmp_path / "more.py").write_text("a = 1")
     with monkeypatch.context() as patch:
-        patch.setattr(values, "__file__", str(tmp_path / "values.py"))
+        patch.setattr(unchanged, "_DECIDES", [*unchanged._DECIDES, tmp_path / "more.py"])
         unchanged.rules_sha256.cache_clear()
         assert load(uri, dsn).same_as_load_id is None
         assert load(uri, dsn).same_as_load_id == 2

@@ -236,7 +236,10 @@ class Lines:
         if self.key_positions == (0,):
             return self._after_key.split(lines)[:-1]
         found = self._key_fields.findall(lines)
-        return found if len(self.key_positions) == 1 else [delimiter.join(fields) for fields in found]
+        if len(self.key_positions) == 1:
+            return found
+        in_key = [sorted(self.key_positions).index(position) for position in self.key_positions]
+        return [delimiter.join([fields[n] for n in in_key]) for fields in found]
 
     def end_of_record(self, block: bytes, position: int) -> int:
         """Return the line end that ends the record at POSITION of BLOCK."""

@@ -66,7 +66,7 @@ def create_others(dsn: str, feeds: Iterable[Feed]) -> None:
     """
     with foreseen(), connect(dsn) as connection:
         for feed in feeds:
-            if connection.execute(_KIND, (f"raw.{feed.name}",)).fetchone() == (None,):
+            if connection.execute(_KIND, (f"raw.{feed.name}",)).fetchone() is None:
                 try:
                     create_tables(dsn, feed)
                 except EventsError as error:

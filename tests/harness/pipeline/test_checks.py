@@ -8,7 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from feeds.contract import read_feeds
 from feeds.interval import ALWAYS
+from feeds.tables import create_others
 from harness.errors import ChecksFailedError
 from harness.pipeline.checks import Check, compare, compare_file, fingerprint
 from harness.pipeline.expected_numbers import Expected, compute
@@ -66,6 +68,7 @@ def built(server: Server, passwords: dict[str, str], events: Path) -> Iterator[W
     """Give a warehouse where the file was loaded and every model built; tests roll back what they change."""
     warehouse = create_warehouse(server, "checks", passwords)
     create_tables(warehouse.loader_dsn)
+    create_others(warehouse.loader_dsn, read_feeds().values())
     load(str(events), warehouse.loader_dsn, max_rejected=0.5)
     build = [str(install("dbt")), str(ROOT / "dbt" / "run.py"), "--quiet", "run"]
     written = {"DBT_TARGET_PATH": str(events.parent / "target"), "DBT_LOG_PATH": str(events.parent / "logs")}
