@@ -127,6 +127,7 @@ def test_trips_of_parquet_keep_the_files_types(tmp_path: Path) -> None:
         "stops": "jsonb!",
     }
     assert found.feed.time_column == "pickup"
+    assert found.column_notes["pickup"] == "times without a zone are taken for UTC: see timeZone"
     assert found.feed.properties.drift.new_column == "ignore"
     assert "raw (binary)" in found.notes["drift"]
     assert 291 in found.sample  # the first row without passengers
