@@ -422,7 +422,7 @@ class _Inference:
                 "Export a number for each row, or name columns, whose rows without a value are rejected: --key a,b",
             )
         notes: dict[str, str] = {}
-        column_notes = {column.name: note for column in self._layout.columns if (note := column.note)}
+        column_notes = {column.name: _printable(note) for column in self._layout.columns if (note := column.note)}
         bad = checked.rejected.total() + repeated
         share = bad / max(checked.rows, 1)
         reasons = [f"{reject} {count:,}" for reject, count in checked.rejected.most_common(5)]
@@ -445,7 +445,7 @@ class _Inference:
         if len(key) > max(COMBINED):
             notes["key"] += "; all columns that have a value in every row: name fewer if you know them"
         if self._layout.left_out:
-            left_out = ", ".join(self._layout.left_out)
+            left_out = _printable(", ".join(self._layout.left_out))
             notes["drift"] = f"columns of types that a feed cannot have are left out: {left_out}"
         feed = self._feed(key)
         if feed.properties.drift.missing_column == "null":
@@ -545,6 +545,11 @@ def _rewritten(record: bytes, lines: Lines) -> Reject | None:
         if column.type in ("integer", "number") and text and re.match(r"\+|-?0[0-9]", text):
             return Reject("type", column.name)
     return None
+
+
+def _printable(text: str) -> str:
+    """Return TEXT without what a terminal or YAML does not take as text: a file may have anything in it."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _worse(repeated: Mapping[Key, int], every: Key) -> list[Key]:

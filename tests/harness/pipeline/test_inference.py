@@ -220,6 +220,11 @@ def test_rows_that_share_a_key_late_in_the_file_lead_to_a_wider_key(tmp_path: Pa
     assert guessed(csv_file(tmp_path / "a.csv", "order_id,at,store,value", rows)).feed.key == ("at", "store")
 
 
+def test_values_that_a_terminal_must_not_get_are_escaped_in_notes(tmp_path: Path) -> None:
+    found = guessed(csv_file(tmp_path / "a.csv", "id,x", [f"{i},\x1b[2J\x85" for i in range(20)]))
+    assert found.column_notes["x"] == 'values seen: "\\u001b[2J\\x85"'
+
+
 def test_columns_that_have_the_names_of_notes(tmp_path: Path) -> None:
     rows = [f"{i},{START + timedelta(hours=i)},0{i}" for i in range(50)]
     found = guessed(csv_file(tmp_path / "a.csv", "key,time,drift", rows))
