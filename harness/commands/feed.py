@@ -85,7 +85,7 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
     texts = {
         sql: new_feed.staging_sql(found.feed),
         yml: new_feed.staging_yml(found.feed),
-        contract: new_feed.contract(found.feed, found.notes, from_root(sample)),
+        contract: new_feed.contract(found, from_root(sample)),
     }
     with written_together({sample: sample_of(parsed.source, found), **{p: t.encode() for p, t in texts.items()}}):
         read_feed(contract)  # what was written is valid, or this is a defect
@@ -108,9 +108,9 @@ def say_guess(uri: str, found: Guess, contract: Path) -> None:
     say(f"  key: {', '.join(feed.key)}, {notes['key']}")
     say(f"  kind: {notes['time']}")
     say(f"\nLook at these in {from_root(contract)}:")
-    for about, note in notes.items():
-        if about not in ("key", "time"):
-            say(f"  {about}: {note}")
+    others = {about: note for about, note in notes.items() if about not in ("key", "time")}
+    for about, note in (*others.items(), *found.column_notes.items()):
+        say(f"  {about}: {note}")
     say("  the sample has rows of your file, and will be committed: may everybody who reads the repository see them?")
     say("\n  run its pipelines: nox -s e2e -- --target embedded\n  check its contract: nox -s feed -- check")
 

@@ -123,7 +123,9 @@ class ColumnGuess:
     def note(self) -> str | None:
         """What a person should look at."""
         note = None
-        if self.fixed:
+        if self.type == "timestamp" and not self.has_zone:
+            note = "times without a zone are taken for UTC: see timeZone"
+        elif self.fixed:
             pass
         elif not self.values:
             note = "no row has a value: its type is a guess"
@@ -133,8 +135,6 @@ class ColumnGuess:
             note = "any number of digits"
             if self._precision:
                 note = f"guessed: {SPARE_DIGITS} more digits before the point than were seen"
-        elif self.type == "timestamp" and not self.has_zone:
-            note = "times without a zone are taken for UTC: see timeZone"
         elif self.type == "json" and self.misfit:
             note = f"values of several types, such as {self.misfit[1][:40]}"
         return note

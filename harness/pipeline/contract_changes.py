@@ -162,7 +162,7 @@ class Project:
 
         A model needs a column if it reads a model that does, and names what that one makes of it.
         """
-        source = re.compile(rf"""\bsource\(\s*['"]raw['"]\s*,\s*['"]{feed}['"]\s*\)""")
+        source = re.compile(rf"""\bsource\(\s*['"]raw['"]\s*,\s*['"]{feed}(?:_history)?['"]\s*\)""")
         made: dict[str, set[str]] = {}  # by model: the names of what it makes of the column
         while True:
             found: dict[str, set[str]] = {}

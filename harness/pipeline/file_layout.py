@@ -149,7 +149,8 @@ def _find_parquet_columns(layout: Layout) -> None:
     for name, (header, column) in zip(names, kept, strict=True):
         types: list[Any] = ["uuid", "json", "string"] if column.type == "string" else [column.type]
         fixed = None if column.type == "string" else column
-        layout.columns.append(ColumnGuess(name, header, types, fixed=fixed, is_parquet=True))
+        has_zone = bool(getattr(schema.field(header).type, "tz", None))
+        layout.columns.append(ColumnGuess(name, header, types, fixed=fixed, is_parquet=True, has_zone=has_zone))
 
 
 def _find_csv_columns(layout: Layout, text: bytes) -> None:

@@ -13,21 +13,21 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feeds import formats
 from feeds.contract import Column, Drift, Feed, Properties
 from feeds.files import find_files
 from feeds.lines import Lines, Reject, Row
-from feeds.source import Source, open_source, text_source
+from feeds.source import open_source, text_source
 from feeds.uri import shown
 from harness.errors import UsageError
 from harness.pipeline.column_guess import TYPES, ColumnGuess
-from harness.pipeline.file_layout import is_utf8, layout_of, object_in
+from harness.pipeline.file_layout import layout_of, object_in
 from harness.pipeline.key_guess import COMBINED, Key, able_columns, cost_of, unique_sets
+from harness.pipeline.read_rows import Found, Valid, each_row, runs_of_rows
 
 LONGEST_S = 60.0  # until a guess is made from what was read
 FIRST_ROWS = 20_000
@@ -48,30 +48,14 @@ NO_TIME_NAMES = re.compile(
 )
 
 
-class Valid(NamedTuple):
-    """A valid row that is not clean, and its fields as they are written."""
-
-    row: Row
-    fields: list[str | None]
-
-
-class Invalid(NamedTuple):
-    """A raw record, and why it is rejected."""
-
-    raw: bytes
-    reject: Reject
-
-
-Found = bytes | Valid | Invalid  # bytes are a run of clean lines
-
-
 @dataclass
 class Guess:
     """A contract as guessed.
 
     Attributes:
         feed: the contract; its name and location are not guessed.
-        notes: by a column's name or `key`, `time`, `rejected`, `format`: what was guessed, and why.
+        notes: on its key, time, drift and rejected rows, by these words: what was guessed, and why.
+        column_notes: what to look at, by the column's name.
         rows: that were looked at.
         is_all: whether these are all rows of the files.
         sample: raw records of CSV and JSON Lines, or the numbers of rows of Parquet, that show all kinds of values.
@@ -80,6 +64,7 @@ class Guess:
 
     feed: Feed
     notes: dict[str, str]
+    column_notes: dict[str, str]
     rows: int
     is_all: bool
     sample: list[bytes] | list[int]
@@ -150,7 +135,7 @@ class _Inference:
         feed = self._loose()
         for file in self._files:
             with open_source(file) as source:
-                for line_number, raw, row in _rows(source, feed):
+                for line_number, raw, row in each_row(source, feed):
                     if isinstance(row, Row):
                         first.append((line_number, raw, row.values))
                     if len(first) >= count:
@@ -263,7 +248,7 @@ class _Inference:
     def _all_rows(self, feed: Feed) -> Iterator[tuple[int, Found, Lines]]:
         for file in self._files:
             with open_source(file) as source:
-                yield from _checked_rows(source, feed)
+                yield from runs_of_rows(source, feed)
 
     def _take_reject(self, checked: _Checked, line_number: int, raw: bytes, reject: Reject) -> None:
         checked.rows += 1
@@ -320,7 +305,7 @@ class _Inference:
             lines.insert(0, self._layout.header + b"\n")
         if not records:
             return []
-        return [row for _, _, row in _rows(text_source(self._uri, b"".join(lines)), feed)]
+        return [row for _, _, row in each_row(text_source(self._uri, b"".join(lines)), feed)]
 
     def _encoded(self, record: bytes) -> bytes:
         """Return RECORD as it is in the file."""
@@ -419,7 +404,8 @@ class _Inference:
                 "A key's columns have a value in every row, and each column lacks one in some row.",
                 "Export a number for each row, or name columns, whose rows without a value are rejected: --key a,b",
             )
-        notes = {column.name: note for column in self._layout.columns if (note := column.note)}
+        notes: dict[str, str] = {}
+        column_notes = {column.name: _printable(note) for column in self._layout.columns if (note := column.note)}
         bad = checked.rejected.total() + repeated
         share = bad / max(checked.rows, 1)
         reasons = [f"{reject} {count:,}" for reject, count in checked.rejected.most_common(5)]
@@ -442,7 +428,7 @@ class _Inference:
         if len(key) > max(COMBINED):
             notes["key"] += "; all columns that have a value in every row: name fewer if you know them"
         if self._layout.left_out:
-            left_out = ", ".join(self._layout.left_out)
+            left_out = _printable(", ".join(self._layout.left_out))
             notes["drift"] = f"columns of types that a feed cannot have are left out: {left_out}"
         feed = self._feed(key)
         if feed.properties.drift.missing_column == "null":
@@ -451,7 +437,8 @@ class _Inference:
         allowed = MOST_REJECTED if share <= MOST_REJECTED else math.ceil(share * 120) / 100
         properties = feed.properties.model_copy(update={"time_column": time_column, "max_rejected": allowed})
         feed = replace(feed, properties=properties)
-        return Guess(feed, notes, checked.rows, checked.is_all, self._valid_sample(feed, checked), self._layout.header)
+        sample = self._valid_sample(feed, checked)
+        return Guess(feed, notes, column_notes, checked.rows, checked.is_all, sample, self._layout.header)
 
     def _time(self, feed: Feed) -> tuple[str | None, str]:
         """Return the time column, None for a snapshot, and why."""
@@ -487,60 +474,9 @@ class _Inference:
         return [self._encoded(record) for record, row in zip(records, rows, strict=True) if isinstance(row, Row)]
 
 
-def _rows(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Reject]]:
-    """Yield the line number, the raw record and the row of each record of SOURCE."""
-    rows = formats.read(source, feed)
-    lines = Lines(feed, rows.columns, rows.dialect)
-    for block in rows.blocks:
-        position, number = 0, block.line_number
-        while position < len(block.lines):
-            end = lines.end_of_record(block.lines, position)
-            record = block.lines[position:end]
-            if record.strip() or block.raw is not None:
-                place = number - block.line_number
-                # Rows of Parquet take long to write as JSON.
-                raw = record if block.raw is None or feed.format == "parquet" else block.raw[place]
-                if raw.strip():
-                    yield number, raw, block.flaws.get(place) or lines.parse(record)
-            number += block.lines.count(b"\n", position, end + 1)
-            position = end + 1
-
-
-def _checked_rows(source: Source, feed: Feed) -> Iterator[tuple[int, Found, Lines]]:
-    """Yield all rows of SOURCE in their order, each run with the number of its first line."""
-    rows = formats.read(source, feed)
-    lines = Lines(feed, rows.columns, rows.dialect)
-    decimal = feed.properties.csv.decimal
-    rewritten = re.compile(rf"[+]|(?<![0-9{decimal}])0[0-9]")
-    for block in rows.blocks:
-        text, position, number = block.lines, 0, block.line_number
-        pattern = lines.clean_of_day(None) if lines.has_clean and is_utf8(text) else None
-        while position < len(text):
-            if pattern and (run := pattern.match(text, position)):
-                clean = text[position : run.end()]
-                yield number, clean, lines
-                number += clean.count(b"\n")
-                position = run.end()
-                continue
-            end = lines.end_of_record(text, position)
-            record, place = text[position:end], number - block.line_number
-            row = block.flaws.get(place) or lines.parse(record)
-            if isinstance(row, Row) and block.raw is None and rewritten.search(record.decode()):
-                row = _rewritten(record, lines) or row
-            if isinstance(row, Row):
-                yield number, Valid(row, lines.dialect.split(record.decode()) or []), lines
-            elif record.strip():
-                yield number, Invalid(record if block.raw is None else block.raw[place], row), lines
-            number += text.count(b"\n", position, end + 1)
-            position = end + 1
-
-
-def _rewritten(record: bytes, lines: Lines) -> Reject | None:
-    """Return a reason against RECORD if a number in it has zeros or a plus sign before it: it is most likely a code."""
-    for column, text in zip(lines.columns, lines.dialect.split(record.decode()) or (), strict=True):
-        if column.type in ("integer", "number") and text and re.match(r"\+|-?0[0-9]", text):
-            return Reject("type", column.name)
-    return None
+def _printable(text: str) -> str:
+    """Return TEXT without what a terminal or YAML does not take as text: a file may have anything in it."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _worse(repeated: Mapping[Key, int], every: Key) -> list[Key]:

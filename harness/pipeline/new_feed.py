@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from feeds.contract import Column, Feed
 from harness.pipeline.file_layout import RESERVED
+from harness.pipeline.inference import Guess
 
 # Of text that YAML does not read as itself.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -23,13 +24,13 @@ _EXAMPLES = {
 }
 
 
-def contract(feed: Feed, notes: dict[str, str], sample: str) -> str:
-    """Return the contract of FEED, whose files are at the path SAMPLE, with NOTES as comments."""
-    return "\n".join(_contract(feed, notes, sample)) + "\n"
+def contract(found: Guess, sample: str) -> str:
+    """Return the contract that was FOUND, with its notes as comments; the feed's files are at the path SAMPLE."""
+    return "\n".join(_contract(found, sample)) + "\n"
 
 
-def _contract(feed: Feed, notes: dict[str, str], sample: str) -> Iterator[str]:
-    properties = feed.properties
+def _contract(found: Guess, sample: str) -> Iterator[str]:
+    feed, notes, properties = found.feed, found.notes, found.feed.properties
     yield f"# {feed.name}, guessed from a file: look at each comment. docs/contracts.md describes each field."
     yield "apiVersion: v3.1.0"
     yield "kind: DataContract"
@@ -66,7 +67,7 @@ def _contract(feed: Feed, notes: dict[str, str], sample: str) -> Iterator[str]:
     yield f"    # The key is {', '.join(feed.key)}: {notes['key']}."
     yield "    properties:"
     for column in feed.columns:
-        yield from _column(feed, column, notes.get(column.name))
+        yield from _column(feed, column, found.column_notes.get(column.name))
 
 
 def _column(feed: Feed, column: Column, note: str | None) -> Iterator[str]:

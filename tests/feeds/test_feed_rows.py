@@ -21,6 +21,7 @@ from feeds.errors import SettingUnusable
 from feeds.lines import Lines, Reject, Row
 from feeds.source import text_source
 from harness.pipeline import new_feed
+from harness.pipeline.inference import Guess
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS
 
@@ -160,7 +161,8 @@ def test_a_pattern_without_a_text(pattern: str) -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     key = Column("id", "id", "integer", "bigint", is_required=True)
     feed = Feed("orders", "1.0.0", (key,), ("id",), "", "jsonl", (), Properties())
-    (tmp_path / "orders.yaml").write_text(new_feed.contract(feed, {"key": "", "time": ""}, "orders.jsonl"))
+    found = Guess(feed, {"key": "", "time": ""}, {}, rows=0, is_all=True, sample=[], header=b"")
+    (tmp_path / "orders.yaml").write_text(new_feed.contract(found, "orders.jsonl"))
     monkeypatch.setattr(contract, "CONTRACTS", tmp_path)
     out = tmp_path / "orders.jsonl"
     generate.main(["--feed", "orders", "--rows", "20", "--seed", "3", "--duplicates", "0.1", "--out", str(out)])

@@ -143,6 +143,7 @@ def edited(session: Session, project: Path) -> Callable[[str, str], Outcome]:
     return edit
 
 
+@pytest.mark.needs("git")
 def test_a_change_that_breaks_readers_needs_a_major_version(edited: Callable[[str, str], Outcome]) -> None:
     edited(
         "logicalType: integer\n        required: true\n        description", "logicalType: integer\n        description"
@@ -157,12 +158,14 @@ def test_a_change_that_breaks_readers_needs_a_major_version(edited: Callable[[st
     assert outcome.output[2].startswith("  ✗ professional_id_anonymized is no longer required; read by stg_events")
 
 
+@pytest.mark.needs("git")
 def test_other_changes_are_listed(edited: Callable[[str, str], Outcome]) -> None:
     outcome = edited("[daily, weekly, monthly]", "[daily]")
     assert (outcome.exit_code, outcome.errors) == (0, [])
     assert outcome.output[1:] == ["events: 1.0.0 → 1.0.0", "  · the cadences were changed"]
 
 
+@pytest.mark.needs("git")
 def test_a_contract_of_the_base_that_is_not_valid_now_is_not_compared(
     project: Path, edited: Callable[[str, str], Outcome]
 ) -> None:
@@ -173,6 +176,7 @@ def test_a_contract_of_the_base_that_is_not_valid_now_is_not_compared(
     assert outcome.output[1].startswith("… events: its contract in HEAD is not valid now, so it is not compared: ")
 
 
+@pytest.mark.needs("git")
 @pytest.mark.usefixtures("edited")
 def test_a_removed_contract_that_models_read(session: Session, project: Path) -> None:
     (project / "feeds" / "events.yaml").unlink()
@@ -181,11 +185,13 @@ def test_a_removed_contract_that_models_read(session: Session, project: Path) ->
     )
 
 
+@pytest.mark.needs("git")
 @pytest.mark.usefixtures("edited")
 def test_a_base_that_is_not_there(session: Session) -> None:
     session("feed", "check", "--base", "nowhere").is_error(65, "The contracts of nowhere cannot be read.")
 
 
+@pytest.mark.needs("git")
 def test_on_a_pull_request_the_base_is_its_branch(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_BASE_REF", "no-such-branch")
     session("feed", "check").is_error(65, "The contracts of origin/no-such-branch cannot be read.")

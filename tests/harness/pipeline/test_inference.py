@@ -45,7 +45,7 @@ def guessed(path: Path, key: str = "") -> Guess:
     """Return what is guessed of the file PATH; its contract, once written, is the guess and rejects no row."""
     found = guess("orders", str(path), key.split(",") if key else [])
     contract = path.with_name("orders.yaml")
-    contract.write_text(new_feed.contract(found.feed, found.notes, "airflow/data/orders.csv"), encoding="utf-8")
+    contract.write_text(new_feed.contract(found, "airflow/data/orders.csv"), encoding="utf-8")
     feed = read_feed(contract)
     assert feed.columns == found.feed.columns
     assert (feed.key, feed.format, feed.properties) == (found.feed.key, found.feed.format, found.feed.properties)
@@ -82,8 +82,8 @@ def test_orders_with_semicolons_decimal_commas_and_lines_in_quotes(tmp_path: Pat
     assert found.feed.key == ("order_id",)
     assert found.feed.time_column == "ordered_at"
     assert found.feed.properties.csv.model_dump(exclude_defaults=True) == {"delimiter": ";", "decimal": ","}
-    assert found.notes["zip"] == "numbers with leading zeros, such as 001, are text"
-    assert "UTC" in found.notes["ordered_at"]
+    assert found.column_notes["zip"] == "numbers with leading zeros, such as 001, are text"
+    assert "UTC" in found.column_notes["ordered_at"]
 
 
 def test_customers_of_windows_1252_are_a_snapshot(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_customers_of_windows_1252_are_a_snapshot(tmp_path: Path) -> None:
     assert found.feed.properties.csv.encoding == "windows-1252"
     assert types(found) == {"customer_no": "text!", "address": "text!", "birth_date": "date!", "nothing": "text"}
     assert found.feed.time_column is None
-    assert found.notes["nothing"] == "no row has a value: its type is a guess"
+    assert found.column_notes["nothing"] == "no row has a value: its type is a guess"
     assert found.sample[0] == '00000,"Café € 0\nRue 0",1910-05-01,\n'.encode("cp1252")
 
 
@@ -127,6 +127,7 @@ def test_trips_of_parquet_keep_the_files_types(tmp_path: Path) -> None:
         "stops": "jsonb!",
     }
     assert found.feed.time_column == "pickup"
+    assert found.column_notes["pickup"] == "times without a zone are taken for UTC: see timeZone"
     assert found.feed.properties.drift.new_column == "ignore"
     assert "raw (binary)" in found.notes["drift"]
     assert 291 in found.sample  # the first row without passengers
@@ -185,7 +186,7 @@ def test_values_of_other_kinds_late_in_the_file_widen_the_guess_and_get_into_the
     }
     assert [bytes(row).partition(b",")[0] for row in found.sample[50:]] == [b"200", b"201"]
     assert (found.rows, found.is_all) == (300, True)
-    assert found.notes["day"] == 'not all values are of the type date: "soon"'
+    assert found.column_notes["day"] == 'not all values are of the type date: "soon"'
 
 
 @pytest.mark.usefixtures("few_first_rows")
@@ -217,6 +218,19 @@ def test_the_fewest_columns_that_are_unique_in_all_rows_are_the_key(tmp_path: Pa
 def test_rows_that_share_a_key_late_in_the_file_lead_to_a_wider_key(tmp_path: Path) -> None:
     rows = [f"{i % 400 // 2},{START + timedelta(minutes=i % 400)},{i // 400},{i / 8}" for i in range(800)]
     assert guessed(csv_file(tmp_path / "a.csv", "order_id,at,store,value", rows)).feed.key == ("at", "store")
+
+
+def test_values_that_a_terminal_must_not_get_are_escaped_in_notes(tmp_path: Path) -> None:
+    found = guessed(csv_file(tmp_path / "a.csv", "id,x", [f"{i},\x1b[2J\x85" for i in range(20)]))
+    assert found.column_notes["x"] == 'values seen: "\\u001b[2J\\x85"'
+
+
+def test_columns_that_have_the_names_of_notes(tmp_path: Path) -> None:
+    rows = [f"{i},{START + timedelta(hours=i)},0{i}" for i in range(50)]
+    found = guessed(csv_file(tmp_path / "a.csv", "key,time,drift", rows))
+    assert (found.feed.key, found.feed.time_column) == (("key",), "time")
+    assert found.notes["key"] == "unique in all 50 rows"
+    assert found.column_notes["time"] == "times without a zone are taken for UTC: see timeZone"
 
 
 def test_equal_keys_that_are_written_differently_are_counted(tmp_path: Path) -> None:
