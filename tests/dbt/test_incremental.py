@@ -52,6 +52,11 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
     assert read_incremental(warehouse) == incremental(expected(log))
 
     load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))  # the same once more
+    with psycopg.connect(warehouse.loader_dsn) as connection:  # and a load of another feed, of all time
+        connection.execute(
+            "insert into raw.loads (feed, source_uri, status, transaction_id)"
+            " values ('other', 'test', 'succeeded', pg_current_xact_id())"
+        )
     dbt.run(INCREMENTAL)
     assert versions(warehouse) == after
 

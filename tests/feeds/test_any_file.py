@@ -217,7 +217,9 @@ def mixed(tmp_path: Path, dsn: str) -> Feed:
 
 
 def breaks_rule_of_events(row: Row) -> bool:
-    return bool((row["event_type"] == "proposed") != (row["meta_data"] is not None))
+    if (row["event_type"] == "proposed") != (row["meta_data"] is not None):
+        return True
+    return row["meta_data"] is not None and not -(2**63) <= int(row["meta_data"].partition("_")[0]) < 2**63
 
 
 def breaks_rule_of_mixed(row: Row) -> bool:

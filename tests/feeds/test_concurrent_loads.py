@@ -22,12 +22,14 @@ from psycopg.errors import InvalidSavepointSpecification, LockNotAvailable
 
 from feeds import partitions
 from feeds.errors import LoadCancelled, WarehouseBusy, WarehouseGone
+from feeds.load import load as load_feed
 from feeds.locks import SWAP_LOCK
 from feeds.swap import swap
 from feeds.table import RawTable
+from feeds.tables import create_tables as create_visits_tables
 from harness.warehouse.roles import Warehouse
 from tests.events_feed import EVENTS, create_tables, load
-from tests.feeds.common import DAY, DEADLINE_S, TABLES, Rows, query, wait_until, write_days
+from tests.feeds.common import DAY, DEADLINE_S, TABLES, Rows, contract, query, wait_until, write_days
 from tests.poolers import pgbouncer
 
 STATUSES = "select status from raw.loads order by load_id"
@@ -142,6 +144,34 @@ def test_dry_runs_during_loads_that_replace_all_partitions(
         loads = pool.map(load_again, range(2))
         dry_runs = pool.map(dry_run, range(2))
         assert [*dry_runs, *loads] == [{50}] * 4
+
+
+def test_loads_of_two_feeds_and_of_two_intervals_of_one(dsn: str, uri: str, tmp_path: Path) -> None:
+    """One of the feeds has a key that is not one integer, and duplicates: its loads read the file twice."""
+    key = "required: true, primaryKey: true"
+    columns = f"{{name: site, logicalType: string, {key}}}, {{name: day, logicalType: date, {key}}}"
+    feed = contract(tmp_path, "visits", columns, "{property: timeColumn, value: day}")
+    create_visits_tables(dsn, feed)
+    wanted = {(f"s{number}", (DAY + timedelta(days=day)).date()) for number in range(50) for day in range(4)}
+    lines = ["site,day", *(f"{site},{day}" for site, day in [*wanted, *wanted])]
+    (tmp_path / "visits.csv").write_text("\n".join(lines))
+
+    def load_visits(days: tuple[int, int]) -> int:
+        start, end = (DAY + timedelta(days=day) for day in days)
+        options: dict[str, Any] = {"start": start, "end": end, "force": True, "max_rejected": 1}
+        return load_feed(feed, dsn, source_uri=str(tmp_path / "visits.csv"), **options).rejected
+
+    with ThreadPoolExecutor(4) as pool:
+        events = pool.submit(load, uri, dsn)
+        rejected = list(pool.map(load_visits, [(0, 2), (1, 4), (0, 4), (2, 3)]))
+        assert events.result(DEADLINE_S).loaded == 10
+    assert rejected == [200] * 4
+    assert sorted(query(dsn, "select site, day from raw.visits")) == sorted(wanted)
+    assert query(dsn, "select feed, status, count(*) from raw.loads group by 1, 2 order by 1") == [
+        ("events", "succeeded", 1),
+        ("visits", "succeeded", 4),
+    ]
+    assert query(dsn, "select count(*) from raw.rejected_rows") == [(200,)]
 
 
 @pytest.mark.needs("pgbouncer")

@@ -145,11 +145,14 @@ REJECTED: dict[str, list[bytes]] = {
         *(b"{};became_able_to_propose;1;2020-01-01 00:00:00;" + text for text in (b" ", b"null")),
     ],
 }
-# By a rule over several columns, which PostgreSQL checks.
-AGAINST_THE_RULE = [
-    *(PROPOSED, PROPOSED + b'""', b"{};created_account;1;2020-01-01 00:00:00;1_a_b_1"),
-    b"{};became_unable_to_propose;1;2020-01-01 00:00:00;1_a_b_1",
-]
+# By rules over the columns of a row, which PostgreSQL checks.
+AGAINST_RULES = {
+    "only_proposals_have_metadata": [
+        *(PROPOSED, PROPOSED + b'""', b"{};created_account;1;2020-01-01 00:00:00;1_a_b_1"),
+        b"{};became_unable_to_propose;1;2020-01-01 00:00:00;1_a_b_1",
+    ],
+    "service_id_is_a_bigint": [PROPOSED + f"{number}_a_b_1".encode() for number in (2**63, -(2**63) - 1, "9" * 30)],
+}
 
 
 @pytest.mark.parametrize("reason", REJECTED)

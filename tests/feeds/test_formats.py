@@ -253,7 +253,11 @@ def test_a_file_may_be_compressed_in_several_parts_and_be_anywhere() -> None:
         memory = fsspec.filesystem("memory")
         memory.pipe("/orders", content)
         with open_source("memory://orders") as source:
-            found = sum(block.lines.count(b"\n") for block in read(source, orders(format_)).blocks)
+            found, before = 0, -1
+            for block in read(source, orders(format_)).blocks:
+                found += block.lines.count(b"\n")
+                assert before < source.read_bytes <= len(content)
+                before = source.read_bytes
             assert found == (5_000 if format_ == "csv" else 2_000)
             assert (source.size_bytes, source.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         memory.rm("/orders")
@@ -448,3 +452,23 @@ def test_files_of_each_format_are_loaded_alike(bare_warehouse: Warehouse, tmp_pa
         assert files == [("0", 64, True), ("1", 64, True), ("2", 64, True)]
         assert kept == len(expected.rows)
         assert load(feed, dsn, source_uri=f"{folder}/*", start=january.start, end=january.end).same_as_load_id
+
+
+def test_postgresql_reads_what_is_no_text_of_copy_alike(bare_warehouse: Warehouse, tmp_path: Path) -> None:
+    dsn = bare_warehouse.loader_dsn
+    notes = ["a\\b", "\\N", "\\.", "'a\t''b''\n'", "é", "-7", "", "\x02", "'-7'", " ", "\\t", "a"]
+    for feed_number, null in enumerate(("-7", "\\N", "", "a")):
+        csv = Csv(delimiter="\t", quote="'", null_text=null, encoding="windows-1252", decimal=",")
+        columns = (*COLUMNS[:3], replace(COLUMNS[3], is_required=null == "a"), Column("i", "i", "integer", "bigint"))
+        properties = orders("csv", csv=csv).properties.model_copy(update={"time_zone": "Europe/Amsterdam"})
+        feed = replace(orders("csv"), name=f"orders_{feed_number}", columns=columns, properties=properties)
+        rows = [f"{number}\t2020-01-01 12:00\t1,5\t{note}\t-007" for number, note in enumerate(notes)]
+        rows += [f"{number}\t2020-07-01T12:00:00Z\t{null}\tb\t7" for number in range(100, 200)]
+        path = tmp_path / "orders.csv"
+        path.write_bytes("\n".join(["order_id\tat\tprice\tnote\ti", *rows]).encode("cp1252"))
+        create_tables(dsn, feed)
+        load(feed, dsn, source_uri=str(path))
+        with psycopg.connect(dsn) as connection:
+            expected = raw_rows.expected(feed, str(path), Interval(None, None), connection)
+            assert raw_rows.actual(feed, connection) == replace(expected, read=0)
+        assert len(expected.rows) > 100

@@ -31,13 +31,13 @@ def test_each_rejected_row_is_kept_with_its_reason_which_the_log_counts(
     expected = [(number, *line.reject) for number, line in enumerate(BAD, 2) if line.reject]
     assert rejects(db) == [*expected, (len(lines) + 1, account(1), "duplicate_key")]
     reasons = dict(Counter(reason for _, _, reason in rejects(db)))
-    assert result == LoadResult(load_id=1, read=21, loaded=2, rejected=19, outside=0, replaced=0, reasons=reasons)
+    assert result == LoadResult(load_id=1, read=24, loaded=2, rejected=22, outside=0, replaced=0, reasons=reasons)
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
     counts = [f"{reason} {count}" for reason, count in result.reasons.items()]
-    assert warning.getMessage() == f"load 1: rejected 19 rows: {', '.join(counts)}"
+    assert warning.getMessage() == f"load 1: rejected 22 rows: {', '.join(counts)}"
     assert counts[0] == "only_proposals_have_metadata: rule 4"  # the most frequent first
     assert caplog.messages[-1].startswith(
-        f"load 1 of {file}, whole file: read 21, loaded 2, rejected 19, outside 0, replaced 0"
+        f"load 1 of {file}, whole file: read 24, loaded 2, rejected 22, outside 0, replaced 0"
     )
 
 

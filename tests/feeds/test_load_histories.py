@@ -26,7 +26,7 @@ from feeds.load import load
 from feeds.tables import create_tables
 from tests.events_feed import EVENTS
 from tests.feeds.common import DAY, HEADER, account, contract, empty, ledger, rejects, rows
-from tests.feeds.test_event_lines import AGAINST_THE_RULE, REJECTED
+from tests.feeds.test_event_lines import AGAINST_RULES, REJECTED
 
 Row = tuple[Any, ...]
 RejectRow = tuple[int, str, str]
@@ -102,8 +102,9 @@ BAD = [
         if reason not in NOT_TEXT
     ),
     *(
-        Line(line, (1, "proposed", 1, DAY, None), (line.decode(), "only_proposals_have_metadata: rule"))
-        for line in (example.replace(b"{}", b"1") for example in AGAINST_THE_RULE)
+        Line(line, (1, "proposed", 1, DAY, None), (line.decode(), f"{rule}: rule"))
+        for rule, examples in AGAINST_RULES.items()
+        for line in (example.replace(b"{}", b"1") for example in examples)
     ),
 ]
 BLANK = Line(b" \t")

@@ -149,3 +149,14 @@ def test_json_lines_come_back(tmp_path: Path, orders: Callable[..., Feed], empty
     with psycopg.connect(empty) as db:
         assert notes(db) == [("\nb\n", 1), ("Ä\n", 2)]
         assert quarantine(db) == []
+
+
+def test_rows_of_a_file_with_other_columns_stay(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
+    path = write(tmp_path / "file.csv", "a,1,2020-01-01 09:00:00,a,1", "a,2,2020-01-01 09:00:00,B,1")
+    assert load(orders(), empty, source_uri=path).rejected == 1
+    renamed = tmp_path / "orders.yaml"
+    renamed.write_text(renamed.read_text().replace("name: paid,", "name: price,").replace("paid <", "price <"))
+    create_tables(empty, read_feed(renamed))
+    assert replay(read_feed(renamed), empty).read == 0
+    with psycopg.connect(empty) as db:
+        assert quarantine(db) == [(3, "pattern", "note")]

@@ -24,7 +24,7 @@ class EventsError(Exception):
 
 
 class SourceMissing(EventsError):
-    """The source does not exist."""
+    """The source does not exist, a pattern matches no file, or a period has none."""
 
     exit_code = 10
 
@@ -36,7 +36,7 @@ class SourceEmpty(EventsError):
 
 
 class WrongHeader(EventsError):
-    """The source's first line is not the header of an events file."""
+    """The source is of another format, or its contract does not allow its columns or their types."""
 
     exit_code = 12
 
@@ -66,19 +66,19 @@ class InvertedInterval(EventsError):
 
 
 class TooManyRejected(EventsError):
-    """More rows were rejected than allowed; `raw.events` is unchanged."""
+    """More rows were rejected than allowed; the raw table is unchanged."""
 
     exit_code = 17
 
 
 class EmptyReplacement(EventsError):
-    """The load would have deleted events and loaded none; `raw.events` is unchanged."""
+    """The load would have deleted rows and loaded none; the raw table is unchanged."""
 
     exit_code = 18
 
 
 class SourceUnreadable(EventsError):
-    """The source exists and cannot be read: permissions, a damaged gzip file, the network."""
+    """The source exists and cannot be read: permissions, a damaged file, the network."""
 
     exit_code = 19
 
@@ -96,7 +96,7 @@ class WarehouseBusy(EventsError):
 
 
 class SourceChanged(EventsError):
-    """The source changed while it was read; `raw.events` is unchanged."""
+    """The source changed while it was read, or is still being written; the raw table is unchanged."""
 
     exit_code = 22
 
@@ -108,7 +108,7 @@ class WarehouseGone(EventsError):
 
 
 class WarehouseFull(EventsError):
-    """The warehouse has too little disk or memory, or a limit of it is too low; `raw.events` is unchanged."""
+    """The warehouse has too little disk or memory, or a limit of it is too low; the raw table is unchanged."""
 
     exit_code = 24
 
@@ -120,13 +120,13 @@ class TablesUnfit(EventsError):
 
 
 class ConstraintViolated(EventsError):
-    """A row violates a constraint that a user added to `raw.events`, which is unchanged."""
+    """A row violates a constraint that a user added to the raw table, which is unchanged."""
 
     exit_code = 26
 
 
 class LoadCancelled(EventsError):
-    """A user or a timeout of the server cancelled the load's statement; `raw.events` is unchanged."""
+    """A user or a timeout of the server cancelled the load's statement; the raw table is unchanged."""
 
     exit_code = 27
 
@@ -144,6 +144,6 @@ class SettingUnusable(EventsError):
 
 
 class ContractInvalid(EventsError):
-    """A feed's contract is not valid."""
+    """A feed's contract is not valid, or two contracts exclude one another."""
 
     exit_code = 36

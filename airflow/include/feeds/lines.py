@@ -200,16 +200,17 @@ class Lines:
 
     def copied(self, row: Row) -> bytes:
         """Return ROW as a line that COPY reads in this dialect."""
-        null, escapes = self.dialect.null, self._escapes
-        fields = (
-            null if value is None else value.translate(escapes) if value != null else self._null_as_text
-            for value in row.values
-        )
-        return (self.dialect.delimiter.join(fields) + "\n").encode()
+        return (self.dialect.delimiter.join(map(self._field, row.values)) + "\n").encode()
 
     def copied_key(self, row: Row) -> bytes:
         """Return the key of ROW as a line that COPY reads in this dialect."""
-        return (self.dialect.delimiter.join(text.translate(self._escapes) for text in self.key(row)) + "\n").encode()
+        return (self.dialect.delimiter.join(map(self._field, self.key(row))) + "\n").encode()
+
+    def _field(self, value: str | None) -> str:
+        """Return VALUE as COPY reads it in this dialect; one that looks like the null token is written in escapes."""
+        if value is None:
+            return self.dialect.null
+        return self._null_as_text if value == self.dialect.null else value.translate(self._escapes)
 
     def key(self, row: Row) -> tuple[str, ...]:
         """Return the primary key of ROW."""

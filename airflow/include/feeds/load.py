@@ -412,7 +412,7 @@ def _next_midnight(moment: datetime) -> datetime:
 
 
 def _report(progress: Progress, source: Source, bytes_before: int, rows: int) -> None:
-    progress.advance(rows, bytes_before + source.size_bytes)
+    progress.advance(rows, bytes_before + source.read_bytes)
 
 
 def _counts(staging: Staging) -> dict[str, int]:

@@ -19,6 +19,7 @@ from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import read_definition
+from feeds.errors import WrongHeader
 from feeds.formats import read_rejected
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
@@ -181,7 +182,10 @@ class _Replay:
         texts = [one.raw_text for one in rejects]
         if feed.format == "csv":
             texts.insert(0, header or feed.properties.csv.delimiter.join(column.header for column in feed.columns))
-        rows = read_rejected("".join(f"{text}\n" for text in texts).encode(), feed)
+        try:
+            rows = read_rejected("".join(f"{text}\n" for text in texts).encode(), feed)
+        except WrongHeader:  # the contract has other columns than the file, so its rows stay as they are
+            return
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
         number = 0
         for block in rows.blocks:

@@ -38,6 +38,7 @@ class _StoredBytes(io.RawIOBase):
         self._file = file
         self.size_bytes = 0
         self.is_text = True
+        self.used = 1.0  # the share of them whose rows were read, if that comes later
         self.hash = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -75,6 +76,15 @@ class Source:
     def size_bytes(self) -> int:
         """The number of stored bytes read so far."""
         return self._stored.size_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """The number of stored bytes whose rows were read so far."""
+        return int(self.size_bytes * self._stored.used)
+
+    def use(self, share: float) -> None:
+        """Tell the SHARE of the whole file whose rows were read so far."""
+        self._stored.used = share
 
     @property
     def text_bytes(self) -> int | None:

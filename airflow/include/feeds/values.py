@@ -35,6 +35,7 @@ _TIMESTAMP = re.compile(
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _BOOLEANS = {"true": "true", "t": "true", "1": "true", "yes": "true", "false": "false", "f": "false", "0": "false"}
 _BOOLEANS["no"] = "false"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # after an even number of backslashes, so it is one
 _EXPONENT = re.compile(r"[eE]([+-]?[0-9]+)")
 
 # For speed, alternatives begin with different bytes where possible.
@@ -247,11 +248,11 @@ def _uuid(text: str) -> str:
 def _json(text: str) -> str:
     """Return TEXT if PostgreSQL takes it as jsonb, and no object in it has a key twice."""
     try:
-        json.loads(text, object_pairs_hook=_unique, parse_constant=_refused, parse_float=_number, parse_int=_number)
+        _DECODER.decode(text)
     except (ValueError, RecursionError):
         raise Flaw("type") from None
     if "\\u" in text and (
-        "\\u0000" in text or any(0xD800 <= ord(c) < 0xE000 for c in json.dumps(json.loads(text), ensure_ascii=False))
+        _NUL.search(text) or any(0xD800 <= ord(c) < 0xE000 for c in json.dumps(json.loads(text), ensure_ascii=False))
     ):
         raise Flaw("type")
     return text
@@ -272,3 +273,6 @@ def _number(text: str) -> None:
     exponent = _EXPONENT.search(text)
     if len(text) > _MOST_DIGITS or (exponent and abs(int(exponent[1])) > _MOST_DIGITS):
         raise Flaw("type")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refused, parse_float=_number, parse_int=_number)

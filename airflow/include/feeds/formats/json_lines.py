@@ -1,14 +1,15 @@
 """JSON Lines: an object on each line, whose numbers are kept as they are written.
 
-Programs write the keys of all objects in one order. So lines are rewritten many at once, as long as their keys have the
-order of the file's first line and their values need no escapes; any other line is parsed.
+Programs write the keys of all objects in one order, and perhaps leave out those of nulls. So lines with the same keys
+are rewritten many at once, if they have the order of the file's first line and values without escapes; any other line
+is parsed.
 """
 
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import re2
@@ -26,6 +27,7 @@ _SIMPLE = {"integer": r"(?:-?(?:0|[1-9][0-9]*)|\x02)", "number": r"(?:-?(?:0|[1-
 _SIMPLE["boolean"] = r"(?:true|false|\x02)"
 _VALUE = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s",:{}\[\]]+')
 _SIMPLE_KEY = re.compile(r'[^"\\,:{}\[\]\x00-\x1f]+')
+_MOST_FORMS = 20
 _MOST_NAMES = 100  # of unknown keys that rejected rows are counted by
 
 
@@ -35,24 +37,27 @@ class _Twice(ValueError):  # noqa: N818 - it is of the data
 
 @dataclass(frozen=True)
 class _Form:
-    """How a program writes simple objects: a text before each value, and one after the last."""
+    """How a program writes simple objects with the same keys.
+
+    Attributes:
+        keys: in their order.
+        pattern: of some lines.
+        texts: before each value, and after the last, each with what it becomes.
+    """
 
     keys: tuple[str, ...]
-    columns: tuple[Column, ...]
     pattern: Any
-    texts: tuple[bytes, ...]
-    missing: bytes
+    texts: tuple[tuple[bytes, bytes], ...]
 
     def rewrite(self, lines: bytes) -> bytes:
         """Return LINES, which the pattern matches, as lines of the dialect PREPARED.
 
         No value has a quote in it, and each text but the last has one: so all that is found are these texts.
         """
-        first, *others, last = self.texts
-        end = self.missing + b"\n"
-        lines = lines[len(first) : -len(last) - 1].replace(last + b"\n" + first, end) + end
-        for text in others:
-            lines = lines.replace(text, b"\t")
+        (first, start), *others, (last, end) = self.texts
+        lines = start + lines[len(first) : -len(last)].replace(last + first, end + start) + end
+        for text, field in others:
+            lines = lines.replace(text, field)
         return lines.translate(None, b'"')
 
 
@@ -114,64 +119,79 @@ class _Lines:
         self._feed = feed
         self._known = {column.header for column in feed.columns}
         self._new = feed.properties.drift.new_column
-        self._form = self._form_of(first.lstrip().partition(b"\n")[0])
-        self.columns = self._form.columns if self._form else feed.table_columns
+        self.columns = feed.table_columns
         self.seen: list[str] = []
         self._unknown: set[str] = set()
+        self._forms: list[_Form] = []
+        self._tried: set[tuple[str, ...]] = set()  # keys of objects
+        self._keys: tuple[str, ...] = ()  # of the object that was parsed last
+        self._try(first.lstrip().partition(b"\n")[0], is_first=True)
 
-    def _form_of(self, line: bytes) -> _Form | None:
-        """Return the form of LINE, a simple object with known keys; None if it is none."""
+    def _try(self, line: bytes, *, is_first: bool = False) -> None:
+        """Know the form of LINE from now on, if it is a simple object with known keys in the same order as before."""
         try:
             text = line.decode().rstrip("\r")
             row = json.loads(text)
         except (ValueError, RecursionError):
-            return None
+            return
+        if not isinstance(row, dict):
+            return
+        keys = tuple(row)
+        self._tried.add(keys)
         by_header = {column.header: column for column in self._feed.columns}
-        if not isinstance(row, dict) or not all(key in by_header and _SIMPLE_KEY.fullmatch(key) for key in row):
-            return None
-        if any(isinstance(value, (dict, list)) for value in row.values()):
-            return None
-        columns = [by_header[key] for key in row]
-        missing = [column for column in self._feed.table_columns if column not in columns]
-        if any(column.type == "json" for column in columns) or any(column.is_required for column in missing):
-            return None
+        columns = [by_header[key] for key in keys if key in by_header and _SIMPLE_KEY.fullmatch(key)]
         values = [found.span() for found in _VALUE.finditer(text)][1::2]
-        if len(values) != len(columns) or not columns:
-            return None
+        is_nested = any(isinstance(value, (dict, list)) for value in row.values())
+        if is_nested or any(column.type == "json" for column in columns):
+            return
+        if not 0 < len(keys) == len(columns) == len(values):
+            return
+        if is_first:
+            self.columns = (*columns, *(column for column in self._feed.table_columns if column not in columns))
+        positions = [-1, *(self.columns.index(column) for column in columns), len(self.columns)]
+        if positions != sorted(positions):
+            return
         ends = [0, *(end for _, end in values)]
         starts = [*(start for start, _ in values), len(text)]
         texts = [text[end:start] for end, start in zip(ends, starts, strict=True)]
+        nulls = [b"\x02\t" * (after - before - 1) for before, after in pairwise(positions)]
+        fields = [nulls[0], *(b"\t" + null for null in nulls[1:-1]), (b"\t" + nulls[-1])[:-1] + b"\n"]
+        texts[-1] += "\n"
         pattern = "".join(
             re2.escape(before) + _SIMPLE.get(column.type, _STRING)
             for before, column in zip(texts, columns, strict=False)
         )
-        return _Form(
-            tuple(row),
-            (*columns, *missing),
-            re2.compile(f"(?:{pattern}{re2.escape(texts[-1])}\n)+"),
-            tuple(text.encode() for text in texts),
-            b"\t\x02" * len(missing),
+        self._forms.append(
+            _Form(
+                keys,
+                re2.compile(f"(?:{pattern}{re2.escape(texts[-1])})+"),
+                tuple((text.encode(), field) for text, field in zip(texts, fields, strict=True)),
+            )
         )
 
     def block(self, lines: bytes, line_number: int) -> Block:
         """Return the block of LINES, the first of which is LINE_NUMBER of the file."""
-        form = self._form
         prepared_lines, flaws, position, number = [], {}, 0, 0
-        # In a string this makes a control code, so the pattern does not match it.
-        marked = lines.replace(b":null", b":\x02").replace(b": null", b": \x02") if form else lines
+        # In a string this makes a control code, so no pattern matches it.
+        marked = lines.replace(b":null", b":\x02").replace(b": null", b": \x02")
         raw = RawRecords(lines)
         while position < len(marked):
-            if form and (run := form.pattern.match(marked, position)):
-                prepared_lines.append(form.rewrite(marked[position : run.end()]))
-                number += marked.count(b"\n", position, run.end())
-                position = run.end()
-                self._see(form.keys)
+            for form in self._forms:
+                if run := form.pattern.match(marked, position):
+                    break
+            else:
+                line, flaw = self._line(raw[number])
+                if self._keys not in self._tried and len(self._tried) < _MOST_FORMS:
+                    self._try(raw[number])
+                prepared_lines.append(line + b"\n")
+                if flaw:
+                    flaws[number] = flaw
+                position, number = marked.index(b"\n", position) + 1, number + 1
                 continue
-            line, flaw = self._line(raw[number])
-            prepared_lines.append(line + b"\n")
-            if flaw:
-                flaws[number] = flaw
-            position, number = marked.index(b"\n", position) + 1, number + 1
+            prepared_lines.append(form.rewrite(marked[position : run.end()]))
+            number += marked.count(b"\n", position, run.end())
+            position = run.end()
+            self._see(form.keys)
         return Block(b"".join(prepared_lines), line_number, raw, flaws)
 
     def _line(self, line: bytes) -> tuple[bytes, Reject | None]:  # noqa: PLR0911 - a return per reason, in their order
@@ -185,15 +205,14 @@ class _Lines:
         except UnicodeDecodeError:
             return b"\0", Reject("encoding")
         try:
-            row = json.loads(
-                text, object_pairs_hook=_unique, parse_int=Number, parse_float=Number, parse_constant=_refused
-            )
+            row = _DECODER.decode(text)
         except _Twice:
             return b"\0", Reject("key_twice")
         except (ValueError, RecursionError):
             return b"\0", Reject("json")
         if not isinstance(row, dict):
             return b"\0", Reject("json")
+        self._keys = tuple(row)
         self._see(row)
         if self._new == "refuse" and (new := sorted(row.keys() - self._known)):
             return b"\0", Reject("unknown_column", self._name(new[0]))
@@ -268,3 +287,6 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refused(text: str) -> None:
     raise ValueError(text)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=Number, parse_float=Number, parse_constant=_refused)

@@ -114,8 +114,9 @@ def _blocks(
                 texts.append(_texts(batch.column(column.header), column, flaws))
         texts[-1] = pc.binary_join_element_wise(texts[-1], "\n", "")
         lines = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, "\t")
-        yield Block(_bytes(lines), number, _Rows(batch), flaws)
         number += batch.num_rows
+        source.use(number / (file.metadata.num_rows + 1))
+        yield Block(_bytes(lines), number - batch.num_rows, _Rows(batch), flaws)
     source.verify()
 
 
