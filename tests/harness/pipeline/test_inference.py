@@ -286,9 +286,9 @@ def test_the_contract_of_any_rows_rejects_none_and_its_sample_neither(data: st.D
     path = tmp_path / "a.txt"
     if data.draw(st.booleans()):
         dialect: dict[str, Any] = {"delimiter": data.draw(st.sampled_from(",;|\t")), "lineterminator": "\n"}
-        quoting = data.draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
+        dialect["quoting"] = data.draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
         with path.open("w", newline="", encoding=data.draw(st.sampled_from(("utf-8", "utf-8-sig")))) as file:
-            csv.writer(file, quoting=quoting, **dialect).writerows([headers, *rows])
+            csv.writer(file, **dialect).writerows([headers, *rows])
     else:
         lines = [dict(zip(headers, row, strict=True)) for row in rows]
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
