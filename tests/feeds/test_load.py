@@ -103,11 +103,14 @@ def test_a_load_with_exactly_as_many_rejected_rows_as_allowed_succeeds(dsn: str,
         assert load(str(file), dsn, max_rejected=rejected / read).rejected == rejected
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
 def test_a_large_file_of_another_format_is_refused_early_with_examples(
-    dsn: str, db: psycopg.Connection, file: Path
+    dsn: str, db: psycopg.Connection, file: Path, is_compressed: bool
 ) -> None:
     lines = 200_000
     write(file, (f"{number},created_account,8,2020-01-01" for number in range(lines)))
+    if is_compressed:  # how many rows follow is not known then
+        file.write_bytes(gzip.compress(file.read_bytes(), 1))
     with pytest.raises(errors.TooManyRejected) as caught:
         load(str(file), dsn)
     [row] = ledger(db)
