@@ -69,6 +69,8 @@ def compare(expected: Expected, conn: psycopg.Connection[Any]) -> list[Check]:
         return checks
     for feed, rows in expected.feeds.items():
         checks += compare_raw(feed, rows, raw_rows.actual(feed, conn))
+        if feed.properties.history:
+            checks.append(compare_history(feed, conn))
     if expected.marts:
         checks += compare_marts(expected.marts, conn)
     return checks
@@ -93,6 +95,18 @@ def compare_raw(feed: Feed, expected: RawRows, actual: RawRows) -> list[Check]:
             for reason in sorted(expected.rejected.keys() | actual.rejected.keys(), key=str)
         ),
     ]
+
+
+def compare_history(feed: Feed, conn: psycopg.Connection[Any]) -> Check:
+    """Check that the rows of FEED's history that hold today are those of its raw table, each once."""
+    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in feed.columns)
+    table = sql.SQL("select {} from {}").format(columns, sql.Identifier("raw", feed.name))
+    history = sql.SQL("select {} from {} where valid_to is null").format(
+        columns, sql.Identifier("raw", f"{feed.name}_history")
+    )
+    query = sql.SQL("select count(*) from (({0} except all {1}) union all ({1} except all {0})) as different")
+    [(count,)] = conn.execute(query.format(table, history))
+    return equal(f"rows that raw.{feed.name} and its history do not share", 0, count)
 
 
 def compare_marts(expected: ExpectedMarts, conn: psycopg.Connection[Any]) -> list[Check]:

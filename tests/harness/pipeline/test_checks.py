@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,7 +13,7 @@ from feeds.contract import read_feeds
 from feeds.interval import ALWAYS
 from feeds.tables import create_others
 from harness.errors import ChecksFailedError
-from harness.pipeline.checks import Check, compare, compare_file, fingerprint
+from harness.pipeline.checks import Check, compare, compare_file, compare_history, fingerprint
 from harness.pipeline.expected_numbers import Expected, compute
 from harness.pipeline.run_checks import check_numbers
 from harness.project.environments import install
@@ -131,6 +132,24 @@ def test_a_second_load_leaves_every_fingerprint(built: Warehouse, events: Path) 
         before = fingerprint(connection)
         load(str(events), built.loader_dsn, max_rejected=0.5)
         assert fingerprint(connection) == before
+
+
+def test_a_history_has_the_rows_of_its_table(built: Warehouse) -> None:
+    feed = replace(EVENTS, name="history_of")  # of which only the columns count
+    columns = "event_id, event_type, professional_id_anonymized, created_at, meta_data"
+    with psycopg.connect(built.admin_dsn) as connection, connection.transaction(force_rollback=True):
+        connection.execute(f"create table raw.history_of as select {columns} from raw.events")  # noqa: S608 - our names
+        connection.execute(
+            "create table raw.history_of_history as select *, null::date as valid_to from raw.history_of"
+        )
+        connection.execute("insert into raw.history_of_history select h.*, current_date from raw.history_of as h")
+        assert compare_history(feed, connection).passed
+        connection.execute("update raw.history_of_history set valid_to = current_date where event_id = 1")
+        connection.execute(
+            "insert into raw.history_of_history select h.*, null from raw.history_of as h where event_id = 2"
+        )
+        check = compare_history(feed, connection)
+    assert (check.passed, check.actual) == (False, 2)
 
 
 def test_a_model_may_bring_its_expected_rows(built: Warehouse, tmp_path: Path) -> None:
