@@ -91,7 +91,7 @@ def dags(session: nox.Session) -> None:
 
 @nox.session(tags=["ci", "pythons"])
 def dbt(session: nox.Session) -> None:
-    """Load the sample into an ephemeral PostgreSQL and run dbt: `build` and its docs, or `-- COMMAND`."""
+    """Load the samples into an ephemeral PostgreSQL and run dbt: `build` and its docs, or `-- COMMAND`."""
     install(session, "dbt")  # also for --help, which has dbt's own options
     run(session, install(session, "harness"), "harness", "dbt")
 

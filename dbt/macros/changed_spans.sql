@@ -96,9 +96,9 @@
 
 
 {#- Return the spans of time, as pairs of from and until (none is no bound), that loads of this model's feeds have
-    changed since this table was built. Loads commit in any order, so these are the loads that the table has not seen, not those with a higher id.
-    For a table without a record, or a load without a transaction, it is all time. The build of a model begins with this
-    call; each later call in it returns the same spans. -#}
+    changed since this table was built. Loads commit in any order, so these are the loads that the table has not seen,
+    not those with a higher id. For a table without a record, or a load without a transaction, it is all time. The build
+    of a model begins with this call; each later call in it returns the same spans. -#}
 {% macro changed_spans() -%}
     {%- if flags.WHICH not in ('compile', 'generate', 'show') and not is_in_build() -%}
         {%- do begin_build() -%}

@@ -1,4 +1,4 @@
-"""Run dbt on an ephemeral warehouse with the sample loaded, or on one of the user's own: what `nox -s dbt` does.
+"""Run dbt on an ephemeral warehouse with the samples loaded, or on one of the user's own: what `nox -s dbt` does.
 
 Without arguments it is `dbt build`, then the documentation as one static page, `build/dbt-docs/index.html`.
 """
@@ -271,8 +271,8 @@ def failed(what: str, names: Sequence[str], stale: Sequence[str], report: Sequen
     if stale:
         return DbtFailedError(
             f"{what}: {', '.join(stale)} is stale.",
-            "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
-            "Load newer events: run a DAG, or see in its log why its last run failed.",
+            "No load has succeeded for longer than the limit in its yml in dbt/models/staging.",
+            "Load newer files: run a DAG, or see in its log why its last run failed.",
             [*report, output],
         )
     if not names:

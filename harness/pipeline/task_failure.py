@@ -50,8 +50,8 @@ def explain(log: list[str]) -> Explanation:
     if stale := [line for line in from_dbt if " ERROR STALE " in line]:
         return Explanation(
             DBT_DECORATION.sub("", stale[0])[:300],
-            "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
-            "Load newer events: run a pipeline, or see in its log why its last run failed.",
+            "No load has succeeded for longer than the limit in its yml in dbt/models/staging.",
+            "Load newer files: run a pipeline, or see in its log why its last run failed.",
         )
     lines = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
     return Explanation(

@@ -11,11 +11,13 @@ starts one that stays until it is removed by name. The password is in the enviro
 testcontainers' own reaper, one more image to pull, is off.
 """
 
+import gc
 import os
 import secrets
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,11 +40,15 @@ def engine_answers() -> bool:
     try:
         client = docker.from_env(timeout=5)
         try:
-            return bool(client.ping())
+            answers = bool(client.ping())
         finally:
             client.close()
     except Exception:  # noqa: BLE001 - the client raises what its transport raises; each means that none answers
-        return False
+        answers = False
+    with warnings.catch_warnings():  # the client leaves the socket of a failed connection to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return answers
 
 
 def start_container(supervisor: Supervisor) -> Server:

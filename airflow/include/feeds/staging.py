@@ -316,24 +316,24 @@ class Staging:
 
     def _take_line(self, line: bytes, line_number: int) -> None:
         row = self._block.flaws.get(line_number - self._block.line_number) or self._lines.parse(line)
-        raw = self._raw_line(line, line_number)
+        if isinstance(row, Row) and not (row.moment and row.moment not in self._valid):
+            if not self._seen.add([self._lines.key(row)]):
+                self._take_row(row, self._file_number, line_number, line if self._block.raw is None else None)
+                return
+            self._suspect(row, line, self._raw_line(line, line_number), line_number)
+            return
+        raw = self._raw_line(line, line_number)  # of a Parquet file it is made, which takes long
         if isinstance(row, Reject) and not raw.strip() and row.reason != "too_long":
             return  # an empty line is no row
-        if isinstance(row, Reject):
-            self._reject(raw, line_number, row)
-        elif row.moment and row.moment not in self._valid:
-            self._reject(raw, line_number, OUT_OF_RANGE)
-        elif self._seen.add([self._lines.key(row)]):
-            self._suspect(row, line, raw, line_number)
-        else:
-            self._take_row(row, raw, self._file_number, line_number)
+        self._reject(raw, line_number, row if isinstance(row, Reject) else OUT_OF_RANGE)
 
     def _raw_line(self, line: bytes, line_number: int) -> bytes:
         """Return LINE of the present block as it is in the file."""
         raw = self._block.raw
         return line if raw is None else raw[line_number - self._block.line_number]
 
-    def _take_row(self, row: Row, raw: bytes, file_number: int, line_number: int) -> None:
+    def _take_row(self, row: Row, file_number: int, line_number: int, raw: bytes | None) -> None:
+        """Take ROW, which is RAW in the file, or the line of the present block."""
         if row.moment is None or row.moment in self._interval:
             day = row.moment.date().isoformat().encode() if row.moment else None
             part = self._part(day)
@@ -343,7 +343,8 @@ class Staging:
             part = self._outside
         is_whole = part is not self._outside or self._refuser
         line = self._lines.copied(row) if is_whole else self._lines.copied_key(row)
-        self._copier.write(part, Piece(line, 1, file_number, line_number, raw))
+        block = self._block if raw is None else None
+        self._copier.write(part, Piece(line, 1, file_number, line_number, raw, block))
 
     def _reject(self, line: bytes, line_number: int, reject: Reject, file_number: int | None = None) -> None:
         text = raw_text(line).translate(_ESCAPED)
@@ -427,7 +428,7 @@ class Staging:
                         if is_duplicate:
                             self._reject(raw, line_number, DUPLICATE)
                         elif isinstance(row := self._lines.parse(line), Row):
-                            self._take_row(row, raw, file_number, line_number)
+                            self._take_row(row, file_number, line_number, raw)
 
     def _reject_refused_suspects(self) -> None:
         """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""

@@ -1,7 +1,9 @@
 """What `nox -s feed -- new` guesses of very different files, and that a load with that contract rejects no row."""
 
+import csv
 import gzip
 import json
+import re
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from feeds import formats
 from feeds.contract import Feed, read_feed
@@ -255,6 +259,52 @@ def test_bad_rows_are_counted_and_not_in_the_sample(tmp_path: Path) -> None:
     found = guess("orders", str(path))
     assert found.notes["rejected"] == "1 row would be rejected: field_count 1; the first is in line 32"
     assert len(found.sample) == 299
+
+
+ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=8)
+VALUES = (
+    st.integers(-(10**20), 10**20).map(str),
+    st.integers(0, 9).map(str),
+    st.decimals(-100, 100, places=2).map(str),
+    st.floats(allow_nan=False).map(repr),
+    st.sampled_from(("true", "f", "yes", "1", "007", "+3", "NA", "1,5", "{}", "[1]", "null", "")),
+    st.dates().map(str),
+    st.datetimes().map(str),
+    st.uuids().map(str),
+    ANY_TEXT,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.usefixtures("few_first_rows")
+def test_the_contract_of_any_rows_rejects_none_and_its_sample_neither(data: st.DataObject, tmp_path: Path) -> None:
+    count = data.draw(st.integers(1, 60))
+    columns = [st.sampled_from(VALUES).flatmap(lambda usual: st.one_of(usual, usual, *VALUES[8:])) for _ in range(3)]
+    headers = ["id", *data.draw(st.lists(ANY_TEXT.map(lambda text: "".join(text.split())), min_size=3, max_size=3))]
+    rows = [[str(number), *(data.draw(values) for values in columns)] for number in range(count)]
+    path = tmp_path / "a.txt"
+    if data.draw(st.booleans()):
+        dialect: dict[str, Any] = {"delimiter": data.draw(st.sampled_from(",;|\t")), "lineterminator": "\n"}
+        dialect["quoting"] = data.draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
+        with path.open("w", newline="", encoding=data.draw(st.sampled_from(("utf-8", "utf-8-sig")))) as file:
+            csv.writer(file, **dialect).writerows([headers, *rows])
+    else:
+        lines = [dict(zip(headers, row, strict=True)) for row in rows]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    try:
+        found = guess("orders", str(path))
+    except UsageError as error:
+        if not re.search("two columns with|has no header line|would be rejected|is XML", error.what):
+            raise
+        return
+    contract = tmp_path / "orders.yaml"
+    contract.write_text(new_feed.contract(found, "airflow/data/orders.csv"), encoding="utf-8")
+    feed = read_feed(contract)
+    assert (feed.columns, feed.key, feed.properties) == (found.feed.columns, found.feed.key, found.feed.properties)
+    assert bool(rejected(feed, path)) <= ("rejected" in found.notes)
+    path.write_bytes(b"".join([found.header + b"\n" if feed.format == "csv" else b"", *map(bytes, found.sample)]))
+    assert rejected(feed, path) == []
 
 
 @pytest.mark.parametrize(
