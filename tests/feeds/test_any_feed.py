@@ -1,7 +1,6 @@
 """A load of any files of any feed, in any format, is what a computation that shares no code with it says."""
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -146,9 +145,7 @@ moments = st.integers(0, 5).map(lambda hours: DAY + timedelta(hours=12 * hours))
 
 @pytest.mark.slow
 @settings(
-    max_examples=int(os.environ.get("ANY_FEED_EXAMPLES", "40")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data(), feed=feeds(), block_bytes=st.sampled_from([16, 1 << 18]), option=st.booleans())
 def test_any_feed(
@@ -161,6 +158,7 @@ def test_any_feed(
     block_bytes: int,
     option: bool,
 ) -> None:
+    """Files are read in blocks of BLOCK_BYTES, and written with OPTION, which each format has one of."""
     write = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}[feed.format]
     for path in tmp_path.iterdir():
         path.unlink()
