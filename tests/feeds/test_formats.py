@@ -240,6 +240,15 @@ def test_parquet_rows_in_quarantine_can_be_read_again(parsed: Callable[..., list
     assert again == Row(("1", VALID["at"], "0.00000001", "a"), datetime(2020, 1, 1, 12, tzinfo=UTC))
 
 
+def test_rows_of_another_encoding_can_be_read_again_from_the_quarantine() -> None:
+    feed = orders("csv", csv=Csv(encoding="windows-1252"))
+    rows = read_rejected("order_id,at,price,note\n1,2020-01-01 12:00:00,1.5,é€\n".encode(), feed)
+    [block] = rows.blocks
+    assert Lines(feed, rows.columns, rows.dialect).parse(block.lines[:-1]) == Row(
+        ("1", VALID["at"], "1.5", "é€"), datetime(2020, 1, 1, 12, tzinfo=UTC)
+    )
+
+
 def test_a_file_may_be_compressed_in_several_parts_and_be_anywhere() -> None:
     rows = written("csv", [{**ROW, "order_id": number} for number in range(5_000)])
     halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]

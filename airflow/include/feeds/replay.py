@@ -75,7 +75,8 @@ _QUARANTINED = """
     delete from only raw.rejected_rows as rejected using pg_temp.replayed where {is_reject} and reason$ is null;
     update only raw.rejected_rows as rejected set reason = reason$, column_name = column$
     from pg_temp.replayed
-    where {is_reject} and reason$ <> 'replaced' and (reason, column_name) is distinct from (reason$, column$)
+    where {is_reject} and reason$ <> 'replaced'
+        and (rejected.reason, rejected.column_name) is distinct from (reason$, column$)
 """
 _LATEST_DAYS = """
     select load_id, day from raw.snapshot_days
@@ -243,7 +244,8 @@ class _Replay:
     def _execute(self, statements: str) -> None:
         """Execute STATEMENTS about the table `replayed`."""
         raw = self.raw
-        time = raw.partition_key if raw.feed.time_column else sql.SQL("now()")
+        # Qualified: `raw.loads` may have a column of this name, too, such as started_at.
+        time = sql.SQL("replayed.{}").format(raw.partition_key) if raw.feed.time_column else sql.SQL("now()")
         within = "{} >= coalesce({load}.interval_start, '-infinity') and {} < coalesce({load}.interval_end, 'infinity')"
         is_inside, is_replaced = (
             sql.SQL(within.replace("{load}", load)).format(time, time) for load in ("own", "later")

@@ -24,7 +24,7 @@ from feeds.definition import Definition
 from feeds.formats.rows import Block, Rows
 from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
-from feeds.lines import Dialect, Lines, Reject, Row, raw_text
+from feeds.lines import Dialect, Lines, Reject, Row, has_long_line, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from feeds.routing import Routes
 from feeds.table import RawTable
@@ -271,7 +271,7 @@ class Staging:
     def _take_run(self, lines: bytes, day: bytes | None, line_number: int) -> int:
         """Take LINES, which are clean and of one DAY, and return their number."""
         is_inside = self._days.contain(day) if day else True
-        if is_inside is None or (day and not self._valid_days.contain(day)):
+        if is_inside is None or (day and not self._valid_days.contain(day)) or has_long_line(lines):
             each = lines.split(b"\n")[:-1]
             for number, line in enumerate(each, line_number):
                 self._take_line(line, number)

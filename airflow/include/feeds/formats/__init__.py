@@ -5,6 +5,7 @@ To add a format, write a module with a function `read`, name it in `_MODULES`, a
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 
 from feeds.contract import Feed
@@ -21,8 +22,13 @@ def read(source: Source, feed: Feed) -> Rows:
 
 
 def read_rejected(text: bytes, feed: Feed) -> Rows:
-    """Return the rows in TEXT, rejected rows of FEED as the quarantine has them: CSV with its header, or objects."""
+    """Return the rows in TEXT, rejected rows of FEED as the quarantine has them: CSV with its header, or objects.
+
+    The quarantine has text, in UTF-8 here, whatever the file's encoding was.
+    """
     if feed.format == "csv":
+        csv = feed.properties.csv.model_copy(update={"encoding": "utf-8"})
+        feed = replace(feed, properties=feed.properties.model_copy(update={"csv": csv}))
         return read(text_source("raw.rejected_rows", text), feed)
     from feeds.formats.json_lines import objects
 
