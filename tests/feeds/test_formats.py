@@ -221,6 +221,12 @@ def test_json_lines_of_any_kind(parsed: Callable[..., list[Any]]) -> None:
     assert [row[2] for row in found[2:]] == [*lines[2:7], *lines[8:]]
 
 
+def test_a_control_code_is_no_null(parsed: Callable[..., list[Any]]) -> None:
+    row = '{"order_id": 1, "at": "2020-01-01 12:00:00", "price": 1.5, "note": %s}\n'
+    found = parsed(orders("jsonl"), (row % '"a"' + row % "\x02" + row % "null").encode())
+    assert found == [VALID, ("json", None, (row % "\x02").rstrip("\n")), {**VALID, "note": None}]
+
+
 def test_the_names_of_unknown_keys_are_printable_and_bounded(parsed: Callable[..., list[Any]]) -> None:
     lines = [json.dumps({**ROW, f"new\t\\{number}": 1}) for number in range(150)]
     names = [row[1] for row in parsed(orders("jsonl"), "\n".join(lines).encode())]
