@@ -81,8 +81,8 @@
 {%- endmacro %}
 
 
-{#- The feeds that NODE is built from, also through other models: the tables of the source `raw`, and for the table of a
-    history its feed. -#}
+{#- The feeds that NODE is built from, also through other models: the tables of the source `raw`; of a history its feed,
+    too. -#}
 {% macro feeds_of(node) -%}
     {%- set feeds = [] -%}
     {%- for id in node.depends_on.nodes -%}
