@@ -113,6 +113,7 @@ def say_guess(uri: str, found: Guess, contract: Path) -> None:
     others = {about: note for about, note in notes.items() if about not in ("key", "time")}
     for about, note in (*others.items(), *found.column_notes.items()):
         say(f"  {about}: {note}")
+    say("  servers: the path is that of the sample; write there where the feed's files will be")
     say("  the sample has rows of your file, and will be committed: may everybody who reads the repository see them?")
     say("\n  run its pipelines: nox -s e2e -- --target embedded\n  check its contract: nox -s feed -- check")
 

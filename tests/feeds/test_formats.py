@@ -247,12 +247,17 @@ def test_parquet_rows_in_quarantine_can_be_read_again(parsed: Callable[..., list
 
 
 def test_rows_of_another_encoding_can_be_read_again_from_the_quarantine() -> None:
-    feed = orders("csv", csv=Csv(encoding="windows-1252"))
-    rows = read_rejected("order_id,at,price,note\n1,2020-01-01 12:00:00,1.5,é€\n".encode(), feed)
-    [block] = rows.blocks
-    assert Lines(feed, rows.columns, rows.dialect).parse(block.lines[:-1]) == Row(
-        ("1", VALID["at"], "1.5", "é€"), datetime(2020, 1, 1, 12, tzinfo=UTC)
-    )
+    feed = orders("csv", csv=Csv(encoding="windows-1252"), column_order="accept")
+    expected = {**VALID, "note": "é€"}
+    for header, line in (
+        (None, "1,2020-01-01 12:00:00,1.5,é€\n"),
+        ("note,price,at,order_id", "é€,1.5,2020-01-01 12:00:00,1\n"),
+    ):
+        rows = read_rejected(line.encode(), feed, header)
+        [block] = rows.blocks
+        row = Lines(feed, rows.columns, rows.dialect).parse(block.lines[:-1])
+        assert isinstance(row, Row)
+        assert dict(zip([column.name for column in rows.columns], row.values, strict=True)) == expected
 
 
 def test_a_file_may_be_compressed_in_several_parts_and_be_anywhere() -> None:

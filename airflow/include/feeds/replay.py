@@ -180,11 +180,8 @@ class _Replay:
         self, header: str | None, rejects: Sequence[_Rejected]
     ) -> Iterator[tuple[_Rejected, Row | Reject, Lines]]:
         feed = self.raw.feed
-        texts = [one.raw_text for one in rejects]
-        if feed.format == "csv":
-            texts.insert(0, header or feed.properties.csv.delimiter.join(column.header for column in feed.columns))
         try:
-            rows = read_rejected("".join(f"{text}\n" for text in texts).encode(), feed)
+            rows = read_rejected("".join(f"{one.raw_text}\n" for one in rejects).encode(), feed, header)
         except WrongHeader:  # the contract has other columns than the file, so its rows stay as they are
             return
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
