@@ -10,6 +10,8 @@ from datetime import date
 import psycopg
 from psycopg import sql
 
+from feeds.contract import HISTORY
+from feeds.errors import TablesUnfit
 from feeds.table import RawTable
 
 _TABLE = """
@@ -59,7 +61,7 @@ _MERGED = """
 
 def table(raw: RawTable) -> sql.Identifier:
     """Return the name of the table of RAW's history."""
-    return sql.Identifier("raw", f"{raw.feed.name}_history")
+    return sql.Identifier("raw", f"{raw.feed.name}{HISTORY}")
 
 
 def create(raw: RawTable) -> sql.Composed:
@@ -69,6 +71,24 @@ def create(raw: RawTable) -> sql.Composed:
         for column in raw.feed.table_columns
     )
     return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
+
+
+def refuse_foreign(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Raise TablesUnfit if the table of RAW's history has rows, and no load has written them."""
+    name = f"{raw}{HISTORY}"
+    if connection.execute("select to_regclass(%s)", (name,)).fetchone() == (None,):
+        return
+    [(is_own,)] = connection.execute(
+        sql.SQL("select not exists (select from {}) or exists (select from raw.snapshot_days where feed = {})").format(
+            table(raw), raw.feed.name
+        )
+    )
+    if not is_own:
+        raise TablesUnfit(
+            f"{name} has rows that no load has written.",
+            "Another program made the table; the load did not change it.",
+            f"Keep it under another name, then load again: alter table {name} rename to {raw.feed.name}_kept",
+        )
 
 
 def is_latest(connection: psycopg.Connection, raw: RawTable, day: date) -> bool:

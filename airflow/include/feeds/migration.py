@@ -11,6 +11,7 @@ from psycopg.errors import FeatureNotSupported, ProgrammingError
 
 from feeds.contract import Column
 from feeds.errors import ContractInvalid, TablesUnfit
+from feeds.partitions import current_generation
 from feeds.table import RawTable
 
 _COLUMNS = """
@@ -59,6 +60,7 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
         TablesUnfit: the change could lose something, or the table is not the feed's.
         ContractInvalid: a rule is not an SQL condition over the columns.
     """
+    current_generation(connection, raw)  # refuses a table of another program
     [(partition_key,)] = connection.execute(raw.in_sql(_PARTITION_KEY))
     if partition_key != (expected := raw.feed.time_column or "load_id"):
         kept_by = "time column" if raw.feed.time_column else "kind"

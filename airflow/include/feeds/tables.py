@@ -28,6 +28,7 @@ _COLUMNS = {
     "raw.loaded_files": "load_id, file_number, source_uri, source_id, size_bytes, sha256, header",
     "raw.rejected_rows": "feed, load_id, file_number, line_number, raw_text, reason, column_name",
     "raw.partitions": "table_id, table_name, load_id, retired_at, kept_for",
+    "raw.snapshot_days": "feed, day, load_id",
 }
 # Partitions of a version that did not record them: those of one generation over all of time with the names of loads.
 _UNRECORDED = """
@@ -108,6 +109,8 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
         connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
     connection.execute(files("feeds").joinpath("tables.sql").read_bytes())
     record(connection, unrecorded, 0)
+    if raw.feed.properties.history:
+        history.refuse_foreign(connection, raw)
     if kind(str(raw)):
         migrate(connection, raw)
     else:
