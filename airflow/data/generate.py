@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--feed", default="events", metavar="NAME", help="the feed (default: %(default)s)")
     parser.add_argument(
-        "--rows", "--events", dest="events", type=int, default=EVENTS, metavar="N", help="rows (default: %(default)s)"
+        "--rows", "--events", dest="rows", type=int, default=EVENTS, metavar="N", help="rows (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=SEED, metavar="S", help="same seed, same file (default: %(default)s)"
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             help=f"not of events: share of rows {text}",
         )
     options = parser.parse_args(arguments)
-    if options.events < 0 or options.seed < 0:
+    if options.rows < 0 or options.seed < 0:
         parser.error("--rows and --seed cannot be negative")
     if options.feed == "events" and any(getattr(options, quirk) for quirk, _ in quirks):
         parser.error(
@@ -176,7 +176,7 @@ def share(text: str) -> Fraction:
 def writer(options: argparse.Namespace) -> Callable[[BinaryIO], None]:
     """Return the function that writes what OPTIONS ask for; end the process if the contract or they are invalid."""
     if options.feed == "events":
-        return lambda file: file.writelines(generate(options.events, options.seed, options.bad))
+        return lambda file: file.writelines(generate(options.rows, options.seed, options.bad))
     from feed_files import write_rows
     from feed_rows import Quirks, rows
 
@@ -192,7 +192,7 @@ def writer(options: argparse.Namespace) -> Callable[[BinaryIO], None]:
         try:
             feed = contract.read_feed(path)
             quirks = Quirks(options.late, options.ties, options.duplicates)
-            made = rows(feed, options.events, options.seed, quirks, os.environ.get("EVENTS_DSN"))
+            made = rows(feed, options.rows, options.seed, quirks, os.environ.get("EVENTS_DSN"))
             write_rows(feed, made, file, options.bad)
         except EventsError as error:
             sys.exit(f"✗ {error.what}\n  {error.why}\n  {error.next_step}")

@@ -70,7 +70,7 @@ class RawTable:
     def within(self, interval: Interval) -> sql.Composed:
         """Return the condition for the rows of INTERVAL; of a snapshot, for all."""
         if self.feed.time_column is None:
-            return sql.SQL(" ").join([sql.SQL("true")])
+            return sql.SQL("true").format()
         start, end = map(str, interval.bounds)
         return sql.SQL("{time} >= {start} and {time} < {end}").format(time=self.partition_key, start=start, end=end)
 
