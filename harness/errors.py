@@ -1,6 +1,6 @@
 """The harness's expected errors: each has three lines for the terminal, and each kind its own exit code.
 
-Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to the harness.
+Exit codes: 10 to 29 and 36 belong to `feeds`, 30 to 35 to `dbt/run.py`, 40 to 69 to the harness.
 """
 
 import re

@@ -28,7 +28,7 @@ import pendulum
 from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from feeds.contract import CADENCES, CONTRACTS, Feed, contracts, read_feed
+from feeds.contract import CADENCES, CONTRACTS, HISTORY, Feed, contracts, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid, SettingUnusable
 from feeds.retries import RETRIES
@@ -107,7 +107,9 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
 
         # What depends on the source, and what that is built from: a model of this feed may join another's, which was
         # not built yet. Unit tests do not read this data; they run in `nox -s dbt`.
-        build = ("build", "--exclude-resource-type", "unit_test", "--select", f"@source:raw.{feed.name}")
+        tables = [feed.name] + [feed.name + HISTORY] * feed.properties.history
+        sources = [f"@source:raw.{table}" for table in tables]
+        build = ("build", "--exclude-resource-type", "unit_test", "--select", *sources)
         create_tables() >> load() >> dbt_task("dbt_build", *build)
 
     return tasks()

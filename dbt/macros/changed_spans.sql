@@ -81,12 +81,14 @@
 {%- endmacro %}
 
 
-{#- The feeds that NODE is built from, also through other models: the tables of the source `raw`. -#}
+{#- The feeds that NODE is built from, also through other models: the tables of the source `raw`; of a history its feed,
+    too. -#}
 {% macro feeds_of(node) -%}
     {%- set feeds = [] -%}
     {%- for id in node.depends_on.nodes -%}
         {%- if id in graph.sources -%}
-            {%- do feeds.append(graph.sources[id].identifier) -%}
+            {%- set table = graph.sources[id].identifier -%}
+            {%- do feeds.extend([table, table.removesuffix('_history')]) -%}
         {%- elif id in graph.nodes -%}
             {%- do feeds.extend(feeds_of(graph.nodes[id])) -%}
         {%- endif -%}

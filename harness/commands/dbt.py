@@ -282,7 +282,7 @@ def failed(what: str, names: Sequence[str], stale: Sequence[str], report: Sequen
     statements = (ARTIFACTS / "target" / "run").relative_to(ROOT)
     return DbtFailedError(
         f"{what}: {', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN else ''} failed.",
-        "A changed model, or events that a model does not expect; dbt shows the rows or the statement.",
+        "A changed model, or rows that a model does not expect; dbt shows the rows or the statement.",
         f"The statements are in {statements}; run only what failed: nox -s dbt -- build --select {selected}",
         [*report, details("dbt's output", output)],
     )

@@ -12,7 +12,9 @@ from feeds.dsn import libpq_dsn
 from feeds.errors import ContractInvalid
 from feeds.files import find_files
 from feeds.replay import replay
+from feeds.settings import find_feed
 from feeds.source import named, open_source
+from feeds.tables import create_tables
 from feeds.uri import shown
 from harness.errors import BreakingChangeError, UsageError
 from harness.pipeline import new_feed
@@ -111,6 +113,7 @@ def say_guess(uri: str, found: Guess, contract: Path) -> None:
     others = {about: note for about, note in notes.items() if about not in ("key", "time")}
     for about, note in (*others.items(), *found.column_notes.items()):
         say(f"  {about}: {note}")
+    say("  servers: the path is that of the sample; write there where the feed's files will be")
     say("  the sample has rows of your file, and will be committed: may everybody who reads the repository see them?")
     say("\n  run its pipelines: nox -s e2e -- --target embedded\n  check its contract: nox -s feed -- check")
 
@@ -209,15 +212,9 @@ def refuse_breaking(base: str, feeds: Mapping[str, Feed]) -> None:
 
 def run_replay(parsed: argparse.Namespace, section: Section) -> None:
     """Load the rejected rows of a feed that its contract accepts now, in the warehouse that EVENTS_DSN names."""
-    path = CONTRACTS / f"{parsed.name}.yaml"
-    if not path.exists():
-        raise UsageError(
-            f"There is no feed {parsed.name!r}.",
-            f"airflow/feeds has contracts of: {', '.join(feed_names())}.",
-            "Name one of them.",
-        )
-    feed = read_feed(path)
-    result = replay(feed, libpq_dsn(os.environ.get("EVENTS_DSN", ""), "EVENTS_DSN"), valid=valid_times(feed))
+    feed, dsn = find_feed(parsed.name), libpq_dsn(os.environ.get("EVENTS_DSN", ""), "EVENTS_DSN")
+    create_tables(dsn, feed)  # a column that was added to the contract
+    result = replay(feed, dsn, valid=valid_times(feed))
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.reasons.items())
     section.headline = f"{feed.name}: {result.loaded:,} of {result.read:,} rows loaded"
     say(f"✓ {result.loaded:,} of {result.read:,} rejected rows of {feed.name} loaded")

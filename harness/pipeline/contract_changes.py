@@ -106,14 +106,14 @@ def _feed(before: Feed, after: Feed) -> Iterator[Change]:
         if getattr(before, field) != getattr(after, field):
             yield Change(f"the files' {field} was changed to {getattr(after, field)}")
     for field, text in (
-        ("csv", "the options of CSV"),
-        ("drift", "drift"),
-        ("max_rejected", "the share of rows that may be rejected"),
-        ("cadences", "the cadences"),
-        ("time_zone", "the time zone of times without one"),
+        ("csv", "the options of CSV were"),
+        ("drift", "drift was"),
+        ("max_rejected", "the share of rows that may be rejected was"),
+        ("cadences", "the cadences were"),
+        ("time_zone", "the time zone of times without one was"),
     ):
         if getattr(before.properties, field) != getattr(after.properties, field):
-            yield Change(f"{text} was changed".replace("cadences was", "cadences were"))
+            yield Change(f"{text} changed")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def explain(log: list[str]) -> Explanation:
     lines = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
     return Explanation(
         DBT_DECORATION.sub("", lines[0]).replace(ERROR_MARK, "")[:300],
-        "A changed model, or events that a model does not expect; dbt's log has the rows or statement."
+        "A changed model, or rows that a model does not expect; dbt's log has the rows or statement."
         if from_dbt
         else "It is not an error that the pipeline expects.",
         "Read the task's whole log.",

@@ -292,7 +292,7 @@ def test_a_failing_dbt_test_is_explained(cluster: Cluster, monkeypatch: pytest.M
     what, why, _ = error_lines(output)
     assert what.startswith("✗ events_pipeline_daily failed in dbt_build: ")
     assert "raw_loads_have_a_known_status" in what
-    assert why == "  A changed model, or events that a model does not expect; dbt's log has the rows or statement."
+    assert why == "  A changed model, or rows that a model does not expect; dbt's log has the rows or statement."
     with diagnostics(output) as folder:
         results = list((folder / "tasks" / "dbt").glob("*/run_results.json"))  # of the scheduled run, too
         assert results

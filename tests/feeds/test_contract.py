@@ -152,6 +152,7 @@ FLAWS = [  # the text to replace, by what, the line that the message names, what
     ("new_column: keep", "new_colum: keep", 21, "drift.new_colum is not valid"),
     ("property: maxRejected, value: 0.5", "property: maxRejected, value: 5", 16, "maxRejected"),
     ("property: timeZone", "property: timezone", 17, "timezone"),
+    ("property: maxRejected, value: 0.5", "property: drift, value: {}", 16, "customProperties.drift is there twice"),
     ("Europe/Amsterdam", "Europe/Atlantis", 17, "timeZone is 'Europe/Atlantis'"),
     ("value: ordered_at", "value: created_at", 14, "timeColumn is 'created_at'"),
     ("value: ordered_at", "value: due", 14, "timeColumn is 'due'"),

@@ -221,6 +221,12 @@ def test_json_lines_of_any_kind(parsed: Callable[..., list[Any]]) -> None:
     assert [row[2] for row in found[2:]] == [*lines[2:7], *lines[8:]]
 
 
+def test_a_control_code_is_no_null(parsed: Callable[..., list[Any]]) -> None:
+    row = '{"order_id": 1, "at": "2020-01-01 12:00:00", "price": 1.5, "note": %s}\n'
+    found = parsed(orders("jsonl"), (row % '"a"' + row % "\x02" + row % "null").encode())
+    assert found == [VALID, ("json", None, (row % "\x02").rstrip("\n")), {**VALID, "note": None}]
+
+
 def test_the_names_of_unknown_keys_are_printable_and_bounded(parsed: Callable[..., list[Any]]) -> None:
     lines = [json.dumps({**ROW, f"new\t\\{number}": 1}) for number in range(150)]
     names = [row[1] for row in parsed(orders("jsonl"), "\n".join(lines).encode())]
@@ -238,6 +244,20 @@ def test_parquet_rows_in_quarantine_can_be_read_again(parsed: Callable[..., list
     [block] = read_rejected(f"{found[1][2]}\n".encode(), wider).blocks
     again = Lines(wider, wider.columns, read_rejected(b"{}\n", wider).dialect).parse(block.lines[:-1])
     assert again == Row(("1", VALID["at"], "0.00000001", "a"), datetime(2020, 1, 1, 12, tzinfo=UTC))
+
+
+def test_rows_of_another_encoding_can_be_read_again_from_the_quarantine() -> None:
+    feed = orders("csv", csv=Csv(encoding="windows-1252"), column_order="accept")
+    expected = {**VALID, "note": "é€"}
+    for header, line in (
+        (None, "1,2020-01-01 12:00:00,1.5,é€\n"),
+        ("note,price,at,order_id", "é€,1.5,2020-01-01 12:00:00,1\n"),
+    ):
+        rows = read_rejected(line.encode(), feed, header)
+        [block] = rows.blocks
+        row = Lines(feed, rows.columns, rows.dialect).parse(block.lines[:-1])
+        assert isinstance(row, Row)
+        assert dict(zip([column.name for column in rows.columns], row.values, strict=True)) == expected
 
 
 def test_a_file_may_be_compressed_in_several_parts_and_be_anywhere() -> None:

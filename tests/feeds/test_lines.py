@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from feeds import patterns
 from feeds.contract import Column, Csv, Feed, Properties
 from feeds.formats import read
-from feeds.lines import Dialect, Lines, Reject, Row
+from feeds.lines import MAX_LINE_BYTES, Dialect, Lines, Reject, Row, has_long_line
 from feeds.source import Source, text_source
 
 SPECIAL = ';"\\\r\n\0'
@@ -178,3 +178,11 @@ def test_the_keys_of_clean_lines_have_the_columns_order_in_the_key() -> None:
     one = replace(feed(COLUMNS[0], COLUMNS[3], COLUMNS[8]), key=("d", "i"))
     lines = Lines(one, one.columns, Dialect(";", '"', ""))
     assert lines.key_lines(b"1;a;2020-01-01\n2;b;2020-01-02\n") == [b"2020-01-01;1", b"2020-01-02;2"]
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_clean_line_that_is_too_long_is_found(excess: int) -> None:
+    line = b"1;" + b"x" * (MAX_LINE_BYTES - 2 + excess)
+    assert has_long_line(b"2;a\n" * 3 + line + b"\n") == bool(excess)
+    assert has_long_line(line + b"\n") == bool(excess)
+    assert not has_long_line(b"2;a\n" * MAX_LINE_BYTES)

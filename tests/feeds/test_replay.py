@@ -22,20 +22,21 @@ version: 1.0.0
 status: active
 servers: [{{server: files, type: local, path: orders.csv, format: {format}}}]
 customProperties:
-  - {{property: timeColumn, value: ordered_at}}
+  - {{property: timeColumn, value: started_at}}
   - {{property: maxRejected, value: 0.9}}
 schema:
   - name: orders
     properties:
       - {{name: order_id, logicalType: string, required: true, primaryKey: true}}
       - {{name: line_number, logicalType: integer, required: true, primaryKey: true}}
-      - {{name: ordered_at, logicalType: timestamp, required: true}}
-      - {{name: note, logicalType: string, logicalTypeOptions: {{pattern: '{pattern}'}}}}
+      - {{name: started_at, logicalType: timestamp, required: true}}
+      - {{name: reason, logicalType: string, logicalTypeOptions: {{pattern: '{pattern}'}}}}
       - {{name: paid, logicalType: integer}}
     customProperties: [{{property: rules, value: [{{name: paid_is_bounded, sql: "{rule}"}}]}}]
 """
+# `raw.loads` has a column started_at, too, and `raw.rejected_rows` one that is named reason.
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
-HEADER = "order_id,line_number,ordered_at,note,paid"
+HEADER = "order_id,line_number,started_at,reason,paid"
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def write(path: Path, *lines: str) -> str:
 
 
 def notes(db: psycopg.Connection) -> list[tuple[str, int]]:
-    return db.execute("select note, load_id from raw.orders order by note").fetchall()
+    return db.execute("select reason, load_id from raw.orders order by reason").fetchall()
 
 
 def quarantine(db: psycopg.Connection) -> list[tuple[int, str, str | None]]:
@@ -98,8 +99,8 @@ def test_only_what_its_load_would_have_taken_comes_back(
     assert (result.read, result.loaded, result.outside, result.rejected) == (10, 3, 2, 5)
     assert result.reasons == {
         "duplicate_key": 2,
-        "note: pattern": 1,
-        "ordered_at: type": 1,
+        "reason: pattern": 1,
+        "started_at: type": 1,
         "paid_is_bounded: rule": 1,
     }
     with psycopg.connect(empty) as db:
@@ -107,13 +108,13 @@ def test_only_what_its_load_would_have_taken_comes_back(
             ("Of two\nlines", 3), ("Second", 3), ("first", 1), ("last", 1), ("new", 2), ("paid", 3),
         ]  # fmt: skip
         stay = [
-            (4, "pattern", "note"),  # replaced
+            (4, "pattern", "reason"),  # replaced
             (5, "duplicate_key", None),
             (8, "duplicate_key", None),
             (11, "rule", "paid_is_bounded"),
-            (12, "pattern", "note"),
-            (13, "type", "ordered_at"),
-            (3, "pattern", "note"),  # outside
+            (12, "pattern", "reason"),
+            (13, "type", "started_at"),
+            (3, "pattern", "reason"),  # outside
         ]
         assert quarantine(db) == stay
         ledger = (
@@ -128,7 +129,7 @@ def test_only_what_its_load_would_have_taken_comes_back(
     # The whole file, loaded by the mended contract, gives the same rows of the days that it is the latest load of.
     assert load(mended, empty, source_uri=everything, end=day).replaced == 4
     with psycopg.connect(empty) as db:
-        assert [note for note, _ in notes(db)] == ["Of two\nlines", "Second", "first", "last", "new", "paid"]
+        assert [reason for reason, _ in notes(db)] == ["Of two\nlines", "Second", "first", "last", "new", "paid"]
 
 
 def test_a_refused_load_gives_nothing_back(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
@@ -141,7 +142,7 @@ def test_a_refused_load_gives_nothing_back(tmp_path: Path, orders: Callable[...,
 
 def test_json_lines_come_back(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
     path = tmp_path / "file.jsonl"
-    row = '{"order_id": "a\\t", "line_number": 1, "ordered_at": "2020-01-01T09:00:00Z", "note": "\\u00c4\\n",'
+    row = '{"order_id": "a\\t", "line_number": 1, "started_at": "2020-01-01T09:00:00Z", "reason": "\\u00c4\\n",'
     row += ' "paid": 1e0}'
     path.write_text(f"{row}\n{row.replace('1,', '2,', 1).replace('u00c4', 'nb')}\n")
     assert load(orders(pattern=r"[\n-z]*", kind="jsonl"), empty, source_uri=str(path)).rejected == 1
@@ -159,4 +160,4 @@ def test_rows_of_a_file_with_other_columns_stay(tmp_path: Path, orders: Callable
     create_tables(empty, read_feed(renamed))
     assert replay(read_feed(renamed), empty).read == 0
     with psycopg.connect(empty) as db:
-        assert quarantine(db) == [(3, "pattern", "note")]
+        assert quarantine(db) == [(3, "pattern", "reason")]

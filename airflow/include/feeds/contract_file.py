@@ -73,10 +73,10 @@ class Reader:
             )
         if table.quality:
             raise self._invalid(("schema", "0", "quality"), "is not known to a load", "Write a rule, or a dbt test.")
-        own = {prop.property: prop.value for prop in table.customProperties or []}
+        own = self._own(("schema", "0"), table)
         rules = self._rules(own.pop("rules", []))
         for name in own:
-            raise self._invalid(("schema", "0", "customProperties", str(name)), "is unknown", "Only rules is known.")
+            raise self._invalid(("schema", "0", "customProperties", name), "is unknown", "Only rules is known.")
         feed = Feed(
             name=self._path.stem,
             version=contract.version or "",
@@ -178,11 +178,19 @@ class Reader:
             raise self._invalid(("version",), f"is {contract.version!r}", "Write three numbers, such as 1.0.0.")
         if unknown := next(_unknown(data, contract.model_dump(by_alias=True, exclude_unset=True)), None):
             raise self._invalid(unknown, "is no field of the standard", "It is most likely misspelt, or too far in.")
-        custom = {str(prop.property): prop.value for prop in contract.customProperties or []}
+        custom = self._own((), contract)
         try:
             return contract, Properties.model_validate(custom)
         except ValidationError as error:
             raise self._not_of_the_standard(error, ("customProperties",)) from None
+
+    def _own(self, at: tuple[str, ...], of: OpenDataContractStandard | SchemaObject | SchemaProperty) -> dict[str, Any]:
+        """Return the custom properties OF the field AT by name."""
+        found = [(str(one.property), one.value) for one in of.customProperties or []]
+        names = [name for name, _ in found]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise self._invalid((*at, "customProperties", twice), "is there twice", "Write one, with all that it says.")
+        return dict(found)
 
     def _not_of_the_standard(self, error: Exception, at: tuple[str, ...] = ()) -> ContractInvalid:
         """Return the error that names the first field that ERROR is about, below the field AT."""
@@ -217,10 +225,10 @@ class Reader:
             if not 0 < precision <= 1000 or scale > precision:
                 raise self._invalid((*at, "physicalType"), f"is {prop.physicalType!r}", "Use at most 1000 digits.")
             digits, sql_type = (precision - scale, scale), f"numeric({precision},{scale})"
-        own = {one.property: one.value for one in prop.customProperties or []}
+        own = self._own(at, prop)
         header = own.pop("header", name)
         for unknown_property in own:
-            raise self._invalid((*at, "customProperties", str(unknown_property)), "is unknown", "Only header is known.")
+            raise self._invalid((*at, "customProperties", unknown_property), "is unknown", "Only header is known.")
         if prop.unique and not prop.primaryKey:
             raise self._invalid((*at, "unique"), "is not checked by a load", "Write a dbt test, or make it the key.")
         column = Column(

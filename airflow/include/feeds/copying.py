@@ -89,10 +89,7 @@ class Copier:
         """Copy all waiting rows; after an error, abort the present COPY, which would block the connection."""
         if error[0] is None:
             with self._open:
-                while self._targets or self._current:  # rows that were left out are copied elsewhere
-                    if self._targets:
-                        self._switch_to(self._targets[0])
-                    self.pause()
+                self.flush()
         self._current, self._gathered = None, []
         self._open.__exit__(*error)
 
@@ -118,6 +115,13 @@ class Copier:
             self._switch_to(target)
         elif self._waiting_bytes > _ALL_WAITING_BYTES:
             self._switch_to(max(self._targets, key=lambda waiting: waiting.waiting_bytes))
+
+    def flush(self) -> None:
+        """Copy all waiting rows."""
+        while self._targets or self._current:  # rows that were left out are copied elsewhere
+            if self._targets:
+                self._switch_to(self._targets[0])
+            self.pause()
 
     def pause(self) -> None:
         """End the present COPY, so that the connection can execute other statements.

@@ -10,7 +10,7 @@ class EventsError(Exception):
         what: what happened, one line.
         why: the most likely cause, one line.
         next_step: what to run or change next, one line.
-        exit_code: the exit code of the process that ends with it, 10 to 29.
+        exit_code: the exit code of the process that ends with it, 10 to 29 or 36.
     """
 
     exit_code: int

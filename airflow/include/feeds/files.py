@@ -57,7 +57,9 @@ def find_files(
         raise errors.SourceMissing(
             f"No file matches {shown(first)}{f', nor {len(missing) - 1} others' if len(missing) > 1 else ''}.",
             "The file has not arrived yet, or the location in the contract is misspelt.",
-            "Export it, if only its header: a time without a file would lose its rows, which allow_empty allows.",
+            "Export it, if only its header: a load of no file at all is refused."
+            if allow_missing
+            else "Export it, if only its header: a time without a file would lose its rows, which allow_empty allows.",
         )
     return [file for files in found_in.values() for file in files]
 

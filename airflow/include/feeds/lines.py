@@ -277,6 +277,11 @@ def _unescaped(field: str) -> str:
     return _ESCAPED.sub(lambda found: _UNESCAPES.get(found[1], found[1]), field) if "\\" in field else field
 
 
+def has_long_line(lines: bytes) -> bool:
+    """Return whether one of LINES is `too_long`; the pattern of clean lines does not say, and a source has cut it."""
+    return len(lines) > MAX_LINE_BYTES and max(map(len, lines.split(b"\n"))) > MAX_LINE_BYTES
+
+
 def raw_text(line: bytes) -> str:
     r"""Return LINE as text that PostgreSQL can store.
 

@@ -75,7 +75,8 @@ _QUARANTINED = """
     delete from only raw.rejected_rows as rejected using pg_temp.replayed where {is_reject} and reason$ is null;
     update only raw.rejected_rows as rejected set reason = reason$, column_name = column$
     from pg_temp.replayed
-    where {is_reject} and reason$ <> 'replaced' and (reason, column_name) is distinct from (reason$, column$)
+    where {is_reject} and reason$ <> 'replaced'
+        and (rejected.reason, rejected.column_name) is distinct from (reason$, column$)
 """
 _LATEST_DAYS = """
     select load_id, day from raw.snapshot_days
@@ -179,11 +180,8 @@ class _Replay:
         self, header: str | None, rejects: Sequence[_Rejected]
     ) -> Iterator[tuple[_Rejected, Row | Reject, Lines]]:
         feed = self.raw.feed
-        texts = [one.raw_text for one in rejects]
-        if feed.format == "csv":
-            texts.insert(0, header or feed.properties.csv.delimiter.join(column.header for column in feed.columns))
         try:
-            rows = read_rejected("".join(f"{text}\n" for text in texts).encode(), feed)
+            rows = read_rejected("".join(f"{one.raw_text}\n" for one in rejects).encode(), feed, header)
         except WrongHeader:  # the contract has other columns than the file, so its rows stay as they are
             return
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
@@ -243,7 +241,8 @@ class _Replay:
     def _execute(self, statements: str) -> None:
         """Execute STATEMENTS about the table `replayed`."""
         raw = self.raw
-        time = raw.partition_key if raw.feed.time_column else sql.SQL("now()")
+        # Qualified: `raw.loads` may have a column of this name, too, such as started_at.
+        time = sql.SQL("replayed.{}").format(raw.partition_key) if raw.feed.time_column else sql.SQL("now()")
         within = "{} >= coalesce({load}.interval_start, '-infinity') and {} < coalesce({load}.interval_end, 'infinity')"
         is_inside, is_replaced = (
             sql.SQL(within.replace("{load}", load)).format(time, time) for load in ("own", "later")

@@ -24,7 +24,7 @@ from feeds.definition import Definition
 from feeds.formats.rows import Block, Rows
 from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
-from feeds.lines import Dialect, Lines, Reject, Row, raw_text
+from feeds.lines import Dialect, Lines, Reject, Row, has_long_line, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from feeds.routing import Routes
 from feeds.table import RawTable
@@ -36,6 +36,7 @@ QUARANTINE_ROWS = 1_000_000  # of one load
 _ALL_REJECTED = 10_000  # the first rows: if all are rejected, nobody needs the next million
 _ROW_BYTES = 80  # on average
 _FETCHED_AT_ONCE = 10_000  # lines
+_KEPT_BYTES = 1 << 23  # of lines whose blocks are kept
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _SHORTEST = {"date": 10, "timestamp": 19, "uuid": 36}
 # A suspect is a duplicate if a staging table has its key, or an earlier suspect has it. The rows are numbered, so that
@@ -157,11 +158,16 @@ class Staging:
             self._forms[form] = Lines(self._raw.feed, *form)
         self._files[file_number] = self._forms[form]
         self._use(file_number)
+        kept_bytes = 0
         with self._copier:
             for block in rows.blocks:
                 before = self.read
                 self._take_block(block)
                 taken = self.read - before
+                kept_bytes += len(block.lines) if self._kept_block else 0
+                if kept_bytes > _KEPT_BYTES:  # a row that waits keeps its whole block in memory
+                    self._copier.flush()
+                    kept_bytes = 0
                 report(taken)
                 if most_rows is not None:
                     is_exact = rows.most_rows is not None
@@ -248,6 +254,11 @@ class Staging:
         """What takes the rows that a COPY has left out; None if the feed has no rules."""
         return self._left_out if self._raw.feed.rules else None
 
+    @property
+    def _kept_block(self) -> Block | None:
+        """The present block, if COPY may leave out rows of it that are no lines in the file."""
+        return self._block if self._refuser and self._block.raw is not None else None
+
     def _take_block(self, taken: Block) -> None:
         self._block = taken
         lines, block, line_number, position = self._lines, taken.lines, taken.line_number, 0
@@ -271,7 +282,7 @@ class Staging:
     def _take_run(self, lines: bytes, day: bytes | None, line_number: int) -> int:
         """Take LINES, which are clean and of one DAY, and return their number."""
         is_inside = self._days.contain(day) if day else True
-        if is_inside is None or (day and not self._valid_days.contain(day)):
+        if is_inside is None or (day and not self._valid_days.contain(day)) or has_long_line(lines):
             each = lines.split(b"\n")[:-1]
             for number, line in enumerate(each, line_number):
                 self._take_line(line, number)
@@ -310,8 +321,7 @@ class Staging:
             return
         if is_inside and day:
             self.rows_by_day[day] += rows
-        block = self._block if self._block.raw is not None else None
-        piece = Piece(lines, rows, self._file_number, line_number, block=block)
+        piece = Piece(lines, rows, self._file_number, line_number, block=self._kept_block)
         self._copier.write(self._part(day) if is_inside else self._outside, piece)
 
     def _take_line(self, line: bytes, line_number: int) -> None:
@@ -343,7 +353,7 @@ class Staging:
             part = self._outside
         is_whole = part is not self._outside or self._refuser
         line = self._lines.copied(row) if is_whole else self._lines.copied_key(row)
-        block = self._block if raw is None else None
+        block = self._kept_block if raw is None else None
         self._copier.write(part, Piece(line, 1, file_number, line_number, raw, block))
 
     def _reject(self, line: bytes, line_number: int, reject: Reject, file_number: int | None = None) -> None:

@@ -200,4 +200,4 @@ def test_replay_of_rejected_rows(session: Session, warehouse: Warehouse, monkeyp
     outcome = session("feed", "replay-rejects", "events")
     assert outcome.exit_code == 0, outcome
     assert outcome.output[0] == "✓ 0 of 0 rejected rows of events loaded"
-    session("feed", "replay-rejects", "nothing").is_error(2, "There is no feed 'nothing'.")
+    session("feed", "replay-rejects", "nothing").is_error(29, "There is no feed 'nothing'.")

@@ -26,7 +26,7 @@ def test_dbts_first_failure_is_the_explanation() -> None:
     ]
     assert explain(log) == (
         "FAIL 2 unique_dim_date_calendar_id",
-        "A changed model, or events that a model does not expect; dbt's log has the rows or statement.",
+        "A changed model, or rows that a model does not expect; dbt's log has the rows or statement.",
         "Read the task's whole log.",
         44,
     )

@@ -5,6 +5,7 @@ To add a format, write a module with a function `read`, name it in `_MODULES`, a
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 
 from feeds.contract import Feed
@@ -20,10 +21,16 @@ def read(source: Source, feed: Feed) -> Rows:
     return reader(source, feed)
 
 
-def read_rejected(text: bytes, feed: Feed) -> Rows:
-    """Return the rows in TEXT, rejected rows of FEED as the quarantine has them: CSV with its header, or objects."""
+def read_rejected(text: bytes, feed: Feed, header: str | None = None) -> Rows:
+    """Return the rows in TEXT, rejected rows of FEED as the quarantine has them: lines of CSV, or JSON objects.
+
+    HEADER is that of their file, by default the contract's. Both are UTF-8 here, whatever the file's encoding was.
+    """
     if feed.format == "csv":
-        return read(text_source("raw.rejected_rows", text), feed)
+        csv = feed.properties.csv.model_copy(update={"encoding": "utf-8"})
+        feed = replace(feed, properties=feed.properties.model_copy(update={"csv": csv}))
+        header = header or csv.delimiter.join(column.header for column in feed.columns)
+        return read(text_source("raw.rejected_rows", f"{header}\n".encode() + text), feed)
     from feeds.formats.json_lines import objects
 
     return objects(text, feed)

@@ -7,7 +7,7 @@ from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
 from feeds.formats import drift
 from feeds.formats.rows import Block, RawRecords, Rows, to_json
-from feeds.lines import Dialect, Reject, raw_text
+from feeds.lines import Dialect, Reject, has_long_line, raw_text
 from feeds.source import Source
 from feeds.uri import shown, without_secrets
 
@@ -122,11 +122,12 @@ class _Cut:
         pieces: list[bytes] = []
         flaws: dict[int, Reject] = {}
         empty: set[int] = set()
+        one_by_one = self._is_kept or has_long_line(text)
         position = number = 0  # bytes and lines
         while position < len(text):
             quote = text.find(self._quote, position)
             end = len(text) if quote < 0 else text.rfind(b"\n", position, quote) + 1
-            if end > position and not self._is_kept:
+            if end > position and not one_by_one:
                 found = self._line.split(text[position:end])
                 groups = self._line.groups + 1
                 if any(found[::groups]):  # lines between those that were cut

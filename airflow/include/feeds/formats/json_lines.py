@@ -175,8 +175,9 @@ class _Lines:
         # In a string this makes a control code, so no pattern matches it.
         marked = lines.replace(b":null", b":\x02").replace(b": null", b": \x02")
         raw = RawRecords(lines)
+        forms = [] if b"\x02" in lines else self._forms  # which take it for null, and it is no JSON
         while position < len(marked):
-            for form in self._forms:
+            for form in forms:
                 if run := form.pattern.match(marked, position):
                     break
             else:
