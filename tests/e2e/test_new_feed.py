@@ -2,24 +2,29 @@
 
 import gzip
 import json
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from harness.project import environments
 from tests import clones, harness_command
 
 ORDERS = [
     f"{number},2024-01-{number % 28 + 1:02} 10:00:00,{number}.50,{'a note' if number % 3 else ''}"
     for number in range(1, 301)
 ]
+# Names that are words of SQL, or no names in PostgreSQL.
+ODD = ['"Order ID",select,Größe,no,from,ctid,date', *(f"{number},a,b,c,d,e,2024-01-01" for number in range(50))]
 CUSTOMERS = [json.dumps({"id": f"C{number}", "name": f"Customer {number}"}) for number in range(1, 51)]
 
 
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None:
-    orders, customers = clone / "orders.csv", clone / "customers.jsonl.gz"
+    orders, customers, odd = clone / "orders.csv", clone / "customers.jsonl.gz", clone / "odd.csv"
+    odd.write_text("\n".join([*ODD, ""]), encoding="utf-8")
     orders.write_text("\n".join(["order_id,ordered_at,amount,note", *ORDERS, ""]))
     customers.write_bytes(gzip.compress("\n".join([*CUSTOMERS, ""]).encode()))
     with tempfile.TemporaryDirectory() as temporary:
@@ -34,9 +39,12 @@ def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None
 
         harness("feed", "new", "orders", "--from", str(orders))
         harness("feed", "new", "customers", "--from", str(customers))
+        harness("feed", "new", "user", "--from", str(odd))
         output = harness("e2e", "--target", "embedded")
         harness("dbt")
+    sqlfluff = environments.python_of("lint").with_name("sqlfluff")
+    subprocess.run([str(sqlfluff), "lint", "dbt/models/staging"], cwd=clone, check=True)
 
     rows = dict(line.split()[:2] for line in output.splitlines() if line.strip().startswith("raw."))
-    assert rows == {"raw.customers": "50", "raw.events": "20,000", "raw.orders": "300"}
+    assert rows == {"raw.customers": "50", "raw.events": "20,000", "raw.orders": "300", "raw.user": "50"}
     assert "a second run changes nothing" in output

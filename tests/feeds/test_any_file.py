@@ -227,7 +227,7 @@ def breaks_rule_of_mixed(row: Row) -> bool:
 
 
 anyhow = settings(
-    max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 block_sizes = st.sampled_from([7, 64, 1 << 18])
 bounds = st.sampled_from([ALWAYS, Interval(START, None), Interval(None, END), Interval(END, None)])

@@ -92,7 +92,7 @@ def test_a_seen_id_is_never_reported_as_new(runs: list[list[int]], rise: bool) -
 
 @pytest.mark.slow
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(files(), st.none() | st.sampled_from([(0, 1), (1, 3), (2, 5), (4, 9)]))
 @example([plain(LOWEST, day) for day in (0, 0, 1, 1, 2, 2)], None)

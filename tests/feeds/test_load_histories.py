@@ -262,7 +262,7 @@ steps = st.builds(
 
 @pytest.mark.slow
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=9, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data(), loads=st.lists(steps, min_size=3, max_size=5))
 @pytest.mark.parametrize(

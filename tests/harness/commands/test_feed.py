@@ -10,9 +10,7 @@ import yaml
 
 from feeds.contract import CONTRACTS, read_feed
 from harness.commands import feed
-from harness.project import environments
 from harness.warehouse.roles import Warehouse
-from tests import clones
 from tests.harness.commands.conftest import Outcome, Session
 
 ORDERS = "order_id,created_at,amount\n" + "".join(f"{i},2024-01-{i % 28 + 1:02} 12:00:00,{i}.50\n" for i in range(60))
@@ -203,25 +201,3 @@ def test_replay_of_rejected_rows(session: Session, warehouse: Warehouse, monkeyp
     assert outcome.exit_code == 0, outcome
     assert outcome.output[0] == "✓ 0 of 0 rejected rows of events loaded"
     session("feed", "replay-rejects", "nothing").is_error(29, "There is no feed 'nothing'.")
-
-
-@pytest.mark.nightly
-def test_the_models_of_new_feeds_build_on_their_rows_and_break_no_rule(clone: Path, tmp_path: Path) -> None:
-    names = ["Order ID", "select", "Größe", "no", "from", "ctid", "date"]
-    (tmp_path / "odd.csv").write_text(
-        ",".join(names) + "\n" + "".join(f"{i},a,b,c,d,e,2024-01-01\n" for i in range(50)), encoding="utf-8"
-    )
-    (tmp_path / "logs.jsonl").write_text(
-        "".join(f'{{"host": "h{i % 5}", "at": "2024-01-01 00:{i:02}:00", "req": {{"a": 1.50}}}}\n' for i in range(50))
-    )
-    for name, file in (("user", "odd.csv"), ("logs", "logs.jsonl")):
-        run(clone, "feed", "new", name, "--from", str(tmp_path / file))
-    run(clone, "dbt", "build", "--select", "stg_user", "stg_logs")
-    sqlfluff = environments.python_of("lint").with_name("sqlfluff")
-    subprocess.run([str(sqlfluff), "lint", "dbt/models/staging"], cwd=clone, check=True)
-
-
-def run(clone: Path, *arguments: str) -> None:
-    argv = [clones.python_of(clone), "-m", "harness", *arguments]
-    done = subprocess.run(argv, cwd=clone, env=clones.environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
