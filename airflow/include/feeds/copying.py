@@ -14,7 +14,7 @@ from feeds.formats.rows import Block
 _GATHERED_BYTES = 1 << 16  # lines are sent together
 _WAITING_BYTES = 1 << 22  # of one table, while the rows of another are copied
 _ALL_WAITING_BYTES = 1 << 24
-_CHECKED_BYTES = 1 << 18  # of one COPY that may leave rows out, which are then looked for in it
+_CHECKED_BYTES = 1 << 22  # of one COPY that may leave rows out, which are then looked for in it
 
 
 class Piece(NamedTuple):
@@ -51,13 +51,13 @@ class Target:
 
     Attributes:
         copy: the statement; it may leave out rows.
-        left_out: gets the pieces of a COPY of which rows were left out, and returns the number of these rows; None if
-            the statement copies every row.
+        left_out: gets the pieces of a COPY of which rows were left out, and their number, and returns how many it has
+            found; None if the statement copies every row.
     """
 
     table: sql.Composable
     copy: sql.SQL | sql.Composed
-    left_out: Callable[["Target", list[Piece]], int] | None = None
+    left_out: Callable[["Target", list[Piece], int], int] | None = None
     start: datetime | None = None  # the first moment of its range; None for no bound
     rows: int = 0  # written: copied or waiting
     unsent_rows: int = 0  # that wait or are being copied
@@ -141,7 +141,7 @@ class Copier:
         target.unsent_rows = 0
         sent, self._sent, self._sent_bytes = self._sent, [], 0
         if copied < counted and target.left_out:
-            left_out = target.left_out(target, sent)
+            left_out = target.left_out(target, sent, counted - copied)
             target.rows -= left_out
             counted -= left_out
         if copied != counted:

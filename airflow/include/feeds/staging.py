@@ -8,10 +8,9 @@ deleted: a frozen row that is deleted in the same transaction stays visible to o
 COPY itself leaves out the rows that a rule of the contract refuses. Only then the lines of that COPY are looked at.
 """
 
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, groupby
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from operator import itemgetter
 
 import psycopg
@@ -27,6 +26,7 @@ from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
 from feeds.lines import Dialect, Lines, Reject, Row, has_long_line, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from feeds.routing import Routes
+from feeds.rules import Rules
 from feeds.table import RawTable
 from feeds.values import moment_of
 
@@ -90,6 +90,7 @@ class Staging:
         self._copier = Copier(connection)
         self._duplicates = duplicates
         self._is_integer_key = is_integer_key(self._raw)
+        self._rules = Rules(connection, self._raw) if self._raw.feed.rules else None
         self._forms: dict[tuple[tuple[Column, ...], Dialect], Lines] = {}
         self._files: dict[int, Lines] = {}
         self.parts: list[Target] = []
@@ -109,7 +110,9 @@ class Staging:
                 " column_name text) on commit drop;" + _SUSPECTS
             ).format(key=key, outside=outside)
         )
-        self._outside = Target(sql.Identifier("pg_temp", "outside"), sql.SQL(""), self._refuser)
+        self._outside = Target(
+            sql.Identifier("pg_temp", "outside"), sql.SQL(""), self._left_out if self._rules else None
+        )
         self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
         self._suspects = _temporary("suspects", sql.SQL("{}, file$, line$, text$, raw$").format(self._raw.key))
 
@@ -243,21 +246,20 @@ class Staging:
         self._options = sql.SQL("delimiter {}, null {}").format(lines.dialect.delimiter, lines.dialect.null)
         for part in self.parts:
             part.copy = self._copy_into(part.table, self._names)
-        self._outside.copy = self._copy_into(self._outside.table, self._names if self._refuser else self._raw.key)
+        self._outside.copy = self._copy_into(self._outside.table, self._names if self._rules else self._raw.key)
 
     def _copy_into(self, table: sql.Composable, names: sql.Composable) -> sql.Composed:
-        where = sql.SQL(" where {}").format(self._raw.is_valid) if self._refuser else sql.SQL("")
+        where = sql.SQL(" where {}").format(self._rules.condition) if self._rules else sql.SQL("")
         return sql.SQL("copy {} ({}) from stdin with ({}, freeze){}").format(table, names, self._options, where)
 
     @property
-    def _refuser(self) -> Callable[[Target, Sequence[Piece]], int] | None:
-        """What takes the rows that a COPY has left out; None if the feed has no rules."""
-        return self._left_out if self._raw.feed.rules else None
+    def _refuser(self) -> Callable[[Target, Sequence[Piece], int], int] | None:
+        return self._left_out if self._rules else None
 
     @property
     def _kept_block(self) -> Block | None:
         """The present block, if COPY may leave out rows of it that are no lines in the file."""
-        return self._block if self._refuser and self._block.raw is not None else None
+        return self._block if self._rules and self._block.raw is not None else None
 
     def _take_block(self, taken: Block) -> None:
         self._block = taken
@@ -316,7 +318,7 @@ class Staging:
         return self._seen.add([self._lines.key_of(fields) for fields in self._lines.keys(lines)])
 
     def _take_clean(self, lines: bytes, rows: int, day: bytes | None, is_inside: bool | None, line_number: int) -> None:
-        if not is_inside and not self._refuser:
+        if not is_inside and not self._rules:
             self._copier.write(self._outside, Piece(b"\n".join([*self._lines.key_lines(lines), b""]), rows))
             return
         if is_inside and day:
@@ -351,7 +353,7 @@ class Staging:
                 self.rows_by_day[day] += 1
         else:
             part = self._outside
-        is_whole = part is not self._outside or self._refuser
+        is_whole = part is not self._outside or self._rules
         line = self._lines.copied(row) if is_whole else self._lines.copied_key(row)
         block = self._kept_block if raw is None else None
         self._copier.write(part, Piece(line, 1, file_number, line_number, raw, block))
@@ -369,42 +371,16 @@ class Staging:
         fields = (*key, self._file_number, line_number, f"\\\\x{line.hex()}", f"\\\\x{raw.hex()}")
         self._copier.write(self._suspects, Piece(("\t".join(map(str, fields)) + "\n").encode()))
 
-    def _left_out(self, target: Target, pieces: Sequence[Piece]) -> int:
-        """Reject the rows of PIECES that a rule refuses, and return their number; COPY has left them out."""
-        found = list(self._refused(pieces))
+    def _left_out(self, target: Target, pieces: Sequence[Piece], count: int) -> int:
+        """Reject the COUNT rows of PIECES that a rule refuses, and return their number: COPY has left them out."""
+        assert self._rules
+        found = self._rules.left_out(pieces, self._lines, count)
         for piece, offset, rule, day in found:
             line_number = piece.line_number + offset
             self._reject(piece.raw_line(offset), line_number, Reject("rule", rule), piece.file_number)
             if day and target is not self._outside:
                 self.rows_by_day -= Counter({day.encode(): 1})
         return len(found)
-
-    def _refused(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int, str, str | None]]:
-        """Yield the rows of PIECES that a rule refuses: a piece, the line's position in it, the rule, the row's day."""
-        connection, raw = self._connection, self._raw
-        typed = raw.typed(column.name for column in raw.feed.table_columns)
-        connection.execute(
-            sql.SQL(
-                "create temporary table if not exists checked"
-                " ({}, number$ bigint generated always as identity) on commit drop;"
-                " truncate pg_temp.checked restart identity"
-            ).format(typed)
-        )
-        copy = sql.SQL("copy pg_temp.checked ({}) from stdin with ({})").format(self._names, self._options)
-        with connection.cursor().copy(copy) as rows:
-            rows.write(b"".join([piece.lines for piece in pieces]))
-        time = raw.partition_key if raw.feed.time_column else sql.SQL("null")
-        refused = connection.execute(
-            sql.SQL(
-                "select number$ - 1, rule$, ({time}::date)::text"
-                " from (select *, {case} as rule$ from pg_temp.checked) as each"
-                " where rule$ is not null order by number$"
-            ).format(time=time, case=raw.rules_case)
-        ).fetchall()
-        firsts = list(accumulate((piece.rows for piece in pieces), initial=0))
-        for number, rule, day in refused:
-            index = bisect_right(firsts, number) - 1
-            yield pieces[index], number - firsts[index], rule, day
 
     def _resolve_suspects(self) -> None:
         """Reject the lines set aside whose key is a duplicate, and take the others."""
@@ -442,7 +418,8 @@ class Staging:
 
     def _reject_refused_suspects(self) -> None:
         """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""
-        last = (0, 0)
+        rules, last = self._rules, (0, 0)
+        assert rules
         while found := self._connection.execute(
             "select file$, line$, text$, raw$ from pg_temp.suspects where (file$, line$) > (%s, %s)"
             " order by file$, line$ limit %s",
@@ -456,14 +433,14 @@ class Staging:
                     for _, line_number, line, raw in of_file
                     if isinstance(row := self._lines.parse(line), Row)
                 ]
-                refused = [(piece, rule) for piece, _, rule, _ in self._refused(pieces)]
+                refused = rules.check(pieces, self._lines)
                 with self._copier:
-                    for piece, rule in refused:
+                    for piece, _, rule, _ in refused:
                         self._reject(piece.raw or b"", piece.line_number, Reject("rule", rule))
                 self._suspects.rows -= len(refused)
                 self._connection.execute(
                     "delete from pg_temp.suspects where file$ = %s and line$ = any(%s)",
-                    (file_number, [piece.line_number for piece, _ in refused]),
+                    (file_number, [one.piece.line_number for one in refused]),
                 )
 
     def _part(self, day: bytes | None) -> Target:

@@ -54,12 +54,6 @@ class RawTable:
         return sql.SQL(", ").join(columns)
 
     @property
-    def is_valid(self) -> sql.Composed:
-        """The condition of all rules, which is true for a valid row; of none, true."""
-        rules = [sql.SQL("({}) is not false").format(sql.SQL(rule.sql)) for rule in self.feed.rules]
-        return sql.SQL(" and ").join([sql.SQL("true"), *rules])
-
-    @property
     def rules_case(self) -> sql.Composed | None:
         """The name of the first rule that refuses a row, as an expression; None if there are no rules."""
         if not self.feed.rules:

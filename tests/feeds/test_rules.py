@@ -1,0 +1,71 @@
+"""A rule refuses exactly the rows of which it is false, and the quarantine names their lines."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from feeds.contract import read_feed
+from feeds.load import load
+from feeds.tables import create_tables
+from harness.warehouse.roles import Warehouse
+
+CONTRACT = """
+apiVersion: v3.1.0
+kind: DataContract
+id: orders
+name: orders
+version: 1.0.0
+status: active
+servers: [{server: files, type: local, path: orders.csv, format: csv}]
+customProperties:
+  - {property: maxRejected, value: 1}
+schema:
+  - name: orders
+    properties:
+      - {name: order_id, logicalType: string, required: true, primaryKey: true}
+      - {name: paid, logicalType: integer}
+      - {name: note, logicalType: string}
+    customProperties: [{property: rules, value: [{name: one, sql: "RULE"}, {name: two, sql: paid <> 7}]}]
+"""
+# PostgreSQL's COPY cannot execute some of them as they are.
+RULES: dict[str, Callable[[int | None, str | None], bool]] = {
+    "paid >= 3": lambda paid, _: paid is None or paid >= 3,
+    "not (paid < 3)": lambda paid, _: paid is None or paid >= 3,
+    "not (note = 'x' or paid > 5)": lambda paid, note: note != "x" and (paid is None or paid <= 5),
+    "note is not null or paid is null": lambda paid, note: note is not None or paid is None,
+    "not (note like 'x%' and not paid = 2)": lambda paid, note: not (note == "x" and paid not in (2, None)),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("key", ["k{}", "{},\\t'\"\"é", "{}\n"], ids=["plain", "quoted", "of two lines"])
+def test_a_row_is_refused_where_its_rule_is_false(
+    tmp_path: Path, bare_warehouse: Warehouse, rule: str, key: str
+) -> None:
+    contract, file = tmp_path / "orders.yaml", tmp_path / "orders.csv"
+    contract.write_text(CONTRACT.replace("RULE", rule))
+    feed, dsn = read_feed(contract), bare_warehouse.loader_dsn
+    rows = [(number, *pair) for number, pair in enumerate([(p, n) for p in (None, *range(9)) for n in (None, "x", "y")])]
+    rows += [(0, 4, "y"), (29, 4, "y"), (29, 4, "y")]  # keys again: of a refused row it is no duplicate
+    lines = [f'"{key.format(number)}",{"" if p is None else p},{n or ""}' for number, p, n in rows]
+    file.write_text("\n".join(["order_id,paid,note", *lines, ""]))
+    expected, seen = [], set()
+    line_number = 2
+    for (number, paid, note), line in zip(rows, lines, strict=True):
+        if not RULES[rule](paid, note):
+            expected.append((line_number, "rule", "one", line))
+        elif paid == 7:
+            expected.append((line_number, "rule", "two", line))
+        elif number in seen:
+            expected.append((line_number, "duplicate_key", None, line))
+        else:
+            seen.add(number)
+        line_number += 1 + line.count("\n")
+    create_tables(dsn, feed)
+    result = load(feed, dsn, source_uri=str(file))
+    assert (result.loaded, result.rejected) == (len(seen), len(expected))
+    with psycopg.connect(dsn) as db:
+        found = "select line_number, reason, column_name, raw_text from raw.rejected_rows order by 1"
+        assert db.execute(found).fetchall() == expected
