@@ -1,4 +1,4 @@
-"""The daily history of a snapshot feed, `raw.<feed>_history`: rows with the days from and to which they were so.
+"""The days of snapshots, and their history, `raw.<feed>_history`: rows with the days from and to which they were so.
 
 `raw.snapshot_days` has the days of which a snapshot was loaded. A snapshot holds from its day to the next one that was
 loaded. So the history depends only on the snapshots and their days, not on the order of the loads, and each row is the
@@ -99,6 +99,15 @@ def is_latest(connection: psycopg.Connection, raw: RawTable, day: date) -> bool:
     return not later
 
 
+def record(connection: psycopg.Connection, raw: RawTable, day: date, load_id: int) -> None:
+    """Record that the rows of the load LOAD_ID are the snapshot of DAY."""
+    connection.execute(
+        "insert into raw.snapshot_days (feed, day, load_id) values (%s, %s, %s)"
+        " on conflict (feed, day) do update set load_id = excluded.load_id",
+        (raw.feed.name, day, load_id),
+    )
+
+
 def count_rows(connection: psycopg.Connection, raw: RawTable, day: date) -> int:
     """Return the number of rows that the history has on DAY."""
     [(rows,)] = connection.execute(sql.SQL("select count(*) from {} where {}").format(table(raw), _holds(_date(day))))
@@ -148,11 +157,7 @@ def write(
     for at in filter(None, (day, following)):
         connection.execute(sql.SQL(_MERGED).format(**parts, at=_date(at)))
     connection.execute("drop table pg_temp.changed, pg_temp.fresh")
-    connection.execute(
-        "insert into raw.snapshot_days (feed, day, load_id) values (%s, %s, %s)"
-        " on conflict (feed, day) do update set load_id = excluded.load_id",
-        (raw.feed.name, day, load_id),
-    )
+    record(connection, raw, day, load_id)
 
 
 def _holds(day: sql.Composable) -> sql.Composed:

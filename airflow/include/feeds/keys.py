@@ -21,11 +21,16 @@ class SeenKeys(Protocol):
 
 
 class KnownDuplicates:
-    """The keys that several rows have; the first of them may be a duplicate, too."""
+    """The keys that several rows have; the first of them may be a duplicate, too.
+
+    Attributes:
+        files: those that have these rows.
+    """
 
     def __init__(self, duplicates: Iterable[tuple[str, ...]] = ()) -> None:
         """Recognise DUPLICATES; without any, no key may be a duplicate."""
         self._hashes = frozenset(map(hash, duplicates))  # in place of the keys: they may be many, and long
+        self.files: Sequence[object] = ()
 
     def __len__(self) -> int:
         return len(self._hashes)

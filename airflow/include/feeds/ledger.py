@@ -28,7 +28,7 @@ _FORGET_REJECTS = """
     delete from only raw.rejected_rows using only raw.loads as earlier, only raw.loads as own
     where own.load_id = %(load)s and earlier.feed = own.feed
         and earlier.load_id = rejected_rows.load_id and earlier.load_id <> %(kept)s
-        and coalesce(
+        and (%(is_whole)s or coalesce(
             (
                 select source_id from only raw.loaded_files
                 where loaded_files.load_id = rejected_rows.load_id
@@ -36,7 +36,7 @@ _FORGET_REJECTS = """
             ),
             earlier.source_id
         ) in (select own.source_id union all select source_id from only raw.loaded_files where load_id = own.load_id)
-        and earlier.load_id not in (select load_id from only raw.snapshot_days)
+        and earlier.load_id not in (select load_id from only raw.snapshot_days))
 """
 SHOWN_CHARS = 100
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
@@ -171,12 +171,13 @@ def find_previous(
     return PreviousLoad(*found) if found else None
 
 
-def forget_rejects(connection: psycopg.Connection, load_id: int, kept_load_id: int) -> None:
+def forget_rejects(connection: psycopg.Connection, load_id: int, kept_load_id: int, *, is_whole: bool) -> None:
     """Delete what earlier loads than KEPT_LOAD_ID rejected of the files that LOAD_ID has read, too.
 
-    Of a snapshot with a history, each day keeps the rejected rows of its load.
+    Of a snapshot with a history, each day keeps the rejected rows of its load. Of one without, which IS_WHOLE, a load
+    replaces those of all earlier ones, as it does with the table.
     """
-    connection.execute(_FORGET_REJECTS, {"load": load_id, "kept": kept_load_id})
+    connection.execute(_FORGET_REJECTS, {"load": load_id, "kept": kept_load_id, "is_whole": is_whole})
 
 
 def close(

@@ -21,7 +21,7 @@ from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
 from feeds.definition import Definition, read_definition
-from feeds.errors import EmptyReplacement, EventsError, TablesUnfit, TooManyRejected
+from feeds.errors import EmptyReplacement, EventsError, SourceChanged, TablesUnfit, TooManyRejected
 from feeds.files import find_files
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
@@ -63,7 +63,7 @@ def load(
     """Make FEED's raw table in `[start, end)` of its time column contain exactly the files' valid rows of it.
 
     Of a snapshot it is the whole table, and the files are the state on the last day of `[start, end)`, by default today
-    in UTC. Where a history is kept and has a later day already, only the history gets the rows.
+    in UTC. If a later day was loaded already, the table keeps its rows, and only a history gets those of the files.
 
     Args:
         feed: what is loaded.
@@ -88,7 +88,7 @@ def load(
     source_uri = source_uri or feed.location
     with clean_logs(source_uri, dsn), foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)
-        day = _snapshot_day(utc(end) if feed.properties.history else None)
+        day = _snapshot_day(utc(end) if feed.time_column is None else None)
         progress = partial(Progress, report=report, every_s=report_every_s)
         job = _Load(
             connection,
@@ -207,15 +207,12 @@ class _Load:
                 result = self._result(load_id, staging, replacement)
                 if refusal := self._empty_replacement(result):
                     self._refuse(load_id, staging, files, refusal)
-                if raw.feed.properties.history:
-                    is_past = self._is_past()
-                    snapshot = staging.parts[0].table if staging.parts else None
-                    history.write(connection, raw, snapshot, self.day, load_id)
-                    if is_past:
-                        staging.discard()
+                if raw.feed.time_column is None and self._take_snapshot(load_id, staging):
+                    staging.discard()
+                    if raw.feed.properties.history:
                         staging.quarantine()
-                        self._close(load_id, files, result)
-                        return replace(result, seconds=self._seconds())
+                    self._close(load_id, files, result)
+                    return replace(result, seconds=self._seconds())
                 if replacement.moved_from and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
@@ -223,6 +220,17 @@ class _Load:
             self._close(load_id, files, result, moved_from=replacement.moved_from)
             swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
+
+    def _take_snapshot(self, load_id: int, staging: Staging) -> bool:
+        """Write the day of the snapshot down, and its history; return whether a later day was loaded before."""
+        connection, raw = self.connection, self.raw
+        is_past = self._is_past()
+        if raw.feed.properties.history:
+            snapshot = staging.parts[0].table if staging.parts else None
+            history.write(connection, raw, snapshot, self.day, load_id)
+        elif not is_past:
+            history.record(connection, raw, self.day, load_id)
+        return is_past
 
     def _files(self) -> list[str]:
         is_snapshot = self.raw.feed.time_column is None
@@ -239,7 +247,9 @@ class _Load:
         connection, feed = self.connection, self.raw.feed
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
         ledger.record_files(connection, load_id, files)
-        ledger.forget_rejects(connection, load_id, kept or load_id)
+        if feed.properties.history or not self._is_past():
+            is_whole = feed.time_column is None and not feed.properties.history and isinstance(outcome, LoadResult)
+            ledger.forget_rejects(connection, load_id, kept or load_id, is_whole=is_whole)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
         ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
@@ -259,9 +269,11 @@ class _Load:
                 max_rejected=self.max_rejected,
                 lock_timeout_s=self.lock_timeout_s,
             )
-            if not found:
+            if not found or self._is_past():
                 return None
             previous, files = found
+            if self.raw.feed.time_column is None:
+                history.record(connection, self.raw, self.day, previous.load_id)
             counts = connection.execute(
                 "select reason, column_name, count(*) from only raw.rejected_rows where load_id = %s"
                 " group by reason, column_name order by 3 desc",
@@ -303,27 +315,38 @@ class _Load:
                 rows = read(source, self.raw.feed)
                 header = None if rows.header is None else raw_text(rows.header)
                 # How many rows the later files have is not known.
-                most_rows = staging.most_rows(rows, source.text_bytes) if number == len(uris) else None
+                is_last = number == len(uris)
+                most_rows = staging.most_rows(rows, source.text_bytes) if is_last else None
                 if number == 1:
                     staging.begin(total, most_rows)
                 report = partial(_report, progress, source, read_bytes)
-                staging.stage(rows, number, most_rows, self.max_rejected, report)
+                staging.stage(rows, number, most_rows, self.max_rejected, report, is_last=is_last)
                 if staging.is_hopeless:
                     return staging, files
                 files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
                 read_bytes += source.size_bytes
         staging.end()
+        if duplicates and duplicates.files != files:
+            raise SourceChanged(
+                f"{shown(self.source_uri)} changed while it was read twice, since it has duplicate keys.",
+                "Its export most likely has not finished, or another one has started.",
+                "Run the load again when the file is complete; nothing was changed.",
+            )
         if (found := staging.find_duplicates()) and not staging.is_hopeless:
+            found.files = files
             raise DuplicateKeys(found)
         return staging, files
 
     def _result(self, load_id: int, staging: Staging, replacement: Replacement) -> LoadResult:
+        loaded, outside = staging.loaded, staging.outside
+        if self._is_past() and not self.raw.feed.properties.history:  # nobody needs them
+            loaded, outside = 0, loaded + outside
         return LoadResult(
             load_id,
             read=staging.read,
-            loaded=staging.loaded,
+            loaded=loaded,
             rejected=staging.rejected.total(),
-            outside=staging.outside,
+            outside=outside,
             replaced=self._count_replaced(staging, replacement),
             reasons=_counts(staging),
             seconds=self._seconds(),
@@ -331,12 +354,12 @@ class _Load:
 
     def _count_replaced(self, staging: Staging, replacement: Replacement) -> int:
         if self._is_past():
-            return history.count_rows(self.connection, self.raw, self.day)
+            return history.count_rows(self.connection, self.raw, self.day) if self.raw.feed.properties.history else 0
         return replacement.count_rows() + replacement.find_moved([part.table for part in staging.parts])
 
     def _is_past(self) -> bool:
-        """Return whether the files are a snapshot of a day before one that the history has."""
-        return self.raw.feed.properties.history and not history.is_latest(self.connection, self.raw, self.day)
+        """Return whether the files are a snapshot of a day before one that was loaded."""
+        return self.raw.feed.time_column is None and not history.is_latest(self.connection, self.raw, self.day)
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)

@@ -254,6 +254,11 @@ class _Replay:
                 "not exists (select from raw.snapshot_days as days where days.load_id = own.load_id)"
             ).format()
             group = sql.SQL("{}, load$").format(raw.key)
+        elif raw.feed.time_column is None:
+            is_replaced = sql.SQL(
+                "own.load_id is distinct from"
+                " (select load_id from raw.snapshot_days where feed = own.feed order by day desc limit 1)"
+            ).format()
         same_key = sql.SQL(" and ").join(
             sql.SQL("known.{name} = replayed.{name}").format(name=sql.Identifier(name)) for name in raw.feed.key
         )

@@ -20,7 +20,7 @@ from feeds.contract import Column
 from feeds.copying import Copier, Piece, Target
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import Definition
-from feeds.formats.rows import Block, Rows
+from feeds.formats.rows import PREPARED, Block, Rows
 from feeds.interval import Days, Interval
 from feeds.keys import KnownDuplicates, SeenIntegers, SeenKeys
 from feeds.lines import Dialect, Lines, Reject, Row, has_long_line, raw_text
@@ -38,7 +38,7 @@ _ROW_BYTES = 80  # on average
 _FETCHED_AT_ONCE = 10_000  # lines
 _KEPT_BYTES = 1 << 23  # of lines whose blocks are kept
 _ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-_SHORTEST = {"date": 10, "timestamp": 19, "uuid": 36}
+_SHORTEST = {"date": 10, "timestamp": 16, "uuid": 36}
 # A suspect is a duplicate if a staging table has its key, or an earlier suspect has it. The rows are numbered, so that
 # they can be fetched in parts: while a cursor is open, COPY freezes no rows. No column of a feed has a name with `$`.
 _SUSPECTS = """
@@ -98,8 +98,7 @@ class Staging:
         self.rejected: Counter[Reject] = Counter()
         self.is_hopeless = False
         feed = self._raw.feed
-        required = (column for column in feed.columns if column.is_required)
-        self._shortest_row_bytes = len(feed.columns) + sum(map(_shortest, required))
+        self._shortest_values_bytes = sum(_shortest(column) for column in feed.columns if column.is_required)
         key = self._raw.typed(feed.key)
         # A rule refuses rows outside the interval, too: another row with the same key is then no duplicate.
         outside = self._raw.typed(column.name for column in feed.table_columns) if feed.rules else key
@@ -140,7 +139,12 @@ class Staging:
         """Return how many rows ROWS, of a file with TEXT_BYTES of lines, can be; None if that is not known."""
         if rows.most_rows is not None or text_bytes is None:
             return rows.most_rows
-        return text_bytes // self._shortest_row_bytes + 1
+        return text_bytes // self._shortest_row_bytes(rows) + 1
+
+    def _shortest_row_bytes(self, rows: Rows) -> int:
+        """Return the fewest bytes of one of ROWS in its file; of an object the keys of missing values are left out."""
+        separators = 1 if rows.dialect == PREPARED else len(rows.columns)
+        return self._shortest_values_bytes + separators
 
     def stage(
         self,
@@ -149,6 +153,8 @@ class Staging:
         most_rows: int | None,
         max_rejected: float,
         report: Callable[[int], None],
+        *,
+        is_last: bool,
     ) -> None:
         """Copy ROWS of the file FILE_NUMBER, at most MOST_ROWS until the end of the last file, None if that is unknown.
 
@@ -174,15 +180,15 @@ class Staging:
                 report(taken)
                 if most_rows is not None:
                     is_exact = rows.most_rows is not None
-                    most_rows -= taken if is_exact else len(block.lines) // self._shortest_row_bytes
-                if self._is_hopeless(max_rejected, most_rows):
+                    most_rows -= taken if is_exact else len(block.lines) // self._shortest_row_bytes(rows)
+                if self._is_hopeless(max_rejected, most_rows, is_last=is_last):
                     self.is_hopeless = True
                     break
 
-    def _is_hopeless(self, max_rejected: float, most_rows: int | None) -> bool:
-        """Return whether too many rows are rejected, if MOST_ROWS follow."""
+    def _is_hopeless(self, max_rejected: float, most_rows: int | None, *, is_last: bool) -> bool:
+        """Return whether too many rows are rejected, if MOST_ROWS follow, and no other file if this IS_LAST."""
         rejected = self.rejected.total()
-        if max_rejected < 1 and rejected == self.read >= _ALL_REJECTED:
+        if is_last and max_rejected < 1 and rejected == self.read >= _ALL_REJECTED:
             return True
         most = QUARANTINE_ROWS
         if most_rows is not None:

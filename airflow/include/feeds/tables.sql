@@ -59,7 +59,7 @@ create table if not exists raw.loaded_files (
     primary key (load_id, file_number)
 );
 
--- The days of which a snapshot was loaded, of feeds that keep a history, and the load of each.
+-- The days of which a snapshot was loaded, and the load of each.
 create table if not exists raw.snapshot_days (
     feed text not null,
     day date not null,

@@ -142,6 +142,8 @@ def _batches(file: pq.ParquetFile, source: Source, headers: Sequence[str] | None
 def _texts(values: pa.Array, column: Column, flaws: dict[int, Reject]) -> pa.Array:
     """Return VALUES as fields of the dialect PREPARED; those that have a NUL get into FLAWS."""
     texts = _plain(values)
+    if not (_is_text(_kind(values.type)) or column.type in ("string", "json")):  # has no special characters
+        return pc.fill_null(texts, PREPARED.null)
     if column.type in ("string", "json") and pc.any(pc.match_substring(texts, "\0")).as_py():
         flaws |= {row.as_py(): Reject("nul_byte") for row in pc.indices_nonzero(pc.match_substring(texts, "\0"))}
     return _escaped(texts)
@@ -162,7 +164,10 @@ def _plain(values: pa.Array) -> pa.Array:
         values = values.storage
     kind = values.type
     if pa.types.is_timestamp(kind):
-        texts = values.cast(pa.timestamp("us", kind.tz and "UTC"), safe=False).cast(pa.string())
+        # Of times with a zone Arrow would look each one up; as what they are in UTC they take a tenth of the time.
+        moments = values.cast(pa.timestamp("us", kind.tz and "UTC"), safe=False).cast(pa.timestamp("us"))
+        texts = moments.cast(pa.string())
+        texts = pc.binary_join_element_wise(texts, "Z", "") if kind.tz else texts
     elif pa.types.is_date64(kind):
         texts = values.cast(pa.date32()).cast(pa.string())
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
