@@ -233,7 +233,7 @@ def _obeying(feed: Feed, made: Iterator[Row], count: int, dsn: str) -> Iterator[
                 for number, row in enumerate(batch):
                     copy.write_row([*row, number])
             valid = connection.execute(
-                sql.SQL("select number$ from pg_temp.made where {} order by 1").format(raw.is_valid)
+                sql.SQL("select number$ from pg_temp.made where {} is null order by 1").format(raw.rules_case)
             ).fetchall()
             connection.execute("truncate pg_temp.made")
             found, tried = found + len(valid), tried + len(batch)

@@ -8,9 +8,9 @@ Where the keys do not say which lines were left out, the lines are copied once m
 import json
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -69,20 +69,18 @@ class Rules:
     def _expression(self, rule: Rule) -> sql.Composable:
         """Return RULE for COPY, whose condition PostgreSQL cannot execute if it has simplified `not (a < b)`.
 
-        Its negate_clause() leaves the operator's function open, and COPY, unlike a query, does not look it up. A function
-        of its own, which is slower, hides the rule from it.
+        Its negate_clause() leaves the operator's function open, and COPY, unlike a query, does not look it up. A
+        function of its own, which is slower, hides the rule from it.
         """
         raw, expression = self._raw, sql.SQL(rule.sql)
+        copy = sql.SQL("copy pg_temp.checked from stdin where ({}) is false").format(expression)
         try:
-            with self._connection.transaction(), self._connection.cursor() as cursor:
-                with cursor.copy(sql.SQL("copy pg_temp.checked from stdin where ({}) is false").format(expression)):
-                    return expression
+            with self._connection.transaction(), self._connection.cursor().copy(copy):
+                return expression
         except InternalError:
             function = sql.Identifier("pg_temp", f"rule_{rule.name}")
             self._connection.execute(
-                sql.SQL(
-                    "create or replace function {} ({}) returns boolean immutable language plpgsql as {}"
-                ).format(
+                sql.SQL("create or replace function {} ({}) returns boolean immutable language plpgsql as {}").format(
                     function,
                     raw.typed(column.name for column in raw.feed.table_columns),
                     f"begin return {rule.sql}; end",
@@ -93,11 +91,12 @@ class Rules:
     def left_out(self, pieces: Sequence[Piece], lines: Lines, count: int) -> list[Refused]:
         """Return the COUNT rows of PIECES, written as LINES, that COPY has left out since the last call."""
         noted, self._noted = self._noted, []
-        rules = {lines.key_of(key): rule for rule, key in noted}
+        of_key = _integers if self._raw.has_integer_key else _keys
+        rules = {int(key[0]) if of_key is _integers else lines.key_of(key): rule for rule, key in noted}
         found = [
             Refused(piece, offset, rules[key], _day(piece, offset, lines))
             for piece in pieces
-            for offset, key in enumerate(_keys(piece, lines))
+            for offset, key in enumerate(of_key(piece, lines))
             if key in rules
         ]
         return found if len(found) == len(rules) == count else self.check(pieces, lines)
@@ -132,7 +131,14 @@ class Rules:
             self._noted.append((rule, key))
 
 
-def _keys(piece: Piece, lines: Lines) -> Iterator[tuple[str, ...]]:
+def _integers(piece: Piece, lines: Lines) -> Iterable[Any]:
+    """Return the keys of the rows of PIECE, each one integer."""
+    if piece.rows > 1:
+        return map(int, lines.key_lines(piece.lines))
+    return (int(key[0]) for key in _keys(piece, lines))
+
+
+def _keys(piece: Piece, lines: Lines) -> Iterable[Any]:
     """Yield the key of each row of PIECE; several rows are clean lines."""
     if piece.rows > 1:
         yield from map(lines.key_of, lines.keys(piece.lines))

@@ -27,7 +27,6 @@ from feeds.lines import Dialect, Lines, Reject, Row, has_long_line, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from feeds.routing import Routes
 from feeds.rules import Rules
-from feeds.table import RawTable
 from feeds.values import moment_of
 
 DUPLICATE = Reject("duplicate_key")
@@ -89,7 +88,7 @@ class Staging:
         self._valid_days = Days(valid)
         self._copier = Copier(connection)
         self._duplicates = duplicates
-        self._is_integer_key = is_integer_key(self._raw)
+        self._is_integer_key = self._raw.has_integer_key
         self._rules = Rules(connection, self._raw) if self._raw.feed.rules else None
         self._forms: dict[tuple[tuple[Column, ...], Dialect], Lines] = {}
         self._files: dict[int, Lines] = {}
@@ -458,11 +457,6 @@ class Staging:
             table = make_table(self._connection, self._definition, self._load_id)
             self.parts.append(Target(table, self._copy_into(table, self._names), self._refuser, start))
         return self.parts[number]
-
-
-def is_integer_key(raw: RawTable) -> bool:
-    """Return whether the primary key of RAW is one integer."""
-    return len(raw.feed.key) == 1 and raw.feed.column(raw.feed.key[0]).type == "integer"
 
 
 def _shortest(column: Column) -> int:

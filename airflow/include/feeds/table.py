@@ -48,6 +48,11 @@ class RawTable:
         """The primary key's columns."""
         return sql.SQL(", ").join(map(sql.Identifier, self.feed.key))
 
+    @property
+    def has_integer_key(self) -> bool:
+        """Whether the primary key is one integer."""
+        return len(self.feed.key) == 1 and self.feed.column(self.feed.key[0]).type == "integer"
+
     def typed(self, names: Iterable[str]) -> sql.Composed:
         """Return the columns NAMES with their types, to make another table with them."""
         columns = (sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(self.columns[name])) for name in names)
