@@ -20,7 +20,7 @@ from feeds.lines import UNFIT, Reject
 from feeds.source import Source
 from feeds.uri import shown, without_secrets
 
-_MOST_ROWS = 16_384  # of a batch
+_MOST_ROWS = 4_096  # of a batch
 _BATCH_BYTES = 4 << 20
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
