@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from feeds.errors import EventsError
+from feeds.errors import FeedError
 from feeds.uri import shown, without_secrets
 
 
-class HarnessError(EventsError):
+class HarnessError(FeedError):
     """An expected error, never changed: what passes it on raises `amended()` from it. Its `evidence` is Markdown."""
 
     exit_code = 40

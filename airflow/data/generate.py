@@ -181,7 +181,7 @@ def writer(options: argparse.Namespace) -> Callable[[BinaryIO], None]:
     from feed_rows import Quirks, rows
 
     from feeds import contract
-    from feeds.errors import EventsError
+    from feeds.errors import FeedError
 
     path = contract.CONTRACTS / f"{options.feed}.yaml"
     if not path.exists():
@@ -194,7 +194,7 @@ def writer(options: argparse.Namespace) -> Callable[[BinaryIO], None]:
             quirks = Quirks(options.late, options.ties, options.duplicates)
             made = rows(feed, options.rows, options.seed, quirks, os.environ.get("EVENTS_DSN"))
             write_rows(feed, made, file, options.bad)
-        except EventsError as error:
+        except FeedError as error:
             sys.exit(f"✗ {error.what}\n  {error.why}\n  {error.next_step}")
 
     return write

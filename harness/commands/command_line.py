@@ -4,7 +4,7 @@ import contextlib
 import sys
 import traceback
 
-from feeds.errors import EventsError
+from feeds.errors import FeedError
 from feeds.uri import without_secrets
 from harness.commands import cluster, dbt, e2e, feed, release, takedown
 from harness.commands.arguments import Parser, invalid_arguments, shown_command
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
                 raise invalid_arguments(what + parsed.parser.suggestion(unknown))
             parsed.unknown = unknown
             parsed.run(parsed, section)
-    except EventsError as error:
+    except FeedError as error:
         console.error(error.what, error.why, error.next_step)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - a defect: its traceback is printed as Python does, without secrets

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from feeds.contract import Feed, read_feeds
-from feeds.errors import EventsError
+from feeds.errors import FeedError
 from feeds.files import find_files
 from feeds.interval import Interval
 from harness.commands.arguments import add_run_options, run_options
@@ -156,7 +156,7 @@ def with_dbt_results(error: DagRunFailedError, deployment: Deployment) -> DagRun
     try:
         if runs := deployment.failed_dbt_runs():
             results = dbt_report.report(dbt_report.read(runs[-1]), deployment.warehouse.admin_dsn)
-    except (EventsError, OSError, ValueError) as second:  # ERROR matters more
+    except (FeedError, OSError, ValueError) as second:  # ERROR matters more
         say(f"  dbt's own results cannot be read: {next(iter(str(second).splitlines()), '')}")
     return error.amended(evidence=[*results, *error.evidence])
 

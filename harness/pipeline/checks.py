@@ -40,7 +40,8 @@ TABLES = """
             ('raw', 'loads'), ('raw', 'loaded_files'), ('raw', 'partitions'), ('raw', 'snapshot_days')
         )
         and relname <> 'stg_loads'
-        and not (nspname = 'raw' and right(relname, 8) = '_history')  -- it changes with the day of a load
+        -- A history changes with the day of a load.
+        and not (nspname = 'raw' and relname in (select feed || '_history' from raw.snapshot_days))
         and pg_class.oid not in (select table_id from raw.partitions)  -- replaced ones, which the next load drops
     group by nspname, relname
     having bool_or(attname <> 'load_id')

@@ -11,7 +11,7 @@ from harness.project.paths import DATA
 
 
 def check_files(feed: Feed, uri: str, interval: Interval = ALWAYS) -> None:
-    """Open the first of FEED's files for INTERVAL at URI and read its header; raise EventsError if that cannot be."""
+    """Open the first of FEED's files for INTERVAL at URI and read its header; raise FeedError if that cannot be."""
     with open_source(find_files(uri, interval, is_latest=feed.time_column is None)[0]) as source:
         read(source, feed)
 

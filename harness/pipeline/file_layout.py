@@ -81,7 +81,7 @@ def layout_of(uri: str) -> Layout:
 
     Raises:
         UsageError: it is of no known format, or its columns cannot be those of a feed.
-        EventsError: it cannot be read.
+        FeedError: it cannot be read.
     """
     layout = Layout(uri)
     with open_source(uri) as source:

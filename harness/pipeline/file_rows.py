@@ -51,7 +51,7 @@ def rows(feed: Feed, uri: str, interval: Interval = ALWAYS) -> Iterator[Row | Re
     """Yield each row of the files at URI for INTERVAL, by the columns' names, or why it is rejected.
 
     Raises:
-        EventsError: a file cannot be found or opened.
+        FeedError: a file cannot be found or opened.
     """
     for path in find_files(uri, interval, is_latest=feed.time_column is None):
         options: dict[str, Any] = {"block_size": 0, **http_options(path)} if path.startswith("http") else {}

@@ -76,7 +76,7 @@ def guess(name: str, uri: str, key: Sequence[str] = ()) -> Guess:
 
     Raises:
         UsageError: they have no rows, or are of no known format, or no columns can be the key.
-        EventsError: they cannot be read.
+        FeedError: they cannot be read.
     """
     files = find_files(uri)
     return _Inference(name, uri, files, key).guess()

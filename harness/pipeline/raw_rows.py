@@ -78,7 +78,7 @@ def expected(
     CONNECTION evaluates rules, and EACH is called with every row that the table must have.
 
     Raises:
-        EventsError: a file cannot be found or opened.
+        FeedError: a file cannot be found or opened.
     """
     found = RawRows()
     seen: set[tuple[Any, ...]] = set()

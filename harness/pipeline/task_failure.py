@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from feeds.errors import EventsError
+from feeds.errors import FeedError
 from harness.errors import DagRunFailedError
 from harness.reporting.summary import code, details
 
@@ -40,7 +40,7 @@ def task_failed(dag_id: str, task_id: str, log: list[str]) -> DagRunFailedError:
 
 def explain(log: list[str]) -> Explanation:
     """Return what a task's LOG says: the pipeline's own error, else dbt's first failure, else the first error."""
-    exit_codes = {kind.__name__: kind.exit_code for kind in EventsError.__subclasses__()}
+    exit_codes = {kind.__name__: kind.exit_code for kind in FeedError.__subclasses__()}
     for line in reversed(log):
         kind, _, text = line.partition(ERROR_MARK)[2].partition(": ")
         if kind in exit_codes and text.count("\n") == 2:

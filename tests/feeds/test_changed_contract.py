@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from feeds.contract import Feed, read_feed
-from feeds.errors import ContractInvalid, TablesUnfit
+from feeds.errors import ConstraintViolated, ContractInvalid, TablesUnfit
 from feeds.load import load
 from feeds.migration import is_widened
 from feeds.tables import create_tables
@@ -54,6 +54,7 @@ REFUSED = {
     ),
     "another type": ('paid, logicalType: number, physicalType: "numeric(5,2)"', "paid, logicalType: string", "::text"),
     "another key": ("day, logicalType: date, required", "day, logicalType: date, primaryKey", "rename to orders_kept"),
+    "another type of the time": ("day, logicalType: date", "day, logicalType: timestamp", "rename to orders_kept"),
     "another kind": ("property: timeColumn, value: day", "property: maxRejected, value: 0", "rename to orders_kept"),
 }
 
@@ -111,6 +112,19 @@ def test_what_could_lose_something_is_refused(tmp_path: Path, orders: str, chang
             create_tables(orders, feed(tmp_path, old, new))
         assert statement in refusal.value.next_step
         assert columns(db) == before
+
+
+def test_a_column_that_the_contract_no_longer_requires(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    dsn, path = bare_warehouse.loader_dsn, tmp_path / "orders.csv"
+    create_tables(dsn, feed(tmp_path, 'numeric(5,2)"', 'numeric(5,2)", required: true'))
+    path.write_text("order_id,day,paid\n1,2020-01-01,\n")
+    with pytest.raises(ConstraintViolated) as refusal:
+        load(feed(tmp_path), dsn, source_uri=str(path))
+    statement = "alter table raw.orders alter column paid drop not null"
+    assert refusal.value.next_step.endswith(statement)
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(statement)
+    assert load(feed(tmp_path), dsn, source_uri=str(path)).loaded == 1
 
 
 def test_a_view_over_the_column_is_named(tmp_path: Path, orders: str) -> None:

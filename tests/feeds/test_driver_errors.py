@@ -16,7 +16,7 @@ from harness.warehouse.roles import Warehouse
 from tests.events_feed import load
 
 
-def failure_of(dsn: str, *statements: str) -> errors.EventsError:
+def failure_of(dsn: str, *statements: str) -> errors.FeedError:
     """Return what the error of the last of STATEMENTS, one after another in one transaction, means."""
     with closing(psycopg.connect(dsn)) as connection:
         *first, last = statements
@@ -74,9 +74,7 @@ RAISE = "do $$ begin raise exception 'told' using errcode = '{}'; end $$"
         ((RAISE.format("ZZZZZ"),), REFUSED[0], f"{REFUSED[1]}told"),
     ],
 )
-def test_an_error_of_postgresql(
-    dsn: str, statements: tuple[str, ...], kind: type[errors.EventsError], what: str
-) -> None:
+def test_an_error_of_postgresql(dsn: str, statements: tuple[str, ...], kind: type[errors.FeedError], what: str) -> None:
     failure = failure_of(dsn, *statements)
     assert type(failure) is kind
     assert failure.what.startswith(what)
@@ -130,7 +128,7 @@ PARAMETER = (errors.SettingUnusable, "A parameter of the DSN is not accepted: ")
     ],
 )
 def test_a_connection_that_is_not_made(
-    warehouse: Warehouse, change: dict[str, str | int], kind: type[errors.EventsError], what: str, message: str
+    warehouse: Warehouse, change: dict[str, str | int], kind: type[errors.FeedError], what: str, message: str
 ) -> None:
     server, password = warehouse.server, warehouse.passwords["loader"]
     parts: dict[str, str | int] = {
@@ -141,7 +139,7 @@ def test_a_connection_that_is_not_made(
     }
     parts |= {"database": warehouse.database} | change
     parameter = parts.pop("parameter", "")
-    with pytest.raises(errors.EventsError) as caught:
+    with pytest.raises(errors.FeedError) as caught:
         connect(f"{connection_url(**parts)}?{parameter}")  # type: ignore[arg-type]
     assert type(caught.value) is kind
     assert caught.value.what.startswith(what)
@@ -161,7 +159,7 @@ def test_a_connection_that_is_not_made(
         ("SSL error: certificate verify failed", errors.SettingUnusable),
     ],
 )
-def test_a_message_of_a_connection_that_is_not_made(message: str, kind: type[errors.EventsError]) -> None:
+def test_a_message_of_a_connection_that_is_not_made(message: str, kind: type[errors.FeedError]) -> None:
     failure = not_connected(psycopg.OperationalError(f"connection failed: {message}\nmore"), "")
     assert type(failure) is kind
     assert failure.what.endswith(f": {message}")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feeds.contract import Column, Csv, Drift, Feed, Format, Properties, Rule
-from feeds.errors import EventsError, SourceChanged, SourceEmpty, SourceMissing, SourceUnreadable, WrongHeader
+from feeds.errors import FeedError, SourceChanged, SourceEmpty, SourceMissing, SourceUnreadable, WrongHeader
 from feeds.files import find_files
 from feeds.formats import read, read_rejected
 from feeds.interval import Interval
@@ -286,7 +286,7 @@ def test_a_file_may_be_compressed_in_several_parts_and_be_anywhere() -> None:
 # --- bad files ------------------------------------------------------------------------------------------------------
 
 NESTED = written("parquet", [{**ROW, "note": {"a": 1}}])
-BAD: list[tuple[str, Format, bytes, type[EventsError], str]] = [
+BAD: list[tuple[str, Format, bytes, type[FeedError], str]] = [
     ("JSON for CSV", "csv", written("jsonl", [ROW]), WrongHeader, "does not begin with the header of orders"),
     ("Parquet for CSV", "csv", PARQUET, WrongHeader, "does not begin with the header of orders"),
     (
@@ -322,7 +322,7 @@ BAD: list[tuple[str, Format, bytes, type[EventsError], str]] = [
     ("format_", "content", "kind", "what"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
 def test_a_bad_file_is_refused(
-    parsed: Callable[..., list[Any]], format_: Format, content: bytes, kind: type[EventsError], what: str
+    parsed: Callable[..., list[Any]], format_: Format, content: bytes, kind: type[FeedError], what: str
 ) -> None:
     with pytest.raises(kind) as refused:
         parsed(orders(format_), content)

@@ -317,7 +317,7 @@ class History:
         deleted = {key: row for key, row in self.table.items() if shape.moment_of(row) in inside or key in new}
         read, rejected = len(valid) + len(rejected_rows), len(rejected_rows)
         reasons = dict(Counter(reason for _, _, reason in rejected_rows))
-        expected: LoadResult | type[errors.EventsError] = LoadResult(
+        expected: LoadResult | type[errors.FeedError] = LoadResult(
             0, read, len(new), rejected, len(valid) - len(new), len(deleted), reasons
         )
         if rejected and rejected / read > step.max_rejected:
@@ -343,7 +343,7 @@ class History:
         midnight = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
         return midnight + timedelta(days=midnight < moment)
 
-    def load(self, path: Path, step: Step, deleted: int) -> LoadResult | type[errors.EventsError]:
+    def load(self, path: Path, step: Step, deleted: int) -> LoadResult | type[errors.FeedError]:
         """Return what the load of PATH did, or its error; a load that had nothing to do did not delete DELETED rows."""
         start, end = step.interval
         options: dict[str, Any] = {"max_rejected": step.max_rejected, "allow_empty": step.allow_empty}
@@ -351,7 +351,7 @@ class History:
             result = load(self.feed, self.dsn, source_uri=str(path), start=start, end=end, valid=step.valid, **options)
         except errors.InvertedInterval:
             raise
-        except errors.EventsError as error:
+        except errors.FeedError as error:
             return type(error)
         if result.same_as_load_id:
             return replace(result, load_id=0, same_as_load_id=None, replaced=deleted)

@@ -107,7 +107,7 @@ def test_the_source_is_closed(file: Path, content: bytes, monkeypatch: pytest.Mo
     assert [stream.closed for stream in opened] == [True]
 
 
-def check_fails(uri: str, kind: type[errors.EventsError], *words: str) -> None:
+def check_fails(uri: str, kind: type[errors.FeedError], *words: str) -> None:
     """Check that opening URI raises exactly KIND, whose three lines contain WORDS."""
     with pytest.raises(kind) as caught:
         check_source(uri)
@@ -120,7 +120,7 @@ def check_fails(uri: str, kind: type[errors.EventsError], *words: str) -> None:
 
 
 def test_each_kind_of_error_has_its_own_exit_code() -> None:
-    kinds = {kind for kind in errors.EventsError.__subclasses__() if kind.__module__ == "feeds.errors"}
+    kinds = {kind for kind in errors.FeedError.__subclasses__() if kind.__module__ == "feeds.errors"}
     names = (
         "SourceMissing SourceEmpty WrongHeader SourceIsDirectory SchemePackageMissing SchemeUnknown InvertedInterval"
         " TooManyRejected EmptyReplacement SourceUnreadable WarehouseBusy IntervalUnreadable SourceChanged"
@@ -272,7 +272,7 @@ def test_no_secret_is_in_an_error_or_its_traceback(
             f"simplecache::http://{host}/events.csv?SECRET",
             f"http://SECRET:SECRET/SECRET@{host}/events.csv?hmac=SECRET",
         ):
-            with pytest.raises(errors.EventsError, match=r"events\.csv") as caught:
+            with pytest.raises(errors.FeedError, match=r"events\.csv") as caught:
                 rows(uri)
             shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
             assert "SECRET" not in shown.replace("header of events: 'SECRET", "")

@@ -25,7 +25,7 @@ from feeds.connection import connect, foreseen
 from feeds.contract import Feed
 from feeds.days import valid_times
 from feeds.dsn import libpq_dsn, names_a_database
-from feeds.errors import EventsError, SettingUnusable
+from feeds.errors import FeedError, SettingUnusable
 from feeds.interval import Interval
 from feeds.ledger import IS_KILLED, LoadResult, printable
 from feeds.load import load
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         with foreseen():
             options.run(options, feed, dsn or "")
         sys.stdout.flush()
-    except EventsError as error:
+    except FeedError as error:
         print(f"✗ {error.what}\n  {error.why}\n  {error.next_step}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

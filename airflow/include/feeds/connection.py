@@ -39,7 +39,7 @@ def connect(dsn: str) -> psycopg.Connection:
     """Connect to the warehouse at DSN, a libpq URL, for statements in a `transaction`.
 
     Raises:
-        EventsError: the DSN is invalid, the warehouse cannot be reached, or it refused the connection.
+        FeedError: the DSN is invalid, the warehouse cannot be reached, or it refused the connection.
     """
     dsn = libpq_dsn(dsn)
     try:
@@ -106,7 +106,7 @@ def foreseen(lock_timeout_s: float | None = None) -> Iterator[None]:
     """Raise the driver's errors as `translated` returns them.
 
     Raises:
-        EventsError: see its subclasses.
+        FeedError: see its subclasses.
         psycopg.Error: a defect of this program.
     """
     try:

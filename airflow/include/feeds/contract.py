@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from feeds.errors import ContractInvalid
 
 CONTRACTS = Path(__file__).parents[2] / "feeds"  # one per feed
-FEED_NAME = re.compile("[a-z][a-z0-9_]{0,29}")  # with a load's number and a random part it is a table's name
+# With a load's number and a random part it is a table's name; in capitals, variables begin with it: ORDERS_NOT_BEFORE.
+FEED_NAME = re.compile("(?!.*_not$)[a-z][a-z0-9_]{0,29}")
 # That a raw table or its history has beside the contract's, and those that every table of PostgreSQL has.
 OWN_COLUMNS = frozenset({"load_id", "other_columns", "valid_from", "valid_to"})
 OWN_COLUMNS |= {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}

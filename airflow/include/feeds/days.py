@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import date
 
 from feeds.contract import Feed
-from feeds.errors import EventsError, SettingUnusable
+from feeds.errors import FeedError, SettingUnusable
 from feeds.interval import Interval
 from feeds.lines import Reject
 from feeds.settings import variable
@@ -25,7 +25,7 @@ def valid_times(feed: Feed) -> Interval:
     texts = [os.environ.get(name, "") for name in names]
     try:
         return Interval.parse(*(text.strip() or None for text in texts))
-    except EventsError as error:
+    except FeedError as error:
         raise SettingUnusable(
             f"{' and '.join(names)} cannot be used: {error.what}",
             "They bound the times of rows, and somebody has set one of them to something else.",

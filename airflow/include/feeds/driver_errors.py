@@ -8,7 +8,7 @@ from psycopg import errors
 
 from feeds.errors import (
     ConstraintViolated,
-    EventsError,
+    FeedError,
     LoadCancelled,
     NotAllowed,
     SettingUnusable,
@@ -24,12 +24,12 @@ class _Kind(NamedTuple):
     """Errors that match `pattern`, and what they mean; `{}` is PostgreSQL's message."""
 
     pattern: str
-    error: type[EventsError]
+    error: type[FeedError]
     what: str
     why: str
     next_step: str
 
-    def with_message(self, message: str) -> EventsError:
+    def with_message(self, message: str) -> FeedError:
         return self.error(self.what.format(message), self.why, self.next_step)
 
 
@@ -176,14 +176,14 @@ _NEW_PARTITION = re.compile(r"(.+)_\d+_[0-9a-f]{12}")
 _HARMLESS = re.compile(r"(?<=[?&])(?:sslmode|channel_binding|target_session_attrs|require_auth)=\w+&?")
 
 
-def not_connected(error: psycopg.Error | UnicodeError, dsn: str) -> EventsError:
+def not_connected(error: psycopg.Error | UnicodeError, dsn: str) -> FeedError:
     """Return the failure that ERROR means, with which no connection to DSN was made; a host may raise UnicodeError."""
     kind = next(kind for kind in _NOT_CONNECTED if re.search(kind.pattern, str(error)))
     message = first_line(error, _HARMLESS.sub("", dsn))
     return kind.with_message(message.removeprefix("connection failed: ").removeprefix("connection is bad: "))
 
 
-def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> EventsError | None:
+def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> FeedError | None:
     """Return the failure that ERROR means on an open connection; None if it is a defect of this program.
 
     LOCK_TIMEOUT_S is how long the load may wait for a lock, in seconds.
@@ -201,11 +201,15 @@ def translated(error: psycopg.Error, lock_timeout_s: float | None = None) -> Eve
     if isinstance(error, errors.IntegrityError):
         name, table = error.diag.constraint_name, error.diag.table_name or "its type"
         table = _NEW_PARTITION.sub(r"\1", table)
+        next_step = "Correct the file or the constraint and run the load again; nothing was changed."
+        if column := error.diag.column_name:
+            statement = f"alter table {error.diag.schema_name}.{table} alter column {column} drop not null"
+            next_step = f"Correct the file, or if the contract does not require it any more: {statement}"
         return ConstraintViolated(
             f"A row violates {f'the constraint {name}' if name else f'a constraint of {table}'}: {message}",
             f"It is a constraint of {error.diag.schema_name}.{table}; a row of the file, or one that the load keeps,"
             " does not satisfy it.",
-            "Correct the file or the constraint and run the load again; nothing was changed.",
+            next_step,
         )
     if isinstance(error, errors.QueryCanceled) and "timeout" in message:
         return _TIMEOUT.with_message(message)

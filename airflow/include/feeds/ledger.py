@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from feeds.connection import connect, transaction
-from feeds.errors import EventsError
+from feeds.errors import FeedError
 from feeds.interval import Interval
 from feeds.uri import shown, source_id, without_secrets
 
@@ -184,7 +184,7 @@ def close(
     connection: psycopg.Connection,
     load_id: int,
     source: tuple[int | None, str | None],
-    outcome: LoadResult | tuple[EventsError, dict[str, int]],
+    outcome: LoadResult | tuple[FeedError, dict[str, int]],
     *,
     rules: str | None = None,
     moved_from: str | None = None,
@@ -226,7 +226,7 @@ def record_files(connection: psycopg.Connection, load_id: int, files: Iterable[L
 
 def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:
     """Write ERROR into the ledger as ROLE, over a new connection, unless the load has succeeded."""
-    failure = str(error) if isinstance(error, EventsError) else f"{type(error).__name__} {error}".strip()
+    failure = str(error) if isinstance(error, FeedError) else f"{type(error).__name__} {error}".strip()
     failure = without_secrets(failure, source_uri, dsn)
     try:
         with connect(dsn) as connection, transaction(connection, role):
@@ -235,7 +235,7 @@ def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, er
                 " where load_id = %s and status <> 'succeeded'",  # another load may have marked it as killed
                 (_storable(failure), load_id),
             )
-    except (psycopg.Error, EventsError) as second:
+    except (psycopg.Error, FeedError) as second:
         logger.warning(
             "load %d: its failure could not be recorded; the next load will record it: %s",
             load_id,

@@ -21,7 +21,7 @@ from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
 from feeds.definition import Definition, read_definition
-from feeds.errors import EmptyReplacement, EventsError, SourceChanged, TablesUnfit, TooManyRejected
+from feeds.errors import EmptyReplacement, FeedError, SourceChanged, TablesUnfit, TooManyRejected
 from feeds.files import find_files
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
@@ -82,7 +82,7 @@ def load(
         report_every_s: the shortest time between two reports, in seconds.
 
     Raises:
-        EventsError: see its subclasses; the raw table is unchanged, and the ledger has the failure.
+        FeedError: see its subclasses; the raw table is unchanged, and the ledger has the failure.
     """
     raw, interval = RawTable(feed), interval_of(feed, utc(start), utc(end))
     source_uri = source_uri or feed.location
@@ -240,7 +240,7 @@ class _Load:
         self,
         load_id: int,
         files: Sequence[LoadedFile],
-        outcome: LoadResult | tuple[EventsError, dict[str, int]],
+        outcome: LoadResult | tuple[FeedError, dict[str, int]],
         moved_from: str | None = None,
     ) -> None:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
@@ -364,7 +364,7 @@ class _Load:
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
 
-    def _too_many_rejected(self, staging: Staging, hint: str) -> EventsError | None:
+    def _too_many_rejected(self, staging: Staging, hint: str) -> FeedError | None:
         """Return the reason to refuse the load if more rows than allowed were rejected."""
         rejected = staging.rejected.total()
         if not rejected or (rejected / staging.read <= self.max_rejected and not staging.is_hopeless):
@@ -378,7 +378,7 @@ class _Load:
             f"{hint}; a larger max_rejected allows them.",
         )
 
-    def _empty_replacement(self, result: LoadResult) -> EventsError | None:
+    def _empty_replacement(self, result: LoadResult) -> FeedError | None:
         """Return the reason to refuse the load if it would delete rows and load none."""
         if not result.replaced or result.loaded or self.allow_empty:
             return None
@@ -389,7 +389,7 @@ class _Load:
             "Check the file; to delete all rows of the interval, load again with allow_empty.",
         )
 
-    def _refuse(self, load_id: int, staging: Staging, files: Sequence[LoadedFile], refusal: EventsError) -> NoReturn:
+    def _refuse(self, load_id: int, staging: Staging, files: Sequence[LoadedFile], refusal: FeedError) -> NoReturn:
         """Commit examples of the rejected rows and the failure, and nothing else of the load; raise REFUSAL."""
         counts = {"read": staging.read, "rejected": staging.rejected.total(), "outside": staging.outside}
         staging.discard()

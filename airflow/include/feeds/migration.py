@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import FeatureNotSupported, ProgrammingError
 
-from feeds.contract import Column
+from feeds.contract import HISTORY, Column
 from feeds.errors import ContractInvalid, TablesUnfit
 from feeds.partitions import current_generation
 from feeds.table import RawTable
@@ -76,22 +76,31 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
             "The contract was changed after the table was made; the rows that are there may not be unique by it.",
             raw.rebuild,
         )
-    tables = [str(raw)] + [f"{raw}_history"] * raw.feed.properties.history
+    tables = [str(raw)] + [f"{raw}{HISTORY}"] * raw.feed.properties.history
     for table in tables:
         present: dict[str, str] = dict(connection.execute(sql.SQL(_COLUMNS).format(table=table)).fetchall())
         for column in raw.feed.table_columns:
-            if present and present.get(column.name) != column.sql_type:
-                _alter(connection, table, column, present.get(column.name))
+            if not present or present.get(column.name) == column.sql_type:
+                continue
+            if column.name == raw.feed.time_column:  # PostgreSQL does not alter what a table is partitioned by
+                raise TablesUnfit(
+                    f"The column {column.name} of {raw} is {present.get(column.name)}; the contract says {column.sql_type}.",
+                    "The contract was changed after the table was made; the load did not change the table.",
+                    raw.rebuild,
+                )
+            _alter(connection, table, column, present.get(column.name), is_history=table != str(raw))
 
 
-def _alter(connection: psycopg.Connection, table: str, column: Column, present: str | None) -> None:
+def _alter(
+    connection: psycopg.Connection, table: str, column: Column, present: str | None, *, is_history: bool
+) -> None:
     name = column.name
     if present is None and not column.is_required:
         _execute(connection, table, f'add column "{name}" {column.sql_type}')
         return
     if present is None:
         if connection.execute(f"select exists (select from {table})".encode()).fetchone() == (False,):  # noqa: S608
-            not_null = "" if table.endswith("_history") else " not null"
+            not_null = "" if is_history else " not null"
             _execute(connection, table, f'add column "{name}" {column.sql_type}{not_null}')
             return
         raise TablesUnfit(

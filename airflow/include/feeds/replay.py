@@ -108,7 +108,7 @@ def replay(feed: Feed, dsn: str, *, valid: Interval = ALWAYS, lock_timeout_s: fl
         `load_id` is 0 if no row was loaded.
 
     Raises:
-        EventsError: see its subclasses; nothing was changed.
+        FeedError: see its subclasses; nothing was changed.
     """
     with foreseen(lock_timeout_s), connect(dsn) as connection:
         role = owner(connection, feed)

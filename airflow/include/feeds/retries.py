@@ -21,7 +21,7 @@ _POLICY = ExceptionRetryPolicy(
             RetryAction.RETRY,
             reason="the source or the warehouse may be available again",
         ),
-        RetryRule([errors.EventsError, DbtFailedError], RetryAction.FAIL, reason="another try fails, too"),
+        RetryRule([errors.FeedError, DbtFailedError], RetryAction.FAIL, reason="another try fails, too"),
     ]
 )
 

@@ -166,7 +166,7 @@ def size(uri: str) -> int | None:
     """Return the size of the stored file at URI in bytes, if it is known before reading.
 
     Raises:
-        EventsError: as `open_source`, except for the file's content.
+        FeedError: as `open_source`, except for the file's content.
     """
     filesystem, path = file_system(uri)
     return cast("int | None", _identity(filesystem, path, uri).get("size"))
@@ -176,7 +176,7 @@ def digest(uri: str) -> tuple[int, str]:
     """Return the size in bytes and the SHA-256 (hexadecimal) of the stored file at URI.
 
     Raises:
-        EventsError: as `open_source`, except for the header.
+        FeedError: as `open_source`, except for the header.
     """
     filesystem, path = file_system(uri)
     with _opened(filesystem, path, uri) as file, translated_errors(uri):
@@ -336,7 +336,7 @@ def translated_errors(uri: str) -> Iterator[None]:
     """Raise errors of reading URI as SourceUnreadable, without the cause: its traceback would show the whole URI."""
     try:
         yield
-    except errors.EventsError:
+    except errors.FeedError:
         raise
     except Exception as error:  # noqa: BLE001 - each file system has its own errors, and only its calls are in here
         if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):

@@ -11,7 +11,7 @@ from feeds import history
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.definition import read_definition
-from feeds.errors import EventsError, TablesUnfit
+from feeds.errors import FeedError, TablesUnfit
 from feeds.migration import check_rules, migrate
 from feeds.partitions import make_first_partition, record
 from feeds.table import RawTable
@@ -53,7 +53,7 @@ def create_tables(dsn: str, feed: Feed) -> None:
 
     Raises:
         TablesUnfit: another program made a table of the same name.
-        EventsError: the server cannot be reached, or the role may not make tables in `raw`, for example.
+        FeedError: the server cannot be reached, or the role may not make tables in `raw`, for example.
     """
     with foreseen(), connect(dsn) as connection, transaction(connection, owner(connection, feed)):
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))  # `if not exists` fails in a race
@@ -70,7 +70,7 @@ def create_others(dsn: str, feeds: Iterable[Feed]) -> None:
             if connection.execute(_KIND, (f"raw.{feed.name}",)).fetchone() is None:
                 try:
                     create_tables(dsn, feed)
-                except EventsError as error:
+                except FeedError as error:
                     logger.warning("raw.%s was not made: %s", feed.name, error)
 
 
