@@ -84,7 +84,7 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
                 continue
             if column.name == raw.feed.time_column:  # PostgreSQL does not alter what a table is partitioned by
                 raise TablesUnfit(
-                    f"The column {column.name} of {raw} is {present.get(column.name)}; the contract says {column.sql_type}.",
+                    f"The column {column.name} of {raw} is not {column.sql_type}, as in the contract.",
                     "The contract was changed after the table was made; the load did not change the table.",
                     raw.rebuild,
                 )
