@@ -73,7 +73,8 @@ def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:
     files |= {path: file for path, file in _files("airflow/data").items() if file.suffix != ".py"}
     for feed, uri in uris.items():
         if _is_given(uri):
-            files |= {f"{GIVEN}/{feed}/{Path(path).name}": Path(path) for path in find_files(uri)}
+            paths = map(Path, find_files(uri))
+            files |= {f"{GIVEN}/{feed}/{path.relative_to(_fixed(uri))}": path for path in paths}
     base = pins.image("airflow")
     return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files, platform)
 
@@ -82,8 +83,16 @@ def in_pods(feed: str, uri: str) -> str:
     """Return the URI by which pods read the files at URI of FEED: paths are those in the image."""
     if "://" in uri:
         return uri
-    name = f"{GIVEN}/{feed}/{Path(uri).name}" if _is_given(uri) else str(Path(uri).relative_to(ROOT))
+    given = f"{GIVEN}/{feed}/{Path(uri).relative_to(_fixed(uri))}"
+    name = given if _is_given(uri) else str(Path(uri).relative_to(ROOT))
     return f"/opt/{name}"
+
+
+def _fixed(uri: str) -> Path:
+    """Return the folder of the path or pattern URI that all its files are in."""
+    parts = Path(uri).parts
+    patterns = [number for number, part in enumerate(parts) if set(part) & set("*?[{")]
+    return Path(*parts[: min([*patterns, len(parts) - 1])])
 
 
 def _is_given(uri: str) -> bool:

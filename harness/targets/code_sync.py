@@ -107,10 +107,10 @@ def remove_synced(kubectl: Kubectl) -> None:
 
 
 def digests(provider: ClusterProvider) -> dict[str, str]:
-    """Return the digests of the files that a deployment is made of, by path, without the feeds' files."""
+    """Return the digests of the files that a deployment is made of, by path."""
     configuration = [*values_files(provider), pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
     files = {from_root(path): path for path in configuration}
-    files |= {path: file for path, file in all_code().items() if not path.startswith("airflow/data/")}
+    files |= all_code()
     return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}
 
 

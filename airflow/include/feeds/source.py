@@ -97,7 +97,7 @@ class Source:
         return self._stored.hash.hexdigest()
 
 
-def named(uri: str | None, variable: str = "EVENTS_URI") -> str:
+def named(uri: str | None, variable: str = "<FEED>_URI") -> str:
     """Return URI, an argument or the value of VARIABLE, without its line end; raise SettingUnusable if it is blank."""
     if uri and uri.strip():
         return uri.rstrip("\r\n")

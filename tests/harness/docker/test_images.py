@@ -113,9 +113,17 @@ def test_files_of_the_user_are_in_the_image_and_change_its_tag_by_their_content(
     for name in ("a.csv", "b.csv"):
         (folder / name).write_text(name)
     tags = set()
+    for year in ("2020", "2021"):
+        (folder / year).mkdir()
+        (folder / year / "x.csv").write_text(year)
     for uri, in_pods, copied in (
         (str(folder / "a.csv"), "/opt/airflow/data/given/orders/a.csv", {"a.csv"}),
         (str(folder / "*.csv"), "/opt/airflow/data/given/orders/*.csv", {"a.csv", "b.csv"}),
+        (
+            str(folder / "{start:%Y}/x.csv"),
+            "/opt/airflow/data/given/orders/{start:%Y}/x.csv",
+            {"2020/x.csv", "2021/x.csv"},
+        ),
         (str(root / "airflow/data/events.csv"), "/opt/airflow/data/events.csv", set()),
         ("s3://bucket/orders/*.csv", "s3://bucket/orders/*.csv", set()),
     ):
@@ -124,7 +132,7 @@ def test_files_of_the_user_are_in_the_image_and_change_its_tag_by_their_content(
         given = {path for path in image.files if path.startswith(images.GIVEN)}
         assert given == {f"airflow/data/given/orders/{name}" for name in copied}
         tags.add(image.reference)
-    assert len(tags) == 3  # what pods read from elsewhere, or have as a sample, changes nothing
+    assert len(tags) == 4  # what pods read from elsewhere, or have as a sample, changes nothing
     assert images.airflow().reference in tags
     (folder / "a.csv").write_text("other")
     assert images.airflow({"orders": str(folder / "a.csv")}).reference not in tags
