@@ -17,6 +17,15 @@ _ALL_WAITING_BYTES = 1 << 24
 _CHECKED_BYTES = 1 << 22  # of one COPY that may leave rows out, which are then looked for in it
 
 
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def copy_line(*fields: object) -> bytes:
+    """Return FIELDS, None for null, as a line of COPY's text format."""
+    texts = ("\\N" if field is None else str(field).translate(_ESCAPES) for field in fields)
+    return ("\t".join(texts) + "\n").encode()
+
+
 class Piece(NamedTuple):
     """Lines in COPY's text format, of a file from a line on.
 

@@ -17,6 +17,7 @@ from psycopg import sql
 from feeds import history, ledger
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
+from feeds.copying import copy_line
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import read_definition
 from feeds.errors import WrongHeader
@@ -30,7 +31,6 @@ from feeds.table import RawTable
 SOURCE = "raw.rejected_rows"  # of a replay, in the ledger
 _AT_ONCE = 10_000  # rows
 _NOT_REPLAYED = ("duplicate_key", "encoding", "nul_byte", "too_long")
-_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _REJECTS = """
     select load_id, file_number, line_number, raw_text, header
     from only raw.rejected_rows
@@ -203,11 +203,11 @@ class _Replay:
         else:
             reason = row
         fields = [
-            *map(str, rejected[:3]),
+            *rejected[:3],
             *reason,
             *(values.get(column.name) for column in self.raw.feed.table_columns),
         ]
-        return ("\t".join("\\N" if text is None else text.translate(_ESCAPED) for text in fields) + "\n").encode()
+        return copy_line(*fields)
 
     def _load(self) -> int:
         """Load the rows that have no reason to stay, and return the id of this load."""

@@ -10,14 +10,12 @@ COPY itself leaves out the rows that a rule of the contract refuses. Only then t
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from operator import itemgetter
 
 import psycopg
 from psycopg import sql
 
 from feeds.contract import Column
-from feeds.copying import Copier, Piece, Target
+from feeds.copying import Copier, Piece, Target, copy_line
 from feeds.days import OUT_OF_RANGE
 from feeds.definition import Definition
 from feeds.formats.rows import PREPARED, Block, Rows
@@ -27,6 +25,7 @@ from feeds.lines import Dialect, Lines, Reject, Row, has_long_line, raw_text
 from feeds.partitions import MAX_PARTITIONS, add_keys, discard, make_table, rows_per_partition
 from feeds.routing import Routes
 from feeds.rules import Rules
+from feeds.suspects import Suspects
 from feeds.values import moment_of
 
 DUPLICATE = Reject("duplicate_key")
@@ -36,26 +35,7 @@ _ALL_REJECTED = 10_000  # the first rows: if all are rejected, nobody needs the 
 _ROW_BYTES = 80  # on average
 _FETCHED_AT_ONCE = 10_000  # lines
 _KEPT_BYTES = 1 << 23  # of lines whose blocks are kept
-_ESCAPED = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _SHORTEST = {"date": 10, "timestamp": 16, "uuid": 36}
-# A suspect is a duplicate if a staging table has its key, or an earlier suspect has it. The rows are numbered, so that
-# they can be fetched in parts: while a cursor is open, COPY freezes no rows. No column of a feed has a name with `$`.
-_SUSPECTS = """
-    create temporary table suspects ({key}, file$ int, line$ bigint, text$ bytea, raw$ bytea) on commit drop
-"""
-_RESOLVED = """
-    create temporary table resolved on commit drop as
-    select
-        row_number() over (order by file$, line$) as number$, file$, line$, text$, raw$,
-        ({key}) in (select {key} from pg_temp.known)
-            or row_number() over (partition by {key} order by file$, line$) > 1 as is_duplicate$
-    from pg_temp.suspects;
-    create index on pg_temp.resolved (number$)
-"""
-_FETCHED = """
-    select file$, line$, text$, raw$, is_duplicate$ from pg_temp.resolved
-    where number$ > %s and number$ <= %s order by number$
-"""
 
 
 class Staging:
@@ -98,21 +78,22 @@ class Staging:
         self.is_hopeless = False
         feed = self._raw.feed
         self._shortest_values_bytes = sum(_shortest(column) for column in feed.columns if column.is_required)
-        key = self._raw.typed(feed.key)
         # A rule refuses rows outside the interval, too: another row with the same key is then no duplicate.
-        outside = self._raw.typed(column.name for column in feed.table_columns) if feed.rules else key
+        outside = (
+            self._raw.typed(column.name for column in feed.table_columns) if feed.rules else self._raw.typed(feed.key)
+        )
         connection.execute(
             sql.SQL(
                 "create temporary table outside ({outside}) on commit drop;"
                 " create temporary table rejects (file_number int, line_number bigint, raw_text text, reason text,"
-                " column_name text) on commit drop;" + _SUSPECTS
-            ).format(key=key, outside=outside)
+                " column_name text) on commit drop"
+            ).format(outside=outside)
         )
         self._outside = Target(
             sql.Identifier("pg_temp", "outside"), sql.SQL(""), self._left_out if self._rules else None
         )
         self._rejects = _temporary("rejects", sql.SQL("file_number, line_number, raw_text, reason, column_name"))
-        self._suspects = _temporary("suspects", sql.SQL("{}, file$, line$, text$, raw$").format(self._raw.key))
+        self._suspects = Suspects(connection, self._raw)
 
     @property
     def loaded(self) -> int:
@@ -127,7 +108,7 @@ class Staging:
     @property
     def read(self) -> int:
         """The number of rows read."""
-        return self.loaded + self.outside + self.rejected.total() + self._suspects.rows
+        return self.loaded + self.outside + self.rejected.total() + self._suspects.target.rows
 
     def begin(self, total_bytes: int | None, most_rows: int | None) -> None:
         """Expect files of TOTAL_BYTES as stored and MOST_ROWS rows; None if that is not known."""
@@ -364,17 +345,14 @@ class Staging:
         self._copier.write(part, Piece(line, 1, file_number, line_number, raw, block))
 
     def _reject(self, line: bytes, line_number: int, reject: Reject, file_number: int | None = None) -> None:
-        text = raw_text(line).translate(_ESCAPED)
-        column = "\\N" if reject.column is None else reject.column
-        fields = (file_number or self._file_number, line_number, text, reject.reason, column)
-        self._copier.write(self._rejects, Piece(("\t".join(map(str, fields)) + "\n").encode()))
+        where = (file_number or self._file_number, line_number)
+        self._copier.write(self._rejects, Piece(copy_line(*where, raw_text(line), reject.reason, reject.column)))
         self.rejected[reject] += 1
 
     def _suspect(self, row: Row, line: bytes, raw: bytes, line_number: int) -> None:
         """Set LINE aside, a valid row whose key may be a duplicate, and which is RAW in the file."""
-        key = (value.translate(_ESCAPED) for value in self._lines.key(row))
-        fields = (*key, self._file_number, line_number, f"\\\\x{line.hex()}", f"\\\\x{raw.hex()}")
-        self._copier.write(self._suspects, Piece(("\t".join(map(str, fields)) + "\n").encode()))
+        piece = self._suspects.piece(self._lines.key(row), self._file_number, line_number, line, raw)
+        self._copier.write(self._suspects.target, piece)
 
     def _left_out(self, target: Target, pieces: Sequence[Piece], count: int) -> int:
         """Reject the COUNT rows of PIECES that a rule refuses, and return their number: COPY has left them out."""
@@ -389,64 +367,33 @@ class Staging:
 
     def _resolve_suspects(self) -> None:
         """Reject the lines set aside whose key is a duplicate, and take the others."""
-        if not self._suspects.rows:
+        if not self._suspects.target.rows:
             return
-        connection, key = self._connection, self._raw.key
-        if self._raw.feed.rules:
-            self._reject_refused_suspects()
-        connection.execute(
-            sql.SQL(
-                "create temporary table known on commit drop as select {} from pg_temp.suspects limit 0;"
-                " analyze pg_temp.suspects"
-            ).format(key)
-        )
-        for target in (*self.parts, self._outside):
-            connection.execute(
-                sql.SQL(
-                    "insert into pg_temp.known select {key} from pg_temp.suspects"
-                    " where ({key}) in (select {key} from {table})"
-                ).format(key=key, table=target.table)
-            )
-        connection.execute(sql.SQL(_RESOLVED).format(key=key))
-        fetched = range(0, self._suspects.rows, _FETCHED_AT_ONCE)
-        self._suspects.rows = 0
-        for number in fetched:
-            resolved = connection.execute(_FETCHED, (number, number + _FETCHED_AT_ONCE)).fetchall()
-            for file_number, of_file in groupby(resolved, itemgetter(0)):
-                self._use(file_number)
-                with self._copier:
-                    for _, line_number, line, raw, is_duplicate in of_file:
-                        if is_duplicate:
-                            self._reject(raw, line_number, DUPLICATE)
-                        elif isinstance(row := self._lines.parse(line), Row):
-                            self._take_row(row, file_number, line_number, raw)
+        if self._rules:
+            self._reject_refused_suspects(self._rules)
+        for rows in self._suspects.resolve([*(part.table for part in self.parts), self._outside.table]):
+            self._use(rows[0].file_number)
+            with self._copier:
+                for suspect in rows:
+                    if suspect.is_duplicate:
+                        self._reject(suspect.raw, suspect.line_number, DUPLICATE)
+                    elif isinstance(row := self._lines.parse(suspect.line), Row):
+                        self._take_row(row, suspect.file_number, suspect.line_number, suspect.raw)
 
-    def _reject_refused_suspects(self) -> None:
+    def _reject_refused_suspects(self, rules: Rules) -> None:
         """Reject the lines set aside that a rule refuses: another line with the same key is then no duplicate."""
-        rules, last = self._rules, (0, 0)
-        assert rules
-        while found := self._connection.execute(
-            "select file$, line$, text$, raw$ from pg_temp.suspects where (file$, line$) > (%s, %s)"
-            " order by file$, line$ limit %s",
-            (*last, _FETCHED_AT_ONCE),
-        ).fetchall():
-            last = found[-1][:2]
-            for file_number, of_file in groupby(found, itemgetter(0)):
-                self._use(file_number)
-                pieces = [
-                    Piece(self._lines.copied(row), 1, file_number, line_number, raw)
-                    for _, line_number, line, raw in of_file
-                    if isinstance(row := self._lines.parse(line), Row)
-                ]
-                refused = rules.check(pieces, self._lines)
-                with self._copier:
-                    for piece, _, rule, _ in refused:
-                        self._reject(piece.raw or b"", piece.line_number, Reject("rule", rule))
-                self._suspects.rows -= len(refused)
-                self._connection.execute(
-                    "delete from pg_temp.suspects where file$ = %s and line$ = any(%s)",
-                    (file_number, [one.piece.line_number for one in refused]),
-                )
+        for rows in self._suspects.by_file():
+            self._use(rows[0].file_number)
+            pieces = [
+                Piece(self._lines.copied(row), 1, suspect.file_number, suspect.line_number, suspect.raw)
+                for suspect in rows
+                if isinstance(row := self._lines.parse(suspect.line), Row)
+            ]
+            refused = rules.check(pieces, self._lines)
+            with self._copier:
+                for piece, _, rule, _ in refused:
+                    self._reject(piece.raw or b"", piece.line_number, Reject("rule", rule))
+            self._suspects.remove(rows[0].file_number, [one.piece.line_number for one in refused])
 
     def _part(self, day: bytes | None) -> Target:
         """Return the table for rows of DAY; of a snapshot there is one."""
