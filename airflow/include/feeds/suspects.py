@@ -80,7 +80,7 @@ class Suspects:
         )
 
     def resolve(self, tables: Sequence[sql.Composable]) -> Iterator[list[Suspect]]:
-        """Yield all rows in parts, each of one file; one is a duplicate of a row of TABLES or of an earlier one, or not."""
+        """Yield all rows in parts, each of one file. A duplicate has the key of a row of TABLES, or of an earlier one."""
         connection, key = self._connection, self._raw.key
         connection.execute(
             sql.SQL(
