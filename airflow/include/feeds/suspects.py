@@ -80,7 +80,7 @@ class Suspects:
         )
 
     def resolve(self, tables: Sequence[sql.Composable]) -> Iterator[list[Suspect]]:
-        """Yield all rows in parts, each of one file. A duplicate has the key of a row of TABLES, or of an earlier one."""
+        """Yield all rows in parts, each of one file; a duplicate has the key of a row of TABLES or of one before it."""
         connection, key = self._connection, self._raw.key
         connection.execute(
             sql.SQL(
