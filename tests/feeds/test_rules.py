@@ -51,7 +51,8 @@ def test_a_row_is_refused_where_its_rule_is_false(
         (number, *pair) for number, pair in enumerate([(p, n) for p in (None, *range(9)) for n in (None, "x", "y")])
     ]
     rows += [(0, 4, "y"), (29, 4, "y"), (29, 4, "y")]  # keys again: of a refused row it is no duplicate
-    lines = [f'"{key.format(number)}",{"" if p is None else p},{n or ""}' for number, p, n in rows]
+    rows += [(40, 1, "z\n,"), (40, 4, "z"), (40, 1, "z\n,"), (41, 4, "z\\,\t"), (41, 1, "z")]
+    lines = [f'"{key.format(number)}",{"" if p is None else p},"{n or ""}"' for number, p, n in rows]
     file.write_text("\n".join(["order_id,paid,note", *lines, ""]))
     expected: list[tuple[int, str, str | None, str]] = []
     seen: set[int] = set()

@@ -157,6 +157,8 @@ class Lines:
         excluded = f"{dialect.delimiter}{dialect.quote or ''}\\\r\n\0"
         self._clean = [values.clean(column, excluded, dialect.null, decimal, zone) for column in columns]
         self._clean_time = values.clean_time(zone)
+        delimiter = re.escape(dialect.delimiter)
+        self._copied_field = re.compile(rf"((?:\\.|[^\\{delimiter}])*)(?:{delimiter}|\Z)", re.DOTALL)
         self._escapes = str.maketrans(_ESCAPES | {dialect.delimiter: f"\\{dialect.delimiter}"})
         separator = re.escape(dialect.delimiter)
         fields = [
@@ -201,6 +203,11 @@ class Lines:
     def copied(self, row: Row) -> bytes:
         """Return ROW as a line that COPY reads in this dialect."""
         return (self.dialect.delimiter.join(map(self._field, row.values)) + "\n").encode()
+
+    def copied_fields(self, line: bytes) -> list[str]:
+        """Return the texts of the fields of LINE, a clean one or one that `copied` has returned."""
+        fields = self._copied_field.findall(line.removesuffix(b"\n").decode())[: len(self.columns)]
+        return [_unescaped(field) for field in fields]
 
     def copied_key(self, row: Row) -> bytes:
         """Return the key of ROW as a line that COPY reads in this dialect."""

@@ -9,6 +9,7 @@ import json
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from datetime import UTC
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from psycopg.errors import Diagnostic, InternalError
 
 from feeds.contract import Rule
 from feeds.copying import Piece
-from feeds.lines import Lines, Row
+from feeds.lines import Lines
 from feeds.table import RawTable
+from feeds.values import moment_of
 
 _MARK = "refused by a rule: "
 _FUNCTION = """
@@ -139,13 +141,15 @@ def _integers(piece: Piece, lines: Lines) -> Iterable[Any]:
 
 
 def _keys(piece: Piece, lines: Lines) -> Iterable[Any]:
-    """Yield the key of each row of PIECE; several rows are clean lines."""
+    """Return the key of each row of PIECE; several rows are clean lines."""
     if piece.rows > 1:
-        yield from map(lines.key_of, lines.keys(piece.lines))
-    elif isinstance(row := lines.parse(piece.lines[:-1]), Row):
-        yield lines.key(row)
+        return map(lines.key_of, lines.keys(piece.lines))
+    fields = lines.copied_fields(piece.lines)
+    return [lines.key_of([fields[position] for position in lines.key_positions])]
 
 
 def _day(piece: Piece, offset: int, lines: Lines) -> str | None:
-    row = lines.parse(piece.lines.split(b"\n", offset + 1)[offset])
-    return row.moment.date().isoformat() if isinstance(row, Row) and row.moment else None
+    if lines.time is None:
+        return None
+    fields = lines.copied_fields(piece.lines.split(b"\n", offset + 1)[offset])
+    return moment_of(fields[lines.time]).astimezone(UTC).date().isoformat()
