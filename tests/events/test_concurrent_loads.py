@@ -166,13 +166,13 @@ def process_before_its_swap(dsn: str, uri: str) -> Iterator[subprocess.Popen[byt
     """Start a process whose load has read its file and waits for its turn, which does not come."""
     argv = [sys.executable, "-m", "events", "load", uri]
     with swap_locked(dsn):
-        process = subprocess.Popen(argv, env=os.environ | {"EVENTS_DSN": dsn}, stderr=subprocess.PIPE)
-        try:
-            wait_until(lambda: advisory_locks(dsn, granted=False))
-            yield process
-        finally:
-            process.kill()
-            process.wait(DEADLINE_S)
+        env = os.environ | {"EVENTS_DSN": dsn}
+        with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE) as process:
+            try:
+                wait_until(lambda: advisory_locks(dsn, granted=False))
+                yield process
+            finally:
+                process.kill()
 
 
 def test_an_interrupt_is_recorded(dsn: str, uri: str) -> None:
