@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,18 +38,16 @@ def engine_answers() -> bool:
     """Return whether a Docker engine answers at DOCKER_HOST, see `engine.use_current_context`, or its usual socket."""
     import docker
 
-    try:
+    with suppress(Exception):  # the client raises what its transport raises; each means that none answers
         client = docker.from_env(timeout=5)
         try:
-            answers = bool(client.ping())
+            return bool(client.ping())
         finally:
             client.close()
-    except Exception:  # noqa: BLE001 - the client raises what its transport raises; each means that none answers
-        answers = False
     with warnings.catch_warnings():  # the client leaves the socket of a failed connection to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-    return answers
+    return False
 
 
 def start_container(supervisor: Supervisor) -> Server:

@@ -15,7 +15,6 @@ from tests.cluster.conftest import Cluster
 pytestmark = pytest.mark.cluster
 
 Account = tuple[str, str]  # its namespace and name
-POD = "/api/v1/namespaces/{}/pods/{}"
 
 
 def both(kubectl: Kubectl) -> tuple[Kubectl, Kubectl]:
@@ -97,17 +96,9 @@ def test_no_account_runs_a_command_in_a_pod(cluster: Cluster) -> None:
     pods = [(each, name) for each in both(cluster.kubectl) for name in names(each, "pods")]
     assert len(pods) >= 3
     # The request itself: `kubectl exec` looks at the pod first, and says that it is over instead of asking.
+    request = "/api/v1/namespaces/{}/pods/{}/exec?command=true&stdout=true"
     tries = (
-        (
-            each,
-            account,
-            "create",
-            "--raw",
-            f"{POD.format(each.namespace, name)}/exec?command=true&stdout=true",
-            "--filename",
-            "-",
-            "{}",
-        )
+        (each, account, "create", "--raw", request.format(each.namespace, name), "--filename=-", "{}")
         for account, (each, name) in product(accounts(cluster.kubectl), pods)
     )
     assert allowed(cluster.kubectl, tries) == set()

@@ -203,6 +203,7 @@ def process_before_its_swap(dsn: str, uri: str) -> Iterator[subprocess.Popen[byt
                 yield process
             finally:
                 process.kill()
+                process.wait(DEADLINE_S)
 
 
 def test_an_interrupt_is_recorded(dsn: str, uri: str) -> None:
