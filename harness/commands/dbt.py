@@ -24,11 +24,12 @@ from feeds.uri import shown
 from harness.commands.arguments import dsn as valid_dsn
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DbtFailedError, NotUpError, UsageError
+from harness.oracle.checks import compare_files
+from harness.oracle.file_rows import rows
+from harness.oracle.raw_rows import moment_of
+from harness.oracle.row_values import RejectedError
 from harness.pipeline import run_checks
-from harness.pipeline.checks import compare_files
 from harness.pipeline.feed_files import samples
-from harness.pipeline.file_rows import RejectedError, rows
-from harness.pipeline.raw_rows import moment_of
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of

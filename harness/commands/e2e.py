@@ -20,7 +20,8 @@ from harness.commands.arguments import add_run_options, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
-from harness.pipeline import expected_numbers, rejected_rows, run_checks
+from harness.oracle import expected_numbers
+from harness.pipeline import rejected_rows, run_checks
 from harness.pipeline.feed_files import check_files, samples
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.pipeline.run_checks import CheckResults

@@ -1,4 +1,4 @@
-"""The checks of an end-to-end run, beside the comparisons of `harness.pipeline.checks`; a failed one is an error."""
+"""The checks of an end-to-end run, beside the comparisons of `harness.oracle.checks`; a failed one is an error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import psycopg
 
 from harness.errors import ChecksFailedError
+from harness.oracle.checks import Check, compare, compare_files, fingerprint
+from harness.oracle.expected_numbers import Expected
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.checks import Check, compare, compare_files, fingerprint
-from harness.pipeline.expected_numbers import Expected
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.reporting.console import say
 from harness.reporting.summary import details, table, text

@@ -11,8 +11,8 @@ import pytest
 from feeds.interval import ALWAYS
 from feeds.locks import SWAP_LOCK
 from harness.kubernetes.kubectl import Kubectl
-from harness.pipeline.checks import compare
-from harness.pipeline.expected_numbers import Expected, compute
+from harness.oracle.checks import compare
+from harness.oracle.expected_numbers import Expected, compute
 from harness.processes.command import run as run_command
 from harness.processes.supervisor import Supervisor
 from harness.project.paths import SAMPLE

@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
-from harness.pipeline.checks import select
-from harness.pipeline.expected_numbers import COLUMNS, Event, Marts, proposal
+from harness.oracle.checks import select
+from harness.oracle.expected_numbers import COLUMNS, Event, Marts, proposal
 from harness.warehouse.roles import Warehouse
 from tests.dbt.process import PROJECT
 from tests.dbt.random_events import NOON

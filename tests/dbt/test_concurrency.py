@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from harness.pipeline.expected_numbers import Event
+from harness.oracle.expected_numbers import Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from harness.pipeline.expected_numbers import COLUMNS
+from harness.oracle.expected_numbers import COLUMNS
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     MARTS,

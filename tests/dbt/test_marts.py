@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from harness.pipeline.expected_numbers import COLUMNS, Event
+from harness.oracle.expected_numbers import COLUMNS, Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,

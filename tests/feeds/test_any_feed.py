@@ -19,7 +19,7 @@ from feeds.contract import Column, Drift, Feed, Properties, Rule
 from feeds.interval import ALWAYS, Interval
 from feeds.load import load
 from feeds.tables import create_tables
-from harness.pipeline import raw_rows
+from harness.oracle import raw_rows
 from tests.feeds.common import DAY
 
 Row = dict[str, str | None]

@@ -19,7 +19,8 @@ from feeds.contract import Feed
 from feeds.interval import ALWAYS, Interval
 from feeds.load import load
 from feeds.tables import create_tables
-from harness.pipeline.file_rows import RejectedError, Row, csv_row, each, whole_record
+from harness.oracle.csv_rows import csv_row, whole_record
+from harness.oracle.row_values import RejectedError, Row, each
 from tests.events_feed import EVENTS
 from tests.feeds import common
 from tests.feeds.common import contract, empty, rows

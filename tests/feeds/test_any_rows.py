@@ -20,7 +20,9 @@ from feeds.contract import Column, Csv, Drift, Feed, Format, Properties
 from feeds.formats import read
 from feeds.lines import Lines, Reject, Row
 from feeds.source import open_source
-from harness.pipeline import file_rows, raw_rows
+from harness.oracle import file_rows, raw_rows
+from harness.oracle.csv_rows import CODECS
+from harness.oracle.row_values import RejectedError
 
 COLUMNS = [
     Column("i", "I d", "integer", "bigint"),
@@ -157,7 +159,7 @@ def csv_files(draw: st.DrawFn) -> tuple[Feed, bytes]:
         lines.append(csv.delimiter.join(written(draw(field)) for _ in range(max(count, 1))))
     lines += draw(st.sampled_from([[], [], ["", " "], ["\0"]]))
     end = draw(st.sampled_from(["\n", "\r\n"]))
-    codec = file_rows.CODECS[csv.encoding]
+    codec = CODECS[csv.encoding]
     content = "".join(line + end for line in lines).encode(codec, errors="replace")
     return feed, content + draw(st.sampled_from([b"", b"", b"\x81\n"]))
 
@@ -294,7 +296,7 @@ def check(case: tuple[Feed, bytes], path: Path) -> None:
     path.write_bytes(content)
     names = [column.name for column in feed.table_columns]
     expected = [
-        row.args if isinstance(row, file_rows.RejectedError) else [raw_rows.canonical(row.get(name)) for name in names]
+        row.args if isinstance(row, RejectedError) else [raw_rows.canonical(row.get(name)) for name in names]
         for row in file_rows.rows(feed, str(path))
     ]
     found = [

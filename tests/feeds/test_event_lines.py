@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from feeds.lines import MAX_LINE_BYTES, Dialect, Lines, Reject, raw_text
-from harness.pipeline import file_rows
+from harness.oracle.csv_rows import csv_row, fields
+from harness.oracle.row_values import RejectedError
 from harness.project.paths import SAMPLE
 from tests.events_feed import COLUMNS, EVENTS
 
@@ -38,8 +39,8 @@ def parse(line: bytes) -> Result:
 def by_the_harness(line: bytes) -> Result:
     """Return LINE as the harness's reader reads it, which shares no code with `Lines`."""
     try:
-        return tuple(file_rows.csv_row(EVENTS, [column.header for column in EVENTS.columns], line).values())
-    except file_rows.RejectedError as error:
+        return tuple(csv_row(EVENTS, [column.header for column in EVENTS.columns], line).values())
+    except RejectedError as error:
         return error.args
 
 
@@ -342,8 +343,8 @@ def test_no_line_takes_long(line: bytes) -> None:
     LINES.end_of_record(block, len(CLEAN_ACCOUNT) + 1)
     assert isinstance(LINES.parse(line), Reject)
     LINES.key_lines(line + b"\n")
-    with suppress(file_rows.RejectedError):
-        file_rows.fields(line.decode(errors="replace"), ";", '"')
+    with suppress(RejectedError):
+        fields(line.decode(errors="replace"), ";", '"')
     assert time.process_time() - started < 3
 
 

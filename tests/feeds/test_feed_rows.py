@@ -20,8 +20,8 @@ from feeds.contract import SQL_TYPES, Column, Csv, Feed, Format, Properties, Rul
 from feeds.errors import SettingUnusable
 from feeds.lines import Lines, Reject, Row
 from feeds.source import text_source
-from harness.pipeline import new_feed
-from harness.pipeline.inference import Guess
+from harness.contracts import new_feed
+from harness.contracts.inference import Guess
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS
 

@@ -27,7 +27,7 @@ from feeds.lines import Lines, Row
 from feeds.load import load
 from feeds.source import open_source
 from feeds.tables import create_tables
-from harness.pipeline import raw_rows
+from harness.oracle import raw_rows
 from harness.warehouse.roles import Warehouse
 
 COLUMNS = (

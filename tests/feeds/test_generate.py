@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.pipeline.file_rows import RejectedError, rows
+from harness.oracle.file_rows import rows
+from harness.oracle.row_values import RejectedError
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS
 from tests.feeds.test_event_lines import REJECTED

@@ -9,7 +9,7 @@ import pytest
 
 from feeds import errors
 from feeds.source import digest
-from harness.pipeline.file_rows import rows
+from harness.oracle.file_rows import rows
 from tests.events_feed import EVENTS
 from tests.feeds.common import HEADER, account, check_source
 from tests.servers import Handler, serving, serving_folder

@@ -24,7 +24,7 @@ from google.cloud import storage
 from moto.server import ThreadedMotoServer
 
 from feeds import errors
-from harness.pipeline.file_rows import rows
+from harness.oracle.file_rows import rows
 from harness.warehouse.ports import free_port
 from tests.events_feed import EVENTS, load
 from tests.feeds.common import HEADER, account, check_source, ids, ledger, query, write

@@ -10,7 +10,7 @@ import pytest
 
 from feeds import copying
 from feeds.staging import Staging
-from harness.pipeline.file_rows import rows
+from harness.oracle.file_rows import rows
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS, load
 from tests.feeds.common import DAY, NINE, account, events, ids, ids_of, ledger, load_day, names, partitions, write_days

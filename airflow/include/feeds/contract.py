@@ -181,6 +181,6 @@ def read_feed(path: Path) -> Feed:
     Raises:
         ContractInvalid: it is not YAML, not of the standard, or says something that a load cannot do.
     """
-    from feeds.contract_file import Reader  # needs this module, and the models of the whole standard
+    from feeds.contract_file import read_contract  # needs this module, and the models of the whole standard
 
-    return Reader(path).feed()
+    return read_contract(path)

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from harness.errors import ChecksFailedError
+from harness.oracle.checks import Check
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.checks import Check
 from harness.pipeline.run_checks import CheckResults, check_task_log, check_xcom
 from harness.warehouse.roles import Warehouse
 

@@ -1,7 +1,7 @@
 """Compute from the feeds' files alone what the warehouse must hold; end-to-end runs and the tests compare with it.
 
 This shares no code with the models: it is written from their definitions, in plain Python, so that a mistake has to be
-made twice, in different ways, to go unseen. `harness.pipeline.raw_rows` does the same for the raw tables of any feed.
+made twice, in different ways, to go unseen. `harness.oracle.raw_rows` does the same for the raw tables of any feed.
 """
 
 import calendar
@@ -17,9 +17,9 @@ import psycopg
 
 from feeds.contract import Feed
 from feeds.interval import Interval
-from harness.pipeline import raw_rows
-from harness.pipeline.file_rows import Row
-from harness.pipeline.raw_rows import RawRows
+from harness.oracle import raw_rows
+from harness.oracle.raw_rows import RawRows
+from harness.oracle.row_values import Row
 
 # The columns of each mart of the marketplace.
 COLUMNS = {

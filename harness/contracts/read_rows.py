@@ -8,7 +8,7 @@ from feeds import formats
 from feeds.contract import Feed
 from feeds.lines import Lines, Reject, Row
 from feeds.source import Source
-from harness.pipeline.file_layout import is_utf8
+from harness.contracts.file_layout import is_utf8
 
 
 class Valid(NamedTuple):

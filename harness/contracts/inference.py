@@ -4,30 +4,27 @@ The first rows give a guess. Then all rows are read as a load reads them, and ea
 into the guess, until none is left but those that no contract reads. So a load of the same files rejects nothing.
 """
 
-import itertools
 import json
 import math
 import re
 import time
-from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from feeds.contract import Column, Drift, Feed, Properties
 from feeds.files import find_files
 from feeds.lines import Lines, Reject, Row
 from feeds.source import open_source, text_source
 from feeds.uri import shown
+from harness.contracts.column_guess import TYPES, ColumnGuess
+from harness.contracts.file_layout import layout_of, object_in
+from harness.contracts.key_guess import COMBINED, Key
+from harness.contracts.key_search import KEY_ROWS, KeySearch
+from harness.contracts.read_rows import Found, Valid, each_row, runs_of_rows
+from harness.contracts.time_guess import time_of
 from harness.errors import UsageError
-from harness.pipeline.column_guess import TYPES, ColumnGuess
-from harness.pipeline.file_layout import layout_of, object_in
-from harness.pipeline.key_guess import COMBINED, Key, able_columns, cost_of, unique_sets
-from harness.pipeline.read_rows import Found, Valid, each_row, runs_of_rows
 
 LONGEST_S = 60.0  # until a guess is made from what was read
 FIRST_ROWS = 20_000
@@ -36,16 +33,7 @@ SAMPLE_ROWS, SAMPLE_BYTES = 1_000, 1 << 18
 KEPT_REJECTS = 1_000  # per pass, of which the guess is made wider
 MOST_PASSES = 20
 MOST_REJECTED = 0.01
-KEY_ROWS = 5_000  # in which keys are looked for
-KEYS_AT_ONCE = 4
-COLLISIONS = 2_000
-WRITTEN_IN_ONE_WAY = {"integer", "string", "date"}  # equal values are equal texts
 NULLS = ("NULL", "null", "NA", "N/A", "\\N", "None", "NaN", "nan", "-", "?")
-TIME_NAMES = ("event_time", "occurred", "timestamp", "created", "order", "pickup", "start", "time", "date", "day")
-# Times of a row's subject, which say nothing of when the row came.
-NO_TIME_NAMES = re.compile(
-    "birth|dob|expir|until|due|valid|updated|modified|last|signup|sign_up|subscri|regist|end|drop"
-)
 
 
 @dataclass
@@ -101,7 +89,6 @@ class _Inference:
         self._first: list[tuple[str | None, ...]] = []  # rows
         self._sample: dict[int | bytes, None] = {}
         self._sample_bytes = 0
-        self._key_is_of_first = False  # the rows of the file were too many to look at
         self._bad: set[Reject] = set()  # that no other guess avoids
         self._layout = layout_of(files[0])
 
@@ -109,11 +96,7 @@ class _Inference:
         """Read the files until the guess fits them, and look for the key."""
         self._read_first()
         checked = self._settle()
-        repeated = self._key_candidates()
-        key = min(repeated, key=repeated.__getitem__, default=())
-        types = {column.type for column in self._layout.columns if column.name in key}
-        hashes = self._hashes([key], is_exact=True) if types - WRITTEN_IN_ONE_WAY else None
-        return self._guess(key, _repeated(hashes[key]) if hashes else repeated.get(key, 0), checked)
+        return self._guess(checked)
 
     def _settle(self) -> _Checked:
         """Make the guess wider until no row is rejected that another guess would not reject."""
@@ -250,6 +233,9 @@ class _Inference:
             with open_source(file) as source:
                 yield from runs_of_rows(source, feed)
 
+    def _rows_by_key(self, key: Key) -> Iterator[tuple[int, Found, Lines]]:
+        return self._all_rows(self._feed(key, provisional=True))
+
     def _take_reject(self, checked: _Checked, line_number: int, raw: bytes, reject: Reject) -> None:
         checked.rows += 1
         checked.rejected[reject] += 1
@@ -313,76 +299,6 @@ class _Inference:
             return record + b"\n"
         return record.decode(errors="surrogateescape").encode(self._layout.codec, errors="surrogateescape") + b"\n"
 
-    # The key
-
-    def _key_candidates(self) -> dict[Key, int]:
-        """Return sets of columns that may be the key, the best first, and how many rows share each with an earlier row.
-
-        Sets are chosen that are unique in some rows. Rows that show that a set is not unique in the others join these.
-        """
-        places = {column.name: place for place, column in enumerate(self._layout.columns)}
-        able = able_columns(self._layout.columns)
-        every = tuple(self._given_key) or tuple(column.name for column in able)
-        costs = {} if self._given_key else {column.name: cost_of(column) for column in able}
-        # A row that is there twice says nothing about the key.
-        rows = {tuple(str(row[places[name]]) for name in costs) for row in self._first[:KEY_ROWS]}
-        repeated: dict[Key, int] = {}
-        while every:
-            found = unique_sets(costs, rows, KEYS_AT_ONCE, but=_worse(repeated, every))
-            if found and found[0] in repeated:
-                break
-            candidates = [key for key in found if key not in repeated]
-            candidates += [every] if (repeated or not found) and every not in repeated else []
-            if not candidates:
-                break
-            hashes = self._hashes(candidates)
-            if hashes is None:  # it would take too long
-                self._key_is_of_first = not repeated
-                return repeated or dict.fromkeys(candidates[:1], 0)
-            repeated |= {key: _repeated(of_key) for key, of_key in hashes.items()}
-            if worse := hashes.keys() & _worse(repeated, every):
-                rows |= self._collisions(tuple(costs), {key: hashes[key] for key in worse})
-        return dict(sorted(repeated.items(), key=lambda item: sum(costs[name] for name in item[0] if costs)))
-
-    def _hashes(self, keys: Sequence[Key], *, is_exact: bool = False) -> "dict[Key, array[int]] | None":
-        """Return the hashes of each of KEYS in all rows; None if reading them takes too long.
-
-        EXACT ones are equal for equal values, even if these are written differently: 1.50 and 1.5.
-        """
-        hashes: dict[Key, array[int]] = {key: array("q") for key in keys}
-        names = tuple(dict.fromkeys(itertools.chain(*keys)))
-        for values in self._values(names, is_exact=is_exact):
-            for key, found in hashes.items():
-                places = [names.index(name) for name in key]
-                found.extend([hash(tuple(row[place] for place in places)) for row in values])
-            if time.monotonic() > self._deadline:
-                return None
-        return hashes
-
-    def _collisions(self, names: Key, hashes: "Mapping[Key, array[int]]") -> set[tuple[str, ...]]:
-        """Return the values of the columns NAMES in some rows that share one of the keys of HASHES."""
-        shared = {key: _shared(found) for key, found in hashes.items()}
-        places = {key: [names.index(name) for name in key] for key in hashes}
-        return {
-            row
-            for values in self._values(names)
-            for row in values
-            for key, found in shared.items()
-            if hash(tuple(row[place] for place in places[key])) in found
-        }
-
-    def _values(self, names: Key, *, is_exact: bool = False) -> Iterator[list[tuple[str, ...]]]:
-        """Yield the values of the columns NAMES in all valid rows, as they are written, or equal ones as equals."""
-        feed = self._feed(names, provisional=True)
-        for _, found, lines in self._all_rows(feed):
-            if isinstance(found, bytes):
-                values = lines.keys(found)
-                yield [lines.key_of(row) for row in values] if is_exact else values
-            elif isinstance(found, Valid) and is_exact:
-                yield [lines.key(found.row)]
-            elif isinstance(found, Valid):
-                yield [tuple(str(found.fields[position]) for position in lines.key_positions)]
-
     def _check_given_key(self) -> None:
         """Make the columns of a given key required; raise UsageError if there is no such column."""
         columns = {column.name: column for column in self._layout.columns}
@@ -397,7 +313,9 @@ class _Inference:
 
     # The result
 
-    def _guess(self, key: Key, repeated: int, checked: _Checked) -> Guess:
+    def _guess(self, checked: _Checked) -> Guess:
+        search = KeySearch(self._layout.columns, self._first, self._given_key, self._rows_by_key, self._deadline)
+        key, repeated = search.find()
         if not key:
             raise UsageError(
                 f"{shown(self._uri)} has no column that can be a key.",
@@ -421,8 +339,8 @@ class _Inference:
             notes["rejected"] = f"{bad:,} row{'s' * (bad > 1)} would be rejected: {', '.join(reasons)}{first}"
         if repeated:
             notes["key"] = f"not unique: {repeated:,} of {checked.rows:,} rows have the key of an earlier one"
-        elif self._key_is_of_first:
-            notes["key"] = f"unique in the first {len(self._first[:KEY_ROWS]):,} rows"
+        elif search.is_of_first:
+            notes["key"] = f"unique in the first {min(len(self._first), KEY_ROWS):,} rows"
         else:
             notes["key"] = f"unique in all {checked.rows:,} rows"
         if len(key) > max(COMBINED):
@@ -433,36 +351,12 @@ class _Inference:
         feed = self._feed(key)
         if feed.properties.drift.missing_column == "null":
             notes["drift"] = "objects have different keys: one that a file lacks is null"
-        time_column, notes["time"] = self._time(feed)
+        time_column, notes["time"] = time_of(feed)
         allowed = MOST_REJECTED if share <= MOST_REJECTED else math.ceil(share * 120) / 100
         properties = feed.properties.model_copy(update={"time_column": time_column, "max_rejected": allowed})
         feed = replace(feed, properties=properties)
         sample = self._valid_sample(feed, checked)
         return Guess(feed, notes, column_notes, checked.rows, checked.is_all, sample, self._layout.header)
-
-    def _time(self, feed: Feed) -> tuple[str | None, str]:
-        """Return the time column, None for a snapshot, and why."""
-        times = [column for column in feed.columns if column.is_required and column.type in ("timestamp", "date")]
-        likely = [column for column in times if not NO_TIME_NAMES.search(column.name)]
-        if not likely:
-            if not times:
-                return None, "no column is a time in every row, so each load replaces the whole table (a snapshot)"
-            names = ", ".join(column.name for column in times)
-            return None, (
-                f"each load replaces the whole table (a snapshot); if the files are a log, name its time: {names}"
-            )
-
-        def rank(column: Column) -> tuple[int, bool]:
-            known = next((n for n, name in enumerate(TIME_NAMES) if name in column.name), len(TIME_NAMES))
-            return known, column.type == "date"
-
-        chosen = min(likely, key=rank).name
-        others = [column.name for column in times if column.name != chosen]
-        also = f" (others: {', '.join(others)})" if others else ""
-        return chosen, (
-            f"a load replaces the rows whose {chosen} is in its interval{also};"
-            " without timeColumn each load replaces the whole table (a snapshot)"
-        )
 
     def _valid_sample(self, feed: Feed, checked: _Checked) -> list[bytes] | list[int]:
         """Return the rows of the sample that FEED does not reject, as they are in the file."""
@@ -477,24 +371,3 @@ class _Inference:
 def _printable(text: str) -> str:
     """Return TEXT without what a terminal or YAML does not take as text: a file may have anything in it."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-
-
-def _worse(repeated: Mapping[Key, int], every: Key) -> list[Key]:
-    """Return the keys that more rows share than share EVERY column."""
-    return [key for key, rows in repeated.items() if rows > repeated.get(every, 0)]
-
-
-def _repeated(hashes: "array[int]") -> int:
-    """Return how many of HASHES an earlier one is equal to."""
-    return len(hashes) - int(pc.count_distinct(_arrow(hashes)).as_py())
-
-
-def _shared(hashes: "array[int]") -> set[int]:
-    """Return some of those that are several times in HASHES."""
-    counts = pc.value_counts(_arrow(hashes))
-    several = pc.filter(counts.field("values"), pc.greater(counts.field("counts"), 1))
-    return set(several[:COLLISIONS].to_pylist())
-
-
-def _arrow(hashes: "array[int]") -> Any:
-    return pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)])

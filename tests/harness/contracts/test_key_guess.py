@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.pipeline.column_guess import TYPES, ColumnGuess
-from harness.pipeline.key_guess import MOST_CHARACTERS, able_columns, cost_of, unique_sets
+from harness.contracts.column_guess import TYPES, ColumnGuess
+from harness.contracts.key_guess import MOST_CHARACTERS, able_columns, cost_of, unique_sets
 
 ROWS = [("1", "a", "x", "5"), ("2", "a", "x", "6"), ("2", "b", "y", "7")]
 

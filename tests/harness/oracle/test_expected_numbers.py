@@ -5,9 +5,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from feeds.interval import ALWAYS, Interval
-from harness.pipeline.checks import Check, compare_rows
-from harness.pipeline.expected_numbers import ExpectedMarts, compute
-from harness.pipeline.raw_rows import RawRows
+from harness.oracle.checks import Check, compare_rows
+from harness.oracle.expected_numbers import ExpectedMarts, compute
+from harness.oracle.raw_rows import RawRows
 from harness.warehouse.server import Server
 from tests.events_feed import EVENTS
 

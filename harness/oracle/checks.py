@@ -12,9 +12,9 @@ import psycopg
 from psycopg import sql
 
 from feeds.contract import Feed
-from harness.pipeline import raw_rows
-from harness.pipeline.expected_numbers import COLUMNS, Expected, ExpectedMarts, Rows
-from harness.pipeline.raw_rows import RawRows
+from harness.oracle import raw_rows
+from harness.oracle.expected_numbers import COLUMNS, Expected, ExpectedMarts, Rows
+from harness.oracle.raw_rows import RawRows
 from harness.project.paths import ROOT, from_root
 
 EXPECTED = ROOT / "dbt" / "tests" / "expected"  # the rows that models must have of the samples

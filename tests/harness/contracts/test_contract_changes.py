@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from feeds.contract import Column, Drift, Feed, Properties, Rule
-from harness.pipeline.contract_changes import Project, breaking, compare, is_major
+from harness.contracts.contract_changes import Project, breaking, compare, is_major
 from harness.project.paths import ROOT
 
 ID = Column("id", "id", "integer", "bigint", is_required=True)

@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from harness.pipeline.column_guess import ColumnGuess
+from harness.contracts.column_guess import ColumnGuess
 
 Key = tuple[str, ...]
 MOST_COLUMNS, MOST_CHARACTERS = 32, 600  # of a key: PostgreSQL allows 32 columns, and 2,704 bytes

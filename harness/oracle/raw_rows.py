@@ -1,6 +1,6 @@
 """What a feed's raw table must hold after a load, computed from its files and its contract, and what it does hold.
 
-It shares no code with the load but the contract and how files are found: see `harness.pipeline.file_rows`. Rules, which
+It shares no code with the load but the contract and how files are found: see `harness.oracle.file_rows`. Rules, which
 are SQL, are asked of PostgreSQL.
 """
 
@@ -22,7 +22,8 @@ from psycopg.types.json import Jsonb, set_json_loads
 
 from feeds.contract import Feed
 from feeds.interval import Interval
-from harness.pipeline.file_rows import RejectedError, Row, rows, written
+from harness.oracle.file_rows import rows
+from harness.oracle.row_values import RejectedError, Row, written
 
 EXACT = Context(prec=4_000)  # digits; a number has at most 1000 before and after the point
 AT_ONCE = 5_000  # rows whose rules are asked of PostgreSQL

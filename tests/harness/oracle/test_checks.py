@@ -13,8 +13,8 @@ from feeds.contract import read_feeds
 from feeds.interval import ALWAYS
 from feeds.tables import create_others
 from harness.errors import ChecksFailedError
-from harness.pipeline.checks import Check, compare, compare_file, compare_history, fingerprint
-from harness.pipeline.expected_numbers import Expected, compute
+from harness.oracle.checks import Check, compare, compare_file, compare_history, fingerprint
+from harness.oracle.expected_numbers import Expected, compute
 from harness.pipeline.run_checks import check_numbers
 from harness.project.environments import install
 from harness.project.paths import ROOT

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from feeds.contract import Column, Feed
-from harness.pipeline.file_layout import RESERVED
-from harness.pipeline.inference import Guess
+from harness.contracts.file_layout import RESERVED
+from harness.contracts.inference import Guess
 
 # Of text that YAML does not read as itself.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")

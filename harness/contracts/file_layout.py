@@ -17,8 +17,8 @@ from feeds.contract import OWN_COLUMNS, Column, Csv, Format
 from feeds.lines import Dialect
 from feeds.source import open_source
 from feeds.uri import shown
+from harness.contracts.column_guess import JSON_TYPES, TYPES, ColumnGuess
 from harness.errors import UsageError
-from harness.pipeline.column_guess import JSON_TYPES, TYPES, ColumnGuess
 
 FORMATS = {"csv": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet"}
 DELIMITERS = ",;\t|"

@@ -19,10 +19,10 @@ from feeds import formats
 from feeds.contract import Feed, read_feed
 from feeds.lines import Lines, Row
 from feeds.source import open_source
+from harness.contracts import new_feed
+from harness.contracts.file_layout import RESERVED, column_names
+from harness.contracts.inference import KEPT_REJECTS, Guess, guess
 from harness.errors import UsageError
-from harness.pipeline import new_feed
-from harness.pipeline.file_layout import RESERVED, column_names
-from harness.pipeline.inference import KEPT_REJECTS, Guess, guess
 
 START = datetime(2024, 1, 1)  # noqa: DTZ001 - files have times without a zone
 
@@ -165,9 +165,9 @@ def test_logs_of_json_lines_whose_keys_and_types_vary_late_in_the_file(tmp_path:
 @pytest.fixture
 def few_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guess first from 50 rows, so that small files show what is late in large ones."""
-    monkeypatch.setattr("harness.pipeline.inference.FIRST_ROWS", 50)
-    monkeypatch.setattr("harness.pipeline.inference.SAMPLE_ROWS", 50)
-    monkeypatch.setattr("harness.pipeline.inference.KEPT_REJECTS", 10)
+    monkeypatch.setattr("harness.contracts.inference.FIRST_ROWS", 50)
+    monkeypatch.setattr("harness.contracts.inference.SAMPLE_ROWS", 50)
+    monkeypatch.setattr("harness.contracts.inference.KEPT_REJECTS", 10)
 
 
 @pytest.mark.usefixtures("few_first_rows")
@@ -366,7 +366,7 @@ def test_a_key_without_such_a_column_is_refused(tmp_path: Path) -> None:
 
 
 def test_of_a_file_that_takes_too_long_the_first_rows_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.pipeline.inference.LONGEST_S", -1.0)
+    monkeypatch.setattr("harness.contracts.inference.LONGEST_S", -1.0)
     path = csv_file(tmp_path / "a.csv", "id,name", [f"{i},{'x' * 50}" for i in range(20_000)])
     found = guess("orders", str(path))
     assert not found.is_all
