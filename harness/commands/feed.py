@@ -219,4 +219,4 @@ def run_replay(parsed: argparse.Namespace, section: Section) -> None:
     section.headline = f"{feed.name}: {result.loaded:,} of {result.read:,} rows loaded"
     say(f"✓ {result.loaded:,} of {result.read:,} rejected rows of {feed.name} loaded")
     say(f"  {result.rejected:,} are still rejected{': ' if reasons else ''}{reasons}")
-    say(f"  {result.outside:,} are outside their load's interval, or were replaced by a later load")
+    say(f"  {result.outside:,} are of times that were not loaded from their file")

@@ -287,14 +287,16 @@ def test_any_loads_in_any_order(
         patch.setattr(partitions, "MIN_ROWS", partition_rows)
         empty(db, feed)
         history = History(dsn, db, feed, shape)
-        quarantine: dict[int, list[RejectRow]] = {}
+        kept: dict[int, list[RejectRow]] = {}  # by name; a refused load replaces those of another refused one only
+        refused: dict[int, list[RejectRow]] = {}
         for step in loads:
             path = tmp_path / f"{step.name}.csv"
             path.write_bytes(contents[step.file].content)
             with suppress(errors.InvertedInterval):  # a part of a day has no dates
-                history.check(path, contents[step.file], step)
-                quarantine[step.name] = contents[step.file].rows(shape, step.valid)[1]
-            assert sorted(rejects(db)) == sorted(row for rows in quarantine.values() for row in rows)
+                has_succeeded = history.check(path, contents[step.file], step)
+                refused.pop(step.name, None)
+                (kept if has_succeeded else refused)[step.name] = contents[step.file].rows(shape, step.valid)[1]
+            assert sorted(rejects(db)) == sorted(row for rows in (*kept.values(), *refused.values()) for row in rows)
 
 
 @dataclass
@@ -307,8 +309,8 @@ class History:
     shape: Shape
     table: dict[Row, Row] = field(default_factory=dict)
 
-    def check(self, path: Path, content: File, step: Step) -> None:
-        """Load PATH, which has CONTENT, and compare what the table contains then."""
+    def check(self, path: Path, content: File, step: Step) -> bool:
+        """Load PATH, which has CONTENT, compare what the table contains then, and return whether the load succeeded."""
         start, end = interval = [self.bound(moment) for moment in step.interval]
         inside = Interval(*interval)
         shape = self.shape
@@ -335,6 +337,7 @@ class History:
         assert row["source_sha256"] == hashlib.sha256(content.content).hexdigest()
         assert row["source_size_bytes"] == len(content.content)
         assert row["status"] == ("succeeded" if isinstance(expected, LoadResult) else "failed")
+        return isinstance(expected, LoadResult)
 
     def bound(self, moment: datetime | None) -> datetime | None:
         """Return the bound MOMENT as the feed has it: of dates, the first midnight that is not before it."""

@@ -234,7 +234,8 @@ EARLIEST = """
     alter table raw.loads drop column feed, drop column source_id, drop column rules_sha256;
     alter table raw.rejected_rows rename to rejected_events;
     alter table raw.rejected_events
-        drop column feed, drop column file_number, drop column column_name, add primary key (load_id, line_number);
+        drop column feed, drop column file_number, drop column column_name, drop column first_load_id,
+        add primary key (load_id, line_number);
     alter table {partition} rename to events_0_0;
     alter table {generation} rename to events_0;
     create table raw.events_9 (of_user int)

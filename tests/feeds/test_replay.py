@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from feeds.contract import Feed, read_feed
 from feeds.load import load
@@ -132,6 +135,44 @@ def test_only_what_its_load_would_have_taken_comes_back(
         assert [reason for reason, _ in notes(db)] == ["Of two\nlines", "Second", "first", "last", "new", "paid"]
 
 
+def test_rows_of_a_growing_file_come_back_into_their_days(
+    tmp_path: Path, orders: Callable[..., Feed], empty: str
+) -> None:
+    first = ["a,1,2020-01-01 09:00:00,First,1", "a,2,2020-01-01 10:00:00,Changed,1", "a,3,2020-01-01 11:00:00,a,1"]
+    path = write(tmp_path / "orders.csv", *first)
+    day = timedelta(days=1)
+    load(orders(), empty, source_uri=path, start=DAY, end=DAY + day)
+    first[1] = "a,2,2020-01-01 10:30:00,Changed,1"
+    late = "a,4,2020-01-01 12:00:00,Late,1"  # the first load has not seen it, and has not rejected it
+    write(tmp_path / "orders.csv", *first, "a,5,2020-01-02 09:00:00,Second,1", late)
+    load(orders(), empty, source_uri=path, start=DAY + day, end=DAY + 2 * day)
+    write(tmp_path / "orders.csv", *first, "a,5,2020-01-02 09:00:00,Second,1", late, "a,6,2020-01-03 09:00:00,Third,1")
+    load(orders(), empty, source_uri=path, start=DAY + 2 * day, end=DAY + 3 * day)
+    other = write(tmp_path / "other.csv", "b,1,2020-01-01 09:00:00,b,1")
+    mended = orders(pattern="[A-Za-z]*")
+    result = replay(mended, empty)
+    assert (result.read, result.loaded, result.outside, result.rejected) == (5, 3, 2, 0)
+    with psycopg.connect(empty) as db:
+        assert [reason for reason, _ in notes(db)] == ["First", "Second", "Third", "a"]
+    load(orders(), empty, source_uri=path, start=DAY, end=DAY + 3 * day)
+    load(orders(), empty, source_uri=other, start=DAY, end=DAY + day)
+    assert replay(mended, empty).loaded == 2  # the first day is that of another file now
+
+
+def test_a_refused_load_keeps_what_a_load_of_the_same_file_has_rejected(
+    tmp_path: Path, orders: Callable[..., Feed], empty: str
+) -> None:
+    path = write(tmp_path / "orders.csv", "a,1,2020-01-01 09:00:00,A,1", "a,2,2020-01-01 10:00:00,b,1")
+    load(orders(), empty, source_uri=path)
+    write(tmp_path / "orders.csv", "a,1,2020-01-01 09:00:00,0,1")
+    for _ in range(2):
+        with pytest.raises(Exception, match="were rejected"):
+            load(orders(), empty, source_uri=path)
+    with psycopg.connect(empty) as db:
+        assert quarantine(db) == [(2, "pattern", "reason")] * 2  # of the first load, and of the last
+    assert replay(orders(pattern="[A-Za-z]*"), empty).loaded == 1
+
+
 def test_a_refused_load_gives_nothing_back(tmp_path: Path, orders: Callable[..., Feed], empty: str) -> None:
     path = write(tmp_path / "file.csv", "a,1,2020-01-01 09:00:00,A,1")
     with pytest.raises(Exception, match="were rejected"):
@@ -161,3 +202,57 @@ def test_rows_of_a_file_with_other_columns_stay(tmp_path: Path, orders: Callable
     assert replay(read_feed(renamed), empty).read == 0
     with psycopg.connect(empty) as db:
         assert quarantine(db) == [(3, "pattern", "reason")]
+
+
+class Step(NamedTuple):
+    """A load of a file that has another content each time: a line is a key, a day, and whether it is valid."""
+
+    name: int
+    lines: list[tuple[int, int, bool]]
+    days: tuple[int, int]  # of the interval, the last one not in it
+
+    def row(self, place: int) -> str:
+        key, day, is_valid = self.lines[place]
+        return f"{key},1,2020-01-0{day} 00:00:00,{'valid' if is_valid else 'BAD'},1"
+
+
+lines = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.booleans()), min_size=1, max_size=4)
+steps = st.builds(Step, st.integers(0, 1), lines, st.sampled_from([(1, 2), (2, 3), (3, 4), (1, 3), (1, 4)]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(steps, min_size=2, max_size=5))
+def test_after_any_loads_the_rows_that_their_day_was_loaded_without_come_back(
+    tmp_path: Path, orders: Callable[..., Feed], empty: str, history: list[Step]
+) -> None:
+    """A line comes back if the last load of its day, and each later one of the same file, has read and rejected it."""
+    feed = orders()
+    with psycopg.connect(empty) as db:
+        db.execute("delete from raw.orders; delete from raw.rejected_rows; delete from raw.loaded_files")
+        db.execute("delete from raw.loads")
+    table: dict[int, int] = {}  # the day of each key
+    for step in history:
+        path = write(tmp_path / f"{step.name}.csv", *map(step.row, range(len(step.lines))))
+        start, end = (DAY + timedelta(days=day - 1) for day in step.days)
+        load(feed, empty, source_uri=path, start=start, end=end, max_rejected=1, allow_empty=True)
+        valid: dict[int, int] = {}
+        for key, day, is_valid in step.lines:
+            if is_valid:
+                valid.setdefault(key, day)
+        inside = {key: day for key, day in valid.items() if day in range(*step.days)}
+        table = {key: day for key, day in table.items() if day not in range(*step.days)} | inside
+    last = sorted({step.name: number for number, step in enumerate(history)}.values())
+    back: dict[int, int] = {}
+    for number in last:
+        name = history[number].name
+        for place, (key, day, is_valid) in enumerate(history[number].lines):
+            covers = [other for other, step in enumerate(history) if day in range(*step.days)]
+            if is_valid or not covers or covers[-1] > number or history[covers[-1]].name != name:
+                continue
+            since = [step for step in history[covers[-1] : number + 1] if step.name == name]
+            if all((key, day, False) in step.lines[place : place + 1] for step in since) and key not in table | back:
+                back[key] = day
+    assert replay(orders(pattern="(?s).*"), empty).loaded == len(back)
+    with psycopg.connect(empty) as db:
+        found = db.execute("select order_id::int, extract(day from started_at)::int from raw.orders").fetchall()
+    assert sorted(found) == sorted((table | back).items())

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,11 +23,35 @@ IS_KILLED = f"""
             and database = (select oid from pg_database where datname = current_database())
     ))
 """  # noqa: S608 - constants
+# Rows that earlier loads of the same files have rejected, too; a row is the same if its line and its text are.
+_QUARANTINE = """
+    insert into raw.rejected_rows (
+        feed, load_id, file_number, line_number, raw_text, reason, column_name, first_load_id
+    )
+    select
+        loads.feed, loads.load_id, rejects.file_number, rejects.line_number, rejects.raw_text, rejects.reason,
+        rejects.column_name, coalesce(earlier.load_id, loads.load_id)
+    from pg_temp.rejects
+    join only raw.loads on loads.load_id = %(load)s
+    left join (
+        select own.file_number, line_number, raw_text, min(first_load_id) as load_id
+        from only raw.loaded_files as own
+        join only raw.loaded_files as same on same.source_id = own.source_id and same.load_id <> own.load_id
+        join only raw.rejected_rows as rejected
+            on (rejected.load_id, rejected.file_number) = (same.load_id, same.file_number)
+        join only raw.loads as of on of.load_id = rejected.load_id and of.status = 'succeeded'
+        join only raw.loads as this on this.load_id = own.load_id and this.feed = of.feed
+        where own.load_id = %(load)s
+        group by own.file_number, line_number, raw_text
+    ) as earlier using (file_number, line_number, raw_text)
+    order by rejects.file_number, rejects.line_number limit %(limit)s
+"""
 # A load that was refused early has not recorded its files: then the whole source counts.
 _FORGET_REJECTS = """
     delete from only raw.rejected_rows using only raw.loads as earlier, only raw.loads as own
     where own.load_id = %(load)s and earlier.feed = own.feed
         and earlier.load_id = rejected_rows.load_id and earlier.load_id <> %(kept)s
+        and (earlier.status = 'failed' or not %(is_refused)s)
         and (%(is_whole)s or coalesce(
             (
                 select source_id from only raw.loaded_files
@@ -171,13 +195,23 @@ def find_previous(
     return PreviousLoad(*found) if found else None
 
 
-def forget_rejects(connection: psycopg.Connection, load_id: int, kept_load_id: int, *, is_whole: bool) -> None:
+def quarantine(connection: psycopg.Connection, load_id: int, limit: int | None = None) -> None:
+    """Insert the first LIMIT rows of the temporary table `rejects`, or all, as rejected rows of the load."""
+    connection.execute(_QUARANTINE, {"load": load_id, "limit": limit})
+
+
+def forget_rejects(
+    connection: psycopg.Connection, load_id: int, kept_load_id: int, *, is_refused: bool, is_whole: bool
+) -> None:
     """Delete what earlier loads than KEPT_LOAD_ID rejected of the files that LOAD_ID has read, too.
 
+    A load that IS_REFUSED replaces those of other refused ones only: the table has rows of those that succeeded.
     Of a snapshot with a history, each day keeps the rejected rows of its load. Of one without, which IS_WHOLE, a load
     replaces those of all earlier ones, as it does with the table.
     """
-    connection.execute(_FORGET_REJECTS, {"load": load_id, "kept": kept_load_id, "is_whole": is_whole})
+    connection.execute(
+        _FORGET_REJECTS, {"load": load_id, "kept": kept_load_id, "is_refused": is_refused, "is_whole": is_whole}
+    )
 
 
 def close(
@@ -214,14 +248,13 @@ def close(
     )
 
 
-def record_files(connection: psycopg.Connection, load_id: int, files: Iterable[LoadedFile]) -> None:
-    """Write the FILES of a load into `raw.loaded_files`, in the order in which they were read."""
-    for number, file in enumerate(files, 1):
-        connection.execute(
-            "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256, header)"
-            " values (%s, %s, %s, %s, %s, %s, %s)",
-            (load_id, number, _storable(shown(file.uri)), source_id(file.uri), *file[1:]),
-        )
+def record_file(connection: psycopg.Connection, load_id: int, number: int, file: LoadedFile) -> None:
+    """Write the FILE of a load, the NUMBER-th that it has read, into `raw.loaded_files`."""
+    connection.execute(
+        "insert into raw.loaded_files (load_id, file_number, source_uri, source_id, size_bytes, sha256, header)"
+        " values (%s, %s, %s, %s, %s, %s, %s)",
+        (load_id, number, _storable(shown(file.uri)), source_id(file.uri), *file[1:]),
+    )
 
 
 def record_failure(dsn: str, role: str | None, load_id: int, source_uri: str, error: BaseException) -> None:

@@ -210,13 +210,13 @@ class _Load:
                 if raw.feed.time_column is None and self._take_snapshot(load_id, staging):
                     staging.discard()
                     if raw.feed.properties.history:
-                        staging.quarantine()
+                        ledger.quarantine(connection, load_id)
                     self._close(load_id, files, result)
                     return replace(result, seconds=self._seconds())
                 if replacement.moved_from and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
-            staging.quarantine()
+            ledger.quarantine(connection, load_id)
             self._close(load_id, files, result, moved_from=replacement.moved_from)
             swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
@@ -246,10 +246,10 @@ class _Load:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
-        ledger.record_files(connection, load_id, files)
         if feed.properties.history or not self._is_past():
-            is_whole = feed.time_column is None and not feed.properties.history and isinstance(outcome, LoadResult)
-            ledger.forget_rejects(connection, load_id, kept or load_id, is_whole=is_whole)
+            is_refused = not isinstance(outcome, LoadResult)
+            is_whole = feed.time_column is None and not feed.properties.history and not is_refused
+            ledger.forget_rejects(connection, load_id, kept or load_id, is_refused=is_refused, is_whole=is_whole)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
         ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
@@ -293,6 +293,8 @@ class _Load:
             )
             if reasons:
                 _warn(load_id, reasons)
+            for number, file in enumerate(files, 1):
+                ledger.record_file(connection, load_id, number, file)
             self._close(load_id, files, result)
         return result
 
@@ -324,6 +326,7 @@ class _Load:
                 if staging.is_hopeless:
                     return staging, files
                 files.append(LoadedFile(uri, source.size_bytes, source.sha256, header))
+                ledger.record_file(self.connection, load_id, number, files[-1])
                 read_bytes += source.size_bytes
         staging.end()
         if duplicates and duplicates.files != files:
@@ -393,7 +396,7 @@ class _Load:
         """Commit examples of the rejected rows and the failure, and nothing else of the load; raise REFUSAL."""
         counts = {"read": staging.read, "rejected": staging.rejected.total(), "outside": staging.outside}
         staging.discard()
-        staging.quarantine(EXAMPLES)
+        ledger.quarantine(self.connection, load_id, EXAMPLES)
         self._close(load_id, files, (refusal, counts))
         self.connection.execute("commit")
         raise refusal

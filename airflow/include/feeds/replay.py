@@ -1,9 +1,8 @@
 """Load rejected rows that have become valid, since their feed's contract was changed.
 
-A row is loaded as if its load had accepted it: only if that load has succeeded, the row's time is in the load's
-interval, and no later load has replaced the rows of that time. All others stay in `raw.rejected_rows`, with the reason
-that they have now. So do rows whose key the table has, and those of which the quarantine does not have every byte: load
-their file again.
+A row is loaded as if it had never been rejected: only if the load that the table has the rows of its time from has
+rejected it. All others stay in `raw.rejected_rows`, with the reason that they have now. So do rows whose key the table
+has, and those of which the quarantine does not have every byte: load their file again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,15 +49,34 @@ _IS_REJECT = "(rejected.load_id, rejected.file_number, rejected.line_number) = (
 _IS_REFUSED = """
     update pg_temp.replayed set reason$ = 'rule', column$ = {rule} where reason$ is null and {rule} is not null
 """
-# A load replaces the rows of its interval; a replay, which has no files, replaces none.
+_REMOVE_GONE = """
+    delete from pg_temp.replayed where not exists (select from only raw.rejected_rows as rejected where {is_reject})
+"""
+# The table has the rows of the latest load of their time; a replay, which has no files, is none. That load has rejected
+# the row, too, if it read the row's file after the first load that rejected the row. It has not read the file after the
+# last one: then the quarantine would have its rejected rows.
 _IS_REPLACED = """
-    delete from pg_temp.replayed where not exists (select from only raw.rejected_rows as rejected where {is_reject});
+    update pg_temp.replayed set reason$ = 'replaced'
+    from only raw.loads as own, only raw.rejected_rows as rejected
+    where reason$ is null and own.load_id = load$ and {is_reject} and coalesce((
+        select coalesce(latest.same_as_load_id, latest.load_id) <> own.load_id and (
+            latest.ended_at < (select ended_at from only raw.loads where load_id = rejected.first_load_id)
+            or not exists (
+                select from only raw.loaded_files as read
+                join only raw.loaded_files as of using (source_id)
+                where read.load_id = latest.load_id and (of.load_id, of.file_number) = (load$, file$)
+            )
+        )
+        from only raw.loads as latest
+        where latest.feed = own.feed and latest.status = 'succeeded' and latest.source_sha256 is not null
+            and {time} >= coalesce(latest.interval_start, '-infinity')
+            and {time} < coalesce(latest.interval_end, 'infinity')
+        order by latest.ended_at desc limit 1
+    ), true)
+"""
+_IS_OF_NO_DAY = """
     update pg_temp.replayed set reason$ = 'replaced' from only raw.loads as own
-    where reason$ is null and own.load_id = load$ and (not ({is_inside}) or exists (
-        select from only raw.loads as later
-        where later.feed = own.feed and later.status = 'succeeded' and later.same_as_load_id is null
-            and later.source_sha256 is not null and later.ended_at > own.ended_at and {is_replaced}
-    ))
+    where reason$ is null and own.load_id = load$ and {is_replaced}
 """
 _IS_DUPLICATE = """
     update pg_temp.replayed set reason$ = 'duplicate_key'
@@ -104,7 +122,7 @@ def replay(feed: Feed, dsn: str, *, valid: Interval = ALWAYS, lock_timeout_s: fl
         lock_timeout_s: the longest wait for a lock of a load, dbt build, reader or user, in seconds.
 
     Returns:
-        The rows read, loaded, still rejected, and valid but outside: of the load's interval, or replaced since. Its
+        The rows read, loaded, still rejected, and valid but outside: of times whose rows are not of their file. Its
         `load_id` is 0 if no row was loaded.
 
     Raises:
@@ -141,7 +159,8 @@ class _Replay:
         wait_for_turn(connection, self.lock_timeout_s)
         block_writers(connection, raw)
         read_definition(connection, raw)  # refuses a table that is not the contract's
-        self._execute(_IS_REPLACED)
+        self._execute(_REMOVE_GONE)
+        self._execute(_IS_REPLACED if raw.feed.time_column else _IS_OF_NO_DAY)
         self._execute(_IS_DUPLICATE)
         counts = {(reason, column): count for reason, column, count in connection.execute(_REASONS)}
         loaded, outside = counts.pop((None, None), 0), counts.pop(("replaced", None), 0)
@@ -242,11 +261,12 @@ class _Replay:
         """Execute STATEMENTS about the table `replayed`."""
         raw = self.raw
         # Qualified: `raw.loads` may have a column of this name, too, such as started_at.
-        time = sql.SQL("replayed.{}").format(raw.partition_key) if raw.feed.time_column else sql.SQL("now()")
-        within = "{} >= coalesce({load}.interval_start, '-infinity') and {} < coalesce({load}.interval_end, 'infinity')"
-        is_inside, is_replaced = (
-            sql.SQL(within.replace("{load}", load)).format(time, time) for load in ("own", "later")
-        )
+        time = sql.SQL("replayed.{}").format(raw.partition_key) if raw.feed.time_column else sql.SQL("null")
+        # A snapshot is the whole table, and of a history its day.
+        is_replaced = sql.SQL(
+            "own.load_id is distinct from"
+            " (select load_id from raw.snapshot_days where feed = own.feed order by day desc limit 1)"
+        ).format()
         known, is_known, group = raw.identifier, sql.SQL("true").format(), raw.key
         if raw.feed.properties.history:
             known, is_known = history.table(raw), history.is_of_load("load$")
@@ -254,11 +274,6 @@ class _Replay:
                 "not exists (select from raw.snapshot_days as days where days.load_id = own.load_id)"
             ).format()
             group = sql.SQL("{}, load$").format(raw.key)
-        elif raw.feed.time_column is None:
-            is_replaced = sql.SQL(
-                "own.load_id is distinct from"
-                " (select load_id from raw.snapshot_days where feed = own.feed order by day desc limit 1)"
-            ).format()
         same_key = sql.SQL(" and ").join(
             sql.SQL("known.{name} = replayed.{name}").format(name=sql.Identifier(name)) for name in raw.feed.key
         )
@@ -268,7 +283,7 @@ class _Replay:
                 table=raw.identifier,
                 rule=raw.rules_case or sql.SQL("null"),
                 is_reject=sql.SQL(_IS_REJECT),
-                is_inside=is_inside,
+                time=time,
                 is_replaced=is_replaced,
                 known=sql.SQL("{} as known").format(known),
                 is_known=is_known,

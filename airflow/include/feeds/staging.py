@@ -210,15 +210,6 @@ class Staging:
         for part in self.parts:
             add_keys(self._connection, self._definition, part.table)
 
-    def quarantine(self, limit: int | None = None) -> None:
-        """Insert the first LIMIT rejected rows, or all of them, into `raw.rejected_rows`."""
-        self._connection.execute(
-            "insert into raw.rejected_rows (feed, load_id, file_number, line_number, raw_text, reason, column_name)"
-            " select %s, %s, file_number, line_number, raw_text, reason, column_name from pg_temp.rejects"
-            " order by file_number, line_number limit %s",
-            (self._raw.feed.name, self._load_id, limit),
-        )
-
     def discard(self) -> None:
         """Drop the staging tables of the rows to load."""
         discard(self._connection, [part.table for part in self.parts])

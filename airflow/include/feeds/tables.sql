@@ -76,6 +76,8 @@ create table if not exists raw.rejected_rows (
     reason text not null,
     -- The column, or the rule, that the reason is about.
     column_name text,
+    -- The load since which every load that read the file has rejected the row.
+    first_load_id bigint not null,
     primary key (load_id, file_number, line_number)
 );
 

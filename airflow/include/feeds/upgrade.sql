@@ -13,8 +13,11 @@ alter table raw.rejected_events rename to rejected_rows;
 alter table raw.rejected_rows
     add column feed text not null default 'events',
     add column file_number int not null default 1,
-    add column column_name text;
+    add column column_name text,
+    add column first_load_id bigint;
+update raw.rejected_rows set first_load_id = load_id;
 alter table raw.rejected_rows
+    alter column first_load_id set not null,
     alter column feed drop default,
     alter column file_number drop default,
     drop constraint rejected_events_pkey,
