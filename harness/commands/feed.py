@@ -140,17 +140,19 @@ def sample_of(uri: str, found: Guess) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open_source(find_files(uri)[0]) as source:
-        file, first = pq.ParquetFile(source.whole()), 1
-        wanted = {number for number in found.sample if isinstance(number, int)}
-        buffer = pa.BufferOutputStream()
-        with pq.ParquetWriter(buffer, file.schema_arrow) as writer:
-            for batch in file.iter_batches():
+    wanted = {number for number in found.sample if isinstance(number, int)}
+    batches: list[pa.RecordBatch] = []
+    first = 1
+    for uri_of_file in find_files(uri):
+        with open_source(uri_of_file) as source:
+            for batch in pq.ParquetFile(source.whole()).iter_batches():
                 numbers = [n for n in range(batch.num_rows) if first + n in wanted]
-                if numbers:
-                    writer.write_batch(batch.take(numbers))
+                if numbers and (not batches or batch.schema.equals(batches[0].schema)):  # a file has one schema
+                    batches.append(batch.take(numbers))
                 first += batch.num_rows
-        return bytes(buffer.getvalue())
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_batches(batches), buffer)
+    return bytes(buffer.getvalue())
 
 
 def run_check(parsed: argparse.Namespace, section: Section) -> None:

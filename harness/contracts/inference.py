@@ -116,15 +116,17 @@ class _Inference:
         count = max(min(FIRST_ROWS, FIRST_VALUES // len(self._layout.columns)), SAMPLE_ROWS)
         first: list[tuple[int, bytes, tuple[str | None, ...]]] = []
         feed = self._loose()
+        before = 0
         for file in self._files:
             with open_source(file) as source:
                 for line_number, raw, row in each_row(source, feed):
                     if isinstance(row, Row):
-                        first.append((line_number, raw, row.values))
+                        first.append((before + line_number, raw, row.values))
                     if len(first) >= count:
                         break
             if len(first) >= count:
                 break
+            before += self._rows_of(line_number)
         if not first:
             raise UsageError(
                 f"{shown(self._uri)} has no rows.",
@@ -229,9 +231,20 @@ class _Inference:
         return checked
 
     def _all_rows(self, feed: Feed) -> Iterator[tuple[int, Found, Lines]]:
+        before = last = 0
         for file in self._files:
             with open_source(file) as source:
-                yield from runs_of_rows(source, feed)
+                for line_number, found, lines in runs_of_rows(source, feed):
+                    yield before + line_number, found, lines
+                    last = line_number - 1 + (found.count(b"\n") if isinstance(found, bytes) else 1)
+            before += self._rows_of(last)
+
+    def _rows_of(self, last: int) -> int:
+        """Return what is added to the numbers of the rows of the next file, if LAST is the last of this one.
+
+        The sample names rows of Parquet by their numbers, which go on from file to file.
+        """
+        return last if self._layout.format == "parquet" else 0
 
     def _rows_by_key(self, key: Key) -> Iterator[tuple[int, Found, Lines]]:
         return self._all_rows(self._feed(key, provisional=True))

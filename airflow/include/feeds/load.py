@@ -21,7 +21,7 @@ from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.days import far_days, far_days_text
 from feeds.definition import Definition, read_definition
-from feeds.errors import EmptyReplacement, FeedError, SourceChanged, TablesUnfit, TooManyRejected
+from feeds.errors import EmptyReplacement, FeedError, InvertedInterval, SourceChanged, TablesUnfit, TooManyRejected
 from feeds.files import find_files
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
@@ -422,9 +422,17 @@ def interval_of(feed: Feed, start: datetime | None, end: datetime | None) -> Int
     """Return the interval of a load of FEED: of a snapshot always the whole, of days whole days."""
     if feed.time_column is None:
         return ALWAYS
-    if feed.column(feed.time_column).type == "date":
-        start, end = (_next_midnight(bound) if bound else None for bound in (start, end))
-    return Interval(start, end)
+    interval = Interval(start, end)
+    if feed.column(feed.time_column).type != "date":
+        return interval
+    first, last = (_next_midnight(bound) if bound else None for bound in (start, end))
+    if first and first == last:
+        raise InvertedInterval(
+            f"Invalid interval: no day begins {interval}.",
+            f"{feed.time_column} of {feed.name} is a date, which is in an interval if the day begins in it.",
+            "Give an interval of whole days.",
+        )
+    return Interval(first, last)
 
 
 def _snapshot_day(end: datetime | None) -> date:

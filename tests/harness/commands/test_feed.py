@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -74,6 +76,20 @@ def test_a_new_feed(session: Session, project: Path) -> None:
         2, f"{project / 'feeds' / 'orders.yaml'} is there already."
     )
     assert {path: (project / path).read_bytes() for path in files(project)} == left
+
+
+def test_the_sample_of_parquet_has_rows_of_all_files(
+    session: Session, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.contracts.inference.SAMPLE_ROWS", 2)
+    monkeypatch.setattr("harness.contracts.inference.FIRST_ROWS", 2)
+    for number, name in enumerate(["a", "b", "c"]):
+        ids = [10 * number + row for row in range(3)]
+        texts = [f"{'x' * (1 + number * 100 * (row == 1))}" for row in range(3)]
+        pq.write_table(pa.table({"id": ids, "text": texts}), project / f"{name}.parquet")
+    assert session("feed", "new", "orders", "--from", str(project / "*.parquet")).exit_code == 0
+    sample = pq.read_table(project / "data" / "orders.parquet").to_pylist()
+    assert [row["id"] for row in sample] == [0, 1, 11, 21]  # the first two, and each with the longest text so far
 
 
 @pytest.mark.parametrize(
