@@ -118,6 +118,7 @@ class _Inference:
         feed = self._loose()
         before = 0
         for file in self._files:
+            line_number = 0
             with open_source(file) as source:
                 for line_number, raw, row in each_row(source, feed):
                     if isinstance(row, Row):
@@ -231,8 +232,9 @@ class _Inference:
         return checked
 
     def _all_rows(self, feed: Feed) -> Iterator[tuple[int, Found, Lines]]:
-        before = last = 0
+        before = 0
         for file in self._files:
+            last = 0
             with open_source(file) as source:
                 for line_number, found, lines in runs_of_rows(source, feed):
                     yield before + line_number, found, lines
