@@ -120,7 +120,9 @@ def create_secrets(
         if (given := from_outside(where, name, content)) is not None:
             contents[name] = given
         else:
-            where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}])
+            # Without a label, `managedFields` would not name us for a secret without keys.
+            metadata = {"name": name, "labels": {"app.kubernetes.io/managed-by": MANAGER}}
+            where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": content}])
     return contents
 
 

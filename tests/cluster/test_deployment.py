@@ -251,7 +251,7 @@ def test_airflows_image_has_the_locked_packages_and_fits_together() -> None:
     assert run_command(*run, "check") == "No broken requirements found.\n"
     installed = dict(line.split("==") for line in run_command(*run, "freeze").splitlines() if "==" in line)
     for name in ("fsspec", "s3fs", "gcsfs", "psycopg"):
-        assert f"\n{name}=={installed[name]} " in locks.path("events").read_text()
+        assert f"\n{name}=={installed[name]} " in locks.path("feeds").read_text()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -286,7 +286,7 @@ def test_a_failing_dbt_test_is_explained(cluster: Cluster, monkeypatch: pytest.M
     output = read_until(e2e, r"create_tables +success")
     with psycopg.connect(warehouse_of(KIND).admin_dsn) as connection:  # a row that no load can have written
         connection.execute("alter table raw.loads drop constraint loads_status_check")
-        connection.execute("insert into raw.loads (source_uri, status) values ('nowhere', 'spoilt')")
+        connection.execute("insert into raw.loads (feed, source_uri, status) values ('events', 'nowhere', 'spoilt')")
     output += e2e.communicate(timeout=600)[0]
     assert e2e.returncode == 44, output
     what, why, _ = error_lines(output)
