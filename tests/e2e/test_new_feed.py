@@ -19,6 +19,21 @@ ORDERS = [
 ODD = ['"Order ID",select,Größe,no,from,ctid,date', *(f"{number},a,b,c,d,e,2024-01-01" for number in range(50))]
 CUSTOMERS = [json.dumps({"id": f"C{number}", "name": f"Customer {number}"}) for number in range(1, 51)]
 
+AFTER_ORDERS = """
+from pathlib import Path
+from airflow.sdk import Asset, dag, get_current_context, task
+
+@dag(schedule=Asset("raw.orders"), is_paused_upon_creation=False)
+def after_orders():
+    @task
+    def note():
+        Path("{place}").joinpath(get_current_context()["dag_run"].run_type.value).touch()
+
+    note()
+
+after_orders()
+"""
+
 
 @pytest.mark.nightly
 @pytest.mark.slow
@@ -27,6 +42,7 @@ def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None
     odd.write_text("\n".join([*ODD, ""]), encoding="utf-8")
     orders.write_text("\n".join(["order_id,ordered_at,amount,note", *ORDERS, ""]))
     customers.write_bytes(gzip.compress("\n".join([*CUSTOMERS, ""]).encode()))
+    (clone / "airflow" / "dags" / "after_orders.py").write_text(AFTER_ORDERS.format(place=clone))
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary).chmod(0o711)  # as root, PostgreSQL runs as another user
 
@@ -48,3 +64,4 @@ def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None
     rows = dict(line.split()[:2] for line in output.splitlines() if line.strip().startswith("raw."))
     assert rows == {"raw.customers": "50", "raw.events": "20,000", "raw.orders": "300", "raw.user": "50"}
     assert "a second run changes nothing" in output
+    assert (clone / "asset_triggered").exists()  # a load of orders has started the user's own DAG
