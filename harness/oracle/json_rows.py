@@ -10,10 +10,12 @@ from feeds.contract import Column, Feed
 from harness.oracle.row_values import (
     LINE_LIMIT_BYTES,
     MOST_DIGITS,
+    MOST_LEVELS,
     KeyTwiceError,
     Number,
     RejectedError,
     Row,
+    depth,
     each,
     exponent,
     once,
@@ -47,7 +49,7 @@ def json_row(feed: Feed, line: bytes) -> Row:
         raise RejectedError("key_twice") from None
     except (ValueError, RecursionError):
         raise RejectedError("json") from None
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or depth(text) > MOST_LEVELS:
         raise RejectedError("json")
     if feed.properties.drift.new_column == "refuse" and (
         new := sorted(given.keys() - {column.header for column in feed.columns})

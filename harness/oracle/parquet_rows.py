@@ -1,25 +1,50 @@
 """The rows of a Parquet file."""
 
+import re
 import struct
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
 from feeds.contract import Column, Feed
 from harness.oracle.row_values import Number, RejectedError, Row, each, value, with_others, written
 
+# In microseconds.
+UNITS = {"s": Fraction(1_000_000), "ms": Fraction(1_000), "us": Fraction(1), "ns": Fraction(1, 1_000)}
+DAY = Fraction(86_400_000_000)
+
 
 def parquet_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
     """Yield the rows of a Parquet file."""
     import pyarrow.parquet as pq  # only this format needs it
 
-    stored = pq.ParquetFile(file)
+    stored = pq.ParquetFile(file, coerce_int96_timestamp_unit="us")
     kinds = {field.name: str(field.type) for field in stored.schema_arrow}
     for batch in stored.iter_batches(1000):
-        for given in batch.to_pylist(maps_as_pydicts="strict"):
+        names, columns = batch.schema.names, [values(column) for column in batch.columns]
+        for number in range(batch.num_rows):
+            given = {name: column[number] for name, column in zip(names, columns, strict=True)}
             yield each(parquet_row, feed, given, kinds)
+
+
+def values(column: Any) -> list[Any]:
+    """Return the values of COLUMN, of Arrow; a day or time that Python does not have is a text."""
+    found = re.fullmatch(r"timestamp\[(s|ms|us|ns)(, tz=.*)?\]", str(column.type))
+    if not found and str(column.type) != "date32[day]":
+        return list(column.to_pylist(maps_as_pydicts="strict"))
+    zone = UTC if found and found[2] else None
+    unit, start = DAY if not found else UNITS[found[1]], datetime(1970, 1, 1, tzinfo=zone)
+    moments: list[Any] = []
+    for number in column.cast("int64" if found else "int32").to_pylist():
+        try:
+            moment = None if number is None else start + timedelta(microseconds=int(number * unit // 1))
+            moments.append(moment.date() if moment and not found else moment)
+        except OverflowError:
+            moments.append(f"out of range: {number}")
+    return moments
 
 
 def parquet_row(feed: Feed, given: Row, kinds: dict[str, str]) -> Row:

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb, set_json_loads
 
-from feeds.contract import Feed
+from feeds.contract import Column, Feed
 from feeds.interval import Interval
 from harness.oracle.file_rows import rows
 from harness.oracle.row_values import RejectedError, Row, written
@@ -126,12 +126,18 @@ def checked(
     if not feed.rules:
         yield from found
         return
-    cases = sql.SQL(" ").join(sql.SQL("when not ({}) then {}").format(sql.SQL(r.sql), r.name) for r in feed.rules)
+    cases = sql.SQL(" ").join(
+        sql.SQL("when not ({}) then {}").format(sql.SQL(r.sql.replace("%", "%%")), r.name) for r in feed.rules
+    )
     names = sql.SQL(", ").join(sql.Identifier(column.name) for column in feed.table_columns)
     types = sql.SQL(", ").join(sql.SQL("%s::{}").format(sql.SQL(column.sql_type)) for column in feed.table_columns)
     query = sql.SQL("select case {} end from (select {}) as row ({})").format(cases, types, names)
     while some := list(islice(found, AT_ONCE)):
-        valid = [[stored(value) for value in row.values()] for row in some if not isinstance(row, RejectedError)]
+        valid = [
+            [stored(column, row[column.name]) for column in feed.table_columns]
+            for row in some
+            if not isinstance(row, RejectedError)
+        ]
         broken = []
         if valid:
             cursor = connection.cursor()
@@ -148,9 +154,9 @@ def moment_of(found: date | datetime) -> datetime:
     return found if isinstance(found, datetime) else datetime(found.year, found.month, found.day, tzinfo=UTC)
 
 
-def stored(found: Any) -> Any:
-    """Return FOUND as psycopg writes it."""
-    return Jsonb(found, dumps=written) if isinstance(found, (dict, list)) else found
+def stored(column: Column, found: Any) -> Any:
+    """Return FOUND, a value of COLUMN, as psycopg writes it."""
+    return Jsonb(found, dumps=written) if column.type == "json" and found is not None else found
 
 
 def canonical(found: Any) -> Any:

@@ -15,6 +15,7 @@ from feeds.contract import OTHER_COLUMNS, Column, Feed
 
 LINE_LIMIT_BYTES = 1 << 20
 MOST_DIGITS = 1000
+MOST_LEVELS = 200
 INTEGER = re.compile(r"-?[0-9]+")
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
@@ -105,7 +106,9 @@ def converted(column: Column, text: str, feed: Feed) -> Any:  # noqa: PLR0911 - 
             )
         case "json":
             found = json.loads(text, object_pairs_hook=once, parse_float=small, parse_int=small, parse_constant=refused)
-            return refused(text) if any(re.search("[\0\ud800-\udfff]", each) for each in strings(found)) else found
+            if depth(text) > MOST_LEVELS or any(re.search("[\0\ud800-\udfff]", each) for each in strings(found)):
+                return refused(text)
+            return found
     return text
 
 
@@ -153,6 +156,15 @@ def moment(text: str, time_zone: str) -> datetime:
 def refused(text: str) -> Any:
     """Raise ValueError: TEXT is no value of the type."""
     raise ValueError(text)
+
+
+def depth(text: str) -> int:
+    """Return how many objects and arrays of the JSON in TEXT are within one another."""
+    deepest = now = 0
+    for bracket in re.findall(r"[\[{}\]]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+        now += 1 if bracket in "[{" else -1
+        deepest = max(deepest, now)
+    return deepest
 
 
 def strings(given: Any) -> Iterator[str]:

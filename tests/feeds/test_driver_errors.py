@@ -55,7 +55,16 @@ RAISE = "do $$ begin raise exception 'told' using errcode = '{}'; end $$"
         ),
         (("create schema mine",), errors.NotAllowed, "The role lacks a privilege: permission denied for database"),
         (("table raw.nothing",), REFUSED[0], f'{REFUSED[1]}relation "raw.nothing" does not exist'),
-        (("select 1 / 0",), REFUSED[0], f"{REFUSED[1]}division by zero"),
+        (
+            ("select 1 / 0",),
+            errors.TablesUnfit,
+            "PostgreSQL cannot compute an expression for a row: division by zero",
+        ),
+        (
+            (RAISE.format("54000"),),
+            errors.TablesUnfit,
+            "A row, a key or the table is larger than PostgreSQL's limits: told",
+        ),
         (
             ("select pg_terminate_backend(pg_backend_pid())",),
             errors.WarehouseGone,

@@ -21,6 +21,14 @@ HISTORY = "_history"
 # The parts of a location that are the time of its files: {start:%Y/%m/%d}.
 TIME_IN_LOCATION = re.compile(r"\{start:([^{}]*)\}")
 PERIODS = ("%Y", "%m", "%d", "%H")
+
+
+def are_times(location: str) -> bool:
+    """Return whether the parts in braces of LOCATION, which has some, are times that a load knows."""
+    parts = {part for times in TIME_IN_LOCATION.findall(location) for part in re.findall("%.?", times)}
+    return bool(parts) and parts == set(PERIODS[: len(parts)]) and "{" not in TIME_IN_LOCATION.sub("", location)
+
+
 Format = Literal["csv", "jsonl", "parquet"]
 Cadence = Literal["daily", "weekly", "monthly"]
 CADENCES: tuple[Cadence, ...] = get_args(Cadence)

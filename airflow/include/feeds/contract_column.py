@@ -35,7 +35,7 @@ def read_column(document: Document, number: int, prop: SchemaProperty) -> Column
     digits = None
     sql_type = SQL_TYPES[type_]
     if type_ == "number" and prop.physicalType not in (None, "numeric", "decimal"):
-        if not (found := re.fullmatch(r"(?:numeric|decimal) ?\(([0-9]+) ?, ?([0-9]+)\)", prop.physicalType)):
+        if not (found := re.fullmatch(r"(?:numeric|decimal) ?\(([0-9]{1,9}) ?, ?([0-9]{1,9})\)", prop.physicalType)):
             raise document.invalid((*at, "physicalType"), f"is {prop.physicalType!r}", "Write numeric(p, s).")
         precision, scale = int(found[1]), int(found[2])
         if not 0 < precision <= 1000 or scale > precision:
@@ -43,13 +43,15 @@ def read_column(document: Document, number: int, prop: SchemaProperty) -> Column
         digits, sql_type = (precision - scale, scale), f"numeric({precision},{scale})"
     own = document.custom_properties(at, prop)
     header = own.pop("header", name)
+    if not isinstance(header, str):
+        raise document.invalid((*at, "customProperties", "header"), f"is {header!r}", "Write a text, in quotes.")
     for unknown_property in own:
         raise document.invalid((*at, "customProperties", unknown_property), "is unknown", "Only header is known.")
     if prop.unique and not prop.primaryKey:
         raise document.invalid((*at, "unique"), "is not checked by a load", "Write a dbt test, or make it the key.")
     column = Column(
         name=name,
-        header=str(header),
+        header=header,
         type=type_,
         sql_type=sql_type,
         is_required=bool(prop.required or prop.primaryKey),
@@ -123,6 +125,8 @@ def _values(document: Document, at: Field, prop: SchemaProperty, column: Column)
                 "A load knows invalidValues with validValues and mustBe: 0; write others as dbt tests.",
             )
         for value in listed:
+            if value is None or isinstance(value, (dict, list)):
+                raise document.invalid((*place, "arguments", "validValues"), f"has {value!r}", "Put it into quotes.")
             text = json.dumps(value) if isinstance(value, bool) else str(value)
             try:
                 if column.type == "json":

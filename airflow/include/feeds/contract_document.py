@@ -1,5 +1,6 @@
 """The text of a contract: YAML of the Open Data Contract Standard 3.1, of which each field has a line."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from feeds.contract import Properties
 from feeds.errors import ContractInvalid
 
 CHECK = "Correct it, then run: nox -s feed -- check"
+
+_MOST_NODES = 1_000_000  # of YAML: the largest table has some 10,000
 
 Field = tuple[str, ...]  # its way from the top: keys, and positions or names of a list's items
 
@@ -66,6 +69,8 @@ class Document:
         try:
             text = self.path.read_text(encoding="utf-8")
             self._tree = yaml.compose(text, Loader=yaml.SafeLoader)
+            if _size(self._tree, {}) > _MOST_NODES:
+                raise yaml.composer.ComposerError(problem="its aliases repeat too much")
             data = yaml.safe_load(text)
         except OSError as error:
             raise ContractInvalid(
@@ -76,7 +81,12 @@ class Document:
         except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or "it is not UTF-8"
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+            if isinstance(error, UnicodeDecodeError):
+                problem = "it is not UTF-8"
+            elif isinstance(error, RecursionError):
+                problem = "it has too many levels"
+            problem = problem or str(error)
             raise ContractInvalid(
                 f"{self.path}{line}: it is not YAML: {problem}.",
                 "A contract is YAML, with spaces for indentation and quotes around texts with special characters.",
@@ -130,6 +140,17 @@ def _name(node: Any) -> str:
     if not isinstance(node, yaml.MappingNode):
         return ""
     return next((str(value.value) for key, value in node.value if key.value in ("name", "property")), "")
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """Return how many nodes NODE is with all that its aliases repeat; KNOWN has that of others, by their id."""
+    if (size := known.get(id(node))) is None:
+        known[id(node)] = math.inf  # an alias within what it repeats
+        of = getattr(node, "value", ())
+        children = [one for pair in of for one in pair] if isinstance(node, yaml.MappingNode) else of
+        size = 1 + sum(_size(child, known) for child in children if isinstance(child, yaml.Node))
+        known[id(node)] = size
+    return size
 
 
 def _keys_twice(node: Any, at: Field = ()) -> Iterator[Field]:

@@ -12,12 +12,14 @@ from zoneinfo import ZoneInfo
 from open_data_contract_standard.model import SchemaObject, Server
 from pydantic import ValidationError
 
-from feeds.contract import FEED_NAME, OWN_TABLES, PERIODS, TIME_IN_LOCATION, Csv, Feed, Format, Properties, Rule
+from feeds.contract import FEED_NAME, OWN_TABLES, Csv, Feed, Format, Properties, Rule, are_times
 from feeds.contract_column import read_column
 from feeds.contract_document import Document
 
 # Of the repository, where a contract's relative path begins; see airflow/entrypoint.sh.
 ROOT = Path(__file__).parents[3]
+_MOST_IN_KEY = 32
+_MOST_COLUMNS = 1_590  # PostgreSQL takes 1,600, with those that a load adds
 _PART_OF_VALUES = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
@@ -43,6 +45,12 @@ def read_contract(path: Path) -> Feed:
     if not keys:
         raise document.invalid(
             ("schema",), "has no column with primaryKey: true", "Say which columns together are unique in a file."
+        )
+    if len(keys) > _MOST_IN_KEY or len(columns) > _MOST_COLUMNS:
+        raise document.invalid(
+            ("schema",),
+            f"has {len(columns)} columns, {len(keys)} of them in the key",
+            f"PostgreSQL takes {_MOST_COLUMNS} columns, and {_MOST_IN_KEY} in a key: leave some out.",
         )
     if table.quality:
         raise document.invalid(("schema", "0", "quality"), "is not known to a load", "Write a rule, or a dbt test.")
@@ -105,9 +113,7 @@ def _location(document: Document, server: Server) -> str:
     if not (location := server.location or server.path):
         raise document.invalid(("servers", "0"), "has neither path nor location", "Name the file, or its URI.")
     at = ("servers", "0", "location" if server.location else "path")
-    found = TIME_IN_LOCATION.findall(location)
-    parts = {part for times in found for part in re.findall("%.?", times)}
-    if parts != set(PERIODS[: len(parts)]) or len(parts) < len(found[:1]) or "{" in TIME_IN_LOCATION.sub("", location):
+    if "{" in location and not are_times(location):
         raise document.invalid(
             at,
             "has a part in braces that is no time",

@@ -149,6 +149,20 @@ _ON_A_CONNECTION = (
         "Try again; the ledger shows whether the load succeeded: python -m feeds loads",
     ),
     _Kind(
+        "22",
+        TablesUnfit,
+        "PostgreSQL cannot compute an expression for a row: {}",
+        "It is in a rule of the contract, or in a default, a check or an index that a user added to the table.",
+        "Write it so that it fails for no row, a / nullif(b, 0) instead of a / b; nothing was changed.",
+    ),
+    _Kind(
+        "54",
+        TablesUnfit,
+        "A row, a key or the table is larger than PostgreSQL's limits: {}",
+        "A key may have some 2,700 bytes and 32 columns, a table 1,600 columns, and of very many not all a value.",
+        "Choose a shorter key, limit its maxLength, or keep fewer columns in the contract; nothing was changed.",
+    ),
+    _Kind(
         "55000",
         TablesUnfit,
         "PostgreSQL refused a statement: {}",

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from feeds import errors
-from feeds.contract import PERIODS, TIME_IN_LOCATION
+from feeds.contract import PERIODS, TIME_IN_LOCATION, are_times
 from feeds.interval import ALWAYS, Interval
 from feeds.source import file_system, translated_errors
 from feeds.uri import shown
@@ -35,9 +35,16 @@ def find_files(
     Raises:
         SourceMissing: no file matches, or a period has none.
         SourceChanged: a file is still being written, by its name.
+        SettingUnusable: URI has a time in it that is none.
     """
     if not (times := TIME_IN_LOCATION.findall(uri)):
         return _matching(uri)
+    if not are_times(uri):
+        raise errors.SettingUnusable(
+            f"{shown(uri)} has a part in braces that is no time.",
+            "It is most likely misspelt.",
+            "Write {start:%Y/%m/%d}: first %Y, then %m, %d and %H as far as there is a file for each.",
+        )
     length = 1 + max(PERIODS.index(part) for part in re.findall("%.", "".join(times)))
     periods = _periods(interval, length)
     if periods is None or len(periods) > _MOST_PERIODS:
@@ -86,7 +93,10 @@ def _period(parts: Sequence[int]) -> datetime:
 
 def _next(period: datetime, length: int) -> datetime:
     step = (timedelta(366), timedelta(31), timedelta(1), timedelta(hours=1))[length - 1]
-    return _first_moment(period + step, length)
+    try:
+        return _first_moment(period + step, length)
+    except OverflowError:  # after the year 9999
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _overlap(period: datetime, length: int, interval: Interval) -> bool:

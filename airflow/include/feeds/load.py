@@ -442,7 +442,9 @@ def _snapshot_day(end: datetime | None) -> date:
 
 def _next_midnight(moment: datetime) -> datetime:
     midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight if midnight == moment else midnight + timedelta(days=1)
+    if midnight == moment:
+        return midnight
+    return midnight + timedelta(days=1) if midnight.date() < date.max else datetime.max.replace(tzinfo=UTC)
 
 
 def _report(progress: Progress, source: Source, bytes_before: int, rows: int) -> None:

@@ -37,6 +37,7 @@ _BOOLEANS = {"true": "true", "t": "true", "1": "true", "yes": "true", "false": "
 _BOOLEANS["no"] = "false"
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # after an even number of backslashes, so it is one
 _EXPONENT = re.compile(r"[eE]([+-]?[0-9]+)")
+_MOST_LEVELS = 200  # of objects and arrays within one another: each takes some of Python's stack
 
 # For speed, alternatives begin with different bytes where possible.
 _CLEAN_INTEGER = "(?:[1-9][0-9]{0,17}|-[1-9][0-9]{0,17}|0)"
@@ -248,14 +249,27 @@ def _uuid(text: str) -> str:
 def _json(text: str) -> str:
     """Return TEXT if PostgreSQL takes it as jsonb, and no object in it has a key twice."""
     try:
-        _DECODER.decode(text)
+        found = _DECODER.decode(text)
     except (ValueError, RecursionError):
         raise Flaw("type") from None
+    if is_too_deep(text, found):
+        raise Flaw("type")
     if "\\u" in text and (
         _NUL.search(text) or any(0xD800 <= ord(c) < 0xE000 for c in json.dumps(json.loads(text), ensure_ascii=False))
     ):
         raise Flaw("type")
     return text
+
+
+def is_too_deep(text: str, found: Any) -> bool:
+    """Return whether FOUND, which the JSON TEXT says, has more levels of objects and arrays than a load reads."""
+    if text.count("[") + text.count("{") <= _MOST_LEVELS:
+        return False
+    level, levels = [found], 0
+    while level := [each for each in level if isinstance(each, (dict, list))]:
+        levels += 1
+        level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
+    return levels > _MOST_LEVELS
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

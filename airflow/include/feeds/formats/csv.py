@@ -88,7 +88,8 @@ def _end_of_records(block: bytes, dialect: Dialect, count: int) -> int:
 
 def _columns(header: bytes, dialect: Dialect, uri: str, feed: Feed) -> tuple[list[str], tuple[Column, ...]]:
     """Return the names in HEADER, and the columns that they are of, in its order."""
-    names = [name or "" for name in dialect.split(header.decode(errors="replace")) or []]
+    found = dialect.split(header.decode(errors="replace")) or []
+    names = [dialect.null if name is None else name for name in found]
     expected = [column.header for column in feed.columns]
     if not set(names) & set(expected):
         begins = without_secrets(raw_text(header[:1000]), uri)[:100]  # a web server's error page may quote the URL

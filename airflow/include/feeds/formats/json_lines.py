@@ -18,9 +18,10 @@ from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
 from feeds.formats import drift
 from feeds.formats.rows import PREPARED, Block, Number, RawRecords, Rows, prepared, to_json
-from feeds.lines import MAX_LINE_BYTES, UNFIT, Reject
+from feeds.lines import MAX_LINE_BYTES, UNFIT, Reject, has_long_line
 from feeds.source import Source
 from feeds.uri import shown
+from feeds.values import is_too_deep
 
 _STRING = r'(?:"[^"\\\x00-\x1f]*"|\x02)'
 _SIMPLE = {"integer": r"(?:-?(?:0|[1-9][0-9]*)|\x02)", "number": r"(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|\x02)"}
@@ -178,7 +179,7 @@ class _Lines:
         forms = [] if b"\x02" in lines else self._forms  # which take it for null, and it is no JSON
         while position < len(marked):
             for form in forms:
-                if run := form.pattern.match(marked, position):
+                if (run := form.pattern.match(marked, position)) and not has_long_line(run[0]):
                     break
             else:
                 line, flaw = self._line(raw[number])
@@ -211,7 +212,7 @@ class _Lines:
             return b"\0", Reject("key_twice")
         except (ValueError, RecursionError):
             return b"\0", Reject("json")
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or is_too_deep(text, row):
             return b"\0", Reject("json")
         self._keys = tuple(row)
         self._see(row)
@@ -229,7 +230,7 @@ class _Lines:
             if (value := row.get(column.header)) is None:
                 fields[column.name] = None
                 continue
-            text = _text(value, column)
+            text = _text(value, column, is_parquet=self._feed.format == "parquet")
             if text and "\0" in text:
                 return b"\0", Reject("nul_byte")
             fields[column.name] = UNFIT if text is None else text
@@ -251,8 +252,13 @@ class _Lines:
         return name
 
 
-def _text(value: Any, column: Column) -> str | None:
-    """Return VALUE as the text that a file of another format has for it; None if it is of another type."""
+def _text(value: Any, column: Column, *, is_parquet: bool) -> str | None:
+    """Return VALUE as the text that a file of another format has for it; None if it is of another type.
+
+    In a rejected row of Parquet a text in a column of json is JSON, since the file has no other json but nested values.
+    """
+    if column.type == "json" and is_parquet and not isinstance(value, (dict, list)):
+        return None if isinstance(value, (bool, Number)) else str(value)
     if column.type == "json":
         return to_json(value)
     if isinstance(value, bool):

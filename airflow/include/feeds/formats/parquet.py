@@ -16,7 +16,7 @@ from feeds import errors
 from feeds.contract import OTHER_COLUMNS, Column, Feed
 from feeds.formats import drift
 from feeds.formats.rows import PREPARED, Block, Number, Rows, to_json
-from feeds.lines import UNFIT, Reject
+from feeds.lines import MAX_LINE_BYTES, UNFIT, Reject
 from feeds.source import Source
 from feeds.uri import shown, without_secrets
 
@@ -114,6 +114,8 @@ def _blocks(
                 texts.append(_texts(batch.column(column.header), column, flaws))
         texts[-1] = pc.binary_join_element_wise(texts[-1], "\n", "")
         lines = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, "\t")
+        too_long = pc.greater(pc.binary_length(lines), MAX_LINE_BYTES + 1)
+        flaws |= {row.as_py(): Reject("too_long") for row in pc.indices_nonzero(too_long)}
         number += batch.num_rows
         source.use(number / (file.metadata.num_rows + 1))
         yield Block(_bytes(lines), number - batch.num_rows, _Rows(batch), flaws)
@@ -165,7 +167,9 @@ def _plain(values: pa.Array) -> pa.Array:
     kind = values.type
     if pa.types.is_timestamp(kind):
         # Of times with a zone Arrow would look each one up; as what they are in UTC they take a tenth of the time.
-        moments = values.cast(pa.timestamp("us", kind.tz and "UTC"), safe=False).cast(pa.timestamp("us"))
+        moments = values.cast(pa.timestamp(kind.unit, kind.tz and "UTC")).cast(pa.timestamp(kind.unit))
+        if kind.unit == "ns":
+            moments = pc.floor_temporal(moments, unit="microsecond").cast(pa.timestamp("us"), safe=False)
         texts = moments.cast(pa.string())
         texts = pc.binary_join_element_wise(texts, "Z", "") if kind.tz else texts
     elif pa.types.is_date64(kind):
