@@ -151,6 +151,10 @@ FLAWS = [  # the text to replace, by what, the line that the message names, what
     ("new_column: keep", "new_column: maybe", 21, "drift.new_column is not valid"),
     ("new_column: keep", "new_colum: keep", 21, "drift.new_colum is not valid"),
     ("property: maxRejected, value: 0.5", "property: maxRejected, value: 5", 16, "maxRejected"),
+    ("property: maxRejected, value: 0.5", "property: maxRejected, value: yes", 16, "maxRejected is not valid"),
+    ("[daily, weekly]", "[daily, daily]", 15, "cadences is not valid"),
+    ("[daily, weekly]", "[]", 15, "cadences is not valid"),
+    ("primaryKeyPosition: 2", "primaryKeyPosition: 1", 22, "has two primaryKeyPosition that are equal"),
     ("property: timeZone", "property: timezone", 17, "timezone"),
     ("property: maxRejected, value: 0.5", "property: drift, value: {}", 16, "customProperties.drift is there twice"),
     ("Europe/Amsterdam", "Europe/Atlantis", 17, "timeZone is 'Europe/Atlantis'"),
@@ -181,6 +185,7 @@ FLAWS = [  # the text to replace, by what, the line that the message names, what
     ("not paid or price > 0", "not paid); drop table raw.loads; --", 56, "semicolon or a comment"),
     ("not paid or price > 0", "paid) or (price > 0", 56, "parentheses"),
     ("not paid or price > 0", "note = 'a", 56, "a quote that is not closed"),
+    ('"not paid or price > 0"', '" "', 56, "rules.paid_has_price.sql is not valid"),
     ("name: paid_has_price", "name: Paid", 56, "rules.Paid.name is not valid"),
     ("property: rules", "property: rule", 54, "rule is unknown"),
 ]

@@ -199,3 +199,14 @@ def test_aliases_that_grow_are_refused(tmp_path: Path) -> None:
     assert "its aliases repeat too much" in error.value.what
     merged = contract(tmp_path, "extremes", f"{KEYS}, &s {{name: s, logicalType: string}}, {{<<: *s, name: t}}")
     assert json.dumps([column.name for column in merged.columns]) == '["k", "s", "t"]'
+
+
+def test_rows_of_a_parquet_file_with_a_column_of_another_type_do_not_come_back(
+    bare_warehouse: Warehouse, tmp_path: Path
+) -> None:
+    feed = feed_of("parquet", Column("d", "d", "date", "date"), drift=Drift(changed_type="reject"))
+    content = parquet(k=[1, 2], d=["2020-01-01", None])
+    assert check(bare_warehouse, feed, tmp_path / "a", content) == {"d: type": 1}
+    assert replay(feed, bare_warehouse.loader_dsn).read == 0
+    [header] = query(bare_warehouse.loader_dsn, "select header from raw.loaded_files")
+    assert header == ("d string",)

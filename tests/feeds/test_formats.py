@@ -19,7 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from feeds.contract import Column, Csv, Drift, Feed, Format, Properties, Rule
-from feeds.errors import FeedError, SourceChanged, SourceEmpty, SourceMissing, SourceUnreadable, WrongHeader
+from feeds.errors import (
+    FeedError,
+    SettingUnusable,
+    SourceChanged,
+    SourceEmpty,
+    SourceMissing,
+    SourceUnreadable,
+    WrongHeader,
+)
 from feeds.files import find_files
 from feeds.formats import read, read_rejected
 from feeds.interval import Interval
@@ -303,6 +311,7 @@ BAD: list[tuple[str, Format, bytes, type[FeedError], str]] = [
     ("a JSON array", "jsonl", b"[\n  1,\n  2\n]\n", WrongHeader, "has no JSON object on its first lines"),
     ("Parquet for JSON Lines", "jsonl", PARQUET, WrongHeader, "has no JSON object on its first lines"),
     ("nothing for JSON Lines", "jsonl", b"", SourceEmpty, "is empty"),
+    ("nothing for Parquet", "parquet", b"", SourceEmpty, "is empty"),
     ("CSV for Parquet", "parquet", written("csv", [ROW]), WrongHeader, "is no Parquet file"),
     ("a cut-off footer", "parquet", PARQUET[:-20], SourceUnreadable, "cannot be read: "),
     ("a cut-off row group", "parquet", PARQUET[:100] + PARQUET[900:], SourceUnreadable, "cannot be read: "),
@@ -387,6 +396,8 @@ def test_a_day_without_a_file_is_refused(days: Path) -> None:
         find_files(uri, interval("2020-01-03", "2020-01-05"), allow_missing=True)
     with pytest.raises(SourceMissing):
         find_files(uri, interval("1990-01-01", "2020-01-03"))  # more days than are looked for one by one
+    with pytest.raises(SettingUnusable, match="too long for 100,000 files"):
+        find_files(f"{days}/{{start:%Y/%m/%d/%H}}.csv", interval("1020-01-01", "2020-01-03"))
 
 
 def test_a_pattern_matches_files_in_the_order_of_their_names(days: Path) -> None:

@@ -247,7 +247,8 @@ def test_after_any_loads_the_rows_that_their_day_was_loaded_without_come_back(
         name = history[number].name
         for place, (key, day, is_valid) in enumerate(history[number].lines):
             covers = [other for other, step in enumerate(history) if day in range(*step.days)]
-            if is_valid or not covers or covers[-1] > number or history[covers[-1]].name != name:
+            is_first = all(other[0] != key or other[2] for other in history[number].lines[:place])
+            if is_valid or not is_first or not covers or covers[-1] > number or history[covers[-1]].name != name:
                 continue
             since = [step for step in history[covers[-1] : number + 1] if step.name == name]
             if all((key, day, False) in step.lines[place : place + 1] for step in since) and key not in table | back:

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from feeds.contract import read_feed
+from feeds.errors import ContractInvalid
 from feeds.load import load
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
@@ -73,3 +74,18 @@ def test_a_row_is_refused_where_its_rule_is_false(
     with psycopg.connect(dsn) as db:
         found = "select line_number, reason, column_name, raw_text from raw.rejected_rows order by 1"
         assert db.execute(found).fetchall() == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "function"),
+    [("paid < random()", "random"), ("note is null or pg_advisory_lock(paid) is null", "pg_advisory_lock")],
+)
+def test_a_volatile_rule_is_refused(tmp_path: Path, bare_warehouse: Warehouse, rule: str, function: str) -> None:
+    contract, file = tmp_path / "orders.yaml", tmp_path / "orders.csv"
+    contract.write_text(CONTRACT.replace("RULE", rule))
+    feed, dsn = read_feed(contract), bare_warehouse.loader_dsn
+    file.write_text("order_id,paid,note\na,1,x\n")
+    create_tables(dsn, feed)
+    with pytest.raises(ContractInvalid) as refused:
+        load(feed, dsn, source_uri=str(file))
+    assert refused.value.what == f"The rule one of orders calls {function}, which is volatile."

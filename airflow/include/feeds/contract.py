@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from feeds.errors import ContractInvalid
 
@@ -77,7 +77,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(pattern="^[a-z][a-z0-9_]{0,49}$")
-    sql: str = Field(min_length=1)
+    sql: str = Field(pattern=r"\S")
 
 
 class Csv(BaseModel):
@@ -105,14 +105,20 @@ class Drift(BaseModel):
 OTHER_COLUMNS = Column("other_columns", "", "json", SQL_TYPES["json"])
 
 
+def _each_once(words: tuple[Cadence, ...]) -> tuple[Cadence, ...]:
+    if len(set(words)) < len(words):
+        raise ValueError("one is there twice")
+    return words
+
+
 class Properties(BaseModel):
     """The contract's custom properties."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     time_column: str | None = Field(default=None, alias="timeColumn")
     history: bool = False
-    max_rejected: float = Field(default=0.01, ge=0, le=1, alias="maxRejected")
-    cadences: tuple[Cadence, ...] = ("daily",)
+    max_rejected: float = Field(default=0.01, ge=0, le=1, strict=True, alias="maxRejected")
+    cadences: Annotated[tuple[Cadence, ...], AfterValidator(_each_once)] = Field(default=("daily",), min_length=1)
     time_zone: str = Field(default="UTC", alias="timeZone")
     csv: Csv = Csv()
     drift: Drift = Drift()

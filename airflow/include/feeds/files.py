@@ -16,6 +16,8 @@ _UNFINISHED = re.compile(
     r"(?:^|/)\.[^/]*$|(?:^|/)_temporary/|~$|\.(?:tmp|temp|part|partial|filepart|crdownload|download|inprogress|swp)$",
     re.IGNORECASE,
 )
+_STEPS = (timedelta(366), timedelta(31), timedelta(1), timedelta(hours=1))  # of the periods, at most
+_LONGEST = 100_000  # periods
 _MOST_PERIODS = 400  # that are looked for one by one; of more, all files are listed
 
 
@@ -75,6 +77,12 @@ def _periods(interval: Interval, length: int) -> list[datetime] | None:
     """Return the starts of the periods that INTERVAL has a part of; None if it has an open bound."""
     if interval.start is None or interval.end is None:
         return None
+    if interval.end - interval.start > _LONGEST * _STEPS[length - 1]:
+        raise errors.SettingUnusable(
+            f"The interval is too long for {_LONGEST:,} files: {interval}.",
+            "There is a file for each of its years, months, days or hours, and its start or end is most likely misspelt.",
+            "Load it in parts.",
+        )
     periods = [_first_moment(interval.start, length)]
     while (following := _next(periods[-1], length)) < interval.end:
         periods.append(following)
@@ -92,9 +100,8 @@ def _period(parts: Sequence[int]) -> datetime:
 
 
 def _next(period: datetime, length: int) -> datetime:
-    step = (timedelta(366), timedelta(31), timedelta(1), timedelta(hours=1))[length - 1]
     try:
-        return _first_moment(period + step, length)
+        return _first_moment(period + _STEPS[length - 1], length)
     except OverflowError:  # after the year 9999
         return datetime.max.replace(tzinfo=UTC)
 

@@ -78,10 +78,16 @@ _IS_OF_NO_DAY = """
     update pg_temp.replayed set reason$ = 'replaced' from only raw.loads as own
     where reason$ is null and own.load_id = load$ and {is_replaced}
 """
+# Of several rows of a load the first valid one counts, also if it is outside of the interval.
 _IS_DUPLICATE = """
     update pg_temp.replayed set reason$ = 'duplicate_key'
     where reason$ is null and (
         exists (select from {known} where {same_key} and {is_known})
+        or exists (
+            select from pg_temp.replayed as known
+            where {same_key} and known.load$ = replayed.load$ and known.reason$ = 'replaced'
+                and (known.file$, known.line$) < (replayed.file$, replayed.line$)
+        )
         or (load$, file$, line$) not in (
             select distinct on ({group}) load$, file$, line$ from pg_temp.replayed
             where reason$ is null order by {group}, load$, file$, line$
@@ -201,7 +207,7 @@ class _Replay:
         feed = self.raw.feed
         try:
             rows = read_rejected("".join(f"{one.raw_text}\n" for one in rejects).encode(), feed, header)
-        except WrongHeader:  # the contract has other columns than the file, so its rows stay as they are
+        except WrongHeader:  # the file's rows cannot be read by the contract, and stay as they are
             return
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
         number = 0

@@ -19,6 +19,7 @@ from psycopg.errors import Diagnostic, InternalError
 
 from feeds.contract import Rule
 from feeds.copying import Piece
+from feeds.errors import ContractInvalid
 from feeds.lines import Lines
 from feeds.table import RawTable
 from feeds.values import moment_of
@@ -30,6 +31,14 @@ _FUNCTION = """
         raise notice using message = %s || rule_and_key;
         return false;
     end $$
+"""
+
+_VOLATILE = r"""
+    select proname from pg_proc
+    where provolatile = 'v' and oid in (
+        select (regexp_matches(ev_action::text, ':(?:op)?funcid (\d+)', 'g'))[1]::oid
+        from pg_rewrite where ev_class = 'pg_temp.rule_of_row'::regclass
+    )
 """
 
 
@@ -59,6 +68,7 @@ class Rules:
                 "create temporary table checked ({}, number$ bigint generated always as identity) on commit drop"
             ).format(typed)
         )
+        self._refuse_volatile(raw.feed.rules)
         key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in raw.feed.key)
         cases = (
             sql.SQL("when ({}) is false then pg_temp.refuses(json_build_array({}, {}))").format(
@@ -67,6 +77,22 @@ class Rules:
             for rule in raw.feed.rules
         )
         self.condition = sql.SQL("case {} else true end").format(sql.SQL(" ").join(cases))
+
+    def _refuse_volatile(self, rules: Sequence[Rule]) -> None:
+        """Raise ContractInvalid if one of RULES calls a function that may do anything, and return anything."""
+        for rule in rules:
+            self._connection.execute(
+                sql.SQL(
+                    "create or replace temporary view rule_of_row as select ({}) as valid from pg_temp.checked"
+                ).format(sql.SQL(rule.sql))
+            )
+            if found := self._connection.execute(_VOLATILE).fetchone():
+                raise ContractInvalid(
+                    f"The rule {rule.name} of {self._raw.feed.name} calls {found[0]}, which is volatile.",
+                    "Whether a row is valid must not change from one moment to the next, nor change anything.",
+                    "Use columns of the row, constants, and immutable functions.",
+                )
+            self._connection.execute("drop view pg_temp.rule_of_row")
 
     def _expression(self, rule: Rule) -> sql.Composable:
         """Return RULE for COPY, whose condition PostgreSQL cannot execute if it has simplified `not (a < b)`.

@@ -54,7 +54,8 @@ create table if not exists raw.loaded_files (
     source_id text not null,
     size_bytes bigint not null,
     sha256 text not null,
-    -- The line with the names of columns, if it has one: rejected rows are read by it again.
+    -- The line with the names of columns, if it has one: rejected rows are read by it again. Of Parquet the columns
+    -- whose types are not the contract's: its rejected rows do not show them.
     header text,
     primary key (load_id, file_number)
 );

@@ -34,11 +34,19 @@ def read(source: Source, feed: Feed) -> Rows:
     """Return the rows of SOURCE; its columns may have any order.
 
     Raises:
+        SourceEmpty: it has no byte.
         WrongHeader: it is of another format, or its columns or their types are not those of the contract.
         SourceUnreadable: it is damaged, or cut off.
     """
     stored = source.whole()
-    if stored.read(len(_MAGIC)) != _MAGIC:
+    begins = stored.read(len(_MAGIC))
+    if not begins:
+        raise errors.SourceEmpty(
+            f"{shown(source.uri)} is empty.",
+            "Its export most likely failed or has not finished.",
+            "Export it again; a file without rows still has its columns.",
+        )
+    if begins != _MAGIC:
         raise drift.refusal(feed, source.uri, "is no Parquet file")
     stored.seek(0)
     try:
@@ -59,7 +67,9 @@ def read(source: Source, feed: Feed) -> Rows:
         )
     if feed.properties.drift.new_column == "keep" and len(columns) < len(schema.names):
         columns = (*columns, OTHER_COLUMNS)
-    return Rows(columns, PREPARED, _blocks(file, source, feed, columns, unfit), most_rows=file.metadata.num_rows)
+    others = ", ".join(f"{column.header} {schema.field(column.header).type}" for column in unfit)
+    blocks = _blocks(file, source, feed, columns, unfit)
+    return Rows(columns, PREPARED, blocks, others.encode() or None, most_rows=file.metadata.num_rows)
 
 
 def _kind(kind: pa.DataType) -> pa.DataType:

@@ -44,7 +44,8 @@ class Rows:
         columns: in their order there.
         dialect: how lines are written.
         blocks: the lines, to be read once.
-        header: the file's line with the names of columns, if it has one.
+        header: the file's line with the names of columns, if it has one; of Parquet the columns whose types are not
+            those of the contract, and their types.
         most_rows: how many the file has at most, if that is known before reading.
     """
 
