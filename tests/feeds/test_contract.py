@@ -154,7 +154,7 @@ FLAWS = [  # the text to replace, by what, the line that the message names, what
     ("property: maxRejected, value: 0.5", "property: maxRejected, value: yes", 16, "maxRejected is not valid"),
     ("[daily, weekly]", "[daily, daily]", 15, "cadences is not valid"),
     ("[daily, weekly]", "[]", 15, "cadences is not valid"),
-    ("primaryKeyPosition: 2", "primaryKeyPosition: 1", 22, "has two primaryKeyPosition that are equal"),
+    ("primaryKeyPosition: 2", "primaryKeyPosition: 1", 22, "has two equal primaryKeyPosition"),
     ("property: timeZone", "property: timezone", 17, "timezone"),
     ("property: maxRejected, value: 0.5", "property: drift, value: {}", 16, "customProperties.drift is there twice"),
     ("Europe/Amsterdam", "Europe/Atlantis", 17, "timeZone is 'Europe/Atlantis'"),

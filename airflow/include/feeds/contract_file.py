@@ -44,9 +44,7 @@ def read_contract(path: Path) -> Feed:
     ]
     positions = [position for position, _ in keys]
     if len(set(positions)) < len(positions) or min(positions, default=1) < 1:
-        raise document.invalid(
-            ("schema",), "has two primaryKeyPosition that are equal, or one below 1", "Count from 1."
-        )
+        raise document.invalid(("schema",), "has two equal primaryKeyPosition, or one below 1", "Count from 1.")
     if not keys:
         raise document.invalid(
             ("schema",), "has no column with primaryKey: true", "Say which columns together are unique in a file."

@@ -80,7 +80,7 @@ def _periods(interval: Interval, length: int) -> list[datetime] | None:
     if interval.end - interval.start > _LONGEST * _STEPS[length - 1]:
         raise errors.SettingUnusable(
             f"The interval is too long for {_LONGEST:,} files: {interval}.",
-            "There is a file for each of its years, months, days or hours, and its start or end is most likely misspelt.",
+            "Each of its years, months, days or hours has a file, and its start or end is most likely misspelt.",
             "Load it in parts.",
         )
     periods = [_first_moment(interval.start, length)]
