@@ -74,7 +74,7 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
         )
     paths = [CONTRACTS / f"{name}.yaml", STAGING / f"stg_{name}.sql", STAGING / f"stg_{name}.yml"]
     taken = [*paths, *(DATA / f"{name}.{suffix}" for suffix in FORMATS), CONTRACTS / f"{name}.yml"]
-    if there := [str(from_root(path)) for path in taken if path.exists()]:
+    if there := [from_root(path) for path in taken if path.exists()]:
         raise UsageError(
             f"{there[0]} is there already.",
             "A feed of this name exists, and its files are not overwritten.",

@@ -173,15 +173,16 @@ class _Inference:
     def _choose_decimal(self) -> None:
         """Choose the decimal comma if more columns have it than a point, whatever token for null they have.
 
-        Three digits after each are no sign of either: they may be thousands.
+        One that may be a separator of thousands, as in 1.234, is no sign of either.
         """
         counts: Counter[str] = Counter()
         for values in zip(*self._first, strict=True):
             present = [text for text in values if text is not None and text not in NULLS]
             for decimal in ".,":
                 numbers = sum(bool(re.fullmatch(rf"-?[0-9]+(?:\{decimal}[0-9]+)?", text)) for text in present)
-                parts = {len(text.partition(decimal)[2]) for text in present if decimal in text}
-                counts[decimal] += bool(parts) and numbers == len(present) and parts != {3}
+                thousands = re.compile(rf"-?[1-9][0-9]{{0,2}}\{decimal}[0-9]{{3}}")
+                is_sign = any(decimal in text and not thousands.fullmatch(text) for text in present)
+                counts[decimal] += is_sign and numbers == len(present)
         if counts[","] > counts["."]:
             self._layout.csv = self._layout.csv.model_copy(update={"decimal": ","})
             for column in self._layout.columns:

@@ -380,8 +380,8 @@ class _Load:
             reasons[reject.reason] += count
         allows = "a larger max_rejected"
         if reasons.most_common(1)[0][0] == "unknown_column":
-            file = f"airflow/feeds/{self.raw.feed.name}.yaml"
-            allows = f"in {file}, new_column: ignore (or keep) in the custom property drift"
+            contract = f"airflow/feeds/{self.raw.feed.name}.yaml"
+            allows = f"new_column: ignore, or keep, in the custom property drift of {contract}"
         return TooManyRejected(
             f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
             f" at most {most} are allowed.",

@@ -242,8 +242,11 @@ def test_numbers_that_are_text_are_noted(tmp_path: Path, first: str, other: str,
     assert found.column_notes["v"] == note
 
 
-def test_points_before_three_digits_are_no_decimal_points_beside_decimal_commas(tmp_path: Path) -> None:
-    found = guessed(csv_file(tmp_path / "a.csv", "id;v;w", [f"{i};{i + 1}.250;{i},5" for i in range(50)]))
+def test_what_may_be_thousands_is_no_sign_of_a_decimal_point(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    found = guessed(csv_file(path, "id;v;w", [f"{i};0.{i + 100};{i},5" for i in range(50)]))
+    assert types(found) == {"id": "bigint!", "v": "numeric(7,3)!", "w": "text!"}
+    found = guessed(csv_file(path, "id;v;w", [f"{i};{i + 1}.250;{i},5" for i in range(50)]))
     assert types(found) == {"id": "bigint!", "v": "text!", "w": "numeric!"}
     assert found.column_notes["v"] == "numbers with separators of thousands, such as 1.250, are text"
 
