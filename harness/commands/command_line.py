@@ -41,6 +41,8 @@ def run(arguments: list[str]) -> int:
             check_not_empty(arguments)
             parsed, unknown = parser().parse_known_args(arguments)
             if unknown and parsed.command != "dbt":
+                if parsed.command == "feed":
+                    feed.refuse_expanded(parsed, unknown)
                 what = f"nox -s {parsed.command} does not know {shown_command(unknown)}."
                 raise invalid_arguments(what + parsed.parser.suggestion(unknown))
             parsed.unknown = unknown

@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from harness.contracts.contract_changes import Project, breaking, compare, is_ma
 from harness.contracts.file_layout import FORMATS
 from harness.contracts.inference import Guess, guess
 from harness.errors import BreakingChangeError, UsageError
-from harness.project.paths import ROOT, from_root
+from harness.project.paths import ROOT, expanded, from_root
 from harness.reporting import console
 from harness.reporting.console import say
 from harness.reporting.summary import Section
@@ -73,13 +74,12 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
         )
     paths = [CONTRACTS / f"{name}.yaml", STAGING / f"stg_{name}.sql", STAGING / f"stg_{name}.yml"]
     taken = [*paths, *(DATA / f"{name}.{suffix}" for suffix in FORMATS), CONTRACTS / f"{name}.yml"]
-    for path in taken:
-        if path.exists():
-            raise UsageError(
-                f"{from_root(path)} is there already.",
-                "A feed of this name exists, and its files are not overwritten.",
-                f"Use another name, or remove the feed's files first: git rm {from_root(path)}",
-            )
+    if there := [from_root(path) for path in taken if path.exists()]:
+        raise UsageError(
+            f"{there[0]} is there already.",
+            "A feed of this name exists, and its files are not overwritten.",
+            f"Use another name, or remove the feed's files first: {shlex.join(['rm', *there])}",
+        )
     say(f"… reading {shown(parsed.source)}; a large file takes a minute")
     found = guess(name, parsed.source, [column.strip() for column in parsed.key.split(",") if column.strip()])
     sample = DATA / f"{name}.{found.feed.format}"
@@ -97,16 +97,29 @@ def run_new(parsed: argparse.Namespace, section: Section) -> None:
     section.headline = f"{name}: {len(found.feed.columns)} columns"
 
 
+def refuse_expanded(parsed: argparse.Namespace, unknown: Sequence[str]) -> None:
+    """Raise UsageError if files are among the UNKNOWN arguments of `new`: a shell has made them of a pattern."""
+    if parsed.action != "new" or any(text.startswith("-") for text in unknown):
+        return
+    files = [text for text in (parsed.name, *unknown) if os.path.isfile(expanded(text))]  # noqa: PTH113 - it never fails
+    if files:
+        raise UsageError(
+            f"--from takes one path or pattern, and {shown(files[0])} is one more file.",
+            "The shell has most likely put the files in the place of a pattern.",
+            "Put the pattern in quotes, such as: --from 'orders/*.csv'",
+        )
+
+
 def say_guess(uri: str, found: Guess, contract: Path) -> None:
     """Print what was guessed, and what to look at."""
     feed, notes = found.feed, found.notes
     some = "all" if found.is_all else "the first"
     options = [f"{name} {value!r}" for name, value in feed.properties.csv.model_dump(exclude_defaults=True).items()]
-    columns = [f"{column.name} {column.sql_type}" for column in feed.columns[:MOST_SHOWN]]
+    columns = [f"{column.name}: {column.sql_type}" for column in feed.columns[:MOST_SHOWN]]
     columns += [f"{len(feed.columns) - MOST_SHOWN} more"] if len(feed.columns) > MOST_SHOWN else []
     say(f"\nGuessed from {some} {found.rows:,} rows of {shown(uri)}:")
     say(f"  format: {', '.join([FORMATS[feed.format], *options])}")
-    say(f"  columns: {', '.join(columns)}")
+    say("\n    ".join(["  columns:", *columns]))
     say(f"  key: {', '.join(feed.key)}, {notes['key']}")
     say(f"  kind: {notes['time']}")
     say(f"\nLook at these in {from_root(contract)}:")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ MOST_DIGITS = 38  # of a guessed numeric(p,s)
 SCALES_OF_AMOUNTS = (2, 3, 4)
 SPARE_DIGITS = 3
 _NO_VALUE = "\x01"
+NULLS = ("NULL", "null", "NA", "N/A", "n/a", "\\N", "None", "NaN", "nan", "-", "?")  # of CSV, that programs write
 KEPT_VALUES = 20  # different ones, for comments
 INTEGER = re.compile("-?[1-9][0-9]{0,18}|0")
 # Of the first type that has all values. Text is the last, of JSON json: any value is one.
@@ -22,6 +23,7 @@ JSON_TYPES: tuple[Type, ...] = ("integer", "number", "boolean", "date", "timesta
 _READERS = {type_: reader(Column("value", "value", type_, "")) for type_ in ("date", "timestamp", "uuid", "json")}
 _BOOLEANS = frozenset(("true", "false", "t", "f", "yes", "no"))  # not 1 and 0, which are integers
 _JSON_NUMBER = re.compile(r"-?[0-9]+(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_NUMBER_LIKE = re.compile(r"[+-]?[0-9][0-9.,' ]*(?:[eE][+-]?[0-9]+)?")
 # Texts that a person reads as something else; see `docs/contracts.md`.
 _LOOKS_LIKE = (
     (r"[0-9]{1,2}[/.-][0-9]{1,2}[/.-][0-9]{4}.*", "dates such as {0} are text: a date is YYYY-MM-DD"),
@@ -144,16 +146,44 @@ class ColumnGuess:
         texts = [json.loads(text) if self.is_json else text for text in self.examples]
         if self.is_parquet and all(re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", text) for text in texts):
             return f"times such as {texts[0]} are text in the file, so they are here: export them as timestamps"
-        for pattern, note in _LOOKS_LIKE:
-            alike = [text for text in texts if re.fullmatch(pattern, text)]
-            if 2 * len(alike) > len(texts):
-                return note.format(alike[0])
+        if note := self._null_note(texts) or self._number_note(texts):
+            return note
         if self.misfit and not self.is_json:
             type_, text = self.misfit
             return f"not all values are of the type {type_}: {json.dumps(text[:40], ensure_ascii=False)}"
         if len(texts) > 8 or self.values < 10 * len(texts) or self.longest > 40:
             return None
         return f"values seen: {', '.join(json.dumps(text, ensure_ascii=False) for text in sorted(texts))}"
+
+    @property
+    def _is_csv(self) -> bool:
+        return not (self.is_json or self.is_parquet)
+
+    def _null_note(self, texts: Sequence[str]) -> str | None:
+        """Return that values of another type have texts beside them that programs write for null."""
+        nulls = [text for text in NULLS if text in texts or (self.misfit and text == self.misfit[1])]
+        if not (nulls and self._is_csv):
+            return None
+        others = ColumnGuess("", "", list(TYPES), decimal=self.decimal)
+        for text in texts:
+            if text not in NULLS:
+                others.add(text)
+        found = ", ".join(map(repr, nulls))
+        note = f"has {found} beside values of the type {others.type}: a contract has one text for null, csv.null_text"
+        return None if others.type == "string" else note
+
+    def _number_note(self, texts: Sequence[str]) -> str | None:
+        """Return how most values look, or some if all others look like numbers."""
+        values = [text for text in texts if not (self._is_csv and text in NULLS)]
+        other = "," if self.decimal == "." else "."
+        of_decimal = "numbers such as {0} are text: a contract has one decimal character, here " + repr(self.decimal)
+        looks = [*_LOOKS_LIKE, *([(rf"-?[0-9]+\{other}[0-9]+", of_decimal)] if self._is_csv else [])]
+        are_numbers = all(map(_NUMBER_LIKE.fullmatch, values))
+        for pattern, note in looks:
+            alike = [text for text in values if re.fullmatch(pattern, text)]
+            if alike and (are_numbers or 2 * len(alike) > len(values)):
+                return note.format(alike[0])
+        return None
 
     def _fits(self, type_: Type, text: str) -> bool:
         if type_ == "string":

@@ -18,7 +18,7 @@ from feeds.files import find_files
 from feeds.lines import Lines, Reject, Row
 from feeds.source import open_source, text_source
 from feeds.uri import shown
-from harness.contracts.column_guess import TYPES, ColumnGuess
+from harness.contracts.column_guess import NULLS, TYPES, ColumnGuess
 from harness.contracts.file_layout import layout_of, object_in
 from harness.contracts.key_guess import COMBINED, Key
 from harness.contracts.key_search import KEY_ROWS, KeySearch
@@ -33,7 +33,6 @@ SAMPLE_ROWS, SAMPLE_BYTES = 1_000, 1 << 18
 KEPT_REJECTS = 1_000  # per pass, of which the guess is made wider
 MOST_PASSES = 20
 MOST_REJECTED = 0.01
-NULLS = ("NULL", "null", "NA", "N/A", "\\N", "None", "NaN", "nan", "-", "?")
 
 
 @dataclass
@@ -112,7 +111,7 @@ class _Inference:
     # The first rows
 
     def _read_first(self) -> None:
-        """Read the first rows as texts, choose the null token and the decimal character, and begin the guess."""
+        """Read the first rows as texts, choose the decimal character and the null token, and begin the guess."""
         count = max(min(FIRST_ROWS, FIRST_VALUES // len(self._layout.columns)), SAMPLE_ROWS)
         first: list[tuple[int, bytes, tuple[str | None, ...]]] = []
         feed = self._loose()
@@ -137,8 +136,8 @@ class _Inference:
         self._first = [values for _, _, values in first]
         self._check_given_key()
         if self._layout.format == "csv":
-            self._choose_null()
             self._choose_decimal()
+            self._choose_null()
         for number, ((line_number, raw, _), values) in enumerate(zip(first, self._first, strict=True)):
             if self._add(values) or (number < SAMPLE_ROWS and self._sample_bytes < SAMPLE_BYTES):
                 self._keep(line_number, raw)
@@ -162,7 +161,7 @@ class _Inference:
         for values in columns:
             for token in NULLS:
                 if token in values and (others := set(values) - {token}):
-                    guessed = ColumnGuess("", "", list(TYPES))
+                    guessed = ColumnGuess("", "", list(TYPES), decimal=self._layout.csv.decimal)
                     for text in others:
                         guessed.add(text)
                     found[token] += guessed.type != "string"
@@ -172,14 +171,18 @@ class _Inference:
             self._first = [tuple(None if text == token else text for text in row) for row in self._first]
 
     def _choose_decimal(self) -> None:
-        """Choose the decimal comma if more columns have it than a point."""
+        """Choose the decimal comma if more columns have it than a point, whatever token for null they have.
+
+        One that may be a separator of thousands, as in 1.234, is no sign of either.
+        """
         counts: Counter[str] = Counter()
         for values in zip(*self._first, strict=True):
-            present = [text for text in values if text is not None]
+            present = [text for text in values if text is not None and text not in NULLS]
             for decimal in ".,":
                 numbers = sum(bool(re.fullmatch(rf"-?[0-9]+(?:\{decimal}[0-9]+)?", text)) for text in present)
-                parts = {len(text.partition(decimal)[2]) for text in present if decimal in text}
-                counts[decimal] += bool(parts) and numbers == len(present) and (decimal == "." or parts != {3})
+                thousands = re.compile(rf"-?[1-9][0-9]{{0,2}}\{decimal}[0-9]{{3}}")
+                is_sign = any(decimal in text and not thousands.fullmatch(text) for text in present)
+                counts[decimal] += is_sign and numbers == len(present)
         if counts[","] > counts["."]:
             self._layout.csv = self._layout.csv.model_copy(update={"decimal": ","})
             for column in self._layout.columns:

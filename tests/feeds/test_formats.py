@@ -26,6 +26,7 @@ from feeds.errors import (
     SourceEmpty,
     SourceMissing,
     SourceUnreadable,
+    TooManyRejected,
     WrongHeader,
 )
 from feeds.files import find_files
@@ -127,8 +128,12 @@ def test_a_new_column(parsed: Callable[..., list[Any]], format_: Format) -> None
     if format_ == "jsonl":  # of which each row says what it has
         assert [row[:2] for row in parsed(orders(format_), content)] == [("unknown_column", "new")] * 2
         return
-    with pytest.raises(WrongHeader, match=r"has a new column 'new'\.\n.*\n.* drift: new_column: ignore, or keep"):
+    with pytest.raises(WrongHeader, match=r"has 2 new columns, 'new', 'other'\.\n.*\n.* drift: new_column: ignore, or"):
         parsed(orders(format_), content)
+    with pytest.raises(WrongHeader, match=r"has a new column 'new'\."):
+        parsed(orders(format_), written(format_, [{**ROW, "new": 7}]))
+    with pytest.raises(WrongHeader, match=r"has 7 new columns, 'n0', 'n1', 'n2', 'n3', 'n4' and 2 more\."):
+        parsed(orders(format_), written(format_, [ROW | {f"n{number}": 7 for number in range(7)}]))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -161,7 +166,8 @@ def test_a_changed_type(parsed: Callable[..., list[Any]], format_: Format) -> No
     assert found[0][:2] == ("type", "price")
     assert found[1] == {**VALID, "price": None}
     if format_ == "parquet":
-        with pytest.raises(WrongHeader, match="has string in the column 'price', and the contract says number"):
+        what = r"has string in the column 'price', and the contract says number\.\n.*\n.* drift: changed_type: reject"
+        with pytest.raises(WrongHeader, match=what):
             parsed(orders(format_), content)
     else:  # which have no types to compare
         assert parsed(orders(format_), content) == found
@@ -483,6 +489,20 @@ def test_files_of_each_format_are_loaded_alike(bare_warehouse: Warehouse, tmp_pa
         assert files == [("0", 64, True), ("1", 64, True), ("2", 64, True)]
         assert kept == len(expected.rows)
         assert load(feed, dsn, source_uri=f"{folder}/*", start=january.start, end=january.end).same_as_load_id
+
+
+def test_rows_that_are_rejected_for_new_keys_lead_to_the_word_that_allows_them(
+    bare_warehouse: Warehouse, tmp_path: Path
+) -> None:
+    feed, path = replace(orders("jsonl"), name="orders_new"), tmp_path / "orders"
+    path.write_bytes(b"".join(written("jsonl", [{**ROW, f"new_{number % 9}": 1}]) for number in range(18)))
+    path.write_bytes(path.read_bytes() + b"[1]\n" * 3)
+    create_tables(bare_warehouse.loader_dsn, feed)
+    with pytest.raises(TooManyRejected, match=r"; new_column: ignore, or keep, in .* airflow/feeds/orders_new\.yaml"):
+        load(feed, bare_warehouse.loader_dsn, source_uri=str(path))
+    path.write_bytes(b"[1]\n" * 3 + written("jsonl", [{**ROW, "new": 1}] * 2))
+    with pytest.raises(TooManyRejected, match="a larger max_rejected allows them"):
+        load(feed, bare_warehouse.loader_dsn, source_uri=str(path))
 
 
 def test_postgresql_reads_what_is_no_text_of_copy_alike(bare_warehouse: Warehouse, tmp_path: Path) -> None:

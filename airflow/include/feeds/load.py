@@ -7,6 +7,7 @@ killed leaves the raw table unchanged and no tables behind. `raw.loads` has a ro
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -374,11 +375,18 @@ class _Load:
             return None
         of = "the first " if staging.is_hopeless else ""
         most = f"{QUARANTINE_ROWS:,}" if rejected > QUARANTINE_ROWS else f"{self.max_rejected * 100:g}%"
+        reasons: Counter[str] = Counter()
+        for reject, count in staging.rejected.items():
+            reasons[reject.reason] += count
+        allows = "a larger max_rejected"
+        if reasons.most_common(1)[0][0] == "unknown_column":
+            contract = f"airflow/feeds/{self.raw.feed.name}.yaml"
+            allows = f"new_column: ignore, or keep, in the custom property drift of {contract}"
         return TooManyRejected(
             f"{rejected} of {of}{staging.read} rows of {shown(self.source_uri)} were rejected;"
             f" at most {most} are allowed.",
             f"The file is most likely damaged, or its format has changed: {_text(_counts(staging))}.",
-            f"{hint}; a larger max_rejected allows them.",
+            f"{hint}; {allows} allows them.",
         )
 
     def _empty_replacement(self, result: LoadResult) -> FeedError | None:

@@ -67,14 +67,16 @@ def test_a_new_feed(session: Session, project: Path) -> None:
     }
     said = "\n".join(outcome.output)
     assert f"Guessed from all 60 rows of {project / 'orders.csv'}:" in said
+    assert "  columns:\n    order_id: bigint\n    created_at: timestamp with time zone\n    amount: numeric" in said
     assert "  key: order_id, unique in all 60 rows" in said
     assert "  created_at: times without a zone are taken for UTC: see timeZone" in said
     assert "  run its pipelines: nox -s e2e -- --target embedded" in said
 
     left = {path: (project / path).read_bytes() for path in files(project)}
-    session("feed", "new", "orders", "--from", str(project / "orders.csv")).is_error(
-        2, f"{project / 'feeds' / 'orders.yaml'} is there already."
-    )
+    outcome = session("feed", "new", "orders", "--from", str(project / "orders.csv"))
+    outcome.is_error(2, f"{project / 'feeds' / 'orders.yaml'} is there already.")
+    command = outcome.errors[2].partition("remove the feed's files first: ")[2].split()
+    assert (command[0], set(command[1:])) == ("rm", {str(project / path) for path in left.keys() - before})
     assert {path: (project / path).read_bytes() for path in files(project)} == left
 
 
@@ -112,6 +114,17 @@ def test_bad_input_writes_nothing(
     before = files(project)
     session("feed", "new", name, "--from", str(project / source)).is_error(exit_code, what.format(root=project))
     assert files(project) == before
+
+
+@pytest.mark.parametrize("arguments", [["new", "orders", "--from", "{0}", "{1}"], ["new", "--from", "{0}", "{1}", "x"]])
+def test_files_that_a_shell_put_in_the_place_of_a_pattern(
+    session: Session, project: Path, arguments: list[str]
+) -> None:
+    paths = [project / "orders.csv", project / "orders_2.csv"]
+    paths[1].write_text(ORDERS)
+    outcome = session("feed", *(argument.format(*paths) for argument in arguments))
+    outcome.is_error(2, f"--from takes one path or pattern, and {paths[1]} is one more file.")
+    assert outcome.errors[2] == "  Put the pattern in quotes, such as: --from 'orders/*.csv'"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -208,6 +208,49 @@ def test_a_null_text_is_found_where_it_makes_numbers(tmp_path: Path) -> None:
     assert found.feed.properties.csv.null_text == "NA"
 
 
+def test_a_null_text_beside_decimal_commas(tmp_path: Path) -> None:
+    rows = [f"{i};{'n/a' if i % 5 == 0 else f'-{i},91'};{'n/a' if i % 7 == 0 else i}" for i in range(50)]
+    found = guessed(csv_file(tmp_path / "a.csv", "id;temp;hum", rows))
+    assert types(found) == {"id": "bigint!", "temp": "numeric(7,2)", "hum": "bigint"}
+    options = found.feed.properties.csv.model_dump(exclude_defaults=True)
+    assert options == {"delimiter": ";", "null_text": "n/a", "decimal": ","}
+
+
+@pytest.mark.parametrize("late", [0, 30])
+def test_a_text_for_null_beside_empty_fields_is_noted(tmp_path: Path, late: int) -> None:
+    rows = [f"{i};{'NA' if i >= late and i % 5 == 0 else f'{i},91'};{i if i % 2 else ''}" for i in range(50)]
+    found = guessed(csv_file(tmp_path / "a.csv", "id;temp;hum", rows))
+    assert types(found) == {"id": "bigint!", "temp": "text!", "hum": "bigint"}
+    assert found.feed.properties.csv.decimal == ","
+    assert found.column_notes["temp"] == (
+        "has 'NA' beside values of the type number: a contract has one text for null, csv.null_text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "note"),
+    [
+        ("1.234,50", "7,50", "numbers with separators of thousands, such as 1.234,50, are text"),
+        ("1,234.50", "7.50", "numbers with separators of thousands, such as 1,234.50, are text"),
+        ("1.25", "7,5", "numbers such as 7,5 are text: a contract has one decimal character, here '.'"),
+    ],
+)
+def test_numbers_that_are_text_are_noted(tmp_path: Path, first: str, other: str, note: str) -> None:
+    rows = [f"{i};{first if i == 5 else other};" for i in range(50)]
+    found = guessed(csv_file(tmp_path / "a.csv", "id;v;w", rows))
+    assert types(found)["v"] == "text!"
+    assert found.column_notes["v"] == note
+
+
+def test_what_may_be_thousands_is_no_sign_of_a_decimal_point(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    found = guessed(csv_file(path, "id;v;w", [f"{i};0.{i + 100};{i},5" for i in range(50)]))
+    assert types(found) == {"id": "bigint!", "v": "numeric(7,3)!", "w": "text!"}
+    found = guessed(csv_file(path, "id;v;w", [f"{i};{i + 1}.250;{i},5" for i in range(50)]))
+    assert types(found) == {"id": "bigint!", "v": "text!", "w": "numeric!"}
+    assert found.column_notes["v"] == "numbers with separators of thousands, such as 1.250, are text"
+
+
 def test_the_fewest_columns_that_are_unique_in_all_rows_are_the_key(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path / "a.csv",

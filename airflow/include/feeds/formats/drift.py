@@ -7,6 +7,8 @@ from feeds.errors import WrongHeader
 from feeds.lines import raw_text
 from feeds.uri import shown, without_secrets
 
+_MOST_NAMED = 5  # new columns
+
 
 def columns_of(names: Sequence[str], feed: Feed, uri: str, *, is_ordered: bool = False) -> tuple[Column, ...]:
     """Return the columns of FEED that a file with the columns NAMES has, in their order there.
@@ -26,14 +28,15 @@ def columns_of(names: Sequence[str], feed: Feed, uri: str, *, is_ordered: bool =
         if column.is_required:
             raise refusal(feed, uri, f"has no column {column.header!r}")
         if drift.missing_column == "refuse":
-            raise refusal(feed, uri, f"has no column {column.header!r}", _allow(feed, 'missing_column: "null"'))
+            raise refusal(feed, uri, f"has no column {column.header!r}", allow(feed, 'missing_column: "null"'))
     if drift.new_column == "refuse" and len(present) < len(names):
-        new = next(name for name in names if name not in by_header)
-        raise refusal(
-            feed, uri, f"has a new column {_named(new, uri)}", _allow(feed, "new_column: ignore, or keep it as json")
-        )
+        new = [_named(name, uri) for name in names if name not in by_header]
+        what = f"has {len(new)} new columns, " if len(new) > 1 else "has a new column "
+        more = f" and {len(new) - _MOST_NAMED} more" if len(new) > _MOST_NAMED else ""
+        which = ", ".join(new[:_MOST_NAMED]) + more
+        raise refusal(feed, uri, what + which, allow(feed, "new_column: ignore, or keep as json"))
     if is_ordered and drift.column_order == "refuse" and present != [name for name in headers if name in present]:
-        raise refusal(feed, uri, "has its columns in another order", _allow(feed, "column_order: accept"))
+        raise refusal(feed, uri, "has its columns in another order", allow(feed, "column_order: accept"))
     return tuple(by_header[name] for name in present)
 
 
@@ -46,7 +49,8 @@ def refusal(feed: Feed, uri: str, what: str, next_step: str | None = None) -> Wr
     )
 
 
-def _allow(feed: Feed, word: str) -> str:
+def allow(feed: Feed, word: str) -> str:
+    """Return the next step where WORD in the contract of FEED allows what is refused."""
     return f"Export it as before, or allow this in {_path(feed)}, in the custom property drift: {word}"
 
 

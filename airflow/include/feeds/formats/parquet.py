@@ -64,6 +64,7 @@ def read(source: Source, feed: Feed) -> Rows:
             feed,
             source.uri,
             f"has {schema.field(header).type} in the column {header!r}, and the contract says {unfit[0].type}",
+            drift.allow(feed, "changed_type: reject, which rejects rows with such a value"),
         )
     if feed.properties.drift.new_column == "keep" and len(columns) < len(schema.names):
         columns = (*columns, OTHER_COLUMNS)
