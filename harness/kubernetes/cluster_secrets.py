@@ -122,7 +122,9 @@ def create_secrets(
         else:
             # Without a label, `managedFields` would not name us for a secret without keys.
             metadata = {"name": name, "labels": {"app.kubernetes.io/managed-by": MANAGER}}
-            where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": content}])
+            # Not `stringData`: the server would keep a key that is not there any more.
+            data = {key: base64.b64encode(value.encode()).decode() for key, value in content.items()}
+            where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}])
     return contents
 
 

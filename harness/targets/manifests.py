@@ -131,4 +131,4 @@ def _secrets(kubectl: Recorder) -> Iterable[tuple[str, str, str]]:
     """Yield namespace, name and keys of each secret that was applied, without that of the harness itself."""
     for item in kubectl.applied:
         if item["metadata"]["name"] != "passwords":
-            yield item["metadata"]["namespace"], item["metadata"]["name"], ", ".join(item["stringData"])
+            yield item["metadata"]["namespace"], item["metadata"]["name"], ", ".join(item["data"])

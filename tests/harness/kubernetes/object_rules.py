@@ -171,7 +171,7 @@ def missing_secrets(objects: Objects) -> Iterator[str]:
         ]
         references += [(volume["secret"]["secretName"], "") for volume in spec["volumes"] if "secret" in volume]
         for secret, key in references:
-            made = objects.get(f"Secret/{secret}", {}).get("stringData", {})
+            made = objects.get(f"Secret/{secret}", {}).get("data", {})
             if not made or (key and not made.get(key)):
                 yield f"{name}: {secret} {key}".rstrip()
 
