@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feeds import source
+from feeds import source, staging
 from feeds.contract import Column, Drift, Feed, Properties, Rule
 from feeds.interval import ALWAYS, Interval
 from feeds.load import load
@@ -176,6 +176,7 @@ def test_any_feed(
     uri = f"{tmp_path}/*"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "_BLOCK_BYTES", block_bytes)
+        patch.setattr(staging, "_FEW_DAYS", data.draw(st.sampled_from([0, 1, 8])))
         result = load(feed, dsn, source_uri=uri, start=interval.start, end=interval.end, max_rejected=1)
     with psycopg.connect(dsn) as connection:
         expected = raw_rows.expected(feed, uri, interval, connection)

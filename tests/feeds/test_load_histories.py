@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feeds import errors, partitions
+from feeds import errors, partitions, staging
 from feeds.contract import Feed
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
@@ -285,6 +285,7 @@ def test_any_loads_in_any_order(
     contents = [data.draw(files(shape)) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "MIN_ROWS", partition_rows)
+        patch.setattr(staging, "_FEW_DAYS", data.draw(st.sampled_from([0, 1, 8])))
         empty(db, feed)
         history = History(dsn, db, feed, shape)
         quarantine = Quarantine()

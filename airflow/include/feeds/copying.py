@@ -1,6 +1,6 @@
 """Copy rows into several tables over one connection with PostgreSQL's COPY."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,7 +33,8 @@ class Piece(NamedTuple):
         lines: the lines, ROWS rows.
         rows: their number.
         file_number: of the file, from 1.
-        line_number: of the first, from 1; a piece of several lines has consecutive ones.
+        line_number: of the first, from 1.
+        numbers: of all lines, if they are not consecutive.
         raw: the one line as it is in the file, if that differs.
         block: that of the lines, if its rows are no lines in the file.
     """
@@ -42,15 +43,20 @@ class Piece(NamedTuple):
     rows: int = 1
     file_number: int = 1
     line_number: int = 0
+    numbers: Sequence[int] = ()
     raw: bytes | None = None
     block: Block | None = None
+
+    def number(self, offset: int) -> int:
+        """Return the number of the line OFFSET, from 0."""
+        return self.numbers[offset] if self.numbers else self.line_number + offset
 
     def raw_line(self, offset: int) -> bytes:
         """Return the line OFFSET, from 0, as it is in the file."""
         if self.raw is not None:
             return self.raw
         if self.block and self.block.raw is not None:
-            return self.block.raw[self.line_number + offset - self.block.line_number]
+            return self.block.raw[self.number(offset) - self.block.line_number]
         return self.lines.split(b"\n", offset + 1)[offset]
 
 

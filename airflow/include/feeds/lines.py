@@ -169,6 +169,7 @@ class Lines:
         self._canonical = {name: values.reader(feed.column(name)) for name in feed.key}
         self._null_as_text = "".join(f"\\x{byte:02x}" for byte in dialect.null.encode())
         self._day = re2.compile(self._day_pattern(), _CLEAN_OPTIONS) if self.time is not None else None
+        self._days = re.compile((f"[^{separator}\n]*{separator}" * (self.time or 0) + "(.{10}).*\n").encode())
         self.clean_of_day = lru_cache(_DAYS_KEPT)(self._compiled)
         self.has_clean = all(self._clean)
         if self.has_clean:
@@ -258,12 +259,15 @@ class Lines:
         found = self._day.match(block, position) if self._day else None
         return found[1] if found else None
 
+    def days(self, lines: bytes) -> list[bytes]:
+        """Return the day of each of LINES, which are clean."""
+        return self._days.findall(lines)
+
     def _compiled(self, day: bytes | None) -> Any:
-        """Return the pattern of a run of clean lines; of DAY, if the feed has a time column."""
+        """Return the pattern of a run of clean lines; all of DAY, unless it is None."""
         fields = []
         for position, (column, pattern) in enumerate(zip(self.columns, self._clean, strict=True)):
-            if position == self.time:
-                assert day is not None
+            if position == self.time and day is not None:
                 fields.append(day.decode() + (self._clean_time if column.type == "timestamp" else ""))
             else:
                 fields.append(str(pattern))

@@ -9,7 +9,7 @@ COPY itself leaves out the rows that a rule of the contract refuses. Only then t
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 from psycopg import sql
@@ -34,6 +34,7 @@ QUARANTINE_ROWS = 1_000_000  # of one load
 _ALL_REJECTED = 10_000  # the first rows: if all are rejected, nobody needs the next million
 _ROW_BYTES = 80  # on average
 _FETCHED_AT_ONCE = 10_000  # lines
+_FEW_DAYS = 8  # in a block: a pattern is made for each
 _KEPT_BYTES = 1 << 23  # of lines whose blocks are kept
 _SHORTEST = {"date": 10, "timestamp": 16, "uuid": 36}
 
@@ -68,6 +69,7 @@ class Staging:
         self._valid_days = Days(valid)
         self._copier = Copier(connection)
         self._duplicates = duplicates
+        self._has_many_days = False
         self._is_integer_key = self._raw.has_integer_key
         self._rules = Rules(connection, self._raw) if self._raw.feed.rules else None
         self._forms: dict[tuple[tuple[Column, ...], Dialect], Lines] = {}
@@ -242,14 +244,20 @@ class Staging:
         self._block = taken
         lines, block, line_number, position = self._lines, taken.lines, taken.line_number, 0
         text_end = _end_of_utf8(block, 0)
+        days: list[bytes | None] = []  # of runs of one day, one after another
+        self._days_of_block: set[bytes] = set()
         while position < len(block):
             if position > text_end:
                 text_end = _end_of_utf8(block, position)
             day = run = None
             if lines.has_clean and position < text_end:
-                day = lines.day(block, position) if lines.time is not None else None
-                run = lines.clean_of_day(day).match(block, position, text_end) if day or lines.time is None else None
+                is_of_day = lines.time is not None and not self._has_many_days
+                day = lines.day(block, position) if is_of_day else None
+                run = lines.clean_of_day(day).match(block, position, text_end) if day or not is_of_day else None
             if run:
+                if days[-1:] != [day]:
+                    days.append(day)
+                    self._has_many_days |= len(days) > _FEW_DAYS
                 line_number += self._take_run(block[position : run.end()], day, line_number)
                 position = run.end()
             else:
@@ -257,9 +265,13 @@ class Staging:
                 self._take_line(block[position:end], line_number)
                 line_number += block.count(b"\n", position, end + 1)
                 position = end + 1
+        if 0 < len(self._days_of_block) <= _FEW_DAYS:
+            self._has_many_days = False
 
     def _take_run(self, lines: bytes, day: bytes | None, line_number: int) -> int:
-        """Take LINES, which are clean and of one DAY, and return their number."""
+        """Take LINES, which are clean and of one DAY unless it is None, and return their number."""
+        if day is None and self._lines.time is not None and not has_long_line(lines):
+            return self._take_days(lines, line_number)
         is_inside = self._days.contain(day) if day else True
         if is_inside is None or (day and not self._valid_days.contain(day)) or has_long_line(lines):
             each = lines.split(b"\n")[:-1]
@@ -277,14 +289,51 @@ class Staging:
                         b"".join(each[start:position]), position - start, day, is_inside, line_number + start
                     )
                 if position < rows:
-                    line = each[position][:-1]
-                    row = self._lines.parse(line)
-                    assert isinstance(row, Row)
-                    self._suspect(row, line, self._raw_line(line, line_number + position), line_number + position)
+                    self._take_suspect(each[position][:-1], line_number + position)
                 start = position + 1
             return taken
         self._take_clean(lines, rows, day, is_inside, line_number)
         return taken
+
+    def _take_days(self, lines: bytes, line_number: int) -> int:
+        """Take LINES, which are clean and of several days, and return their number."""
+        each, days = lines.splitlines(keepends=True), self._lines.days(lines)
+        self._days_of_block.update(days)
+        is_inside = {day: self._days.contain(day) if self._valid_days.contain(day) else None for day in set(days)}
+        start = 0
+        if None in is_inside.values():
+            for position, day in enumerate(days):
+                if is_inside[day] is None:
+                    self._take_each(each[start:position], days[start:position], is_inside, line_number + start)
+                    self._take_line(each[position][:-1], line_number + position)
+                    start = position + 1
+        self._take_each(each[start:], days[start:], is_inside, line_number + start)
+        return len(each)
+
+    def _take_each(
+        self, each: list[bytes], days: list[bytes], is_inside: Mapping[bytes, bool | None], line_number: int
+    ) -> None:
+        """Take clean lines, each of its day, together with the others of it."""
+        if not each:
+            return
+        suspects = self._suspects_in(b"".join(each))
+        of_days: dict[bytes, list[int]] = {}
+        for position, day in enumerate(days):
+            of_days.setdefault(day, []).append(position)
+        for position in suspects:
+            of_days[days[position]].remove(position)
+            self._take_suspect(each[position][:-1], line_number + position)
+        for day, positions in sorted(of_days.items()):
+            if positions:
+                lines = b"".join([each[position] for position in positions])
+                numbers = [line_number + position for position in positions] if self._rules else []
+                self._take_clean(lines, len(positions), day, is_inside[day], line_number, numbers=numbers)
+
+    def _take_suspect(self, line: bytes, line_number: int) -> None:
+        """Set LINE aside, which is clean."""
+        row = self._lines.parse(line)
+        assert isinstance(row, Row)
+        self._suspect(row, line, self._raw_line(line, line_number), line_number)
 
     def _suspects_in(self, lines: bytes) -> list[int]:
         """Return the positions of those of LINES, which are clean, whose keys may be duplicates."""
@@ -294,13 +343,22 @@ class Staging:
             return []
         return self._seen.add([self._lines.key_of(fields) for fields in self._lines.keys(lines)])
 
-    def _take_clean(self, lines: bytes, rows: int, day: bytes | None, is_inside: bool | None, line_number: int) -> None:
+    def _take_clean(
+        self,
+        lines: bytes,
+        rows: int,
+        day: bytes | None,
+        is_inside: bool | None,
+        line_number: int,
+        *,
+        numbers: Sequence[int] = (),
+    ) -> None:
         if not is_inside and not self._rules:
             self._copier.write(self._outside, Piece(b"\n".join([*self._lines.key_lines(lines), b""]), rows))
             return
         if is_inside and day:
             self.rows_by_day[day] += rows
-        piece = Piece(lines, rows, self._file_number, line_number, block=self._kept_block)
+        piece = Piece(lines, rows, self._file_number, line_number, numbers, block=self._kept_block)
         self._copier.write(self._part(day) if is_inside else self._outside, piece)
 
     def _take_line(self, line: bytes, line_number: int) -> None:
@@ -333,7 +391,7 @@ class Staging:
         is_whole = part is not self._outside or self._rules
         line = self._lines.copied(row) if is_whole else self._lines.copied_key(row)
         block = self._kept_block if raw is None else None
-        self._copier.write(part, Piece(line, 1, file_number, line_number, raw, block))
+        self._copier.write(part, Piece(line, 1, file_number, line_number, raw=raw, block=block))
 
     def _reject(self, line: bytes, line_number: int, reject: Reject, file_number: int | None = None) -> None:
         where = (file_number or self._file_number, line_number)
@@ -350,8 +408,7 @@ class Staging:
         assert self._rules
         found = self._rules.left_out(pieces, self._lines, count)
         for piece, offset, rule, day in found:
-            line_number = piece.line_number + offset
-            self._reject(piece.raw_line(offset), line_number, Reject("rule", rule), piece.file_number)
+            self._reject(piece.raw_line(offset), piece.number(offset), Reject("rule", rule), piece.file_number)
             if day and target is not self._outside:
                 self.rows_by_day -= Counter({day.encode(): 1})
         return len(found)
@@ -376,7 +433,7 @@ class Staging:
         for rows in self._suspects.by_file():
             self._use(rows[0].file_number)
             pieces = [
-                Piece(self._lines.copied(row), 1, suspect.file_number, suspect.line_number, suspect.raw)
+                Piece(self._lines.copied(row), 1, suspect.file_number, suspect.line_number, raw=suspect.raw)
                 for suspect in rows
                 if isinstance(row := self._lines.parse(suspect.line), Row)
             ]
