@@ -70,8 +70,8 @@ def runs_of_rows(source: Source, feed: Feed) -> Iterator[tuple[int, Found, Lines
                 row = _rewritten(record, lines) or row
             if isinstance(row, Row):
                 yield number, Valid(row, lines.dialect.split(record.decode()) or []), lines
-            elif record.strip():
-                yield number, Invalid(record if block.raw is None else block.raw[place], row), lines
+            elif (raw := record if block.raw is None else block.raw[place]).strip():
+                yield number, Invalid(raw, row), lines
             number += text.count(b"\n", position, end + 1)
             position = end + 1
 

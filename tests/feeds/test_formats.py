@@ -241,6 +241,12 @@ def test_carriage_returns_in_quotes_are_kept(
     ]
 
 
+def test_a_line_end_in_a_column_that_is_left_out_makes_no_row(parsed: Callable[..., list[Any]]) -> None:
+    properties = Properties(csv=Csv(null_text="NA"), drift=Drift(new_column="ignore"))
+    feed = Feed("notes", "1.0.0", COLUMNS[3:], ("note",), "notes", "csv", (), properties)
+    assert parsed(feed, b'note,new\na,"\n\n"\nb,\n') == [{"note": "a"}, {"note": "b"}]
+
+
 def test_json_lines_of_any_kind(parsed: Callable[..., list[Any]]) -> None:
     feed = replace(orders("jsonl"), columns=(*COLUMNS[:3], Column("note", "note", "json", "jsonb")))
     row = '{"order_id": 1, "at": "2020-01-01 12:00:00", "price": %s, "note": %s}'

@@ -188,5 +188,7 @@ class _Cut:
                 left.append(to_json({self._names[position]: fields[position] for position in self._others}))
             text = self._dialect.joined(left).encode() + b"\n"
         lines, lines_before = text.count(b"\n"), record.count(b"\n")
-        empty.update(range(number + lines, number + lines_before))
-        return text + b"\n" * (lines_before - lines)
+        added = range(number + lines, number + lines_before)
+        empty.update(added)
+        flaws.update(dict.fromkeys(added, Reject("field_count")))  # else it may be a row of one empty field
+        return text + b"\0\n" * len(added)
