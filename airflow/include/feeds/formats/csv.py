@@ -47,8 +47,7 @@ def read(source: Source, feed: Feed) -> Rows:
 
     def rows() -> Iterator[Block]:
         number, quote = line_number, csv.quote.encode()
-        for text in _records(rest, blocks, dialect, len(names)):
-            lines = _lines(text)
+        for lines, text in _records(rest, blocks, dialect, len(names)):
             has_returns = len(lines) < len(text) and quote in text
             block = Block(lines, number, original=text if has_returns else None)
             yield cut.block(block) if cut else block
@@ -65,34 +64,37 @@ def _text(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape") if codec else block
 
 
+def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them.
+
+    Each comes twice: without carriage returns before line ends, and as it is.
+    """
+    for block in blocks:
+        text = rest + block if rest else block
+        lines, rest = _lines(text), b""
+        end = _end_of_records(lines, dialect, count)
+        if end < len(lines):  # TEXT has as many lines from there on
+            at = len(text.rsplit(b"\n", lines.count(b"\n", end) + 1)[0]) + 1 if end else 0
+            text, rest = text[:at], text[at:]
+        if end:
+            yield lines[:end], text
+    if rest:
+        yield _lines(rest), rest
+
+
 def _lines(text: bytes) -> bytes:
     """Return TEXT without carriage returns before line ends."""
     return text.replace(b"\r\n", b"\n") if b"\r" in text else text
 
 
-def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
-    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them."""
-    for block in blocks:
-        whole = rest + block if rest else block
-        end = _end_of_records(whole, dialect, count)
-        if end:
-            yield whole[:end]
-        rest = whole[end:]
-    if rest:
-        yield rest
-
-
 def _end_of_records(block: bytes, dialect: Dialect, count: int) -> int:
     """Return where the last record begins if it may end after BLOCK; else the end of BLOCK."""
     quote, position = str(dialect.quote).encode(), 0
-    if quote not in block:
-        return len(block)
-    lines = _lines(block)
-    while (at := lines.find(quote, position)) >= 0:
-        start = max(lines.rfind(b"\n", position, at) + 1, position)
-        end = dialect.end_of_record(lines, start, count, has_more=True)
-        if end < 0:  # BLOCK has as many lines as LINES from there on
-            return len(block.rsplit(b"\n", lines.count(b"\n", start) + 1)[0]) + 1 if start else 0
+    while (at := block.find(quote, position)) >= 0:
+        start = max(block.rfind(b"\n", position, at) + 1, position)
+        end = dialect.end_of_record(block, start, count, has_more=True)
+        if end < 0:
+            return start
         position = end + 1
     return len(block)
 

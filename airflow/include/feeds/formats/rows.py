@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
+from itertools import accumulate, count
+from operator import add
 from typing import Any, Protocol
 
 from feeds.contract import Column
@@ -48,9 +50,9 @@ class Block:
 
     @cached_property
     def _returns(self) -> list[int]:
-        """The line ends that had a carriage return."""
-        found = re.finditer(b"\r\n", self.original or b"")
-        return [each.start() - number for number, each in enumerate(found)]
+        """The line ends that had a carriage return, and the end of `lines`."""
+        assert self.original is not None
+        return list(map(add, accumulate(map(len, self.original.split(b"\r\n"))), count()))
 
 
 @dataclass(frozen=True)
