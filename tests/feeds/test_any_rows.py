@@ -328,3 +328,10 @@ def test_rows_of_any_file(format_: str, tmp_path: Path) -> None:
         check(case, tmp_path / "file")
 
     every()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_in_quotes_are_those_of_the_file(end: str, tmp_path: Path) -> None:
+    feed = Feed("f", "1.0.0", (COLUMNS[0], COLUMNS[3]), ("i",), "f", "csv", (), Properties())
+    text = end.join(["I d,s", '1,"a\r\nb\n\r\n"', '2,"\r\r\n"', '3,"a\nb"', '4,"a', '5,"b\r', '6,"c"\r'])
+    check((feed, text.encode()), tmp_path / "file")

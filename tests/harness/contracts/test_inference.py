@@ -101,6 +101,12 @@ def test_customers_of_windows_1252_are_a_snapshot(tmp_path: Path) -> None:
     assert found.sample[0] == '00000,"Café € 0\r\nRue 0",1910-05-01,\n'.encode("cp1252")
 
 
+def test_texts_that_differ_by_a_carriage_return_are_different_keys(tmp_path: Path) -> None:
+    rows = [f'"{i // 2}{end}x",a' for i, end in enumerate(["\r\n", "\n"] * 50)]
+    found = guessed(csv_file(tmp_path / "a.csv", "name,kind", rows))
+    assert (found.feed.key, found.notes["key"]) == (("name",), "unique in all 100 rows")
+
+
 def test_trips_of_parquet_keep_the_files_types(tmp_path: Path) -> None:
     count = 300
     columns = {
