@@ -536,6 +536,26 @@ def test_files_of_each_format_are_loaded_alike(bare_warehouse: Warehouse, tmp_pa
         assert load(feed, dsn, source_uri=f"{folder}/*", start=january.start, end=january.end).same_as_load_id
 
 
+def test_postgresql_reads_what_is_no_text_of_copy_alike(bare_warehouse: Warehouse, tmp_path: Path) -> None:
+    dsn = bare_warehouse.loader_dsn
+    notes = ["a\\b", "\\N", "\\.", "'a\t''b''\n'", "é", "-7", "", "\x02", "'-7'", " ", "\\t", "a"]
+    for feed_number, null in enumerate(("-7", "\\N", "", "a")):
+        csv = Csv(delimiter="\t", quote="'", null_text=null, encoding="windows-1252", decimal=",")
+        columns = (*COLUMNS[:3], replace(COLUMNS[3], is_required=null == "a"), Column("i", "i", "integer", "bigint"))
+        properties = orders("csv", csv=csv).properties.model_copy(update={"time_zone": "Europe/Amsterdam"})
+        feed = replace(orders("csv"), name=f"orders_{feed_number}", columns=columns, properties=properties)
+        rows = [f"{number}\t2020-01-01 12:00\t1,5\t{note}\t-007" for number, note in enumerate(notes)]
+        rows += [f"{number}\t2020-07-01T12:00:00Z\t{null}\tb\t7" for number in range(100, 200)]
+        path = tmp_path / "orders.csv"
+        path.write_bytes("\n".join(["order_id\tat\tprice\tnote\ti", *rows]).encode("cp1252"))
+        create_tables(dsn, feed)
+        load(feed, dsn, source_uri=str(path))
+        with psycopg.connect(dsn) as connection:
+            expected = raw_rows.expected(feed, str(path), Interval(None, None), connection)
+            assert raw_rows.actual(feed, connection) == replace(expected, read=0)
+        assert len(expected.rows) > 100
+
+
 @pytest.mark.parametrize("new_column", ["ignore", "refuse"])
 def test_carriage_returns_stay_in_tables_quarantine_and_replay(
     bare_warehouse: Warehouse, tmp_path: Path, new_column: str
@@ -556,23 +576,3 @@ def test_carriage_returns_stay_in_tables_quarantine_and_replay(
     assert replay(feed, dsn).loaded == 1
     with psycopg.connect(dsn) as connection:
         assert dict(connection.execute("select order_id::text, note from raw.orders").fetchall()) == notes
-
-
-def test_postgresql_reads_what_is_no_text_of_copy_alike(bare_warehouse: Warehouse, tmp_path: Path) -> None:
-    dsn = bare_warehouse.loader_dsn
-    notes = ["a\\b", "\\N", "\\.", "'a\t''b''\n'", "é", "-7", "", "\x02", "'-7'", " ", "\\t", "a"]
-    for feed_number, null in enumerate(("-7", "\\N", "", "a")):
-        csv = Csv(delimiter="\t", quote="'", null_text=null, encoding="windows-1252", decimal=",")
-        columns = (*COLUMNS[:3], replace(COLUMNS[3], is_required=null == "a"), Column("i", "i", "integer", "bigint"))
-        properties = orders("csv", csv=csv).properties.model_copy(update={"time_zone": "Europe/Amsterdam"})
-        feed = replace(orders("csv"), name=f"orders_{feed_number}", columns=columns, properties=properties)
-        rows = [f"{number}\t2020-01-01 12:00\t1,5\t{note}\t-007" for number, note in enumerate(notes)]
-        rows += [f"{number}\t2020-07-01T12:00:00Z\t{null}\tb\t7" for number in range(100, 200)]
-        path = tmp_path / "orders.csv"
-        path.write_bytes("\n".join(["order_id\tat\tprice\tnote\ti", *rows]).encode("cp1252"))
-        create_tables(dsn, feed)
-        load(feed, dsn, source_uri=str(path))
-        with psycopg.connect(dsn) as connection:
-            expected = raw_rows.expected(feed, str(path), Interval(None, None), connection)
-            assert raw_rows.actual(feed, connection) == replace(expected, read=0)
-        assert len(expected.rows) > 100
