@@ -36,7 +36,7 @@ def each_row(source: Source, feed: Feed) -> Iterator[tuple[int, bytes, Row | Rej
         position, number = 0, block.line_number
         while position < len(block.lines):
             end = lines.end_of_record(block.lines, position)
-            record = block.lines[position:end]
+            record = block.record(position, end)
             if record.strip() or block.raw is not None:
                 place = number - block.line_number
                 # Rows of Parquet take long to write as JSON.
@@ -64,14 +64,14 @@ def runs_of_rows(source: Source, feed: Feed) -> Iterator[tuple[int, Found, Lines
                 position = run.end()
                 continue
             end = lines.end_of_record(text, position)
-            record, place = text[position:end], number - block.line_number
+            record, place = block.record(position, end), number - block.line_number
             row = block.flaws.get(place) or lines.parse(record)
             if isinstance(row, Row) and block.raw is None and rewritten.search(record.decode()):
                 row = _rewritten(record, lines) or row
             if isinstance(row, Row):
                 yield number, Valid(row, lines.dialect.split(record.decode()) or []), lines
-            elif record.strip():
-                yield number, Invalid(record if block.raw is None else block.raw[place], row), lines
+            elif (raw := record if block.raw is None else block.raw[place]).strip():
+                yield number, Invalid(raw, row), lines
             number += text.count(b"\n", position, end + 1)
             position = end + 1
 

@@ -13,14 +13,14 @@ CODECS = {"utf-8": "utf-8", "latin-1": "latin-1", "windows-1252": "cp1252"}
 def csv_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
     """Yield the rows of a CSV file."""
     csv = feed.properties.csv
-    lines = [line.removesuffix(b"\n").removesuffix(b"\r") for line in file]
+    lines = [line.removesuffix(b"\n") for line in file]
     while lines and not lines[0].removeprefix(b"\xef\xbb\xbf").strip():
         del lines[0]
-    header = lines.pop(0).decode(CODECS[csv.encoding]).removeprefix("\ufeff")
+    header = lines.pop(0).removesuffix(b"\r").decode(CODECS[csv.encoding]).removeprefix("\ufeff")
     headers = fields(header, csv.delimiter, csv.quote)
     position = 0
     while position < len(lines):
-        record, taken = lines[position], 1
+        record, taken = lines[position].removesuffix(b"\r"), 1
         if record.count(csv.quote.encode()) % 2:
             record, taken = whole_record(lines, position, len(headers), csv.delimiter, csv.quote)
         position += taken
@@ -30,18 +30,24 @@ def csv_rows(feed: Feed, file: Any) -> Iterator[Row | RejectedError]:
 
 
 def whole_record(lines: Sequence[bytes], position: int, count: int, delimiter: str, quote: str) -> tuple[bytes, int]:
-    """Return the record that begins at POSITION and has line ends in quotes, with its number of lines."""
-    record = lines[position]
+    """Return the record that begins at POSITION and has line ends in quotes, with its number of lines.
+
+    LINES have the carriage returns of their ends; only those in quotes are part of the record.
+    """
+    text = lines[position]
+    size = len(text.removesuffix(b"\r"))
     for taken, line in enumerate(lines[position + 1 :], 2):
-        record += b"\n" + line
-        if len(record) > LINE_LIMIT_BYTES:
+        text += b"\n" + line
+        size += 1 + len(line.removesuffix(b"\r"))
+        if size > LINE_LIMIT_BYTES:
             break
-        if record.count(quote.encode()) % 2 == 0:
+        if text.count(quote.encode()) % 2 == 0:
+            record = text.removesuffix(b"\r")
             with suppress(RejectedError):
                 if len(fields(record.decode(errors="replace"), delimiter, quote)) == count:
                     return record, taken
             break
-    return lines[position], 1
+    return lines[position].removesuffix(b"\r"), 1
 
 
 def csv_row(feed: Feed, headers: Sequence[str], record: bytes) -> Row:

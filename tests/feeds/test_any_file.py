@@ -128,7 +128,7 @@ usual = st.tuples(
     st.sampled_from([UUID + "a", ""]),
 )
 unusual = st.tuples(
-    st.sampled_from(["a,b", "c\nd", '"', "\\N", "x" * 7, "", "\\", "é\n\n"]),
+    st.sampled_from(["a,b", "c\nd", "c\r\nd", '"', "\\N", "x" * 7, "", "\\", "é\n\n"]),
     moments,
     days,
     ids,
@@ -177,10 +177,10 @@ def numbered(feed: Feed, content: bytes) -> list[tuple[int, Row | RejectedError]
     """Return the rows of CONTENT, with the number of their first line."""
     csv, found = feed.properties.csv, []
     headers = [column.header for column in feed.columns]
-    lines = [line.removesuffix(b"\r") for line in content.removeprefix(BOM).split(b"\n")]
+    lines = content.removeprefix(BOM).split(b"\n")
     position = next(n for n, line in enumerate(lines) if line.strip()) + 1
     while position < len(lines):
-        record, taken = lines[position], 1
+        record, taken = lines[position].removesuffix(b"\r"), 1
         if record.count(csv.quote.encode()) % 2:
             record, taken = whole_record(lines, position, len(headers), csv.delimiter, csv.quote)
         if record.strip():

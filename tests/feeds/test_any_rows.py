@@ -87,6 +87,7 @@ TEXTS = [
     "a;b",
     "a\tb",
     "a\nb",
+    "a\r\nb",
     "x" * 6,
     "W",
     "ab",
@@ -145,11 +146,11 @@ def csv_files(draw: st.DrawFn) -> tuple[Feed, bytes]:
     feed = draw(feeds("csv"))
     csv = feed.properties.csv
     names = names_of(draw, feed)
-    field = st.sampled_from(PIECES) | st.text(st.sampled_from("a1;.-,'\"é\n"), max_size=4)
+    field = st.sampled_from(PIECES) | st.text(st.sampled_from("a1;.-,'\"é\r\n"), max_size=4)
 
     def written(text: str) -> str:
         kind = draw(st.integers(0, 9))
-        if kind == 0 or (kind < 9 and not set(text) & {csv.delimiter, csv.quote, "\n"}):
+        if kind == 0 or (kind < 9 and not set(text) & {csv.delimiter, csv.quote, "\r", "\n"}):
             return text
         return csv.quote + text.replace(csv.quote, csv.quote * 2) + csv.quote
 
@@ -158,10 +159,10 @@ def csv_files(draw: st.DrawFn) -> tuple[Feed, bytes]:
         count = len(names) + draw(st.sampled_from([0] * 9 + [1, -1]))
         lines.append(csv.delimiter.join(written(draw(field)) for _ in range(max(count, 1))))
     lines += draw(st.sampled_from([[], [], ["", " "], ["\0"]]))
-    end = draw(st.sampled_from(["\n", "\r\n"]))
+    ends = draw(st.sampled_from([["\n"], ["\r\n"], ["\n", "\r\n"]]))
     codec = CODECS[csv.encoding]
-    content = "".join(line + end for line in lines).encode(codec, errors="replace")
-    return feed, content + draw(st.sampled_from([b"", b"", b"\x81\n"]))
+    text = "".join(line + ends[number % len(ends)] for number, line in enumerate(lines))
+    return feed, text.encode(codec, errors="replace") + draw(st.sampled_from([b"", b"", b"\x81\n"]))
 
 
 JSON_VALUES = st.recursive(
@@ -257,7 +258,7 @@ def loaded(feed: Feed, path: str) -> Iterator[tuple[Any, ...] | dict[str, Any]]:
                     records = [(line, None) for line in block.lines[position : end - 1].split(b"\n")]
                 else:
                     end = lines.end_of_record(block.lines, position) + 1
-                    records = [(block.lines[position : end - 1], block.flaws.get(number))]
+                    records = [(block.record(position, end - 1), block.flaws.get(number))]
                 for line, flaw in records:
                     raw = line if block.raw is None else block.raw[number]
                     row = flaw or lines.parse(line)
@@ -327,3 +328,10 @@ def test_rows_of_any_file(format_: str, tmp_path: Path) -> None:
         check(case, tmp_path / "file")
 
     every()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_in_quotes_are_those_of_the_file(end: str, tmp_path: Path) -> None:
+    feed = Feed("f", "1.0.0", (COLUMNS[0], COLUMNS[3]), ("i",), "f", "csv", (), Properties())
+    text = end.join(["I d,s", '1,"a\r\nb\n\r\n"', '2,"\r\r\n"', '3,"a\nb"', '4,"a', '5,"b\r', '6,"c"\r'])
+    check((feed, text.encode()), tmp_path / "file")

@@ -93,7 +93,7 @@ def parsed(feed: Feed, content: bytes) -> Iterator[Row | Reject]:
         position = number = 0
         while position < len(block.lines):
             end = lines.end_of_record(block.lines, position)
-            yield block.flaws.get(number) or lines.parse(block.lines[position:end])
+            yield block.flaws.get(number) or lines.parse(block.record(position, end))
             number += block.lines.count(b"\n", position, end + 1)
             position = end + 1
 

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
+from csv import DictReader
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from feeds import source
 from feeds.contract import Column, Csv, Drift, Feed, Format, Properties, Rule
 from feeds.errors import (
     FeedError,
@@ -34,6 +36,7 @@ from feeds.formats import read, read_rejected
 from feeds.interval import Interval
 from feeds.lines import Lines, Row
 from feeds.load import load
+from feeds.replay import replay
 from feeds.source import open_source
 from feeds.tables import create_tables
 from harness.oracle import raw_rows
@@ -87,8 +90,9 @@ def parsed(tmp_path: Path) -> Callable[..., list[Any]]:
                 position = number = 0
                 while position < len(block.lines):
                     end = lines.end_of_record(block.lines, position)
-                    row = block.flaws.get(number) or lines.parse(block.lines[position:end])
-                    raw = block.lines[position:end] if block.raw is None else block.raw[number]
+                    record = block.record(position, end)
+                    row = block.flaws.get(number) or lines.parse(record)
+                    raw = record if block.raw is None else block.raw[number]
                     if isinstance(row, Row):
                         results.append({c.name: value for c, value in zip(found.columns, row.values, strict=True)})
                     elif raw.strip():
@@ -200,6 +204,53 @@ def test_csv_in_other_ways(parsed: Callable[..., list[Any]]) -> None:
         ("type", "price", lines[5]),
         ("required", "note", lines[6]),
     ]
+
+
+MIXED_ENDS = (  # of lines, and in fields; the third row and the last are rejected
+    "order_id,at,price,note,new\r\n"
+    '1,2020-01-01 12:00:00,1.5,"a\r\nb","\r\n"\r\n'
+    '2,2020-01-01 12:00:00,1.5,"a\nb","\n"\r\n'
+    'x,2020-01-01 12:00:00,1.5,"c\r\nd\n",\r\n'
+    '3,2020-01-01 12:00:00,1.5,"\r\n\r\r\né€\n\r\n",a\n'
+    "4,2020-01-01 12:00:00,1.5,plain,a\r\n"
+    '"5",2020-01-01 12:00:00,1.5,"a\r\r\n","b"\n'
+    '6,2020-01-01 12:00:00,1.5,"unclosed,a\r\n'
+)
+
+
+@pytest.mark.parametrize("block_bytes", [7, 100, 1 << 18])
+@pytest.mark.parametrize("encoding", ["utf-8", "windows-1252"])
+@pytest.mark.parametrize("new_column", ["ignore", "keep", "refuse"])
+def test_carriage_returns_in_quotes_are_kept(
+    parsed: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    new_column: str,
+    encoding: Any,
+    block_bytes: int,
+) -> None:
+    feed = orders("csv", csv=Csv(encoding=encoding), new_column=new_column)
+    if new_column == "refuse":
+        feed = replace(feed, columns=(*COLUMNS, Column("new", "new", "string", "text")))
+    expected = list(DictReader(io.StringIO(MIXED_ENDS, newline="")))
+    monkeypatch.setattr(source, "_BLOCK_BYTES", block_bytes)
+    found = parsed(feed, MIXED_ENDS.encode("cp1252" if encoding == "windows-1252" else encoding))
+
+    rows = [row for row in found if isinstance(row, dict)]
+    assert [(row["order_id"], row["note"]) for row in rows] == [
+        (row["order_id"], row["note"]) for row in expected if row["order_id"] not in ("x", "6")
+    ]
+    if new_column == "keep":
+        assert json.loads(rows[0]["other_columns"]) == {"new": "\r\n"}
+    assert [row for row in found if row not in rows] == [
+        ("type", "order_id", 'x,2020-01-01 12:00:00,1.5,"c\r\nd\n",'),
+        ("quoting", None, '6,2020-01-01 12:00:00,1.5,"unclosed,a'),
+    ]
+
+
+def test_a_line_end_in_a_column_that_is_left_out_makes_no_row(parsed: Callable[..., list[Any]]) -> None:
+    properties = Properties(csv=Csv(null_text="NA"), drift=Drift(new_column="ignore"))
+    feed = Feed("notes", "1.0.0", COLUMNS[3:], ("note",), "notes", "csv", (), properties)
+    assert parsed(feed, b'note,new\na,"\n\n"\nb,\n') == [{"note": "a"}, {"note": "b"}]
 
 
 def test_json_lines_of_any_kind(parsed: Callable[..., list[Any]]) -> None:
@@ -523,3 +574,25 @@ def test_postgresql_reads_what_is_no_text_of_copy_alike(bare_warehouse: Warehous
             expected = raw_rows.expected(feed, str(path), Interval(None, None), connection)
             assert raw_rows.actual(feed, connection) == replace(expected, read=0)
         assert len(expected.rows) > 100
+
+
+@pytest.mark.parametrize("new_column", ["ignore", "refuse"])
+def test_carriage_returns_stay_in_tables_quarantine_and_replay(
+    bare_warehouse: Warehouse, tmp_path: Path, new_column: str
+) -> None:
+    dsn, path = bare_warehouse.loader_dsn, tmp_path / "orders.csv"
+    feed = orders("csv", new_column=new_column)
+    names, new = ("order_id,at,price,note,new", ",n") if new_column == "ignore" else ("order_id,at,price,note", "")
+    notes = {"1": "a\r\nb", "2": "a\nb", "3": "long\r\nlong\n\r\n"}
+    records = {number: f'{number},2020-01-01 12:00:00,1,"{note}"{new}' for number, note in notes.items()}
+    again = records["1"].replace("a", "z")
+    path.write_bytes("\r\n".join([names, *records.values(), again]).encode())
+    short = replace(feed, columns=(*COLUMNS[:3], replace(COLUMNS[3], lengths=(0, 5))))
+    create_tables(dsn, short)
+    load(short, dsn, source_uri=str(path))
+    with psycopg.connect(dsn) as connection:
+        texts = connection.execute("select reason, raw_text from raw.rejected_rows order by line_number").fetchall()
+        assert texts == [("length", records["3"]), ("duplicate_key", again)]
+    assert replay(feed, dsn).loaded == 1
+    with psycopg.connect(dsn) as connection:
+        assert dict(connection.execute("select order_id::text, note from raw.orders").fetchall()) == notes

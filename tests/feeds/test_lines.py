@@ -150,7 +150,10 @@ def test_the_reason_of_a_line(line: bytes, expected: Row | Reject) -> None:
     assert Lines(one, one.columns, Dialect(";", '"', "")).parse(line) == expected
 
 
-@given(st.lists(st.sampled_from(["a,b", '"a', '"', 'x"', '"c,d",""', ",", "é", ""]), max_size=12), st.integers(1, 12))
+PARTS = ["a,b", "\r", '"a\r', '"a', '"', 'x"', '"c,d",""', ",", "é", ""]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12), st.integers(1, 12))
 @settings(max_examples=500)
 def test_records_of_several_lines_do_not_depend_on_where_blocks_end(parts: list[str], size: int) -> None:
     one = replace(feed(COLUMNS[3], COLUMNS[4]), properties=Properties())
@@ -166,7 +169,7 @@ def test_records_of_several_lines_do_not_depend_on_where_blocks_end(parts: list[
             start, number = 0, block.line_number
             while start < len(block.lines):
                 end = rows.dialect.end_of_record(block.lines, start, 2)
-                found.append((number, block.lines[start:end]))
+                found.append((number, block.record(start, end)))
                 number += block.lines.count(b"\n", start, end + 1)
                 start = end + 1
         return found

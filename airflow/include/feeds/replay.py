@@ -212,7 +212,8 @@ class _Replay:
         lines = self.lines.setdefault((rows.columns, rows.dialect), Lines(feed, rows.columns, rows.dialect))
         number = 0
         for block in rows.blocks:
-            found = [block.lines.rstrip(b"\n")] if "\n" in rejects[0].raw_text else block.lines.split(b"\n")[:-1]
+            whole = block.record(0, len(block.lines.rstrip(b"\0\n")))
+            found = [whole] if "\n" in rejects[0].raw_text else block.lines.split(b"\n")[:-1]
             for position, line in enumerate(found):
                 yield rejects[number], block.flaws.get(position) or lines.parse(line), lines
                 number += 1

@@ -262,7 +262,7 @@ class Staging:
                 position = run.end()
             else:
                 end = lines.end_of_record(block, position)
-                self._take_line(block[position:end], line_number)
+                self._take_line(taken.record(position, end), line_number)
                 line_number += block.count(b"\n", position, end + 1)
                 position = end + 1
         if 0 < len(self._days_of_block) <= _FEW_DAYS:

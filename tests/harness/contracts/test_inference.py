@@ -37,7 +37,7 @@ def rejected(feed: Feed, path: Path) -> list[Any]:
             position = number = 0
             while position < len(block.lines):
                 end = lines.end_of_record(block.lines, position)
-                record = block.lines[position:end]
+                record = block.record(position, end)
                 row = block.flaws.get(number) or lines.parse(record)
                 found += [] if isinstance(row, Row) or not record.strip() else [row]
                 number += block.lines.count(b"\n", position, end + 1)
@@ -98,7 +98,13 @@ def test_customers_of_windows_1252_are_a_snapshot(tmp_path: Path) -> None:
     assert types(found) == {"customer_no": "text!", "address": "text!", "birth_date": "date!", "nothing": "text"}
     assert found.feed.time_column is None
     assert found.column_notes["nothing"] == "no row has a value: its type is a guess"
-    assert found.sample[0] == '00000,"Café € 0\nRue 0",1910-05-01,\n'.encode("cp1252")
+    assert found.sample[0] == '00000,"Café € 0\r\nRue 0",1910-05-01,\n'.encode("cp1252")
+
+
+def test_texts_that_differ_by_a_carriage_return_are_different_keys(tmp_path: Path) -> None:
+    rows = [f'"{i // 2}{end}x",a' for i, end in enumerate(["\r\n", "\n"] * 50)]
+    found = guessed(csv_file(tmp_path / "a.csv", "name,kind", rows))
+    assert (found.feed.key, found.notes["key"]) == (("name",), "unique in all 100 rows")
 
 
 def test_trips_of_parquet_keep_the_files_types(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def read(source: Source, feed: Feed) -> Rows:
         line_number += lines.count(b"\n", 0, begin)
         if blank < len(lines):
             header, _, rest = lines[begin:].partition(b"\n")
+            header = header.removesuffix(b"\r")
             line_number += 1
             break
     else:
@@ -45,33 +46,45 @@ def read(source: Source, feed: Feed) -> Rows:
     cut = _Cut(names, columns, dialect, feed) if len(columns) < len(names) else None
 
     def rows() -> Iterator[Block]:
-        number = line_number
-        for lines in _records(rest, blocks, dialect, len(names)):
-            yield cut.block(lines, number) if cut else Block(lines, number)
+        number, quote = line_number, csv.quote.encode()
+        for lines, text in _records(rest, blocks, dialect, len(names)):
+            has_returns = len(lines) < len(text) and quote in text
+            block = Block(lines, number, original=text if has_returns else None)
+            yield cut.block(block) if cut else block
             number += lines.count(b"\n")
 
     return Rows(cut.columns if cut else columns, dialect, rows(), header)
 
 
 def _text(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Yield BLOCKS, whose lines have ENCODING, in UTF-8 and without carriage returns before line ends."""
+    """Yield BLOCKS, whose lines have ENCODING, in UTF-8."""
     codec = _CODECS.get(encoding)
     for block in blocks:
-        text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
         # A byte that the encoding does not have becomes one that is not UTF-8: its line is rejected.
-        yield text.decode(codec, errors="surrogateescape").encode(errors="surrogateescape") if codec else text
+        yield block.decode(codec, errors="surrogateescape").encode(errors="surrogateescape") if codec else block
 
 
-def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[bytes]:
-    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them."""
+def _records(rest: bytes, blocks: Iterator[bytes], dialect: Dialect, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield REST and BLOCKS so that each record of COUNT fields, which may have several lines, is in one of them.
+
+    Each comes twice: without carriage returns before line ends, and as it is.
+    """
     for block in blocks:
-        whole = rest + block if rest else block
-        end = _end_of_records(whole, dialect, count)
+        text = rest + block if rest else block
+        lines, rest = _lines(text), b""
+        end = _end_of_records(lines, dialect, count)
+        if end < len(lines):  # TEXT has as many lines from there on
+            at = len(text.rsplit(b"\n", lines.count(b"\n", end) + 1)[0]) + 1 if end else 0
+            text, rest = text[:at], text[at:]
         if end:
-            yield whole[:end]
-        rest = whole[end:]
+            yield lines[:end], text
     if rest:
-        yield rest
+        yield _lines(rest), rest
+
+
+def _lines(text: bytes) -> bytes:
+    """Return TEXT without carriage returns before line ends."""
+    return text.replace(b"\r\n", b"\n") if b"\r" in text else text
 
 
 def _end_of_records(block: bytes, dialect: Dialect, count: int) -> int:
@@ -118,8 +131,9 @@ class _Cut:
         self._others = [position for position, name in enumerate(names) if name not in headers]
         self._line = re.compile(self._expression().encode(), re.MULTILINE)
 
-    def block(self, text: bytes, line_number: int) -> Block:
-        """Return TEXT, whole records from LINE_NUMBER on, cut; each line stays where it is."""
+    def block(self, whole: Block) -> Block:
+        """Return the records of WHOLE cut; each line stays where it is."""
+        text = whole.lines
         pieces: list[bytes] = []
         flaws: dict[int, Reject] = {}
         empty: set[int] = set()
@@ -141,11 +155,11 @@ class _Cut:
                 pieces += found
             else:
                 end = self._dialect.end_of_record(text, position, len(self._names)) + 1
-                pieces.append(self._cut(text[position:end], number, flaws, empty))
+                pieces.append(self._cut(whole.record(position, end - 1) + b"\n", number, flaws, empty))
             number += text.count(b"\n", position, end)
             position = end
-        raw = RawRecords(text, self._dialect, len(self._names), empty)
-        return Block(b"".join(pieces), line_number, raw, flaws)
+        raw = RawRecords(whole, self._dialect, len(self._names), empty)
+        return Block(b"".join(pieces), whole.line_number, raw, flaws)
 
     def _expression(self) -> str:
         """Return the expression of a line without quotes, whose groups are what is left of it."""
@@ -176,5 +190,7 @@ class _Cut:
                 left.append(to_json({self._names[position]: fields[position] for position in self._others}))
             text = self._dialect.joined(left).encode() + b"\n"
         lines, lines_before = text.count(b"\n"), record.count(b"\n")
-        empty.update(range(number + lines, number + lines_before))
-        return text + b"\n" * (lines_before - lines)
+        added = range(number + lines, number + lines_before)
+        empty.update(added)
+        flaws.update(dict.fromkeys(added, Reject("field_count")))  # else it may be a row of one empty field
+        return text + b"\0\n" * len(added)

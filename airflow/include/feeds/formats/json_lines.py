@@ -175,7 +175,7 @@ class _Lines:
         prepared_lines, flaws, position, number = [], {}, 0, 0
         # In a string this makes a control code, so no pattern matches it.
         marked = lines.replace(b":null", b":\x02").replace(b": null", b": \x02")
-        raw = RawRecords(lines)
+        raw = RawRecords(Block(lines, line_number))
         forms = [] if b"\x02" in lines else self._forms  # which take it for null, and it is no JSON
         while position < len(marked):
             for form in forms:

@@ -2,10 +2,13 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
+from itertools import accumulate, count
+from operator import add
 from typing import Any, Protocol
 
 from feeds.contract import Column
@@ -28,12 +31,28 @@ class Block:
         line_number: of the first, from 1.
         raw: the rows as they are in the file, by the position of their line; None if `lines` are these.
         flaws: the rows that cannot be lines, by their position, and why; their line has a NUL.
+        original: the lines with the carriage returns that their ends had; None if no field can have one.
     """
 
     lines: bytes
     line_number: int
     raw: RawSequence | None = None
     flaws: Mapping[int, Reject] = field(default_factory=dict)
+    original: bytes | None = None
+
+    def record(self, position: int, end: int) -> bytes:
+        """Return the record from POSITION to its line END, with the carriage returns that are in its fields."""
+        record = self.lines[position:end]
+        if self.original is None or b"\n" not in record:
+            return record
+        # One at END is no part of the record.
+        return self.original[position + bisect_left(self._returns, position) : end + bisect_left(self._returns, end)]
+
+    @cached_property
+    def _returns(self) -> list[int]:
+        """The line ends that had a carriage return, and the end of `lines`."""
+        assert self.original is not None
+        return list(map(add, accumulate(map(len, self.original.split(b"\r\n"))), count()))
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class RawRecords:
     """
 
     def __init__(
-        self, block: bytes, dialect: Dialect | None = None, count: int = 0, empty: Collection[int] = ()
+        self, block: Block, dialect: Dialect | None = None, count: int = 0, empty: Collection[int] = ()
     ) -> None:
         self._block = block
         self._dialect = dialect
@@ -74,13 +93,14 @@ class RawRecords:
         if position in self._empty:
             return b""
         start = self._starts[position]
+        lines = self._block.lines
         if self._dialect is None:
-            return self._block[start : self._block.index(b"\n", start)]
-        return self._block[start : self._dialect.end_of_record(self._block, start, self._count)]
+            return lines[start : lines.index(b"\n", start)]
+        return self._block.record(start, self._dialect.end_of_record(lines, start, self._count))
 
     @cached_property
     def _starts(self) -> list[int]:
-        return [0, *(found.end() for found in re.finditer(b"\n", self._block))]
+        return [0, *(found.end() for found in re.finditer(b"\n", self._block.lines))]
 
 
 # Of a format whose rows are no lines. Null is a control code, which no clean value has.
