@@ -89,3 +89,26 @@ def test_a_volatile_rule_is_refused(tmp_path: Path, bare_warehouse: Warehouse, r
     with pytest.raises(ContractInvalid) as refused:
         load(feed, dsn, source_uri=str(file))
     assert refused.value.what == f"The rule one of orders calls {function}, which is volatile."
+
+
+def test_refused_rows_in_any_order_of_their_times_are_named(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    contract, file = tmp_path / "orders.yaml", tmp_path / "orders.csv"
+    with_time = CONTRACT.replace("RULE", "paid < 3").replace(
+        "{name: note, logicalType: string}", "{name: at, logicalType: timestamp, required: true}"
+    )
+    contract.write_text(with_time.replace("maxRejected, value: 1", "timeColumn, value: at"))
+    feed, dsn = read_feed(contract), bare_warehouse.loader_dsn
+    days = [f"2020-01-{number * 7 % 30 + 1:02}" for number in range(120)]
+    rows = [f"k{number % 110},{number % 4},{day} 00:00:00" for number, day in enumerate(days)]
+    file.write_text("\n".join(["order_id,paid,at", *rows, ""]))
+    create_tables(dsn, feed)
+    result = load(feed, dsn, source_uri=str(file), max_rejected=1)
+    refused = [(number + 2, "rule", row) for number, row in enumerate(rows) if number % 4 == 3]
+    valid = [(number, row) for number, row in enumerate(rows) if number % 4 < 3]
+    keys = [row.partition(",")[0] for _, row in valid]
+    refused += [(n + 2, "duplicate_key", row) for place, (n, row) in enumerate(valid) if keys[place] in keys[:place]]
+    assert len(refused) > 30
+    assert result.loaded == len(set(keys))
+    with psycopg.connect(dsn) as db:
+        found = db.execute("select line_number, reason, raw_text from raw.rejected_rows order by 1").fetchall()
+    assert found == sorted(refused)
