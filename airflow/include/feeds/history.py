@@ -40,10 +40,10 @@ _CHANGED = """
     );
     delete from {history} as history using pg_temp.changed as snapshot
     where {same_key} and history.valid_from = snapshot.valid_from;
-    insert into {history} ({names}, valid_from, valid_to)
-    select {names}, valid_from, {day} from pg_temp.changed where valid_from < {day};
-    insert into {history} ({names}, valid_from, valid_to)
-    select {names}, {next}, valid_to from pg_temp.changed where coalesce(valid_to, 'infinity') > {next};
+    insert into {history} ({all_names}, valid_from, valid_to)
+    select {all_names}, valid_from, {day} from pg_temp.changed where valid_from < {day};
+    insert into {history} ({all_names}, valid_from, valid_to)
+    select {all_names}, {next}, valid_to from pg_temp.changed where coalesce(valid_to, 'infinity') > {next};
     insert into {history} ({names}, valid_from, valid_to)
     select {names}, {day}, {next} from pg_temp.fresh;
 """
@@ -56,6 +56,16 @@ _MERGED = """
     )
     update {history} as history set valid_to = snapshot.valid_to from later as snapshot
     where history.valid_to = {at} and {same_key}
+"""
+_KEY = """
+    select attname::text from pg_index join pg_attribute on attrelid = indrelid and attnum = any(indkey)
+    where indrelid = {table}::regclass and indisprimary order by 1
+"""
+# Also those that the contract has no more, and a user's.
+_ALL_NAMES = """
+    select attname from pg_attribute
+    where attrelid = {table}::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+        and attname not in ('valid_from', 'valid_to')
 """
 
 
@@ -73,21 +83,75 @@ def create(raw: RawTable) -> sql.Composed:
     return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
 
 
-def refuse_foreign(connection: psycopg.Connection, raw: RawTable) -> None:
-    """Raise TablesUnfit if the table of RAW's history has rows, and no load has written them."""
-    name = f"{raw}{HISTORY}"
-    if connection.execute("select to_regclass(%s)", (name,)).fetchone() == (None,):
+def begin(connection: psycopg.Connection, raw: RawTable, *, is_new: bool) -> None:
+    """Make the history agree with the table of RAW, which IS_NEW or has the rows of the latest day.
+
+    A new table gets the rows that the history has of the latest day. A new history begins on the latest day with the
+    table's rows. Days whose rows neither of them has are forgotten.
+    """
+    feed = raw.feed
+    if feed.time_column:
         return
-    [(is_own,)] = connection.execute(
-        sql.SQL("select not exists (select from {}) or exists (select from raw.snapshot_days where feed = {})").format(
-            table(raw), raw.feed.name
+    has_history = feed.properties.history and _exists(connection, raw)
+    parts = {
+        "table": raw.identifier,
+        "history": table(raw),
+        "names": raw.names,
+        "latest": sql.SQL(
+            "(select day, load_id from raw.snapshot_days where feed = {} order by day desc limit 1)"
+        ).format(feed.name),
+    }
+    if is_new and has_history:
+        fill = "insert into {table} ({names}, load_id) select {names}, load_id from {history}, {latest} as latest"
+        connection.execute(sql.SQL(fill + " where valid_to is null").format(**parts))
+    elif is_new:
+        connection.execute("delete from raw.snapshot_days where feed = %s", (feed.name,))
+    if feed.properties.history and not has_history:
+        connection.execute(create(raw))
+        fill = "insert into {history} ({names}, valid_from) select {names}, day from {table}, {latest} as latest"
+        connection.execute(sql.SQL(fill).format(**parts))
+        connection.execute(
+            sql.SQL(
+                "delete from raw.snapshot_days where feed = {} and day < (select day from {latest} as latest)"
+            ).format(feed.name, latest=parts["latest"])
         )
-    )
-    if not is_own:
+
+
+def _exists(connection: psycopg.Connection, raw: RawTable) -> bool:
+    return connection.execute("select to_regclass(%s)", (f"{raw}{HISTORY}",)).fetchone() != (None,)
+
+
+def refuse_unfit(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Refuse a table of RAW's history that cannot go on.
+
+    Raises:
+        TablesUnfit: no load has written its rows, its key is another one, or the contract asks for none any more.
+    """
+    feed, name = raw.feed, f"{raw}{HISTORY}"
+    if feed.time_column or not _exists(connection, raw):
+        return
+    keep = f"Keep it under another name, then load again: alter table {name} rename to {feed.name}{HISTORY}_kept"
+    key: list[str] = [column for (column,) in connection.execute(sql.SQL(_KEY).format(table=name))]
+    [(has_days,)] = connection.execute("select exists (select from raw.snapshot_days where feed = %s)", (feed.name,))
+    if not feed.properties.history:
+        if has_days and "valid_from" in key:
+            raise TablesUnfit(
+                f"{name} has a history, and the contract asks for none.",
+                "It would lack the days that are loaded without it, if the contract asked for it again.",
+                keep,
+            )
+        return
+    if not has_days and connection.execute(sql.SQL("select 1 from {} limit 1").format(table(raw))).fetchone():
         raise TablesUnfit(
             f"{name} has rows that no load has written.",
             "Another program made the table; the load did not change it.",
-            f"Keep it under another name, then load again: alter table {name} rename to {raw.feed.name}_kept",
+            keep,
+        )
+    if key != sorted([*feed.key, "valid_from"]):
+        raise TablesUnfit(
+            f"The primary key of {name} is {', '.join(key) or 'missing'}, and the contract's is {', '.join(feed.key)}.",
+            "The contract was changed after the table was made; the rows that are there may not be unique by it.",
+            keep,
         )
 
 
@@ -143,11 +207,13 @@ def write(
         ]
         return sql.SQL(" and ").join([sql.SQL("true"), *pairs])
 
+    all_names = connection.execute(sql.SQL(_ALL_NAMES).format(table=f"{raw}{HISTORY}")).fetchall()
     others = tuple(column.name for column in raw.feed.table_columns if column.name not in raw.feed.key)
     parts = {
         "history": table(raw),
         "snapshot": snapshot or sql.SQL("(select * from {} where false)").format(raw.identifier),
         "names": raw.names,
+        "all_names": sql.SQL(", ").join(sql.Identifier(name) for (name,) in all_names),
         "same_key": equal(raw.feed.key, "="),
         "same": equal(others, "is not distinct from"),
         "day": _date(day),
