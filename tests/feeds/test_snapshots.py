@@ -274,3 +274,17 @@ def test_a_history_of_another_key_is_refused(tmp_path: Path, customers: Feed, sn
     assert load_day(read_feed(path), snapshots, tmp_path / "file.csv", DAYS[0], {("be", "1"): "gent"}).loaded == 1
     with psycopg.connect(snapshots) as db:
         assert db.execute(TABLE_ROWS).fetchall() == [("1", "gent")]
+
+
+def test_a_required_column_more_stays_empty_in_the_history(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    path, file = tmp_path / "customers.yaml", tmp_path / "file.csv"
+    load_day(customers, snapshots, file, DAYS[0], {("be", "1"): "gent"})
+    path.write_text(CONTRACT + "      - {name: phone, logicalType: string, required: true}\n")
+    changed = read_feed(path)
+    with psycopg.connect(snapshots, autocommit=True) as db:
+        db.execute("drop table raw.customers")
+        with pytest.raises(TablesUnfit, match=r"customers_history has rows without phone") as refusal:
+            create_tables(snapshots, changed)
+        db.execute(refusal.value.next_step.split(": ")[1].replace("…", "'007'").encode())
+        create_tables(snapshots, changed)
+        assert db.execute("select city, phone from raw.customers").fetchall() == [("gent", "007")]

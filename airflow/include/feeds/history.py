@@ -9,6 +9,7 @@ from datetime import date
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import NotNullViolation
 
 from feeds.contract import HISTORY
 from feeds.errors import TablesUnfit
@@ -88,33 +89,39 @@ def begin(connection: psycopg.Connection, raw: RawTable, *, is_new: bool) -> Non
 
     A new table gets the rows that the history has of the latest day. A new history begins on the latest day with the
     table's rows. Days whose rows neither of them has are forgotten.
+
+    Raises:
+        TablesUnfit: the history's rows lack a column that the contract requires now.
     """
     feed = raw.feed
     if feed.time_column:
         return
     has_history = feed.properties.history and _exists(connection, raw)
-    parts = {
-        "table": raw.identifier,
-        "history": table(raw),
-        "names": raw.names,
-        "latest": sql.SQL(
-            "(select day, load_id from raw.snapshot_days where feed = {} order by day desc limit 1)"
-        ).format(feed.name),
-    }
-    if is_new and has_history:
-        fill = "insert into {table} ({names}, load_id) select {names}, load_id from {history}, {latest} as latest"
-        connection.execute(sql.SQL(fill + " where valid_to is null").format(**parts))
-    elif is_new:
+    if is_new and not has_history:
         connection.execute("delete from raw.snapshot_days where feed = %s", (feed.name,))
+    latest = connection.execute(
+        "select day, load_id from raw.snapshot_days where feed = %s order by day desc limit 1", (feed.name,)
+    ).fetchone()
+    parts = {"table": raw.identifier, "history": table(raw), "names": raw.names}
+    if is_new and has_history and latest:
+        fill = "insert into {table} ({names}, load_id) select {names}, {} from {history} where valid_to is null"
+        try:
+            connection.execute(sql.SQL(fill).format(latest[1], **parts))
+        except NotNullViolation as error:
+            name, history = error.diag.column_name or "", f"{raw}{HISTORY}"
+            added = f'alter table {history} add column if not exists "{name}" {raw.columns[name]}'
+            condition = f'valid_to is null and "{name}" is null'
+            raise TablesUnfit(
+                f"{history} has rows without {name}, which the contract requires.",
+                f"The contract was changed after they were loaded, and {raw}, which is missing, gets the latest.",
+                f'Give them one: {added}; update {history} set "{name}" = … where {condition}',  # noqa: S608
+            ) from error
     if feed.properties.history and not has_history:
         connection.execute(create(raw))
-        fill = "insert into {history} ({names}, valid_from) select {names}, day from {table}, {latest} as latest"
-        connection.execute(sql.SQL(fill).format(**parts))
-        connection.execute(
-            sql.SQL(
-                "delete from raw.snapshot_days where feed = {} and day < (select day from {latest} as latest)"
-            ).format(feed.name, latest=parts["latest"])
-        )
+    if feed.properties.history and not has_history and latest:
+        fill = "insert into {history} ({names}, valid_from) select {names}, {} from {table}"
+        connection.execute(sql.SQL(fill).format(_date(latest[0]), **parts))
+        connection.execute("delete from raw.snapshot_days where feed = %s and day < %s", (feed.name, latest[0]))
 
 
 def _exists(connection: psycopg.Connection, raw: RawTable) -> bool:

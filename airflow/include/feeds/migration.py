@@ -139,13 +139,12 @@ def _alter(
     connection: psycopg.Connection, raw: RawTable, table: str, column: Column, present: str | None, *, is_history: bool
 ) -> None:
     name = column.name
-    if present is None and not column.is_required:
+    if present is None and (is_history or not column.is_required):
         _execute(connection, table, f'add column "{name}" {column.sql_type}')
         return
     if present is None:
         if connection.execute(f"select exists (select from {table})".encode()).fetchone() == (False,):  # noqa: S608
-            not_null = "" if is_history else " not null"
-            _execute(connection, table, f'add column "{name}" {column.sql_type}{not_null}')
+            _execute(connection, table, f'add column "{name}" {column.sql_type} not null')
             return
         raise TablesUnfit(
             f"{table} has no column {name}, which the contract requires.",
@@ -157,7 +156,8 @@ def _alter(
         raise TablesUnfit(
             f"The column {name} of {table} is {present}, and {column.sql_type} in the contract.",
             "One of them was changed after the table was made, and its values could be lost or not fit.",
-            f"If they fit: alter table {table} {statement} using {_cast(raw, column, present)}",
+            f"If they fit: alter table {table} {statement} using {_cast(raw, column, present)};"
+            f" if not, keep the table, and load all of it: alter table {table} rename to {table.split('.')[1]}_kept",
         )
     try:
         with connection.transaction():
