@@ -287,16 +287,58 @@ def test_any_loads_in_any_order(
         patch.setattr(partitions, "MIN_ROWS", partition_rows)
         empty(db, feed)
         history = History(dsn, db, feed, shape)
-        kept: dict[int, list[RejectRow]] = {}  # by name; a refused load replaces those of another refused one only
-        refused: dict[int, list[RejectRow]] = {}
+        quarantine = Quarantine()
         for step in loads:
             path = tmp_path / f"{step.name}.csv"
             path.write_bytes(contents[step.file].content)
             with suppress(errors.InvertedInterval):  # a part of a day has no dates
-                has_succeeded = history.check(path, contents[step.file], step)
-                refused.pop(step.name, None)
-                (kept if has_succeeded else refused)[step.name] = contents[step.file].rows(shape, step.valid)[1]
-            assert sorted(rejects(db)) == sorted(row for rows in (*kept.values(), *refused.values()) for row in rows)
+                result = history.check(path, contents[step.file], step)
+                quarantine.add(step, result, contents[step.file].rows(shape, step.valid)[1])
+            assert sorted(rejects(db)) == sorted(quarantine.rows())
+
+
+@dataclass
+class Quarantine:
+    """The rejected rows by the file's name.
+
+    Attributes:
+        of_last: the rows that the last load of the name has rejected, with the intervals of the loads that did so.
+        of_others: those that an earlier one has rejected, and not the one after it.
+        of_refused: those of a load that was refused.
+    """
+
+    of_last: dict[int, list[tuple[RejectRow, list[Interval]]]] = field(default_factory=dict)
+    of_others: dict[int, list[tuple[RejectRow, list[Interval]]]] = field(default_factory=dict)
+    of_refused: dict[int, list[RejectRow]] = field(default_factory=dict)
+
+    def add(self, step: Step, result: str, rows: list[RejectRow]) -> None:
+        """Add ROWS that the load of STEP has rejected; it replaces those of loads within its interval."""
+        self.of_refused.pop(step.name, None)
+        if result == "refused":
+            self.of_refused[step.name] = rows
+            return
+        start, end = step.interval
+        before, others = self.of_last.get(step.name, []), self.of_others.get(step.name, [])
+        found = [(row, [Interval(start, end)]) for row in rows]
+        if result == "succeeded":
+            for row, intervals in found:
+                intervals += [each for other, of in before if other[1] == row[1] for each in of]
+            texts = {row[1] for row in rows}
+            before = [(row, of) for row, of in before if row[1] not in texts]
+        self.of_last[step.name] = found
+        self.of_others[step.name] = [
+            (row, of)
+            for row, of in others + before
+            if not all(
+                (not start or (each.start and each.start >= start)) and (not end or (each.end and each.end <= end))
+                for each in of
+            )
+        ]
+
+    def rows(self) -> list[RejectRow]:
+        """Return all rows."""
+        kept = [row for of in (self.of_last, self.of_others) for rows in of.values() for row, _ in rows]
+        return kept + [row for rows in self.of_refused.values() for row in rows]
 
 
 @dataclass
@@ -309,8 +351,8 @@ class History:
     shape: Shape
     table: dict[Row, Row] = field(default_factory=dict)
 
-    def check(self, path: Path, content: File, step: Step) -> bool:
-        """Load PATH, which has CONTENT, compare what the table contains then, and return whether the load succeeded."""
+    def check(self, path: Path, content: File, step: Step) -> str:
+        """Load PATH, which has CONTENT, compare what the table contains then, and return how the load ended."""
         start, end = interval = [self.bound(moment) for moment in step.interval]
         inside = Interval(*interval)
         shape = self.shape
@@ -329,6 +371,7 @@ class History:
         else:
             self.table = {key: row for key, row in self.table.items() if key not in deleted} | new
         assert self.load(path, step, len(deleted)) == expected
+        skipped = ledger(self.db)[-1]["same_as_load_id"]
         found = rows(self.db, self.feed)
         assert {shape.key_of(row): row for row in found} == self.table
         assert len(found) == len(self.table)
@@ -337,7 +380,7 @@ class History:
         assert row["source_sha256"] == hashlib.sha256(content.content).hexdigest()
         assert row["source_size_bytes"] == len(content.content)
         assert row["status"] == ("succeeded" if isinstance(expected, LoadResult) else "failed")
-        return isinstance(expected, LoadResult)
+        return "skipped" if skipped else "succeeded" if isinstance(expected, LoadResult) else "refused"
 
     def bound(self, moment: datetime | None) -> datetime | None:
         """Return the bound MOMENT as the feed has it: of dates, the first midnight that is not before it."""

@@ -23,44 +23,82 @@ IS_KILLED = f"""
             and database = (select oid from pg_database where datname = current_database())
     ))
 """  # noqa: S608 - constants
-# Rows that earlier loads of the same files have rejected, too; a row is the same if its line and its text are.
+# A row that the load before has rejected of the same file, too, is moved to this load: the file may have grown. What
+# that load has rejected besides stays, as its rows do.
 _QUARANTINE = """
+    with moved as (
+        delete from only raw.rejected_rows as earlier
+        using only raw.loaded_files as own, only raw.loaded_files as before
+        where own.load_id = %(load)s and %(moves)s
+            and before.source_id = own.source_id and before.header is not distinct from own.header
+            and before.load_id = (
+                select coalesce(last.same_as_load_id, last.load_id)
+                from only raw.loads as last join only raw.loaded_files as read using (load_id)
+                where last.feed = earlier.feed and last.status = 'succeeded' and read.source_id = own.source_id
+                order by last.ended_at desc limit 1
+            )
+            and (earlier.load_id, earlier.file_number) = (before.load_id, before.file_number)
+            and earlier.feed = (select feed from only raw.loads where load_id = %(load)s)
+            and exists (
+                select from pg_temp.rejects
+                where (rejects.file_number, rejects.raw_text) = (own.file_number, earlier.raw_text)
+            )
+        returning own.file_number, earlier.raw_text, earlier.first_load_id
+    )
     insert into raw.rejected_rows (
         feed, load_id, file_number, line_number, raw_text, reason, column_name, first_load_id
     )
     select
         loads.feed, loads.load_id, rejects.file_number, rejects.line_number, rejects.raw_text, rejects.reason,
-        rejects.column_name, coalesce(earlier.load_id, loads.load_id)
-    from pg_temp.rejects
-    join only raw.loads on loads.load_id = %(load)s
-    left join (
-        select own.file_number, line_number, raw_text, min(first_load_id) as load_id
-        from only raw.loaded_files as own
-        join only raw.loaded_files as same on same.source_id = own.source_id and same.load_id <> own.load_id
-        join only raw.rejected_rows as rejected
-            on (rejected.load_id, rejected.file_number) = (same.load_id, same.file_number)
-        join only raw.loads as of on of.load_id = rejected.load_id and of.status = 'succeeded'
-        join only raw.loads as this on this.load_id = own.load_id and this.feed = of.feed
-        where own.load_id = %(load)s
-        group by own.file_number, line_number, raw_text
-    ) as earlier using (file_number, line_number, raw_text)
+        rejects.column_name, coalesce(
+            (
+                select min(first_load_id) from moved
+                where (moved.file_number, moved.raw_text) = (rejects.file_number, rejects.raw_text)
+            ),
+            loads.load_id
+        )
+    from pg_temp.rejects join only raw.loads on loads.load_id = %(load)s
     order by rejects.file_number, rejects.line_number limit %(limit)s
 """
-# A load that was refused early has not recorded its files: then the whole source counts.
+# What loads of the same file rejected is forgotten when a load replaces all of their intervals. A load that was refused
+# early has not recorded its files: then the whole source counts.
 _FORGET_REJECTS = """
-    delete from only raw.rejected_rows using only raw.loads as earlier, only raw.loads as own
-    where own.load_id = %(load)s and earlier.feed = own.feed
-        and earlier.load_id = rejected_rows.load_id and earlier.load_id <> %(kept)s
-        and (earlier.status = 'failed' or not %(is_refused)s)
-        and (%(is_whole)s or coalesce(
-            (
-                select source_id from only raw.loaded_files
-                where loaded_files.load_id = rejected_rows.load_id
-                    and loaded_files.file_number = rejected_rows.file_number
-            ),
-            earlier.source_id
-        ) in (select own.source_id union all select source_id from only raw.loaded_files where load_id = own.load_id)
-        and earlier.load_id not in (select load_id from only raw.snapshot_days))
+    with held as (
+        select distinct rejected_rows.load_id, file_number, first_load_id
+        from only raw.rejected_rows join only raw.loads on loads.load_id = %(load)s and loads.feed = rejected_rows.feed
+        where rejected_rows.load_id not in (%(load)s, %(kept)s)
+    ),
+    forgotten as (
+        select held.*
+        from held
+        join only raw.loads as own on own.load_id = %(load)s
+        join only raw.loads as earlier on earlier.load_id = held.load_id
+        join only raw.loads as first on first.load_id = held.first_load_id
+        left join only raw.loaded_files as file
+            on (file.load_id, file.file_number) = (held.load_id, held.file_number)
+        where (%(is_whole)s or (
+            coalesce(file.source_id, earlier.source_id) in (
+                select own.source_id union all select source_id from only raw.loaded_files where load_id = own.load_id
+            )
+            and earlier.load_id not in (select load_id from only raw.snapshot_days)
+        ))
+        and (earlier.status = 'failed' or (not %(is_refused)s and not exists (
+            select from only raw.loads as has_rejected
+            left join only raw.loaded_files as read using (load_id)
+            where (has_rejected.load_id = earlier.load_id or (
+                has_rejected.feed = own.feed and has_rejected.status = 'succeeded'
+                and read.source_id = file.source_id
+                and has_rejected.ended_at between first.ended_at and earlier.ended_at
+            ))
+            and (
+                coalesce(own.interval_start, '-infinity') > coalesce(has_rejected.interval_start, '-infinity')
+                or coalesce(own.interval_end, 'infinity') < coalesce(has_rejected.interval_end, 'infinity')
+            )
+        )))
+    )
+    delete from only raw.rejected_rows using forgotten
+    where (rejected_rows.load_id, rejected_rows.file_number, rejected_rows.first_load_id)
+        = (forgotten.load_id, forgotten.file_number, forgotten.first_load_id)
 """
 SHOWN_CHARS = 100
 _COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
@@ -195,19 +233,22 @@ def find_previous(
     return PreviousLoad(*found) if found else None
 
 
-def quarantine(connection: psycopg.Connection, load_id: int, limit: int | None = None) -> None:
-    """Insert the first LIMIT rows of the temporary table `rejects`, or all, as rejected rows of the load."""
-    connection.execute(_QUARANTINE, {"load": load_id, "limit": limit})
+def quarantine(connection: psycopg.Connection, load_id: int, *, moves: bool = False, limit: int | None = None) -> None:
+    """Insert the first LIMIT rows of the temporary table `rejects`, or all, as rejected rows of the load.
+
+    MOVES: whether they take the place of the same rows that the load before has rejected of the same files.
+    """
+    connection.execute(_QUARANTINE, {"load": load_id, "limit": limit, "moves": moves})
 
 
 def forget_rejects(
     connection: psycopg.Connection, load_id: int, kept_load_id: int, *, is_refused: bool, is_whole: bool
 ) -> None:
-    """Delete what earlier loads than KEPT_LOAD_ID rejected of the files that LOAD_ID has read, too.
+    """Delete the rejected rows of loads that LOAD_ID replaces: of the same files, with intervals within its own.
 
-    A load that IS_REFUSED replaces those of other refused ones only: the table has rows of those that succeeded.
-    Of a snapshot with a history, each day keeps the rejected rows of its load. Of one without, which IS_WHOLE, a load
-    replaces those of all earlier ones, as it does with the table.
+    Those of KEPT_LOAD_ID stay. If LOAD_ID IS_REFUSED it replaces other refused ones only: the table has rows of those
+    that succeeded. Of a snapshot with a history, each day keeps the rejected rows of its load. One without, which
+    IS_WHOLE, replaces those of all earlier ones, as it does with the table.
     """
     connection.execute(
         _FORGET_REJECTS, {"load": load_id, "kept": kept_load_id, "is_refused": is_refused, "is_whole": is_whole}

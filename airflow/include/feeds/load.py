@@ -216,7 +216,7 @@ class _Load:
                 if replacement.moved_from and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
-            ledger.quarantine(connection, load_id)
+            ledger.quarantine(connection, load_id, moves=raw.feed.time_column is not None)
             self._close(load_id, files, result, moved_from=replacement.moved_from)
             swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
@@ -399,7 +399,7 @@ class _Load:
         """Commit examples of the rejected rows and the failure, and nothing else of the load; raise REFUSAL."""
         counts = {"read": staging.read, "rejected": staging.rejected.total(), "outside": staging.outside}
         staging.discard()
-        ledger.quarantine(self.connection, load_id, EXAMPLES)
+        ledger.quarantine(self.connection, load_id, limit=EXAMPLES)
         self._close(load_id, files, (refusal, counts))
         self.connection.execute("commit")
         raise refusal

@@ -53,14 +53,14 @@ _REMOVE_GONE = """
     delete from pg_temp.replayed where not exists (select from only raw.rejected_rows as rejected where {is_reject})
 """
 # The table has the rows of the latest load of their time; a replay, which has no files, is none. That load has rejected
-# the row, too, if it read the row's file after the first load that rejected the row. It has not read the file after the
-# last one: then the quarantine would have its rejected rows.
+# the row, too, if it is one of those from the first that rejected it to the last, and has read its file.
 _IS_REPLACED = """
     update pg_temp.replayed set reason$ = 'replaced'
     from only raw.loads as own, only raw.rejected_rows as rejected
     where reason$ is null and own.load_id = load$ and {is_reject} and coalesce((
         select coalesce(latest.same_as_load_id, latest.load_id) <> own.load_id and (
-            latest.ended_at < (select ended_at from only raw.loads where load_id = rejected.first_load_id)
+            latest.ended_at > own.ended_at
+            or latest.ended_at < (select ended_at from only raw.loads where load_id = rejected.first_load_id)
             or not exists (
                 select from only raw.loaded_files as read
                 join only raw.loaded_files as of using (source_id)
