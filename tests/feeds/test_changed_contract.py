@@ -176,6 +176,16 @@ def test_a_column_becomes_required_if_no_row_is_without_it(tmp_path: Path, order
     assert load_rows(feed(tmp_path), orders, tmp_path / "orders.csv", "1,2020-01-01,").loaded == 1
 
 
+def test_days_become_times_of_the_contract_s_zone(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    day = ADDED.replace("string", "date")
+    create_tables(bare_warehouse.loader_dsn, feed(tmp_path, "$", day))
+    contract = CONTRACT.replace("schema:", "  - {property: timeZone, value: Europe/Brussels}\nschema:", 1)
+    (tmp_path / "orders.yaml").write_text(contract + day.replace("date", "timestamp"))
+    with pytest.raises(TablesUnfit) as refusal:
+        create_tables(bare_warehouse.loader_dsn, read_feed(tmp_path / "orders.yaml"))
+    assert """using "class"::timestamp at time zone 'Europe/Brussels';""" in refusal.value.next_step
+
+
 def test_a_view_over_the_column_is_named(tmp_path: Path, orders: str) -> None:
     with psycopg.connect(orders, autocommit=True) as db:
         db.execute("create view raw.of_user as select paid from raw.orders")

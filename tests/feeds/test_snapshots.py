@@ -117,13 +117,16 @@ def test_a_snapshot_without_rows_is_refused_of_a_past_day_too(tmp_path: Path, cu
         assert db.execute("select valid_from, valid_to from raw.customers_history").fetchall() == [(FIRST_DAY, None)]
 
 
-def test_a_history_that_somebody_else_keeps_is_left_alone(bare_warehouse: Warehouse, customers: Feed) -> None:
+def test_a_history_that_somebody_else_keeps_is_left_alone(
+    tmp_path: Path, bare_warehouse: Warehouse, customers: Feed
+) -> None:
     dsn = bare_warehouse.loader_dsn
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("create table raw.customers_history (customer_id text, valid_from date, valid_to date)")
         db.execute("insert into raw.customers_history values ('7', '2020-01-01', null)")
         with pytest.raises(TablesUnfit, match=r"raw\.customers_history has rows that no load has written"):
             create_tables(dsn, customers)
+        create_tables(dsn, feed(tmp_path, history=NO_HISTORY))
         assert db.execute("select * from raw.customers_history").fetchall() == [("7", FIRST_DAY, None)]
 
 

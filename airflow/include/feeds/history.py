@@ -16,13 +16,15 @@ from feeds.errors import TablesUnfit
 from feeds.table import RawTable
 
 _TABLE = """
-    create table if not exists {history} (
+    create table {history} (
         {columns},
         valid_from date not null,
         valid_to date, -- the first day on which the row was not so any more; null: it still is
         primary key ({key}, valid_from)
-    )
+    );
+    comment on table {history} is {ours}
 """
+_OURS = "history of a feed"
 # The days from a snapshot's own to the next one, which is in the parameter `next` or null, are made to have its rows.
 _CHANGED = """
     create temporary table changed on commit drop as
@@ -76,12 +78,12 @@ def table(raw: RawTable) -> sql.Identifier:
 
 
 def create(raw: RawTable) -> sql.Composed:
-    """Return the statement that makes the table of RAW's history, if it is missing."""
+    """Return the statement that makes the table of RAW's history."""
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type))
         for column in raw.feed.table_columns
     )
-    return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
+    return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key, ours=_OURS)
 
 
 def begin(connection: psycopg.Connection, raw: RawTable, *, is_new: bool) -> None:
@@ -141,7 +143,8 @@ def refuse_unfit(connection: psycopg.Connection, raw: RawTable) -> None:
     key: list[str] = [column for (column,) in connection.execute(sql.SQL(_KEY).format(table=name))]
     [(has_days,)] = connection.execute("select exists (select from raw.snapshot_days where feed = %s)", (feed.name,))
     if not feed.properties.history:
-        if has_days and "valid_from" in key:
+        [(comment,)] = connection.execute("select obj_description(to_regclass(%s), 'pg_class')", (name,))
+        if comment == _OURS:
             raise TablesUnfit(
                 f"{name} has a history, and the contract asks for none.",
                 "It would lack the days that are loaded without it, if the contract asked for it again.",
