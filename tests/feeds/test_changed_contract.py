@@ -55,7 +55,11 @@ REFUSED = {
         "numeric(5,3)",
         'alter column "paid" type numeric(5,3) using "paid"::numeric(5,3)',
     ),
-    "another type": ('paid, logicalType: number, physicalType: "numeric(5,2)"', "paid, logicalType: string", "::text"),
+    "another type": (
+        'paid, logicalType: number, physicalType: "numeric(5,2)"',
+        "paid, logicalType: string",
+        "::text; if not, keep the table, and load all of it: alter table raw.orders rename to orders_kept",
+    ),
     "another key": ("day, logicalType: date, required", "day, logicalType: date, primaryKey", "rename to orders_kept"),
     "another type of the time": ("day, logicalType: date", "day, logicalType: timestamp", "rename to orders_kept"),
     "another kind": ("property: timeColumn, value: day", "property: maxRejected, value: 0", "rename to orders_kept"),
@@ -184,6 +188,12 @@ def test_days_become_times_of_the_contract_s_zone(tmp_path: Path, bare_warehouse
     with pytest.raises(TablesUnfit) as refusal:
         create_tables(bare_warehouse.loader_dsn, read_feed(tmp_path / "orders.yaml"))
     assert """using "class"::timestamp at time zone 'Europe/Brussels';""" in refusal.value.next_step
+
+
+def test_a_dry_run_alters_nothing_and_says_so(tmp_path: Path, orders: str) -> None:
+    wider, path = feed(tmp_path, "numeric(5,2)", "numeric(6,2)"), tmp_path / "orders.csv"
+    with pytest.raises(TablesUnfit, match="Load without a dry run, which alters the table"):
+        load(wider, orders, source_uri=str(path), dry_run=True)
 
 
 def test_a_view_over_the_column_is_named(tmp_path: Path, orders: str) -> None:
