@@ -4,11 +4,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.errors import NotNullViolation
 
 from feeds.contract import Feed, read_feed
 from feeds.errors import ConstraintViolated, ContractInvalid, TablesUnfit
+from feeds.ledger import LoadResult
 from feeds.load import load
 from feeds.migration import is_widened
+from feeds.replay import replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
 
@@ -52,7 +55,11 @@ REFUSED = {
         "numeric(5,3)",
         'alter column "paid" type numeric(5,3) using "paid"::numeric(5,3)',
     ),
-    "another type": ('paid, logicalType: number, physicalType: "numeric(5,2)"', "paid, logicalType: string", "::text"),
+    "another type": (
+        'paid, logicalType: number, physicalType: "numeric(5,2)"',
+        "paid, logicalType: string",
+        "::text; if not, keep the table, and load all of it: alter table raw.orders rename to orders_kept",
+    ),
     "another key": ("day, logicalType: date, required", "day, logicalType: date, primaryKey", "rename to orders_kept"),
     "another type of the time": ("day, logicalType: date", "day, logicalType: timestamp", "rename to orders_kept"),
     "another kind": ("property: timeColumn, value: day", "property: maxRejected, value: 0", "rename to orders_kept"),
@@ -114,17 +121,79 @@ def test_what_could_lose_something_is_refused(tmp_path: Path, orders: str, chang
         assert columns(db) == before
 
 
-def test_a_column_that_the_contract_no_longer_requires(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+REQUIRED = ('numeric(5,2)"', 'numeric(5,2)", required: true')
+
+
+def load_rows(feed: Feed, dsn: str, path: Path, *rows: str) -> LoadResult:
+    path.write_text("\n".join([",".join(column.name for column in feed.columns), *rows]))
+    return load(feed, dsn, source_uri=str(path), max_rejected=1)
+
+
+def test_what_the_contract_no_longer_requires_may_be_null(tmp_path: Path, bare_warehouse: Warehouse) -> None:
     dsn, path = bare_warehouse.loader_dsn, tmp_path / "orders.csv"
-    create_tables(dsn, feed(tmp_path, 'numeric(5,2)"', 'numeric(5,2)", required: true'))
-    path.write_text("order_id,day,paid\n1,2020-01-01,\n")
-    with pytest.raises(ConstraintViolated) as refusal:
-        load(feed(tmp_path), dsn, source_uri=str(path))
-    statement = "alter table raw.orders alter column paid drop not null"
-    assert refusal.value.next_step.endswith(statement)
-    with psycopg.connect(dsn, autocommit=True) as db:
+    create_tables(dsn, feed(tmp_path, *REQUIRED))
+    result = load_rows(feed(tmp_path, *REQUIRED), dsn, path, "1,2020-01-01,1.5", "2,2020-01-02,")
+    assert (result.loaded, result.rejected) == (1, 1)
+    create_tables(dsn, feed(tmp_path))
+    assert replay(feed(tmp_path), dsn).loaded == 1
+    assert load_rows(feed(tmp_path), dsn, path, "1,2020-01-01,").loaded == 1
+    create_tables(dsn, feed(tmp_path))
+    with psycopg.connect(dsn) as db, pytest.raises(NotNullViolation, match="order_id"):  # of the primary key
+        db.execute("insert into raw.orders (day, load_id) values ('2020-01-01', 1)")
+
+
+def test_a_required_column_that_the_contract_has_no_more_stays_empty(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    dsn, path = bare_warehouse.loader_dsn, tmp_path / "orders.csv"
+    create_tables(dsn, feed(tmp_path, *REQUIRED))
+    without = feed(tmp_path, '      - {name: paid, logicalType: number, physicalType: "numeric(5,2)"}\n')
+    create_tables(dsn, without)
+    assert load_rows(without, dsn, path, "1,2020-01-01").loaded == 1
+
+
+def test_what_a_user_says_of_nulls_stays(tmp_path: Path, orders: str) -> None:
+    path = tmp_path / "orders.csv"
+    with psycopg.connect(orders, autocommit=True) as db:
+        db.execute("delete from raw.orders where paid is null; alter table raw.orders alter paid set not null")
+        create_tables(orders, feed(tmp_path))
+        with pytest.raises(ConstraintViolated) as refusal:
+            load_rows(feed(tmp_path), orders, path, "1,2020-01-01,")
+        statement = "alter table raw.orders alter column paid drop not null"
+        assert refusal.value.next_step.endswith(statement)
+        create_tables(orders, feed(tmp_path, *REQUIRED))
         db.execute(statement)
-    assert load(feed(tmp_path), dsn, source_uri=str(path)).loaded == 1
+        create_tables(orders, feed(tmp_path, *REQUIRED))
+        db.execute("insert into raw.orders (order_id, day, load_id) values (7, '2020-01-01', 1)")
+
+
+def test_a_column_becomes_required_if_no_row_is_without_it(tmp_path: Path, orders: str) -> None:
+    with psycopg.connect(orders, autocommit=True) as db:
+        with pytest.raises(TablesUnfit) as refusal:
+            create_tables(orders, feed(tmp_path, *REQUIRED))
+        statement = 'update raw.orders set "paid" = … where "paid" is null'
+        assert refusal.value.next_step == f"Give them one: {statement}"
+        db.execute(statement.replace("…", "0").encode())
+        create_tables(orders, feed(tmp_path, *REQUIRED))
+        with pytest.raises(NotNullViolation, match="paid"):
+            db.execute("insert into raw.orders (order_id, day, load_id) values (7, '2020-01-01', 1)")
+    assert load_rows(feed(tmp_path, *REQUIRED), orders, tmp_path / "orders.csv", "1,2020-01-01,2").loaded == 1
+    create_tables(orders, feed(tmp_path))
+    assert load_rows(feed(tmp_path), orders, tmp_path / "orders.csv", "1,2020-01-01,").loaded == 1
+
+
+def test_days_become_times_of_the_contract_s_zone(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    day = ADDED.replace("string", "date")
+    create_tables(bare_warehouse.loader_dsn, feed(tmp_path, "$", day))
+    contract = CONTRACT.replace("schema:", "  - {property: timeZone, value: Europe/Brussels}\nschema:", 1)
+    (tmp_path / "orders.yaml").write_text(contract + day.replace("date", "timestamp"))
+    with pytest.raises(TablesUnfit) as refusal:
+        create_tables(bare_warehouse.loader_dsn, read_feed(tmp_path / "orders.yaml"))
+    assert """using "class"::timestamp at time zone 'Europe/Brussels';""" in refusal.value.next_step
+
+
+def test_a_dry_run_alters_nothing_and_says_so(tmp_path: Path, orders: str) -> None:
+    wider, path = feed(tmp_path, "numeric(5,2)", "numeric(6,2)"), tmp_path / "orders.csv"
+    with pytest.raises(TablesUnfit, match="Load without a dry run, which alters the table"):
+        load(wider, orders, source_uri=str(path), dry_run=True)
 
 
 def test_a_view_over_the_column_is_named(tmp_path: Path, orders: str) -> None:

@@ -44,9 +44,13 @@ def customers(tmp_path: Path) -> Feed:
     return feed(tmp_path)
 
 
-def feed(folder: Path, pattern: str = "[a-z]*") -> Feed:
+HISTORY = "{property: history, value: true}"
+NO_HISTORY = "{property: history, value: false}"
+
+
+def feed(folder: Path, pattern: str = "[a-z]*", history: str = HISTORY) -> Feed:
     path = folder / "customers.yaml"
-    path.write_text(CONTRACT.replace("[a-z]*", pattern))
+    path.write_text(CONTRACT.replace("[a-z]*", pattern).replace(HISTORY, history))
     return read_feed(path)
 
 
@@ -113,13 +117,16 @@ def test_a_snapshot_without_rows_is_refused_of_a_past_day_too(tmp_path: Path, cu
         assert db.execute("select valid_from, valid_to from raw.customers_history").fetchall() == [(FIRST_DAY, None)]
 
 
-def test_a_history_that_somebody_else_keeps_is_left_alone(bare_warehouse: Warehouse, customers: Feed) -> None:
+def test_a_history_that_somebody_else_keeps_is_left_alone(
+    tmp_path: Path, bare_warehouse: Warehouse, customers: Feed
+) -> None:
     dsn = bare_warehouse.loader_dsn
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("create table raw.customers_history (customer_id text, valid_from date, valid_to date)")
         db.execute("insert into raw.customers_history values ('7', '2020-01-01', null)")
         with pytest.raises(TablesUnfit, match=r"raw\.customers_history has rows that no load has written"):
             create_tables(dsn, customers)
+        create_tables(dsn, feed(tmp_path, history=NO_HISTORY))
         assert db.execute("select * from raw.customers_history").fetchall() == [("7", FIRST_DAY, None)]
 
 
@@ -181,3 +188,106 @@ def test_without_a_history_the_table_does_not_go_back_to_an_earlier_day(
         assert db.execute(table).fetchall() == [("1", "gent"), ("2", "GENT")]
         load_day(customers, dsn, tmp_path / "other.csv", FIRST_DAY + timedelta(days=3), {("nl", "1"): "delft"})
         assert db.execute(table).fetchall() == [("1", "delft")]
+
+
+HISTORY_ROWS = "select customer_id, city, valid_from, valid_to from raw.customers_history order by 1, 3"
+TABLE_ROWS = "select customer_id, city from raw.customers order by 1"
+DAYS = [FIRST_DAY + timedelta(days=number) for number in range(4)]
+
+
+def test_a_table_that_was_dropped_has_the_latest_rows_of_its_history(
+    tmp_path: Path, customers: Feed, snapshots: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file.csv"
+    load_day(customers, snapshots, path, DAYS[1], {("be", "1"): "gent", ("be", "2"): "gent"})
+    load_day(customers, snapshots, path, DAYS[2], {("be", "1"): "gent", ("be", "3"): "delft"})
+    with psycopg.connect(snapshots, autocommit=True) as db:
+        db.execute("drop table raw.customers")
+        create_tables(snapshots, customers)
+        caplog.set_level("INFO")
+        assert load_day(customers, snapshots, path, DAYS[0], {("be", "4"): "gent"}).loaded == 1
+        assert "only its history was written: raw.customers keeps the rows of a later day" in caplog.text
+        assert db.execute(TABLE_ROWS).fetchall() == [("1", "gent"), ("3", "delft")]
+        load_ids = "select distinct load_id from raw.customers"
+        assert db.execute(load_ids).fetchall() == [(2,)]
+        assert load_day(customers, snapshots, path, DAYS[3], {("be", "1"): "delft"}).replaced == 2
+        assert db.execute(TABLE_ROWS).fetchall() == [("1", "delft")]
+
+
+def test_a_table_that_was_dropped_without_a_history_has_no_day(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    customers, dsn, path = feed(tmp_path, history=NO_HISTORY), bare_warehouse.loader_dsn, tmp_path / "file.csv"
+    create_tables(dsn, customers)
+    load_day(customers, dsn, path, DAYS[1], {("be", "1"): "gent"})
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("drop table raw.customers")
+        create_tables(dsn, customers)
+        assert load_day(customers, dsn, path, DAYS[0], {("be", "2"): "gent"}).loaded == 1
+        assert db.execute(TABLE_ROWS).fetchall() == [("2", "gent")]
+
+
+def test_a_history_that_is_asked_for_later_begins_with_the_table(tmp_path: Path, bare_warehouse: Warehouse) -> None:
+    dsn, path = bare_warehouse.loader_dsn, tmp_path / "file.csv"
+    plain = feed(tmp_path, history=NO_HISTORY)
+    create_tables(dsn, plain)
+    for day in (DAYS[1], DAYS[2]):
+        load_day(plain, dsn, path, day, {("be", "1"): "gent"})
+    customers = feed(tmp_path)
+    create_tables(dsn, customers)
+    with psycopg.connect(dsn, autocommit=True) as db:
+        assert db.execute(HISTORY_ROWS).fetchall() == [("1", "gent", DAYS[2], None)]
+        load_day(customers, dsn, path, DAYS[3], {("be", "1"): "delft"})
+        load_day(customers, dsn, path, DAYS[0], {("be", "1"): "gent"})  # day 1 is forgotten
+        assert db.execute(HISTORY_ROWS).fetchall() == [("1", "gent", DAYS[0], DAYS[3]), ("1", "delft", DAYS[3], None)]
+        with pytest.raises(TablesUnfit, match="has a history, and the contract asks for none") as refusal:
+            create_tables(dsn, plain)
+        db.execute(refusal.value.next_step.split(": ")[1].encode())
+        create_tables(dsn, plain)
+        load_day(plain, dsn, path, DAYS[3], {("be", "1"): "paris"})
+        create_tables(dsn, customers)
+        assert db.execute(HISTORY_ROWS).fetchall() == [("1", "paris", DAYS[3], None)]
+
+
+def test_a_history_keeps_the_values_of_a_column_that_the_contract_has_no_more(
+    tmp_path: Path, customers: Feed, snapshots: str
+) -> None:
+    path = tmp_path / "customers.yaml"
+    path.write_text(CONTRACT + "      - {name: phone, logicalType: string, required: true}\n")
+    file, dsn = tmp_path / "file.csv", snapshots
+    create_tables(dsn, read_feed(path))
+    file.write_text("customer_id,country,city,phone\n1,be,gent,007\n")
+    end = datetime(2020, 1, 2, tzinfo=UTC)
+    load(read_feed(path), dsn, source_uri=str(file), start=end - timedelta(days=1), end=end)
+    create_tables(dsn, customers)
+    load_day(customers, dsn, file, DAYS[2], {("be", "1"): "delft"})
+    with psycopg.connect(dsn) as db:
+        found = db.execute("select city, phone, valid_to from raw.customers_history order by valid_from").fetchall()
+        assert found == [("gent", "007", DAYS[2]), ("delft", None, None)]
+
+
+def test_a_history_of_another_key_is_refused(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    path = tmp_path / "customers.yaml"
+    load_day(customers, snapshots, tmp_path / "file.csv", DAYS[1], {("be", "1"): "gent"})
+    path.write_text(CONTRACT.replace(", primaryKey: true, primaryKeyPosition: 1", ""))
+    with psycopg.connect(snapshots, autocommit=True) as db:
+        for name in ("customers_history", "customers"):
+            with pytest.raises(TablesUnfit, match=rf"primary key of raw\.{name} is") as refusal:
+                create_tables(snapshots, read_feed(path))
+            db.execute(refusal.value.next_step.split(": ")[1].encode())
+    create_tables(snapshots, read_feed(path))
+    assert load_day(read_feed(path), snapshots, tmp_path / "file.csv", DAYS[0], {("be", "1"): "gent"}).loaded == 1
+    with psycopg.connect(snapshots) as db:
+        assert db.execute(TABLE_ROWS).fetchall() == [("1", "gent")]
+
+
+def test_a_required_column_more_stays_empty_in_the_history(tmp_path: Path, customers: Feed, snapshots: str) -> None:
+    path, file = tmp_path / "customers.yaml", tmp_path / "file.csv"
+    load_day(customers, snapshots, file, DAYS[0], {("be", "1"): "gent"})
+    path.write_text(CONTRACT + "      - {name: phone, logicalType: string, required: true}\n")
+    changed = read_feed(path)
+    with psycopg.connect(snapshots, autocommit=True) as db:
+        db.execute("drop table raw.customers")
+        with pytest.raises(TablesUnfit, match=r"customers_history has rows without phone") as refusal:
+            create_tables(snapshots, changed)
+        db.execute(refusal.value.next_step.split(": ")[1].replace("…", "'007'").encode())
+        create_tables(snapshots, changed)
+        assert db.execute("select city, phone from raw.customers").fetchall() == [("gent", "007")]

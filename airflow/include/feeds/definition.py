@@ -177,8 +177,8 @@ def read_definition(connection: psycopg.Connection, table: RawTable) -> Definiti
             difference = f"is {types[name]}, not {type_}" if name in types else "is missing"
             raise TablesUnfit(
                 f"{table} has an unexpected structure: its column {name} {difference}.",
-                "Another program made the table, or a user altered it; the load did not change it.",
-                table.rebuild,
+                "The contract was changed since the last load, another program made the table, or a user altered it.",
+                "Load without a dry run, which alters the table where that loses nothing, or says what to do.",
             )
     for column in columns:
         is_own = column.name in own

@@ -9,19 +9,22 @@ from datetime import date
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import NotNullViolation
 
 from feeds.contract import HISTORY
 from feeds.errors import TablesUnfit
 from feeds.table import RawTable
 
 _TABLE = """
-    create table if not exists {history} (
+    create table {history} (
         {columns},
         valid_from date not null,
         valid_to date, -- the first day on which the row was not so any more; null: it still is
         primary key ({key}, valid_from)
-    )
+    );
+    comment on table {history} is {ours}
 """
+_OURS = "history of a feed"
 # The days from a snapshot's own to the next one, which is in the parameter `next` or null, are made to have its rows.
 _CHANGED = """
     create temporary table changed on commit drop as
@@ -40,10 +43,10 @@ _CHANGED = """
     );
     delete from {history} as history using pg_temp.changed as snapshot
     where {same_key} and history.valid_from = snapshot.valid_from;
-    insert into {history} ({names}, valid_from, valid_to)
-    select {names}, valid_from, {day} from pg_temp.changed where valid_from < {day};
-    insert into {history} ({names}, valid_from, valid_to)
-    select {names}, {next}, valid_to from pg_temp.changed where coalesce(valid_to, 'infinity') > {next};
+    insert into {history} ({all_names}, valid_from, valid_to)
+    select {all_names}, valid_from, {day} from pg_temp.changed where valid_from < {day};
+    insert into {history} ({all_names}, valid_from, valid_to)
+    select {all_names}, {next}, valid_to from pg_temp.changed where coalesce(valid_to, 'infinity') > {next};
     insert into {history} ({names}, valid_from, valid_to)
     select {names}, {day}, {next} from pg_temp.fresh;
 """
@@ -57,6 +60,16 @@ _MERGED = """
     update {history} as history set valid_to = snapshot.valid_to from later as snapshot
     where history.valid_to = {at} and {same_key}
 """
+_KEY = """
+    select attname::text from pg_index join pg_attribute on attrelid = indrelid and attnum = any(indkey)
+    where indrelid = {table}::regclass and indisprimary order by 1
+"""
+# Also those that the contract has no more, and a user's.
+_ALL_NAMES = """
+    select attname from pg_attribute
+    where attrelid = {table}::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+        and attname not in ('valid_from', 'valid_to')
+"""
 
 
 def table(raw: RawTable) -> sql.Identifier:
@@ -65,29 +78,90 @@ def table(raw: RawTable) -> sql.Identifier:
 
 
 def create(raw: RawTable) -> sql.Composed:
-    """Return the statement that makes the table of RAW's history, if it is missing."""
+    """Return the statement that makes the table of RAW's history."""
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type))
         for column in raw.feed.table_columns
     )
-    return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key)
+    return sql.SQL(_TABLE).format(history=table(raw), columns=columns, key=raw.key, ours=_OURS)
 
 
-def refuse_foreign(connection: psycopg.Connection, raw: RawTable) -> None:
-    """Raise TablesUnfit if the table of RAW's history has rows, and no load has written them."""
-    name = f"{raw}{HISTORY}"
-    if connection.execute("select to_regclass(%s)", (name,)).fetchone() == (None,):
+def begin(connection: psycopg.Connection, raw: RawTable, *, is_new: bool) -> None:
+    """Make the history agree with the table of RAW, which IS_NEW or has the rows of the latest day.
+
+    A new table gets the rows that the history has of the latest day. A new history begins on the latest day with the
+    table's rows. Days whose rows neither of them has are forgotten.
+
+    Raises:
+        TablesUnfit: the history's rows lack a column that the contract requires now.
+    """
+    feed = raw.feed
+    if feed.time_column:
         return
-    [(is_own,)] = connection.execute(
-        sql.SQL("select not exists (select from {}) or exists (select from raw.snapshot_days where feed = {})").format(
-            table(raw), raw.feed.name
-        )
-    )
-    if not is_own:
+    has_history = feed.properties.history and _exists(connection, raw)
+    if is_new and not has_history:
+        connection.execute("delete from raw.snapshot_days where feed = %s", (feed.name,))
+    latest = connection.execute(
+        "select day, load_id from raw.snapshot_days where feed = %s order by day desc limit 1", (feed.name,)
+    ).fetchone()
+    parts = {"table": raw.identifier, "history": table(raw), "names": raw.names}
+    if is_new and has_history and latest:
+        fill = "insert into {table} ({names}, load_id) select {names}, {} from {history} where valid_to is null"
+        try:
+            connection.execute(sql.SQL(fill).format(latest[1], **parts))
+        except NotNullViolation as error:
+            name, history = error.diag.column_name or "", f"{raw}{HISTORY}"
+            added = f'alter table {history} add column if not exists "{name}" {raw.columns[name]}'
+            condition = f'valid_to is null and "{name}" is null'
+            raise TablesUnfit(
+                f"{history} has rows without {name}, which the contract requires.",
+                f"The contract was changed after they were loaded, and {raw}, which is missing, gets the latest.",
+                f'Give them one: {added}; update {history} set "{name}" = … where {condition}',  # noqa: S608
+            ) from error
+    if feed.properties.history and not has_history:
+        connection.execute(create(raw))
+    if feed.properties.history and not has_history and latest:
+        fill = "insert into {history} ({names}, valid_from) select {names}, {} from {table}"
+        connection.execute(sql.SQL(fill).format(_date(latest[0]), **parts))
+        connection.execute("delete from raw.snapshot_days where feed = %s and day < %s", (feed.name, latest[0]))
+
+
+def _exists(connection: psycopg.Connection, raw: RawTable) -> bool:
+    return connection.execute("select to_regclass(%s)", (f"{raw}{HISTORY}",)).fetchone() != (None,)
+
+
+def refuse_unfit(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Refuse a table of RAW's history that cannot go on.
+
+    Raises:
+        TablesUnfit: no load has written its rows, its key is another one, or the contract asks for none any more.
+    """
+    feed, name = raw.feed, f"{raw}{HISTORY}"
+    if feed.time_column or not _exists(connection, raw):
+        return
+    keep = f"Keep it under another name, then load again: alter table {name} rename to {feed.name}{HISTORY}_kept"
+    key: list[str] = [column for (column,) in connection.execute(sql.SQL(_KEY).format(table=name))]
+    [(has_days,)] = connection.execute("select exists (select from raw.snapshot_days where feed = %s)", (feed.name,))
+    if not feed.properties.history:
+        [(comment,)] = connection.execute("select obj_description(to_regclass(%s), 'pg_class')", (name,))
+        if comment == _OURS:
+            raise TablesUnfit(
+                f"{name} has a history, and the contract asks for none.",
+                "It would lack the days that are loaded without it, if the contract asked for it again.",
+                keep,
+            )
+        return
+    if not has_days and connection.execute(sql.SQL("select 1 from {} limit 1").format(table(raw))).fetchone():
         raise TablesUnfit(
             f"{name} has rows that no load has written.",
             "Another program made the table; the load did not change it.",
-            f"Keep it under another name, then load again: alter table {name} rename to {raw.feed.name}_kept",
+            keep,
+        )
+    if key != sorted([*feed.key, "valid_from"]):
+        raise TablesUnfit(
+            f"The primary key of {name} is {', '.join(key) or 'missing'}, and the contract's is {', '.join(feed.key)}.",
+            "The contract was changed after the table was made; the rows that are there may not be unique by it.",
+            keep,
         )
 
 
@@ -143,11 +217,13 @@ def write(
         ]
         return sql.SQL(" and ").join([sql.SQL("true"), *pairs])
 
+    all_names = connection.execute(sql.SQL(_ALL_NAMES).format(table=f"{raw}{HISTORY}")).fetchall()
     others = tuple(column.name for column in raw.feed.table_columns if column.name not in raw.feed.key)
     parts = {
         "history": table(raw),
         "snapshot": snapshot or sql.SQL("(select * from {} where false)").format(raw.identifier),
         "names": raw.names,
+        "all_names": sql.SQL(", ").join(sql.Identifier(name) for (name,) in all_names),
         "same_key": equal(raw.feed.key, "="),
         "same": equal(others, "is not distinct from"),
         "day": _date(day),

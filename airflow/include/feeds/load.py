@@ -231,6 +231,9 @@ class _Load:
             history.write(connection, raw, snapshot, self.day, load_id)
         elif not is_past:
             history.record(connection, raw, self.day, load_id)
+        if is_past:
+            to = "only its history was written" if raw.feed.properties.history else "nothing was written"
+            logger.info("load %d: %s: %s keeps the rows of a later day", load_id, to, raw)
         return is_past
 
     def _files(self) -> list[str]:

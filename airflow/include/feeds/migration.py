@@ -1,6 +1,7 @@
 """Bring a raw table along with its contract where that loses nothing, and refuse what could, with the statement to run.
 
-Columns are added, and numbers get more digits. A column that the contract has no more stays, and stays empty.
+Columns are added, numbers get more digits, and what the contract no longer requires may be null. A column that the
+contract has no more stays, and stays empty.
 """
 
 import re
@@ -9,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import FeatureNotSupported, ProgrammingError
 
-from feeds.contract import HISTORY, Column
+from feeds.contract import HISTORY, SQL_TYPES, Column
 from feeds.errors import ContractInvalid, TablesUnfit
 from feeds.partitions import current_generation
 from feeds.table import RawTable
@@ -18,6 +19,12 @@ _COLUMNS = """
     select attname, format_type(atttypid, atttypmod) from pg_attribute
     where attrelid = to_regclass({table}) and attnum > 0 and not attisdropped
 """
+_NOT_NULL = """
+    select attname, attnotnull, col_description(attrelid, attnum) from pg_attribute
+    where attrelid = {table}::regclass and attnum > 0 and not attisdropped
+"""
+# The comment of a column that is not null for the contract. A user's column has none of ours: its NOT NULL stays.
+_REQUIRED = "required by the contract"
 _PARTITION_KEY = """
     select attname from pg_partitioned_table join pg_attribute on attrelid = partrelid and attnum = partattrs[0]
     where partrelid = {table}::regclass
@@ -54,7 +61,7 @@ def is_widened(before: str, after: str) -> bool:
 
 
 def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
-    """Alter the table of RAW, which is there, and its history, in the present transaction.
+    """Alter the table of RAW, which is there, and its history, if it is, in the present transaction.
 
     Raises:
         TablesUnfit: the change could lose something, or the table is not the feed's.
@@ -70,7 +77,9 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
             raw.rebuild,
         )
     key = connection.execute(raw.in_sql(_KEY)).fetchone()
-    if key and key[0] != sorted(raw.feed.key) and (raw.feed.time_column or raw.feed.properties.history):
+    required = {column.name for column in raw.feed.columns if column.is_required}
+    is_kept = raw.feed.time_column or raw.feed.properties.history  # no load replaces all rows, and the key with them
+    if key and key[0] != sorted(raw.feed.key) and (is_kept or not required.issuperset(key[0])):
         raise TablesUnfit(
             f"The primary key of {raw} is {', '.join(key[0])}, and the contract's is {', '.join(raw.feed.key)}.",
             "The contract was changed after the table was made; the rows that are there may not be unique by it.",
@@ -88,20 +97,54 @@ def migrate(connection: psycopg.Connection, raw: RawTable) -> None:
                     "The contract was changed after the table was made; the load did not change the table.",
                     raw.rebuild,
                 )
-            _alter(connection, table, column, present.get(column.name), is_history=table != str(raw))
+            _alter(connection, raw, table, column, present.get(column.name), is_history=table != str(raw))
+    _follow_required(connection, raw)
+    _mark_required(connection, raw)
+
+
+def _mark_required(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Comment on each column of RAW that is not null for the contract, unless a user has."""
+    required = {column.name for column in raw.feed.columns if column.is_required}
+    for name, is_not_null, comment in connection.execute(raw.in_sql(_NOT_NULL)).fetchall():
+        if name in required and is_not_null and comment is None:
+            connection.execute(f"comment on column {raw}.\"{name}\" is '{_REQUIRED}'".encode())
+
+
+def _follow_required(connection: psycopg.Connection, raw: RawTable) -> None:
+    """Let a column be null that the contract does not require any more, and the other way round if no row is null.
+
+    A history's columns may be null.
+    """
+    required = {column.name for column in raw.feed.columns if column.is_required}
+    for name, is_not_null, comment in connection.execute(raw.in_sql(_NOT_NULL)).fetchall():
+        if name not in required and comment == _REQUIRED:
+            if is_not_null:
+                _execute(connection, str(raw), f'alter column "{name}" drop not null')
+            connection.execute(f'comment on column {raw}."{name}" is null'.encode())
+        elif name in required and not is_not_null and comment != _REQUIRED:  # else a user lets it be null
+            [(has_null,)] = connection.execute(
+                f'select exists (select from {raw} where "{name}" is null)'.encode()  # noqa: S608
+            )
+            if not has_null:
+                _execute(connection, str(raw), f'alter column "{name}" set not null')
+            elif raw.feed.time_column:  # the next load of a snapshot replaces all rows
+                raise TablesUnfit(
+                    f"{raw} has rows without {name}, which the contract requires.",
+                    "The contract was changed after they were loaded.",
+                    f'Give them one: update {raw} set "{name}" = … where "{name}" is null',  # noqa: S608
+                )
 
 
 def _alter(
-    connection: psycopg.Connection, table: str, column: Column, present: str | None, *, is_history: bool
+    connection: psycopg.Connection, raw: RawTable, table: str, column: Column, present: str | None, *, is_history: bool
 ) -> None:
     name = column.name
-    if present is None and not column.is_required:
+    if present is None and (is_history or not column.is_required):
         _execute(connection, table, f'add column "{name}" {column.sql_type}')
         return
     if present is None:
         if connection.execute(f"select exists (select from {table})".encode()).fetchone() == (False,):  # noqa: S608
-            not_null = "" if is_history else " not null"
-            _execute(connection, table, f'add column "{name}" {column.sql_type}{not_null}')
+            _execute(connection, table, f'add column "{name}" {column.sql_type} not null')
             return
         raise TablesUnfit(
             f"{table} has no column {name}, which the contract requires.",
@@ -113,7 +156,8 @@ def _alter(
         raise TablesUnfit(
             f"The column {name} of {table} is {present}, and {column.sql_type} in the contract.",
             "One of them was changed after the table was made, and its values could be lost or not fit.",
-            f'If they fit: alter table {table} {statement} using "{name}"::{column.sql_type}',
+            f"If they fit: alter table {table} {statement} using {_cast(raw, column, present)};"
+            f" if not, keep the table, and load all of it: alter table {table} rename to {table.split('.')[1]}_kept",
         )
     try:
         with connection.transaction():
@@ -124,6 +168,16 @@ def _alter(
             f"PostgreSQL does not alter a column that a view shows: {error.diag.message_detail}.",
             "Drop the view, load, and make it again; `dbt build` makes its own: drop view …",
         ) from error
+
+
+def _cast(raw: RawTable, column: Column, present: str) -> str:
+    """Return SQL for the values of COLUMN, now PRESENT, in its new type; a day is one of the feed's time zone."""
+    name, zone = f'"{column.name}"', f"at time zone '{raw.feed.properties.time_zone}'"
+    if (present, column.type) == ("date", "timestamp"):
+        return f"{name}::timestamp {zone}"
+    if (present, column.type) == (SQL_TYPES["timestamp"], "date"):
+        return f"({name} {zone})::date"
+    return f"{name}::{column.sql_type}"
 
 
 def _execute(connection: psycopg.Connection, table: str, change: str) -> None:

@@ -109,13 +109,10 @@ def make_missing(connection: psycopg.Connection, raw: RawTable) -> None:
         connection.execute(files("feeds").joinpath("upgrade.sql").read_bytes())
     connection.execute(files("feeds").joinpath("tables.sql").read_bytes())
     record(connection, unrecorded, 0)
-    if raw.feed.properties.history:
-        history.refuse_foreign(connection, raw)
-    if kind(str(raw)):
-        migrate(connection, raw)
-    else:
+    history.refuse_unfit(connection, raw)
+    if is_new := kind(str(raw)) is None:
         connection.execute(raw.create())
         make_first_partition(connection, read_definition(connection, raw))
+    migrate(connection, raw)  # a history may be there
     check_rules(connection, raw)
-    if raw.feed.properties.history:
-        connection.execute(history.create(raw))
+    history.begin(connection, raw, is_new=is_new)
