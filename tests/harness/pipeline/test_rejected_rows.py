@@ -26,10 +26,11 @@ def reject(dsn: str, rows: list[tuple[int, str, str, str | None]]) -> None:
         query = "insert into raw.loads (feed, source_uri, status) values ('events', 'a', 'failed') returning load_id"
         [(load_id,)] = connection.execute(query).fetchall()
         query = (
-            "insert into raw.rejected_rows (feed, load_id, file_number, line_number, raw_text, reason, column_name)"
-            " values ('events', %s, 1, %s, %s, %s, %s)"
+            "insert into raw.rejected_rows"
+            " (feed, load_id, first_load_id, file_number, line_number, raw_text, reason, column_name)"
+            " values ('events', %s, %s, 1, %s, %s, %s, %s)"
         )
-        connection.cursor().executemany(query, [(load_id, *row) for row in rows])
+        connection.cursor().executemany(query, [(load_id, load_id, *row) for row in rows])
 
 
 def test_three_of_each_reason_are_shown_and_all_are_in_the_file(
