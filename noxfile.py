@@ -91,15 +91,21 @@ def dags(session: nox.Session) -> None:
 
 @nox.session(tags=["ci", "pythons"])
 def dbt(session: nox.Session) -> None:
-    """Load the sample into an ephemeral PostgreSQL and run dbt: `build` and its docs, or `-- COMMAND`."""
+    """Load the samples into an ephemeral PostgreSQL and run dbt: `build` and its docs, or `-- COMMAND`."""
     install(session, "dbt")  # also for --help, which has dbt's own options
     run(session, install(session, "harness"), "harness", "dbt")
 
 
 @nox.session(tags=["ci", "engine", "target"], default=False)
 def e2e(session: nox.Session) -> None:
-    """Run the three pipelines end to end on a target and check every number."""
+    """Run the pipelines of every feed end to end on a target and check every number."""
     run(session, install(session, "airflow", "dbt", "harness"), "harness", "e2e")
+
+
+@nox.session(default=False)
+def feed(session: nox.Session) -> None:
+    """Make, check and mend feeds: `-- new NAME --from FILE`, `check`, `replay-rejects NAME`."""
+    run(session, install(session, "harness"), "harness", "feed")
 
 
 @nox.session(default=False)
@@ -135,7 +141,7 @@ def release(session: nox.Session) -> None:
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
     """Measure the load and dbt: `-- load` or `-- dbt` measures only one, `--events N` sets the size."""
-    run(session, install(session, "dbt", "bench"), "harness.commands.bench")
+    run(session, install(session, "dbt", "tools", "bench"), "harness.commands.bench")
 
 
 @nox.session(tags=["nightly"], default=False)
@@ -146,7 +152,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def sample(session: nox.Session) -> None:
-    """Generate events: `-- --events N --seed S --out PATH`."""
+    """Generate rows of a feed: `-- --feed NAME --rows N --seed S --out PATH`."""
     run(session, install(session, "sample"), "airflow/data/generate.py")
 
 

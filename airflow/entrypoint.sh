@@ -7,8 +7,10 @@ mkdir -p /tmp/code.0
 if [ -e "$synced" ]; then
     tar --extract --touch --file "$synced" --directory /tmp/code.0
 else
-    cp -Rp /opt/airflow/dags /opt/airflow/include /tmp/code.0
+    cp -Rp /opt/airflow/dags /opt/airflow/feeds /opt/airflow/include /tmp/code.0
 fi
 ln -sfn code.0 /tmp/code
+# A contract's relative path, airflow/data/events.csv for example, begins two folders above the contracts.
+ln -sfn /opt/airflow /tmp/airflow
 export AIRFLOW__CORE__DAGS_FOLDER=/tmp/code/dags PYTHONPATH=/tmp/code/include
 exec /usr/bin/dumb-init -- /entrypoint "$@"

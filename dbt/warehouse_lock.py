@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import psycopg2
 
 MAX_TIMEOUT_S = 2_147_483  # PostgreSQL's lock_timeout is an integer of milliseconds
-# Of libpq's messages those that another try would give again; events/driver_errors.py has the load's.
+# Of libpq's messages those that another try would give again; feeds/driver_errors.py has the load's.
 REFUSED = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|permission denied for"
     r"|(?:role|database) \".*\" (?:does|is) not|does not support SSL|SSL was required|[Cc]ertificate|channel binding"

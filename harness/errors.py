@@ -1,17 +1,17 @@
 """The harness's expected errors: each has three lines for the terminal, and each kind its own exit code.
 
-Exit codes: 10 to 29 belong to `events`, 30 to 39 to `dbt/run.py`, 40 to 69 to the harness.
+Exit codes: 10 to 29 and 36 belong to `feeds`, 30 to 35 to `dbt/run.py`, 40 to 69 to the harness.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from events.errors import EventsError
-from events.uri import shown, without_secrets
+from feeds.errors import FeedError
+from feeds.uri import shown, without_secrets
 
 
-class HarnessError(EventsError):
+class HarnessError(FeedError):
     """An expected error, never changed: what passes it on raises `amended()` from it. Its `evidence` is Markdown."""
 
     exit_code = 40
@@ -74,7 +74,7 @@ class DagRunFailedError(HarnessError):
 
 
 class ChecksFailedError(HarnessError):
-    """A number in the warehouse differs from the one computed from the events file."""
+    """A number in the warehouse differs from the one computed from the feeds' files."""
 
     exit_code = 45
 
@@ -236,6 +236,12 @@ class AccessDeniedError(HarnessError):
     """The cluster does not accept the context's credentials, or they lack a right."""
 
     exit_code = 67
+
+
+class BreakingChangeError(HarnessError):
+    """A change of a contract breaks its readers, and the contract's major version does not say so."""
+
+    exit_code = 68
 
 
 class AlreadyUpError(HarnessError):

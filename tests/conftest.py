@@ -13,9 +13,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from events import partitions
-from events.errors import SettingUnusable
-from events.tables import create_tables
+from feeds import partitions
+from feeds.errors import SettingUnusable
 from harness.docker import engine
 from harness.project import pythons
 from harness.project.paths import ROOT
@@ -23,6 +22,7 @@ from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
 from harness.warehouse.server import Server
+from tests.events_feed import create_tables
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,28 +5,31 @@ from fractions import Fraction
 import numpy as np
 from event_log import Draws
 
-# Used by turns: the reason for which a row is rejected, and the row, made from a valid one.
+# Used by turns: the reason for which a row is rejected, with its column, and the row, made from a valid one.
 BAD_ROWS = (
-    ("not_utf8", "{id};proposed;{professional};{at};11_gevel-v\udcffgen_repoint-brickwork_1.50"),
+    ("encoding", "{id};proposed;{professional};{at};11_gevel-v\udcffgen_repoint-brickwork_1.50"),
     ("nul_byte", "{id};proposed;{professional};{at};11_gevel\0voegen_repoint-brickwork_1.50"),
     ("quoting", '{id};"{type};{professional};{at};{meta}'),
     ("field_count", "{id};{type};{professional};{at}"),
-    ("event_id", "no. {id};{type};{professional};{at};{meta}"),
-    ("event_type", "{id};withdrew;{professional};{at};"),
-    ("professional_id", "{id};{type};9223372036854775808;{at};{meta}"),
-    ("created_at", "{id};{type};{professional};2020-02-30 12:00:00;{meta}"),
-    ("metadata_missing", "{id};proposed;{professional};{at};"),
-    ("metadata_unexpected", "{id};created_account;{professional};{at};11_gevel-voegen_repoint-brickwork_1.50"),
-    ("metadata", "{id};proposed;{professional};{at};11_gevel-voegen_1.50"),
-    ("service_id", "{id};proposed;{professional};{at};B11_gevel-voegen_repoint-brickwork_1.50"),
-    ("lead_fee", "{id};proposed;{professional};{at};11_gevel-voegen_repoint-brickwork_1,50"),
-    ("duplicate_event_id", "{earlier_id};created_account;{professional};{at};"),
+    ("event_id: type", "no. {id};{type};{professional};{at};{meta}"),
+    ("event_type: value", "{id};withdrew;{professional};{at};"),
+    ("professional_id_anonymized: type", "{id};{type};9223372036854775808;{at};{meta}"),
+    ("created_at: type", "{id};{type};{professional};2020-02-30 12:00:00;{meta}"),
+    ("only_proposals_have_metadata: rule", "{id};proposed;{professional};{at};"),
+    (
+        "only_proposals_have_metadata: rule",
+        "{id};created_account;{professional};{at};11_gevel-voegen_repoint-brickwork_1.50",
+    ),
+    ("meta_data: pattern", "{id};proposed;{professional};{at};11_gevel-voegen_1.50"),
+    ("meta_data: pattern", "{id};proposed;{professional};{at};B11_gevel-voegen_repoint-brickwork_1.50"),
+    ("meta_data: pattern", "{id};proposed;{professional};{at};11_gevel-voegen_repoint-brickwork_1,50"),
+    ("duplicate_key", "{earlier_id};created_account;{professional};{at};"),
     ("quoting", '{id};{type};"{professional}"0;{at};{meta}'),
     ("field_count", "{id};{type};{professional};{at};{meta};"),
-    ("event_id", ";{type};{professional};{at};{meta}"),
-    ("created_at", "{id};{type};{professional};yesterday;{meta}"),
-    ("metadata", "{id};proposed;{professional};{at};11__repoint-brickwork_1.50"),
-    ("lead_fee", "{id};proposed;{professional};{at};11_gevel-voegen_repoint-brickwork_NaN"),
+    ("event_id: required", ";{type};{professional};{at};{meta}"),
+    ("created_at: type", "{id};{type};{professional};yesterday;{meta}"),
+    ("meta_data: pattern", "{id};proposed;{professional};{at};11__repoint-brickwork_1.50"),
+    ("meta_data: pattern", "{id};proposed;{professional};{at};11_gevel-voegen_repoint-brickwork_NaN"),
 )
 LINE_LIMIT_BYTES = 1 << 20
 
@@ -61,7 +64,7 @@ class BadRows:
         if self._inserted == len(BAD_ROWS):
             return line.ljust(LINE_LIMIT_BYTES + 1, "x")
         reason, form = BAD_ROWS[self._inserted % len(BAD_ROWS)]
-        if reason == "duplicate_event_id" and self._valid_id is None:
+        if reason == "duplicate_key" and self._valid_id is None:
             form = BAD_ROWS[0][1]
         id_, type_, professional, at, meta = line.split(";")
         return form.format(id=id_, type=type_, professional=professional, at=at, meta=meta, earlier_id=self._valid_id)

@@ -1,8 +1,9 @@
-"""Generate the event log of an invented marketplace, to try the pipeline with.
+"""Generate rows of a feed, to try its pipelines with: of `events` the log of an invented marketplace.
 
-    python airflow/data/generate.py --events 20000 --seed 1 --out airflow/data/events.csv
+    python airflow/data/generate.py --rows 20000 --seed 1 --out airflow/data/events.csv
 
-That command made the sample beside this file. `docs/events-format.md` describes the format.
+That command made the sample beside this file. `docs/events-format.md` describes the format. Of any other feed, rows are
+made from its contract alone: see `feed_rows.py`.
 
 **Same seed, same bytes.** All random numbers come from `PCG64.random_raw`, whose stream numpy guarantees for a fixed
 seed (`Generator`'s methods have no such guarantee). Everything else is integer arithmetic and stable sorting, so the
@@ -21,7 +22,7 @@ Memory does not grow with the number of proposals: they are drawn, sorted and wr
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import BinaryIO
 
@@ -112,9 +113,14 @@ class Form:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a log to a file or to standard output."""
-    parser = argparse.ArgumentParser(description="Generate the event log of an invented marketplace.")
-    parser.add_argument("--events", type=int, default=EVENTS, metavar="N", help="rows (default: %(default)s)")
+    """Write rows to a file or to standard output."""
+    parser = argparse.ArgumentParser(
+        description="Generate rows of a feed; of events, the log of an invented marketplace."
+    )
+    parser.add_argument("--feed", default="events", metavar="NAME", help="the feed (default: %(default)s)")
+    parser.add_argument(
+        "--rows", "--events", dest="rows", type=int, default=EVENTS, metavar="N", help="rows (default: %(default)s)"
+    )
     parser.add_argument(
         "--seed", type=int, default=SEED, metavar="S", help="same seed, same file (default: %(default)s)"
     )
@@ -122,16 +128,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--bad", type=share, default=Fraction(0), metavar="FRACTION", help="share of unreadable rows (default: 0)"
     )
+    quirks = (
+        ("late", "that come later than their time says"),
+        ("ties", "that have the time of the row before"),
+        ("duplicates", "that have the key of the row before"),
+    )
+    for quirk, text in quirks:
+        parser.add_argument(
+            f"--{quirk}",
+            type=share,
+            default=Fraction(0),
+            metavar="FRACTION",
+            help=f"not of events: share of rows {text}",
+        )
     options = parser.parse_args(arguments)
-    if options.events < 0 or options.seed < 0:
-        parser.error("--events and --seed cannot be negative")
-    blocks = generate(options.events, options.seed, options.bad)
+    if options.rows < 0 or options.seed < 0:
+        parser.error("--rows and --seed cannot be negative")
+    if options.feed == "events" and any(getattr(options, quirk) for quirk, _ in quirks):
+        parser.error(
+            f"--feed events has its own quirks, and takes none of --{', --'.join(quirk for quirk, _ in quirks)}"
+        )
+    write = writer(options)
     try:
         if options.out == "-":
-            write(blocks, sys.stdout.buffer)
+            write(sys.stdout.buffer)
         else:
             with open(options.out, "wb") as file:
-                write(blocks, file)
+                write(file)
     except BrokenPipeError:
         # The reader closed the pipe; Python would report it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -150,10 +173,31 @@ def share(text: str) -> Fraction:
     return value
 
 
-def write(blocks: Iterator[bytes], file: BinaryIO) -> None:
-    """Write BLOCKS to FILE and flush it."""
-    file.writelines(blocks)
-    file.flush()
+def writer(options: argparse.Namespace) -> Callable[[BinaryIO], None]:
+    """Return the function that writes what OPTIONS ask for; end the process if the contract or they are invalid."""
+    if options.feed == "events":
+        return lambda file: file.writelines(generate(options.rows, options.seed, options.bad))
+    from feed_files import write_rows
+    from feed_rows import Quirks, rows
+
+    from feeds import contract
+    from feeds.errors import FeedError
+
+    path = contract.CONTRACTS / f"{options.feed}.yaml"
+    if not path.exists():
+        names = ", ".join(contract.feed_names())
+        sys.exit(f"✗ There is no feed {options.feed!r}.\n  The feeds are {names}.\n  Name one of them.")
+
+    def write(file: BinaryIO) -> None:
+        try:
+            feed = contract.read_feed(path)
+            quirks = Quirks(options.late, options.ties, options.duplicates)
+            made = rows(feed, options.rows, options.seed, quirks, os.environ.get("EVENTS_DSN"))
+            write_rows(feed, made, file, options.bad)
+        except FeedError as error:
+            sys.exit(f"✗ {error.what}\n  {error.why}\n  {error.next_step}")
+
+    return write
 
 
 if __name__ == "__main__":

@@ -81,10 +81,26 @@
 {%- endmacro %}
 
 
-{#- Return the spans of time, as pairs of from and until (none is no bound), that loads have changed since this table
-    was built. Loads commit in any order, so these are the loads that the table has not seen, not those with a higher id.
-    For a table without a record, or a load without a transaction, it is all time. The build of a model begins with this
-    call; each later call in it returns the same spans. -#}
+{#- The feeds that NODE is built from, also through other models: the tables of the source `raw`; of a history its feed,
+    too. -#}
+{% macro feeds_of(node) -%}
+    {%- set feeds = [] -%}
+    {%- for id in node.depends_on.nodes -%}
+        {%- if id in graph.sources -%}
+            {%- set table = graph.sources[id].identifier -%}
+            {%- do feeds.extend([table, table.removesuffix('_history')]) -%}
+        {%- elif id in graph.nodes -%}
+            {%- do feeds.extend(feeds_of(graph.nodes[id])) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(feeds | unique | list) }}
+{%- endmacro %}
+
+
+{#- Return the spans of time, as pairs of from and until (none is no bound), that loads of this model's feeds have
+    changed since this table was built. Loads commit in any order, so these are the loads that the table has not seen,
+    not those with a higher id. For a table without a record, or a load without a transaction, it is all time. The build
+    of a model begins with this call; each later call in it returns the same spans. -#}
 {% macro changed_spans() -%}
     {%- if flags.WHICH not in ('compile', 'generate', 'show') and not is_in_build() -%}
         {%- do begin_build() -%}
@@ -116,7 +132,9 @@
 
             cross join built
 
-            where loads.is_change and pg_visible_in_snapshot(loads.transaction_id, built.seen) is not true
+            where loads.is_change
+                and loads.feed in ('{{ feeds_of(model) | join("', '") }}')
+                and pg_visible_in_snapshot(loads.transaction_id, built.seen) is not true
 
         ),
 

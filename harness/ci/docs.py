@@ -21,7 +21,7 @@ from typing import Any
 import nox
 import nox.registry
 
-from events.errors import EventsError
+from feeds.errors import FeedError
 from harness.ci import needs, plan
 from harness.errors import HarnessError
 from harness.project import variables
@@ -130,7 +130,7 @@ def _cluster() -> Iterator[Row]:
         yield (code(f"nox -s cluster -- {name}{own}{names}"), of.description or "")
 
 
-def errors(base: type[EventsError] = EventsError) -> Iterator[type[EventsError]]:
+def errors(base: type[FeedError] = FeedError) -> Iterator[type[FeedError]]:
     """Yield every kind of foreseen error; the two that only have others below them are none."""
     for kind in base.__subclasses__():
         if kind is not HarnessError:

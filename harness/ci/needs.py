@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.docker import engine
 from harness.errors import CommandFailedError, EngineMissingError, HarnessError, TooSmallError
 from harness.kubernetes import chart

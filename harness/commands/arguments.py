@@ -9,11 +9,12 @@ from dataclasses import fields
 from typing import Any
 from urllib.parse import unquote
 
-from events.arguments import Parser as ArgumentParser
-from events.arguments import share
-from events.errors import SettingUnusable
-from events.source import named
-from events.uri import shown
+from feeds.arguments import Parser as ArgumentParser
+from feeds.arguments import share
+from feeds.contract import feed_names
+from feeds.errors import SettingUnusable
+from feeds.source import named
+from feeds.uri import shown
 from harness.errors import UsageError
 from harness.project.paths import expanded
 from harness.targets.options import RunOptions
@@ -41,17 +42,15 @@ def shown_command(arguments: Iterable[str]) -> str:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a run that `nox -s e2e` and `nox -s cluster` share."""
-    default = RunOptions()
-    events = os.environ.get("EVENTS_URI", default.events)  # not shown by --help: a URI may be signed
 
     def add(option: str, metavar: str, text: str, **more: Any) -> None:
         parser.add_argument(option, metavar=metavar, help=text, **more)
 
-    events_text = "the events file; by default EVENTS_URI, or the sample if that is not set"
-    share_text = "the largest share of rows that may be rejected; by default 0.01, which is 1%%"
+    events_text = "the files of the feed events; of each feed by default <FEED>_URI, or those that its contract names"
+    share_text = "the largest share of each feed's rows that may be rejected; by default that of its contract"
     values_text = "on a cluster: a values file for the chart that overrides the project's; may be repeated"
-    add("--events", "PATH_OR_URI", events_text, type=absolute_uri, default=events)
-    add("--max-rejected", "SHARE", share_text, type=share, default=default.max_rejected)
+    add("--events", "PATH_OR_URI", events_text, type=absolute_uri)
+    add("--max-rejected", "SHARE", share_text, type=share)
     add("--ui-port", "PORT", "the port of Airflow's UI; a free one by default", type=port)
     add("--values", "FILE", values_text, type=absolute_file, action="append", default=[])
     add(
@@ -74,7 +73,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_options(parsed: argparse.Namespace, **more: Any) -> RunOptions:
     """Return the options of a run that were PARSED, and MORE fields."""
-    values = vars(parsed) | {"values": tuple(parsed.values)} | more
+    uris = {feed: os.environ.get(f"{feed.upper()}_URI") for feed in feed_names()}
+    found = {feed: absolute_uri(uri) for feed, uri in uris.items() if uri}
+    found |= {"events": parsed.events} if parsed.events else {}
+    values = vars(parsed) | {"values": tuple(parsed.values), "uris": found} | more
     return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
 

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from events.source import check_source
-from events.uri import shown
+from feeds.contract import read_feeds
+from feeds.uri import shown
 from harness.commands.arguments import add_run_options, invalid_arguments, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.docker import images
@@ -13,6 +13,7 @@ from harness.kubernetes import chart
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.feed_files import check_files
 from harness.pipeline.runs import wait_until_parsed_again
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
@@ -64,7 +65,8 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
         raise invalid_arguments(f"{shown(parsed.target)!r} is not a cluster; the clusters are {', '.join(CLUSTERS)}.")
     options = run_options(parsed, reuse=True)
     if parsed.action == "up":
-        check_source(options.events)
+        for feed in read_feeds().values():
+            check_files(feed, options.uri(feed))
         if parsed.recreate:
             confirm_loss(provider_of(parsed.target, options).existing_databases(), options)
         up(options, section, recreate=parsed.recreate)

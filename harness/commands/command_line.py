@@ -4,9 +4,9 @@ import contextlib
 import sys
 import traceback
 
-from events.errors import EventsError
-from events.uri import without_secrets
-from harness.commands import cluster, dbt, e2e, release, takedown
+from feeds.errors import FeedError
+from feeds.uri import without_secrets
+from harness.commands import cluster, dbt, e2e, feed, release, takedown
 from harness.commands.arguments import Parser, invalid_arguments, shown_command
 from harness.commands.common_errors import expected_errors
 from harness.commands.empty_values import check_not_empty
@@ -19,7 +19,7 @@ def parser() -> Parser:
     """Return the parser of all commands; each sets `run`, a function of the parsed arguments and the summary."""
     parser = Parser(prog="nox -s", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (e2e, cluster, release, takedown):
+    for command in (e2e, cluster, feed, release, takedown):
         name = command.__name__.rpartition(".")[2]
         help_line = (command.__doc__ or "").partition("\n")[0]
         subparser = commands.add_parser(name, prog=f"nox -s {name} --", help=help_line, allow_abbrev=False)
@@ -41,11 +41,13 @@ def run(arguments: list[str]) -> int:
             check_not_empty(arguments)
             parsed, unknown = parser().parse_known_args(arguments)
             if unknown and parsed.command != "dbt":
+                if parsed.command == "feed":
+                    feed.refuse_expanded(parsed, unknown)
                 what = f"nox -s {parsed.command} does not know {shown_command(unknown)}."
                 raise invalid_arguments(what + parsed.parser.suggestion(unknown))
             parsed.unknown = unknown
             parsed.run(parsed, section)
-    except EventsError as error:
+    except FeedError as error:
         console.error(error.what, error.why, error.next_step)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - a defect: its traceback is printed as Python does, without secrets

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import psycopg
 
-from events.driver_errors import not_connected, translated
-from events.errors import ConstraintViolated, TablesUnfit, WarehouseGone
-from events.uri import without_secrets
+from feeds.driver_errors import not_connected, translated
+from feeds.errors import ConstraintViolated, TablesUnfit, WarehouseGone
+from feeds.uri import without_secrets
 from harness.errors import DatabaseGoneError, DiskFullError, HarnessError, NotWritableError, PostgresError
 from harness.project import os_errors
 

@@ -1,4 +1,4 @@
-"""Run dbt on an ephemeral warehouse with the sample loaded, or on one of the user's own: what `nox -s dbt` does.
+"""Run dbt on an ephemeral warehouse with the samples loaded, or on one of the user's own: what `nox -s dbt` does.
 
 Without arguments it is `dbt build`, then the documentation as one static page, `build/dbt-docs/index.html`.
 """
@@ -10,19 +10,30 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
+from itertools import chain
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
-from events.load import load
-from events.tables import create_tables
-from events.uri import shown
+from feeds.contract import Feed, read_feeds
+from feeds.files import find_files
+from feeds.load import load
+from feeds.tables import create_tables
+from feeds.uri import shown
 from harness.commands.arguments import dsn as valid_dsn
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DbtFailedError, NotUpError, UsageError
+from harness.oracle.checks import compare_files
+from harness.oracle.file_rows import rows
+from harness.oracle.raw_rows import moment_of
+from harness.oracle.row_values import RejectedError
+from harness.pipeline import run_checks
+from harness.pipeline.feed_files import samples
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
-from harness.project.paths import BUILD, ROOT, SAMPLE
+from harness.project.paths import BUILD, ROOT
 from harness.project.posargs import asks_for_help
 from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
@@ -39,6 +50,7 @@ KEPT = ARTIFACTS / "kept-warehouse.json"  # for --reuse; only its owner may read
 REUSE = "nox -s dbt -- --reuse"
 SHOWN = 3  # names of what failed, in the error
 BUILD_MODELS = ["run", "--quiet"]
+REBUILD = [*BUILD_MODELS, "--full-refresh", "--select", "config.materialized:incremental+"]
 READ_MODELS = ("docs", "show", "test")  # commands that need the models to be built
 GENERATE_DOCS = ["docs", "generate", "--static", "--quiet"]
 
@@ -140,17 +152,60 @@ def kept_warehouse() -> Warehouse:
 
 
 def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Section) -> None:
-    """Load the sample into an empty warehouse and run dbt with ARGUMENTS."""
-    with Phases().phase("sample loaded") as phase:
-        create_tables(warehouse.loader_dsn)
-        phase.text = f"sample loaded: {load(str(SAMPLE), warehouse.loader_dsn).loaded:,} events"
-    run_on(warehouse, arguments, section, models_exist=False)
+    """Load the samples of all feeds into an empty warehouse and run dbt with ARGUMENTS.
+
+    Without arguments also check what can be known of every model: built in two steps it has the same rows as built at
+    once, and those that `dbt/tests/expected` has.
+    """
+    feeds = read_feeds()
+    files = {feed: samples([feed]).get(feed.name, feed.location) for feed in feeds.values()}
+    if arguments:
+        load_all(files, warehouse)
+        run_on(warehouse, arguments, section, models_exist=False)
+        return
+    load_all(files, warehouse, is_half=True)
+    env = test_env(warehouse)
+    with Phases().phase("models built of half of the rows"):
+        run_dbt(BUILD_MODELS, env, warehouse.admin_dsn)
+    load_all(files, warehouse)
+    run_on(warehouse, arguments, section, models_exist=True)
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        run_checks.passed(compare_files(connection))
+    before = run_checks.fingerprints(warehouse)
+    with Phases().phase("incremental models built anew: they have the same rows"):
+        run_dbt(REBUILD, env, warehouse.admin_dsn)
+        run_checks.check_unchanged(before, warehouse, "A full refresh")
+
+
+def load_all(files: Mapping[Feed, str], warehouse: Warehouse, *, is_half: bool = False) -> None:
+    """Load FILES, or the earlier half of each."""
+    with Phases().phase("samples loaded") as phase:
+        loaded = []
+        for feed, uri in files.items():
+            create_tables(warehouse.loader_dsn, feed)
+            end = middle(feed, uri) if is_half else None
+            result = load(feed, warehouse.loader_dsn, source_uri=uri, end=end)
+            loaded.append(f"{result.loaded:,} {feed.name}")
+        phase.text = f"{'half of the ' if is_half else ''}samples loaded: {', '.join(loaded)}"
+
+
+def middle(feed: Feed, uri: str) -> datetime | None:
+    """Return the median of the times in the files at URI; None for a snapshot, or if there are not two of them."""
+    if feed.time_column is None:
+        return None
+    found = chain.from_iterable(rows(feed, path) for path in find_files(uri))
+    times = sorted(moment_of(row[feed.time_column]) for row in found if not isinstance(row, RejectedError))
+    return times[len(times) // 2] if times and times[0] < times[len(times) // 2] else None
 
 
 def run_on(warehouse: Warehouse, arguments: Sequence[str], section: Section, *, models_exist: bool) -> None:
     """Run dbt with ARGUMENTS on WAREHOUSE, in which the models may exist already."""
-    env = {"DBT_TARGET": "test", **os.environ} | warehouse.dbt_env()
-    run_all(planned(arguments, models_exist=models_exist), env, warehouse.admin_dsn, section)
+    run_all(planned(arguments, models_exist=models_exist), test_env(warehouse), warehouse.admin_dsn, section)
+
+
+def test_env(warehouse: Warehouse) -> dict[str, str]:
+    """Return the environment of dbt on WAREHOUSE."""
+    return {"DBT_TARGET": "test", **os.environ} | warehouse.dbt_env()
 
 
 def planned(arguments: Sequence[str], *, models_exist: bool) -> list[list[str]]:
@@ -217,8 +272,8 @@ def failed(what: str, names: Sequence[str], stale: Sequence[str], report: Sequen
     if stale:
         return DbtFailedError(
             f"{what}: {', '.join(stale)} is stale.",
-            "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
-            "Load newer events: run a DAG, or see in its log why its last run failed.",
+            "No load has succeeded for longer than the limit in its yml in dbt/models/staging.",
+            "Load newer files: run a DAG, or see in its log why its last run failed.",
             [*report, output],
         )
     if not names:
@@ -228,7 +283,7 @@ def failed(what: str, names: Sequence[str], stale: Sequence[str], report: Sequen
     statements = (ARTIFACTS / "target" / "run").relative_to(ROOT)
     return DbtFailedError(
         f"{what}: {', '.join(names[:SHOWN])}{' and more' if len(names) > SHOWN else ''} failed.",
-        "A changed model, or events that a model does not expect; dbt shows the rows or the statement.",
+        "A changed model, or rows that a model does not expect; dbt shows the rows or the statement.",
         f"The statements are in {statements}; run only what failed: nox -s dbt -- build --select {selected}",
         [*report, details("dbt's output", output)],
     )

@@ -8,17 +8,21 @@ import argparse
 import contextlib
 import shutil
 import tempfile
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from events.errors import EventsError
-from events.interval import Interval
-from events.source import check_source
+from feeds.contract import Feed, read_feeds
+from feeds.errors import FeedError
+from feeds.files import find_files
+from feeds.interval import Interval
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
-from harness.pipeline import expected_numbers, rejected_rows, run_checks
+from harness.oracle import expected_numbers
+from harness.pipeline import rejected_rows, run_checks
+from harness.pipeline.feed_files import check_files, samples
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.pipeline.run_checks import CheckResults
 from harness.pipeline.runs import run_dags, run_ids, run_others, wait_for_scheduled_runs, wait_until_parsed
@@ -34,7 +38,6 @@ from harness.targets.target import Deployment
 
 PHASES = BUILD / "e2e" / "phases.json"
 MIN_FREE_BYTES = 1_000_000_000
-Computing = Future[expected_numbers.Expected]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +59,8 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     if parsed.down:
         take_down_kept()
         return
-    run(run_options(parsed, interval=Interval.parse(parsed.start, parsed.end)), section)
+    options = run_options(parsed, interval=Interval.parse(parsed.start, parsed.end))
+    run(replace(options, uris={**samples(read_feeds().values()), **options.uris}), section)
 
 
 def run(options: RunOptions, section: Section) -> None:
@@ -74,20 +78,19 @@ def run(options: RunOptions, section: Section) -> None:
     say(f"target {target.name} ({reason})")
     section.title = f"e2e on {target.name}"
     section.add(f"Target **{target.name}** ({text(reason)}).")
-    check_source(options.events)
-    check_room(options.local_events)
+    feeds = list(read_feeds().values())
+    for feed in feeds:
+        check_files(feed, options.uri(feed), options.interval)
+    check_room([options.uri(feed) for feed in feeds])
 
-    is_usual = options == RunOptions(options.target, keep=options.keep)
+    is_usual = options == RunOptions(options.target, keep=options.keep, uris=samples(feeds))
     phases = Phases(last=figures.last(f"e2e-{target.name}") if is_usual else {})
-    computing = in_background(
-        lambda: expected_numbers.compute(options.events, options.interval.start, options.interval.end)
-    )
     results = CheckResults()
     kept: Deployment | None = None
     try:
         with target.up(options, phases) as deployment:
             try:
-                run_and_check(deployment, options, computing, phases, results)
+                run_and_check(deployment, options, feeds, phases, results)
             except Exception:  # not an interrupt, after which nothing is kept
                 kept = keep(deployment, options)
                 raise
@@ -124,13 +127,13 @@ def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
 
 
 def run_and_check(
-    deployment: Deployment, options: RunOptions, computing: Computing, phases: Phases, results: CheckResults
+    deployment: Deployment, options: RunOptions, feeds: Sequence[Feed], phases: Phases, results: CheckResults
 ) -> None:
-    """Run the pipelines and check them; raise ChecksFailedError, or DagRunFailedError with dbt's results in it."""
+    """Run the pipelines of FEEDS and check them; raise ChecksFailedError, or DagRunFailedError with dbt's results."""
     if options.reuse:
         deployment.reset()
     try:
-        run_pipelines(deployment, options.interval, computing, phases, results)
+        run_pipelines(deployment, options, feeds, phases, results)
     except Exception as error:
         results.rejected = rejected_rows.collect(deployment.warehouse)
         if isinstance(error, DagRunFailedError):
@@ -154,52 +157,57 @@ def with_dbt_results(error: DagRunFailedError, deployment: Deployment) -> DagRun
     try:
         if runs := deployment.failed_dbt_runs():
             results = dbt_report.report(dbt_report.read(runs[-1]), deployment.warehouse.admin_dsn)
-    except (EventsError, OSError, ValueError) as second:  # ERROR matters more
+    except (FeedError, OSError, ValueError) as second:  # ERROR matters more
         say(f"  dbt's own results cannot be read: {next(iter(str(second).splitlines()), '')}")
     return error.amended(evidence=[*results, *error.evidence])
 
 
 def run_pipelines(
-    deployment: Deployment, interval: Interval, computing: Computing, phases: Phases, results: CheckResults
+    deployment: Deployment, options: RunOptions, feeds: Sequence[Feed], phases: Phases, results: CheckResults
 ) -> None:
-    """Run every DAG on INTERVAL; check all numbers after the first run, and that each later one changes nothing."""
-    api, warehouse = deployment.api, deployment.warehouse
+    """Run every DAG; check all numbers after the first run of each feed, and that each later one changes nothing."""
+    api, warehouse, interval = deployment.api, deployment.warehouse, options.interval
+    files = [(feed, options.uri(feed)) for feed in feeds]
+    are_samples = options.uris == samples(feeds) and interval == RunOptions().interval
+    computing = in_background(lambda: expected_numbers.compute(files, interval, warehouse.admin_dsn))
     with phases.phase("DAGs parsed") as phase:
-        dags = wait_until_parsed(api)
-        phase.text = f"{len(dags.pipelines) + len(dags.others)} DAGs parsed, no import errors"
-    earlier_runs = run_ids(api, dags.pipelines)
-    first, *others = dags.pipelines
-    run_dags(api, [first], interval, phases)
+        dags = wait_until_parsed(api, [feed.name for feed in feeds])
+        pipelines = [dag_id for dag_ids in dags.pipelines.values() for dag_id in dag_ids]
+        phase.text = f"{len(pipelines) + len(dags.others)} DAGs parsed, no import errors"
+    earlier_runs = run_ids(api, pipelines)
+    run_dags(api, dags.first, interval, phases)
     with phases.phase("numbers checked") as phase:
         expected = computing.result()
-        results.numbers = run_checks.check_numbers(expected, warehouse)
+        results.numbers = run_checks.check_numbers(expected, warehouse, are_samples=are_samples)
         results.rows = expected.rows
         before = run_checks.fingerprints(warehouse)
-        phase.text = f"{len(results.numbers)} checks passed: rows, lead fees, contents of the marts, rejected rows"
+        phase.text = f"{len(results.numbers)} checks passed: rows, digests and rejected rows of each feed, the marts"
 
-    batches = [*([dag_id] for dag_id in others[:-1]), [*others[-1:], first]]
-    for number, dag_ids in enumerate(batches):
-        run_id = run_dags(api, dag_ids, interval, phases, beside_scheduled=number == 0)
+    for number, dag_ids in enumerate(dags.later):
+        runs = run_dags(api, dag_ids, interval, phases, beside_scheduled=number == 0)
         run_checks.check_unchanged(before, warehouse, " and ".join(dag_ids))
-    wait_for_scheduled_runs(api, dags.pipelines, earlier_runs)
+    wait_for_scheduled_runs(api, pipelines, earlier_runs)
     run_checks.check_unchanged(before, warehouse, "a scheduled run")
-    run_checks.check_numbers(expected, warehouse)
+    run_checks.check_numbers(expected, warehouse, are_samples=are_samples)
     results.passed("a second run changes nothing: every table has the same content as before")
-    results.passed(f"the task's XCom matches raw.loads: {run_checks.check_xcom(api, warehouse, first, run_id)}")
-    lines = run_checks.check_task_log(api, first, run_id)
+    for feed, dag_id in zip(feeds, dags.first, strict=True):
+        figures_of_load = run_checks.check_xcom(api, warehouse, feed.name, dag_id, runs[dag_id])
+        results.passed(f"the XCom of load_{feed.name} matches raw.loads: {figures_of_load}")
+    lines = run_checks.check_task_log(api, dags.first[0], runs[dags.first[0]])
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
     for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
 
 
-def check_room(events: Path | None) -> None:
-    """Raise DiskFullError if the temporary directory has too little room for a run on the local file EVENTS."""
-    needed = MIN_FREE_BYTES + (10 * events.stat().st_size if events and events.is_file() else 0)
+def check_room(uris: Iterable[str]) -> None:
+    """Raise DiskFullError if the temporary directory has too little room for a run on the local files of URIS."""
+    sizes = [Path(path).stat().st_size for uri in uris if "://" not in uri for path in find_files(uri)]
+    needed = MIN_FREE_BYTES + 10 * sum(sizes)
     where = tempfile.gettempdir()
     free = shutil.disk_usage(where).free
     if free < needed:
         raise DiskFullError(
             f"{where} has {free / 1e6:,.0f} MB free; the run needs {needed / 1e6:,.0f} MB.",
-            "PostgreSQL's files, Airflow's logs and a copy of the events go there.",
+            "PostgreSQL's files, Airflow's logs and a copy of the feeds' files go there.",
             "Free some disk space, or set TMPDIR to a directory on a larger disk.",
         )

@@ -3,12 +3,13 @@
 import itertools
 import os
 
-from events.uri import shown
+from feeds.contract import feed_names
+from feeds.uri import shown
 from harness.errors import UsageError
 
 VARIABLES = (
     "DBT_TARGET",
-    "EVENTS_URI",
+    *(f"{feed.upper()}_URI" for feed in feed_names()),
     *(f"WAREHOUSE_{name}" for name in ("HOST", "PORT", "DATABASE", "USER", "SCHEMA", "READER")),
 )
 

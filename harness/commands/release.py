@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.ci import release
 from harness.processes.command import run as output_of
 from harness.processes.supervisor import Supervisor

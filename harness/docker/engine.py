@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.errors import (
     LET_IT_SPEAK_HTTP,
     SPEAKS_HTTP,

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from feeds.files import find_files
 from harness.docker import engine
 from harness.errors import BuildFailedError, CommandFailedError
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.paths import CLONE, ROOT, SAMPLE
+from harness.project.paths import CLONE, ROOT
 
 REPOSITORY = "events-platform"
 LABEL = "events-platform.clone"  # of an image: the clone that built it
@@ -28,7 +29,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 INDEXES = ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")  # the first that is set; uv has the first, too
 CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-EVENTS = "/opt/airflow/data/events.csv"  # the path of the events file in Airflow's image
+GIVEN = "airflow/data/given"  # the folder of files that a user names, which are not in the repository
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,41 @@ class Image:
         return f"{REPOSITORY}/{self.name}:{digest.hexdigest()[:16]}"
 
 
-def airflow(events: Path | None = None, platform: str = "") -> Image:
-    """Return Airflow's image with the DAGs, the code that they call, and an events file, by default the sample."""
-    files = _files(
-        "airflow/Dockerfile", "airflow/entrypoint.sh", "airflow/dags", "airflow/include", "requirements/events.txt"
-    )
-    files["airflow/data/events.csv"] = events or SAMPLE  # gzipped or not: the load recognises it by its content
+def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:
+    """Return Airflow's image with the DAGs, the contracts, the code that DAGs call, and the feeds' samples.
+
+    URIS are those of feeds whose files are not the contract's; those of this machine are in the image, too.
+    """
+    code = ("airflow/dags", "airflow/feeds", "airflow/include", "requirements/feeds.txt")
+    files = _files("airflow/Dockerfile", "airflow/entrypoint.sh", *code)
+    files |= {path: file for path, file in _files("airflow/data").items() if file.suffix != ".py"}
+    for feed, uri in uris.items():
+        if _is_given(uri):
+            paths = map(Path, find_files(uri))
+            files |= {f"{GIVEN}/{feed}/{path.relative_to(_fixed(uri))}": path for path in paths}
     base = pins.image("airflow")
     return Image("airflow", "airflow/Dockerfile", base, {"AIRFLOW_IMAGE": base}, files, platform)
+
+
+def in_pods(feed: str, uri: str) -> str:
+    """Return the URI by which pods read the files at URI of FEED: paths are those in the image."""
+    if "://" in uri:
+        return uri
+    given = f"{GIVEN}/{feed}/{Path(uri).relative_to(_fixed(uri))}"
+    name = given if _is_given(uri) else str(Path(uri).relative_to(ROOT))
+    return f"/opt/{name}"
+
+
+def _fixed(uri: str) -> Path:
+    """Return the folder of the path or pattern URI that all its files are in."""
+    parts = Path(uri).parts
+    patterns = [number for number, part in enumerate(parts) if set(part) & set("*?[{")]
+    return Path(*parts[: min([*patterns, len(parts) - 1])])
+
+
+def _is_given(uri: str) -> bool:
+    """Return whether URI is a path of this machine that is not in the repository's folder of samples."""
+    return "://" not in uri and not Path(uri).is_relative_to(ROOT / "airflow" / "data")
 
 
 def dbt(platform: str = "") -> Image:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.errors import ChartMissingError, CommandFailedError, DownloadError, InstallFailedError, UsageError
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
@@ -108,11 +108,14 @@ def run_values(
     annotations: dict[str, str],
     of_metadata: Mapping[str, str] = {},
     pull_secret: str | None = None,
+    *,
+    of_workers: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the values that only a run knows.
 
     These are Airflow's image; ENV, nothing secret, and ANNOTATIONS of every pod; and the variables OF_METADATA of all
-    pods that connect to Airflow's metadata database, which workers do not; and the name of the PULL_SECRET.
+    pods that connect to Airflow's metadata database, which workers do not; the name of the PULL_SECRET; and the
+    variables OF_WORKERS.
     """
     repository, _, tag = reference.rpartition(":")
     image = {"repository": repository, "tag": tag}
@@ -124,6 +127,7 @@ def run_values(
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "airflowPodAnnotations": annotations,
         "pgbouncer": {"podAnnotations": annotations},
+        **({"workers": {"kubernetes": {"env": list(of_workers)}}} if of_workers else {}),
         **(_env_of_metadata(of_metadata) if of_metadata else {}),
         **({"imagePullSecrets": [{"name": pull_secret.rpartition("/")[2]}]} if pull_secret else {}),
     }

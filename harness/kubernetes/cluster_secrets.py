@@ -10,7 +10,7 @@ is, and never written to.
 | `airflow-metadata-pgbouncer`, `airflow-pgbouncer` | the same through PgBouncer; PgBouncer: its configuration |
 | `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
 | `warehouse-loader` | workers: the Airflow connection |
-| `events-file` | workers: its URI, which may be signed |
+| `feeds` | workers: by feed the URI of its files, if they are not the contract's; it may be signed |
 | `warehouse-transformer` | dbt's pod, in the namespace of these: its environment |
 """
 
@@ -19,11 +19,12 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from feeds.contract import feed_names
 from harness.errors import UsageError
 from harness.kubernetes import pgbouncer
 from harness.kubernetes.deployment import METADATA_ROLE, Database
@@ -32,6 +33,7 @@ from harness.warehouse.roles import ROLES, Warehouse
 
 USER = "admin"  # of Airflow's UI
 POSTGRES_PORT = 5432
+FEEDS_SECRET = "feeds"  # noqa: S105 - its name
 DBT_SECRET = "warehouse-transformer"  # noqa: S105 - its name
 
 
@@ -98,10 +100,10 @@ def create_secrets(
     database: Database,
     *,
     metadata_url: str,
-    events_uri: str,
+    uris: Mapping[str, str],
     rotate: bool = False,
 ) -> Contents:
-    """Create or update the secrets that nobody else makes; return what each has now."""
+    """Create or update the secrets that nobody else makes; return what each has now. URIS are the feeds', for pods."""
     for_pods = replace(warehouse, server=database.for_pods)
     contents = {
         "passwords": passwords,
@@ -110,7 +112,7 @@ def create_secrets(
         "airflow-keys": airflow_keys(read_secret(kubectl, "airflow-keys"), rotate=rotate),
         "airflow-login": {"passwords.json": json.dumps({USER: passwords[USER]})},
         "warehouse-loader": {"connection": for_pods.loader_dsn},
-        "events-file": {"uri": events_uri},
+        FEEDS_SECRET: dict(uris),
         DBT_SECRET: for_pods.dbt_env() | {"DBT_TARGET": "prod"},
     }
     for name, content in contents.items():
@@ -118,8 +120,23 @@ def create_secrets(
         if (given := from_outside(where, name, content)) is not None:
             contents[name] = given
         else:
-            where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": content}])
+            # Without a label, `managedFields` would not name us for a secret without keys.
+            metadata = {"name": name, "labels": {"app.kubernetes.io/managed-by": MANAGER}}
+            # Not `stringData`: the server would keep a key that is not there any more.
+            data = {key: base64.b64encode(value.encode()).decode() for key, value in content.items()}
+            where.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}])
     return contents
+
+
+def feeds_env() -> list[dict[str, Any]]:
+    """Return the variables of workers that have the feeds' URIs; a feed without one has its contract's files."""
+    return [
+        {
+            "name": f"{feed.upper()}_URI",
+            "valueFrom": {"secretKeyRef": {"name": FEEDS_SECRET, "key": feed, "optional": True}},
+        }
+        for feed in feed_names()
+    ]
 
 
 def annotation(contents: Contents) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from events.errors import EventsError
+from feeds.errors import FeedError
 from harness.kubernetes import chart
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
@@ -107,7 +107,7 @@ def describe_unhealthy(folder: Path, kubectl: Kubectl) -> None:
     for item in kubectl.items("pods", "deployments", "jobs", "persistentvolumeclaims"):
         if not is_healthy(item):
             kind, name = item["kind"].lower(), item["metadata"]["name"]
-            with contextlib.suppress(EventsError):  # gone in the meantime
+            with contextlib.suppress(FeedError):  # gone in the meantime
                 save_text(make(folder) / f"{kind}-{name}.txt", kubectl, "describe", kind, name)
 
 

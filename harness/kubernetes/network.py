@@ -16,10 +16,10 @@ USUAL_API_PORTS = {443, 6443}
 WEB_PORTS = {80, 443}
 
 
-def restrict(kubectl: Kubectl, databases: Iterable[tuple[str, int]], events_uri: str) -> None:
-    """Apply the policies; DATABASES are the hosts and ports of PostgreSQL as pods reach it."""
+def restrict(kubectl: Kubectl, databases: Iterable[tuple[str, int]], uris: Iterable[str]) -> None:
+    """Apply the policies; DATABASES are the hosts and ports of PostgreSQL as pods reach it, URIS the feeds' files."""
     rules = [_database_rule(host, port) for host, port in sorted(set(databases))]
-    web = WEB_PORTS | _port_of(events_uri)
+    web = WEB_PORTS.union(*map(_port_of, uris))
     kubectl.apply(
         manifest("network", DATABASE=rules, KUBERNETES_PORTS=_ports(_api_ports(kubectl)), WEB_PORTS=_ports(web))
     )

@@ -1,1 +1,1 @@
-"""Airflow's API, the runs of the DAGs, and the checks of every number."""
+"""Airflow's API, the runs of the DAGs, and what is checked after them."""

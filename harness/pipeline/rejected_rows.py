@@ -5,31 +5,32 @@ from pathlib import Path
 
 import psycopg
 
-from events.ledger import printable
-from events.uri import first_line
+from feeds.ledger import printable
+from feeds.uri import first_line
 from harness.project.paths import BUILD, from_root
 from harness.reporting.console import say
 from harness.reporting.summary import details, span, table
 from harness.warehouse.roles import Warehouse
 
-FILE = BUILD / "reports" / "rejected_events.csv"
+FILE = BUILD / "reports" / "rejected_rows.csv"
 SHOWN = 3  # of each reason
 MAX_ROWS = 100_000  # in the file
-TABLE = "raw.rejected_events"
+TABLE = "raw.rejected_rows"
 EXAMPLES = """
-    select reason, count, line_number, coalesce(raw_text, '')
+    select concat_ws(': ', feed, column_name, reason), count, line_number, raw_text
     from (
         select
-            reason, line_number, raw_text, count(*) over (partition by reason) as count,
-            row_number() over (partition by reason order by load_id, line_number) as number
-        from raw.rejected_events
+            *, count(*) over reasons as count,
+            row_number() over (reasons order by load_id, file_number, line_number) as number
+        from raw.rejected_rows
+        window reasons as (partition by feed, reason, column_name)
     ) as numbered
-    where number <= %s order by count desc, reason, number
+    where number <= %s order by count desc, feed, reason, column_name, number
 """
 ROWS = """
     copy (
-        select load_id, line_number, reason, left(raw_text, 10000) as raw_text
-        from raw.rejected_events order by load_id, line_number limit {}
+        select feed, load_id, file_number, line_number, reason, column_name, left(raw_text, 10000) as raw_text
+        from raw.rejected_rows order by load_id, file_number, line_number limit {}
     ) to stdout (format csv, header)
 """
 
@@ -39,7 +40,7 @@ class RejectedRows:
     """The rejected rows of a run.
 
     Attributes:
-        counts: how many the warehouse has, by reason, the most frequent first: of a refused load the first 1,000.
+        counts: how many the warehouse has, by feed and reason, the most frequent first; of a refused load a few.
         examples: the reason, the line and the beginning of the text of the first of each reason.
         file: the file that has them, at most `MAX_ROWS`.
     """

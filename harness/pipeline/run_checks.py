@@ -1,4 +1,4 @@
-"""The checks of an end-to-end run, beside the comparisons of `harness.pipeline.checks`; a failed one is an error."""
+"""The checks of an end-to-end run, beside the comparisons of `harness.oracle.checks`; a failed one is an error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import psycopg
 
 from harness.errors import ChecksFailedError
+from harness.oracle.checks import Check, compare, compare_files, fingerprint
+from harness.oracle.expected_numbers import Expected
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.checks import Check, compare, fingerprint
-from harness.pipeline.expected_numbers import Expected
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.reporting.console import say
 from harness.reporting.summary import details, table, text
@@ -45,26 +45,34 @@ class CheckResults:
         numbers = table(("number", "value"), [(check.name, check.expected) for check in self.numbers])
         return [
             table(("table", "rows"), self.row_counts, numbers=("rows",)) if self.rows else "",
-            details(f"{len(self.numbers)} numbers match the events file", numbers) if self.numbers else "",
+            details(f"{len(self.numbers)} numbers match the feeds' files", numbers) if self.numbers else "",
             "\n".join(f"- {text(line)}" for line in self.others),
             *self.rejected.markdown(),
         ]
 
 
-def check_numbers(expected: Expected, warehouse: Warehouse) -> list[Check]:
-    """Compare the warehouse with the numbers expected of it; raise ChecksFailedError if one differs."""
+def check_numbers(expected: Expected, warehouse: Warehouse, *, are_samples: bool = False) -> list[Check]:
+    """Compare the warehouse with the numbers expected of it; raise ChecksFailedError if one differs.
+
+    If the files ARE_SAMPLES, models that bring their expected rows must have them.
+    """
     with psycopg.connect(warehouse.admin_dsn) as connection:
         checks = compare(expected, connection)
+        return passed([*checks, *(compare_files(connection) if are_samples else [])])
+
+
+def passed(checks: Sequence[Check]) -> list[Check]:
+    """Return CHECKS; print those that failed and raise ChecksFailedError if there is one."""
     if wrong := [check for check in checks if not check.passed]:
         for check in wrong:
             say(f"✗ {check.name}: expected {check.expected}, found {check.actual}")
         raise ChecksFailedError(
-            f"{len(wrong)} of {len(checks)} numbers do not match the events file: {wrong[0].name}.",
+            f"{len(wrong)} of {len(checks)} numbers do not match the feeds' files: {wrong[0].name}.",
             "A change to the load or to a model most likely changed these numbers.",
             "Compare the expected and the found numbers above; the models' own tests: nox -s dbt",
             [table(("number", "expected", "found"), [(check.name, check.expected, check.actual) for check in wrong])],
         )
-    return checks
+    return list(checks)
 
 
 def fingerprints(warehouse: Warehouse) -> dict[str, str]:
@@ -84,19 +92,20 @@ def check_unchanged(before: dict[str, str], warehouse: Warehouse, dag_run: str) 
         )
 
 
-def check_xcom(api: AirflowApi, warehouse: Warehouse, dag_id: str, run_id: str) -> str:
-    """Return the figures in the task's XCom; raise ChecksFailedError if the run has others in `raw.loads`."""
+def check_xcom(api: AirflowApi, warehouse: Warehouse, feed: str, dag_id: str, run_id: str) -> str:
+    """Return the figures in the XCom of FEED's load; raise ChecksFailedError if the run has others in `raw.loads`."""
     with psycopg.connect(warehouse.admin_dsn) as connection:
         rows = connection.execute(
             "select load_id, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
             (f"{dag_id} {run_id}",),
         ).fetchall()
-    xcom = api.xcom(dag_id, run_id, "load_events")
+    task_id = f"load_{feed}"
+    xcom = api.xcom(dag_id, run_id, task_id)
     if not isinstance(xcom, dict) or [tuple(xcom.get(name) for name in LOAD_FIGURES)] != rows:
         raise ChecksFailedError(
-            f"The XCom of {dag_id}'s task load_events is {xcom}, and raw.loads has {rows}.",
+            f"The XCom of {dag_id}'s task {task_id} is {xcom}, and raw.loads has {rows}.",
             "The task most likely returns, or the load records, something else since a change.",
-            "Compare load_events in airflow/dags/events_pipeline.py with airflow/include/events/ledger.py.",
+            "Compare load() in airflow/dags/pipelines.py with airflow/include/feeds/ledger.py.",
         )
     return ", ".join(f"{name} {xcom[name]:,}" for name in LOAD_FIGURES[1:])
 

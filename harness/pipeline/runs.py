@@ -4,17 +4,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from fnmatch import fnmatch
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from events.interval import Interval
+from feeds.interval import Interval
 from harness.errors import DagRunFailedError
 from harness.pipeline.airflow_api import AirflowApi
 from harness.project.paths import ROOT
 from harness.reporting.console import Phases, group, say
 
 FOLDER = ROOT / "airflow" / "dags"
-PIPELINE = ("create_tables", "load_events", "dbt_build")  # the tasks of a DAG whose results are known
 PARSED_TIMEOUT_S = 120.0
 ONE_PARSE = timedelta(seconds=10)  # the DAGs of a file are stored one after the other
 RUN_TIMEOUT_S = 1800.0  # of one DAG run, on a file of any size
@@ -34,18 +34,29 @@ class Dags(NamedTuple):
     """The ids of the DAGs of a deployment.
 
     Attributes:
-        pipelines: those that load the events and build the models, so that the numbers after a run are known.
+        pipelines: by feed, those that load it and build its models, so that the numbers after a run are known.
         others: those of which nothing is known but that they should succeed.
     """
 
-    pipelines: Sequence[str]
+    pipelines: Mapping[str, Sequence[str]]
     others: Sequence[str]
 
+    @property
+    def first(self) -> list[str]:
+        """The first pipeline of each feed."""
+        return [dag_ids[0] for dag_ids in self.pipelines.values()]
 
-def wait_until_parsed(api: AirflowApi, folder: Path = FOLDER) -> Dags:
+    @property
+    def later(self) -> list[list[str]]:
+        """The other pipelines, in batches of one of each feed; beside the last ones, each first pipeline again."""
+        batches = [[dag_id for dag_id in batch if dag_id] for batch in zip_longest(*self.pipelines.values())][1:]
+        return [*batches[:-1], [*(batches[-1] if batches else []), *self.first]]
+
+
+def wait_until_parsed(api: AirflowApi, feeds: Iterable[str], folder: Path = FOLDER) -> Dags:
     """Wait until Airflow has parsed each file of FOLDER, and return its DAGs; raise DagRunFailedError if it does not.
 
-    Also where no DAG is a pipeline: nothing could be checked.
+    Also where one of FEEDS has no pipeline: its numbers could not be checked.
     """
     deadline = time.monotonic() + PARSED_TIMEOUT_S
     files = dag_files(folder)
@@ -57,14 +68,26 @@ def wait_until_parsed(api: AirflowApi, folder: Path = FOLDER) -> Dags:
             raise not_parsed(files, parsed_files(dags))
         time.sleep(0.5)
     current = of_the_last_parse(dags)
-    pipelines = [dag_id for dag_id in current if is_pipeline(api, dag_id)]
-    if not pipelines:
+    found = pipelines(api, current, feeds)
+    if missing := [feed for feed in found if not found[feed]]:
         raise DagRunFailedError(
-            f"None of the DAGs is a pipeline: {', '.join(current)}.",
-            f"A pipeline has the tasks {', '.join(PIPELINE)}; they were most likely renamed.",
+            f"None of the DAGs is a pipeline of {missing[0]}: {', '.join(current)}.",
+            f"Such a pipeline has the tasks {', '.join(tasks_of(missing[0]))}; they were most likely renamed.",
             "Compare the DAGs with what the tests expect: nox -s dags",
         )
-    return Dags(pipelines, [dag_id for dag_id in current if dag_id not in pipelines])
+    known = {dag_id for dag_ids in found.values() for dag_id in dag_ids}
+    return Dags(found, [dag_id for dag_id in current if dag_id not in known])
+
+
+def pipelines(api: AirflowApi, dag_ids: Iterable[str], feeds: Iterable[str]) -> dict[str, list[str]]:
+    """Return by feed those of DAG_IDS that load it and build its models."""
+    tasks = {dag_id: api.task_ids(dag_id) for dag_id in dag_ids}
+    return {feed: [dag_id for dag_id in tasks if tasks[dag_id] >= set(tasks_of(feed))] for feed in feeds}
+
+
+def tasks_of(feed: str) -> tuple[str, str, str]:
+    """Return the tasks of a pipeline of FEED."""
+    return "create_tables", f"load_{feed}", "dbt_build"
 
 
 def wait_until_parsed_again(api: AirflowApi, parsed_at: Mapping[str, str]) -> None:
@@ -130,11 +153,6 @@ def not_parsed(files: set[str], parsed: set[str]) -> DagRunFailedError:
     )
 
 
-def is_pipeline(api: AirflowApi, dag_id: str) -> bool:
-    """Return whether a DAG loads the events and builds the models."""
-    return api.task_ids(dag_id) >= set(PIPELINE)
-
-
 def run_ids(api: AirflowApi, dag_ids: Iterable[str]) -> set[str]:
     """Return the ids of the runs of DAGs."""
     return {run_id for dag_id in dag_ids for run_id in api.runs(dag_id)}
@@ -142,15 +160,15 @@ def run_ids(api: AirflowApi, dag_ids: Iterable[str]) -> set[str]:
 
 def run_dags(
     api: AirflowApi, dag_ids: Sequence[str], interval: Interval, phases: Phases, *, beside_scheduled: bool = False
-) -> str:
-    """Unpause DAGs, run them at the same time on INTERVAL, and print each task's states; return the last run's id.
+) -> dict[str, str]:
+    """Unpause DAGs, run them at the same time on INTERVAL, and print each task's states; return each run's id.
 
     Each run takes the place of the one that unpausing would schedule, or with BESIDE_SCHEDULED runs beside that one.
     Raises DagRunFailedError.
     """
     bounds = {"start": interval.start, "end": interval.end}
     conf = {name: bound.isoformat() for name, bound in bounds.items() if bound}
-    name = " beside ".join(dag_ids)
+    name = title(dag_ids)
     with group(name), phases.phase(name) as phase:
         phase.text = f"{name} succeeded"
         started = time.monotonic()
@@ -164,7 +182,12 @@ def run_dags(
             api.unpause(dag_id)
         for dag_id, run_id in run_ids.items():
             api.follow(dag_id, run_id, RUN_TIMEOUT_S, changed)
-    return run_ids[dag_ids[-1]]
+    return run_ids
+
+
+def title(dag_ids: Sequence[str]) -> str:
+    """Return the name of the phase in which DAGs run at the same time."""
+    return " beside ".join(dag_ids if len(dag_ids) <= 2 else [dag_ids[0], f"{len(dag_ids) - 1} others"])
 
 
 def wait_for_scheduled_runs(api: AirflowApi, dag_ids: Iterable[str], before: set[str]) -> None:

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from events.errors import EventsError
+from feeds.errors import FeedError
 from harness.errors import DagRunFailedError
 from harness.reporting.summary import code, details
 
@@ -40,7 +40,7 @@ def task_failed(dag_id: str, task_id: str, log: list[str]) -> DagRunFailedError:
 
 def explain(log: list[str]) -> Explanation:
     """Return what a task's LOG says: the pipeline's own error, else dbt's first failure, else the first error."""
-    exit_codes = {kind.__name__: kind.exit_code for kind in EventsError.__subclasses__()}
+    exit_codes = {kind.__name__: kind.exit_code for kind in FeedError.__subclasses__()}
     for line in reversed(log):
         kind, _, text = line.partition(ERROR_MARK)[2].partition(": ")
         if kind in exit_codes and text.count("\n") == 2:
@@ -50,13 +50,13 @@ def explain(log: list[str]) -> Explanation:
     if stale := [line for line in from_dbt if " ERROR STALE " in line]:
         return Explanation(
             DBT_DECORATION.sub("", stale[0])[:300],
-            "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
-            "Load newer events: run a pipeline, or see in its log why its last run failed.",
+            "No load has succeeded for longer than the limit in its yml in dbt/models/staging.",
+            "Load newer files: run a pipeline, or see in its log why its last run failed.",
         )
     lines = from_dbt or [line for line in log if ERROR_MARK in line] or log or ["its log is empty"]
     return Explanation(
         DBT_DECORATION.sub("", lines[0]).replace(ERROR_MARK, "")[:300],
-        "A changed model, or events that a model does not expect; dbt's log has the rows or statement."
+        "A changed model, or rows that a model does not expect; dbt's log has the rows or statement."
         if from_dbt
         else "It is not an error that the pipeline expects.",
         "Read the task's whole log.",

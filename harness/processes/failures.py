@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from events.uri import without_secrets
+from feeds.uri import without_secrets
 from harness.errors import DiskFullError, HarnessError, ServiceFailedError
 from harness.project.os_errors import signal_name
 
@@ -52,6 +52,6 @@ def disk_full_error(path: Path) -> DiskFullError:
     state = "is full" if free < MIN_FREE_BYTES else "was full"  # a program that fails may remove its files
     return DiskFullError(
         f"The disk that holds {path} {state}: {free / 1e6:,.0f} MB are free.",
-        "The events, or another program, filled it during the run.",
+        "The feeds' rows, or another program, filled it during the run.",
         "Free some disk space, or set TMPDIR to a directory on another disk.",
     )

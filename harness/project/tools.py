@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from events.uri import shown, without_secrets
+from feeds.uri import shown, without_secrets
 from harness.errors import DownloadError, ToolMissingError, UsageError
 from harness.project import pins
 

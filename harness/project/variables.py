@@ -63,12 +63,21 @@ def pins() -> list[Variable]:
 
 
 TASKS = [
-    Variable("EVENTS_URI", "the events file: a path or any fsspec URI; `nox -s e2e` and `nox -s cluster` read it, too"),
-    Variable("EVENTS_MAX_REJECTED", "the share of rows that may be rejected, unless the run's param sets it", "0.01"),
-    Variable("EVENTS_NOT_BEFORE", "events before this time (UTC) are rejected, e.g. `2015-01-01`", "no bound"),
-    Variable("EVENTS_BEFORE", "events at or after this time (UTC) are rejected, e.g. `2031-01-01`", "no bound"),
-    Variable("NETRC", "the file with passwords of web servers, for events files over HTTP", "`~/.netrc`"),
-    Variable("EVENTS_DSN", "only for `python -m events`: the warehouse as the role `loader`"),
+    Variable(
+        "<FEED>_URI",
+        "`EVENTS_URI` for the feed `events`: its files, a path, a pattern or any fsspec URI; `nox -s e2e` and"
+        " `nox -s cluster` read it, too",
+        "as its contract says",
+    ),
+    Variable(
+        "<FEED>_MAX_REJECTED",
+        "the share of the feed's rows that may be rejected, unless the run's param sets it",
+        "as its contract says",
+    ),
+    Variable("<FEED>_NOT_BEFORE", "the feed's rows before this time (UTC) are rejected, e.g. `2015-01-01`", "no bound"),
+    Variable("<FEED>_BEFORE", "rows of the feed from this time on (UTC) are rejected, e.g. `2031-01-01`", "no bound"),
+    Variable("NETRC", "the file with passwords of web servers, for files over HTTP", "`~/.netrc`"),
+    Variable("EVENTS_DSN", "only for `python -m feeds`: the warehouse as the role `loader`"),
     Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
     Variable(
         "DBT_IMAGE",

@@ -64,7 +64,7 @@ def read(folder: Path) -> list[Result]:
 
 
 def stale_sources(folder: Path) -> list[str]:
-    """Return the sources, `raw.loads` for example, that a `dbt source freshness` which wrote to FOLDER found stale."""
+    """Return the sources, `raw.events` for example, that a `dbt source freshness` which wrote to FOLDER found stale."""
     written = folder / FRESHNESS
     results = json.loads(written.read_text())["results"] if written.exists() else []
     return [result["unique_id"].split(".", 2)[2] for result in results if result["status"] == "error"]

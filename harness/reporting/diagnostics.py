@@ -10,14 +10,14 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from events.errors import EventsError
-from events.uri import without_secrets
+from feeds.errors import FeedError
+from feeds.uri import without_secrets
 from harness.errors import HarnessError
 from harness.project.paths import BUILD, ROOT
 from harness.reporting.console import Phases, say, write_phases
 
 DIAGNOSTICS = BUILD / "diagnostics"
-TABLES = ("loads", "rejected_events")
+TABLES = ("loads", "rejected_rows")
 TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # the failed program may hold a lock
 CONTENTS = {
     "phases.json": "how long each phase took",
@@ -70,7 +70,7 @@ def save(
             write_phases(destination / "phases.json", phases)
         (destination / "summary.txt").write_text(summary(error, destination, phases))
     place = f"Diagnostics: {destination.relative_to(ROOT)}"
-    if not isinstance(error, EventsError):
+    if not isinstance(error, FeedError):
         say(f"  {place}")
         return error
     next_step = f"{error.next_step}{'' if error.next_step.endswith('.') else ' —'} {place}"
@@ -84,7 +84,7 @@ def log_and_continue(what: str) -> Iterator[None]:
     """If saving WHAT fails in the block, print that the diagnostics do not have it."""
     try:
         yield
-    except (OSError, ValueError, psycopg.Error, EventsError) as error:
+    except (OSError, ValueError, psycopg.Error, FeedError) as error:
         reason = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
         say(f"  the diagnostics do not have {what}: {reason}")
 
@@ -92,7 +92,7 @@ def log_and_continue(what: str) -> Iterator[None]:
 def summary(error: Exception, folder: Path, phases: Phases | None) -> str:
     """Return the text of summary.txt: the failure, the phases, and the content of each file."""
     lines = ["What failed", ""]
-    if isinstance(error, EventsError):
+    if isinstance(error, FeedError):
         lines += [f"  {line}" for line in (error.what, error.why, error.next_step)]
     else:
         lines += [

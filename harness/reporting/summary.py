@@ -77,7 +77,7 @@ class Section:
 
     def _fail_with(self, error: BaseException | None) -> None:
         expected: Any = error
-        if hasattr(expected, "next_step"):  # an EventsError
+        if hasattr(expected, "next_step"):  # an FeedError
             self.fail(expected.what, expected.why, expected.next_step, getattr(expected, "evidence", ()))
             return
         trace = code(self.cleaned("".join(traceback.format_exception(expected))), last=40)

@@ -1,6 +1,6 @@
 """Choose the target of a run: the one of --target, or with `auto` kind where it can run, else embedded."""
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.errors import UsageError
 from harness.targets import kind
 from harness.targets.embedded import EmbeddedTarget

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from feeds.contract import feed_names
 from harness.errors import ChecksFailedError, NotUpError
 from harness.kubernetes import cluster_secrets
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.runs import PIPELINE, is_pipeline
+from harness.pipeline.runs import pipelines, tasks_of
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.targets.cluster_provider import ClusterProvider
@@ -18,6 +19,7 @@ from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 DBT_POD = "dbt-build-"
+POD_NAME_CHARS = 54  # of a worker's pod, before what makes it unique
 
 
 @dataclass
@@ -63,8 +65,12 @@ class ClusterDeployment(Deployment):
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
         events = [*self.kubectl.items("events"), *self.kubectl.for_dbt.items("events")]
         scheduled = {event["involvedObject"]["name"] for event in events if event["reason"] == "Scheduled"}
-        pipelines = [dag_id for dag_id in self.api.dag_ids() if is_pipeline(self.api, dag_id)]
-        prefixes = [f"{dag_id}-{task_id}-".replace("_", "-") for dag_id in pipelines for task_id in PIPELINE]
+        prefixes = [
+            f"{dag_id}-{task_id}".replace("_", "-")[:POD_NAME_CHARS]
+            for feed, dag_ids in pipelines(self.api, self.api.dag_ids(), feed_names()).items()
+            for dag_id in dag_ids
+            for task_id in tasks_of(feed)
+        ]
         prefixes.append(DBT_POD)
         if missing := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in scheduled)]:
             raise ChecksFailedError(

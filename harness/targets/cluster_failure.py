@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable
 
-from events.errors import EventsError
+from feeds.errors import FeedError
 from harness.errors import ChecksFailedError, DagRunFailedError, HarnessError, ServiceFailedError
 from harness.kubernetes import diagnostics as cluster_diagnostics
 from harness.kubernetes.causes.cause import Cause
@@ -25,7 +25,7 @@ def with_cause(error: Exception, provider: ClusterProvider, *, database: bool) -
     if not isinstance(error, ChecksFailedError):
         try:
             provider.check_dependencies(database=database)
-        except EventsError as dependency:
+        except FeedError as dependency:
             return dependency
     finders: tuple[Callable[..., Cause | None], ...]
     match error:
@@ -35,7 +35,7 @@ def with_cause(error: Exception, provider: ClusterProvider, *, database: bool) -
             finders = (find_component_cause, find_task_cause)
         case _:
             return error
-    with contextlib.suppress(EventsError):  # ERROR matters more than that the cluster cannot be asked
+    with contextlib.suppress(FeedError):  # ERROR matters more than that the cluster cannot be asked
         for cause in find_causes(provider.kubectl(), *finders)[:1]:
             return error.amended(f"{error.what} {cause.what}", cause.why, cause.next_step)
     return error

@@ -24,7 +24,9 @@ from harness.project.paths import from_root
 from harness.targets.cluster_provider import ClusterProvider, values_files
 
 SYNCED, DEPLOYED = "synced-code", "deployed-files"
-FOLDERS = {"airflow/dags/": "dags/", "airflow/include/": "include/", "dbt/": "dbt/"}  # their names in the archive
+FOLDERS = {
+    name: name.removeprefix("airflow/") for name in ("airflow/dags/", "airflow/feeds/", "airflow/include/", "dbt/")
+}  # their names in the archive
 IN_IMAGES_ONLY = ("dbt/Dockerfile", "dbt/entrypoint.sh")
 MAX_BYTES = 700_000  # of the archive: a ConfigMap may have 1 MiB, and base64 adds a third
 FILES, AT = "events-platform/files", "events-platform/synced-at"
@@ -77,7 +79,7 @@ def sync(kubectl: Kubectl, changed: list[str], code: Mapping[str, Path] | None =
     if len(archive) > MAX_BYTES:
         raise UsageError(
             f"The code is too large to be synced: {len(archive):,} bytes compressed, and at most {MAX_BYTES:,} fit.",
-            "There are large files in airflow/dags, airflow/include or dbt.",
+            "There are large files in airflow/dags, airflow/feeds, airflow/include or dbt.",
             "Build images with it instead: nox -s cluster -- up",
         )
     encoded = base64.b64encode(archive).decode()
@@ -105,10 +107,10 @@ def remove_synced(kubectl: Kubectl) -> None:
 
 
 def digests(provider: ClusterProvider) -> dict[str, str]:
-    """Return the digests of the files that a deployment is made of, by path, without the events file."""
+    """Return the digests of the files that a deployment is made of, by path."""
     configuration = [*values_files(provider), pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
     files = {from_root(path): path for path in configuration}
-    files |= {path: file for path, file in all_code().items() if path != "airflow/data/events.csv"}
+    files |= all_code()
     return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}
 
 

@@ -32,7 +32,7 @@ MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
-# Variables that tasks may need: an events file in an object store needs credentials, proxies and certificates.
+# Variables that tasks may need: a file in an object store needs credentials, proxies and certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
@@ -174,6 +174,7 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         "no_proxy": local,
         "AIRFLOW_HOME": str(home),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(ROOT / "airflow" / "include"),  # of this clone: its environments may be another's, linked
         "TMPDIR": str(temporary),
         **{f"AIRFLOW__{s.upper()}__{k.upper()}": str(v) for s, options in settings.items() for k, v in options.items()},
     }
@@ -181,17 +182,21 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
 
 def pipeline_env(options: RunOptions, warehouse: Warehouse, dbt: Path, artifacts: Path) -> dict[str, str]:
     """Return the variables that the DAGs' tasks read; dbt's Python is DBT, and it writes below ARTIFACTS."""
-    return warehouse.dbt_env() | {
-        "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
-        "EVENTS_URI": options.events,
-        "EVENTS_MAX_REJECTED": str(options.max_rejected),
-        "DBT_PYTHON": str(dbt),
-        "DBT_PROJECT_DIR": str(ROOT / "dbt"),
-        "DBT_TARGET": "prod",
-        "DBT_TARGET_PATH": str(artifacts / "target"),
-        "DBT_LOG_PATH": str(artifacts / "logs"),
-        "DBT_FAILURES_PATH": str(artifacts / FAILURES),
-    }
+    uris = {f"{feed.upper()}_URI": uri for feed, uri in options.uris.items()}
+    return (
+        warehouse.dbt_env()
+        | options.shares()
+        | uris
+        | {
+            "AIRFLOW_CONN_WAREHOUSE_LOADER": warehouse.loader_dsn,
+            "DBT_PYTHON": str(dbt),
+            "DBT_PROJECT_DIR": str(ROOT / "dbt"),
+            "DBT_TARGET": "prod",
+            "DBT_TARGET_PATH": str(artifacts / "target"),
+            "DBT_LOG_PATH": str(artifacts / "logs"),
+            "DBT_FAILURES_PATH": str(artifacts / FAILURES),
+        }
+    )
 
 
 def check_alive(supervisor: Supervisor) -> None:

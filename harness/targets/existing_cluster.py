@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from events.dsn import connection_url
+from feeds.dsn import connection_url
 from harness.docker import engine, images
 from harness.errors import (
     AccessDeniedError,
@@ -149,6 +149,8 @@ class ExistingCluster(ClusterProvider):
         with contextlib.suppress(CommandFailedError):
             classes = self.kubectl().items("storageclasses")
         names = [each["metadata"]["name"] for each in classes]
+        with contextlib.suppress(CommandFailedError):  # a volume that an administrator made may have a class of its own
+            names += [each["spec"].get("storageClassName") for each in self.kubectl().items("persistentvolumes")]
         chosen, has_default = self.options.storage_class, any(is_default(each) for each in classes)
         if not classes or not self._needs_volumes() or (has_default if chosen is None else chosen in names):
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.docker import engine, images
 from harness.errors import (
     ClusterFailedError,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from feeds.contract import read_feeds
 from harness.docker import images
 from harness.errors import RollOutFailedError
 from harness.kubernetes import chart, cluster_secrets, network
@@ -111,7 +112,7 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
     """Create or update everything that is missing or differs, and wait until Airflow is healthy."""
     provider.prepare()
     platform = provider.platform()
-    airflow_image, dbt_image = images.airflow(provider.options.local_events, platform), images.dbt(platform)
+    airflow_image, dbt_image = images.airflow(provider.options.uris, platform), images.dbt(platform)
     files = code_sync.digests(provider)  # now: somebody may edit one before the end
 
     def create_cluster() -> Kubectl:
@@ -156,12 +157,13 @@ def deployment_values(
     env = {
         "DBT_IMAGE": dbt_image,
         "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
-        "EVENTS_MAX_REJECTED": str(provider.options.max_rejected),
+        **provider.options.shares(),
     }
     # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
     pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")
     tls_env = {} if pooled else database.tls_env
-    return chart.run_values(airflow_image, env, annotations, tls_env, provider.options.pull_secret)
+    pull_secret, of_workers = provider.options.pull_secret, cluster_secrets.feeds_env()
+    return chart.run_values(airflow_image, env, annotations, tls_env, pull_secret, of_workers=of_workers)
 
 
 def install_airflow(
@@ -182,12 +184,13 @@ def install_airflow(
             warehouse,
             database,
             metadata_url=metadata_url,
-            events_uri=images.EVENTS if options.local_events else options.events,
+            uris={feed: images.in_pods(feed, uri) for feed, uri in options.uris.items()},
             rotate=options.rotate_secrets,
         )
         annotations = cluster_secrets.annotation(secrets) | database_annotation(database.server)
         database.apply_root_certificate(kubectl)
-        network.restrict(kubectl, cluster_secrets.databases(secrets), secrets["events-file"]["uri"])
+        uris = [*secrets[cluster_secrets.FEEDS_SECRET].values(), *(feed.location for feed in read_feeds().values())]
+        network.restrict(kubectl, cluster_secrets.databases(secrets), uris)
     code_sync.remove_synced(kubectl)
     run_values = supervisor.directory / "values.json"
     run_values.write_text(

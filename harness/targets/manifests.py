@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from events.dsn import connection_url
+from feeds.contract import feed_names, read_feeds
+from feeds.dsn import connection_url
 from harness.docker import images
 from harness.kubernetes import chart, cluster_secrets, network
 from harness.kubernetes.deployment import Database, create_namespaces
@@ -82,7 +83,7 @@ def write(options: RunOptions) -> None:
     _keep(kubectl, "1-volumes")
     address = {"host": "", "port": "5432"} | dsn_parts(options.warehouse_dsn or "")
     database = (address["host"], int(address["port"]))
-    network.restrict(kubectl, [database], options.events)
+    network.restrict(kubectl, [database], [options.uri(feed) for feed in read_feeds().values()])
     _keep(kubectl, "2-network")
     kubectl.apply(_rendered(provider, archive))
     _keep(kubectl, "3-airflow")
@@ -102,7 +103,7 @@ def _keep(kubectl: Recorder, name: str) -> None:
 
 def _rendered(provider: NoCluster, archive: Path) -> str:
     """Return what helm renders."""
-    airflow, dbt = images.airflow(provider.options.local_events), images.dbt()
+    airflow, dbt = images.airflow(provider.options.uris), images.dbt()
     with tempfile.TemporaryDirectory() as folder:
         run_values = Path(folder) / "values.json"
         run_values.write_text(
@@ -122,7 +123,7 @@ def _create_secrets(kubectl: Recorder) -> None:
         Warehouse(TEMPLATE, "warehouse", passwords),
         Database(TEMPLATE, TEMPLATE.host, TEMPLATE.port),
         metadata_url=connection_url("airflow", "none", "host", 5432, "airflow"),
-        events_uri="none",
+        uris=dict.fromkeys(feed_names(), "none"),
     )
 
 
@@ -130,4 +131,4 @@ def _secrets(kubectl: Recorder) -> Iterable[tuple[str, str, str]]:
     """Yield namespace, name and keys of each secret that was applied, without that of the harness itself."""
     for item in kubectl.applied:
         if item["metadata"]["name"] != "passwords":
-            yield item["metadata"]["namespace"], item["metadata"]["name"], ", ".join(item["stringData"])
+            yield item["metadata"]["namespace"], item["metadata"]["name"], ", ".join(item["data"])

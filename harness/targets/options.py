@@ -1,10 +1,9 @@
 """The options of a run: one object, built from the command line and handed down to the target."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from events.interval import Interval
-from harness.project.paths import SAMPLE
+from feeds.contract import Feed, feed_names
+from feeds.interval import Interval
 
 CLUSTERS = ("kind", "minikube", "context")
 TARGETS = ("auto", "embedded", *CLUSTERS)
@@ -16,8 +15,8 @@ class RunOptions:
     """The options of `nox -s e2e` and `nox -s cluster`; their fields have the options' names.
 
     Attributes:
-        events: the events file: an absolute path or any fsspec URI.
-        max_rejected: the largest share of rows that may be rejected, 0 to 1.
+        uris: by feed, the files that it loads instead of its contract's: an absolute path, a pattern or any fsspec URI.
+        max_rejected: the largest share of rows that may be rejected, 0 to 1; None for that of each contract.
         ui_port: the port for Airflow's UI and API; None for a free one.
         reuse: use a cluster that is up, and leave it up.
         keep: leave everything up at the end.
@@ -34,9 +33,9 @@ class RunOptions:
     """
 
     target: str = "auto"
-    events: str = field(default=str(SAMPLE), repr=False)  # a URI may be signed
+    uris: dict[str, str] = field(default_factory=dict, repr=False)  # a URI may be signed
     interval: Interval = WHOLE_FILE
-    max_rejected: float = 0.01
+    max_rejected: float | None = None
     ui_port: int | None = None
     reuse: bool = False
     keep: bool = False
@@ -51,7 +50,12 @@ class RunOptions:
     rotate_secrets: bool = False
     context: str | None = None
 
-    @property
-    def local_events(self) -> Path | None:
-        """The events file's path; None where a URI names it."""
-        return None if "://" in self.events else Path(self.events)
+    def uri(self, feed: Feed) -> str:
+        """Return the path, the pattern or the URI of the files of FEED."""
+        return self.uris.get(feed.name, feed.location)
+
+    def shares(self) -> dict[str, str]:
+        """Return the variables that set the largest share of rejected rows for each feed."""
+        if self.max_rejected is None:
+            return {}
+        return {f"{feed.upper()}_MAX_REJECTED": str(self.max_rejected) for feed in feed_names()}

@@ -37,7 +37,7 @@ class Deployment:
         return []
 
     def failed_dbt_runs(self) -> list[Path]:
-        """Return the folders of failed dbt runs' files, the latest last; may raise EventsError or OSError."""
+        """Return the folders of failed dbt runs' files, the latest last; may raise FeedError or OSError."""
         raise NotImplementedError
 
     def addresses(self) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from events.driver_errors import not_connected
-from events.dsn import libpq_dsn
+from feeds.driver_errors import not_connected
+from feeds.dsn import libpq_dsn
 from harness.errors import PostgresError
 from harness.project.paths import expanded
 from harness.warehouse.server import MAJOR, OLDEST_MAJOR, Server

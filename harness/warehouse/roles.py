@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import psycopg
 from psycopg import sql
 
-from events.dsn import connection_url
+from feeds.dsn import connection_url
 from harness.warehouse.server import Server
 
 ROLES = ("loader", "transformer", "reader")

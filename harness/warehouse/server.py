@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from events.dsn import connection_url
+from feeds.dsn import connection_url
 from harness.errors import PostgresError
 
 MAJOR = 18

@@ -238,7 +238,7 @@ def test_airflows_image_has_bytecode_of_what_is_imported() -> None:
     modules = (
         *("airflow.sdk.execution_time.execute_workload", "airflow.sdk.execution_time.task_runner"),
         *("airflow.cli.commands.scheduler_command", "airflow.api_fastapi.core_api.routes.public"),
-        *("airflow.providers.cncf.kubernetes.operators.pod", "events.load", "s3fs", "gcsfs"),
+        *("airflow.providers.cncf.kubernetes.operators.pod", "feeds.load", "s3fs", "gcsfs"),
     )
     output = run_command(*python, images.airflow().reference, "-c", SOURCES, *modules)
     assert "not compiled" not in output
@@ -251,7 +251,7 @@ def test_airflows_image_has_the_locked_packages_and_fits_together() -> None:
     assert run_command(*run, "check") == "No broken requirements found.\n"
     installed = dict(line.split("==") for line in run_command(*run, "freeze").splitlines() if "==" in line)
     for name in ("fsspec", "s3fs", "gcsfs", "psycopg"):
-        assert f"\n{name}=={installed[name]} " in locks.path("events").read_text()
+        assert f"\n{name}=={installed[name]} " in locks.path("feeds").read_text()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -286,13 +286,13 @@ def test_a_failing_dbt_test_is_explained(cluster: Cluster, monkeypatch: pytest.M
     output = read_until(e2e, r"create_tables +success")
     with psycopg.connect(warehouse_of(KIND).admin_dsn) as connection:  # a row that no load can have written
         connection.execute("alter table raw.loads drop constraint loads_status_check")
-        connection.execute("insert into raw.loads (source_uri, status) values ('nowhere', 'spoilt')")
+        connection.execute("insert into raw.loads (feed, source_uri, status) values ('events', 'nowhere', 'spoilt')")
     output += e2e.communicate(timeout=600)[0]
     assert e2e.returncode == 44, output
     what, why, _ = error_lines(output)
     assert what.startswith("✗ events_pipeline_daily failed in dbt_build: ")
     assert "raw_loads_have_a_known_status" in what
-    assert why == "  A changed model, or events that a model does not expect; dbt's log has the rows or statement."
+    assert why == "  A changed model, or rows that a model does not expect; dbt's log has the rows or statement."
     with diagnostics(output) as folder:
         results = list((folder / "tasks" / "dbt").glob("*/run_results.json"))  # of the scheduled run, too
         assert results

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from events.locks import SWAP_LOCK
+from feeds.interval import ALWAYS
+from feeds.locks import SWAP_LOCK
 from harness.kubernetes.kubectl import Kubectl
-from harness.pipeline.checks import compare
-from harness.pipeline.expected_numbers import Expected, compute
+from harness.oracle.checks import compare
+from harness.oracle.expected_numbers import Expected, compute
 from harness.processes.command import run as run_command
 from harness.processes.supervisor import Supervisor
 from harness.project.paths import SAMPLE
 from harness.targets.cluster_deployment import DBT_POD, ClusterDeployment, connect, warehouse_of
 from tests.cluster.conftest import KIND, Cluster
+from tests.events_feed import EVENTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
@@ -26,8 +28,8 @@ ENDS_WELL_IN_S = 180.0
 
 
 @pytest.fixture(scope="module")
-def expected() -> Expected:
-    return compute(str(SAMPLE), None, None)
+def expected(cluster: Cluster) -> Expected:  # noqa: ARG001 - it is up
+    return compute([(EVENTS, str(SAMPLE))], ALWAYS, warehouse_of(KIND).admin_dsn)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_rotation_makes_everything_new_and_keeps_what_is_stored(cluster: Clust
 
 
 def test_a_secret_that_kubectl_makes_is_somebody_elses(cluster: Cluster) -> None:
-    assert from_outside(cluster.kubectl, "events-file", ["uri"]) is None
+    assert from_outside(cluster.kubectl, "feeds", []) is None
     cluster.kubectl.run("create", "secret", "generic", "from-outside", "--from-literal=uri=s3://bucket/events.csv")
     try:
         assert from_outside(cluster.kubectl, "from-outside", ["uri"]) == {"uri": "s3://bucket/events.csv"}

@@ -17,7 +17,7 @@ from tests.harness_command import run
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 DAG_ID = "events_pipeline_daily"
-DAG, LOAD, MODEL = "airflow/dags/events_pipeline.py", "airflow/include/events/load.py", "dbt/models/marker.sql"
+DAG, LOAD, MODEL = "airflow/dags/pipelines.py", "airflow/include/feeds/load.py", "dbt/models/marker.sql"
 TASKS = {"create_tables": "the DAG is synced", "load_events": "the load is synced", "dbt_build": "marker"}
 
 
@@ -69,5 +69,5 @@ def test_sync_brings_a_changed_dag_load_and_model(cluster: Cluster, api: Airflow
 def sources(cluster: Cluster) -> list[str]:
     """Return the DAG file in each pod of the DAG processor."""
     pods = cluster.kubectl.items("pods", selector="component=dag-processor")
-    argv = ("--container", "dag-processor", "--", "cat", "/tmp/code/dags/events_pipeline.py")  # noqa: S108 - in the pod
+    argv = ("--container", "dag-processor", "--", "cat", "/tmp/code/dags/pipelines.py")  # noqa: S108 - in the pod
     return [cluster.kubectl.run("exec", pod["metadata"]["name"], *argv) for pod in pods]

@@ -8,8 +8,8 @@ import pytest
 from airflow.sdk import Connection
 from psycopg.conninfo import conninfo_to_dict
 
-from events.dsn import dsn_of, libpq_dsn, warehouse_dsn
-from events.errors import SettingUnusable
+from feeds.dsn import dsn_of, libpq_dsn, warehouse_dsn
+from feeds.errors import SettingUnusable
 
 ANY = " '\"\\%@/:?#&=+é[]"
 FIELDS = {"login": "loader", "password": "p", "host": "h", "port": 5432, "schema": "warehouse"}

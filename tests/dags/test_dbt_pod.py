@@ -104,7 +104,7 @@ def test_an_image_of_root_or_of_a_named_user_is_found(pod: Pod, user: str) -> No
 
 def test_airflows_configuration_says_on_which_nodes_it_runs(monkeypatch: pytest.MonkeyPatch, built: Pod) -> None:
     """As the values of the chart do: `config.dbt_pod` in cluster/values/production.yaml."""
-    from events.dbt_pod import dbt_pod
+    from feeds.dbt_pod import dbt_pod
 
     values = yaml.safe_load((ROOT / "cluster" / "values" / "production.yaml").read_text())
     toleration = [{"key": "dedicated", "operator": "Equal", "value": "dbt", "effect": "NoSchedule"}]

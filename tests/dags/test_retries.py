@@ -8,10 +8,10 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk import ExceptionRetryPolicy, RetryAction
 from airflow.sdk.exceptions import AirflowException
 
-from events import errors
-from events.dbt_pod import dbt_pod
-from events.dbt_task import DbtEndedError, DbtFailedError, failure
-from events.retries import RETRIES
+from feeds import errors
+from feeds.dbt_pod import dbt_pod
+from feeds.dbt_task import DbtEndedError, DbtFailedError, failure
+from feeds.retries import RETRIES
 
 TEMPORARY = {"SourceMissing", "SourceUnreadable", "SourceChanged", "WarehouseBusy", "WarehouseGone"}
 
@@ -21,8 +21,8 @@ def action(exception: BaseException) -> RetryAction:
     return policy.evaluate(exception, 1, RETRIES["retries"]).action
 
 
-@pytest.mark.parametrize("kind", errors.EventsError.__subclasses__())
-def test_an_error_of_a_load_is_tried_again_if_it_is_temporary(kind: type[errors.EventsError]) -> None:
+@pytest.mark.parametrize("kind", errors.FeedError.__subclasses__())
+def test_an_error_of_a_load_is_tried_again_if_it_is_temporary(kind: type[errors.FeedError]) -> None:
     expected = RetryAction.RETRY if kind.__name__ in TEMPORARY else RetryAction.FAIL
     assert action(kind("what", "why", "next")) is expected
 

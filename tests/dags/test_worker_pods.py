@@ -12,7 +12,7 @@ import yaml
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from events.worker_pods import pod_mutation_hook, secrets
+from feeds.worker_pods import pod_mutation_hook, secrets
 
 ROOT = Path(__file__).parents[2]
 LOADER = {"name": "DSN", "valueFrom": {"secretKeyRef": {"name": "warehouse-loader", "key": "connection"}}}

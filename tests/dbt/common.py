@@ -8,9 +8,8 @@ from typing import Any
 
 import psycopg
 
-from harness.pipeline.checks import select
-from harness.pipeline.events_file import Event
-from harness.pipeline.expected_numbers import COLUMNS, Marts, proposal
+from harness.oracle.checks import select
+from harness.oracle.expected_numbers import COLUMNS, Event, Marts, proposal
 from harness.warehouse.roles import Warehouse
 from tests.dbt.process import PROJECT
 from tests.dbt.random_events import NOON
@@ -72,14 +71,14 @@ def insert(connection: psycopg.Connection[Any], events: list[Event]) -> None:
 def empty(warehouse: Warehouse) -> None:
     """Empty the raw tables."""
     with psycopg.connect(warehouse.loader_dsn) as connection:
-        connection.execute("truncate raw.events, raw.rejected_events, raw.loads restart identity")
+        connection.execute("truncate raw.events, raw.loads restart identity cascade")
 
 
 def write(warehouse: Warehouse, events: list[Event]) -> None:
     """Make EVENTS all that raw.events holds; with such a load every build is one of all time."""
     empty(warehouse)
     with psycopg.connect(warehouse.loader_dsn) as connection:
-        connection.execute("insert into raw.loads (source_uri, status) values ('test', 'succeeded')")
+        connection.execute("insert into raw.loads (feed, source_uri, status) values ('events', 'test', 'succeeded')")
         insert(connection, events)
 
 

@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from feeds.contract import read_feeds
+from feeds.tables import create_others
 from harness.project.environments import install
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 from tests.dbt.process import Dbt, Process
@@ -44,8 +46,9 @@ def dbt_on(warehouse: Warehouse, process: Process, folder: Path) -> Dbt:
 
 @pytest.fixture(scope="session")
 def built_template(template: Warehouse, processes: list[Process], folder: Path) -> Warehouse:
-    """Give a warehouse with empty raw tables and the staging models, to be copied."""
+    """Give a warehouse with empty raw tables of all feeds and the staging models, to be copied."""
     warehouse = copy_warehouse(template, DATABASE)
+    create_others(warehouse.loader_dsn, read_feeds().values())
     dbt_on(warehouse, processes[0], folder).run("run --quiet --select staging")
     built = replace(warehouse, database=f"dbt_{template.database}")
     rename = sql.SQL("alter database {} rename to {}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from harness.pipeline.events_file import Event
+from harness.oracle.expected_numbers import Event
 
 NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
 # Few professionals, services and times of day: ties, status changes within a day and renamed services are frequent.

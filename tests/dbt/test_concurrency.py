@@ -10,8 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from events.load import load
-from harness.pipeline.events_file import Event
+from harness.oracle.expected_numbers import Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -30,6 +29,7 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.process import Dbt
+from tests.events_feed import load
 from tests.poolers import pgbouncer
 
 ONE_THREAD = "--threads 1"  # the number of a statement then says which it is

@@ -8,7 +8,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.load import load
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -22,6 +21,7 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.process import Dbt
+from tests.events_feed import load
 
 
 def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
@@ -52,6 +52,11 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
     assert read_incremental(warehouse) == incremental(expected(log))
 
     load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))  # the same once more
+    with psycopg.connect(warehouse.loader_dsn) as connection:  # and a load of another feed, of all time
+        connection.execute(
+            "insert into raw.loads (feed, source_uri, status, transaction_id)"
+            " values ('other', 'test', 'succeeded', pg_current_xact_id())"
+        )
     dbt.run(INCREMENTAL)
     assert versions(warehouse) == after
 
@@ -69,8 +74,8 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
 def test_a_load_that_commits_after_a_later_one_is_seen(dbt: Dbt, warehouse: Warehouse) -> None:
     log = five_days()
     statement = (
-        "insert into raw.loads (source_uri, status, interval_start, interval_end, transaction_id)"
-        " values ('test', 'succeeded', %s, %s, pg_current_xact_id()) returning load_id"
+        "insert into raw.loads (feed, source_uri, status, interval_start, interval_end, transaction_id)"
+        " values ('events', 'test', 'succeeded', %s, %s, pg_current_xact_id()) returning load_id"
     )
     with psycopg.connect(warehouse.loader_dsn) as slow:
         [(slow_id,)] = slow.execute(statement, [midnight(2), midnight(3)])
@@ -126,7 +131,7 @@ def test_a_table_without_a_valid_snapshot_note_is_built_anew(dbt: Dbt, warehouse
 def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.partitions.MIN_ROWS", 1)  # each day has its own partition
+    monkeypatch.setattr("feeds.partitions.MIN_ROWS", 1)  # each day has its own partition
     file = str(write_file(tmp_path / "events.csv", five_days()))
     for number in range(1, 6):
         load(file, warehouse.loader_dsn, start=midnight(number), end=midnight(number + 1))

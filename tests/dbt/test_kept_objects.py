@@ -9,8 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from events.load import load
-from harness.pipeline.expected_numbers import COLUMNS
+from harness.oracle.expected_numbers import COLUMNS
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     MARTS,
@@ -23,6 +22,7 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.process import Dbt
+from tests.events_feed import load
 
 OTHERS = """
     create role analyst;

@@ -15,9 +15,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from events.load import load
-from harness.pipeline.events_file import Event
-from harness.pipeline.expected_numbers import COLUMNS
+from harness.oracle.expected_numbers import COLUMNS, Event
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -37,6 +35,7 @@ from tests.dbt.common import (
 )
 from tests.dbt.process import PROJECT, Dbt
 from tests.dbt.random_events import EXAMPLES, NOON, Load, histories, streams
+from tests.events_feed import load
 
 GARDEN = "7_tuin_garden_1.5"
 
@@ -72,7 +71,7 @@ def test_the_statement_of_every_mart_gives_the_expected_rows(views: psycopg.Conn
 
 
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a seed cannot be shrunk
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -98,14 +97,14 @@ def test_after_a_full_refresh_and_incremental_builds_after_any_loads_the_marts_h
 def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_alone(
     dbt: Dbt, warehouse: Warehouse
 ) -> None:
-    output = dbt.run("build --exclude-resource-type unit_test", env={"DBT_TARGET": "prod"})
+    output = dbt.run("build --exclude-resource-type unit_test --select @source:raw.events", env={"DBT_TARGET": "prod"})
 
     assert " WARN=0 ERROR=0 SKIP=0 " in output
     assert "warning" not in output.lower()
     assert "deprecat" not in output.lower()
     assert read(warehouse, prefix="") == {mart: [] for mart in COLUMNS}
     with psycopg.connect(warehouse.reader_dsn, autocommit=True) as connection:
-        for table in ("raw.events", "raw.rejected_events", "staging.stg_events", "intermediate.int_status_events"):
+        for table in ("raw.events", "raw.rejected_rows", "staging.stg_events", "intermediate.int_status_events"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"table {table}")
 
@@ -120,7 +119,6 @@ def test_a_violated_contract_leaves_the_old_table(dbt: Dbt, warehouse: Warehouse
     dbt.run(f"{MARTS} {models}")
     before = read_tables(warehouse, "dim_professionals", "dim_services", "fct_events")
     with psycopg.connect(warehouse.loader_dsn) as connection:  # rows that no load would write
-        connection.execute("alter table raw.events drop constraint events_check")
         connection.execute("alter table raw.events alter professional_id_anonymized drop not null")
         connection.execute("insert into raw.events values (3, 'proposed', null, '2020-01-02', null, 1)")
 
@@ -248,7 +246,7 @@ def rows_shown(output: str, test: str) -> list[str]:
 def test_a_failing_test_of_a_source_shows_its_rows(dbt: Dbt, warehouse: Warehouse) -> None:
     with psycopg.connect(warehouse.loader_dsn) as connection:
         connection.execute("alter table raw.loads drop constraint loads_status_check")
-        connection.execute("insert into raw.loads (source_uri, status) values ('test', 'forgotten')")
+        connection.execute("insert into raw.loads (feed, source_uri, status) values ('events', 'test', 'forgotten')")
 
     output = dbt.run("test --select raw_loads_have_a_known_status", exit_code=1)
 
@@ -280,9 +278,9 @@ def test_a_failing_test_of_a_source_shows_its_rows(dbt: Dbt, warehouse: Warehous
 @pytest.mark.parametrize(
     ("hours", "exit_code", "line"),
     [
-        (1, 0, "PASS freshness of raw.loads"),
-        (40, 0, "WARN freshness of raw.loads"),
-        (80, 1, "ERROR STALE freshness of raw.loads"),
+        (1, 0, "PASS freshness of raw.events"),
+        (40, 0, "WARN freshness of raw.events"),
+        (80, 1, "ERROR STALE freshness of raw.events"),
     ],
 )
 def test_freshness_is_the_age_of_the_last_load_that_succeeded(
@@ -290,8 +288,9 @@ def test_freshness_is_the_age_of_the_last_load_that_succeeded(
 ) -> None:
     with psycopg.connect(warehouse.loader_dsn) as connection:
         connection.execute(
-            "insert into raw.loads (source_uri, status, ended_at) values"
-            " ('test', 'succeeded', now() - %s), ('test', 'failed', now())",
+            "insert into raw.loads (feed, source_uri, status, ended_at) values"
+            " ('events', 'test', 'succeeded', now() - %s), ('events', 'test', 'failed', now()),"
+            " ('other', 'test', 'succeeded', now())",
             [timedelta(hours=hours)],
         )
 

@@ -1,5 +1,6 @@
 """The rules of the dbt project that dbt itself does not enforce; a copy that breaks one shows that it is noticed."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from harness.reporting import dbt_report
+from tests.dbt.common import copy_of_the_project
 from tests.dbt.process import PROJECT, Dbt
 
 
@@ -167,7 +169,28 @@ def test_the_line_of_each_test_is_found(dbt: Dbt, tmp_path: Path) -> None:
     assert {name: line for name, line in found.items() if line not in wanted[name]} == {}
     # Three tables have a column of the same name.
     assert {name: number for name, number in numbers.items() if re.fullmatch("source_.*_load_id", name)} == {
-        "source_unique_raw_loads_load_id": 52,
-        "source_not_null_raw_loads_load_id": 53,
-        "source_not_null_raw_rejected_events_load_id": 76,
+        "source_unique_raw_loads_load_id": 53,
+        "source_not_null_raw_loads_load_id": 54,
+        "source_not_null_raw_rejected_rows_load_id": 85,
     }
+
+
+def test_a_feeds_pipeline_builds_what_depends_on_it_and_what_that_is_built_from(dbt: Dbt, tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path)
+    tables = "".join(f"{{name: {name}}}, " for name in ("orders", "bills"))
+    (project / "models/staging/orders.yml").write_text(f"sources: [{{name: raw, tables: [{tables}]}}]\n")
+    for name in ("orders", "bills"):
+        source = f"{{{{ source('raw', '{name}') }}}}"
+        (project / f"models/staging/stg_{name}.sql").write_text(f"select * from {source}\n")  # noqa: S608 - a model
+    joined = "select * from {{ ref('stg_orders') }} natural join {{ ref('dim_services') }}\n"
+    (project / "models/marts/fact/orders_of_services.sql").write_text(joined)
+
+    of_copy = dataclasses.replace(dbt, project=project, folder=tmp_path)
+
+    def selected(feed: str) -> set[str]:
+        listed = f"ls --quiet --resource-type model --output name --select @source:raw.{feed}"
+        return set(re.findall(r"^\w+$", of_copy.run(listed), re.MULTILINE))
+
+    assert selected("bills") == {"stg_bills"}
+    assert selected("orders") == {"stg_orders", "orders_of_services", "dim_services", "stg_events"}
+    assert selected("events") == {path.stem for path in project.glob("models/**/*.sql")} - {"stg_bills"}

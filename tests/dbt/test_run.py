@@ -15,13 +15,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.load import load
-from events.tables import create_tables
 from harness.project.paths import SAMPLE
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, drop_warehouse
 from tests.dbt.common import LOCK_KEY, copy_of_the_project
 from tests.dbt.conftest import dbt_on
 from tests.dbt.process import PROJECT, Dbt, Process
+from tests.events_feed import create_tables, load
 
 MODELS = sorted(PROJECT.glob("models/**/*.sql"))
 REFUSED = "The warehouse refused the connection."
@@ -65,7 +64,7 @@ def test_a_build_whose_connection_breaks_while_it_waits(dbt: Dbt, warehouse: War
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'dbt lock'"
             )
-        assert dbt.wait() == "exit code 30"  # another try may succeed: see `events.dbt_task`
+        assert dbt.wait() == "exit code 30"  # another try may succeed: see `feeds.dbt_task`
     what, why, next_step = dbt.output.splitlines()[-3:]
     assert what == "✗ The connection to the warehouse broke during the wait for a load or another build."
     assert "server closed the connection unexpectedly" in why

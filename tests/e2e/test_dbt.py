@@ -11,12 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from events.load import load
 from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse
 from tests import clones, harness_command
 from tests.dbt.test_project import broken_rules
+from tests.events_feed import load
 
 EVENTS = """\
 event_id;event_type;professional_id_anonymized;created_at;meta_data
@@ -97,15 +97,15 @@ def test_with_the_target_prod_it_builds_in_the_users_own_warehouse(
     exit_code, output = run("run", "--select", "+dim_services", DBT_TARGET="prod", **warehouse.dbt_env())
 
     assert exit_code == 0, output
-    assert "sample loaded" not in output
+    assert "samples loaded" not in output
     with psycopg.connect(warehouse.reader_dsn) as connection:
         assert connection.execute("select service_id from dim.dim_services").fetchall() == [(5,)]
     with psycopg.connect(warehouse.loader_dsn) as connection:
         connection.execute("update raw.loads set ended_at = ended_at - interval '4 days'")
     exit_code, output = run("source", "freshness", DBT_TARGET="prod", **warehouse.dbt_env())
     assert exit_code == 49
-    assert "\n✗ dbt source freshness ended with exit code 1: raw.loads is stale.\n" in output
-    assert "\n  Load newer events: " in output
+    assert "\n✗ dbt source freshness ended with exit code 1: raw.events is stale.\n" in output
+    assert "\n  Load newer files: " in output
 
 
 def test_with_the_target_prod_and_no_warehouse_it_uses_no_other(run: Run) -> None:

@@ -25,7 +25,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from feeds.contract import read_feeds
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.runs import title
 from harness.project.paths import BUILD, ROOT
 from tests import harness_command
 from tests.harness_command import read_until
@@ -34,6 +36,8 @@ from tests.servers import Handler, serving
 TIMEOUT_S = 240
 PLANTED = "pl4nt3d-s3cr3t"  # only the server of the events file may see it
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
+# The phase of the first run of each feed.
+FIRST_RUNS = title([f"{feed.name}_pipeline_{min(feed.properties.cadences)}" for feed in read_feeds().values()])
 # The line after which the phase has begun, the signal, and the phase's name in the summary.
 INTERRUPTS = {
     "PostgreSQL starts": ("target embedded", signal.SIGTERM, ""),
@@ -255,25 +259,25 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     what, why, next_step = kept.output.splitlines()[-3:]
     refused = f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% are allowed."
     assert what == f"✗ events_pipeline_daily failed in load_events: {refused}"
-    assert "field_count 2, event_id 1" in why
+    assert "field_count 2, event_id: type 1" in why
     assert re.match(
-        r"  Look at the rows of load \d in build/reports/rejected_events\.csv; a larger max_rejected", next_step
+        r"  Look at the rows of load \d in build/reports/rejected_rows\.csv; a larger max_rejected", next_step
     )
-    shown = kept.output.partition("  3 rejected rows are in build/reports/rejected_events.csv\n")[2].splitlines()
+    shown = kept.output.partition("  3 rejected rows are in build/reports/rejected_rows.csv\n")[2].splitlines()
     assert [line.split() for line in shown[:4]] == [
-        ["field_count", "2"],
+        ["events:", "field_count", "2"],
         ["line", "100:", "1;2"],
         ["line", "101:", "1;2"],
-        ["event_id", "1"],
+        ["events:", "event_id:", "type", "1"],
     ]
-    kept_rows = (BUILD / "reports" / "rejected_events.csv").read_text().splitlines()[1:]
-    lines = [["99", "event_id"], ["100", "field_count"], ["101", "field_count"]]
-    assert [line.split(",")[1:3] for line in kept_rows] == lines
+    kept_rows = (BUILD / "reports" / "rejected_rows.csv").read_text().splitlines()[1:]
+    lines = [["99", "type", "event_id"], ["100", "field_count", ""], ["101", "field_count", ""]]
+    assert [line.split(",")[3:6] for line in kept_rows] == lines
     assert " Diagnostics: build/diagnostics/" in next_step
     assert (kept.diagnostics / "components" / "scheduler.log").exists()
     assert list((kept.diagnostics / "tasks").rglob("task_id=load_events/attempt=1.log"))
-    rejects = (kept.diagnostics / "warehouse" / "rejected_events.csv").read_text().splitlines()
-    assert [line.rpartition(",")[2] for line in rejects] == ["reason", "event_id", "field_count", "field_count"]
+    rejects = (kept.diagnostics / "warehouse" / "rejected_rows.csv").read_text().splitlines()
+    assert [line.split(",")[-3:-1] for line in rejects] == [["reason", "column_name"], *(line[1:] for line in lines)]
 
     written = re.sub(r"\\(\W|_)", r"\1", summary(kept.temporary).read_text())
     assert written.startswith("## ✗ e2e on embedded: ")
@@ -284,8 +288,8 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
         r"<summary>The end of load_events's log in events_pipeline_daily</summary>(.*?)</details>", written, re.DOTALL
     )
     assert f"TooManyRejected: {refused}\n" in log
-    assert "\nIt failed in the phase **events_pipeline_daily**.\n" in written
-    assert re.search(r"^\| events_pipeline_daily \(not finished\) \| [\d.]+ \|$", written, re.MULTILINE)
+    assert f"\nIt failed in the phase **{FIRST_RUNS}**.\n" in written
+    assert re.search(rf"^\| {FIRST_RUNS} \(not finished\) \| [\d.]+ \|$", written, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -340,7 +344,7 @@ def test_an_interrupt_and_a_takedown_while_a_dag_runs_leave_nothing(kept: KeptRu
     harness.send_signal(signal.SIGINT)
     output += harness.communicate(timeout=TIMEOUT_S)[0]
     assert harness.returncode == 130, output
-    check_interrupted(output, temporary, "events_pipeline_daily", "Interrupted by SIGINT.")
+    check_interrupted(output, temporary, FIRST_RUNS, "Interrupted by SIGINT.")
     check_nothing_is_left(temporary)
 
     api = AirflowApi(*kept.login)

@@ -12,7 +12,7 @@ LEVELS = (  # from the top; a package imports from its own level and from those 
     ("__main__",),
     ("commands", "ci"),
     ("targets",),
-    ("kubernetes", "docker", "warehouse", "pipeline"),
+    ("kubernetes", "docker", "warehouse", "pipeline", "oracle", "contracts"),
     ("processes",),
     ("reporting",),
     ("project", "errors"),

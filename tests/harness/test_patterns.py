@@ -49,7 +49,7 @@ def test_no_literal_has_it(folder: str) -> None:
     assert [f"{path}:{found}" for path in files for found in written_in(path.read_text(encoding="utf-8"))] == []
 
 
-@pytest.mark.parametrize("module", ["events.records", "events.uri", "events.staging", "harness.pipeline.events_file"])
+@pytest.mark.parametrize("module", ["feeds.uri", "feeds.lines", "feeds.values", "harness.oracle.row_values"])
 def test_no_pattern_of_the_load_that_is_put_together_has_it(module: str) -> None:
     patterns = {name: it for name, it in vars(importlib.import_module(module)).items() if isinstance(it, re.Pattern)}
     assert patterns

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from events.errors import EventsError
+from feeds.errors import FeedError
 from harness.commands.bench import dbt, load
 from harness.commands.bench.common import REPORT, Figure, machine, report
 from harness.errors import ChecksFailedError
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
                 missed[what] = [figure for figure in figures if figure.reached is False]
             if any(missed.values()) and options.events >= EVENTS:  # fewer show only that it runs
                 check(missed)
-    except EventsError as error:
+    except FeedError as error:
         console.error(error.what, error.why, error.next_step)
         return error.exit_code
     return 0

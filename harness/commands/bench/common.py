@@ -1,7 +1,9 @@
 """What the benchmarks share: a server, figures, and their report in `build/bench/`."""
 
+import base64
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import psycopg
 
-from events.tables import create_tables
+from feeds.contract import CONTRACTS, Feed, read_feed
+from feeds.tables import create_tables
 from harness.errors import ChecksFailedError
 from harness.project.environments import python_of
 from harness.project.paths import BUILD, ROOT
@@ -26,6 +29,7 @@ from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse,
 from harness.warehouse.server import Server
 
 REPORT = BUILD / "bench"
+EVENTS = read_feed(CONTRACTS / "events.yaml")
 COLUMNS = "event_id, event_type, professional_id_anonymized, created_at, meta_data"
 TABLE = """
     create table plain (
@@ -35,6 +39,22 @@ TABLE = """
         created_at timestamptz not null,
         meta_data text
     )
+"""
+
+
+# In a process that does nothing else, like a task's, so that its memory is the load's.
+LOAD_ALONE = """
+import base64, json, os, pickle, re, resource, sys, time
+from feeds.load import load
+feed = pickle.loads(base64.b64decode(sys.argv[1]))
+began = time.monotonic()
+load(feed, os.environ["LOADER_DSN"], source_uri=sys.argv[2])
+seconds = time.monotonic() - began
+if sys.platform == "linux":  # ru_maxrss has the peak of the process that started this one, too
+    peak = int(re.search(r"VmHWM:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]) / 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+print(json.dumps({"seconds": seconds, "memory_mb": peak}))
 """
 
 
@@ -58,10 +78,10 @@ class Bench:
     programs: Path
 
     @contextmanager
-    def warehouse(self) -> Iterator[Warehouse]:
-        """Give an empty warehouse with the raw tables."""
+    def warehouse(self, feed: Feed = EVENTS) -> Iterator[Warehouse]:
+        """Give an empty warehouse with the tables of FEED."""
         warehouse = create_warehouse(self.server, "bench", make_passwords())
-        create_tables(warehouse.loader_dsn)
+        create_tables(warehouse.loader_dsn, feed)
         try:
             yield warehouse
         finally:
@@ -75,6 +95,24 @@ class Bench:
         command = [sys.executable, str(generator), *wanted]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return path
+
+    def load_alone(self, feed: Feed, path: Path) -> dict[str, float]:
+        """Load PATH into an empty warehouse in its own process; return its seconds and its peak memory in MB."""
+        with self.warehouse(feed) as warehouse:
+            checkpoint(warehouse)
+            argv = [sys.executable, "-c", LOAD_ALONE, base64.b64encode(pickle.dumps(feed)).decode(), str(path)]
+            env = os.environ | {"LOADER_DSN": warehouse.loader_dsn}
+            out = subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout
+        measured: dict[str, float] = json.loads(out)
+        return measured
+
+    def psql_copy(self, copy: str, table: str) -> float:
+        r"""Return how many seconds psql takes for COPY, a `\copy` into the table `plain` that TABLE makes."""
+        with self.warehouse() as warehouse:
+            with psycopg.connect(warehouse.admin_dsn) as connection:
+                connection.execute(table.encode())
+            checkpoint(warehouse)
+            return seconds(lambda: self.psql(warehouse, copy))
 
     def psql(self, warehouse: Warehouse, command: str) -> None:
         """Run COMMAND in psql on WAREHOUSE as the administrator."""

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psycopg
 
-from events.load import load
+from feeds.load import load
 from harness.commands.bench.common import COLUMNS, TABLE, Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
+from harness.commands.bench.common import EVENTS as FEED
 from harness.reporting.console import Phases
 from harness.warehouse.roles import Warehouse
 
@@ -63,7 +64,7 @@ def measure(bench: Bench, events: int, rounds: int, phases: Phases) -> list[Figu
         with phases.phase(f"{days} days") as phase, bench.warehouse() as warehouse:
             path = bench.directory / "days.csv"
             write_days(path, range(days), professional=1)
-            load(str(path), warehouse.loader_dsn)
+            load(FEED, warehouse.loader_dsn, source_uri=str(path))
             path.unlink()
             with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
                 connection.execute(TABLE)
@@ -105,7 +106,7 @@ def longest_wait_ms(warehouse: Warehouse, directory: Path, days: int) -> float:
     def replace_all(number: int) -> None:
         start = max(0, days // 2 - number)
         for _ in range(3):
-            load(str(path), warehouse.loader_dsn, start=at(start), end=at(days // 2 + 1), force=True)
+            load(FEED, warehouse.loader_dsn, source_uri=str(path), start=at(start), end=at(days // 2 + 1), force=True)
 
     with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
         connection.execute("create table public.enough (); create table public.waited (longest interval)")
@@ -126,7 +127,7 @@ def longest_wait_ms(warehouse: Warehouse, directory: Path, days: int) -> float:
 def replace_day(way: str, bench: Bench, warehouse: Warehouse, path: Path, day: int) -> float:
     """Replace DAY by what the file at PATH has of it, in one of WAYS; return how many seconds it takes."""
     if way == LOAD:
-        return seconds(lambda: load(str(path), warehouse.loader_dsn, start=at(day), end=at(day + 1)))
+        return seconds(lambda: load(FEED, warehouse.loader_dsn, source_uri=str(path), start=at(day), end=at(day + 1)))
     began = time.monotonic()
     with psycopg.connect(warehouse.admin_dsn) as connection:
         if way == RANGE:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psycopg
 
-from events.load import load
+from feeds.load import load
+from harness.commands.bench.common import EVENTS as FEED
 from harness.commands.bench.common import Bench, Figure, at_least, at_most, checkpoint, run_dbt, seconds
 from harness.errors import ChecksFailedError
 from harness.project.paths import ROOT, SAMPLE
@@ -129,13 +130,13 @@ def measure(bench: DbtBench, events: int, rounds: int) -> list[Figure]:
         half = DAYS // 2
         middle, last = FIRST_DAY + timedelta(half), FIRST_DAY + timedelta(DAYS)
         with phases.phase("half") as phase:
-            load(str(bench.events(warehouse, 0, events, FIRST_DAY, half)), warehouse.loader_dsn)
+            load(FEED, warehouse.loader_dsn, source_uri=str(bench.events(warehouse, 0, events, FIRST_DAY, half)))
             bench.dbt(warehouse, "run", "--select", "staging", "dim_date", "int_status_events")
             phase.text = f"{events:,} events of {half} days made and loaded"
         figures += measure_snapshot(bench, warehouse, events, rounds, phases)
         with phases.phase("whole") as phase:
             file = bench.events(warehouse, events, events, middle, DAYS - half)
-            load(str(file), warehouse.loader_dsn, start=middle, end=last)
+            load(FEED, warehouse.loader_dsn, source_uri=str(file), start=middle, end=last)
             phase.text = f"{events:,} more"
         return figures + measure_new_day(bench, warehouse, 2 * events, rounds, phases)
 
@@ -143,7 +144,7 @@ def measure(bench: DbtBench, events: int, rounds: int) -> list[Figure]:
 def measure_start(bench: DbtBench, rounds: int, phases: Phases) -> list[Figure]:
     """Return what a build of the sample takes over its time in the database, once the project has been parsed."""
     with phases.phase("start") as phase, bench.warehouse() as warehouse:
-        load(str(SAMPLE), warehouse.loader_dsn)
+        load(FEED, warehouse.loader_dsn, source_uri=str(SAMPLE))
         took, in_database = bench.dbt(warehouse, *BUILD)
         first_s = took - in_database
         builds = [bench.dbt(warehouse, *BUILD) for _ in range(rounds)]
@@ -217,7 +218,7 @@ def replace(bench: DbtBench, warehouse: Warehouse, *, first: int, count: int, da
     """Load COUNT other events for DAYS days from number DAY on; return the models' seconds in the database."""
     start = FIRST_DAY + timedelta(day)
     file = bench.events(warehouse, first, count, start, days)
-    load(str(file), warehouse.loader_dsn, start=start, end=start + timedelta(days))
+    load(FEED, warehouse.loader_dsn, source_uri=str(file), start=start, end=start + timedelta(days))
     bench.dbt(warehouse, "run", "--select", "dim_date")
     checkpoint(warehouse)
     return bench.dbt(warehouse, "run", "--select", *INCREMENTAL)[1]

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from events.uri import without_secrets
+from feeds.uri import without_secrets
 from harness.errors import CommandFailedError
 from harness.kubernetes.causes import configuration, crashes, images, migrations, nodes, probes, scheduling, storage
 from harness.kubernetes.causes.cause import KINDS, Cause

@@ -18,7 +18,7 @@ _RESOURCES = {
 def resources_value(pod: Item) -> str:
     """Return the chart's value that sets a pod's resources."""
     if labels(pod).get("kubernetes_pod_operator") == "True":
-        return "container_resources (airflow/include/events/dbt_task.py), not resources"
+        return "container_resources (airflow/include/feeds/dbt_task.py), not resources"
     return _RESOURCES.get("worker" if is_of_task(pod) else component(pod), "its resources")
 
 

@@ -24,7 +24,7 @@ RUFF = ("ruff check", "ruff format")
     [
         ("noxfile.py", RUFF),
         ("dbt/run.py", RUFF),
-        ("airflow/dags/events_pipeline.py", RUFF),
+        ("airflow/dags/pipelines.py", RUFF),
         ("tests/harness/ci/test_lint.py", RUFF),
         ("dbt/models/staging/stg_events.sql", ("sqlfluff",)),
         (".ci/run", ("shellcheck",)),
@@ -33,7 +33,7 @@ RUFF = ("ruff check", "ruff format")
         ("docs/adr/0003-an-environment-per-group.md", ("rumdl",)),
         ("./README.md", ("rumdl",)),
         ("airflow/data/events.csv", ()),
-        ("airflow/include/events/tables.sql", ()),
+        ("airflow/include/feeds/tables.sql", ()),
     ],
 )
 def test_a_file_is_checked_by_its_linters(file: str, linters: tuple[str, ...]) -> None:

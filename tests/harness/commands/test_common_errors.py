@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from events.dsn import connection_url
+from feeds.dsn import connection_url
 from harness.commands.common_errors import expected_errors
 from harness.errors import DatabaseGoneError, HarnessError, PostgresError
 from harness.warehouse.server import Server

@@ -21,7 +21,7 @@ E2E = ("e2e", "--target", "embedded")
         ("missing.csv", None, 10, "{path} does not exist."),
         ("log:v2.csv", None, 10, "{path} does not exist."),  # it looks like a scheme
         ("empty.csv", b"", 11, "{path} is empty."),
-        ("other.csv", b"id,type\n1,a\n", 12, "{path} does not begin with the header of an events file: 'id,type'"),
+        ("other.csv", b"id,type\n1,a\n", 12, "{path} does not begin with the header of events: 'id,type'"),
         (".", None, 13, "{path} is a directory."),
         ("events.csv.gz", gzip.compress(HEADER)[:12], 19, "{path} cannot be read"),
     ],

@@ -1,6 +1,5 @@
 """An image's tag changes with its files, arguments and base image, and with nothing else."""
 
-import gzip
 import os
 import re
 from collections.abc import Callable
@@ -14,9 +13,10 @@ from harness.project import pins
 FILES = {
     "airflow/Dockerfile": "FROM one",
     "airflow/dags/a.py": "a",
-    "airflow/include/events/load.py": "load",
+    "airflow/feeds/events.yaml": "kind: DataContract",
+    "airflow/include/feeds/load.py": "load",
     "airflow/data/events.csv": "sample",
-    "requirements/events.txt": "fsspec==1",
+    "requirements/feeds.txt": "fsspec==1",
     "dbt/Dockerfile": "FROM two",
     "dbt/run.py": "run",
     "dbt/models/m.sql": "select 1",
@@ -33,7 +33,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o644)
     monkeypatch.setattr(images, "ROOT", tmp_path)
-    monkeypatch.setattr(images, "SAMPLE", tmp_path / "airflow/data/events.csv")
     monkeypatch.delenv("PLATFORM_AIRFLOW_IMAGE", raising=False)
     monkeypatch.delenv("PLATFORM_PYTHON_IMAGE", raising=False)
     return tmp_path
@@ -89,7 +88,7 @@ def test_a_different_build_changes_the_tag(root: Path, monkeypatch: pytest.Monke
         pytest.param(lambda root, _: os.utime(root / "dbt/run.py", (1, 1)), id="a file's age"),
         pytest.param(lambda root, _: (root / "dbt/run.py").chmod(0o600), id="a file's readers"),
         pytest.param(write("dbt/__pycache__/run.cpython-313.pyc"), id="bytecode"),
-        pytest.param(write("airflow/include/events/__pycache__/load.pyc"), id="bytecode below"),
+        pytest.param(write("airflow/include/feeds/__pycache__/load.pyc"), id="bytecode below"),
         pytest.param(write("dbt/target/manifest.json"), id="dbt's target"),
         pytest.param(write("dbt/logs/dbt.log"), id="dbt's log"),
         pytest.param(write("dbt/dbt_packages/x/x.sql"), id="dbt's packages"),
@@ -108,14 +107,35 @@ def test_a_build_argument_changes_the_tag() -> None:
     assert len({image.reference for image in made}) == 3
 
 
-def test_an_events_file_changes_the_tag_by_its_content(root: Path, tmp_path: Path) -> None:
-    plain, packed, copy = tmp_path / "own.csv", tmp_path / "own.csv.gz", tmp_path / "copy of the sample.csv"
-    plain.write_text("own")
-    packed.write_bytes(gzip.compress(b"own"))
-    copy.write_bytes((root / "airflow/data/events.csv").read_bytes())
-    tags = {images.airflow(events).reference for events in (None, plain, packed)}
-    assert len(tags) == 3
-    assert images.airflow(copy).reference == images.airflow().reference
+def test_files_of_the_user_are_in_the_image_and_change_its_tag_by_their_content(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text(name)
+    tags = set()
+    for year in ("2020", "2021"):
+        (folder / year).mkdir()
+        (folder / year / "x.csv").write_text(year)
+    for uri, in_pods, copied in (
+        (str(folder / "a.csv"), "/opt/airflow/data/given/orders/a.csv", {"a.csv"}),
+        (str(folder / "*.csv"), "/opt/airflow/data/given/orders/*.csv", {"a.csv", "b.csv"}),
+        (
+            str(folder / "{start:%Y}/x.csv"),
+            "/opt/airflow/data/given/orders/{start:%Y}/x.csv",
+            {"2020/x.csv", "2021/x.csv"},
+        ),
+        (str(root / "airflow/data/events.csv"), "/opt/airflow/data/events.csv", set()),
+        ("s3://bucket/orders/*.csv", "s3://bucket/orders/*.csv", set()),
+    ):
+        assert images.in_pods("orders", uri) == in_pods
+        image = images.airflow({"orders": uri})
+        given = {path for path in image.files if path.startswith(images.GIVEN)}
+        assert given == {f"airflow/data/given/orders/{name}" for name in copied}
+        tags.add(image.reference)
+    assert len(tags) == 4  # what pods read from elsewhere, or have as a sample, changes nothing
+    assert images.airflow().reference in tags
+    (folder / "a.csv").write_text("other")
+    assert images.airflow({"orders": str(folder / "a.csv")}).reference not in tags
 
 
 def test_the_dockerfile_gets_the_base_image_and_finds_its_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from events.dsn import connection_url
+from feeds.contract import feed_names
+from feeds.dsn import connection_url
 from harness.docker import images
 from harness.kubernetes import chart, cluster_secrets, deployment, network, rollout
 from harness.kubernetes.kubectl import Kubectl
@@ -88,9 +89,9 @@ def of_harness() -> Objects:
         Warehouse(server, "warehouse", passwords),
         deployment.Database(server, server.host, server.port),
         metadata_url=connection_url("airflow", "secret", server.host, server.port, "airflow"),
-        events_uri="s3://bucket/events.csv",
+        uris={feed: f"s3://bucket/{feed}.csv" for feed in feed_names()},
     )
-    network.restrict(kubectl, [(server.host, server.port)], "s3://bucket/events.csv")
+    network.restrict(kubectl, [(server.host, server.port)], ["s3://bucket/events.csv"])
     kubectl.apply(deployment.manifest("logs-on-node"))
     kubectl.for_dbt.apply(deployment.manifest("results-on-node"))
     return kubectl.applied
@@ -170,7 +171,7 @@ def missing_secrets(objects: Objects) -> Iterator[str]:
         ]
         references += [(volume["secret"]["secretName"], "") for volume in spec["volumes"] if "secret" in volume]
         for secret, key in references:
-            made = objects.get(f"Secret/{secret}", {}).get("stringData", {})
+            made = objects.get(f"Secret/{secret}", {}).get("data", {})
             if not made or (key and not made.get(key)):
                 yield f"{name}: {secret} {key}".rstrip()
 
@@ -181,7 +182,7 @@ def secrets_of_workers(objects: Objects) -> Iterator[str]:
     effective = {variable["name"]: variable for container in spec["containers"] for variable in container["env"]}
     read = {(entry.get("valueFrom") or {}).get("secretKeyRef", {}).get("name") for entry in effective.values()}
     read |= {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
-    yield from sorted(read - {None, "warehouse-loader", "events-file"})
+    yield from sorted(read - {None, "warehouse-loader", cluster_secrets.FEEDS_SECRET})
 
 
 def in_reach(objects: Objects) -> dict[str, set[str]]:

@@ -285,13 +285,13 @@ def test_a_users_variables_come_beside_the_projects(with_own_values: Callable[[d
     own = {"env": [{"name": "OF_ALL", "value": "x"}]}
     files = with_own_values(own | {"workers": {"kubernetes": {"env": [{"name": "OF_WORKERS", "value": "y"}]}}})
     chart.check_values(chart.locate(), "events-platform", files)
-    assert {"OF_ALL", "DBT_IMAGE", "OF_WORKERS", "AIRFLOW_CONN_WAREHOUSE_LOADER", "EVENTS_URI"} <= {*workers_env(files)}
+    assert {"OF_ALL", "DBT_IMAGE", "OF_WORKERS", "AIRFLOW_CONN_WAREHOUSE_LOADER"} <= {*workers_env(files)}
 
 
 @pytest.mark.parametrize(
     ("own", "missing"),
     [
-        ({"env": None}, "the variable AIRFLOW_CONN_WAREHOUSE_LOADER, the variable EVENTS_URI"),
+        ({"env": None}, "the variable AIRFLOW_CONN_WAREHOUSE_LOADER"),
         ({"extraVolumeMounts": None}, "the mount /opt/airflow/synced"),
         ({"extraVolumes": None}, "the volume synced"),
         ({"serviceAccount": {"create": True, "name": "own"}}, "the account airflow-worker"),

@@ -80,7 +80,7 @@ def create(existing: dict[str, dict[str, Any]], *, rotate: bool = False) -> tupl
     warehouse, database = Warehouse(server, "warehouse", made), Database(server, "172.18.0.3", 5432)
     url = "postgresql+psycopg2://airflow:x@172.18.0.3:5432/airflow"
     return create_secrets(
-        kubectl, made, warehouse, database, metadata_url=url, events_uri="/events.csv", rotate=rotate
+        kubectl, made, warehouse, database, metadata_url=url, uris={"events": "/events.csv"}, rotate=rotate
     ), kubectl
 
 
@@ -135,7 +135,7 @@ def test_a_rotation_makes_every_password_and_key_new() -> None:
     for key in ("api-secret-key", "jwt-secret"):
         assert after["airflow-keys"][key] != before["airflow-keys"][key]
     assert annotation(after) != annotation(before)
-    assert kubectl.applied["Secret/passwords"]["stringData"] == after["passwords"]
+    assert kubectl.applied["Secret/passwords"]["data"] == secret(after["passwords"], "")["data"]
 
 
 def test_what_was_encrypted_before_a_rotation_can_be_read_until_the_next() -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from harness.ci import needs
 from harness.docker import images
-from harness.kubernetes import chart, deployment
+from harness.kubernetes import chart, cluster_secrets, deployment
 from harness.project.paths import ROOT
 from harness.targets.existing_cluster import ExistingCluster
 from harness.targets.kind import UI_NODE_PORT, KindCluster
@@ -49,14 +49,20 @@ GONE = object()
 def files_of(target: str, folder: Path) -> list[Path]:
     """Return the values of TARGET; those of a run are written into FOLDER."""
     annotations = {"events-platform/secrets": "0123456789abcdef"}
-    values = chart.run_values(images.airflow().reference, {"DBT_IMAGE": images.dbt().reference}, annotations)
+    values = chart.run_values(
+        images.airflow().reference,
+        {"DBT_IMAGE": images.dbt().reference},
+        annotations,
+        of_workers=cluster_secrets.feeds_env(),
+    )
     (folder / "values.json").write_text(json.dumps(values))
     return [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
 
 
 @functools.cache
 def rendered(target: str, folder: Path) -> Objects:
-    return load(chart.render(chart.locate(), deployment.NAMESPACE, files_of(target, folder))) | of_harness()
+    files = chart.with_merged_lists(files_of(target, folder))
+    return load(chart.render(chart.locate(), deployment.NAMESPACE, files)) | of_harness()
 
 
 @pytest.fixture(
@@ -246,7 +252,7 @@ BROKEN: dict[str, list[tuple[Change, str]]] = {
     "secrets exist": [
         (remove("Secret/airflow-login"), f"{API}: airflow-login"),
         (remove("Secret/warehouse-loader"), f"{WORKER}: warehouse-loader connection"),
-        (remove("Secret/events-file"), f"{WORKER}: events-file uri"),
+        (remove("Secret/feeds"), f"{WORKER}: feeds events"),
     ],
     "restricted pods": [
         (in_pod(API, f"{WAIT}/securityContext/runAsUser", 0), f"{API}: {WAITS}: its user is root, or not known"),

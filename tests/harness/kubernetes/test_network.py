@@ -93,7 +93,7 @@ def test_only_the_databases_address_is_reached_at_its_port() -> None:
 
 def made(*databases: tuple[str, int], events: str = "/a", of: type[Recorder] = Recorder) -> list[dict[str, Any]]:
     kubectl = of(Path("kubectl"), AIRFLOW)
-    network.restrict(kubectl, databases, events)
+    network.restrict(kubectl, databases, [events])
     return list(kubectl.applied.values())
 
 
@@ -108,7 +108,7 @@ def test_a_host_names_address_may_change() -> None:
 @pytest.mark.parametrize(
     ("uri", "port"), [("https://host:9000/a.csv", 9000), ("s3://bucket/a", 443), ("http://host:x/", 80), ("/a:1/b", 80)]
 )
-def test_a_worker_reaches_the_events_file(uri: str, port: int) -> None:
+def test_a_worker_reaches_a_feeds_files(uri: str, port: int) -> None:
     found = made(("172.18.0.3", 5432), events=uri)
     assert may_connect(found, PODS["worker"], ANYWHERE, port)
     assert not may_connect(found, PODS["dbt"], ANYWHERE, port)

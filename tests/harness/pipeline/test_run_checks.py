@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from harness.errors import ChecksFailedError
+from harness.oracle.checks import Check
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.checks import Check
 from harness.pipeline.run_checks import CheckResults, check_task_log, check_xcom
 from harness.warehouse.roles import Warehouse
 
@@ -30,16 +30,17 @@ class Api:
 def test_xcom_is_compared_with_the_ledger(dsn: str, warehouse: Warehouse) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute(
-            "insert into raw.loads (source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
-            " values ('a', 'succeeded', 'daily run', 10, 7, 2, 1)"
+            "insert into raw.loads"
+            " (feed, source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
+            " values ('events', 'a', 'succeeded', 'daily run', 10, 7, 2, 1)"
         )
     api = cast(AirflowApi, Api(LOADED))
-    assert check_xcom(api, warehouse, "daily", "run") == "read 10, loaded 7, rejected 2, outside 1"
+    assert check_xcom(api, warehouse, "events", "daily", "run") == "read 10, loaded 7, rejected 2, outside 1"
     for other in (None, "text", {}, LOADED | {"loaded": 8}):
         with pytest.raises(ChecksFailedError, match="The XCom of daily's task load_events is "):
-            check_xcom(cast(AirflowApi, Api(other)), warehouse, "daily", "run")
+            check_xcom(cast(AirflowApi, Api(other)), warehouse, "events", "daily", "run")
     with pytest.raises(ChecksFailedError, match=r", and raw\.loads has \[\]"):
-        check_xcom(api, warehouse, "daily", "another run")
+        check_xcom(api, warehouse, "events", "daily", "another run")
 
 
 def test_a_task_log_must_have_dbts_output() -> None:
@@ -53,7 +54,7 @@ def test_the_results_as_markdown() -> None:
     results.passed("each task ran in its own pod")
     assert results.markdown() == [
         "| table | rows |\n| --- | ---: |\n| raw.events | 20,000 |\n| dim.dim_date | 105 |",
-        "<details><summary>1 numbers match the events file</summary>\n\n"
+        "<details><summary>1 numbers match the feeds' files</summary>\n\n"
         "| number | value |\n| --- | --- |\n| sum of lead fees | 1.5 |\n\n</details>",
         "- each task ran in its own pod",
     ]

@@ -11,10 +11,11 @@ import pytest
 from harness.errors import DagRunFailedError
 from harness.pipeline import runs
 from harness.pipeline.airflow_api import AirflowApi
-from harness.pipeline.runs import PIPELINE, dag_files, run_others, wait_until_parsed, wait_until_parsed_again
+from harness.pipeline.runs import Dags, dag_files, run_others, tasks_of, wait_until_parsed, wait_until_parsed_again
 from harness.reporting.console import Phases
 from tests.servers import Handler, serving
 
+FEEDS = ["events", "customers"]
 DAG_FILE = "from airflow.sdk import dag\n"
 IMPORT_ERROR = {
     "filename": "new.py",
@@ -44,14 +45,15 @@ def dag(dag_id: str, file: str = "pipeline.py", minute: int = 5) -> dict[str, st
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
     tasks = {
-        "daily": PIPELINE,
-        "weekly": (*PIPELINE, "load_customers"),
-        "renamed": PIPELINE,
+        "daily": tasks_of("events"),
+        "weekly": (*tasks_of("events"), "load_others"),
+        "customers": tasks_of("customers"),
+        "renamed": tasks_of("events"),
         "freshness": ("source_freshness",),
     }
     answers = {f"dags/{dag_id}/tasks": {"tasks": [{"task_id": name} for name in tasks[dag_id]]} for dag_id in tasks}
     answers["importErrors"] = {"import_errors": []}
-    answers["dags"] = {"dags": [dag("daily"), dag("weekly"), dag("freshness", "freshness.py", 1)]}
+    answers["dags"] = {"dags": [dag("daily"), dag("weekly"), dag("customers"), dag("freshness", "freshness.py", 1)]}
     monkeypatch.setattr(Airflow, "answers", answers, raising=False)
     monkeypatch.setattr(runs, "PARSED_TIMEOUT_S", 0)
     with serving(Airflow) as address:
@@ -67,12 +69,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_dags_that_are_no_pipelines_are_told_apart(api: AirflowApi, folder: Path) -> None:
-    assert wait_until_parsed(api, folder) == (["daily", "weekly"], ["freshness"])
+    dags = wait_until_parsed(api, FEEDS, folder)
+    assert dags == ({"events": ["daily", "weekly"], "customers": ["customers"]}, ["freshness"])
 
 
 def test_a_dag_that_was_renamed_is_left_out(api: AirflowApi, folder: Path) -> None:
     Airflow.answers["dags"]["dags"].append(dag("renamed", minute=4))
-    assert wait_until_parsed(api, folder).pipelines == ["daily", "weekly"]
+    assert wait_until_parsed(api, FEEDS, folder).pipelines["events"] == ["daily", "weekly"]
+
+
+def test_each_batch_runs_a_pipeline_of_each_feed_and_the_last_one_each_first_again() -> None:
+    dags = Dags({"a": ["a1", "a2", "a3"], "b": ["b1", "b2"], "c": ["c1"]}, [])
+    assert dags.first == ["a1", "b1", "c1"]
+    assert dags.later == [["a2", "b2"], ["a3", "a1", "b1", "c1"]]
+    assert Dags({"a": ["a1", "a2"]}, []).later == [["a2", "a1"]]
+    assert Dags({"a": ["a1"], "b": ["b1"]}, []).later == [["a1", "b1"]]
 
 
 def test_a_file_that_cannot_be_imported_is_named_at_once(
@@ -82,7 +93,7 @@ def test_a_file_that_cannot_be_imported_is_named_at_once(
     Airflow.answers["importErrors"] = {"import_errors": [IMPORT_ERROR]}
     (folder / "new.py").write_text(DAG_FILE)
     with pytest.raises(DagRunFailedError) as caught:
-        wait_until_parsed(api, folder)
+        wait_until_parsed(api, FEEDS, folder)
     error = "new.py: ModuleNotFoundError: No module named 'pandas'"
     assert caught.value.what == f"A DAG file cannot be imported: {error}"
 
@@ -90,16 +101,16 @@ def test_a_file_that_cannot_be_imported_is_named_at_once(
 def test_a_file_without_a_dag_is_named(api: AirflowApi, folder: Path) -> None:
     (folder / "new.py").write_text(DAG_FILE)
     with pytest.raises(DagRunFailedError, match=r"^Airflow has no DAG of new\.py after 0 s\.\n"):
-        wait_until_parsed(api, folder)
+        wait_until_parsed(api, FEEDS, folder)
     (folder / ".airflowignore").write_text("# not *\nnew.*\n")
     assert dag_files(folder) == {"pipeline.py", "freshness.py"}
-    assert wait_until_parsed(api, folder).others == ["freshness"]
+    assert wait_until_parsed(api, FEEDS, folder).others == ["freshness"]
 
 
 def test_a_dag_whose_file_is_gone_is_named(api: AirflowApi, folder: Path) -> None:
     (folder / "freshness.py").unlink()
     with pytest.raises(DagRunFailedError, match=r"^Airflow still has DAGs of freshness\.py, which is not in "):
-        wait_until_parsed(api, folder)
+        wait_until_parsed(api, FEEDS, folder)
 
 
 def test_dags_are_parsed_again(api: AirflowApi) -> None:
@@ -123,12 +134,12 @@ def test_dags_are_parsed_again(api: AirflowApi) -> None:
 def test_without_a_pipeline_nothing_could_be_checked(api: AirflowApi, folder: Path) -> None:
     Airflow.answers["dags"] = {"dags": [dag("freshness", "freshness.py")]}
     (folder / "pipeline.py").unlink()
-    with pytest.raises(DagRunFailedError, match=r"^None of the DAGs is a pipeline: freshness\.\n"):
-        wait_until_parsed(api, folder)
+    with pytest.raises(DagRunFailedError, match=r"^None of the DAGs is a pipeline of events: freshness\.\n"):
+        wait_until_parsed(api, FEEDS, folder)
 
 
 def test_the_projects_own_files() -> None:
-    assert "events_pipeline.py" in dag_files(runs.FOLDER)
+    assert "pipelines.py" in dag_files(runs.FOLDER)
 
 
 class Runs:

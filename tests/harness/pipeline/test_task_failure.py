@@ -26,7 +26,7 @@ def test_dbts_first_failure_is_the_explanation() -> None:
     ]
     assert explain(log) == (
         "FAIL 2 unique_dim_date_calendar_id",
-        "A changed model, or events that a model does not expect; dbt's log has the rows or statement.",
+        "A changed model, or rows that a model does not expect; dbt's log has the rows or statement.",
         "Read the task's whole log.",
         44,
     )
@@ -55,7 +55,7 @@ def test_a_shortened_log_has_no_groups_and_the_first_lines_of_long_entries() -> 
 def test_a_stale_source_is_explained() -> None:
     assert explain(["08:00:01  1 of 1 ERROR STALE freshness of raw.loads ...... [ERROR STALE in 0.04s]"]) == (
         "ERROR STALE freshness of raw.loads",
-        "No load has succeeded for longer than the limit in dbt/models/staging/sources.yml.",
-        "Load newer events: run a pipeline, or see in its log why its last run failed.",
+        "No load has succeeded for longer than the limit in its yml in dbt/models/staging.",
+        "Load newer files: run a pipeline, or see in its log why its last run failed.",
         44,
     )

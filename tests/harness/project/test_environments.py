@@ -20,9 +20,9 @@ def test_an_environment_is_of_one_version_of_python() -> None:
 
 
 def test_a_linked_environment_has_the_packages_of_its_clone(clone: Path) -> None:
-    argv = [clones.python_of(clone), "-c", "import events, harness; print(events.__file__, harness.__file__)"]
+    argv = [clones.python_of(clone), "-c", "import feeds, harness; print(feeds.__file__, harness.__file__)"]
     output = subprocess.check_output(argv, cwd="/", env=clones.environment(), text=True)
-    assert output.split() == [f"{clone}/airflow/include/events/__init__.py", f"{clone}/harness/__init__.py"]
+    assert output.split() == [f"{clone}/airflow/include/feeds/__init__.py", f"{clone}/harness/__init__.py"]
 
 
 def test_modules_that_run_before_any_environment_need_only_the_standard_library() -> None:

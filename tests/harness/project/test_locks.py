@@ -52,18 +52,18 @@ def test_what_runs_with_airflow_has_the_versions_of_airflows_constraints(group: 
 
 
 def test_the_image_keeps_what_airflow_pins_as_a_family() -> None:
-    assert not [name for name in pins(locks.path("events").read_text()) if name.startswith("opentelemetry")]
+    assert not [name for name in pins(locks.path("feeds").read_text()) if name.startswith("opentelemetry")]
     assert "opentelemetry-api" in pins(locks.path("airflow").read_text())
 
 
 @pytest.mark.parametrize(
     ("group", "old", "new", "is_fresh"),
     [
-        ("events", "tests = [", "tests = ['another', ", True),
+        ("feeds", "tests = [", "tests = ['another', ", True),
         ("tests", "tests = [", "tests = ['another', ", False),
-        ("tests", "events = [", "events = ['another', ", False),  # `tests` includes `events`
-        ("events", "requires-python", "requires-python = '>=3.12' #", False),
-        ("events", "[tool.ruff]", "# a comment\n[tool.ruff]\nfix = true", True),
+        ("tests", "feeds = [", "feeds = ['another', ", False),  # `tests` includes `feeds`
+        ("feeds", "requires-python", "requires-python = '>=3.12' #", False),
+        ("feeds", "[tool.ruff]", "# a comment\n[tool.ruff]\nfix = true", True),
     ],
 )
 def test_a_lock_is_stale_when_its_inputs_change(tmp_path: Path, group: str, old: str, new: str, is_fresh: bool) -> None:
@@ -84,7 +84,7 @@ def test_a_lock_is_stale_when_its_inputs_change(tmp_path: Path, group: str, old:
         )
 
 
-@pytest.mark.parametrize(("group", "is_fresh"), [("events", False), ("dags", False), ("dbt", True)])
+@pytest.mark.parametrize(("group", "is_fresh"), [("feeds", False), ("dags", False), ("dbt", True)])
 def test_other_constraints_of_airflow_make_its_locks_stale(tmp_path: Path, group: str, is_fresh: bool) -> None:
     shutil.copytree(locks.LOCKS, tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -96,5 +96,5 @@ def test_other_constraints_of_airflow_make_its_locks_stale(tmp_path: Path, group
 
 def test_a_missing_lock_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    with pytest.raises(locks.LockError, match=r"requirements/events\.txt is older than pyproject\.toml"):
-        locks.path("events", tmp_path)
+    with pytest.raises(locks.LockError, match=r"requirements/feeds\.txt is older than pyproject\.toml"):
+        locks.path("feeds", tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from events.uri import shown
+from feeds.uri import shown
 from harness.errors import DownloadError, HarnessError, ToolMissingError, UsageError
 from harness.project import pins, tools
 from tests.servers import Handler, serving

@@ -58,7 +58,7 @@ SUMMARY = f"""\
 
 - **What happened:** dbt {BUILD} ended with exit code 1: {UNIT_TEST}, dim_professionals, \
 fct_events_have_a_known_service failed.
-- **Why, most likely:** A changed model, or events that a model does not expect; dbt shows the rows or the statement.
+- **Why, most likely:** A changed model, or rows that a model does not expect; dbt shows the rows or the statement.
 - **What to do:** The statements are in build/dbt/target/run; run only what failed: nox -s dbt -- build --select \
 +{UNIT_TEST} +dim_professionals +fct_events_have_a_known_service
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from events.errors import SourceEmpty
+from feeds.errors import SourceEmpty
 from harness.errors import UsageError
 from harness.reporting import diagnostics
 from harness.reporting.console import Phases

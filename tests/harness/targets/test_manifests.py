@@ -22,7 +22,7 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *values: Path) -> dic
         namespace="team",
         registry="registry.example/team/",
         warehouse_dsn=SECRET,
-        events="s3://bucket/events.csv?token=very-secret",
+        uris={"events": "s3://bucket/events.csv?token=very-secret"},
         values=tuple(map(str, values)),
     )
     manifests.write(options)

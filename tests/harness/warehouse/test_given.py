@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from events.dsn import connection_url
-from events.errors import SettingUnusable
+from feeds.dsn import connection_url
+from feeds.errors import SettingUnusable
 from harness.errors import PostgresError
 from harness.warehouse import given
 from harness.warehouse import server as server_module

@@ -6,13 +6,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from events.errors import NotAllowed
-from events.load import load
-from events.records import COLUMNS
-from events.tables import create_tables
+from feeds.errors import NotAllowed
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
+from tests.events_feed import COLUMNS, create_tables, load
 
-INSERT_LOAD = "insert into raw.loads (source_uri, status) values ('memory://x', 'running')"
+INSERT_LOAD = "insert into raw.loads (feed, source_uri, status) values ('events', 'memory://x', 'running')"
 DENIED = psycopg.errors.InsufficientPrivilege
 
 
@@ -45,7 +43,7 @@ def test_the_loader_owns_raw_and_nothing_else(filled: Warehouse) -> None:
 
 
 def test_the_transformer_reads_raw_and_owns_the_models_schemas(filled: Warehouse) -> None:
-    attempt(filled.transformer_dsn, "select * from raw.events natural full join raw.rejected_events, raw.loads")
+    attempt(filled.transformer_dsn, "select * from raw.events natural full join raw.rejected_rows, raw.loads")
     attempt(filled.transformer_dsn, "create schema other; create table other.t (id int); drop schema other cascade")
     for statement in (INSERT_LOAD, "delete from raw.events", "create table raw.t (id int)", "drop table raw.events"):
         with pytest.raises(DENIED):
@@ -71,7 +69,7 @@ def test_a_load_changes_no_rights(filled: Warehouse, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text(f"{';'.join(COLUMNS)}\n7;created_account;8;2020-01-31 00:00:00;\nnot an event\n")
     load(str(file), filled.loader_dsn, max_rejected=0.5)
-    for table in ("raw.events", "raw.loads", "raw.rejected_events"):
+    for table in ("raw.events", "raw.loads", "raw.rejected_rows"):
         with psycopg.connect(filled.transformer_dsn) as connection:
             assert len(connection.execute(f"table {table}".encode()).fetchall()) == 1
         for statement in (f"truncate {table}", f"drop table {table}"):

@@ -11,9 +11,6 @@ import pytest
 import trustme
 from psycopg.conninfo import conninfo_to_dict
 
-from events.load import load
-from events.records import COLUMNS
-from events.tables import create_tables
 from harness.errors import PostgresError
 from harness.project.environments import install
 from harness.project.paths import ROOT
@@ -23,6 +20,7 @@ from harness.warehouse.given import given_server, tls
 from harness.warehouse.roles import create_warehouse, drop_all, make_passwords
 from harness.warehouse.server import Server
 from tests import poolers
+from tests.events_feed import COLUMNS, create_tables, load
 
 
 @pytest.fixture(params=[pytest.param(None, marks=pytest.mark.needs("pgbouncer"), id=pytest.HIDDEN_PARAM)])

@@ -1,0 +1,181 @@
+"""Load a feed for a data interval, then build the models that depend on it.
+
+**What it does:** `create_tables` makes the raw tables that are missing, `load_…` replaces the interval in the feed's
+raw table with the files' rows (of a snapshot: the whole table), and `dbt_build` builds and tests every model that
+depends on it, and what these models are built from. The contract, `airflow/feeds/<feed>.yaml`, says what is a valid row
+and where files are.
+
+**Interval:** a scheduled run or a backfill loads its data interval. A run without a data interval (one that a user, the
+API or an asset triggers) loads the interval of its params `start` and `end` (UTC, half-open), and the whole file
+without them.
+
+**Re-run:** safe at any time, also during other runs; the interval is replaced as a whole.
+
+**Retries:** three, where another try may succeed: after a killed pod, an unreachable or busy warehouse, a file that
+changed, and every 20 minutes if the file does not exist yet. Rejected rows, a failing model or test fail at once.
+
+**Triage:** if the load failed, its log counts the rejected rows by reason; they are in `raw.rejected_rows`, and the
+load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing test. Fix the file or the model and
+clear the task.
+"""
+
+import re
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import DAG, Asset, Param, dag, task
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+from feeds.contract import CADENCES, CONTRACTS, HISTORY, Feed, contracts, read_feed
+from feeds.dbt_task import dbt_task
+from feeds.errors import ContractInvalid, SettingUnusable
+from feeds.retries import RETRIES
+from feeds.settings import max_rejected, source_uri, variable
+
+# An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
+LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[13579][26]|[2468]0)00)"
+DAY = (
+    "(?!0000)([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    f"|02-(0[1-9]|1[0-9]|2[0-8]))|{LEAP_YEAR}-02-29)"
+)
+TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?"
+INSTANT = rf"^{DAY}([T ]{TIME})?$(?!\n)"  # in Python, `$` alone matches before a line end
+
+
+def pipeline(feed: Feed, cadence: str) -> DAG:
+    """Make the pipeline of FEED that runs once per CADENCE; the coarser ones load late and corrected rows again."""
+
+    @dag(
+        dag_id=f"{feed.name}_pipeline_{cadence}",
+        schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
+        start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
+        catchup=False,
+        doc_md=__doc__,
+        tags=[feed.name, cadence],
+        default_args={"execution_timeout": timedelta(hours=1), **RETRIES},
+        dagrun_timeout=timedelta(hours=3),
+        params={
+            "start": instant("first instant to load (UTC); empty: no bound"),
+            "end": instant("first instant after the interval (UTC); empty: no bound"),
+            "max_rejected": Param(
+                default_share(feed),
+                type=["null", "number"],
+                minimum=0,
+                maximum=1,
+                description=f"largest share of rejected rows; empty: that of {variable(feed, 'MAX_REJECTED')}",
+            ),
+            "allow_empty": Param(
+                False, type="boolean", description="delete the interval's rows if the files have none for it"
+            ),
+        },
+    )
+    def tasks() -> None:
+        @task
+        def create_tables() -> None:
+            from feeds.dsn import warehouse_dsn
+            from feeds.tables import create_others, create_tables
+
+            create_tables(warehouse_dsn(), feed)
+            create_others(warehouse_dsn(), (other for other in FEEDS if other != feed))
+
+        @task(task_id=f"load_{feed.name}", outlets=[Asset(f"raw.{feed.name}")])
+        def load() -> dict[str, Any]:
+            from airflow.sdk import get_current_context
+
+            from feeds.days import valid_times
+            from feeds.dsn import warehouse_dsn
+            from feeds.load import load
+
+            context: Any = get_current_context()
+            start, end = interval(context)
+            if (share := context["params"]["max_rejected"]) is None:
+                share = max_rejected(feed)
+            result = load(
+                feed,
+                warehouse_dsn(),
+                source_uri=source_uri(feed),
+                start=start,
+                end=end,
+                valid=valid_times(feed),
+                max_rejected=share,
+                allow_empty=context["params"]["allow_empty"],
+                run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
+            )
+            return result.as_dict()
+
+        # What depends on the source, and what that is built from: a model of this feed may join another's, which was
+        # not built yet. Unit tests do not read this data; they run in `nox -s dbt`.
+        tables = [feed.name] + [feed.name + HISTORY] * feed.properties.history
+        sources = [f"@source:raw.{table}" for table in tables]
+        build = ("build", "--exclude-resource-type", "unit_test", "--select", *sources)
+        create_tables() >> load() >> dbt_task("dbt_build", *build)
+
+    return tasks()
+
+
+def broken_pipelines(name: str, error: ContractInvalid) -> None:
+    """Make the DAGs of the feed NAME whose contract is invalid: each fails with ERROR when its next run is due."""
+
+    def broken_pipeline(cadence: str) -> None:
+        @dag(
+            dag_id=f"{name}_pipeline_{cadence}",
+            schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
+            start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
+            catchup=False,
+            doc_md=str(error),
+            tags=["invalid contract", cadence],
+        )
+        def tasks() -> None:
+            @task
+            def read_contract() -> None:
+                raise error
+
+            read_contract()
+
+        tasks()
+
+    for cadence in CADENCES:
+        broken_pipeline(cadence)
+
+
+def default_share(feed: Feed) -> float | None:
+    """Return the share in <FEED>_MAX_REJECTED, by default the contract's; None if invalid, which the load reports."""
+    with suppress(SettingUnusable):
+        return max_rejected(feed)
+    return None
+
+
+def instant(description: str) -> Param:
+    """Make an optional param for which the UI shows a calendar."""
+    return Param(None, type=["null", "string"], format="date-time", pattern=INSTANT, description=description)
+
+
+def interval(context: Any) -> tuple[datetime | None, datetime | None]:
+    """Return the interval that a run loads: its data interval if a schedule chose it, else that of its params.
+
+    A manual run with a logical date has a data interval too, but its user did not choose that interval. A run that an
+    asset triggers has none, and a timetable may give one of no length.
+    """
+    run = context["dag_run"]
+    if run.run_type in ("scheduled", "backfill") and run.data_interval_start != run.data_interval_end:
+        return run.data_interval_start, run.data_interval_end
+    from feeds.interval import Interval
+
+    chosen = Interval.parse(context["params"]["start"], context["params"]["end"])
+    return chosen.start, chosen.end
+
+
+FEEDS: list[Feed] = []
+for path in contracts(CONTRACTS):
+    try:
+        FEEDS.append(read_feed(path))
+    except ContractInvalid as invalid:
+        if (
+            path.with_suffix(".yaml") == path or not path.with_suffix(".yaml").exists()
+        ):  # else the other one has the ids
+            broken_pipelines(re.sub(r"[^a-zA-Z0-9_.-]", "_", path.stem), invalid)
+for found in FEEDS:
+    for each in found.properties.cadences:
+        pipeline(found, each)
