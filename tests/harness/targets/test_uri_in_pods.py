@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from feeds.contract import feed_names
 from harness.kubernetes.cluster_secrets import feeds_env
 from harness.project.paths import SAMPLE
 from harness.targets.kubernetes_target import uri_in_pods
@@ -24,4 +25,5 @@ def test_a_feed_without_another_uri_has_that_of_its_contract(location: str, give
 
 
 def test_every_variable_of_a_feed_needs_its_key() -> None:
-    assert [variable["valueFrom"]["secretKeyRef"] for variable in feeds_env()] == [{"name": "feeds", "key": "events"}]
+    keys = [variable["valueFrom"]["secretKeyRef"] for variable in feeds_env()]
+    assert [sorted(key) for key in keys] == [["key", "name"]] * len(feed_names())
