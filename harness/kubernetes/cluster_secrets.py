@@ -10,7 +10,7 @@ is, and never written to.
 | `airflow-metadata-pgbouncer`, `airflow-pgbouncer` | the same through PgBouncer; PgBouncer: its configuration |
 | `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
 | `warehouse-loader` | workers: the Airflow connection |
-| `feeds` | workers: by feed the URI of its files, if they are not the contract's; it may be signed |
+| `feeds` | workers: by feed the URI of its files, each feed's; it may be signed |
 | `warehouse-transformer` | dbt's pod, in the namespace of these: its environment |
 """
 
@@ -129,11 +129,11 @@ def create_secrets(
 
 
 def feeds_env() -> list[dict[str, Any]]:
-    """Return the variables of workers that have the feeds' URIs; a feed without one has its contract's files."""
+    """Return the variables of workers that have the feeds' URIs; the chart knows no optional key of a secret."""
     return [
         {
             "name": f"{feed.upper()}_URI",
-            "valueFrom": {"secretKeyRef": {"name": FEEDS_SECRET, "key": feed, "optional": True}},
+            "valueFrom": {"secretKeyRef": {"name": FEEDS_SECRET, "key": feed}},
         }
         for feed in feed_names()
     ]

@@ -4,9 +4,10 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from feeds.contract import read_feeds
+from feeds.contract import Feed, read_feeds
 from harness.docker import images
 from harness.errors import RollOutFailedError
 from harness.kubernetes import chart, cluster_secrets, network
@@ -24,7 +25,7 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.background import in_background, wait_for
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.paths import BUILD
+from harness.project.paths import BUILD, ROOT
 from harness.project.session_lock import session_lock
 from harness.reporting.console import Phases
 from harness.targets import code_sync
@@ -166,6 +167,14 @@ def deployment_values(
     return chart.run_values(airflow_image, env, annotations, tls_env, pull_secret, of_workers=of_workers)
 
 
+def uri_in_pods(feed: Feed, given: str | None) -> str:
+    """Return the URI by which pods read FEED's files, those GIVEN or the contract's."""
+    if given is not None:
+        return images.in_pods(feed.name, given)
+    path = Path(feed.location)
+    return f"/opt/{path.relative_to(ROOT)}" if path.is_relative_to(ROOT) else feed.location
+
+
 def install_airflow(
     provider: ClusterProvider, supervisor: Supervisor, phases: Phases, database: Database, references: list[str]
 ) -> tuple[AirflowApi, Warehouse]:
@@ -184,7 +193,7 @@ def install_airflow(
             warehouse,
             database,
             metadata_url=metadata_url,
-            uris={feed: images.in_pods(feed, uri) for feed, uri in options.uris.items()},
+            uris={feed.name: uri_in_pods(feed, options.uris.get(feed.name)) for feed in read_feeds().values()},
             rotate=options.rotate_secrets,
         )
         annotations = cluster_secrets.annotation(secrets) | database_annotation(database.server)
