@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -293,53 +293,58 @@ def test_any_loads_in_any_order(
             path = tmp_path / f"{step.name}.csv"
             path.write_bytes(contents[step.file].content)
             with suppress(errors.InvertedInterval):  # a part of a day has no dates
-                result = history.check(path, contents[step.file], step)
-                quarantine.add(step, result, contents[step.file].rows(shape, step.valid)[1])
+                history.check(path, contents[step.file], step)
+                quarantine.add(step, ledger(db)[-1], contents[step.file].rows(shape, step.valid)[1])
             assert sorted(rejects(db)) == sorted(quarantine.rows())
+
+
+class Held(NamedTuple):
+    """A rejected row, the intervals of the loads that have rejected it one after another, and the last of them."""
+
+    row: RejectRow
+    intervals: list[Interval]
+    load_id: int
 
 
 @dataclass
 class Quarantine:
-    """The rejected rows by the file's name.
+    """The rejected rows by the file's name, with the last load of it; those of a refused load apart."""
 
-    Attributes:
-        of_last: the rows that the last load of the name has rejected, with the intervals of the loads that did so.
-        of_others: those that an earlier one has rejected, and not the one after it.
-        of_refused: those of a load that was refused.
-    """
-
-    of_last: dict[int, list[tuple[RejectRow, list[Interval]]]] = field(default_factory=dict)
-    of_others: dict[int, list[tuple[RejectRow, list[Interval]]]] = field(default_factory=dict)
+    of_loads: dict[int, list[Held]] = field(default_factory=dict)
+    last: dict[int, int] = field(default_factory=dict)
     of_refused: dict[int, list[RejectRow]] = field(default_factory=dict)
 
-    def add(self, step: Step, result: str, rows: list[RejectRow]) -> None:
-        """Add ROWS that the load of STEP has rejected; it replaces those of loads within its interval."""
+    def add(self, step: Step, load: dict[str, Any], rows: list[RejectRow]) -> None:
+        """Add ROWS that LOAD, of STEP, has rejected; it replaces those of loads within its interval."""
         self.of_refused.pop(step.name, None)
-        if result == "refused":
+        if load["status"] == "failed":
             self.of_refused[step.name] = rows
             return
-        start, end = step.interval
-        before, others = self.of_last.get(step.name, []), self.of_others.get(step.name, [])
-        found = [(row, [Interval(start, end)]) for row in rows]
-        if result == "succeeded":
-            for row, intervals in found:
-                intervals += [each for other, of in before if other[1] == row[1] for each in of]
+        (start, end), load_id = step.interval, load["same_as_load_id"] or load["load_id"]
+        before, found = self.of_loads.get(step.name, []), []
+        if load_id == load["load_id"]:  # else nothing was loaded
+            moved = [held for held in before if held.load_id == self.last.get(step.name)]
+            for row in rows:
+                chain = [each for held in moved if held.row[1] == row[1] for each in held.intervals]
+                found.append(Held(row, [Interval(start, end), *chain], load_id))
             texts = {row[1] for row in rows}
-            before = [(row, of) for row, of in before if row[1] not in texts]
-        self.of_last[step.name] = found
-        self.of_others[step.name] = [
-            (row, of)
-            for row, of in others + before
-            if not all(
+            before = [held for held in before if held not in moved or held.row[1] not in texts]
+        self.last[step.name] = load_id
+        left = [
+            held
+            for held in before
+            if held.load_id == load_id
+            or not all(
                 (not start or (each.start and each.start >= start)) and (not end or (each.end and each.end <= end))
-                for each in of
+                for each in held.intervals
             )
         ]
+        self.of_loads[step.name] = left + found
 
     def rows(self) -> list[RejectRow]:
         """Return all rows."""
-        kept = [row for of in (self.of_last, self.of_others) for rows in of.values() for row, _ in rows]
-        return kept + [row for rows in self.of_refused.values() for row in rows]
+        of_loads = [held.row for holds in self.of_loads.values() for held in holds]
+        return of_loads + [row for rows in self.of_refused.values() for row in rows]
 
 
 @dataclass
@@ -352,8 +357,8 @@ class History:
     shape: Shape
     table: dict[Row, Row] = field(default_factory=dict)
 
-    def check(self, path: Path, content: File, step: Step) -> str:
-        """Load PATH, which has CONTENT, compare what the table contains then, and return how the load ended."""
+    def check(self, path: Path, content: File, step: Step) -> None:
+        """Load PATH, which has CONTENT, and compare what the table contains then."""
         start, end = interval = [self.bound(moment) for moment in step.interval]
         inside = Interval(*interval)
         shape = self.shape
@@ -372,7 +377,6 @@ class History:
         else:
             self.table = {key: row for key, row in self.table.items() if key not in deleted} | new
         assert self.load(path, step, len(deleted)) == expected
-        skipped = ledger(self.db)[-1]["same_as_load_id"]
         found = rows(self.db, self.feed)
         assert {shape.key_of(row): row for row in found} == self.table
         assert len(found) == len(self.table)
@@ -381,7 +385,6 @@ class History:
         assert row["source_sha256"] == hashlib.sha256(content.content).hexdigest()
         assert row["source_size_bytes"] == len(content.content)
         assert row["status"] == ("succeeded" if isinstance(expected, LoadResult) else "failed")
-        return "skipped" if skipped else "succeeded" if isinstance(expected, LoadResult) else "refused"
 
     def bound(self, moment: datetime | None) -> datetime | None:
         """Return the bound MOMENT as the feed has it: of dates, the first midnight that is not before it."""

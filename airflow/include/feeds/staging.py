@@ -316,18 +316,17 @@ class Staging:
         """Take clean lines, each of its day, together with the others of it."""
         if not each:
             return
-        suspects = self._suspects_in(b"".join(each))
+        suspects = set(self._suspects_in(b"".join(each)))
         of_days: dict[bytes, list[int]] = {}
         for position, day in enumerate(days):
-            of_days.setdefault(day, []).append(position)
-        for position in suspects:
-            of_days[days[position]].remove(position)
-            self._take_suspect(each[position][:-1], line_number + position)
+            if position in suspects:
+                self._take_suspect(each[position][:-1], line_number + position)
+            else:
+                of_days.setdefault(day, []).append(position)
         for day, positions in sorted(of_days.items()):
-            if positions:
-                lines = b"".join([each[position] for position in positions])
-                numbers = [line_number + position for position in positions] if self._rules else []
-                self._take_clean(lines, len(positions), day, is_inside[day], line_number, numbers=numbers)
+            lines = b"".join([each[position] for position in positions])
+            numbers = [line_number + position for position in positions] if self._rules else []
+            self._take_clean(lines, len(positions), day, is_inside[day], line_number, numbers=numbers)
 
     def _take_suspect(self, line: bytes, line_number: int) -> None:
         """Set LINE aside, which is clean."""
