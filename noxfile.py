@@ -102,6 +102,12 @@ def e2e(session: nox.Session) -> None:
     run(session, install(session, "airflow", "dbt", "harness"), "harness", "e2e")
 
 
+@nox.session(tags=["nightly"], default=False)
+def replay(session: nox.Session) -> None:
+    """Play a year of deliveries and runs, and check every number after every run: `-- --seed N --days N`."""
+    run(session, install(session, "dbt", "harness"), "harness", "replay")
+
+
 @nox.session(default=False)
 def feed(session: nox.Session) -> None:
     """Make, check and mend feeds: `-- new NAME --from FILE`, `check`, `replay-rejects NAME`."""

@@ -10,8 +10,8 @@ import psycopg
 
 from harness.oracle.checks import select
 from harness.oracle.expected_numbers import COLUMNS, Event, Marts, proposal
+from harness.processes.dbt_process import PROJECT
 from harness.warehouse.roles import Warehouse
-from tests.dbt.process import PROJECT
 from tests.dbt.random_events import NOON
 
 LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it

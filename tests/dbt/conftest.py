@@ -11,9 +11,9 @@ from psycopg import sql
 
 from feeds.contract import read_feeds
 from feeds.tables import create_others
+from harness.processes.dbt_process import Dbt, Process
 from harness.project.environments import install
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
-from tests.dbt.process import Dbt, Process
 
 DATABASE = "warehouse_dbt"  # of each test, so that dbt's parse of the project, which has the name in it, holds
 

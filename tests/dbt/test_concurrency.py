@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from harness.oracle.expected_numbers import Event
+from harness.processes.dbt_process import Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -28,7 +29,6 @@ from tests.dbt.common import (
     read_incremental,
     write_file,
 )
-from tests.dbt.process import Dbt
 from tests.events_feed import load
 from tests.poolers import pgbouncer
 

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.processes.dbt_process import Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -20,7 +21,6 @@ from tests.dbt.common import (
     read_incremental,
     write_file,
 )
-from tests.dbt.process import Dbt
 from tests.events_feed import load
 
 

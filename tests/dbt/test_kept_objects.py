@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from harness.oracle.expected_numbers import COLUMNS
+from harness.processes.dbt_process import Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     MARTS,
@@ -21,7 +22,6 @@ from tests.dbt.common import (
     replace,
     write_file,
 )
-from tests.dbt.process import Dbt
 from tests.events_feed import load
 
 OTHERS = """

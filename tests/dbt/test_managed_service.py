@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.processes.dbt_process import Process
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, drop_all, make_passwords
 from harness.warehouse.server import Server, identity
 from tests.dbt.common import MARTS, expected, five_days, midnight, read, write_file
 from tests.dbt.conftest import dbt_on
-from tests.dbt.process import Process
 from tests.dbt.test_incremental import versions
 from tests.events_feed import create_tables, load
 

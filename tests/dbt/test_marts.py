@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
 from harness.oracle.expected_numbers import COLUMNS, Event
+from harness.processes.dbt_process import PROJECT, Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
     INCREMENTAL,
@@ -33,7 +34,6 @@ from tests.dbt.common import (
     write,
     write_file,
 )
-from tests.dbt.process import PROJECT, Dbt
 from tests.dbt.random_events import EXAMPLES, NOON, Load, histories, streams
 from tests.events_feed import load
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.processes.dbt_process import PROJECT, Dbt
 from harness.reporting import dbt_report
 from tests.dbt.common import copy_of_the_project
-from tests.dbt.process import PROJECT, Dbt
 
 
 def broken_rules(project: Path) -> Iterator[str]:

@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.processes.dbt_process import PROJECT, Dbt, Process
 from harness.project.paths import SAMPLE
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_all, drop_warehouse
 from tests.dbt.common import LOCK_KEY, copy_of_the_project
 from tests.dbt.conftest import dbt_on
-from tests.dbt.process import PROJECT, Dbt, Process
 from tests.events_feed import create_tables, load
 
 MODELS = sorted(PROJECT.glob("models/**/*.sql"))

@@ -11,6 +11,7 @@ from harness.project.paths import ROOT
 LEVELS = (  # from the top; a package imports from its own level and from those below
     ("__main__",),
     ("commands", "ci"),
+    ("replay",),
     ("targets",),
     ("kubernetes", "docker", "warehouse", "pipeline", "oracle", "contracts"),
     ("processes",),

@@ -109,6 +109,14 @@ class Process:
             self._process.stdin.close()
             self._process.stdout.read()
             self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill it; the next call starts another."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,213 @@
+"""Play weeks or a year of deliveries and scheduled runs in minutes, and check every number after every run.
+
+Without Airflow, the default, the load and dbt run in this process and beside it, as the tasks run them.
+"""
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from itertools import islice
+from typing import Any
+
+from feeds.contract import Feed, read_feeds
+from feeds.uri import shown
+from harness.commands.arguments import absolute_uri
+from harness.commands.arguments import dsn as valid_dsn
+from harness.errors import UsageError
+from harness.oracle.file_rows import rows as rows_of_file
+from harness.oracle.raw_rows import moment_of
+from harness.oracle.row_values import RejectedError, Row, written
+from harness.project.paths import BUILD, expanded, from_root
+from harness.replay.making import make_script
+from harness.replay.player import DifferenceError, Player, open_player
+from harness.replay.script import Delivery, Script, Texts, read_script, write_script
+from harness.replay.shrinking import shrink
+from harness.reporting.console import say, table
+from harness.reporting.summary import Section, code
+from harness.reporting.summary import table as markdown_table
+
+SCRIPT = BUILD / "replay" / "script.yaml"
+YEAR = 366  # days
+MOST_ROWS = 20_000  # of a user's file: each run reads all of them
+SHRINK_TIMEOUT_S = 600.0
+SETTLED = ("rows", "proposals", "lead fees", "active professionals")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `nox -s replay`."""
+    parser.add_argument("--seed", type=whole_number, default=1, metavar="N", help="of the script (default: 1)")
+    parser.add_argument("--days", type=whole_number, default=YEAR, metavar="N", help=f"to play (default: {YEAR})")
+    parser.add_argument("--feed", default="events", metavar="NAME", help="the feed to play (default: events)")
+    parser.add_argument(
+        "--events",
+        metavar="PATH_OR_URI",
+        type=absolute_uri,
+        help="files with rows of the feed; deliveries are invented",
+    )
+    parser.add_argument("--script", metavar="FILE", type=expanded, help="play this script; no seed makes one")
+    parser.add_argument(
+        "--postgres", type=valid_dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL, 14 to 18, to use"
+    )
+    parser.set_defaults(run=run_command)
+
+
+def whole_number(text: str) -> int:
+    """Return the number in TEXT, 1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def run_command(parsed: argparse.Namespace, section: Section) -> None:
+    """Run `nox -s replay`."""
+    logging.getLogger("feeds").setLevel(logging.ERROR)  # the script provokes what loads warn of
+    feeds = read_feeds()
+    if parsed.script:
+        script = read_script(parsed.script, feeds)
+    else:
+        feed = playable(parsed.feed, feeds)
+        rows = user_rows(feed, parsed.events) if parsed.events else sample_rows(feed)
+        script = make_script(feed, parsed.seed, parsed.days, rows)
+    feed = playable(script.feed, feeds)
+    write_script(SCRIPT, script)
+    say(f"replay of {script.title()}")
+    section.title = f"replay of {script.title()}"
+    with open_player(feed, feeds.values(), parsed.postgres) as player:
+        play(player, script, section)
+
+
+def playable(name: str, feeds: dict[str, Feed]) -> Feed:
+    """Return the feed NAME; raise UsageError if there is none, or if its loads have no interval."""
+    if name not in feeds:
+        raise UsageError(
+            f"There is no feed {shown(name)!r}.", f"The feeds are: {', '.join(feeds)}.", "Name one: --feed NAME"
+        )
+    if feeds[name].time_column is None:
+        raise UsageError(
+            f"{name} is a snapshot, and a replay plays feeds whose loads have an interval.",
+            "Each of its loads replaces the whole table, so its runs do not depend on one another.",
+            "Name a feed with a timeColumn: --feed NAME",
+        )
+    return feeds[name]
+
+
+def play(player: Player, script: Script, section: Section) -> None:
+    """Play SCRIPT and report it; after a difference, write the smallest script that shows it and raise it again."""
+    day: date | None = None
+    month = ""
+
+    def progress(delivery: Delivery) -> None:
+        nonlocal day, month
+        if f"{delivery.day:%Y-%m}" != month and month:
+            say(f"  {delivery.day}: {player.runs} of {script.runs} runs checked")
+        day, month = delivery.day, f"{delivery.day:%Y-%m}"
+
+    player.progress = progress
+    try:
+        player.play(script)
+    except DifferenceError as difference:
+        say_difference(difference, script)
+        raise difference.amended(
+            evidence=[code("\n".join(difference.lines)), shrunk(player, script, difference)]
+        ) from None
+    except BaseException:  # an interrupt too
+        if day:
+            say(f"  it ended on the simulated day {day}; its script is {from_root(SCRIPT)}")
+        raise
+    say_settled(player, section)
+    seconds = ", ".join(f"{name} {taken:.0f} s" for name, taken in player.seconds.items())
+    say(
+        f"✓ {player.runs} runs of {len({d.day for d in script.deliveries})} days: every table right after each ({seconds})"
+    )
+    section.headline = f"{player.runs} runs, every table right after each"
+
+
+def say_difference(difference: DifferenceError, script: Script) -> None:
+    """Print where SCRIPT has shown DIFFERENCE."""
+    say(f"✗ {script.title()}: {difference.table} after the {difference.run} run of {difference.day}")
+    for line in difference.lines:
+        say(f"  {line}")
+    say("… shrinking the script")
+
+
+def shrunk(player: Player, script: Script, difference: DifferenceError) -> str:
+    """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
+    player.progress = lambda _: None
+    smallest, is_smallest = shrink(script, lambda some: shows(player, some, difference), SHRINK_TIMEOUT_S)
+    write_script(SCRIPT, smallest)
+    text = SCRIPT.read_text(encoding="utf-8")
+    say(f"\n{'The smallest' if is_smallest else 'A smaller'} script that shows it, {from_root(SCRIPT)}:\n\n{text}")
+    return code(text)
+
+
+def shows(player: Player, script: Script, difference: DifferenceError) -> bool:
+    """Return whether SCRIPT shows a difference in the table of DIFFERENCE."""
+    try:
+        player.play(script)
+    except DifferenceError as other:
+        return other.table == difference.table
+    return False
+
+
+def say_settled(player: Player, section: Section) -> None:
+    """Report how the numbers of the day that changed most often have settled."""
+    if not player.settled:
+        return
+    day, changes = max(player.settled.items(), key=lambda item: (len(item[1]), item[0]))
+    header = ("after the run", *SETTLED[: len(changes[0][1])])
+    rows = [(run, *map(str, numbers)) for run, numbers in changes]
+    say(f"\n  how the numbers of {day} settled\n")
+    table(header, rows)
+    say("")
+    section.add(f"How the numbers of {day} settled:", markdown_table(header, rows, numbers=header[1:]))
+
+
+def sample_rows(feed: Feed) -> list[tuple[date, Texts]] | None:
+    """Return the rows of FEED's sample; None for the marketplace's events, which are invented."""
+    return None if feed.name == "events" else user_rows(feed, feed.location)
+
+
+def user_rows(feed: Feed, uri: str) -> list[tuple[date, Texts]]:
+    """Return the first valid rows of FEED in the files at URI, each with its day, one for each key.
+
+    Raises:
+        UsageError: there is none.
+        FeedError: the files cannot be read.
+    """
+    found = {tuple(row[name] for name in feed.key): row for row in islice(valid_rows(feed, uri), MOST_ROWS)}
+    if not found:
+        raise UsageError(
+            f"{shown(uri)} has no valid row of {feed.name}.",
+            "It is most likely a file of another feed.",
+            "See what a valid row is: docs/contracts.md",
+        )
+    names = [column.name for column in feed.columns]
+    days = Counter(day_of(feed, row) for row in found.values())
+    say(f"  {len(found):,} rows of {shown(uri)}, {min(days)} to {max(days)}")
+    rows = [(day_of(feed, row), tuple(text_of(row[name]) for name in names)) for row in found.values()]
+    return sorted(rows, key=lambda item: item[0])
+
+
+def valid_rows(feed: Feed, uri: str) -> Iterator[Row]:
+    """Yield the rows of the files at URI that are valid, rules aside."""
+    for row in rows_of_file(feed, uri):
+        if not isinstance(row, RejectedError):
+            yield row
+
+
+def day_of(feed: Feed, row: Row) -> date:
+    """Return the day of ROW, in UTC."""
+    return moment_of(row[str(feed.time_column)]).date()
+
+
+def text_of(value: Any) -> str | None:
+    """Return VALUE as a CSV file has it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (dict, list)):
+        return written(value)
+    return str(value)

@@ -1,0 +1,1 @@
+"""Weeks of deliveries and runs, played against the pipelines and checked after every run."""

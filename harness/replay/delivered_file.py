@@ -1,0 +1,85 @@
+"""The file of a script's feed as it stands after a delivery: its lines, and what a load must make of them."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from feeds.contract import Csv, Drift, Feed
+from harness.oracle.row_values import Row, value
+from harness.replay.script import Delivery, Texts
+
+Key = tuple[object, ...]
+
+
+def replayed(feed: Feed) -> Feed:
+    """Return FEED as a replay without Airflow plays it: its files are CSV, and a drift of their columns is allowed."""
+    drift = Drift(new_column="ignore", missing_column=feed.properties.drift.missing_column, column_order="accept")
+    options = feed.properties.csv if feed.format == "csv" else Csv()
+    properties = feed.properties.model_copy(update={"drift": drift, "csv": options})
+    return replace(feed, format="csv", properties=properties)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file and its row; None if a load must reject it whatever else is in the file."""
+
+    texts: Texts
+    row: Row | None
+
+
+@dataclass
+class DeliveredFile:
+    """The rows that the source system has, in the order in which they first arrived."""
+
+    feed: Feed
+    rows: dict[Texts, Line] = field(default_factory=dict)  # by the key's texts
+
+    def deliver(self, delivery: Delivery, path: Path) -> list[Line] | None:
+        """Change the rows as DELIVERY says, write the file to PATH, and return its lines; None if it is missing."""
+        places = [number for number, column in enumerate(self.feed.columns) if column.name in self.feed.key]
+        for key in delivery.withdrawn:
+            self.rows.pop(key, None)
+        for texts in delivery.rows:
+            self.rows[tuple(texts[place] for place in places)] = Line(texts, self._row(texts))
+        path.unlink(missing_ok=True)
+        if delivery.file == "missing":
+            return None
+        lines = list(self._lines(delivery))
+        self._write(delivery, lines, path)
+        return lines
+
+    def _row(self, texts: Texts) -> Row:
+        return {
+            column.name: value(column, text, self.feed) for column, text in zip(self.feed.columns, texts, strict=True)
+        }
+
+    def _lines(self, delivery: Delivery) -> Iterator[Line]:
+        lines = list(self.rows.values())
+        repeated = [self.rows[key] for key in delivery.repeated if key in self.rows]
+        lines += repeated
+        if delivery.file == "truncated" and lines:
+            kept = min(int(delivery.cut * len(lines)), len(lines) - 1)
+            yield from lines[:kept]
+            yield Line(lines[kept].texts, None)
+        else:
+            yield from lines
+
+    def _write(self, delivery: Delivery, lines: list[Line], path: Path) -> None:
+        options = self.feed.properties.csv
+        order = list(range(len(self.feed.columns)))
+        if delivery.drift == "column_order":
+            order.reverse()
+        more = ["column_of_another_version"] if delivery.drift == "new_column" else []
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, delimiter=options.delimiter, quotechar=options.quote, lineterminator="\n")
+        writer.writerow([*(self.feed.columns[place].header for place in order), *more])
+        for line in lines:
+            texts = [options.null_text if text is None else text for text in line.texts]
+            fields = [texts[place] for place in order] + more
+            if line.row is None:  # cut within its first field
+                buffer.write(fields[0][: max(len(fields[0]) // 2, 1)])
+            else:
+                writer.writerow(fields)
+        path.write_text(buffer.getvalue(), encoding="utf-8", newline="")

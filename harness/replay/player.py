@@ -1,0 +1,339 @@
+"""Play a delivery script without Airflow: the load and dbt as the tasks run them, checked after every run.
+
+A run that `retried` or `fails` breaks while the load reads its file. One whose `build_killed` has loaded when dbt's
+process is killed at a statement; the next build then has two loads to process.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from feeds.contract import Feed
+from feeds.errors import FeedError
+from feeds.interval import Interval
+from feeds.ledger import LoadResult
+from feeds.load import load
+from feeds.tables import create_others, create_tables
+from harness.errors import DbtFailedError, HarnessError
+from harness.oracle.checks import select
+from harness.oracle.expected_numbers import COLUMNS, EVENT, MARKETPLACE, Event, Marts, proposal
+from harness.oracle.raw_rows import canonical
+from harness.oracle.row_values import Row
+from harness.processes.dbt_process import Dbt, Process
+from harness.project.environments import python_of
+from harness.replay.delivered_file import DeliveredFile, Line, replayed
+from harness.replay.expected_table import ExpectedLoad, ExpectedTable
+from harness.replay.script import Delivery, Run, Script, interval_of
+from harness.warehouse.ephemeral import ephemeral_server
+from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
+
+DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
+BUILD = "run --quiet --no-write-json --log-level-file none --select"
+SHOWN = 5  # rows of a difference
+
+
+class BrokenOff(Exception):  # noqa: N818 - not an error: the script says so
+    """The load breaks off here, as the script says."""
+
+
+@dataclass
+class DifferenceError(HarnessError):
+    """A table is not what the script says after a run."""
+
+    exit_code = 45
+
+    def __init__(self, day: date, run: str, table: str, lines: Sequence[str]) -> None:
+        super().__init__(
+            f"{table} is wrong after the {run} run of {day}: {lines[0]}",
+            "A change to the load or to a model most likely broke what it does with late, corrected or repeated rows.",
+            "Play the smallest script that shows it again: nox -s replay -- --script build/replay/script.yaml",
+        )
+        self.day, self.run, self.table, self.lines = day, run, table, list(lines)
+
+
+@dataclass
+class Player:
+    """Plays scripts on copies of TEMPLATE, a warehouse with the raw tables and the staging models.
+
+    Attributes:
+        progress: called before each delivery.
+        runs: the number of runs of the last play.
+        seconds: what each part of it took.
+        settled: by day, what the numbers of the day were after the runs that changed them.
+    """
+
+    template: Warehouse
+    feed: Feed
+    python: str
+    folder: Path
+    progress: Callable[[Delivery], None] = lambda _: None
+    runs: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    settled: dict[date, list[tuple[str, tuple[Any, ...]]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.processes = [Process(self.python) for _ in range(2)]
+
+    def play(self, script: Script) -> None:
+        """Play SCRIPT on an empty warehouse; raise DifferenceError at the first run after which a table is wrong."""
+        warehouse = copy_warehouse(self.template, DATABASE)
+        try:
+            _Play(self, warehouse).play(script)
+        finally:
+            drop_warehouse(warehouse)
+
+    def build_staging(self) -> None:
+        """Build the staging models of the template."""
+        dbt = self.dbts(self.template)[0]
+        dbt.start("run --quiet --select staging")
+        expect_success(dbt)
+
+    def dbts(self, warehouse: Warehouse) -> list[Dbt]:
+        """Return two dbts on WAREHOUSE, in a process each."""
+        env = {"PATH": os.environ["PATH"], "DBT_TARGET": "prod", **warehouse.dbt_env()}
+        return [Dbt(process, env, self.folder / f"dbt{number}") for number, process in enumerate(self.processes)]
+
+    def end(self) -> None:
+        """End the processes that run dbt."""
+        for process in self.processes:
+            process.end()
+
+
+@contextmanager
+def open_player(feed: Feed, feeds: Iterable[Feed], postgres: str | None = None) -> Iterator[Player]:
+    """Yield a player of FEED, one of FEEDS, on an ephemeral PostgreSQL, or on the server of the DSN POSTGRES."""
+    with ephemeral_server(postgres) as server, TemporaryDirectory(prefix="replay-") as folder:
+        template = create_warehouse(server, f"{DATABASE}_template", make_passwords())
+        create_tables(template.loader_dsn, replayed(feed))
+        create_others(template.loader_dsn, (other for other in feeds if other.name != feed.name))
+        player = Player(template, replayed(feed), str(python_of("dbt")), Path(folder))
+        try:
+            player.build_staging()
+            yield player
+        finally:
+            player.end()
+
+
+@dataclass
+class _Play:
+    """One play of a script on WAREHOUSE."""
+
+    player: Player
+    warehouse: Warehouse
+
+    def __post_init__(self) -> None:
+        player = self.player
+        self.dbts = player.dbts(self.warehouse)
+        self.file = DeliveredFile(player.feed)
+        self.path = player.folder / "file.csv"
+        self.table = ExpectedTable(player.feed)
+        self.built: dict[Any, Row] | None = {}  # the raw table's rows when the models were built; None if some were not
+        self.has_marts = player.feed.name == MARKETPLACE
+        self.loads = 0
+        player.runs, player.seconds, player.settled = 0, dict.fromkeys(("loads", "builds", "checks"), 0.0), {}
+
+    def play(self, script: Script) -> None:
+        for delivery in script.deliveries:
+            self.player.progress(delivery)
+            lines = self.file.deliver(delivery, self.path)
+            runs = list(delivery.runs)
+            while runs:
+                beside = [runs.pop(0)]
+                self.player.runs += 1
+                if beside[0].is_beside and runs:
+                    beside.append(runs.pop(0))
+                    self.player.runs += 1
+                    self._run_beside(delivery, beside, lines)
+                else:
+                    self._run(delivery, beside[0], lines)
+
+    def _run(self, delivery: Delivery, run: Run, lines: list[Line] | None) -> None:
+        """Run it as often as the script says, and check everything each time."""
+        for attempt in {"twice": ("", ""), "retried": ("breaks", ""), "fails": ("breaks",)}.get(run.outcome, ("",)):
+            has_loaded = self._load(delivery, run, lines, breaks=bool(attempt))
+            if has_loaded and run.outcome == "build_killed":
+                self._kill_build(run)
+            elif has_loaded:
+                self._build(self.dbts[0])
+            self._check(delivery, run)
+
+    def _run_beside(self, delivery: Delivery, runs: Sequence[Run], lines: list[Line] | None) -> None:
+        """Run RUNS at the same time: their loads, and then their builds; which is first is not known."""
+        intervals = [interval_of(run, delivery.day) for run in runs]
+        with self._timed("loads"), ThreadPoolExecutor(len(runs)) as pool:
+            futures = [pool.submit(self._try_load, interval, f"{delivery.day} beside") for interval in intervals]
+            results = [future.result() for future in futures]
+        if lines is not None:
+            for _ in range(2):  # the second time, for what the later of them has made possible for the first
+                for interval in intervals:
+                    self.table.load(lines, interval)
+        if any(results):
+            with self._timed("builds"):
+                for dbt in self.dbts:
+                    dbt.start(self._arguments)
+                for dbt in self.dbts:
+                    expect_success(dbt)
+            self.built = self.table.rows
+        self._check(delivery, runs[-1])
+
+    def _load(self, delivery: Delivery, run: Run, lines: list[Line] | None, *, breaks: bool) -> bool:
+        """Load, and check what the ledger says of it; return whether it has succeeded."""
+        interval = interval_of(run, delivery.day)
+        self.loads += 1
+        run_id = f"replay {self.loads}"
+        with self._timed("loads"):
+            result = self._try_load(interval, run_id, breaks=breaks)
+        has_failed = lines is None or (breaks and lines)
+        expected = None if has_failed else self.table.load(lines or [], interval)
+        with self._timed("checks"):
+            self._check_ledger(delivery, run, run_id, expected)
+        return result is not None
+
+    def _try_load(self, interval: Interval, run_id: str, *, breaks: bool = False) -> LoadResult | None:
+        def report(_: str) -> None:
+            if breaks:
+                raise BrokenOff
+
+        with suppress(FeedError, BrokenOff):
+            return load(
+                self.player.feed,
+                self.warehouse.loader_dsn,
+                source_uri=str(self.path),
+                start=interval.start,
+                end=interval.end,
+                run_id=run_id,
+                report=report,
+                report_every_s=0 if breaks else 60,
+                force=breaks,  # an unchanged file is not read
+            )
+        return None
+
+    @property
+    def _arguments(self) -> list[str]:
+        return [*BUILD.split(), f"@source:raw.{self.player.feed.name}", "--exclude", "staging"]
+
+    def _build(self, dbt: Dbt) -> None:
+        with self._timed("builds"):
+            dbt.start(self._arguments)
+            expect_success(dbt)
+        self.built = self.table.rows
+
+    def _kill_build(self, run: Run) -> None:
+        """Kill dbt before the statement that RUN names, or let it end if it has fewer; models may be built or not."""
+        dbt = self.dbts[0]
+        with self._timed("builds"):
+            dbt.start(self._arguments, pauses=[run.kill_at])
+            if dbt.wait() == "paused":
+                dbt.process.kill()
+                self._wait_for_sessions()
+                self.built = None
+                return
+        self.built = self.table.rows
+
+    def _wait_for_sessions(self) -> None:
+        """Wait until PostgreSQL has ended the sessions of a dbt that was killed, and so its locks."""
+        query = "select count(*) from pg_stat_activity where datname = %s and usename = %s"
+        role = self.warehouse.role("transformer")
+        deadline = time.monotonic() + 30
+        with psycopg.connect(self.warehouse.server.dsn, autocommit=True) as connection:
+            while connection.execute(query, (self.warehouse.database, role)).fetchone() != (0,):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+    def _check_ledger(self, delivery: Delivery, run: Run, run_id: str, expected: ExpectedLoad | None) -> None:
+        """Check what the ledger says of the load; None where it must have failed before it knew its rows."""
+        with psycopg.connect(self.warehouse.loader_dsn) as connection:
+            found = connection.execute(
+                "select status, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
+                (run_id,),
+            ).fetchall()
+        if expected is None or expected.is_refused:
+            wanted, found = "failed", [row[0] for row in found]
+            self._compare(delivery, run, "raw.loads", {(wanted,)}, {(status,) for status in found})
+        else:
+            self._compare(delivery, run, "raw.loads", {("succeeded", *expected.counts)}, set(found))
+
+    def _check(self, delivery: Delivery, run: Run) -> None:
+        """Compare the raw table and the marts with what they must hold."""
+        feed = self.player.feed
+        with self._timed("checks"), psycopg.connect(self.warehouse.admin_dsn) as connection:
+            connection.execute("set time zone 'UTC'")
+            names = [column.name for column in feed.columns]
+            columns = sql.SQL(", ").join(map(sql.Identifier, names))
+            rows = connection.execute(sql.SQL("select {} from {}").format(columns, sql.Identifier("raw", feed.name)))
+            expected = {_canonical(tuple(row[name] for name in names)) for row in self.table.rows.values()}
+            self._compare(delivery, run, f"raw.{feed.name}", expected, map(_canonical, rows))
+            marts = self._marts(self.built) if self.has_marts and self.built else {}
+            for mart, content in marts.items():
+                self._compare(delivery, run, mart, content, select(connection, mart))
+        if marts or not self.has_marts:
+            self._note_numbers(f"{run.cadence} {delivery.day}", marts)
+
+    def _note_numbers(self, run: str, marts: Mapping[str, set[tuple[Any, ...]]]) -> None:
+        """Note the numbers of each day that are others than before RUN."""
+        rows = Counter(self.table.day(row) for row in self.table.rows.values())
+        daily = {row[0]: row for row in marts.get("analysis.professional_productivity_daily", ())}
+        for day, count in rows.items():
+            _, active, proposals, fees, *_ = daily.get(day, (day, None, None, None))
+            numbers = (f"{count:,}",) if active is None else (f"{count:,}", f"{proposals:,}", f"{fees:,.2f}", active)
+            noted = self.player.settled.setdefault(day, [])
+            if not noted or noted[-1][1] != numbers:
+                noted.append((run, numbers))
+
+    def _marts(self, rows_by_key: Mapping[Any, Row]) -> dict[str, set[tuple[Any, ...]]]:
+        marts, facts = Marts(), set()
+        for row in rows_by_key.values():
+            event = Event(*(row[name] for name in EVENT))
+            marts.add(event)
+            if event.event_type == "proposed":
+                facts.add(proposal(event))
+        rows = marts.rows() | {"fact.fct_events": facts}
+        return {mart: rows[mart] for mart in COLUMNS}
+
+    def _compare(self, delivery: Delivery, run: Run, table: str, expected: set[tuple[Any, ...]], found: Any) -> None:
+        rows = list(found)
+        if len(rows) == len(expected) and set(rows) == expected:
+            return
+        missing = sorted(expected - set(rows), key=str)
+        others = sorted(set(rows) - expected, key=str)
+        lines = [f"{len(expected)} rows expected, {len(rows)} found"]
+        lines += [f"  missing     {_shown(row)}" for row in missing[:SHOWN]]
+        lines += [f"  unexpected  {_shown(row)}" for row in others[:SHOWN]]
+        raise DifferenceError(delivery.day, run.cadence, table, lines)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.player.seconds[part] += time.monotonic() - started
+
+
+def expect_success(dbt: Dbt) -> None:
+    """Wait until DBT ends; raise DbtFailedError if it fails."""
+    if (end := dbt.wait()) != "exit code 0":
+        lines = dbt.output.strip().splitlines()
+        raise DbtFailedError(
+            f"dbt ended with {end} in the replay.",
+            lines[-1] if lines else "It printed nothing.",
+            "Run the models' own tests: nox -s dbt",
+            ["\n".join(lines[-40:])],
+        )
+
+
+def _canonical(row: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(str(canonical(value)) if isinstance(value, (dict, list)) else value for value in row)
+
+
+def _shown(row: Sequence[Any]) -> str:
+    return ", ".join("null" if value is None else str(value) for value in row)
