@@ -118,10 +118,8 @@ def play(player: Player, script: Script, section: Section) -> None:
         raise
     say_settled(player, section)
     seconds = ", ".join(f"{name} {taken:.0f} s" for name, taken in player.seconds.items())
-    say(
-        f"✓ {player.runs} runs of {len({d.day for d in script.deliveries})} days: every table right after each ({seconds})"
-    )
     section.headline = f"{player.runs} runs, every table right after each"
+    say(f"✓ {section.headline} ({seconds})")
 
 
 def say_difference(difference: DifferenceError, script: Script) -> None:
