@@ -27,6 +27,8 @@ from harness.replay.shrinking import shrink
 from harness.reporting.console import say, table
 from harness.reporting.summary import Section, code
 from harness.reporting.summary import table as markdown_table
+from harness.warehouse.ephemeral import ephemeral_server
+from harness.warehouse.roles import create_warehouse, make_passwords
 
 SCRIPT = BUILD / "replay" / "script.yaml"
 YEAR = 366  # days
@@ -74,8 +76,10 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     write_script(SCRIPT, script)
     say(f"replay of {script.title()}")
     section.title = f"replay of {script.title()}"
-    with open_player(feed, feeds.values(), parsed.postgres) as player:
-        play(player, script, section)
+    with ephemeral_server(parsed.postgres) as server:
+        template = create_warehouse(server, "replay_template", make_passwords())
+        with open_player(template, feed, feeds.values()) as player:
+            play(player, script, section)
 
 
 def playable(name: str, feeds: dict[str, Feed]) -> Feed:
@@ -133,6 +137,8 @@ def say_difference(difference: DifferenceError, script: Script) -> None:
 def shrunk(player: Player, script: Script, difference: DifferenceError) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
     player.progress = lambda _: None
+    until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
+    script = script.model_copy(update={"deliveries": until_then})
     smallest, is_smallest = shrink(script, lambda some: shows(player, some, difference), SHRINK_TIMEOUT_S)
     write_script(SCRIPT, smallest)
     text = SCRIPT.read_text(encoding="utf-8")

@@ -35,8 +35,7 @@ from harness.project.environments import python_of
 from harness.replay.delivered_file import DeliveredFile, Line, replayed
 from harness.replay.expected_table import ExpectedLoad, ExpectedTable
 from harness.replay.script import Delivery, Run, Script, interval_of
-from harness.warehouse.ephemeral import ephemeral_server
-from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
+from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 
 DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
 BUILD = "run --quiet --no-write-json --log-level-file none --select"
@@ -83,7 +82,7 @@ class Player:
     settled: dict[date, list[tuple[str, tuple[Any, ...]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.processes = [Process(self.python) for _ in range(2)]
+        self.processes = [Process(self.python) for _ in range(2)]  # the second is for builds beside others
 
     def play(self, script: Script) -> None:
         """Play SCRIPT on an empty warehouse; raise DifferenceError at the first run after which a table is wrong."""
@@ -111,12 +110,11 @@ class Player:
 
 
 @contextmanager
-def open_player(feed: Feed, feeds: Iterable[Feed], postgres: str | None = None) -> Iterator[Player]:
-    """Yield a player of FEED, one of FEEDS, on an ephemeral PostgreSQL, or on the server of the DSN POSTGRES."""
-    with ephemeral_server(postgres) as server, TemporaryDirectory(prefix="replay-") as folder:
-        template = create_warehouse(server, f"{DATABASE}_template", make_passwords())
-        create_tables(template.loader_dsn, replayed(feed))
-        create_others(template.loader_dsn, (other for other in feeds if other.name != feed.name))
+def open_player(template: Warehouse, feed: Feed, feeds: Iterable[Feed]) -> Iterator[Player]:
+    """Yield a player of FEED, one of FEEDS, that plays on copies of TEMPLATE, a new warehouse."""
+    create_tables(template.loader_dsn, replayed(feed))
+    create_others(template.loader_dsn, (other for other in feeds if other.name != feed.name))
+    with TemporaryDirectory(prefix="replay-") as folder:
         player = Player(template, replayed(feed), str(python_of("dbt")), Path(folder))
         try:
             player.build_staging()
@@ -258,11 +256,10 @@ class _Play:
                 "select status, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
                 (run_id,),
             ).fetchall()
-        if expected is None or expected.is_refused:
-            wanted, found = "failed", [row[0] for row in found]
-            self._compare(delivery, run, "raw.loads", {(wanted,)}, {(status,) for status in found})
+        if expected is None or expected.is_refused:  # it has other counts, or none
+            self._compare(delivery, run, "raw.loads", {("failed",)}, [row[:1] for row in found])
         else:
-            self._compare(delivery, run, "raw.loads", {("succeeded", *expected.counts)}, set(found))
+            self._compare(delivery, run, "raw.loads", {("succeeded", *expected.counts)}, found)
 
     def _check(self, delivery: Delivery, run: Run) -> None:
         """Compare the raw table and the marts with what they must hold."""

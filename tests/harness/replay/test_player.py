@@ -1,0 +1,66 @@
+"""A replay without Airflow: two months of deliveries are right after every run, and a fault is found."""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import pytest
+
+from feeds.contract import read_feeds
+from feeds.replacement import Replacement
+from harness.replay.making import make_script
+from harness.replay.player import DifferenceError, Player, open_player
+from harness.replay.script import Delivery, Run, Script
+from harness.warehouse.roles import Warehouse, copy_warehouse
+from tests.events_feed import EVENTS
+
+DAILY = (Run(cadence="daily"),)
+
+
+@pytest.fixture(scope="module")
+def player(template: Warehouse) -> Iterator[Player]:
+    """Give a player of the feed `events`."""
+    with open_player(copy_warehouse(template, "replay_template"), EVENTS, read_feeds().values()) as player:
+        yield player
+
+
+def test_two_months_are_right_after_every_run(player: Player) -> None:
+    script = make_script(EVENTS, seed=1, days=60)
+    days: list[date] = []
+    player.progress = lambda delivery: days.append(delivery.day)
+
+    player.play(script)
+
+    assert player.runs == script.runs >= 60
+    assert days == [delivery.day for delivery in script.deliveries]
+    assert max(map(len, player.settled.values())) > 1  # some day has changed later
+
+
+def moved_row() -> Script:
+    """Return a script in which a row moves from one day to another."""
+    row = ("1", "proposed", "1", "2020-01-01 09:00:00", "7_tuin_garden_1.5")
+    later = (*row[:3], "2020-01-02 09:00:00", row[4])
+    return Script(
+        feed="events",
+        deliveries=(
+            Delivery(day=date(2020, 1, 1), rows=(row,), runs=DAILY),
+            Delivery(day=date(2020, 1, 2), rows=(later,), runs=DAILY),
+        ),
+    )
+
+
+def test_a_fault_of_the_load_is_found(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    player.play(moved_row())
+
+    def find_none(*_: Any) -> int:
+        return 0
+
+    monkeypatch.setattr(Replacement, "find_moved", find_none)
+    with pytest.raises(DifferenceError) as error:
+        player.play(moved_row())
+    assert (error.value.table, error.value.run, error.value.day) == ("raw.loads", "daily", date(2020, 1, 2))
+    assert error.value.lines == [
+        "1 rows expected, 1 found",
+        "  missing     succeeded, 1, 1, 0, 0",
+        "  unexpected  failed, null, null, null, null",
+    ]
