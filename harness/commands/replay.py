@@ -21,7 +21,7 @@ from harness.oracle.raw_rows import moment_of
 from harness.oracle.row_values import RejectedError, Row, written
 from harness.project.paths import BUILD, expanded, from_root
 from harness.replay.making import make_script
-from harness.replay.player import DifferenceError, Player, open_player
+from harness.replay.player import Difference, Player, open_player
 from harness.replay.script import Delivery, Script, Texts, read_script, write_script
 from harness.replay.shrinking import shrink
 from harness.reporting.console import say, table
@@ -111,7 +111,7 @@ def play(player: Player, script: Script, section: Section) -> None:
     player.progress = progress
     try:
         player.play(script)
-    except DifferenceError as difference:
+    except Difference as difference:
         say_difference(difference, script)
         raise difference.amended(
             evidence=[code("\n".join(difference.lines)), shrunk(player, script, difference)]
@@ -126,7 +126,7 @@ def play(player: Player, script: Script, section: Section) -> None:
     say(f"✓ {section.headline} ({seconds})")
 
 
-def say_difference(difference: DifferenceError, script: Script) -> None:
+def say_difference(difference: Difference, script: Script) -> None:
     """Print where SCRIPT has shown DIFFERENCE."""
     say(f"✗ {script.title()}: {difference.table} after the {difference.run} run of {difference.day}")
     for line in difference.lines:
@@ -134,7 +134,7 @@ def say_difference(difference: DifferenceError, script: Script) -> None:
     say("… shrinking the script")
 
 
-def shrunk(player: Player, script: Script, difference: DifferenceError) -> str:
+def shrunk(player: Player, script: Script, difference: Difference) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
     player.progress = lambda _: None
     until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
@@ -146,11 +146,11 @@ def shrunk(player: Player, script: Script, difference: DifferenceError) -> str:
     return code(text)
 
 
-def shows(player: Player, script: Script, difference: DifferenceError) -> bool:
+def shows(player: Player, script: Script, difference: Difference) -> bool:
     """Return whether SCRIPT shows a difference in the table of DIFFERENCE."""
     try:
         player.play(script)
-    except DifferenceError as other:
+    except Difference as other:
         return other.table == difference.table
     return False
 

@@ -9,7 +9,7 @@ import pytest
 from feeds.contract import read_feeds
 from feeds.replacement import Replacement
 from harness.replay.making import make_script
-from harness.replay.player import DifferenceError, Player, open_player
+from harness.replay.player import Difference, Player, open_player
 from harness.replay.script import Delivery, Run, Script
 from harness.warehouse.roles import Warehouse, copy_warehouse
 from tests.events_feed import EVENTS
@@ -56,7 +56,7 @@ def test_a_fault_of_the_load_is_found(player: Player, monkeypatch: pytest.Monkey
         return 0
 
     monkeypatch.setattr(Replacement, "find_moved", find_none)
-    with pytest.raises(DifferenceError) as error:
+    with pytest.raises(Difference) as error:
         player.play(moved_row())
     assert (error.value.table, error.value.run, error.value.day) == ("raw.loads", "daily", date(2020, 1, 2))
     assert error.value.lines == [
