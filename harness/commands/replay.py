@@ -12,13 +12,15 @@ from itertools import islice
 from typing import Any
 
 from feeds.contract import Feed, read_feeds
+from feeds.interval import ALWAYS
 from feeds.uri import shown
 from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
-from harness.errors import UsageError
+from harness.errors import ChecksFailedError, UsageError
 from harness.oracle.file_rows import rows as rows_of_file
 from harness.oracle.raw_rows import moment_of
 from harness.oracle.row_values import RejectedError, Row, written
+from harness.pipeline.feed_files import check_files
 from harness.project.paths import BUILD, expanded, from_root
 from harness.replay.making import make_script
 from harness.replay.player import Difference, Player, open_player
@@ -113,9 +115,13 @@ def play(player: Player, script: Script, section: Section) -> None:
         player.play(script)
     except Difference as difference:
         say_difference(difference, script)
-        raise difference.amended(
-            evidence=[code("\n".join(difference.lines)), shrunk(player, script, difference)]
-        ) from None
+        evidence = [code("\n".join(difference.lines)), shrunk(player, script, difference)]
+        raise ChecksFailedError(
+            str(difference),
+            "A change to the load or to a model most likely broke what it does with late, corrected or repeated rows.",
+            f"Play the smallest script that shows it again: nox -s replay -- --script {from_root(SCRIPT)}",
+            evidence,
+        ) from difference
     except BaseException:  # an interrupt too
         if day:
             say(f"  it ended on the simulated day {day}; its script is {from_root(SCRIPT)}")
@@ -180,6 +186,7 @@ def user_rows(feed: Feed, uri: str) -> list[tuple[date, Texts]]:
         UsageError: there is none.
         FeedError: the files cannot be read.
     """
+    check_files(feed, uri, ALWAYS)
     found = {tuple(row[name] for name in feed.key): row for row in islice(valid_rows(feed, uri), MOST_ROWS)}
     if not found:
         raise UsageError(
