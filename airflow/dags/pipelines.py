@@ -5,14 +5,18 @@ raw table with the files' rows (of a snapshot: the whole table), and `dbt_build`
 depends on it, and what these models are built from. The contract, `airflow/feeds/<feed>.yaml`, says what is a valid row
 and where files are.
 
-**Interval:** a scheduled run or a backfill loads its data interval. A run without a data interval (one that a user, the
-API or an asset triggers) loads the interval of its params `start` and `end` (UTC, half-open), and the whole file
-without them.
+**Interval:** a scheduled run or a run of a backfill loads its data interval. Any other run (that a user, the API or an
+asset triggers) loads the interval of its params `start` and `end` (UTC, half-open), and the whole file without them,
+whatever its logical date. With a logical date in the future it waits for that date, at most as long as a run may take.
+
+**Backfill:** only the last loads of a backfill are followed by a build, which builds for all of them. The others skip
+`dbt_build` (docs/backfill.md).
 
 **Re-run:** safe at any time, also during other runs; the interval is replaced as a whole.
 
 **Retries:** three, where another try may succeed: after a killed pod, an unreachable or busy warehouse, a file that
-changed, and every 20 minutes if the file does not exist yet. Rejected rows, a failing model or test fail at once.
+changed, and every 20 minutes if the file does not exist yet (not in a backfill). Rejected rows, a failing model or test
+fail at once.
 
 **Triage:** if the load failed, its log counts the rejected rows by reason; they are in `raw.rejected_rows`, and the
 load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing test. Fix the file or the model and
@@ -43,6 +47,21 @@ DAY = (
 TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?"
 INSTANT = rf"^{DAY}([T ]{TIME})?$(?!\n)"  # in Python, `$` alone matches before a line end
 
+# What holds for every pipeline, so that a backfill of years on an empty warehouse ends well, as well as one day's run.
+USUAL: dict[str, Any] = {
+    "start_date": pendulum.datetime(1970, 1, 1, tz="UTC"),  # backfills go back to here
+    "catchup": False,  # unpausing loads one interval, and not the history, which is a backfill's
+    # From the start of a run, not from when it is queued: a backfill may queue any number of runs.
+    "dagrun_timeout": timedelta(hours=3),
+    "default_args": {
+        "execution_timeout": timedelta(hours=1),
+        # A load reads all of its files, and its swap and a build take turns: more at once would wait for each other, in
+        # a process or a pod each. Two, so that one starts while the other is in the database.
+        "max_active_tis_per_dag": 2,
+        **RETRIES,
+    },
+}
+
 
 def pipeline(feed: Feed, cadence: str) -> DAG:
     """Make the pipeline of FEED that runs once per CADENCE; the coarser ones load late and corrected rows again."""
@@ -50,12 +69,9 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
     @dag(
         dag_id=f"{feed.name}_pipeline_{cadence}",
         schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
-        start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
-        catchup=False,
         doc_md=__doc__,
         tags=[feed.name, cadence],
-        default_args={"execution_timeout": timedelta(hours=1), **RETRIES},
-        dagrun_timeout=timedelta(hours=3),
+        **USUAL,
         params={
             "start": instant("first instant to load (UTC); empty: no bound"),
             "end": instant("first instant after the interval (UTC); empty: no bound"),
@@ -80,9 +96,11 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
             create_tables(warehouse_dsn(), feed)
             create_others(warehouse_dsn(), (other for other in FEEDS if other != feed))
 
-        @task(task_id=f"load_{feed.name}", outlets=[Asset(f"raw.{feed.name}")])
+        # One XCom, not one more for each figure.
+        @task(task_id=f"load_{feed.name}", outlets=[Asset(f"raw.{feed.name}")], multiple_outputs=False)
         def load() -> dict[str, Any]:
             from airflow.sdk import get_current_context
+            from airflow.sdk.exceptions import DownstreamTasksSkipped
 
             from feeds.days import valid_times
             from feeds.dsn import warehouse_dsn
@@ -103,6 +121,9 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
                 allow_empty=context["params"]["allow_empty"],
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )
+            if another_load_follows(context):
+                context["ti"].xcom_push("return_value", result.as_dict())
+                raise DownstreamTasksSkipped(tasks=["dbt_build"])  # type: ignore[no-untyped-call]
             return result.as_dict()
 
         # What depends on the source, and what that is built from: a model of this feed may join another's, which was
@@ -122,7 +143,7 @@ def broken_pipelines(name: str, error: ContractInvalid) -> None:
         @dag(
             dag_id=f"{name}_pipeline_{cadence}",
             schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
-            start_date=pendulum.datetime(2020, 1, 1, tz="UTC"),
+            start_date=USUAL["start_date"],
             catchup=False,
             doc_md=str(error),
             tags=["invalid contract", cadence],
@@ -165,6 +186,24 @@ def interval(context: Any) -> tuple[datetime | None, datetime | None]:
 
     chosen = Interval.parse(context["params"]["start"], context["params"]["end"])
     return chosen.start, chosen.end
+
+
+def another_load_follows(context: Any) -> bool:
+    """Return whether, in a backfill, a load of another run of the DAG is to start; call it after this run's commit.
+
+    The run of that load builds what this one has loaded, or leaves it to a load that starts even later. A load that
+    waits for its next try does not count: it has failed once. See docs/adr/0009.
+    """
+    run = context["dag_run"]
+    if run.run_type != "backfill":
+        return False
+    ti = context["ti"]
+    waiting = ["scheduled", "queued"]
+    return bool(
+        ti.get_dr_count(run.dag_id, states=["queued"])
+        or ti.get_ti_count(run.dag_id, task_ids=[ti.task_id], states=waiting)
+        or ti.get_ti_count(run.dag_id, task_ids=["create_tables"], states=[*waiting, "running"])
+    )
 
 
 FEEDS: list[Feed] = []

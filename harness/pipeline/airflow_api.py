@@ -1,10 +1,11 @@
 """A client of Airflow's REST API, the same for every target."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
 
 import httpx
 
@@ -16,7 +17,19 @@ RETRY_FOR_S = 60.0  # 429 and 5xx, and connections that are refused
 POLL_INTERVAL_S = 0.5
 COMPONENTS = ("metadatabase", "scheduler", "dag_processor")  # they report their health; the API server answers or not
 
+PAGE = 100  # of the runs of a backfill
+
+Reprocess = Literal["none", "failed", "completed"]
 TaskListener = Callable[[str, str], None]
+
+
+class BackfillRun(NamedTuple):
+    """A run of a backfill: its id and state, and its data interval in UTC."""
+
+    run_id: str
+    state: str
+    start: datetime
+    end: datetime
 
 
 @dataclass
@@ -99,13 +112,20 @@ class AirflowApi:
         """Unpause a DAG; its last interval then gets a scheduled run."""
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, conf: dict[str, Any], *, replaces_scheduled: bool = False) -> str:
-        """Trigger a run and return its id; CONF overrides the DAG's params.
+    def trigger(
+        self,
+        dag_id: str,
+        conf: dict[str, Any],
+        *,
+        logical_date: datetime | None = None,
+        replaces_scheduled: bool = False,
+    ) -> str:
+        """Trigger a run, by default without a logical date, and return its id; CONF overrides the DAG's params.
 
-        With REPLACES_SCHEDULED the run has the logical date of the scheduled run that is due, so that the scheduler
-        creates none; otherwise, and if none is due, it has no logical date.
+        With REPLACES_SCHEDULED the run has the logical date of the scheduled run that is due, if one is, so that the
+        scheduler creates none.
         """
-        body = {"logical_date": None, "conf": conf}
+        body = {"logical_date": logical_date and logical_date.isoformat(), "conf": conf}
         if replaces_scheduled:
             dag = self._request("GET", f"/api/v2/dags/{dag_id}").json()
             due = dag["next_dagrun_run_after"]
@@ -113,6 +133,75 @@ class AirflowApi:
                 names = ("logical_date", "data_interval_start", "data_interval_end")
                 body |= {name: dag[f"next_dagrun_{name}"] for name in names}
         return str(self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body).json()["dag_run_id"])
+
+    def backfill(
+        self,
+        dag_id: str,
+        start: datetime,
+        end: datetime,
+        max_active_runs: int,
+        *,
+        reprocess: Reprocess = "none",
+        run_backwards: bool = False,
+    ) -> int:
+        """Start a backfill of a DAG that is not paused, and return its id.
+
+        It has a run for each data interval that begins in [START, END) and has passed; where such a run has ended,
+        REPROCESS says whether it runs again: never, if it failed, or always.
+        """
+        body = {
+            "dag_id": dag_id,
+            "from_date": start.isoformat(),
+            "to_date": (end - timedelta(microseconds=1)).isoformat(),  # Airflow's is the last logical date
+            "max_active_runs": max_active_runs,
+            "reprocess_behavior": reprocess,
+            "run_backwards": run_backwards,
+        }
+        return int(self._request("POST", "/api/v2/backfills", json=body).json()["id"])
+
+    def backfill_runs(self, backfill_id: int) -> list[BackfillRun]:
+        """Return the runs of a backfill by their data intervals.
+
+        Airflow's API does not say which backfill made a run: these are all runs by a backfill of the same intervals.
+        """
+        backfill = self._request("GET", f"/api/v2/backfills/{backfill_id}").json()
+        query = {
+            "run_type": "backfill",
+            "logical_date_gte": backfill["from_date"],
+            "logical_date_lte": backfill["to_date"],
+            "order_by": "logical_date",
+            "limit": PAGE,
+        }
+        runs: list[BackfillRun] = []
+        while True:
+            path = f"/api/v2/dags/{backfill['dag_id']}/dagRuns"
+            page = self._request("GET", path, params={**query, "offset": len(runs)}).json()
+            for run in page["dag_runs"]:
+                bounds = (datetime.fromisoformat(run[f"data_interval_{bound}"]) for bound in ("start", "end"))
+                runs.append(BackfillRun(run["dag_run_id"], run["state"], *bounds))
+            if len(runs) >= page["total_entries"] or not page["dag_runs"]:
+                return runs
+
+    def follow_backfill(self, backfill_id: int, timeout_s: float) -> list[BackfillRun]:
+        """Wait until a backfill has ended, and return its runs; raise DagRunFailedError if one failed or it did not."""
+        deadline = time.monotonic() + timeout_s
+        while (backfill := self._request("GET", f"/api/v2/backfills/{backfill_id}").json())["completed_at"] is None:
+            self.watch()
+            if time.monotonic() > deadline:
+                states = Counter(run.state for run in self.backfill_runs(backfill_id))
+                listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+                raise DagRunFailedError(
+                    f"The backfill of {backfill['dag_id']} did not end within {timeout_s:.0f} s; its runs: {listed}.",
+                    "The DAG or the backfill is paused, the machine is too slow, or the scheduler is stuck.",
+                    "Look at the scheduler's log.",
+                )
+            time.sleep(POLL_INTERVAL_S)
+        runs = self.backfill_runs(backfill_id)
+        for run in runs:
+            if run.state == "failed":
+                states_of_tasks = self.task_states(backfill["dag_id"], run.run_id)
+                raise self._run_failed(backfill["dag_id"], run.run_id, states_of_tasks)
+        return runs
 
     def runs(self, dag_id: str) -> dict[str, str]:
         """Return the states of a DAG's latest 100 runs by run id, the latest first."""

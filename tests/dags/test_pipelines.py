@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from feeds.contract import CONTRACTS, read_feed, read_feeds
 from feeds.errors import ContractInvalid, IntervalUnreadable, SettingUnusable
 from feeds.interval import Interval
 from feeds.ledger import LoadResult
+from feeds.retries import RetryPolicy
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
 CADENCES = {"daily": "0 0 * * *", "weekly": "0 0 * * 0", "monthly": "0 0 1 * *"}
@@ -166,6 +167,20 @@ def test_the_schedule_has_data_intervals_in_utc(dags: dict[str, Any], cadence: s
     assert type(timetable).__name__ == "CronDataIntervalTimetable"
     assert timetable.summary == CADENCES[cadence]
     assert str(timetable._timezone) == "UTC"
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAG_IDS))
+@pytest.mark.parametrize("image", ["", "dbt:1"])
+def test_a_backfill_of_years_ends_well(dag_id: str, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBT_IMAGE", image)
+    dag = load_dags()[dag_id]
+    assert dag.catchup is False
+    assert dag.start_date == datetime(1970, 1, 1, tzinfo=UTC)  # a backfill's earliest day
+    assert dag.dagrun_timeout == timedelta(hours=3)
+    for task in dag.tasks:
+        assert (task.max_active_tis_per_dag, task.retries, task.depends_on_past) == (2, 3, False)
+        assert task.execution_timeout == timedelta(hours=1)
+        assert type(task.retry_policy) is RetryPolicy
 
 
 @pytest.mark.parametrize("dag_id", sorted(DAG_IDS))

@@ -5,26 +5,33 @@ from typing import Any
 
 import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import ExceptionRetryPolicy, RetryAction
+from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowException
 
 from feeds import errors
 from feeds.dbt_pod import dbt_pod
 from feeds.dbt_task import DbtEndedError, DbtFailedError, failure
-from feeds.retries import RETRIES
+from feeds.retries import RETRIES, RetryPolicy
 
 TEMPORARY = {"SourceMissing", "SourceUnreadable", "SourceChanged", "WarehouseBusy", "WarehouseGone"}
 
 
-def action(exception: BaseException) -> RetryAction:
-    policy = ExceptionRetryPolicy.deserialize(RETRIES["retry_policy"].serialize())  # as the scheduler stores it
-    return policy.evaluate(exception, 1, RETRIES["retries"]).action
+def action(exception: BaseException, run_type: str = "scheduled") -> RetryAction:
+    policy = RetryPolicy.deserialize(RETRIES["retry_policy"].serialize())  # as the scheduler stores it
+    context: Any = {"dag_run": SimpleNamespace(run_type=run_type)}
+    return policy.evaluate(exception, 1, RETRIES["retries"], context).action
 
 
 @pytest.mark.parametrize("kind", errors.FeedError.__subclasses__())
 def test_an_error_of_a_load_is_tried_again_if_it_is_temporary(kind: type[errors.FeedError]) -> None:
     expected = RetryAction.RETRY if kind.__name__ in TEMPORARY else RetryAction.FAIL
     assert action(kind("what", "why", "next")) is expected
+
+
+@pytest.mark.parametrize("kind", errors.FeedError.__subclasses__())
+def test_a_backfill_waits_for_everything_but_missing_files(kind: type[errors.FeedError]) -> None:
+    expected = RetryAction.RETRY if kind.__name__ in TEMPORARY - {"SourceMissing"} else RetryAction.FAIL
+    assert action(kind("what", "why", "next"), "backfill") is expected
 
 
 def test_unexpected_errors_are_tried_again() -> None:

@@ -3,12 +3,26 @@
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
 from feeds import errors
 from feeds.dbt_task import DbtFailedError
 
-_POLICY = ExceptionRetryPolicy(
+
+class RetryPolicy(ExceptionRetryPolicy):
+    """Try again by the kind of the failure; a backfill does not wait for files, since the time of its files has passed.
+
+    Each of its runs would wait for an hour, and the next ones for it.
+    """
+
+    def evaluate(self, exception: BaseException, try_number: int, max_tries: int, context: Any = None) -> RetryDecision:
+        """Return whether a task that failed with EXCEPTION is tried again."""
+        if isinstance(exception, errors.SourceMissing) and context and context["dag_run"].run_type == "backfill":
+            return RetryDecision(RetryAction.FAIL, reason="a backfill does not wait for files")
+        return super().evaluate(exception, try_number, max_tries, context)
+
+
+_POLICY = RetryPolicy(
     [
         RetryRule(
             errors.SourceMissing,
