@@ -105,7 +105,7 @@ def e2e(session: nox.Session) -> None:
 @nox.session(tags=["nightly"], default=False)
 def replay(session: nox.Session) -> None:
     """Play a year of deliveries and runs, and check every number after every run: `-- --seed N --days N`."""
-    run(session, install(session, "dbt", "harness"), "harness", "replay")
+    run(session, install(session, "airflow", "dbt", "harness"), "harness", "replay")
 
 
 @nox.session(default=False)

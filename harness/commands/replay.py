@@ -6,8 +6,8 @@ Without Airflow, the default, the load and dbt run in this process and beside it
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -22,17 +22,22 @@ from harness.oracle.raw_rows import moment_of
 from harness.oracle.row_values import RejectedError, Row, written
 from harness.pipeline.feed_files import check_files
 from harness.project.paths import BUILD, expanded, from_root
+from harness.replay.airflow_player import DAYS, AirflowPlayer, for_airflow
+from harness.replay.comparison import Difference, Settled
 from harness.replay.making import make_script
-from harness.replay.player import Difference, Player, open_player
+from harness.replay.player import Player, open_player
 from harness.replay.script import Delivery, Script, Texts, read_script, write_script
 from harness.replay.shrinking import shrink
-from harness.reporting.console import say, table
+from harness.reporting.console import Phases, say, table
 from harness.reporting.summary import Section, code
 from harness.reporting.summary import table as markdown_table
+from harness.targets.choice import choose
+from harness.targets.options import RunOptions
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.roles import create_warehouse, make_passwords
 
 SCRIPT = BUILD / "replay" / "script.yaml"
+PLAYED_ON = ("embedded",)
 YEAR = 366  # days
 MOST_ROWS = 20_000  # of a user's file: each run reads all of them
 SHRINK_TIMEOUT_S = 600.0
@@ -51,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="files with rows of the feed; deliveries are invented",
     )
     parser.add_argument("--script", metavar="FILE", type=expanded, help="play this script; no seed makes one")
+    parser.add_argument("--target", metavar="TARGET", help=f"play {DAYS} days through Airflow: {', '.join(PLAYED_ON)}")
     parser.add_argument(
         "--postgres", type=valid_dsn, metavar="DSN", help="an administrator's DSN of a PostgreSQL, 14 to 18, to use"
     )
@@ -68,6 +74,9 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s replay`."""
     logging.getLogger("feeds").setLevel(logging.ERROR)  # the script provokes what loads warn of
     feeds = read_feeds()
+    if parsed.target:
+        play_on_airflow(parsed, feeds, section)
+        return
     if parsed.script:
         script = read_script(parsed.script, feeds)
     else:
@@ -75,13 +84,62 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         rows = user_rows(feed, parsed.events) if parsed.events else sample_rows(feed)
         script = make_script(feed, parsed.seed, parsed.days, rows)
     feed = playable(script.feed, feeds)
-    write_script(SCRIPT, script)
-    say(f"replay of {script.title()}")
-    section.title = f"replay of {script.title()}"
+    begin(script, section)
     with ephemeral_server(parsed.postgres) as server:
         template = create_warehouse(server, "replay_template", make_passwords())
         with open_player(template, feed, feeds.values()) as player:
             play(player, script, section)
+
+
+def begin(script: Script, section: Section) -> None:
+    """Keep SCRIPT, which is to be played, and say so."""
+    write_script(SCRIPT, script)
+    section.title = f"replay of {script.title()}"
+    say(section.title)
+
+
+def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section: Section) -> None:
+    """Play a script of PARSED options through an Airflow on its target."""
+    if parsed.target not in PLAYED_ON:
+        raise UsageError(
+            f"A replay has no target {shown(parsed.target)!r}.",
+            f"It plays through Airflow on: {', '.join(PLAYED_ON)}.",
+            "Name one of them, or leave --target out to play without Airflow.",
+        )
+    if others := [name for name in ("script", "events", "postgres") if getattr(parsed, name)]:
+        raise UsageError(
+            f"--{others[0]} is for a replay without Airflow.",
+            "Through Airflow the days are the last two weeks, and all is made for them.",
+            "Leave --target out, or this option.",
+        )
+    feed = playable(parsed.feed, feeds)
+    today = datetime.now(UTC).date()
+    script = for_airflow(make_script(feed, parsed.seed, DAYS, last_day=today - timedelta(1)))
+    begin(script, section)
+    target, _ = choose(parsed.target)
+    path = SCRIPT.with_name(f"{feed.name}.csv")
+    phases = Phases()
+    with target.up(RunOptions(target=parsed.target, uris={feed.name: str(path)}), phases) as deployment:
+        player = AirflowPlayer(deployment.api, deployment.warehouse, feed, path, lambda line: say(f"  {line}"))
+        with phases.phase("days played") as phase:
+            try:
+                player.play(script)
+            except Difference as difference:
+                say_difference(difference, script)
+                raise different(difference, [code("\n".join(difference.lines))]) from difference
+            phase.text = f"{len(player.run_ids)} runs of {DAYS} days: every table right after each delivery"
+    say_settled(player.comparison.settled, section)
+    section.headline = f"{len(player.run_ids)} runs, every table right after each delivery"
+
+
+def different(difference: Difference, evidence: Sequence[str]) -> ChecksFailedError:
+    """Return the error for DIFFERENCE."""
+    return ChecksFailedError(
+        str(difference),
+        "A change to the load or to a model most likely broke what it does with late, corrected or repeated rows.",
+        f"Play the script that shows it without Airflow: nox -s replay -- --script {from_root(SCRIPT)}",
+        evidence,
+    )
 
 
 def playable(name: str, feeds: dict[str, Feed]) -> Feed:
@@ -116,17 +174,12 @@ def play(player: Player, script: Script, section: Section) -> None:
     except Difference as difference:
         say_difference(difference, script)
         evidence = [code("\n".join(difference.lines)), shrunk(player, script, difference)]
-        raise ChecksFailedError(
-            str(difference),
-            "A change to the load or to a model most likely broke what it does with late, corrected or repeated rows.",
-            f"Play the smallest script that shows it again: nox -s replay -- --script {from_root(SCRIPT)}",
-            evidence,
-        ) from difference
+        raise different(difference, evidence) from difference
     except BaseException:  # an interrupt too
         if day:
             say(f"  it ended on the simulated day {day}; its script is {from_root(SCRIPT)}")
         raise
-    say_settled(player, section)
+    say_settled(player.settled, section)
     seconds = ", ".join(f"{name} {taken:.0f} s" for name, taken in player.seconds.items())
     section.headline = f"{player.runs} runs, every table right after each"
     say(f"✓ {section.headline} ({seconds})")
@@ -161,11 +214,11 @@ def shows(player: Player, script: Script, difference: Difference) -> bool:
     return False
 
 
-def say_settled(player: Player, section: Section) -> None:
+def say_settled(settled: Settled, section: Section) -> None:
     """Report how the numbers of the day that changed most often have settled."""
-    if not player.settled:
+    if not settled:
         return
-    day, changes = max(player.settled.items(), key=lambda item: (len(item[1]), item[0]))
+    day, changes = max(settled.items(), key=lambda item: (len(item[1]), item[0]))
     header = ("after the run", *SETTLED[: len(changes[0][1])])
     rows = [(run, *map(str, numbers)) for run, numbers in changes]
     say(f"\n  how the numbers of {day} settled\n")

@@ -23,8 +23,8 @@ Reprocess = Literal["none", "failed", "completed"]
 TaskListener = Callable[[str, str], None]
 
 
-class BackfillRun(NamedTuple):
-    """A run of a backfill: its id and state, and its data interval in UTC."""
+class IntervalRun(NamedTuple):
+    """A run of a schedule or of a backfill: its id and state, and its data interval in UTC."""
 
     run_id: str
     state: str
@@ -159,30 +159,32 @@ class AirflowApi:
         }
         return int(self._request("POST", "/api/v2/backfills", json=body).json()["id"])
 
-    def backfill_runs(self, backfill_id: int) -> list[BackfillRun]:
+    def backfill_runs(self, backfill_id: int) -> list[IntervalRun]:
         """Return the runs of a backfill by their data intervals.
 
         Airflow's API does not say which backfill made a run: these are all runs by a backfill of the same intervals.
         """
         backfill = self._request("GET", f"/api/v2/backfills/{backfill_id}").json()
-        query = {
-            "run_type": "backfill",
-            "logical_date_gte": backfill["from_date"],
-            "logical_date_lte": backfill["to_date"],
-            "order_by": "logical_date",
-            "limit": PAGE,
-        }
-        runs: list[BackfillRun] = []
+        dates = {"logical_date_gte": backfill["from_date"], "logical_date_lte": backfill["to_date"]}
+        return self.runs_of_type(backfill["dag_id"], "backfill", **dates)
+
+    def runs_of_type(self, dag_id: str, run_type: str, **query: str) -> list[IntervalRun]:
+        """Return the runs of RUN_TYPE of a DAG, which have data intervals, by these; QUERY chooses among them."""
+        runs: list[IntervalRun] = []
         while True:
-            path = f"/api/v2/dags/{backfill['dag_id']}/dagRuns"
-            page = self._request("GET", path, params={**query, "offset": len(runs)}).json()
+            params = {"run_type": run_type, "order_by": "logical_date", "limit": PAGE, "offset": len(runs), **query}
+            page = self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=params).json()
             for run in page["dag_runs"]:
                 bounds = (datetime.fromisoformat(run[f"data_interval_{bound}"]) for bound in ("start", "end"))
-                runs.append(BackfillRun(run["dag_run_id"], run["state"], *bounds))
+                runs.append(IntervalRun(run["dag_run_id"], run["state"], *bounds))
             if len(runs) >= page["total_entries"] or not page["dag_runs"]:
                 return runs
 
-    def follow_backfill(self, backfill_id: int, timeout_s: float) -> list[BackfillRun]:
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Clear a run that has ended, so that all of its tasks run again."""
+        self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear", json={"dry_run": False})
+
+    def follow_backfill(self, backfill_id: int, timeout_s: float) -> list[IntervalRun]:
         """Wait until a backfill has ended, and return its runs; raise DagRunFailedError if one failed or it did not."""
         deadline = time.monotonic() + timeout_s
         while (backfill := self._request("GET", f"/api/v2/backfills/{backfill_id}").json())["completed_at"] is None:

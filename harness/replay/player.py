@@ -6,18 +6,15 @@ process is killed at a statement; the next build then has two loads to process.
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from feeds.contract import Feed
 from feeds.errors import FeedError
@@ -26,32 +23,21 @@ from feeds.ledger import LoadResult
 from feeds.load import load
 from feeds.tables import create_others, create_tables
 from harness.errors import DbtFailedError
-from harness.oracle.checks import select
-from harness.oracle.expected_numbers import COLUMNS, EVENT, MARKETPLACE, Event, Marts, proposal
-from harness.oracle.raw_rows import canonical
 from harness.oracle.row_values import Row
 from harness.processes.dbt_process import Dbt, Process
 from harness.project.environments import python_of
+from harness.replay.comparison import Comparison, Settled
 from harness.replay.delivered_file import DeliveredFile, Line, replayed
-from harness.replay.expected_table import ExpectedLoad, ExpectedTable
+from harness.replay.expected_table import ExpectedTable
 from harness.replay.script import Delivery, Run, Script, interval_of
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 
 DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
 BUILD = "run --quiet --no-write-json --log-level-file none --select"
-SHOWN = 5  # rows of a difference
 
 
 class BrokenOff(Exception):  # noqa: N818 - not an error: the script says so
     """The load breaks off here, as the script says."""
-
-
-class Difference(Exception):  # noqa: N818 - what a replay looks for; its command makes an error of it
-    """A table is not what the script says after a run: of which day and cadence, and the first different rows."""
-
-    def __init__(self, day: date, run: str, table: str, lines: Sequence[str]) -> None:
-        super().__init__(f"{table} is wrong after the {run} run of {day}: {lines[0]}.")
-        self.day, self.run, self.table, self.lines = day, run, table, list(lines)
 
 
 @dataclass
@@ -62,7 +48,7 @@ class Player:
         progress: called before each delivery.
         runs: the number of runs of the last play.
         seconds: what each part of it took.
-        settled: by day, what the numbers of the day were after the runs that changed them.
+        settled: how its days have settled.
     """
 
     template: Warehouse
@@ -72,7 +58,7 @@ class Player:
     progress: Callable[[Delivery], None] = lambda _: None
     runs: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    settled: dict[date, list[tuple[str, tuple[Any, ...]]]] = field(default_factory=dict)
+    settled: Settled = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.processes = [Process(self.python) for _ in range(2)]  # the second is for builds beside others
@@ -130,9 +116,10 @@ class _Play:
         self.path = player.folder / "file.csv"
         self.table = ExpectedTable(player.feed)
         self.built: dict[Any, Row] | None = {}  # the raw table's rows when the models were built; None if some were not
-        self.has_marts = player.feed.name == MARKETPLACE
+        self.comparison = Comparison(player.feed, self.warehouse)
         self.loads = 0
-        player.runs, player.seconds, player.settled = 0, dict.fromkeys(("loads", "builds", "checks"), 0.0), {}
+        player.runs, player.seconds = 0, dict.fromkeys(("loads", "builds", "checks"), 0.0)
+        player.settled = self.comparison.settled
 
     def play(self, script: Script) -> None:
         for delivery in script.deliveries:
@@ -188,7 +175,7 @@ class _Play:
         has_failed = lines is None or (breaks and lines)
         expected = None if has_failed else self.table.load(lines or [], interval)
         with self._timed("checks"):
-            self._check_ledger(delivery, run, run_id, expected)
+            self.comparison.check_ledger((delivery.day, run.cadence), run_id, expected)
         return result is not None
 
     def _try_load(self, interval: Interval, run_id: str, *, breaks: bool = False) -> LoadResult | None:
@@ -242,65 +229,9 @@ class _Play:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
-    def _check_ledger(self, delivery: Delivery, run: Run, run_id: str, expected: ExpectedLoad | None) -> None:
-        """Check what the ledger says of the load; None where it must have failed before it knew its rows."""
-        with psycopg.connect(self.warehouse.loader_dsn) as connection:
-            found = connection.execute(
-                "select status, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
-                (run_id,),
-            ).fetchall()
-        if expected is None or expected.is_refused:  # it has other counts, or none
-            self._compare(delivery, run, "raw.loads", {("failed",)}, [row[:1] for row in found])
-        else:
-            self._compare(delivery, run, "raw.loads", {("succeeded", *expected.counts)}, found)
-
     def _check(self, delivery: Delivery, run: Run) -> None:
-        """Compare the raw table and the marts with what they must hold."""
-        feed = self.player.feed
-        with self._timed("checks"), psycopg.connect(self.warehouse.admin_dsn) as connection:
-            connection.execute("set time zone 'UTC'")
-            names = [column.name for column in feed.columns]
-            columns = sql.SQL(", ").join(map(sql.Identifier, names))
-            rows = connection.execute(sql.SQL("select {} from {}").format(columns, sql.Identifier("raw", feed.name)))
-            expected = {_canonical(tuple(row[name] for name in names)) for row in self.table.rows.values()}
-            self._compare(delivery, run, f"raw.{feed.name}", expected, map(_canonical, rows))
-            marts = self._marts(self.built) if self.has_marts and self.built else {}
-            for mart, content in marts.items():
-                self._compare(delivery, run, mart, content, select(connection, mart))
-        if marts or not self.has_marts:
-            self._note_numbers(f"{run.cadence} {delivery.day}", marts)
-
-    def _note_numbers(self, run: str, marts: Mapping[str, set[tuple[Any, ...]]]) -> None:
-        """Note the numbers of each day that are others than before RUN."""
-        rows = Counter(self.table.day(row) for row in self.table.rows.values())
-        daily = {row[0]: row for row in marts.get("analysis.professional_productivity_daily", ())}
-        for day, count in rows.items():
-            _, active, proposals, fees, *_ = daily.get(day, (day, None, None, None))
-            numbers = (f"{count:,}",) if active is None else (f"{count:,}", f"{proposals:,}", f"{fees:,.2f}", active)
-            noted = self.player.settled.setdefault(day, [])
-            if not noted or noted[-1][1] != numbers:
-                noted.append((run, numbers))
-
-    def _marts(self, rows_by_key: Mapping[Any, Row]) -> dict[str, set[tuple[Any, ...]]]:
-        marts, facts = Marts(), set()
-        for row in rows_by_key.values():
-            event = Event(*(row[name] for name in EVENT))
-            marts.add(event)
-            if event.event_type == "proposed":
-                facts.add(proposal(event))
-        rows = marts.rows() | {"fact.fct_events": facts}
-        return {mart: rows[mart] for mart in COLUMNS}
-
-    def _compare(self, delivery: Delivery, run: Run, table: str, expected: set[tuple[Any, ...]], found: Any) -> None:
-        rows = list(found)
-        if len(rows) == len(expected) and set(rows) == expected:
-            return
-        missing = sorted(expected - set(rows), key=str)
-        others = sorted(set(rows) - expected, key=str)
-        lines = [f"{len(expected)} rows expected, {len(rows)} found"]
-        lines += [f"  missing     {_shown(row)}" for row in missing[:SHOWN]]
-        lines += [f"  unexpected  {_shown(row)}" for row in others[:SHOWN]]
-        raise Difference(delivery.day, run.cadence, table, lines)
+        with self._timed("checks"):
+            self.comparison.check((delivery.day, run.cadence), self.table.rows, self.built)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -319,11 +250,3 @@ def expect_success(dbt: Dbt) -> None:
             "Run the models' own tests: nox -s dbt",
             ["\n".join(lines[-40:])],
         )
-
-
-def _canonical(row: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(str(canonical(value)) if isinstance(value, (dict, list)) else value for value in row)
-
-
-def _shown(row: Sequence[Any]) -> str:
-    return ", ".join("null" if value is None else str(value) for value in row)

@@ -31,6 +31,7 @@ from feeds.uri import shown
 from harness.errors import UsageError
 
 Texts = tuple[str | None, ...]  # a row, or a key, as a file has it
+Cadence = Literal["daily", "weekly", "monthly", "manual"]
 Outcome = Literal["succeeds", "twice", "retried", "fails", "build_killed"]
 
 
@@ -52,7 +53,7 @@ class Run(Part):
         is_beside: whether the next run of the delivery loads at the same time.
     """
 
-    cadence: Literal["daily", "weekly", "monthly", "manual"]
+    cadence: Cadence
     of: date | None = None
     outcome: Outcome = "succeeds"
     kill_at: int = Field(default=1, ge=1)

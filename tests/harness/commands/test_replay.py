@@ -1,13 +1,9 @@
-"""`nox -s replay`: bad input, a fault that is found and shrunk, and an interrupt."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""`nox -s replay`: bad input."""
 
 import pytest
 
+from harness.project.paths import ROOT
 from tests.harness.commands.conftest import Session
-
-NEXT = "  The options are listed in docs/targets.md and, for dbt, in docs/add-a-model.md."
 
 
 @pytest.mark.parametrize(
@@ -16,8 +12,10 @@ NEXT = "  The options are listed in docs/targets.md and, for dbt, in docs/add-a-
         (("--seed", "seven"), "--seed: seven is not a whole number from 1 on"),
         (("--days", "0"), "--days: 0 is not a whole number from 1 on"),
         (("--feed", "orders"), "There is no feed 'orders'."),
-        (("--events", "no.csv"), "There is no file"),
-        (("--target", "moon"), "There is no target 'moon'."),
+        (("--events", "no.csv"), f"{ROOT}/no.csv does not exist."),
+        (("--script", "no.yaml"), "no.yaml is no delivery script: it cannot be read: No such file or directory."),
+        (("--target", "embedded", "--script", "script.yaml"), "--script is for a replay without Airflow."),
+        (("--target", "moon"), "A replay has no target 'moon'."),
     ],
 )
 def test_bad_arguments(session: Session, arguments: tuple[str, ...], what: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import DagRunFailedError, ServiceFailedError
 from harness.pipeline import airflow_api
-from harness.pipeline.airflow_api import AirflowApi, BackfillRun
+from harness.pipeline.airflow_api import AirflowApi, IntervalRun
 from tests.servers import Handler, serving
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -89,7 +89,7 @@ def test_a_backfill_is_followed_to_its_end(api: AirflowApi) -> None:
     runs = api.follow_backfill(backfill_id, timeout_s=30)
     assert Airflow.asked == 4  # the last time for the interval of its runs
     days = [START + day * DAY for day in (0, 2, 3)]
-    assert runs == [BackfillRun(f"run_{day.day - 1}", "success", day, day + DAY) for day in days]
+    assert runs == [IntervalRun(f"run_{day.day - 1}", "success", day, day + DAY) for day in days]
 
 
 def test_a_failed_run_fails_the_backfill(api: AirflowApi) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from feeds.contract import read_feeds
 from feeds.replacement import Replacement
+from harness.replay.comparison import Difference
 from harness.replay.making import make_script
-from harness.replay.player import Difference, Player, open_player
+from harness.replay.player import Player, open_player
 from harness.replay.script import Delivery, Run, Script
 from harness.warehouse.roles import Warehouse, copy_warehouse
 from tests.events_feed import EVENTS

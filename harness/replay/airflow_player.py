@@ -1,0 +1,222 @@
+"""Play a delivery script through Airflow, whose scheduler, backfills and retries run the pipelines.
+
+The simulated clock is the data interval, and the last day of the script is yesterday. The first week is the past: one
+backfill loads it after all of its deliveries. On each later day a backfill makes the runs that the script names, all at
+once. The scheduler makes a run for the latest interval of each pipeline as soon as it is unpaused, which is before the
+interval's file has come. After the last delivery these runs are cleared, and so run again.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from feeds.contract import Feed
+from feeds.interval import Interval
+from harness.errors import ChecksFailedError, DagRunFailedError
+from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.runs import wait_until_parsed
+from harness.replay.comparison import Comparison
+from harness.replay.delivered_file import DeliveredFile, Line
+from harness.replay.expected_table import ExpectedTable
+from harness.replay.script import Cadence, Delivery, Run, Script, interval_of
+from harness.warehouse.roles import Warehouse
+
+DAYS = 14
+PAST = 7  # of them
+RUNS_AT_ONCE = 2  # of one backfill
+TIMEOUT_S = 600.0
+POLL_INTERVAL_S = 0.5
+DAY = timedelta(days=1)
+UNREADABLE = b"\x1f\x8b, and nothing that can be unpacked"
+
+
+class DagRun(NamedTuple):
+    """A run of a pipeline, and the interval that it must load."""
+
+    cadence: Cadence
+    interval: Interval
+
+
+@dataclass
+class AirflowPlayer:
+    """Plays a script of FEED, whose file is at PATH, on the Airflow of API, which loads into WAREHOUSE.
+
+    Attributes:
+        progress: called with a line after each delivery's runs.
+        run_ids: the runs that Airflow has made.
+    """
+
+    api: AirflowApi
+    warehouse: Warehouse
+    feed: Feed
+    path: Path
+    progress: Callable[[str], None]
+    run_ids: dict[DagRun, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.file = DeliveredFile(self.feed)
+        self.table = ExpectedTable(self.feed)
+        self.comparison = Comparison(self.feed, self.warehouse)
+
+    def play(self, script: Script) -> None:
+        """Play SCRIPT, one that `for_airflow` has returned; raise Difference if a table is wrong after a delivery."""
+        wait_until_parsed(self.api, [self.feed.name])
+        first, last = script.deliveries[0].day, script.deliveries[-1].day
+        scheduled = [DagRun(cadence, latest(cadence, last + DAY)) for cadence in self.feed.properties.cadences]
+        for delivery in script.deliveries:
+            lines = self.file.deliver(delivery, self.path)
+            number = (delivery.day - first).days + 1
+            if number == PAST:
+                for cadence in self.feed.properties.cadences:
+                    self.api.unpause(self._dag_id(cadence))
+                self.run_ids |= {run: self._wait_for_scheduled(run) for run in scheduled}
+                past = [DagRun("daily", interval_of(Run(cadence="daily"), first + n * DAY)) for n in range(PAST)]
+                self._run(delivery, past, lines, beside=scheduled)
+            elif delivery.day == last:
+                self._run(delivery, scheduled, lines)
+            elif number > PAST:
+                runs = [DagRun(run.cadence, interval_of(run, delivery.day)) for run in delivery.runs]
+                breaks = any(run.outcome == "retried" for run in delivery.runs)
+                self._run(delivery, list(dict.fromkeys(runs)), lines, breaks=breaks)
+
+    def _run(
+        self,
+        delivery: Delivery,
+        runs: Sequence[DagRun],
+        lines: list[Line] | None,
+        beside: Sequence[DagRun] = (),
+        *,
+        breaks: bool = False,
+    ) -> None:
+        """Make RUNS at the same time, also with those BESIDE that run already, and check everything at their end.
+
+        With BREAKS the file cannot be read until Airflow waits to try the loads again.
+        """
+        if breaks:
+            content = self.path.read_bytes()
+            self.path.write_bytes(UNREADABLE)
+        again = [run for run in runs if run in self.run_ids]
+        for run in again:
+            self.api.clear(self._dag_id(run.cadence), self.run_ids[run])
+        new = [run for run in runs if run not in again]
+        backfill_ids = self._backfill(new)
+        if breaks:
+            for run in runs:
+                self._wait_until_load_is(run, "up_for_retry")
+            self.path.write_bytes(content)
+        may_fail = self._expect([run.interval for run in (*beside, *runs)], lines)
+        for run in (*beside, *again):
+            with self._ended(may_fail=may_fail):
+                self.api.follow(self._dag_id(run.cadence), self.run_ids[run], TIMEOUT_S, lambda *_: None)
+        for backfill_id in backfill_ids:
+            with self._ended(may_fail=may_fail):
+                self.api.follow_backfill(backfill_id, TIMEOUT_S)
+        names = " and ".join(sorted({run.cadence for run in runs}))
+        self.comparison.check((delivery.day, names), self.table.rows, self.table.rows)
+        self.progress(f"{delivery.day}: {len(runs) + len(beside)} runs ({names}), every table right after them")
+
+    def _expect(self, intervals: Sequence[Interval], lines: list[Line] | None) -> bool:
+        """Load INTERVALS of LINES into the expected table, in any order; return whether a load may be refused."""
+        if lines is None:
+            return True
+        expected = [self.table.load(lines, interval) for _ in range(len(intervals)) for interval in intervals]
+        return any(load.is_refused for load in expected)
+
+    def _backfill(self, runs: Sequence[DagRun]) -> list[int]:
+        """Start a backfill of each pipeline for its RUNS, note the runs that Airflow makes, and return its id."""
+        backfill_ids = []
+        for cadence in dict.fromkeys(run.cadence for run in runs):
+            own = [run for run in runs if run.cadence == cadence]
+            starts = [run.interval.start for run in own if run.interval.start]
+            dag_id = self._dag_id(cadence)
+            backfill_id = self.api.backfill(dag_id, min(starts), max(starts) + DAY, RUNS_AT_ONCE)
+            backfill_ids.append(backfill_id)
+            made = self.api.backfill_runs(backfill_id)
+            found = [Interval(run.start, run.end) for run in made]
+            if found != [run.interval for run in own]:
+                raise ChecksFailedError(
+                    f"A backfill of {dag_id} has runs {'; '.join(map(str, found)) or 'for no interval'}.",
+                    f"It should have runs {'; '.join(str(run.interval) for run in own)}.",
+                    "Compare the schedule in airflow/dags/pipelines.py.",
+                )
+            self.run_ids |= {run: each.run_id for run, each in zip(own, made, strict=True)}
+        return backfill_ids
+
+    @contextmanager
+    def _ended(self, *, may_fail: bool) -> Iterator[None]:
+        """Raise DagRunFailedError if a run fails in the block, and may not."""
+        try:
+            yield
+        except DagRunFailedError as error:
+            if not may_fail or error.task_id is None:  # it has not ended
+                raise
+
+    def _wait_for_scheduled(self, run: DagRun) -> str:
+        """Return the id of the RUN that the scheduler makes; raise ChecksFailedError if it makes others."""
+        dag_id, deadline = self._dag_id(run.cadence), time.monotonic() + TIMEOUT_S
+        while not (runs := self.api.runs_of_type(dag_id, "scheduled")) and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL_S)
+        found = [Interval(each.start, each.end) for each in runs]
+        if found != [run.interval]:
+            raise ChecksFailedError(
+                f"The scheduler has made runs of {dag_id} {'; '.join(map(str, found)) or 'for no interval'}.",
+                f"It should make one {run.interval}.",
+                "Compare the schedule in airflow/dags/pipelines.py.",
+            )
+        return runs[0].run_id
+
+    def _wait_until_load_is(self, run: DagRun, state: str) -> None:
+        """Wait until the task of RUN that loads has STATE."""
+        dag_id, deadline = self._dag_id(run.cadence), time.monotonic() + TIMEOUT_S
+        while (found := self.api.task_states(dag_id, self.run_ids[run])[f"load_{self.feed.name}"]) != state:
+            if time.monotonic() > deadline:
+                raise ChecksFailedError(
+                    f"load_{self.feed.name} of {dag_id} is {found}, and not {state}, after {TIMEOUT_S:.0f} s.",
+                    "Its file cannot be read at first, which Airflow should try again.",
+                    "Compare airflow/include/feeds/retries.py.",
+                )
+            time.sleep(POLL_INTERVAL_S)
+
+    def _dag_id(self, cadence: str) -> str:
+        return f"{self.feed.name}_pipeline_{cadence}"
+
+
+def latest(cadence: Cadence, today: date) -> Interval:
+    """Return the latest interval of CADENCE that has passed when TODAY begins."""
+    present = interval_of(Run(cadence=cadence), today)
+    assert present.start
+    return interval_of(Run(cadence=cadence), present.start.date() - DAY)
+
+
+def for_airflow(script: Script) -> Script:
+    """Return SCRIPT as Airflow can play it: a delivery a day, and runs that end well or are tried again.
+
+    Where the runs of a day are many, the file is whole; one day's file, at least, cannot be read at first.
+    """
+    deliveries: list[Delivery] = []
+    has_retried = False
+    for number, day in enumerate(sorted({delivery.day for delivery in script.deliveries}), 1):
+        own = [delivery for delivery in script.deliveries if delivery.day == day]
+        is_whole = number in (PAST, DAYS) or own[-1].file == "whole"
+        runs = [run for delivery in own for run in delivery.runs if is_whole or run.cadence == "daily"]
+        is_retried = is_whole and PAST < number < DAYS and bool(runs) and not has_retried
+        has_retried |= is_retried
+        deliveries.append(
+            Delivery(
+                day=day,
+                rows=tuple(row for delivery in own for row in delivery.rows),
+                withdrawn=tuple(key for delivery in own for key in delivery.withdrawn),
+                file="whole" if is_whole else own[-1].file,
+                cut=own[-1].cut,
+                runs=tuple(
+                    Run(cadence=run.cadence, of=run.of, outcome="retried" if is_retried else "succeeds")
+                    for run in runs
+                    if run.cadence != "manual"
+                ),
+            )
+        )
+    return script.model_copy(update={"deliveries": tuple(deliveries)})

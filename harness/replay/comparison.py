@@ -1,0 +1,124 @@
+"""Compare a warehouse with what the runs of a script must have left, and note how the numbers of each day settle."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from feeds.contract import Feed
+from harness.oracle.checks import select
+from harness.oracle.expected_numbers import COLUMNS, EVENT, MARKETPLACE, Event, Marts, Rows, proposal
+from harness.oracle.raw_rows import canonical
+from harness.oracle.row_values import Row
+from harness.replay.expected_table import ExpectedLoad, ExpectedTable
+from harness.warehouse.roles import Warehouse
+
+SHOWN = 5  # rows of a difference
+
+When = tuple[date, str]  # the simulated day, and the runs' cadence
+Settled = dict[date, list[tuple[str, tuple[str, ...]]]]  # by day: after which run it had which numbers
+
+
+class Difference(Exception):  # noqa: N818 - what a replay looks for; its command makes an error of it
+    """A table is not what the script says after a run: of which day and cadence, and the first different rows."""
+
+    def __init__(self, when: When, table: str, lines: Sequence[str]) -> None:
+        self.day, self.run = when
+        super().__init__(f"{table} is wrong after the {self.run} run of {self.day}: {lines[0]}.")
+        self.table, self.lines = table, list(lines)
+
+
+@dataclass
+class Comparison:
+    """Compares WAREHOUSE, into which FEED is loaded, after each run.
+
+    Attributes:
+        settled: what the numbers of each day were after the runs that have changed them.
+    """
+
+    feed: Feed
+    warehouse: Warehouse
+    settled: Settled = field(default_factory=dict)
+
+    def check_ledger(self, when: When, run_id: str, expected: ExpectedLoad | None) -> None:
+        """Check what the ledger says of the load of RUN_ID; None where it must have failed before it knew its rows."""
+        with psycopg.connect(self.warehouse.loader_dsn) as connection:
+            found = connection.execute(
+                "select status, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
+                (run_id,),
+            ).fetchall()
+        if expected is None or expected.is_refused:  # it has other counts, or none
+            compare(when, "raw.loads", {("failed",)}, [row[:1] for row in found])
+        else:
+            compare(when, "raw.loads", {("succeeded", *expected.counts)}, found)
+
+    def check(self, when: When, rows: Mapping[Any, Row], built: Mapping[Any, Row] | None) -> None:
+        """Compare the raw table with ROWS by key, and the marts with those of BUILT.
+
+        BUILT are the rows of the raw table when the models were built; None if only some of them were.
+        """
+        with psycopg.connect(self.warehouse.admin_dsn) as connection:
+            connection.execute("set time zone 'UTC'")
+            names = [column.name for column in self.feed.columns]
+            columns = sql.SQL(", ").join(map(sql.Identifier, names))
+            query = sql.SQL("select {} from {}").format(columns, sql.Identifier("raw", self.feed.name))
+            expected = {comparable(tuple(row[name] for name in names)) for row in rows.values()}
+            compare(when, f"raw.{self.feed.name}", expected, map(comparable, connection.execute(query)))
+            has_marts = self.feed.name == MARKETPLACE
+            marts = marts_of(built.values()) if has_marts and built else {}
+            for mart, content in marts.items():
+                compare(when, mart, content, select(connection, mart))
+        if marts or not has_marts:
+            self._note_numbers(when, rows, marts)
+
+    def _note_numbers(self, when: When, rows: Mapping[Any, Row], marts: Mapping[str, Rows]) -> None:
+        """Note the numbers of each day that were others before the run."""
+        table = ExpectedTable(self.feed)
+        daily = {row[0]: row for row in marts.get("analysis.professional_productivity_daily", ())}
+        for day, count in Counter(map(table.day, rows.values())).items():
+            numbers = [f"{count:,}"]
+            if day in daily:
+                _, active, proposals, fees, *_ = daily[day]
+                numbers += [f"{proposals:,}", f"{fees:,.2f}", str(active)]
+            noted = self.settled.setdefault(day, [])
+            if not noted or noted[-1][1] != tuple(numbers):
+                noted.append((f"{when[1]} {when[0]}", tuple(numbers)))
+
+
+def marts_of(rows: Iterable[Row]) -> dict[str, Rows]:
+    """Return the content of each mart of the marketplace, computed from ROWS of raw.events."""
+    marts, facts = Marts(), set()
+    for row in rows:
+        event = Event(*(row[name] for name in EVENT))
+        marts.add(event)
+        if event.event_type == "proposed":
+            facts.add(proposal(event))
+    contents = marts.rows() | {"fact.fct_events": facts}
+    return {mart: contents[mart] for mart in COLUMNS}
+
+
+def compare(when: When, table: str, expected: Rows, found: Iterable[tuple[Any, ...]]) -> None:
+    """Raise Difference unless TABLE has the rows EXPECTED, each once."""
+    rows = list(found)
+    if len(rows) == len(expected) and set(rows) == expected:
+        return
+    missing = sorted(expected - set(rows), key=str)
+    others = sorted(set(rows) - expected, key=str)
+    lines = [f"{len(expected)} rows expected, {len(rows)} found"]
+    lines += [f"  missing     {shown(row)}" for row in missing[:SHOWN]]
+    lines += [f"  unexpected  {shown(row)}" for row in others[:SHOWN]]
+    raise Difference(when, table, lines)
+
+
+def comparable(row: Sequence[Any]) -> tuple[Any, ...]:
+    """Return ROW so that it can be in a set."""
+    return tuple(str(canonical(value)) if isinstance(value, (dict, list)) else value for value in row)
+
+
+def shown(row: Sequence[Any]) -> str:
+    """Return ROW for people."""
+    return ", ".join("null" if value is None else str(value) for value in row)
