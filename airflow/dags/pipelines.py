@@ -23,6 +23,7 @@ load is in `raw.loads`. If `dbt_build` failed, its log ends with the failing tes
 clear the task.
 """
 
+import logging
 import re
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -37,6 +38,8 @@ from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid, SettingUnusable
 from feeds.retries import RETRIES
 from feeds.settings import max_rejected, source_uri, variable
+
+log = logging.getLogger(__name__)
 
 # An instant that `Interval.parse` reads, so that a form with another is refused when the run is triggered.
 LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[13579][26]|[2468]0)00)"
@@ -122,6 +125,7 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
                 run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             )
             if another_load_follows(context):
+                log.info("no build now: another load of this DAG follows, and its run builds for this one, too")
                 context["ti"].xcom_push("return_value", result.as_dict())
                 raise DownstreamTasksSkipped(tasks=["dbt_build"])  # type: ignore[no-untyped-call]
             return result.as_dict()

@@ -13,6 +13,7 @@ from harness.errors import ServiceFailedError
 from harness.oracle import expected_numbers
 from harness.pipeline.run_checks import check_numbers
 from harness.pipeline.runs import wait_until_parsed
+from harness.project.environments import install
 from harness.project.paths import DATA
 from harness.reporting.console import Phases
 from harness.targets.embedded import EmbeddedTarget
@@ -37,6 +38,8 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def deployment(events: Path) -> Iterator[Deployment]:
     """Give an Airflow whose daily DAG may run, and an empty warehouse."""
+    for group in ("airflow", "dbt"):
+        install(group)
     with EmbeddedTarget().up(RunOptions("embedded", uris={"events": str(events)}), Phases()) as deployment:
         wait_until_parsed(deployment.api, read_feeds())
         scheduled = deployment.api.trigger(DAILY, {"start": "1999-01-01", "end": "1999-01-02"}, replaces_scheduled=True)
