@@ -37,7 +37,8 @@ from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.roles import create_warehouse, make_passwords
 
 SCRIPT = BUILD / "replay" / "script.yaml"
-PLAYED_ON = ("embedded",)
+PLAYED_ON = ("embedded", "kind")
+ON_NODES = "file:///opt/airflow/logs/replay"  # on the volume that all of Airflow's pods mount
 YEAR = 366  # days
 MOST_ROWS = 20_000  # of a user's file: each run reads all of them
 SHRINK_TIMEOUT_S = 600.0
@@ -117,10 +118,10 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
     script = for_airflow(make_script(feed, parsed.seed, DAYS, last_day=today - timedelta(1)))
     begin(script, section)
     target, _ = choose(parsed.target)
-    path = SCRIPT.with_name(f"{feed.name}.csv")
+    uri = str(SCRIPT.with_name(f"{feed.name}.csv")) if parsed.target == "embedded" else f"{ON_NODES}/{feed.name}.csv"
     phases = Phases()
-    with target.up(RunOptions(target=parsed.target, uris={feed.name: str(path)}), phases) as deployment:
-        player = AirflowPlayer(deployment.api, deployment.warehouse, feed, path, lambda line: say(f"  {line}"))
+    with target.up(RunOptions(target=parsed.target, uris={feed.name: uri}), phases) as deployment:
+        player = AirflowPlayer(deployment, feed, uri, lambda line: say(f"  {line}"))
         with phases.phase("days played") as phase:
             try:
                 player.play(script)

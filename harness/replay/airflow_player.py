@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 from feeds.contract import Feed
 from feeds.interval import Interval
 from harness.errors import ChecksFailedError, DagRunFailedError
-from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import wait_until_parsed
 from harness.replay.comparison import Comparison
 from harness.replay.delivered_file import DeliveredFile, Line
 from harness.replay.expected_table import ExpectedTable
 from harness.replay.script import Cadence, Delivery, Run, Script, interval_of
-from harness.warehouse.roles import Warehouse
+from harness.targets.target import Deployment
 
 DAYS = 14
 PAST = 7  # of them
@@ -43,24 +41,24 @@ class DagRun(NamedTuple):
 
 @dataclass
 class AirflowPlayer:
-    """Plays a script of FEED, whose file is at PATH, on the Airflow of API, which loads into WAREHOUSE.
+    """Plays a script of FEED on DEPLOYMENT, whose tasks read its file at URI.
 
     Attributes:
         progress: called with a line after each delivery's runs.
         run_ids: the runs that Airflow has made.
     """
 
-    api: AirflowApi
-    warehouse: Warehouse
+    deployment: Deployment
     feed: Feed
-    path: Path
+    uri: str
     progress: Callable[[str], None]
     run_ids: dict[DagRun, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.api = self.deployment.api
         self.file = DeliveredFile(self.feed)
         self.table = ExpectedTable(self.feed)
-        self.comparison = Comparison(self.feed, self.warehouse)
+        self.comparison = Comparison(self.feed, self.deployment.warehouse)
 
     def play(self, script: Script) -> None:
         """Play SCRIPT, one that `for_airflow` has returned; raise Difference if a table is wrong after a delivery."""
@@ -68,7 +66,9 @@ class AirflowPlayer:
         first, last = script.deliveries[0].day, script.deliveries[-1].day
         scheduled = [DagRun(cadence, latest(cadence, last + DAY)) for cadence in self.feed.properties.cadences]
         for delivery in script.deliveries:
-            lines = self.file.deliver(delivery, self.path)
+            lines = self.file.change(delivery)
+            content = None if lines is None else self.file.written(delivery, lines)
+            self.deployment.put(content, self.uri)
             number = (delivery.day - first).days + 1
             if number == PAST:
                 for cadence in self.feed.properties.cadences:
@@ -97,8 +97,7 @@ class AirflowPlayer:
         With BREAKS the file cannot be read until Airflow waits to try the loads again.
         """
         if breaks:
-            content = self.path.read_bytes()
-            self.path.write_bytes(UNREADABLE)
+            self.deployment.put(UNREADABLE, self.uri)
         again = [run for run in runs if run in self.run_ids]
         for run in again:
             self.api.clear(self._dag_id(run.cadence), self.run_ids[run])
@@ -107,7 +106,7 @@ class AirflowPlayer:
         if breaks:
             for run in runs:
                 self._wait_until_load_is(run, "up_for_retry")
-            self.path.write_bytes(content)
+            self.deployment.put(self.file.written(delivery, lines or []), self.uri)
         may_fail = self._expect([run.interval for run in (*beside, *runs)], lines)
         for run in (*beside, *again):
             with self._ended(may_fail=may_fail):

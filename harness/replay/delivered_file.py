@@ -2,9 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from feeds.contract import Csv, Drift, Feed
 from harness.oracle.row_values import Row, value
@@ -36,19 +35,14 @@ class DeliveredFile:
     feed: Feed
     rows: dict[Texts, Line] = field(default_factory=dict)  # by the key's texts
 
-    def deliver(self, delivery: Delivery, path: Path) -> list[Line] | None:
-        """Change the rows as DELIVERY says, write the file to PATH, and return its lines; None if it is missing."""
+    def change(self, delivery: Delivery) -> list[Line] | None:
+        """Change the rows as DELIVERY says, and return the lines of its file; None if it is missing."""
         places = [number for number, column in enumerate(self.feed.columns) if column.name in self.feed.key]
         for key in delivery.withdrawn:
             self.rows.pop(key, None)
         for texts in delivery.rows:
             self.rows[tuple(texts[place] for place in places)] = Line(texts, self._row(texts))
-        path.unlink(missing_ok=True)
-        if delivery.file == "missing":
-            return None
-        lines = list(self._lines(delivery))
-        self._write(delivery, lines, path)
-        return lines
+        return None if delivery.file == "missing" else list(self._lines(delivery))
 
     def _row(self, texts: Texts) -> Row:
         return {
@@ -66,7 +60,8 @@ class DeliveredFile:
         else:
             yield from lines
 
-    def _write(self, delivery: Delivery, lines: list[Line], path: Path) -> None:
+    def written(self, delivery: Delivery, lines: Sequence[Line]) -> bytes:
+        """Return the file of DELIVERY with LINES."""
         options = self.feed.properties.csv
         order = list(range(len(self.feed.columns)))
         if delivery.drift == "column_order":
@@ -82,4 +77,4 @@ class DeliveredFile:
                 buffer.write(fields[0][: max(len(fields[0]) // 2, 1)])
             else:
                 writer.writerow(fields)
-        path.write_text(buffer.getvalue(), encoding="utf-8", newline="")
+        return buffer.getvalue().encode(options.encoding)

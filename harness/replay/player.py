@@ -124,7 +124,10 @@ class _Play:
     def play(self, script: Script) -> None:
         for delivery in script.deliveries:
             self.player.progress(delivery)
-            lines = self.file.deliver(delivery, self.path)
+            lines = self.file.change(delivery)
+            self.path.unlink(missing_ok=True)
+            if lines is not None:
+                self.path.write_bytes(self.file.written(delivery, lines))
             runs = list(delivery.runs)
             while runs:
                 beside = [runs.pop(0)]

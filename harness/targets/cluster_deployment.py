@@ -1,5 +1,7 @@
 """A deployment of Airflow on a cluster, while it is up."""
 
+import base64
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,16 @@ class ClusterDeployment(Deployment):
         """Leave everything up when this process ends."""
         self.supervisor.cancel_at_end()
         self.stays = True
+
+    def put(self, content: bytes | None, uri: str) -> None:
+        """Make CONTENT that of the file at URI, `file://` with a path on the volume of the tasks' logs, or remove it."""
+        path = shlex.quote(uri.removeprefix("file://"))
+        script = f"mkdir -p $(dirname {path}) && rm -f {path}"
+        if content is not None:
+            script += f" && base64 -d > {path}"
+        [pod, *_] = self.kubectl.items("pods", selector="component=api-server")
+        into = ("exec", "--stdin", pod["metadata"]["name"], "--container", "api-server", "--", "sh", "-c", script)
+        self.kubectl.run(*into, stdin=base64.b64encode(content or b"").decode())
 
     def reset(self) -> None:
         """Fail running DAG runs, delete the tasks' pods, and create the warehouse again, empty."""

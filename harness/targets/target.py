@@ -29,6 +29,14 @@ class Deployment:
         """Leave everything up when this process ends."""
         self.supervisor.keep()
 
+    def put(self, content: bytes | None, uri: str) -> None:
+        """Make CONTENT that of the file which tasks read at URI; None removes the file."""
+        path = Path(uri)
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
     def reset(self) -> None:
         """Empty the warehouse, if an earlier run has used it."""
 

@@ -127,11 +127,11 @@ def test_a_file_has_the_lines_that_are_expected_of_it(tmp_path: Path, seed: int)
     feed = replayed(replace(EVENTS, rules=()))
     file, path, kinds = DeliveredFile(feed), tmp_path / "events.csv", set()
     for delivery in make_script(EVENTS, seed, days=60).deliveries:
-        lines = file.deliver(delivery, path)
+        lines = file.change(delivery)
         kinds |= {delivery.file, delivery.drift}
-        if lines is None:
-            assert not path.exists()
-        else:
+        assert (lines is None) == (delivery.file == "missing")
+        if lines is not None:
+            path.write_bytes(file.written(delivery, lines))
             assert lines_read(feed, path) == [line.row for line in lines]
     assert len(kinds) > 2
 
