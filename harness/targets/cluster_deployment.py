@@ -38,7 +38,7 @@ class ClusterDeployment(Deployment):
         self.stays = True
 
     def put(self, content: bytes | None, uri: str) -> None:
-        """Make CONTENT that of the file at URI, `file://` with a path on the volume of the tasks' logs, or remove it."""
+        """Make CONTENT that of the file at URI, a path on the volume of the tasks' logs; None removes it."""
         path = shlex.quote(uri.removeprefix("file://"))
         script = f"mkdir -p $(dirname {path}) && rm -f {path}"
         if content is not None:
