@@ -37,7 +37,8 @@ TABLES = """
     where relkind in ('r', 'p', 'v', 'm') and not relispartition
         and nspname <> 'information_schema' and nspname !~ '^pg_'
         and (nspname, relname) not in (
-            ('raw', 'loads'), ('raw', 'loaded_files'), ('raw', 'partitions'), ('raw', 'snapshot_days')
+            ('raw', 'loads'), ('raw', 'loaded_days'), ('raw', 'loaded_files'), ('raw', 'partitions'),
+            ('raw', 'snapshot_days')
         )
         and relname <> 'stg_loads'
         -- A history changes with the day of a load.

@@ -23,7 +23,7 @@ HEADER = ";".join(COLUMNS)
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
 DEADLINE_S = 60.0
 NINE = timedelta(hours=9)
-TABLES = {"loaded_files", "loads", "partitions", "rejected_rows", "snapshot_days"}  # of all feeds
+TABLES = {"loaded_days", "loaded_files", "loads", "partitions", "rejected_rows", "snapshot_days"}  # of all feeds
 
 Rows = list[tuple[Any, ...]]
 
@@ -93,7 +93,7 @@ def rows(db: psycopg.Connection, feed: Feed) -> Rows:
 
 def empty(db: psycopg.Connection, feed: Feed = EVENTS) -> None:
     """Delete all rows of FEED, rejected rows and loads: faster than truncate for a few rows."""
-    for table in (feed.name, "rejected_rows", "loaded_files", "loads"):
+    for table in (feed.name, "rejected_rows", "loaded_days", "loaded_files", "loads"):
         db.execute(sql.SQL("delete from {}").format(sql.Identifier("raw", table)))
 
 
