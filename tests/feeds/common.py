@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,17 @@ def rejects(db: psycopg.Connection) -> Rows:
 
 def ledger(db: psycopg.Connection) -> list[dict[str, Any]]:
     return db.cursor(row_factory=dict_row).execute("select * from raw.loads order by load_id").fetchall()
+
+
+def loaded_days(db: psycopg.Connection) -> dict[int, dict[date, tuple[int | None, ...]]]:
+    """Return rows loaded, added, changed, removed, absent and present, by day, by load."""
+    found: dict[int, dict[date, tuple[int | None, ...]]] = {}
+    for load_id, day, *counts in db.execute(
+        "select load_id, day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present"
+        " from raw.loaded_days"
+    ):
+        found.setdefault(load_id, {})[day] = tuple(counts)
+    return found
 
 
 def rows(db: psycopg.Connection, feed: Feed) -> Rows:

@@ -39,6 +39,14 @@ class RawTable:
         return sql.Identifier(self.feed.time_column or "load_id")
 
     @property
+    def day(self) -> sql.Composed:
+        """The day of a row in UTC; of a feed with a time column."""
+        time = sql.Identifier(self.feed.time_column or "")
+        if self.feed.column(self.feed.time_column or "").type == "date":
+            return sql.SQL("{}").format(time)
+        return sql.SQL("({} at time zone 'UTC')::date").format(time)
+
+    @property
     def names(self) -> sql.Composed:
         """The names of the contract's columns."""
         return sql.SQL(", ").join(sql.Identifier(column.name) for column in self.feed.table_columns)
