@@ -49,7 +49,21 @@ _CHANGES = """
     )
     select day$::text, sum(added$)::bigint, sum(changed$)::bigint, sum(removed$)::bigint from counts group by day$
 """
-_KEPT = "select day$::text, count(*) from ({rows}) as rows where day$ = any({days}::date[]) group by day$"
+# With the bounds PostgreSQL reads only the partitions of these days; no time is as late as that day.
+_KEPT = """
+    with days as (
+        select
+            min(day$)::timestamp at time zone 'UTC' as start$,
+            case
+                when max(day$) < '200000-01-01' then (max(day$) + 1)::timestamp at time zone 'UTC' else 'infinity'
+            end as end$
+        from unnest({days}::date[]) as day$
+    )
+    select {day}::text, count(*) from {table}
+    where {time} >= (select start$ from days) and {time} < (select end$ from days)
+        and {day} = any({days}::date[]) and not ({within}) and {stays}
+    group by {day}
+"""
 _RECORD = """
     insert into raw.loaded_days (
         load_id, day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present
@@ -179,11 +193,19 @@ def _find_changes(
 
 def _count_kept(connection: psycopg.Connection, replacement: Replacement, days: Collection[str]) -> dict[str, int]:
     """Return the number of rows of DAYS that the raw table keeps outside the interval, by day."""
-    raw = replacement.definition.table
-    kept = [sql.SQL("select {} as day$ from {} where {}").format(raw.day, *one) for one in replacement.kept_rows]
-    if not days or not kept:
+    if not days:
         return {}
-    return dict(connection.execute(sql.SQL(_KEPT).format(rows=_union(kept), days=list(days))).fetchall())
+    raw = replacement.definition.table
+    moved = sql.SQL("({}) not in (select {} from pg_temp.moved)").format(raw.key, raw.key)
+    counted = sql.SQL(_KEPT).format(
+        day=raw.day,
+        table=raw.identifier,
+        within=raw.within(replacement.interval),
+        stays=moved if replacement.has_moved else sql.SQL("true"),
+        time=raw.partition_key,
+        days=list(days),
+    )
+    return dict(connection.execute(counted).fetchall())
 
 
 def _different_days(

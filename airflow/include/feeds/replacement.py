@@ -59,13 +59,6 @@ class Replacement:
         """The tables, each with a condition, that have the interval's rows."""
         return [(part.table, self._within) for part in self._touched]
 
-    @property
-    def kept_rows(self) -> list[tuple[sql.Composable, sql.Composable]]:
-        """The tables, each with a condition, that have the other rows of the partitions that are replaced."""
-        moved = sql.SQL("({}) not in (select {} from pg_temp.moved)").format(*[self.definition.table.key] * 2)
-        is_kept = sql.SQL("not ({}){}").format(self._within, sql.SQL(" and {}").format(moved) if self._left else sql.SQL(""))
-        return [(part.table, is_kept) for part in self.replaced if not self._is_inside(part)]
-
     def count_rows(self) -> int:
         """Return the number of the interval's rows in the raw table."""
         where = sql.SQL(" where {}").format(self._within)
