@@ -17,16 +17,11 @@ from feeds.staging import Staging
 from feeds.table import RawTable
 
 _FEW_ROWS = 200_000  # are compared without a look at their days
-# No column of a feed has a name with `$`.
-_DIFFERENT_DAYS = """
-    select coalesce(these.day$, others.day$)::text, these.day$ is not null, others.day$ is not null
-    from (select day$, count(*) as rows$, sum({hash}) as hash$ from ({these}) as rows group by day$) as these
-    full join (select day$, count(*) as rows$, sum({hash}) as hash$ from ({others}) as rows group by day$) as others
-        on others.day$ = these.day$
-    where (these.rows$, these.hash$) is distinct from (others.rows$, others.hash$)
-"""
+# No column of a feed has a name with `$`. The session's time zone is UTC.
+_DIGESTS = "select day$::date::text, count(*), sum({hash}) from ({rows}) as rows group by day$"
+_DIGEST = "select sum({hash}) from ({rows}) as rows where day$ <> all({days}::{type}[])"
 _ABSENT = """
-    select day$::text, count(*) from ({outside}) as outside
+    select day$::date::text, count(*) from ({outside}) as outside
     where not exists (select from ({known}) as known where ({known_key}) = ({outside_key}))
     group by day$ order by day$
 """
@@ -47,22 +42,21 @@ _CHANGES = """
         union all
         select old_day, 0, 0, rows$ from pairs where old_day is not null and old_day is distinct from new_day
     )
-    select day$::text, sum(added$)::bigint, sum(changed$)::bigint, sum(removed$)::bigint from counts group by day$
+    select day$::date::text, sum(added$)::bigint, sum(changed$)::bigint, sum(removed$)::bigint from counts group by day$
 """
-# With the bounds PostgreSQL reads only the partitions of these days; no time is as late as that day.
 _KEPT = """
-    with days as (
-        select
-            min(day$)::timestamp at time zone 'UTC' as start$,
-            case
-                when max(day$) < '200000-01-01' then (max(day$) + 1)::timestamp at time zone 'UTC' else 'infinity'
-            end as end$
-        from unnest({days}::date[]) as day$
-    )
-    select {day}::text, count(*) from {table}
-    where {time} >= (select start$ from days) and {time} < (select end$ from days)
-        and {day} = any({days}::date[]) and not ({within}) and {stays}
+    select {day}::date::text, count(*) from {table}
+    where {of_days} and not ({within}) and {stays}
     group by {day}
+"""
+# With the bounds PostgreSQL reads only the partitions of these days; the last times that it knows have no day after them.
+_OF_DAYS = """
+    {day} = any({days}::{type}[])
+    and {time} >= (select min(day$) from unnest({days}::{type}[]) as day$)
+    and {time} < (
+        select case when max(day$) < '200000-01-01' then max(day$) + interval '1 day' else 'infinity' end
+        from unnest({days}::{type}[]) as day$
+    )
 """
 _RECORD = """
     insert into raw.loaded_days (
@@ -93,11 +87,15 @@ def find_absent(connection: psycopg.Connection, raw: RawTable, interval: Interva
         raw.key, raw.day, raw.identifier, raw.within(interval)
     )
     if staging.outside > _FEW_ROWS:
-        days = _different_days(connection, raw, raw.feed.key, outside, known)
-        outside_days, known_days = ([day for day, *sides in days if sides[side]] for side in (0, 1))
+        known_digests = _digests(connection, raw, raw.feed.key, known)
+        days = _different_days_outside(connection, raw, staging, known_digests)
+        if not days:
+            return {}
+        known_days = [day for day in known_digests if day in days or day.encode() not in staging.outside_by_day]
         if not known_days:
-            return {day: staging.outside_by_day[day.encode()] for day in sorted(outside_days)}
-        outside, known = _of_days(outside, outside_days), _of_days(known, known_days)
+            return {day: staging.outside_by_day[day.encode()] for day in sorted(days)}
+        outside = _of_days(raw, outside, days)
+        known = sql.SQL("{} and {}").format(known, _within_days(raw, known_days))
     else:
         connection.execute("analyze pg_temp.outside")
     found = connection.execute(
@@ -148,7 +146,7 @@ def record_replay(connection: psycopg.Connection, load_id: int, raw: RawTable) -
     """Write the days of the replay LOAD_ID, which has added rows to RAW and changed no other."""
     counted = sql.SQL(
         "with days as (select {day} as day$, count(*) as rows$ from pg_temp.replayed where reason$ is null group by 1)"
-        " select day$::text, rows$, rows$, 0, 0, 0, (select count(*) from {table} where {day} = day$) from days"
+        " select day$::date::text, rows$, rows$, 0, 0, 0, (select count(*) from {table} where {day} = day$) from days"
     )
     _insert(connection, load_id, connection.execute(counted.format(day=raw.day, table=raw.identifier)).fetchall())
 
@@ -169,8 +167,9 @@ def _find_changes(
     new = _union([sql.SQL("select {} from {}").format(columns, part.table) for part in staging.parts] or [none])
     old = _union([sql.SQL("select {} from {} where {}").format(columns, *one) for one in replacement.old_rows] or [none])
     if staging.loaded + replacement.rows > _FEW_ROWS:
-        days = [day for day, *_ in _different_days(connection, raw, names, new, old)]
-        new, old = _of_days(new, days), _of_days(old, days)
+        digests = [_digests(connection, raw, names, rows) for rows in (new, old)]
+        days = {day for these, others in (digests, digests[::-1]) for day in these if these[day] != others.get(day)}
+        new, old = _of_days(raw, new, days), _of_days(raw, old, days)
     if replacement.has_moved:  # its time is another one anyway
         values = (
             sql.Identifier(name) if name in raw.feed.key else sql.SQL("null::{}").format(sql.SQL(raw.columns[name]))
@@ -202,29 +201,53 @@ def _count_kept(connection: psycopg.Connection, replacement: Replacement, days: 
         table=raw.identifier,
         within=raw.within(replacement.interval),
         stays=moved if replacement.has_moved else sql.SQL("true"),
-        time=raw.partition_key,
-        days=list(days),
+        of_days=_within_days(raw, days),
     )
     return dict(connection.execute(counted).fetchall())
 
 
-def _different_days(
-    connection: psycopg.Connection,
-    raw: RawTable,
-    names: Collection[str],
-    these: sql.Composable,
-    others: sql.Composable,
-) -> list[tuple[str, bool, bool]]:
-    """Return the days whose rows of THESE and OTHERS differ in the columns NAMES, and which of the two have some."""
+def _different_days_outside(
+    connection: psycopg.Connection, raw: RawTable, staging: Staging, known: Mapping[str, tuple[int, int]]
+) -> set[str]:
+    """Return the days of the rows outside the interval that have other keys than the KNOWN digests say."""
+    counts = {day.decode(): rows for day, rows in staging.outside_by_day.items()}
+    same_counts = [day for day, rows in counts.items() if day in known and known[day][0] == rows]
+    different = counts.keys() - same_counts
+    if not same_counts:
+        return different
+    # One sum over all days is faster than one for each.
+    [(digest,)] = connection.execute(
+        sql.SQL(_DIGEST).format(
+            rows=staging.outside_rows, hash=_hash(raw, raw.feed.key), days=list(different), type=raw.day_type
+        )
+    )
+    if digest == sum(known[day][1] for day in same_counts):
+        return different
+    digests = _digests(connection, raw, raw.feed.key, staging.outside_rows)
+    return {day for day in digests if digests[day] != known.get(day)}
+
+
+def _digests(
+    connection: psycopg.Connection, raw: RawTable, names: Collection[str], rows: sql.Composable
+) -> dict[str, tuple[int, int]]:
+    """Return the number of ROWS by day, and the sum of the hashes of their columns NAMES."""
+    query = sql.SQL(_DIGESTS).format(rows=rows, hash=_hash(raw, names))
+    return {day: (count, digest) for day, count, digest in connection.execute(query)}
+
+
+def _hash(raw: RawTable, names: Collection[str]) -> sql.Composed:
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
     is_integer = len(names) == 1 and raw.has_integer_key
-    function = sql.SQL("hashint8extended({}, 0)" if is_integer else "hash_record_extended(row({}), 0)")
-    query = sql.SQL(_DIFFERENT_DAYS).format(these=these, others=others, hash=function.format(columns))
-    return connection.execute(query).fetchall()
+    return sql.SQL("hashint8extended({}, 0)" if is_integer else "hash_record_extended(row({}), 0)").format(columns)
 
 
-def _of_days(rows: sql.Composable, days: Collection[str]) -> sql.Composed:
-    return sql.SQL("select * from ({}) as rows where day$ = any({}::date[])").format(rows, list(days))
+def _within_days(raw: RawTable, days: Collection[str]) -> sql.Composed:
+    """Return the condition for the rows of DAYS in the raw table."""
+    return sql.SQL(_OF_DAYS).format(day=raw.day, days=list(days), time=raw.partition_key, type=raw.day_type)
+
+
+def _of_days(raw: RawTable, rows: sql.Composable, days: Collection[str]) -> sql.Composed:
+    return sql.SQL("select * from ({}) as rows where day$ = any({}::{}[])").format(rows, list(days), raw.day_type)
 
 
 def _qualified(table: str, names: Iterable[str]) -> sql.Composed:

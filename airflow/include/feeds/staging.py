@@ -86,7 +86,9 @@ class Staging:
         outside = (
             self._raw.typed(column.name for column in feed.table_columns)
             if feed.rules
-            else sql.SQL("{}, day$ date").format(self._raw.typed(feed.key))
+            else sql.SQL("{}, day$ {}").format(
+                self._raw.typed(feed.key), sql.SQL(self._raw.columns[feed.time_column] if feed.time_column else "date")
+            )
         )
         connection.execute(
             sql.SQL(
@@ -113,7 +115,7 @@ class Staging:
 
     @property
     def outside_rows(self) -> sql.Composed:
-        """The rows outside the interval as a query: their keys and their days, `day$`."""
+        """The rows outside the interval as a query: their keys and their days, `day$`, as those of the raw table."""
         day = sql.SQL("{} as day$").format(self._raw.day) if self._rules else sql.SQL("day$").format()
         return sql.SQL("select {}, {} from {}").format(self._raw.key, day, self._outside.table)
 
