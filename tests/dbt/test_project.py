@@ -188,9 +188,12 @@ def test_a_feeds_pipeline_builds_what_depends_on_it_and_what_that_is_built_from(
     of_copy = dataclasses.replace(dbt, project=project, folder=tmp_path)
 
     def selected(feed: str) -> set[str]:
-        listed = f"ls --quiet --resource-type model --output name --select @source:raw.{feed}"
-        return set(re.findall(r"^\w+$", of_copy.run(listed), re.MULTILINE))
+        listed = f"ls --quiet --resource-type model --output name --select @source:raw.{feed} +feed_days"
+        found = set(re.findall(r"^\w+$", of_copy.run(listed), re.MULTILINE))
+        assert found >= of_the_ledger
+        return found - of_the_ledger
 
+    of_the_ledger = {"feed_days", "stg_loads", "stg_loaded_days", "stg_loaded_files"}
     assert selected("bills") == {"stg_bills"}
     assert selected("orders") == {"stg_orders", "orders_of_services", "dim_services", "stg_events"}
-    assert selected("events") == {path.stem for path in project.glob("models/**/*.sql")} - {"stg_bills"}
+    assert selected("events") == {path.stem for path in project.glob("models/**/*.sql")} - {"stg_bills"} - of_the_ledger
