@@ -44,9 +44,7 @@ def has_late(absent: Mapping[str, int], interval: Interval) -> bool:
     return interval.end is None or min(absent) < interval.end.date().isoformat()
 
 
-def absent_text(
-    feed: Feed, absent: Mapping[str, int], loaded: Mapping[str, int], needed: Interval | None
-) -> str:
+def absent_text(feed: Feed, absent: Mapping[str, int], loaded: Mapping[str, int], needed: Interval | None) -> str:
     """Return how many rows a load has read but the table of FEED does not have, and which run loads them.
 
     Args:
