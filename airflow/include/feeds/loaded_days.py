@@ -49,7 +49,7 @@ _KEPT = """
     where {of_days} and not ({within}) and {stays}
     group by {day}
 """
-# With the bounds PostgreSQL reads only the partitions of these days; the last times that it knows have no day after them.
+# With the bounds PostgreSQL reads only the partitions of these days; the last days that it knows have none after.
 _OF_DAYS = """
     {day} = any({days}::{type}[])
     and {time} >= (select min(day$) from unnest({days}::{type}[]) as day$)
