@@ -157,7 +157,7 @@ def test_a_dry_run_returns_what_a_load_would_do_and_changes_nothing(
     before = events(db), names(db)
     uri = write_days(tmp_path / "day.csv", 1, 2, professional=9, rows=12, more=["not an event"])
     dry = load_day(uri, dsn, 1, dry_run=True, max_rejected=0.1)
-    expected: dict[str, Any] = {"read": 25, "loaded": 12, "rejected": 1, "outside": 12, "replaced": 10}
+    expected: dict[str, Any] = {"read": 25, "loaded": 12, "rejected": 1, "outside": 12, "replaced": 10, "absent": 2}
     assert dry == LoadResult(dry.load_id, **expected, reasons={"field_count": 1})
     assert (events(db), names(db)) == before
     assert (len(ledger(db)), rejects(db)) == (1, [])
