@@ -81,7 +81,7 @@ def test_a_contract_is_all_that_a_pipeline_needs() -> None:
     assert dag.timetable.summary == CADENCES["weekly"]
     assert dag.params["max_rejected"] == 0.2
     assert [outlet.name for outlet in dag.get_task("load_orders").outlets] == ["raw.orders"]
-    assert dbt_arguments(dag)[-1] == "@source:raw.orders"
+    assert dbt_arguments(dag)[-2:] == ["@source:raw.orders", "+feed_days"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,14 @@ def dbt_arguments(dag: Any) -> list[str]:
 
 def test_dbt_builds_what_depends_on_the_feed_and_what_that_is_built_from(dags: dict[str, Any]) -> None:
     arguments = dbt_arguments(dags["events_pipeline_daily"])
-    assert arguments == ["build", "--exclude-resource-type", "unit_test", "--select", "@source:raw.events"]
+    assert arguments == [
+        "build",
+        "--exclude-resource-type",
+        "unit_test",
+        "--select",
+        "@source:raw.events",
+        "+feed_days",
+    ]
 
 
 def broken_policies(dag: Any) -> list[str]:

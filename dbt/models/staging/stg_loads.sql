@@ -10,6 +10,8 @@ loads as (
         interval_end,
         same_as_load_id,
         transaction_id,
+        ended_at,
+        rows_absent,
         moved_from
 
     from {{ source('raw', 'loads') }}
@@ -28,7 +30,11 @@ renamed as (
             case when interval_start is not null then least(interval_start, moved_from) end at time zone 'UTC',
             case when moved_from is null then interval_end end at time zone 'UTC'
         ) as changed_span,
-        feed
+        feed,
+        rows_absent is not null as has_days,
+        coalesce(status = 'succeeded', false) as is_successful,
+        tsrange(interval_start at time zone 'UTC', interval_end at time zone 'UTC') as loaded_span,
+        ended_at at time zone 'UTC' as ended_at
 
     from loads
 
