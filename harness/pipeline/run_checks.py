@@ -15,7 +15,7 @@ from harness.reporting.summary import details, table, text
 from harness.warehouse.roles import Warehouse
 
 DBT_CLOSING_LINE = "Done. PASS="
-LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside")  # in XCom
+LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside", "absent")  # in XCom
 
 
 @dataclass
@@ -96,7 +96,8 @@ def check_xcom(api: AirflowApi, warehouse: Warehouse, feed: str, dag_id: str, ru
     """Return the figures in the XCom of FEED's load; raise ChecksFailedError if the run has others in `raw.loads`."""
     with psycopg.connect(warehouse.admin_dsn) as connection:
         rows = connection.execute(
-            "select load_id, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
+            "select load_id, rows_read, rows_loaded, rows_rejected, rows_outside, rows_absent"
+            " from raw.loads where run_id = %s",
             (f"{dag_id} {run_id}",),
         ).fetchall()
     task_id = f"load_{feed}"
@@ -107,7 +108,7 @@ def check_xcom(api: AirflowApi, warehouse: Warehouse, feed: str, dag_id: str, ru
             "The task most likely returns, or the load records, something else since a change.",
             "Compare load() in airflow/dags/pipelines.py with airflow/include/feeds/ledger.py.",
         )
-    return ", ".join(f"{name} {xcom[name]:,}" for name in LOAD_FIGURES[1:])
+    return ", ".join(f"{name} {xcom[name]:,}" for name in LOAD_FIGURES[1:] if xcom[name] is not None)
 
 
 def check_task_log(api: AirflowApi, dag_id: str, run_id: str) -> int:

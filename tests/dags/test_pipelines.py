@@ -81,7 +81,7 @@ def test_a_contract_is_all_that_a_pipeline_needs() -> None:
     assert dag.timetable.summary == CADENCES["weekly"]
     assert dag.params["max_rejected"] == 0.2
     assert [outlet.name for outlet in dag.get_task("load_orders").outlets] == ["raw.orders"]
-    assert dbt_arguments(dag)[-1] == "@source:raw.orders"
+    assert dbt_arguments(dag)[-2:] == ["@source:raw.orders", "+feed_days"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def dbt_arguments(dag: Any) -> list[str]:
 
 def test_dbt_builds_what_depends_on_the_feed_and_what_that_is_built_from(dags: dict[str, Any]) -> None:
     arguments = dbt_arguments(dags["events_pipeline_daily"])
-    assert arguments == ["build", "--exclude-resource-type", "unit_test", "--select", "@source:raw.events"]
+    assert arguments == ["build", "--exclude-resource-type", "unit_test", "--select", "@source:raw.events", "+feed_days"]
 
 
 def broken_policies(dag: Any) -> list[str]:
@@ -371,7 +371,12 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
         assert pod.image == "dbt:1"
         assert pod.arguments == dbt_arguments(dags[dag_id])
         assert pod.env_from[0].secret_ref.name == "warehouse-transformer"
-        assert [variable.name for variable in pod.env_vars] == ["POD_NAME", "DBT_FAILURES_PATH"]  # nothing secret
+        assert {variable.name: variable.value for variable in pod.env_vars} == {  # nothing secret
+            "POD_NAME": None,
+            "DBT_FAILURES_PATH": "/var/log/dbt/$(POD_NAME)",
+            "AIRFLOW_CTX_DAG_ID": "{{ dag.dag_id }}",
+            "AIRFLOW_CTX_DAG_RUN_ID": "{{ run_id }}",
+        }
         assert pod.on_finish_action.value == "delete_succeeded_pod"
         assert (pod.get_logs, pod.do_xcom_push, pod.deferrable, pod.random_name_suffix) == (True, False, False, True)
         assert (pod.startup_timeout_seconds, pod.active_deadline_seconds) == (300, 3600)
@@ -384,18 +389,19 @@ def test_dbts_process_gets_only_its_own_environment(
 
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", "secret")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "a run")
     monkeypatch.setenv("WAREHOUSE_HOST", "here")
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     monkeypatch.setenv("PGPASSWORD", "secret")
     caplog.set_level("INFO")
     program = (
         "import os; print('host', os.environ['WAREHOUSE_HOST']);"
-        " print([n for n in os.environ if n.startswith(('AIRFLOW', 'PG'))])"
+        " print(sorted(n for n in os.environ if n.startswith(('AIRFLOW', 'PG'))))"
     )
     run_process([sys.executable, "-c", program])
     assert [record.getMessage() for record in caplog.records if record.name == "feeds.dbt_task"] == [
         "host here",
-        "['PGSSLMODE']",
+        "['AIRFLOW_CTX_DAG_RUN_ID', 'PGSSLMODE']",
     ]
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ HEADER = ";".join(COLUMNS)
 DAY = datetime(2020, 1, 1, tzinfo=UTC)
 DEADLINE_S = 60.0
 NINE = timedelta(hours=9)
-TABLES = {"loaded_files", "loads", "partitions", "rejected_rows", "snapshot_days"}  # of all feeds
+TABLES = {"loaded_days", "loaded_files", "loads", "partitions", "rejected_rows", "snapshot_days"}  # of all feeds
 
 Rows = list[tuple[Any, ...]]
 
@@ -85,6 +85,17 @@ def ledger(db: psycopg.Connection) -> list[dict[str, Any]]:
     return db.cursor(row_factory=dict_row).execute("select * from raw.loads order by load_id").fetchall()
 
 
+def loaded_days(db: psycopg.Connection) -> dict[int, dict[date, tuple[int | None, ...]]]:
+    """Return rows loaded, added, changed, removed, absent and present, by day, by load."""
+    found: dict[int, dict[date, tuple[int | None, ...]]] = {}
+    for load_id, day, *counts in db.execute(
+        "select load_id, day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present"
+        " from raw.loaded_days"
+    ):
+        found.setdefault(load_id, {})[day] = tuple(counts)
+    return found
+
+
 def rows(db: psycopg.Connection, feed: Feed) -> Rows:
     """Return the rows of FEED's raw table."""
     table = RawTable(feed)
@@ -93,7 +104,7 @@ def rows(db: psycopg.Connection, feed: Feed) -> Rows:
 
 def empty(db: psycopg.Connection, feed: Feed = EVENTS) -> None:
     """Delete all rows of FEED, rejected rows and loads: faster than truncate for a few rows."""
-    for table in (feed.name, "rejected_rows", "loaded_files", "loads"):
+    for table in (feed.name, "rejected_rows", "loaded_days", "loaded_files", "loads"):
         db.execute(sql.SQL("delete from {}").format(sql.Identifier("raw", table)))
 
 

@@ -31,7 +31,7 @@ def test_each_rejected_row_is_kept_with_its_reason_which_the_log_counts(
     expected = [(number, *line.reject) for number, line in enumerate(BAD, 2) if line.reject]
     assert rejects(db) == [*expected, (len(lines) + 1, account(1), "duplicate_key")]
     reasons = dict(Counter(reason for _, _, reason in rejects(db)))
-    assert result == LoadResult(load_id=1, read=24, loaded=2, rejected=22, outside=0, replaced=0, reasons=reasons)
+    assert result == LoadResult(load_id=1, read=24, loaded=2, rejected=22, outside=0, replaced=0, reasons=reasons, absent=0)
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
     counts = [f"{reason} {count}" for reason, count in result.reasons.items()]
     assert warning.getMessage() == f"load 1: rejected 22 rows: {', '.join(counts)}"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feeds import errors, partitions, staging
+from feeds import loaded_days as days_of_loads
 from feeds.contract import Feed
 from feeds.interval import ALWAYS, Interval
 from feeds.ledger import LoadResult
@@ -25,10 +26,12 @@ from feeds.lines import MAX_LINE_BYTES
 from feeds.load import load
 from feeds.tables import create_tables
 from tests.events_feed import EVENTS
-from tests.feeds.common import DAY, HEADER, account, contract, empty, ledger, rejects, rows
+from tests.feeds.common import DAY, HEADER, account, contract, empty, ledger, loaded_days, rejects, rows
 from tests.feeds.test_event_lines import AGAINST_RULES, REJECTED
 
 Row = tuple[Any, ...]
+Table = dict[Row, Row]  # by their keys
+Days = dict[date, tuple[int | None, ...]]
 RejectRow = tuple[int, str, str]
 
 
@@ -285,6 +288,7 @@ def test_any_loads_in_any_order(
     contents = [data.draw(files(shape)) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "MIN_ROWS", partition_rows)
+        patch.setattr(days_of_loads, "_FEW_ROWS", data.draw(st.sampled_from([0, 200_000])))
         patch.setattr(staging, "_FEW_DAYS", data.draw(st.sampled_from([0, 1, 8])))
         empty(db, feed)
         history = History(dsn, db, feed, shape)
@@ -294,7 +298,8 @@ def test_any_loads_in_any_order(
             path.write_bytes(contents[step.file].content)
             with suppress(errors.InvertedInterval):  # a part of a day has no dates
                 history.check(path, contents[step.file], step)
-                quarantine.add(step, ledger(db)[-1], contents[step.file].rows(shape, step.valid)[1])
+                start, end = map(history.bound, step.interval)
+                quarantine.add(replace(step, interval=(start, end)), ledger(db)[-1], contents[step.file].rows(shape, step.valid)[1])
             assert sorted(rejects(db)) == sorted(quarantine.rows())
 
 
@@ -355,7 +360,8 @@ class History:
     db: psycopg.Connection
     feed: Feed
     shape: Shape
-    table: dict[Row, Row] = field(default_factory=dict)
+    table: Table = field(default_factory=dict)
+    days: dict[int, Days] = field(default_factory=dict)  # of each load
 
     def check(self, path: Path, content: File, step: Step) -> None:
         """Load PATH, which has CONTENT, and compare what the table contains then."""
@@ -367,15 +373,18 @@ class History:
         deleted = {key: row for key, row in self.table.items() if shape.moment_of(row) in inside or key in new}
         read, rejected = len(valid) + len(rejected_rows), len(rejected_rows)
         reasons = dict(Counter(reason for _, _, reason in rejected_rows))
+        after = {key: row for key, row in self.table.items() if key not in deleted} | new
+        days = self.days_of(valid, new, deleted, after, inside)
+        absent = sum(counts[4] or 0 for counts in days.values())
         expected: LoadResult | type[errors.FeedError] = LoadResult(
-            0, read, len(new), rejected, len(valid) - len(new), len(deleted), reasons
+            0, read, len(new), rejected, len(valid) - len(new), len(deleted), reasons, absent=absent
         )
         if rejected and rejected / read > step.max_rejected:
             expected = errors.TooManyRejected
         elif deleted and not new and not step.allow_empty:
             expected = errors.EmptyReplacement
         else:
-            self.table = {key: row for key, row in self.table.items() if key not in deleted} | new
+            self.table = after
         assert self.load(path, step, len(deleted)) == expected
         found = rows(self.db, self.feed)
         assert {shape.key_of(row): row for row in found} == self.table
@@ -385,6 +394,35 @@ class History:
         assert row["source_sha256"] == hashlib.sha256(content.content).hexdigest()
         assert row["source_size_bytes"] == len(content.content)
         assert row["status"] == ("succeeded" if isinstance(expected, LoadResult) else "failed")
+        assert row["rows_absent"] == (absent if isinstance(expected, LoadResult) else None)
+        if row["same_as_load_id"]:  # nothing was written, and nothing may be absent
+            assert not any(any(counts[1:5]) for counts in days.values())
+        elif isinstance(expected, LoadResult) and days:
+            self.days[row["load_id"]] = days
+        assert loaded_days(self.db) == self.days
+
+    def days_of(
+        self, valid: Sequence[Row], new: Table, deleted: Table, after: Table, inside: Interval
+    ) -> "Days":
+        """Return what a load does by day: rows loaded, added, changed, removed, absent, and present after it."""
+        key_of = self.shape.key_of
+
+        def day(row: Row) -> date:
+            return self.shape.moment_of(row).date()
+
+        late = [row for row in valid if self.shape.moment_of(row) not in inside and key_of(row) not in after]
+        each: list[Counter[date]] = [
+            Counter(map(day, new.values())),
+            Counter(day(row) for key, row in new.items() if key not in self.table),
+            Counter(day(row) for key, row in new.items() if key in self.table and self.table[key] != row),
+            Counter(day(row) for key, row in deleted.items() if key not in after or day(after[key]) != day(row)),
+        ]
+        written = {one for counts in each for one in counts}
+        absent, present = Counter(map(day, late)), Counter(map(day, after.values()))
+        return {
+            one: (*(counts[one] for counts in each), absent[one], present[one] if one in written else None)
+            for one in written | absent.keys()
+        }
 
     def bound(self, moment: datetime | None) -> datetime | None:
         """Return the bound MOMENT as the feed has it: of dates, the first midnight that is not before it."""

@@ -230,8 +230,9 @@ def test_tables_of_another_program_are_refused_and_not_touched(bare_warehouse: W
 
 # It had no record of partitions, other names for the first of them, and only events.
 EARLIEST = """
-    drop table raw.loaded_files, raw.snapshot_days, raw.partitions;
-    alter table raw.loads drop column feed, drop column source_id, drop column rules_sha256;
+    drop table raw.loaded_days, raw.loaded_files, raw.snapshot_days, raw.partitions;
+    alter table raw.loads
+        drop column feed, drop column source_id, drop column rules_sha256, drop column rows_absent;
     alter table raw.rejected_rows rename to rejected_events;
     alter table raw.rejected_events
         drop column feed, drop column file_number, drop column column_name, drop column first_load_id,

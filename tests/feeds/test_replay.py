@@ -255,7 +255,7 @@ def test_after_any_loads_the_rows_that_their_day_was_loaded_without_come_back(
     """A line comes back if the last load of its day has rejected it, whatever was loaded besides."""
     feed = orders()
     with psycopg.connect(empty) as db:
-        db.execute("delete from raw.orders; delete from raw.rejected_rows; delete from raw.loaded_files")
+        db.execute("delete from raw.orders; delete from raw.rejected_rows; delete from raw.loaded_files; delete from raw.loaded_days")
         db.execute("delete from raw.loads")
     table: dict[int, int] = {}  # the day of each key
     for step in history:

@@ -41,7 +41,7 @@ _LOADS = f"""
         load_id, feed, case when {IS_KILLED} then 'killed' else status end as status,
         to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_at, round(seconds, 1) as seconds,
         interval_start::text, interval_end::text, rows_read as read, rows_loaded as loaded, rows_rejected as rejected,
-        rows_outside as outside, rows_replaced as replaced, same_as_load_id as same_as, run_id,
+        rows_outside as outside, rows_absent as absent, rows_replaced as replaced, same_as_load_id as same_as, run_id,
         source_size_bytes as bytes, left(source_sha256, 12) as sha256, source_uri,
         split_part(failure, E'\\n', 1) as failure
     from raw.loads where %(feed)s::text is null or feed = %(feed)s order by load_id desc limit %(limit)s
@@ -163,7 +163,8 @@ def _load(options: argparse.Namespace, feed: Feed, dsn: str) -> None:
         if terminal:
             _redraw("")
     would = "would be " if options.dry_run else ""
-    print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval")
+    absent = f", {result.absent:,} of these not in raw.{feed.name}" if result.absent else ""
+    print(f"{result.read:,} rows read, {result.outside:,} of them outside the interval{absent}")
     print(f"{result.loaded:,} {would}loaded, {result.replaced:,} {would}replaced")
     print(f"{result.rejected:,} {would}rejected{_reasons(result)}")
 

@@ -39,8 +39,9 @@ def find_files(
         SourceChanged: a file is still being written, by its name.
         SettingUnusable: URI has a time in it that is none.
     """
-    if not (times := TIME_IN_LOCATION.findall(uri)):
+    if not is_by_period(uri):
         return _matching(uri)
+    times = TIME_IN_LOCATION.findall(uri)
     if not are_times(uri):
         raise errors.SettingUnusable(
             f"{shown(uri)} has a part in braces that is no time.",
@@ -71,6 +72,11 @@ def find_files(
             else "Export it, if only its header: a time without a file would lose its rows, which allow_empty allows.",
         )
     return [file for files in found_in.values() for file in files]
+
+
+def is_by_period(uri: str) -> bool:
+    """Return whether URI names files by the time of their rows: a load then reads only those of its interval."""
+    return TIME_IN_LOCATION.search(uri) is not None
 
 
 def _periods(interval: Interval, length: int) -> list[datetime] | None:

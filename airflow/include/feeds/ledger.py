@@ -101,7 +101,7 @@ _FORGET_REJECTS = """
         = (forgotten.load_id, forgotten.file_number, forgotten.first_load_id)
 """
 SHOWN_CHARS = 100
-_COUNTS = ("read", "loaded", "rejected", "outside", "replaced")
+_COUNTS = ("read", "loaded", "rejected", "outside", "replaced", "absent")
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ class LoadResult:
         outside: valid rows outside the interval.
         replaced: rows deleted from the raw table: those of the interval, and those that moved into it.
         reasons: the number of rejected rows by column and reason.
+        absent: valid rows outside the interval whose keys the raw table does not have after the load; None of a snapshot.
         same_as_load_id: the earlier load of the same file whose rows are unchanged, so that this one had nothing to do.
         seconds: how long the load took.
     """
@@ -129,6 +130,7 @@ class LoadResult:
     outside: int
     replaced: int
     reasons: dict[str, int] = field(default_factory=dict)
+    absent: int | None = None
     same_as_load_id: int | None = None
     seconds: float = field(default=0.0, compare=False)
 
@@ -137,7 +139,8 @@ class LoadResult:
         return asdict(self)
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{name} {getattr(self, name):,}" for name in _COUNTS)
+        numbers = ((name, getattr(self, name)) for name in _COUNTS)
+        counts = ", ".join(f"{name} {number:,}" for name, number in numbers if number is not None)
         same = f", unchanged since load {self.same_as_load_id}" if self.same_as_load_id else ""
         return f"{counts}{same}, in {self.seconds:.1f} s"
 
@@ -170,6 +173,7 @@ class PreviousLoad:
     loaded: int
     rejected: int
     outside: int
+    absent: int | None
 
 
 def begin(connection: psycopg.Connection, feed: str, source_uri: str, interval: Interval, run_id: str | None) -> int:
@@ -222,8 +226,8 @@ def find_previous(
 ) -> PreviousLoad | None:
     """Return the latest load of INTERVAL from files of SIZE_BYTES by the same RULES, with this source's rejects."""
     found = connection.execute(
-        "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside"
-        " from only raw.loads"
+        "select load_id, transaction_id::text, source_sha256, rows_read, rows_loaded, rows_rejected, rows_outside,"
+        " rows_absent from only raw.loads"
         " where feed = %s and status = 'succeeded' and same_as_load_id is null and transaction_id is not null"
         " and rules_sha256 = %s and source_size_bytes = %s and (source_id = %s or rows_rejected = 0)"
         " and interval_start is not distinct from %s and interval_end is not distinct from %s"
@@ -231,6 +235,23 @@ def find_previous(
         (feed, rules, size_bytes, source_id(source_uri), interval.start, interval.end),
     ).fetchone()
     return PreviousLoad(*found) if found else None
+
+
+def may_lack_rows(connection: psycopg.Connection, previous: PreviousLoad) -> bool:
+    """Return whether rows that PREVIOUS, a load of an interval, has read outside of it may be absent from the table now.
+
+    They were, or it is not known, or a later load has removed rows.
+    """
+    if not previous.outside:
+        return False
+    [(has_removed,)] = connection.execute(
+        "select exists (select from only raw.loads as later join only raw.loads as own using (feed)"
+        " where own.load_id = %s and later.status = 'succeeded' and later.ended_at > own.ended_at"
+        " and (later.rows_absent is null or exists (select from only raw.loaded_days as days"
+        " where days.load_id = later.load_id and rows_removed > 0)))",
+        (previous.load_id,),
+    )
+    return previous.absent != 0 or bool(has_removed)
 
 
 def quarantine(connection: psycopg.Connection, load_id: int, *, moves: bool = False, limit: int | None = None) -> None:
@@ -283,7 +304,7 @@ def close(
         "update only raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
         " source_size_bytes = %s, source_sha256 = %s, same_as_load_id = %s, transaction_id = pg_current_xact_id(),"
         " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s,"
-        " rules_sha256 = %s, moved_from = %s"
+        " rows_absent = %s, rules_sha256 = %s, moved_from = %s"
         " where load_id = %s",
         (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), rules, moved_from, load_id),
     )

@@ -211,8 +211,12 @@ class Lines:
         return [_unescaped(field) for field in fields]
 
     def copied_key(self, row: Row) -> bytes:
-        """Return the key of ROW as a line that COPY reads in this dialect."""
-        return (self.dialect.delimiter.join(map(self._field, self.key(row))) + "\n").encode()
+        """Return the key of ROW as the start of a line that COPY reads in this dialect."""
+        return self.dialect.delimiter.join(map(self._field, self.key(row))).encode()
+
+    def day_end(self, day: bytes) -> bytes:
+        """Return DAY, `YYYY-MM-DD`, as the end of a line after a key, without a character that may be the delimiter."""
+        return b"%b%b\n" % (self.dialect.delimiter.encode(), day.replace(b"-", b""))
 
     def _field(self, value: str | None) -> str:
         """Return VALUE as COPY reads it in this dialect; one that looks like the null token is written in escapes."""

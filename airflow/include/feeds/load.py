@@ -17,13 +17,13 @@ from typing import NoReturn
 
 import psycopg
 
-from feeds import history, ledger
+from feeds import history, ledger, loaded_days
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
-from feeds.days import far_days, far_days_text
+from feeds.days import absent_text, far_days, far_days_text, has_late
 from feeds.definition import Definition, read_definition
 from feeds.errors import EmptyReplacement, FeedError, InvertedInterval, SourceChanged, TablesUnfit, TooManyRejected
-from feeds.files import find_files
+from feeds.files import find_files, is_by_period
 from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.keys import KnownDuplicates
@@ -164,9 +164,11 @@ class _Load:
             _warn_of_far_days(self.raw.feed, load_id, staging)
             connection.execute(f"lock table only {self.raw} in access share mode".encode())  # keeps the partitions
             replacement = Replacement(connection, definition, load_id, self.interval)
-            result = self._result(load_id, staging, replacement)
+            absent = self._find_absent(staging)
+            result = self._result(load_id, staging, replacement, absent)
             if refusal := self._empty_replacement(result):
                 raise refusal
+            self._warn_of_absent(load_id, staging, absent)
             connection.execute("rollback")
         return result
 
@@ -205,7 +207,8 @@ class _Load:
                         "Run the load again; nothing was changed.",
                     )
                 replacement = Replacement(connection, definition, load_id, self.interval)
-                result = self._result(load_id, staging, replacement)
+                absent = self._find_absent(staging)
+                result = self._result(load_id, staging, replacement, absent)
                 if refusal := self._empty_replacement(result):
                     self._refuse(load_id, staging, files, refusal)
                 if raw.feed.time_column is None and self._take_snapshot(load_id, staging):
@@ -214,7 +217,10 @@ class _Load:
                         ledger.quarantine(connection, load_id)
                     self._close(load_id, files, result)
                     return replace(result, seconds=self._seconds())
-                if replacement.moved_from and not read_from:  # their partitions keep their other rows
+                if raw.feed.time_column:
+                    self._warn_of_absent(load_id, staging, absent)
+                    loaded_days.record(connection, load_id, staging, replacement, absent)
+                if replacement.has_moved and not read_from:  # their partitions keep their other rows
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
             ledger.quarantine(connection, load_id, moves=raw.feed.time_column is not None)
@@ -292,6 +298,7 @@ class _Load:
                 outside=previous.outside,
                 replaced=0,
                 reasons=reasons,
+                absent=previous.absent,
                 same_as_load_id=previous.load_id,
                 seconds=self._seconds(),
             )
@@ -344,7 +351,21 @@ class _Load:
             raise DuplicateKeys(found)
         return staging, files
 
-    def _result(self, load_id: int, staging: Staging, replacement: Replacement) -> LoadResult:
+    def _find_absent(self, staging: Staging) -> dict[str, int]:
+        if self.raw.feed.time_column is None:
+            return {}
+        return loaded_days.find_absent(self.connection, self.raw, self.interval, staging)
+
+    def _warn_of_absent(self, load_id: int, staging: Staging, absent: Mapping[str, int]) -> None:
+        if absent:
+            level = logging.WARNING if has_late(absent, self.interval) else logging.INFO  # later ones come with later runs
+            loaded = {day.decode(): rows for day, rows in staging.rows_by_day.items()}
+            needed = self.asked if is_by_period(self.source_uri) else None
+            logger.log(level, "load %d: %s", load_id, absent_text(self.raw.feed, absent, loaded, needed))
+
+    def _result(
+        self, load_id: int, staging: Staging, replacement: Replacement, absent: Mapping[str, int]
+    ) -> LoadResult:
         loaded, outside = staging.loaded, staging.outside
         if self._is_past() and not self.raw.feed.properties.history:  # nobody needs them
             loaded, outside = 0, loaded + outside
@@ -356,6 +377,7 @@ class _Load:
             outside=outside,
             replaced=self._count_replaced(staging, replacement),
             reasons=_counts(staging),
+            absent=sum(absent.values()) if self.raw.feed.time_column else None,
             seconds=self._seconds(),
         )
 

@@ -21,10 +21,12 @@ class Replacement:
     """The replacement of the rows of INTERVAL by the load LOAD_ID, while nobody else writes to the raw table.
 
     Attributes:
+        interval: of the load.
         partitions: the present partitions of the raw table.
+        rows: the number of the interval's rows in the raw table, once they are counted.
         made: the partitions that were made to replace some of them.
         moved_from: the earliest time of a row that moves into the interval, as text since it may be no
-            datetime; None if no row moves.
+            datetime; None if no row moves. The temporary table `moved` then has these rows' keys and days.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Replacement:
         self.definition = definition
         self.load_id = load_id
         self.partitions = partitions(connection, definition.table)
+        self.rows = 0
         self.made: list[Partition] = []
         self.moved_from: str | None = None
-        self._interval = interval
+        self.interval = interval
         self._within = definition.table.within(interval)
         self._touched = [partition for partition in self.partitions if partition.overlaps(interval)]
         self._left: list[Partition] = []  # partitions that a row moves from
@@ -45,6 +48,16 @@ class Replacement:
     def replaced(self) -> list[Partition]:
         """The present partitions that the new ones replace."""
         return [partition for partition in self.partitions if partition in self._touched or partition in self._left]
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether rows move into the interval."""
+        return self.moved_from is not None
+
+    @property
+    def old_rows(self) -> list[tuple[sql.Composable, sql.Composable]]:
+        """The tables, each with a condition, that have the interval's rows."""
+        return [(part.table, self._within) for part in self._touched]
 
     def count_rows(self) -> int:
         """Return the number of the interval's rows in the raw table."""
@@ -56,7 +69,8 @@ class Replacement:
         if not counts:
             return 0
         counted = sql.SQL(" union all ").join(counts)
-        return sum(int(rows) for (rows,) in self.connection.execute(counted))
+        self.rows = sum(int(rows) for (rows,) in self.connection.execute(counted))
+        return self.rows
 
     def find_moved(self, tables: Sequence[sql.Composable] | None = None) -> int:
         """Find the keys of TABLES that the raw table has outside the interval, and where they are.
@@ -68,7 +82,7 @@ class Replacement:
             The number of these keys.
         """
         raw = self.definition.table
-        if self._interval == ALWAYS or raw.feed.time_column in (None, *raw.feed.key):
+        if self.interval == ALWAYS or raw.feed.time_column in (None, *raw.feed.key):
             return 0
         own = [partition.table for partition in self._touched] if tables is None else tables
         others = [(number, part) for number, part in enumerate(self.partitions) if not self._is_inside(part)]
@@ -76,8 +90,8 @@ class Replacement:
         if not own or not others:
             return 0
         outside = [
-            sql.SQL("select {}, {}, {} from {} where {} and not ({})").format(
-                number, raw.key, raw.partition_key, partition.table, near, self._within
+            sql.SQL("select {}, {}, {}, {} from {} where {} and not ({})").format(
+                number, raw.key, raw.partition_key, raw.day, partition.table, near, self._within
             )
             for number, partition in others
         ]
@@ -85,15 +99,16 @@ class Replacement:
         self.connection.execute(
             sql.SQL(
                 "create temporary table moved on commit drop as"
-                " select 0 as partition$, {}, {} as moved_from$ from {} limit 0"
-            ).format(raw.key, raw.partition_key, raw.identifier)
+                " select 0 as partition$, {}, {} as moved_from$, {} as day$ from {} limit 0"
+            ).format(raw.key, raw.partition_key, raw.day, raw.identifier)
         )
         moved = self.connection.execute(
-            sql.SQL("insert into pg_temp.moved select * from ({}) as others ({}, {}, {}) where ({}) in ({})").format(
+            sql.SQL("insert into pg_temp.moved select * from ({}) as others ({}, {}, {}, {}) where ({}) in ({})").format(
                 sql.SQL(" union all ").join(outside),
                 sql.Identifier("partition$"),
                 raw.key,
                 sql.Identifier("moved_from$"),
+                sql.Identifier("day$"),
                 raw.key,
                 sql.SQL(" union all ").join(inside),
             )
@@ -145,7 +160,7 @@ class Replacement:
         )
         staged = [Staged(part.table, part.start, part.rows) for part in staging.parts]
         partition_rows = rows_per_partition(total or 0)
-        planned = plan(self._touched, self._interval, staged, self._rows_by_day, partition_rows)
+        planned = plan(self._touched, self.interval, staged, self._rows_by_day, partition_rows)
         for partition in self._left:
             if partition not in self._touched:
                 all_rows = (partition, Interval(partition.start, partition.end))
@@ -155,7 +170,7 @@ class Replacement:
 
     def _is_inside(self, partition: Partition) -> bool:
         """Return whether the interval contains all of PARTITION."""
-        return partition in self._touched and not partition.is_cut_by(self._interval)
+        return partition in self._touched and not partition.is_cut_by(self.interval)
 
     def _rows_by_day(self, partition: Partition, kept: Interval) -> list[tuple[datetime, int]]:
         time, (start, end) = self.definition.table.partition_key, map(str, kept.bounds)

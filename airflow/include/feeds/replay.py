@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from feeds import history, ledger
+from feeds import history, ledger, loaded_days
 from feeds.connection import connect, foreseen, owner, transaction
 from feeds.contract import Feed
 from feeds.copying import copy_line
@@ -180,7 +180,9 @@ class _Replay:
             reasons={str(Reject(*reason)): count for reason, count in counts.items()},
         )
         if loaded:
-            result = replace(result, load_id=self._load())
+            result = replace(result, load_id=self._load(), absent=0 if raw.feed.time_column else None)
+            if raw.feed.time_column:
+                loaded_days.record_replay(connection, result.load_id, raw)
             ledger.close(connection, result.load_id, (None, None), result)
         self._execute(_QUARANTINED)
         return result

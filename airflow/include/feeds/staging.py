@@ -45,6 +45,7 @@ class Staging:
     Attributes:
         parts: the tables with the rows to load, in the order of their times.
         rows_by_day: the number of these rows by day, YYYY-MM-DD.
+        outside_by_day: the number of valid rows outside the interval by day.
         rejected: the number of rejected rows by reason and column.
         is_hopeless: whether reading has stopped early: too many rows were rejected, whatever follows.
     """
@@ -76,13 +77,18 @@ class Staging:
         self._files: dict[int, Lines] = {}
         self.parts: list[Target] = []
         self.rows_by_day: Counter[bytes] = Counter()
+        self.outside_by_day: Counter[bytes] = Counter()
         self.rejected: Counter[Reject] = Counter()
         self.is_hopeless = False
         feed = self._raw.feed
         self._shortest_values_bytes = sum(_shortest(column) for column in feed.columns if column.is_required)
         # A rule refuses rows outside the interval, too: another row with the same key is then no duplicate.
         outside = (
-            self._raw.typed(column.name for column in feed.table_columns) if feed.rules else self._raw.typed(feed.key)
+            self._raw.typed(column.name for column in feed.table_columns)
+            if feed.rules
+            else sql.SQL("{}, day$ {}").format(
+                self._raw.typed(feed.key), sql.SQL(self._raw.columns[feed.time_column] if feed.time_column else "date")
+            )
         )
         connection.execute(
             sql.SQL(
@@ -106,6 +112,12 @@ class Staging:
     def outside(self) -> int:
         """The number of rows read that are valid and outside the interval."""
         return self._outside.rows
+
+    @property
+    def outside_rows(self) -> sql.Composed:
+        """The rows outside the interval as a query: their keys and their days, `day$`, as those of the raw table."""
+        day = sql.SQL("{} as day$").format(self._raw.day) if self._rules else sql.SQL("day$").format()
+        return sql.SQL("select {}, {} from {}").format(self._raw.key, day, self._outside.table)
 
     @property
     def read(self) -> int:
@@ -225,7 +237,8 @@ class Staging:
         self._options = sql.SQL("delimiter {}, null {}").format(lines.dialect.delimiter, lines.dialect.null)
         for part in self.parts:
             part.copy = self._copy_into(part.table, self._names)
-        self._outside.copy = self._copy_into(self._outside.table, self._names if self._rules else self._raw.key)
+        outside = self._names if self._rules else sql.SQL("{}, day$").format(self._raw.key)
+        self._outside.copy = self._copy_into(self._outside.table, outside)
 
     def _copy_into(self, table: sql.Composable, names: sql.Composable) -> sql.Composed:
         where = sql.SQL(" where {}").format(self._rules.condition) if self._rules else sql.SQL("")
@@ -352,11 +365,13 @@ class Staging:
         *,
         numbers: Sequence[int] = (),
     ) -> None:
+        if day:
+            (self.rows_by_day if is_inside else self.outside_by_day)[day] += rows
         if not is_inside and not self._rules:
-            self._copier.write(self._outside, Piece(b"\n".join([*self._lines.key_lines(lines), b""]), rows))
+            assert day is not None
+            end = self._lines.day_end(day)
+            self._copier.write(self._outside, Piece(end.join([*self._lines.key_lines(lines), b""]), rows))
             return
-        if is_inside and day:
-            self.rows_by_day[day] += rows
         piece = Piece(lines, rows, self._file_number, line_number, numbers, block=self._kept_block)
         self._copier.write(self._part(day) if is_inside else self._outside, piece)
 
@@ -380,15 +395,15 @@ class Staging:
 
     def _take_row(self, row: Row, file_number: int, line_number: int, raw: bytes | None) -> None:
         """Take ROW, which is RAW in the file, or the line of the present block."""
-        if row.moment is None or row.moment in self._interval:
-            day = row.moment.date().isoformat().encode() if row.moment else None
-            part = self._part(day)
-            if day:
-                self.rows_by_day[day] += 1
+        day = row.moment.date().isoformat().encode() if row.moment else None
+        is_inside = row.moment is None or row.moment in self._interval
+        if day:
+            (self.rows_by_day if is_inside else self.outside_by_day)[day] += 1
+        part = self._part(day) if is_inside else self._outside
+        if day is None or is_inside or self._rules:
+            line = self._lines.copied(row)
         else:
-            part = self._outside
-        is_whole = part is not self._outside or self._rules
-        line = self._lines.copied(row) if is_whole else self._lines.copied_key(row)
+            line = self._lines.copied_key(row) + self._lines.day_end(day)
         block = self._kept_block if raw is None else None
         self._copier.write(part, Piece(line, 1, file_number, line_number, raw=raw, block=block))
 
@@ -408,7 +423,9 @@ class Staging:
         found = self._rules.left_out(pieces, self._lines, count)
         for piece, offset, rule, day in found:
             self._reject(piece.raw_line(offset), piece.number(offset), Reject("rule", rule), piece.file_number)
-            if day and target is not self._outside:
+            if day and target is self._outside:
+                self.outside_by_day -= Counter({day.encode(): 1})
+            elif day:
                 self.rows_by_day -= Counter({day.encode(): 1})
         return len(found)
 

@@ -39,6 +39,22 @@ class RawTable:
         return sql.Identifier(self.feed.time_column or "load_id")
 
     @property
+    def day(self) -> sql.Composed:
+        """The day of a row of a feed with a time column: of a timestamp when the day begins in UTC.
+
+        The cast of a timestamp to a date would take several times as long.
+        """
+        time = sql.Identifier(self.feed.time_column or "")
+        if self.columns[self.feed.time_column or ""] == "date":
+            return sql.SQL("{}").format(time)
+        return sql.SQL("date_bin('1 day', {}, '2000-01-01 00:00:00+00')").format(time)
+
+    @property
+    def day_type(self) -> sql.SQL:
+        """The type of `day`."""
+        return sql.SQL(self.columns[self.feed.time_column or ""])
+
+    @property
     def names(self) -> sql.Composed:
         """The names of the contract's columns."""
         return sql.SQL(", ").join(sql.Identifier(column.name) for column in self.feed.table_columns)

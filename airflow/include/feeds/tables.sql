@@ -28,6 +28,9 @@ create table if not exists raw.loads (
     transaction_id xid8,
     -- The earliest time of a row before it moved into the interval: days outside the interval changed, too.
     moved_from timestamptz,
+    -- The valid rows of the files outside the interval whose keys the raw table does not have: the sum over the load's days
+    -- in raw.loaded_days. Null if these are not recorded: of a snapshot, and of a load of an older version.
+    rows_absent bigint,
     check (rows_read = rows_loaded + rows_rejected + rows_outside)
 );
 
@@ -39,7 +42,7 @@ begin
     for missing in
         select format('%I %s', name, type)
         from (values ('source_id', 'text'), ('rules_sha256', 'text'), ('moved_from', 'timestamptz'),
-            ('feed', 'text not null default ''events''')) as added (name, type)
+            ('rows_absent', 'bigint'), ('feed', 'text not null default ''events''')) as added (name, type)
         where not exists (select from pg_attribute where attrelid = 'raw.loads'::regclass and attname = name)
     loop
         execute 'alter table raw.loads add column if not exists ' || missing;
@@ -58,6 +61,25 @@ create table if not exists raw.loaded_files (
     -- whose types are not the contract's: its rejected rows do not show them.
     header text,
     primary key (load_id, file_number)
+);
+
+-- What each load of an interval did, by the day (UTC) of its rows; days without any such row are left out.
+create table if not exists raw.loaded_days (
+    load_id bigint not null references raw.loads,
+    day date not null,
+    -- The rows of the day that the load has put into the raw table.
+    rows_loaded bigint not null default 0,
+    -- Those whose key the raw table did not have at all.
+    rows_added bigint not null default 0,
+    -- Those whose values were others before, or that were on another day.
+    rows_changed bigint not null default 0,
+    -- The keys that the day had before, and has no longer: they are gone, or on another day.
+    rows_removed bigint not null default 0,
+    -- The valid rows of the files outside the interval whose key the raw table does not have after the load.
+    rows_absent bigint not null default 0,
+    -- The rows that the day has after the load, which may have covered only a part of it; null if it wrote none of them.
+    rows_present bigint,
+    primary key (load_id, day)
 );
 
 -- The days of which a snapshot was loaded, and the load of each.

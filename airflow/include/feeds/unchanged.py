@@ -58,6 +58,8 @@ def find_unchanged(
         return None
     wait_for_turn(connection, lock_timeout_s)
     block_writers(connection, raw)
+    if raw.feed.time_column and ledger.may_lack_rows(connection, previous):
+        return None
     return (previous, files) if is_intact(connection, raw, previous, interval) else None
 
 

@@ -11,7 +11,7 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.run_checks import CheckResults, check_task_log, check_xcom
 from harness.warehouse.roles import Warehouse
 
-LOADED = {"load_id": 1, "read": 10, "loaded": 7, "rejected": 2, "outside": 1}
+LOADED = {"load_id": 1, "read": 10, "loaded": 7, "rejected": 2, "outside": 1, "absent": 0}
 
 
 class Api:
@@ -31,11 +31,11 @@ def test_xcom_is_compared_with_the_ledger(dsn: str, warehouse: Warehouse) -> Non
     with psycopg.connect(dsn) as connection:
         connection.execute(
             "insert into raw.loads"
-            " (feed, source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside)"
-            " values ('events', 'a', 'succeeded', 'daily run', 10, 7, 2, 1)"
+            " (feed, source_uri, status, run_id, rows_read, rows_loaded, rows_rejected, rows_outside,"
+            " rows_absent) values ('events', 'a', 'succeeded', 'daily run', 10, 7, 2, 1, 0)"
         )
     api = cast(AirflowApi, Api(LOADED))
-    assert check_xcom(api, warehouse, "events", "daily", "run") == "read 10, loaded 7, rejected 2, outside 1"
+    assert check_xcom(api, warehouse, "events", "daily", "run") == "read 10, loaded 7, rejected 2, outside 1, absent 0"
     for other in (None, "text", {}, LOADED | {"loaded": 8}):
         with pytest.raises(ChecksFailedError, match="The XCom of daily's task load_events is "):
             check_xcom(cast(AirflowApi, Api(other)), warehouse, "events", "daily", "run")
