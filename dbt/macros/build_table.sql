@@ -7,7 +7,8 @@
     {%- set new_rows = api.Relation.create(schema='pg_temp', identifier=this.identifier[:54] ~ '__new') -%}
 
     {%- do run_hooks(pre_hooks, inside_transaction=False) -%}
-    {%- set kind = kind_of(this) if is_incremental() else begin_build() -%}
+    {%- set build = current_build() if is_incremental() else begin_build() -%}
+    {%- set kind = build.kind if build else kind_of(this) -%}
     {%- do run_hooks(pre_hooks, inside_transaction=True) -%}
 
     {%- set grants = [] -%}
@@ -19,6 +20,7 @@
         {%- endcall -%}
         {%- set differences = differences_in_structure(target, new_rows) if kind == 'table' else [] -%}
         {%- if differences or kind != 'table' -%}
+            {%- do drop_own_views() -%}
             {%- do check_that_nothing_is_lost(kind, target, new_rows, 'it has ' ~ differences | join(', ')) -%}
             {%- set grants = grants_on(target) -%}
             {%- set build_sql -%}
@@ -36,7 +38,21 @@
     {%- endcall -%}
 
     {%- do create_missing_indexes(target) -%}
+    {%- if build -%}
+        {%- do write_state() -%}
+    {%- endif -%}
     {{ return(finish_build(target, grants)) }}
+{%- endmacro %}
+
+
+{#- Drop the project's own views of this model's table, which is about to be replaced. They are built after it, in this
+    run or in the next. -#}
+{% macro drop_own_views() -%}
+    {%- for node in graph.nodes.values() if model.unique_id in node.depends_on.nodes -%}
+        {%- if node.resource_type == 'model' and node.config.materialized == 'view' -%}
+            {%- do run_query('drop view if exists ' ~ node.relation_name) -%}
+        {%- endif -%}
+    {%- endfor -%}
 {%- endmacro %}
 
 

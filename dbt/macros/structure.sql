@@ -37,6 +37,8 @@
 {#- A common table expression, `parts`: the parts of the tables or views ONE and OTHER, without what every relation has.
     The structure is what a model's own columns and constraints define. -#}
 {% macro parts_of(one, other) -%}
+    {#- Comments that dbt writes are nobody else's. -#}
+    {%- set persisted = config.get('persist_docs', {}) -%}
     {%- set both = "('" ~ one ~ "'::regclass, '" ~ other ~ "'::regclass)" -%}
     parts as (
 
@@ -48,7 +50,9 @@
             (true, format('column %I %s', attname, format_type(atttypid, atttypmod))),
             (false, case when atthasdef then 'default' end || of_column),
             (false, 'grants ' || attacl::text || of_column),
+            {%- if not persisted.get('columns') %}
             (false, 'comment' || of_column || ': ' || col_description(attrelid, attnum)),
+            {%- endif %}
             (false, 'statistics target ' || attstattarget || of_column),
             (false, 'options ' || attoptions::text || of_column),
             (false, case when attcompression <> '' then 'compression' end || of_column),
@@ -69,8 +73,10 @@
             (case when relreplident <> 'd' then 'replica identity' end),
             (case when relrowsecurity or relforcerowsecurity then 'row level security' end),
             ('access method ' || (select amname from pg_am where pg_am.oid = relam)),
-            ('tablespace ' || (select spcname from pg_tablespace where pg_tablespace.oid = reltablespace)),
-            ('comment: ' || nullif(regexp_replace(obj_description(oid, 'pg_class'), {{ snapshot_pattern() }}, ''), ''))
+            {%- if not persisted.get('relation') %}
+            ('comment: ' || nullif(regexp_replace(obj_description(oid, 'pg_class'), {{ snapshot_pattern() }}, ''), '')),
+            {%- endif %}
+            ('tablespace ' || (select spcname from pg_tablespace where pg_tablespace.oid = reltablespace))
         ) as parts_of_table (part)
         where oid in {{ both }}
 

@@ -40,7 +40,7 @@ TABLES = """
             ('raw', 'loads'), ('raw', 'loaded_days'), ('raw', 'loaded_files'), ('raw', 'partitions'),
             ('raw', 'snapshot_days')
         )
-        and relname not in ('stg_loads', 'stg_loaded_days', 'stg_loaded_files', 'feed_days')
+        and relname not in ('stg_loads', 'stg_loaded_days', 'stg_loaded_files', 'feed_days', 'model_state')
         -- A history changes with the day of a load.
         and not (nspname = 'raw' and relname in (select feed || '_history' from raw.snapshot_days))
         and pg_class.oid not in (select table_id from raw.partitions)  -- replaced ones, which the next load drops

@@ -378,7 +378,12 @@ def test_on_a_cluster_dbt_runs_in_a_pod_of_the_same_dag(dags: dict[str, Any], mo
         assert pod.image == "dbt:1"
         assert pod.arguments == dbt_arguments(dags[dag_id])
         assert pod.env_from[0].secret_ref.name == "warehouse-transformer"
-        assert [variable.name for variable in pod.env_vars] == ["POD_NAME", "DBT_FAILURES_PATH"]  # nothing secret
+        assert {variable.name: variable.value for variable in pod.env_vars} == {  # nothing secret
+            "POD_NAME": None,
+            "DBT_FAILURES_PATH": "/var/log/dbt/$(POD_NAME)",
+            "AIRFLOW_CTX_DAG_ID": "{{ dag.dag_id }}",
+            "AIRFLOW_CTX_DAG_RUN_ID": "{{ run_id }}",
+        }
         assert pod.on_finish_action.value == "delete_succeeded_pod"
         assert (pod.get_logs, pod.do_xcom_push, pod.deferrable, pod.random_name_suffix) == (True, False, False, True)
         assert (pod.startup_timeout_seconds, pod.active_deadline_seconds) == (300, 3600)
@@ -391,18 +396,19 @@ def test_dbts_process_gets_only_its_own_environment(
 
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", "secret")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "a run")
     monkeypatch.setenv("WAREHOUSE_HOST", "here")
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     monkeypatch.setenv("PGPASSWORD", "secret")
     caplog.set_level("INFO")
     program = (
         "import os; print('host', os.environ['WAREHOUSE_HOST']);"
-        " print([n for n in os.environ if n.startswith(('AIRFLOW', 'PG'))])"
+        " print(sorted(n for n in os.environ if n.startswith(('AIRFLOW', 'PG'))))"
     )
     run_process([sys.executable, "-c", program])
     assert [record.getMessage() for record in caplog.records if record.name == "feeds.dbt_task"] == [
         "host here",
-        "['PGSSLMODE']",
+        "['AIRFLOW_CTX_DAG_RUN_ID', 'PGSSLMODE']",
     ]
 
 

@@ -17,9 +17,6 @@ from tests.dbt.random_events import NOON
 LOCK_KEY = 0x6576656E7473  # spelled out: the load and dbt/run.py must agree on it
 # The staging models exist already, and files that nobody reads would take half of the time.
 MARTS = "run --quiet --exclude staging --no-write-json --log-level-file none"
-# The models that take only what loads have changed, and the one that they need.
-INCREMENTAL = f"{MARTS} --select dim_date int_status_events fct_events availability_snapshot"
-INCREMENTAL_MARTS = ("dim.dim_date", "fact.fct_events", "analysis.availability_snapshot")
 Rows = list[tuple[Any, ...]]
 
 
@@ -44,22 +41,11 @@ def read(warehouse: Warehouse, prefix: str = "test_") -> dict[str, Rows]:
         return read_by(connection, prefix)
 
 
-def read_incremental(warehouse: Warehouse) -> dict[str, Rows]:
-    """Return the rows of the marts that INCREMENTAL builds."""
-    with psycopg.connect(warehouse.reader_dsn) as connection:
-        return read_by(connection, marts=INCREMENTAL_MARTS)
-
-
 def read_by(
     connection: psycopg.Connection[Any], prefix: str = "test_", marts: Iterable[str] = COLUMNS
 ) -> dict[str, Rows]:
     """Return the rows of each of MARTS as CONNECTION sees them."""
     return {mart: in_order(select(connection, mart, prefix)) for mart in marts}
-
-
-def incremental(marts: dict[str, Rows]) -> dict[str, Rows]:
-    """Return those of MARTS that INCREMENTAL builds."""
-    return {mart: marts[mart] for mart in INCREMENTAL_MARTS}
 
 
 def insert(connection: psycopg.Connection[Any], events: list[Event]) -> None:

@@ -11,14 +11,13 @@ from psycopg import sql
 from harness.processes.dbt_process import Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
-    INCREMENTAL,
     MARTS,
+    day,
     expected,
     five_days,
-    incremental,
     insert,
     midnight,
-    read_incremental,
+    read,
     write_file,
 )
 from tests.events_feed import load
@@ -37,19 +36,19 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
 ) -> None:
     log = five_days()
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
-    dbt.run(INCREMENTAL)
+    dbt.run(MARTS)
     before = versions(warehouse)
 
     log[4] = log[4]._replace(event_type="became_unable_to_propose")  # of day 3
     file = str(write_file(tmp_path / "events.csv", log))
     load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))
-    dbt.run(INCREMENTAL)
+    dbt.run(MARTS)
     after = versions(warehouse)
 
     assert after.keys() == before.keys()
     rewritten = sorted((kind, at.day) for kind, at in before if before[kind, at] != after[kind, at])
     assert rewritten == [("day", 3), ("day", 4), ("day", 5)]  # the day's proposal is the same
-    assert read_incremental(warehouse) == incremental(expected(log))
+    assert read(warehouse) == expected(log)
 
     load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))  # the same once more
     with psycopg.connect(warehouse.loader_dsn) as connection:  # and a load of another feed, of all time
@@ -57,14 +56,14 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
             "insert into raw.loads (feed, source_uri, status, transaction_id)"
             " values ('other', 'test', 'succeeded', pg_current_xact_id())"
         )
-    dbt.run(INCREMENTAL)
+    dbt.run(MARTS)
     assert versions(warehouse) == after
 
     with psycopg.connect(warehouse.transformer_dsn) as connection:  # changes that are in no load
         connection.execute("update test_fact.fct_events set service_id = 8 where created_at < '2020-01-02'")
         connection.execute("delete from test_fact.fct_events where created_at > '2020-01-05'")
-    dbt.run(f"{INCREMENTAL} --full-refresh")
-    assert read_incremental(warehouse) == incremental(expected(log))
+    dbt.run(f"{MARTS} --full-refresh")
+    assert read(warehouse) == expected(log)
     rewritten = sorted(
         (kind, at.day) for (kind, at), version in versions(warehouse).items() if after[kind, at] != version
     )
@@ -83,49 +82,53 @@ def test_a_load_that_commits_after_a_later_one_is_seen(dbt: Dbt, warehouse: Ware
             [(fast_id,)] = fast.execute(statement, [midnight(1), midnight(2)])
             insert(fast, log[:2])
         assert fast_id > slow_id
-        dbt.run(INCREMENTAL)
-        assert read_incremental(warehouse) == incremental(expected(log[:2]))
+        dbt.run(MARTS)
+        assert read(warehouse) == expected(log[:2])
         insert(slow, log[2:4])
 
-    dbt.run(INCREMENTAL)
-    assert read_incremental(warehouse) == incremental(expected(log[:4]))
+    dbt.run(MARTS)
+    assert read(warehouse) == expected(log[:4])
 
 
 @pytest.mark.parametrize("first", [1, 3])
-@pytest.mark.parametrize("alone", ["availability_snapshot", "dim_date", "int_status_events", "fct_events"])
+@pytest.mark.parametrize(
+    "alone", ["availability_snapshot", "professional_funnel", "dim_date", "int_status_events", "fct_events"]
+)
 def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_next_build(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path, first: int, alone: str
 ) -> None:
     log = five_days()
     file = str(write_file(tmp_path / "events.csv", log))
     load(file, warehouse.loader_dsn, start=midnight(first), end=midnight(first + 3))
-    dbt.run(INCREMENTAL)
+    dbt.run(MARTS)
     load(file, warehouse.loader_dsn)
 
     dbt.run(f"{MARTS} --select {alone}")
-    dbt.run(INCREMENTAL)
+    dbt.run(MARTS)
 
-    assert read_incremental(warehouse) == incremental(expected(log))
+    assert read(warehouse) == expected(log)
 
 
-def test_a_table_without_a_valid_snapshot_note_is_built_anew(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_table_whose_state_is_unknown_is_built_anew(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
     log = five_days()
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
-    dbt.run(INCREMENTAL)
-    notes = {
-        "test_intermediate.int_status_events": "1 1:1:",  # of another server
-        "test_fact.fct_events": None,
-        "test_analysis.availability_snapshot": "written by hand",
+    dbt.run(MARTS)
+    changes = {
+        "test_intermediate.int_status_events": "update test_intermediate.model_state set server = '1' where model = %s",
+        "test_fact.fct_events": "delete from test_intermediate.model_state where model = %s",
+        "test_analysis.availability_snapshot": (
+            "update test_intermediate.model_state set snapshot = null where model = %s"
+        ),
+        "test_dim.dim_professionals": "update test_intermediate.model_state set table_oid = 1 where model = %s",
     }
     with psycopg.connect(warehouse.transformer_dsn) as connection:
-        for name, note in notes.items():
-            table = sql.Identifier(*name.split("."))
-            connection.execute(sql.SQL("delete from {}").format(table))
-            connection.execute(sql.SQL("comment on table {} is {}").format(table, sql.Literal(note)))
+        for name, change in changes.items():
+            connection.execute(sql.SQL("delete from {}").format(sql.Identifier(*name.split("."))))
+            assert connection.execute(change.encode(), [name]).rowcount == 1
 
-    dbt.run(INCREMENTAL)
+    dbt.run(MARTS)
 
-    assert read_incremental(warehouse) == incremental(expected(log))
+    assert read(warehouse) == expected(log)
 
 
 def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
@@ -135,9 +138,9 @@ def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
     file = str(write_file(tmp_path / "events.csv", five_days()))
     for number in range(1, 6):
         load(file, warehouse.loader_dsn, start=midnight(number), end=midnight(number + 1))
-    dbt.run(INCREMENTAL)
-    file = str(write_file(tmp_path / "events.csv", [e._replace(professional_id=9) for e in five_days()]))
-    load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))
+    dbt.run(MARTS)
+    log = [e._replace(professional_id=9) if e.created_at == day(3) else e for e in five_days()]
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)  # all days are read again
     scans = """
         select sum(seq_scan + coalesce(idx_scan, 0)), relname
         from pg_stat_user_tables where relname ~ '^events_[0-9]+_[0-9a-f]+$' group by relname
@@ -148,7 +151,7 @@ def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
         assert sorted(days.values()) == [1, 2, 3, 4, 5]
         connection.execute("select pg_stat_force_next_flush()")
         before = {table: count for count, table in connection.execute(scans)}
-        dbt.run(f"{MARTS} --select fct_events int_status_events availability_snapshot")
+        dbt.run(MARTS)
         after = {table: count for count, table in connection.execute(scans)}
 
     assert [days[table] for table in days if after[table] != before[table]] == [3]

@@ -73,12 +73,12 @@ OTHERS_ON_THE_TABLE = """
 """
 OF_ANOTHER_KIND = """
     drop view test_staging.stg_loads;
-    drop table test_analysis.professional_funnel, test_dim.dim_professionals;
+    drop table test_analysis.professional_productivity_daily, test_dim.dim_professionals;
     create table test_staging.stg_loads as select 'precious' as note;
-    create materialized view test_analysis.professional_funnel as select 1 as number;
+    create materialized view test_analysis.professional_productivity_daily as select 1 as number;
     create view test_dim.dim_professionals as select 1 as number;
     alter table test_staging.stg_loads owner to transformer;
-    alter materialized view test_analysis.professional_funnel owner to transformer;
+    alter materialized view test_analysis.professional_productivity_daily owner to transformer;
     alter view test_dim.dim_professionals owner to transformer;
 """
 
@@ -119,7 +119,7 @@ def others(warehouse: Warehouse) -> Iterator[Callable[[], list[Any]]]:
         connection.execute("drop owned by analyst; drop role analyst")
 
 
-KEPT = "run --quiet --no-write-json --select dim_date+1 int_status_events dim_services fct_events staging"
+KEPT = "run --quiet --no-write-json --select dim_date+1 intermediate dim_services fct_events staging"
 
 
 def test_builds_keep_what_others_have_put_on_the_marts(
@@ -234,13 +234,14 @@ def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss
 
 
 def test_a_relation_of_another_kind_is_replaced_only_by_a_full_refresh(dbt: Dbt, warehouse: Warehouse) -> None:
-    dbt.run(f"{MARTS} --select professional_funnel dim_professionals")
+    dbt.run(MARTS)
     with psycopg.connect(warehouse.admin_dsn) as connection:
         connection.execute(OF_ANOTHER_KIND)
-    models = "run --quiet --select stg_loads professional_funnel dim_professionals"
-    output = dbt.run(models, exit_code=1)
+    models = "run --quiet --select professional_productivity_daily dim_professionals"
+    view = "run --quiet --select stg_loads"
+    output = dbt.run(view, exit_code=1) + dbt.run(models, exit_code=1)
     assert '"stg_loads" is a table, and the model is a view.' in output
-    assert '"professional_funnel" is a materialized view, and the model is a table.' in output
+    assert '"professional_productivity_daily" is a materialized view, and the model is a table.' in output
     assert '"dim_professionals" is a view, and the model is a table.' in output
     assert (
         "It may belong to somebody else. To keep it, rename it; to drop and replace it: dbt build --full-refresh"
@@ -248,13 +249,14 @@ def test_a_relation_of_another_kind_is_replaced_only_by_a_full_refresh(dbt: Dbt,
     )
     with psycopg.connect(warehouse.admin_dsn) as connection:
         assert connection.execute("table test_staging.stg_loads").fetchall() == [("precious",)]
+    dbt.run(f"{view} --full-refresh")
     dbt.run(f"{models} --full-refresh")
     with psycopg.connect(warehouse.admin_dsn) as connection:
         kinds = "select relname, relkind from pg_class where relname = any(%s) order by relname"
-        names = ["stg_loads", "professional_funnel", "dim_professionals"]
+        names = ["stg_loads", "professional_productivity_daily", "dim_professionals"]
         assert connection.execute(kinds, [names]).fetchall() == [
             ("dim_professionals", "r"),
-            ("professional_funnel", "r"),
+            ("professional_productivity_daily", "r"),
             ("stg_loads", "v"),
         ]
 
@@ -280,4 +282,4 @@ def test_settings_of_the_role_and_namesakes_of_the_temporary_tables_change_nothi
         assert read(warehouse) == expected(log)
     with psycopg.connect(warehouse.admin_dsn) as connection:  # no index was created twice
         indexes = "select count(*) from pg_indexes where schemaname = 'test_fact' and tablename = 'fct_events'"
-        assert connection.execute(indexes).fetchone() == (2,)
+        assert connection.execute(indexes).fetchone() == (3,)

@@ -19,17 +19,14 @@ from harness.oracle.expected_numbers import COLUMNS, Event
 from harness.processes.dbt_process import PROJECT, Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
-    INCREMENTAL,
     MARTS,
     copy_of_the_project,
     empty,
     expected,
-    incremental,
     insert,
     loaded,
     read,
     read_by,
-    read_incremental,
     replace,
     write,
     write_file,
@@ -71,13 +68,13 @@ def test_the_statement_of_every_mart_gives_the_expected_rows(views: psycopg.Conn
 
 
 @settings(
-    max_examples=10,
+    max_examples=7,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a seed cannot be shrunk
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(histories)
-@example([Load(EXAMPLES[1]), Load(EXAMPLES[2]), Load(EXAMPLES[0])])
+@example([Load(EXAMPLES[1]), Load(EXAMPLES[2][:1]), Load(EXAMPLES[0])])  # a professional without a stage vanishes
 def test_after_a_full_refresh_and_incremental_builds_after_any_loads_the_marts_have_the_expected_rows(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path, history: list[Load]
 ) -> None:
@@ -90,8 +87,8 @@ def test_after_a_full_refresh_and_incremental_builds_after_any_loads_the_marts_h
             dbt.run(f"{MARTS} --full-refresh")
             assert read(warehouse) == expected(loaded(warehouse))
         else:
-            dbt.run(INCREMENTAL)
-            assert read_incremental(warehouse) == incremental(expected(loaded(warehouse)))
+            dbt.run(MARTS)
+            assert read(warehouse) == expected(loaded(warehouse))
 
 
 def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_alone(
@@ -113,22 +110,18 @@ def test_without_events_every_model_builds_empty_and_the_reader_sees_the_marts_a
 
 
 def test_a_violated_contract_leaves_the_old_table(dbt: Dbt, warehouse: Warehouse) -> None:
-    models = "--select dim_professionals dim_services fct_events"
+    models = "--select +dim_professionals +dim_services --exclude staging"
     events = [Event(1, "created_account", 5, NOON), Event(2, "proposed", 5, NOON, GARDEN)]
     write(warehouse, events)
-    dbt.run(f"{MARTS} {models}")
+    dbt.run(f"run --quiet {models}")
     before = read_tables(warehouse, "dim_professionals", "dim_services", "fct_events")
     with psycopg.connect(warehouse.loader_dsn) as connection:  # rows that no load would write
         connection.execute("alter table raw.events alter professional_id_anonymized drop not null")
         connection.execute("insert into raw.events values (3, 'proposed', null, '2020-01-02', null, 1)")
 
-    output = dbt.run(f"{MARTS} {models}", exit_code=1)
+    output = dbt.run(f"run --quiet {models}", exit_code=1)
 
-    for column, mart in [
-        ("professional_id", "dim_professionals__new"),
-        ("service_id", "dim_services__new"),
-        ("professional_id", "fct_events__new"),
-    ]:
+    for column, mart in [("professional_id", "fct_events__new"), ("service_id", "int_service_days__new")]:
         assert f'null value in column "{column}" of relation "{mart}" violates not-null constraint' in output
     assert read_tables(warehouse, "dim_professionals", "dim_services", "fct_events") == before
 
@@ -158,9 +151,10 @@ def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
     output = "".join(  # of models that do not depend on one another: dbt skips what depends on a failed one
         dbt.run(f"{MARTS} --select {models}", exit_code=1)
         for models in (
-            "dim_date dim_professionals dim_services fct_events",
-            "availability_snapshot",
-            "service_revenue_daily professional_funnel professional_productivity_daily",
+            "fct_events dim_services service_revenue_daily",
+            "dim_date dim_professionals",
+            "availability_snapshot professional_funnel",
+            "professional_productivity_daily",
         )
     )
     for mart in COLUMNS:
@@ -170,10 +164,10 @@ def test_a_duplicated_key_fails_in_each_mart_and_leaves_the_published_table(
 
 
 def test_a_renamed_column_is_refused(dbt: Dbt, tmp_path: Path) -> None:
-    dbt.run(f"{MARTS} --select dim_services fct_events")
+    dbt.run(f"{MARTS} --select int_service_days dim_services")
     project = copy_of_the_project(tmp_path)
     sql = project / "models/marts/analysis/service_revenue_daily.sql"
-    replace(sql, "as lead_fee_revenue", "as revenue")
+    replace(sql, " lead_fee_revenue\n", " lead_fee_revenue as revenue\n")
 
     output = dataclasses.replace(dbt, folder=tmp_path, project=project).run(f"run --select {sql.stem}", exit_code=1)
 

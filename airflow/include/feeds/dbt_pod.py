@@ -9,7 +9,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import models as k8s
 
-from feeds.dbt_task import failure
+from feeds.dbt_task import RUN_VARIABLES, failure
 
 RESULTS = "/var/log/dbt"  # where the pod mounts the volume for the results of failed runs
 
@@ -58,6 +58,7 @@ def dbt_pod(task_id: str, image: str, arguments: tuple[str, ...], namespace: str
                 value_from=k8s.V1EnvVarSource(field_ref=k8s.V1ObjectFieldSelector(field_path="metadata.name")),
             ),
             k8s.V1EnvVar("DBT_FAILURES_PATH", f"{RESULTS}/$(POD_NAME)"),
+            *map(k8s.V1EnvVar, RUN_VARIABLES, ("{{ dag.dag_id }}", "{{ run_id }}")),
         ],
         volumes=[
             k8s.V1Volume(name="results", **results),

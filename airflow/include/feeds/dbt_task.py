@@ -28,6 +28,9 @@ STOP_TIMEOUT_S = 30.0
 # Of dbt/run.py: a model or test failed, dbt could not run, a variable is invalid, the lock cannot be taken, no login.
 LASTING_EXIT_CODES = {1, 2, 32, 34, 35}
 
+# Airflow's own; the state of each model names its run.
+RUN_VARIABLES = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID")
+
 
 class DbtFailedError(RuntimeError):
     """dbt failed, and would fail again."""
@@ -71,7 +74,8 @@ def run_process(argv: list[str]) -> None:
     passed_on = {
         name: value
         for name, value in os.environ.items()
-        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ") or name.startswith(("DBT_", "WAREHOUSE_", "PGSSL"))
+        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ", *RUN_VARIABLES)
+        or name.startswith(("DBT_", "WAREHOUSE_", "PGSSL"))
     }
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=passed_on)
     try:

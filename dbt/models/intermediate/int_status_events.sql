@@ -8,7 +8,6 @@
             {'columns': ['created_at']},
         ],
         on_schema_change='fail',
-        post_hook='{{ record_snapshot() }}',
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}

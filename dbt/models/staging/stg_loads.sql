@@ -18,18 +18,42 @@ loads as (
 
 ),
 
+changed_days as (
+
+    select
+        load_id,
+        day
+
+    from {{ source('raw', 'loaded_days') }}
+
+    where rows_added + rows_changed + rows_removed > 0
+
+),
+
 renamed as (
 
     select
         load_id,
         transaction_id,
         coalesce(status = 'succeeded' and same_as_load_id is null, false) as is_change,
-        -- If rows moved into the interval, days outside it changed, too: the ledger has the first of them, not
-        -- the last.
-        tsrange(
-            case when interval_start is not null then least(interval_start, moved_from) end at time zone 'UTC',
-            case when moved_from is null then interval_end end at time zone 'UTC'
-        ) as changed_span,
+        case
+            when rows_absent is not null
+                then coalesce(
+                    (
+                        select range_agg(tsrange(changed_days.day, changed_days.day + 1)) from changed_days
+                        where changed_days.load_id = loads.load_id
+                    ),
+                    '{}'
+                )
+            -- A load of an older version: if rows moved into its interval, days outside it changed, too, and the ledger
+            -- has the first of them, not the last.
+            else tsmultirange(
+                tsrange(
+                    case when interval_start is not null then least(interval_start, moved_from) end at time zone 'UTC',
+                    case when moved_from is null then interval_end end at time zone 'UTC'
+                )
+            )
+        end as changed_spans,
         feed,
         rows_absent is not null as has_days,
         coalesce(status = 'succeeded', false) as is_successful,

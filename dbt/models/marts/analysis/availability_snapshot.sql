@@ -7,7 +7,6 @@
             "old_rows.date not in (select calendar_date from {{ ref('dim_date') }})",
         ],
         on_schema_change='fail',
-        post_hook="{{ record_snapshot(ref('int_status_events')) }}",
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}

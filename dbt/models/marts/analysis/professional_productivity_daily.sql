@@ -6,22 +6,22 @@ snapshot as (
 
 ),
 
-proposals as (
+revenue as (
 
-    select * from {{ ref('fct_events') }}
+    select * from {{ ref('service_revenue_daily') }}
 
 ),
 
-proposals_per_day as (
+totals_per_day as (
 
     select
-        created_at::date as date,
-        count(*) as proposals,
-        sum(service_lead_fee) as lead_fee_revenue
+        date,
+        sum(proposals)::bigint as proposals,
+        sum(lead_fee_revenue) as lead_fee_revenue
 
-    from proposals
+    from revenue
 
-    group by created_at::date
+    group by date
 
 ),
 
@@ -30,12 +30,12 @@ totals as (
     select
         snapshot.date,
         snapshot.active_professionals,
-        coalesce(proposals_per_day.proposals, 0) as proposals,
-        coalesce(proposals_per_day.lead_fee_revenue, 0)::numeric(38, 6) as lead_fee_revenue
+        coalesce(totals_per_day.proposals, 0) as proposals,
+        coalesce(totals_per_day.lead_fee_revenue, 0)::numeric(38, 6) as lead_fee_revenue
 
     from snapshot
 
-    left join proposals_per_day on snapshot.date = proposals_per_day.date
+    left join totals_per_day on snapshot.date = totals_per_day.date
 
 ),
 

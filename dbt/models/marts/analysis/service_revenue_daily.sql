@@ -1,8 +1,18 @@
+{{
+    config(
+        materialized='incremental',
+        incremental_strategy='replace',
+        incremental_predicates=["{{ is_in_spans('old_rows.date', changed_spans()) }}"],
+        on_schema_change='fail',
+    )
+}}
+-- depends_on: {{ ref('stg_loads') }}
+
 with
 
-proposals as (
+service_days as (
 
-    select * from {{ ref('fct_events') }}
+    select * from {{ ref('int_service_days') }}
 
 ),
 
@@ -10,13 +20,14 @@ revenue as (
 
     select
         service_id,
-        created_at::date as date,
-        count(*) as proposals,
-        sum(service_lead_fee) as lead_fee_revenue
+        date,
+        proposals,
+        lead_fee_revenue
 
-    from proposals
-
-    group by service_id, created_at::date
+    from service_days
+    {% if is_incremental() %}
+        where {{ is_in_spans('date', changed_spans()) }}
+    {% endif %}
 
 )
 

@@ -1,8 +1,8 @@
 with
 
-events as (
+service_days as (
 
-    select * from {{ ref('stg_events') }}
+    select * from {{ ref('int_service_days') }}
 
 ),
 
@@ -13,11 +13,9 @@ services as (
         service_name_nl,
         service_name_en
 
-    from events
+    from service_days
 
-    where event_type = 'proposed'
-
-    order by service_id asc, created_at desc, event_id desc
+    order by service_id asc, last_proposed_at desc, last_event_id desc
 
 )
 

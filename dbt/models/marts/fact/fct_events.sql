@@ -3,9 +3,11 @@
         materialized='incremental',
         incremental_strategy='replace',
         incremental_predicates=["{{ is_in_spans('old_rows.created_at', changed_spans()) }}"],
-        indexes=[{'columns': ['created_at']}],
+        indexes=[
+            {'columns': ['professional_id', 'created_at']},
+            {'columns': ['created_at']},
+        ],
         on_schema_change='fail',
-        post_hook='{{ record_snapshot() }}',
     )
 }}
 -- depends_on: {{ ref('stg_loads') }}
