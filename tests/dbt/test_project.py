@@ -173,7 +173,9 @@ def test_the_line_of_each_test_is_found(dbt: Dbt, tmp_path: Path) -> None:
     assert {name: number for name, number in numbers.items() if re.fullmatch("source_.*_load_id", name)} == {
         "source_unique_raw_loads_load_id": 53,
         "source_not_null_raw_loads_load_id": 54,
-        "source_not_null_raw_rejected_rows_load_id": 102,
+        "source_not_null_raw_loaded_days_load_id": 85,
+        "source_not_null_raw_loaded_files_load_id": 109,
+        "source_not_null_raw_rejected_rows_load_id": 127,
     }
 
 
