@@ -131,7 +131,8 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
             return result.as_dict()
 
         # What depends on the source, and what that is built from: a model of this feed may join another's, which was
-        # not built yet. `feed_days` is built from the ledger, whatever the feed. Unit tests do not read this data; they run in `nox -s dbt`.
+        # not built yet. `feed_days` is built from the ledger, whatever the feed. Unit tests do not read this data; they
+        # run in `nox -s dbt`.
         tables = [feed.name] + [feed.name + HISTORY] * feed.properties.history
         selected = [*(f"@source:raw.{table}" for table in tables), "+feed_days"]
         build = ("build", "--exclude-resource-type", "unit_test", "--select", *selected)

@@ -124,7 +124,14 @@ def dbt_arguments(dag: Any) -> list[str]:
 
 def test_dbt_builds_what_depends_on_the_feed_and_what_that_is_built_from(dags: dict[str, Any]) -> None:
     arguments = dbt_arguments(dags["events_pipeline_daily"])
-    assert arguments == ["build", "--exclude-resource-type", "unit_test", "--select", "@source:raw.events", "+feed_days"]
+    assert arguments == [
+        "build",
+        "--exclude-resource-type",
+        "unit_test",
+        "--select",
+        "@source:raw.events",
+        "+feed_days",
+    ]
 
 
 def broken_policies(dag: Any) -> list[str]:

@@ -54,9 +54,10 @@ def test_a_load_prints_its_result(bare_dsn: str, file: str) -> None:
         "2 loaded, 0 replaced",
         "1 rejected: field_count 1",
     ]
-    rejected, closing = done.stderr.splitlines()
+    rejected, absent, closing = done.stderr.splitlines()
     assert rejected == "load 1: rejected 1 rows: field_count 1"
-    figures = "read 4, loaded 2, rejected 1, outside 1, replaced 0"
+    assert absent.startswith("load 1: 1 row of 1 day is outside the interval and not in raw.events: 2020-01-01 (1 row)")
+    figures = "read 4, loaded 2, rejected 1, outside 1, replaced 0, absent 1"
     assert closing.startswith(f"load 1 of {file}, from 2020-01-02 00:00:00+00:00: {figures}")
     assert counts(bare_dsn) == [2, 1, 1]
 

@@ -539,7 +539,10 @@ def test_files_of_each_format_are_loaded_alike(bare_warehouse: Warehouse, tmp_pa
         }
         assert files == [("0", 64, True), ("1", 64, True), ("2", 64, True)]
         assert kept == len(expected.rows)
-        assert load(feed, dsn, source_uri=f"{folder}/*", start=january.start, end=january.end).same_as_load_id
+        again = load(feed, dsn, source_uri=f"{folder}/*", start=january.start, end=january.end)
+        assert (again.same_as_load_id, again.absent) == (None, expected.outside)
+        load(feed, dsn, source_uri=f"{folder}/*")
+        assert load(feed, dsn, source_uri=f"{folder}/*").same_as_load_id
 
 
 def test_rows_that_are_rejected_for_new_keys_lead_to_the_word_that_allows_them(

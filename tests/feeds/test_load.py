@@ -31,7 +31,9 @@ def test_each_rejected_row_is_kept_with_its_reason_which_the_log_counts(
     expected = [(number, *line.reject) for number, line in enumerate(BAD, 2) if line.reject]
     assert rejects(db) == [*expected, (len(lines) + 1, account(1), "duplicate_key")]
     reasons = dict(Counter(reason for _, _, reason in rejects(db)))
-    assert result == LoadResult(load_id=1, read=24, loaded=2, rejected=22, outside=0, replaced=0, reasons=reasons, absent=0)
+    assert result == LoadResult(
+        load_id=1, read=24, loaded=2, rejected=22, outside=0, replaced=0, reasons=reasons, absent=0
+    )
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
     counts = [f"{reason} {count}" for reason, count in result.reasons.items()]
     assert warning.getMessage() == f"load 1: rejected 22 rows: {', '.join(counts)}"
@@ -155,7 +157,7 @@ def test_a_dry_run_returns_what_a_load_would_do_and_changes_nothing(
     before = events(db), names(db)
     uri = write_days(tmp_path / "day.csv", 1, 2, professional=9, rows=12, more=["not an event"])
     dry = load_day(uri, dsn, 1, dry_run=True, max_rejected=0.1)
-    expected: dict[str, Any] = {"read": 25, "loaded": 12, "rejected": 1, "outside": 12, "replaced": 10}
+    expected: dict[str, Any] = {"read": 25, "loaded": 12, "rejected": 1, "outside": 12, "replaced": 10, "absent": 2}
     assert dry == LoadResult(dry.load_id, **expected, reasons={"field_count": 1})
     assert (events(db), names(db)) == before
     assert (len(ledger(db)), rejects(db)) == (1, [])

@@ -299,7 +299,9 @@ def test_any_loads_in_any_order(
             with suppress(errors.InvertedInterval):  # a part of a day has no dates
                 history.check(path, contents[step.file], step)
                 start, end = map(history.bound, step.interval)
-                quarantine.add(replace(step, interval=(start, end)), ledger(db)[-1], contents[step.file].rows(shape, step.valid)[1])
+                quarantine.add(
+                    replace(step, interval=(start, end)), ledger(db)[-1], contents[step.file].rows(shape, step.valid)[1]
+                )
             assert sorted(rejects(db)) == sorted(quarantine.rows())
 
 
@@ -401,9 +403,7 @@ class History:
             self.days[row["load_id"]] = days
         assert loaded_days(self.db) == self.days
 
-    def days_of(
-        self, valid: Sequence[Row], new: Table, deleted: Table, after: Table, inside: Interval
-    ) -> "Days":
+    def days_of(self, valid: Sequence[Row], new: Table, deleted: Table, after: Table, inside: Interval) -> "Days":
         """Return what a load does by day: rows loaded, added, changed, removed, absent, and present after it."""
         key_of = self.shape.key_of
 

@@ -1,4 +1,4 @@
-"""What the ledger and the log say of days, and of rows that no load has loaded; `test_load_histories` has the numbers."""
+"""What the ledger and the log say of days, and of rows that no load has loaded; see `test_load_histories`, too."""
 
 import logging
 from datetime import UTC, date, datetime, timedelta
@@ -122,7 +122,7 @@ def test_far_days_are_named_apart_from_the_run() -> None:
     text = absent_text(EVENTS, {**days, "5000-01-01": 1}, {}, None)
     assert text.startswith(
         "7,001 rows of 8 days are outside the interval and not in raw.events: 2020-01-01 (1,000 rows),"
-        " 2020-01-02 (1,000 rows), 2020-01-03 (1,000 rows), 2020-01-04 (1,000 rows), 2020-01-05 (1,000 rows) and 3 more;"
-        " to load them, run a pipeline of events with start 2020-01-01 and end 2020-01-08;"
+        " 2020-01-02 (1,000 rows), 2020-01-03 (1,000 rows), 2020-01-04 (1,000 rows), 2020-01-05 (1,000 rows) and 3"
+        " more; to load them, run a pipeline of events with start 2020-01-01 and end 2020-01-08;"
         " days more than a year from all others: 5000-01-01 (1 row); "
     )

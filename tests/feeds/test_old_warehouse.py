@@ -82,6 +82,10 @@ def test_its_events_ledger_and_quarantine_are_brought_along(tmp_path: Path, old:
         assert ids(db) == [7]
         assert load(write_days(tmp_path / "events.csv", 0), old).replaced == 1
         assert ids(db) == ids_of(0)
+        assert db.execute("select rows_absent from raw.loads order by load_id").fetchall() == [(None,), (0,)]
+        # Event 7 has moved.
+        days = db.execute("select day::text, rows_added, rows_changed, rows_removed from raw.loaded_days order by day")
+        assert days.fetchall() == [("2020-01-01", 9, 1, 0), ("2020-01-05", 0, 0, 1)]
         assert db.execute(
             "select to_regclass('raw.events_partitions'), to_regclass('raw.rejected_events')"
         ).fetchone() == (

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 
 from feeds.contract import Feed, read_feed
 from feeds.load import load
@@ -255,8 +256,8 @@ def test_after_any_loads_the_rows_that_their_day_was_loaded_without_come_back(
     """A line comes back if the last load of its day has rejected it, whatever was loaded besides."""
     feed = orders()
     with psycopg.connect(empty) as db:
-        db.execute("delete from raw.orders; delete from raw.rejected_rows; delete from raw.loaded_files; delete from raw.loaded_days")
-        db.execute("delete from raw.loads")
+        for name in ("orders", "rejected_rows", "loaded_days", "loaded_files", "loads"):
+            db.execute(sql.SQL("delete from {}").format(sql.Identifier("raw", name)))
     table: dict[int, int] = {}  # the day of each key
     for step in history:
         path = write(tmp_path / f"{step.name}.csv", *map(step.row, range(len(step.lines))))

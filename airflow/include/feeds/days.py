@@ -40,13 +40,11 @@ def _bounds(feed: Feed) -> tuple[str, str]:
 
 
 def has_late(absent: Mapping[str, int], interval: Interval) -> bool:
-    """Return whether one of the days ABSENT, `YYYY-MM-DD`, is before the end of INTERVAL: no later run is due for it."""
+    """Return whether one of the days ABSENT, `YYYY-MM-DD`, is before the end of INTERVAL: no run is due for it."""
     return interval.end is None or min(absent) < interval.end.date().isoformat()
 
 
-def absent_text(
-    feed: Feed, absent: Mapping[str, int], loaded: Mapping[str, int], needed: Interval | None
-) -> str:
+def absent_text(feed: Feed, absent: Mapping[str, int], loaded: Mapping[str, int], needed: Interval | None) -> str:
     """Return how many rows a load has read but the table of FEED does not have, and which run loads them.
 
     Args:
@@ -67,8 +65,8 @@ def absent_text(
     is_one = rows == 1
     text = (
         f"{rows:,} row{'s' * (not is_one)} of {days:,} day{'s' * (days > 1)} {'is' if is_one else 'are'} outside the"
-        f" interval and not in raw.{feed.name}: {_named(absent)}; to load {'it' if is_one else 'them'}, run a pipeline of"
-        f" {feed.name}{' with ' * bool(bounds)}{' and '.join(bounds)}"
+        f" interval and not in raw.{feed.name}: {_named(absent)}; to load {'it' if is_one else 'them'}, run a pipeline"
+        f" of {feed.name}{' with ' * bool(bounds)}{' and '.join(bounds)}"
     )
     far_absent = {day: absent[day] for day in far if day in absent and day not in near}
     return f"{text}; {far_days_text(feed, far_absent)}" if far_absent else text

@@ -118,7 +118,7 @@ class LoadResult:
         outside: valid rows outside the interval.
         replaced: rows deleted from the raw table: those of the interval, and those that moved into it.
         reasons: the number of rejected rows by column and reason.
-        absent: valid rows outside the interval whose keys the raw table does not have after the load; None of a snapshot.
+        absent: valid rows outside the interval whose keys the table does not have after the load; None of a snapshot.
         same_as_load_id: the earlier load of the same file whose rows are unchanged, so that this one had nothing to do.
         seconds: how long the load took.
     """
@@ -238,7 +238,7 @@ def find_previous(
 
 
 def may_lack_rows(connection: psycopg.Connection, previous: PreviousLoad) -> bool:
-    """Return whether rows that PREVIOUS, a load of an interval, has read outside of it may be absent from the table now.
+    """Return whether rows that PREVIOUS, a load of an interval, has read outside of it may be absent now.
 
     They were, or it is not known, or a later load has removed rows.
     """

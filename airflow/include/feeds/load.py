@@ -358,7 +358,8 @@ class _Load:
 
     def _warn_of_absent(self, load_id: int, staging: Staging, absent: Mapping[str, int]) -> None:
         if absent:
-            level = logging.WARNING if has_late(absent, self.interval) else logging.INFO  # later ones come with later runs
+            # Those after the interval come with later runs.
+            level = logging.WARNING if has_late(absent, self.interval) else logging.INFO
             loaded = {day.decode(): rows for day, rows in staging.rows_by_day.items()}
             needed = self.asked if is_by_period(self.source_uri) else None
             logger.log(level, "load %d: %s", load_id, absent_text(self.raw.feed, absent, loaded, needed))

@@ -49,7 +49,7 @@ _KEPT = """
     where {of_days} and not ({within}) and {stays}
     group by {day}
 """
-# With the bounds PostgreSQL reads only the partitions of these days; the last times that it knows have no day after them.
+# With the bounds PostgreSQL reads only the partitions of these days; the last days that it knows have none after.
 _OF_DAYS = """
     {day} = any({days}::{type}[])
     and {time} >= (select min(day$) from unnest({days}::{type}[]) as day$)
@@ -156,16 +156,16 @@ def _insert(connection: psycopg.Connection, load_id: int, rows: Iterable[tuple[o
         connection.execute(_RECORD, (load_id, *columns))
 
 
-def _find_changes(
-    connection: psycopg.Connection, staging: Staging, replacement: Replacement
-) -> dict[str, _Changes]:
+def _find_changes(connection: psycopg.Connection, staging: Staging, replacement: Replacement) -> dict[str, _Changes]:
     """Return what changes by day: within the interval, and where rows move away from."""
     raw = replacement.definition.table
     names = [column.name for column in raw.feed.table_columns]
     columns = sql.SQL("{}, {} as day$").format(raw.names, raw.day)
     none = sql.SQL("select {} from {} where false").format(columns, raw.identifier)
     new = _union([sql.SQL("select {} from {}").format(columns, part.table) for part in staging.parts] or [none])
-    old = _union([sql.SQL("select {} from {} where {}").format(columns, *one) for one in replacement.old_rows] or [none])
+    old = _union(
+        [sql.SQL("select {} from {} where {}").format(columns, *one) for one in replacement.old_rows] or [none]
+    )
     if staging.loaded + replacement.rows > _FEW_ROWS:
         digests = [_digests(connection, raw, names, rows) for rows in (new, old)]
         days = {day for these, others in (digests, digests[::-1]) for day in these if these[day] != others.get(day)}

@@ -103,7 +103,9 @@ class Replacement:
             ).format(raw.key, raw.partition_key, raw.day, raw.identifier)
         )
         moved = self.connection.execute(
-            sql.SQL("insert into pg_temp.moved select * from ({}) as others ({}, {}, {}, {}) where ({}) in ({})").format(
+            sql.SQL(
+                "insert into pg_temp.moved select * from ({}) as others ({}, {}, {}, {}) where ({}) in ({})"
+            ).format(
                 sql.SQL(" union all ").join(outside),
                 sql.Identifier("partition$"),
                 raw.key,

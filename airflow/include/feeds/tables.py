@@ -26,8 +26,7 @@ _COLUMNS = {
     " failure, started_at, ended_at, seconds, rows_read, rows_loaded, rows_rejected, rows_outside, rows_replaced,"
     " same_as_load_id, transaction_id",
     "raw.loaded_files": "load_id, file_number, source_uri, source_id, size_bytes, sha256, header",
-    "raw.loaded_days": "load_id, day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent,"
-    " rows_present",
+    "raw.loaded_days": "load_id, day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present",
     "raw.rejected_rows": "feed, load_id, file_number, line_number, raw_text, reason, column_name",
     "raw.partitions": "table_id, table_name, load_id, retired_at, kept_for",
     "raw.snapshot_days": "feed, day, load_id",

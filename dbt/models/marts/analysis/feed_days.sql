@@ -53,7 +53,9 @@ covering_loads as (
         loads.has_days,
         loads.ended_at,
         coalesce(
-            lower(loads.loaded_span)::date, spans_of_rows.first_day, case when not loads.has_days then '-infinity'::date end
+            lower(loads.loaded_span)::date,
+            spans_of_rows.first_day,
+            case when not loads.has_days then '-infinity'::date end
         ) as first_day,
         coalesce(
             (upper(loads.loaded_span) - interval '1 microsecond')::date,
@@ -143,7 +145,7 @@ present as (
 
     where rows_present is not null
 
-    order by feed, day, ended_at desc, load_id desc
+    order by feed asc, day asc, ended_at desc, load_id desc
 
 ),
 
@@ -158,14 +160,16 @@ absent as (
 
     from days_of_loads as reported
 
-    where reported.rows_absent > 0
+    where
+        reported.rows_absent > 0
         and not exists (
 
             select
 
             from loads as later
 
-            where later.feed = reported.feed
+            where
+                later.feed = reported.feed
                 and later.ended_at > reported.ended_at
                 and (
                     later.loaded_span = '(,)'
@@ -184,14 +188,18 @@ absent as (
                         )
                     )
                     or (
-                        exists (select from loaded_files as again where again.load_id = later.load_id)
+                        exists (
+                            select from loaded_files as again
+                            where again.load_id = later.load_id
+                        )
                         and not exists (
 
                             select
 
                             from loaded_files as own
 
-                            where own.load_id = reported.load_id
+                            where
+                                own.load_id = reported.load_id
                                 and not exists (
 
                                     select
