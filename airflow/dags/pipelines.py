@@ -26,18 +26,19 @@ clear the task.
 import logging
 import re
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pendulum
 from airflow.sdk import DAG, Asset, Param, dag, task
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from feeds.contract import CADENCES, CONTRACTS, HISTORY, Feed, contracts, read_feed
+from feeds.contract import CADENCES, CONTRACTS, Feed, contracts, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid, SettingUnusable
+from feeds.pipeline_run import built_models
 from feeds.retries import RETRIES
-from feeds.settings import max_rejected, source_uri, variable
+from feeds.settings import max_rejected, variable
 
 log = logging.getLogger(__name__)
 
@@ -105,37 +106,19 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
             from airflow.sdk import get_current_context
             from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-            from feeds.days import valid_times
             from feeds.dsn import warehouse_dsn
-            from feeds.load import load
+            from feeds.pipeline_run import load_run
 
             context: Any = get_current_context()
-            start, end = interval(context)
-            if (share := context["params"]["max_rejected"]) is None:
-                share = max_rejected(feed)
-            result = load(
-                feed,
-                warehouse_dsn(),
-                source_uri=source_uri(feed),
-                start=start,
-                end=end,
-                valid=valid_times(feed),
-                max_rejected=share,
-                allow_empty=context["params"]["allow_empty"],
-                run_id=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
-            )
+            result = load_run(feed, warehouse_dsn(), context)
             if another_load_follows(context):
                 log.info("no build now: another load of this DAG follows, and its run builds for this one, too")
                 context["ti"].xcom_push("return_value", result.as_dict())
                 raise DownstreamTasksSkipped(tasks=["dbt_build"])  # type: ignore[no-untyped-call]
             return result.as_dict()
 
-        # What depends on the source, and what that is built from: a model of this feed may join another's, which was
-        # not built yet. `feed_days` is built from the ledger, whatever the feed. Unit tests do not read this data; they
-        # run in `nox -s dbt`.
-        tables = [feed.name] + [feed.name + HISTORY] * feed.properties.history
-        selected = [*(f"@source:raw.{table}" for table in tables), "+feed_days"]
-        build = ("build", "--exclude-resource-type", "unit_test", "--select", *selected)
+        # Unit tests do not read this data; they run in `nox -s dbt`.
+        build = ("build", "--exclude-resource-type", "unit_test", "--select", *built_models(feed))
         create_tables() >> load() >> dbt_task("dbt_build", *build)
 
     return tasks()
@@ -176,21 +159,6 @@ def default_share(feed: Feed) -> float | None:
 def instant(description: str) -> Param:
     """Make an optional param for which the UI shows a calendar."""
     return Param(None, type=["null", "string"], format="date-time", pattern=INSTANT, description=description)
-
-
-def interval(context: Any) -> tuple[datetime | None, datetime | None]:
-    """Return the interval that a run loads: its data interval if a schedule chose it, else that of its params.
-
-    A manual run with a logical date has a data interval too, but its user did not choose that interval. A run that an
-    asset triggers has none, and a timetable may give one of no length.
-    """
-    run = context["dag_run"]
-    if run.run_type in ("scheduled", "backfill") and run.data_interval_start != run.data_interval_end:
-        return run.data_interval_start, run.data_interval_end
-    from feeds.interval import Interval
-
-    chosen = Interval.parse(context["params"]["start"], context["params"]["end"])
-    return chosen.start, chosen.end
 
 
 def another_load_follows(context: Any) -> bool:

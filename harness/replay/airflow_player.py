@@ -115,7 +115,7 @@ class AirflowPlayer:
             with self._ended(may_fail=may_fail):
                 self.api.follow_backfill(backfill_id, TIMEOUT_S)
         names = " and ".join(sorted({run.cadence for run in runs}))
-        self.comparison.check((delivery.day, names), self.table.rows, self.table.rows)
+        self.comparison.check((delivery.day, names), self.table, self.table.rows)
         self.progress(f"{delivery.day}: {len(runs) + len(beside)} runs ({names}), every table right after them")
 
     def _expect(self, intervals: Sequence[Interval], lines: list[Line] | None) -> bool:

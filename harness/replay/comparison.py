@@ -18,6 +18,19 @@ from harness.replay.expected_table import ExpectedLoad, ExpectedTable
 from harness.warehouse.roles import Warehouse
 
 SHOWN = 5  # rows of a difference
+LOAD = """
+    select status, rows_read, rows_loaded, rows_rejected, rows_outside, rows_absent, same_as_load_id
+    from raw.loads where run_id = %s
+"""
+DAYS_OF_LOAD = """
+    select day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent
+    from raw.loaded_days where load_id = (select load_id from raw.loads where run_id = %s)
+"""
+FEED_DAYS = """
+    select date, rows_first_loaded, late_rows, corrected_rows, withdrawn_rows
+    from analysis.feed_days
+    where feed = %s and rows_first_loaded + late_rows + corrected_rows + withdrawn_rows > 0
+"""
 
 When = tuple[date, str]  # the simulated day, and the runs' cadence
 Settled = dict[date, list[tuple[str, tuple[str, ...]]]]  # by day: after which run it had which numbers
@@ -47,20 +60,22 @@ class Comparison:
     def check_ledger(self, when: When, run_id: str, expected: ExpectedLoad | None) -> None:
         """Check what the ledger says of the load of RUN_ID; None where it must have failed before it knew its rows."""
         with psycopg.connect(self.warehouse.loader_dsn) as connection:
-            found = connection.execute(
-                "select status, rows_read, rows_loaded, rows_rejected, rows_outside from raw.loads where run_id = %s",
-                (run_id,),
-            ).fetchall()
+            found = connection.execute(LOAD, (run_id,)).fetchall()
+            days = connection.execute(DAYS_OF_LOAD, (run_id,)).fetchall()
         if expected is None or expected.is_refused:  # it has other counts, or none
             compare(when, "raw.loads", {("failed",)}, [row[:1] for row in found])
-        else:
-            compare(when, "raw.loads", {("succeeded", *expected.counts)}, found)
+            return
+        compare(when, "raw.loads", {("succeeded", *expected.counts)}, [row[:-1] for row in found])
+        has_loaded = found[0][-1] is None
+        expected_days = {(day, *counts) for day, counts in expected.days.items() if has_loaded or any(counts[1:])}
+        compare(when, "raw.loaded_days", expected_days, days)
 
-    def check(self, when: When, rows: Mapping[Any, Row], built: Mapping[Any, Row] | None) -> None:
-        """Compare the raw table with ROWS by key, and the marts with those of BUILT.
+    def check(self, when: When, table: ExpectedTable, built: Mapping[Any, Row] | None) -> None:
+        """Compare the raw table and how its days have settled with TABLE, and the marts with those of BUILT.
 
         BUILT are the rows of the raw table when the models were built; None if only some of them were.
         """
+        rows = table.rows
         with psycopg.connect(self.warehouse.admin_dsn) as connection:
             connection.execute("set time zone 'UTC'")
             names = [column.name for column in self.feed.columns]
@@ -68,18 +83,19 @@ class Comparison:
             query = sql.SQL("select {} from {}").format(columns, sql.Identifier("raw", self.feed.name))
             expected = {comparable(tuple(row[name] for name in names)) for row in rows.values()}
             compare(when, f"raw.{self.feed.name}", expected, map(comparable, connection.execute(query)))
+            days = {(day, *settled.counts) for day, settled in table.settled.items() if any(settled.counts)}
+            compare(when, "analysis.feed_days", days, connection.execute(FEED_DAYS, (self.feed.name,)))
             has_marts = self.feed.name == MARKETPLACE
             marts = marts_of(built.values()) if has_marts and built else {}
             for mart, content in marts.items():
                 compare(when, mart, content, select(connection, mart))
         if marts or not has_marts:
-            self._note_numbers(when, rows, marts)
+            self._note_numbers(when, table, marts)
 
-    def _note_numbers(self, when: When, rows: Mapping[Any, Row], marts: Mapping[str, Rows]) -> None:
+    def _note_numbers(self, when: When, table: ExpectedTable, marts: Mapping[str, Rows]) -> None:
         """Note the numbers of each day that were others before the run."""
-        table = ExpectedTable(self.feed)
         daily = {row[0]: row for row in marts.get("analysis.professional_productivity_daily", ())}
-        for day, count in Counter(map(table.day, rows.values())).items():
+        for day, count in Counter(map(table.day, table.rows.values())).items():
             numbers = [f"{count:,}"]
             if day in daily:
                 _, active, proposals, fees, *_ = daily[day]

@@ -6,10 +6,11 @@ process is killed at a statement; the next build then has two loads to process.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +21,8 @@ from feeds.contract import Feed
 from feeds.errors import FeedError
 from feeds.interval import Interval
 from feeds.ledger import LoadResult
-from feeds.load import load
+from feeds.pipeline_run import built_models, load_run
+from feeds.settings import variable
 from feeds.tables import create_others, create_tables
 from harness.errors import DbtFailedError
 from harness.oracle.row_values import Row
@@ -33,7 +35,24 @@ from harness.replay.script import Delivery, Run, Script, interval_of
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 
 DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
-BUILD = "run --quiet --no-write-json --log-level-file none --select"
+BUILD = ("run", "--quiet", "--no-write-json", "--log-level-file", "none", "--exclude", "staging", "--select")
+PARAMS = {"start": None, "end": None, "max_rejected": None, "allow_empty": False}  # of a run that nobody changed
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """A run, with the attributes of Airflow's that decide what it loads."""
+
+    dag_id: str
+    run_id: str
+    run_type: str
+    data_interval_start: datetime | None
+    data_interval_end: datetime | None
+
+    @property
+    def ledger_id(self) -> str:
+        """What the ledger has as its run."""
+        return f"{self.dag_id} {self.run_id}"
 
 
 class BrokenOff(Exception):  # noqa: N818 - not an error: the script says so
@@ -122,6 +141,10 @@ class _Play:
         player.settled = self.comparison.settled
 
     def play(self, script: Script) -> None:
+        with environment_of_tasks({variable(self.player.feed, "URI"): str(self.path)}):
+            self._play(script)
+
+    def _play(self, script: Script) -> None:
         for delivery in script.deliveries:
             self.player.progress(delivery)
             lines = self.file.change(delivery)
@@ -150,16 +173,16 @@ class _Play:
             self._check(delivery, run)
 
     def _run_beside(self, delivery: Delivery, runs: Sequence[Run], lines: list[Line] | None) -> None:
-        """Run RUNS at the same time: their loads, and then their builds; which is first is not known."""
-        intervals = [interval_of(run, delivery.day) for run in runs]
+        """Run RUNS at the same time: their loads, and then their builds."""
+        dag_runs = {dag_run.ledger_id: dag_run for dag_run in (self._dag_run(run, delivery) for run in runs)}
         with self._timed("loads"), ThreadPoolExecutor(len(runs)) as pool:
-            futures = [pool.submit(self._try_load, interval, f"{delivery.day} beside") for interval in intervals]
-            results = [future.result() for future in futures]
-        if lines is not None:
-            for _ in range(2):  # the second time, for what the later of them has made possible for the first
-                for interval in intervals:
-                    self.table.load(lines, interval)
-        if any(results):
+            has_loaded = any(list(pool.map(self._try_load, dag_runs.values())))
+        with psycopg.connect(self.warehouse.loader_dsn) as connection:
+            query = "select run_id from raw.loads where run_id = any(%s) order by ended_at"
+            in_order = [run_id for (run_id,) in connection.execute(query, (list(dag_runs),))]
+        for run_id in in_order:
+            self._expect_load(delivery, dag_runs[run_id], lines)
+        if has_loaded:
             with self._timed("builds"):
                 for dbt in self.dbts:
                     dbt.start(self._arguments)
@@ -170,30 +193,38 @@ class _Play:
 
     def _load(self, delivery: Delivery, run: Run, lines: list[Line] | None, *, breaks: bool) -> bool:
         """Load, and check what the ledger says of it; return whether it has succeeded."""
-        interval = interval_of(run, delivery.day)
-        self.loads += 1
-        run_id = f"replay {self.loads}"
+        dag_run = self._dag_run(run, delivery)
         with self._timed("loads"):
-            result = self._try_load(interval, run_id, breaks=breaks)
-        has_failed = lines is None or (breaks and lines)
-        expected = None if has_failed else self.table.load(lines or [], interval)
-        with self._timed("checks"):
-            self.comparison.check_ledger((delivery.day, run.cadence), run_id, expected)
+            result = self._try_load(dag_run, breaks=breaks)
+        self._expect_load(delivery, dag_run, None if breaks and lines else lines)
         return result is not None
 
-    def _try_load(self, interval: Interval, run_id: str, *, breaks: bool = False) -> LoadResult | None:
+    def _dag_run(self, run: Run, delivery: Delivery) -> DagRun:
+        """Return RUN as the scheduler makes it, or as a user who starts it by hand."""
+        self.loads += 1
+        interval = interval_of(run, delivery.day)
+        run_type = "manual" if run.cadence == "manual" else "scheduled"
+        dag_id = f"{self.player.feed.name}_pipeline_{run.cadence}"
+        return DagRun(dag_id, f"{run_type}__{self.loads}", run_type, interval.start, interval.end)
+
+    def _expect_load(self, delivery: Delivery, run: DagRun, lines: list[Line] | None) -> None:
+        """Load LINES into the expected table, and check the ledger; the load has failed if they are None."""
+        interval = Interval(run.data_interval_start, run.data_interval_end)
+        expected = None if lines is None else self.table.load(lines, interval)
+        with self._timed("checks"):
+            cadence = run.dag_id.rpartition("_")[2]
+            self.comparison.check_ledger((delivery.day, cadence), run.ledger_id, expected)
+
+    def _try_load(self, run: DagRun, *, breaks: bool = False) -> LoadResult | None:
         def report(_: str) -> None:
             if breaks:
                 raise BrokenOff
 
         with suppress(FeedError, BrokenOff):
-            return load(
+            return load_run(
                 self.player.feed,
                 self.warehouse.loader_dsn,
-                source_uri=str(self.path),
-                start=interval.start,
-                end=interval.end,
-                run_id=run_id,
+                {"dag_run": run, "params": PARAMS},
                 report=report,
                 report_every_s=0 if breaks else 60,
                 force=breaks,  # an unchanged file is not read
@@ -202,7 +233,7 @@ class _Play:
 
     @property
     def _arguments(self) -> list[str]:
-        return [*BUILD.split(), f"@source:raw.{self.player.feed.name}", "--exclude", "staging"]
+        return [*BUILD, *built_models(self.player.feed)]
 
     def _build(self, dbt: Dbt) -> None:
         with self._timed("builds"):
@@ -234,13 +265,28 @@ class _Play:
 
     def _check(self, delivery: Delivery, run: Run) -> None:
         with self._timed("checks"):
-            self.comparison.check((delivery.day, run.cadence), self.table.rows, self.built)
+            self.comparison.check((delivery.day, run.cadence), self.table, self.built)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
         started = time.monotonic()
         yield
         self.player.seconds[part] += time.monotonic() - started
+
+
+@contextmanager
+def environment_of_tasks(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set VARIABLES, as a deployment does for its tasks, until the block ends."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def expect_success(dbt: Dbt) -> None:

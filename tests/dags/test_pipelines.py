@@ -18,6 +18,7 @@ from feeds.contract import CONTRACTS, read_feed, read_feeds
 from feeds.errors import ContractInvalid, IntervalUnreadable, SettingUnusable
 from feeds.interval import Interval
 from feeds.ledger import LoadResult
+from feeds.pipeline_run import interval
 from feeds.retries import RetryPolicy
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
@@ -256,6 +257,7 @@ def test_an_invalid_share_in_the_environment_is_reported_by_the_task(
     if share is None:
         asked = context("manual") | {"params": dag.params.dump()}
         monkeypatch.setattr("airflow.sdk.get_current_context", lambda: asked)
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_LOADER", "postgresql://loader@host/warehouse")
         with pytest.raises(SettingUnusable, match=r"^EVENTS_MAX_REJECTED is not a share from 0 to 1: "):
             dag.get_task("load_events").python_callable()
 
@@ -276,8 +278,6 @@ def context(run_type: str, **params: str | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
 def test_a_scheduled_run_loads_its_data_interval(run_type: str) -> None:
-    from pipelines import interval
-
     assert interval(context(run_type)) == (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC))
 
 
@@ -286,8 +286,6 @@ def test_a_scheduled_run_loads_its_data_interval(run_type: str) -> None:
 )
 @pytest.mark.parametrize("moment", [None, datetime(2020, 1, 2, tzinfo=UTC)])
 def test_a_run_without_a_data_interval_loads_that_of_its_params(run_type: str, moment: datetime | None) -> None:
-    from pipelines import interval
-
     run = context(run_type)
     run["dag_run"].data_interval_start = run["dag_run"].data_interval_end = moment
     assert interval(run) == (None, None)
@@ -296,8 +294,6 @@ def test_a_run_without_a_data_interval_loads_that_of_its_params(run_type: str, m
 
 
 def test_a_manual_run_loads_the_interval_of_its_params() -> None:
-    from pipelines import interval
-
     assert interval(context("manual")) == (None, None)
     assert interval(context("manual", start="2020-02-01T00:00:00Z")) == (datetime(2020, 2, 1, tzinfo=UTC), None)
     both = context("manual", start="2020-02-01T00:00:00+00:00", end="2020-03-01T01:00:00+01:00")
@@ -345,8 +341,6 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
 
 
 def test_an_impossible_day_is_explained() -> None:
-    from pipelines import interval
-
     from feeds.errors import IntervalUnreadable
 
     with pytest.raises(IntervalUnreadable, match="'2020-02-30T00:00:00Z' is not a time"):

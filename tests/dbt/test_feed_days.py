@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.oracle.expected_numbers import Event
+from harness.processes.dbt_process import Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import day, empty, midnight, write_file
-from tests.dbt.process import Dbt
 from tests.events_feed import load
 
 Log = dict[int, tuple[int, int]]  # the day and the professional of each event

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 
 from harness.oracle.expected_numbers import COLUMNS
+from harness.processes.dbt_process import Dbt, Process
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 from tests.dbt.common import (
     MARTS,
@@ -21,7 +22,6 @@ from tests.dbt.common import (
     write_file,
 )
 from tests.dbt.conftest import dbt_on
-from harness.processes.dbt_process import Dbt, Process
 from tests.events_feed import load
 
 STATE = "test_intermediate.model_state"

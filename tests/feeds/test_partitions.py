@@ -1,6 +1,6 @@
 """How loads partition `raw.events`, and which partitions they replace."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from feeds.staging import Staging
 from harness.oracle.file_rows import rows
 from harness.project.paths import SAMPLE
 from tests.events_feed import EVENTS, load
-from tests.feeds.common import DAY, NINE, account, events, ids, ids_of, ledger, load_day, names, partitions, write_days
+from tests.feeds.common import DAY, events, ids, ids_of, load_day, names, partitions, write_days
 
 ROWS_PER_DAY = 10
 pytestmark = pytest.mark.usefixtures("small_partitions")
@@ -92,18 +92,6 @@ def test_a_large_partition_is_split_when_one_of_its_days_is_replaced(
     load_day(uri, dsn, 2)
     assert bounds(db) == [(None, 1, 10), (1, 2, 10), (2, 3, 10), (3, 4, 10), (4, None, 10)]
     assert ids(db) == ids_of(*range(5))
-
-
-def test_the_ledger_has_the_earliest_time_from_which_an_event_moved(
-    dsn: str, db: psycopg.Connection, file: Path
-) -> None:
-    load(write_days(file, 0, 1, 2, 3), dsn)
-    noon = DAY + timedelta(days=2, hours=12)
-    minute = NINE + timedelta(minutes=4)
-    moves = {(): None, (3004,): DAY + timedelta(days=3) + minute, (3005, 4, 5): DAY + minute}
-    for moved in moves:
-        load_day(write_days(file, 2, professional=9, more=[account(id_, noon, 7) for id_ in moved]), dsn, 2)
-    assert [row["moved_from"] for row in ledger(db)] == [None, *moves.values()]
 
 
 @pytest.mark.parametrize("waiting_bytes", [0, 1000, 1 << 22])

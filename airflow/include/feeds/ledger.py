@@ -283,7 +283,6 @@ def close(
     outcome: LoadResult | tuple[FeedError, dict[str, int]],
     *,
     rules: str | None = None,
-    moved_from: str | None = None,
 ) -> None:
     """Write a load's end into the ledger.
 
@@ -293,7 +292,6 @@ def close(
         source: the files' size in bytes and their SHA-256, if known.
         outcome: what the load did, or why it was refused and the row counts known by then.
         rules: the SHA-256 of the rules for valid rows.
-        moved_from: the earliest time that a row had before it moved into the interval.
     """
     if isinstance(outcome, LoadResult):
         status, failure, counts = "succeeded", None, {name: getattr(outcome, name) for name in _COUNTS}
@@ -304,9 +302,9 @@ def close(
         "update only raw.loads set status = %s, failure = %s, ended_at = clock_timestamp(),"
         " source_size_bytes = %s, source_sha256 = %s, same_as_load_id = %s, transaction_id = pg_current_xact_id(),"
         " rows_read = %s, rows_loaded = %s, rows_rejected = %s, rows_outside = %s, rows_replaced = %s,"
-        " rows_absent = %s, rules_sha256 = %s, moved_from = %s"
+        " rows_absent = %s, rules_sha256 = %s"
         " where load_id = %s",
-        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), rules, moved_from, load_id),
+        (status, failure, *source, same_as, *(counts.get(name) for name in _COUNTS), rules, load_id),
     )
 
 

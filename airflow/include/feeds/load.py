@@ -224,7 +224,7 @@ class _Load:
                     read_from = stack.enter_context(reader(self.dsn, self.role, self.lock_timeout_s, []))
                 replacement.make_partitions(staging, read_from)
             ledger.quarantine(connection, load_id, moves=raw.feed.time_column is not None)
-            self._close(load_id, files, result, moved_from=replacement.moved_from)
+            self._close(load_id, files, result)
             swap(connection, raw, swap_statement(replacement), deadline)
         return replace(result, seconds=self._seconds())
 
@@ -251,7 +251,6 @@ class _Load:
         load_id: int,
         files: Sequence[LoadedFile],
         outcome: LoadResult | tuple[FeedError, dict[str, int]],
-        moved_from: str | None = None,
     ) -> None:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
@@ -262,7 +261,7 @@ class _Load:
             ledger.forget_rejects(connection, load_id, kept or load_id, is_refused=is_refused, is_whole=is_whole)
         source = together(files) if files else (None, None)
         rules = rules_sha256(feed, self.valid)
-        ledger.close(connection, load_id, source, outcome, rules=rules, moved_from=moved_from)
+        ledger.close(connection, load_id, source, outcome, rules=rules)
 
     def _skip_if_unchanged(self, load_id: int, uris: Sequence[str]) -> LoadResult | None:
         """Close the load if a previous one of the same files is intact; else return None."""

@@ -25,8 +25,7 @@ class Replacement:
         partitions: the present partitions of the raw table.
         rows: the number of the interval's rows in the raw table, once they are counted.
         made: the partitions that were made to replace some of them.
-        moved_from: the earliest time of a row that moves into the interval, as text since it may be no
-            datetime; None if no row moves. The temporary table `moved` then has these rows' keys and days.
+        has_moved: whether rows move into the interval; the temporary table `moved` has their keys and days.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Replacement:
         self.partitions = partitions(connection, definition.table)
         self.rows = 0
         self.made: list[Partition] = []
-        self.moved_from: str | None = None
+        self.has_moved = False
         self.interval = interval
         self._within = definition.table.within(interval)
         self._touched = [partition for partition in self.partitions if partition.overlaps(interval)]
@@ -48,11 +47,6 @@ class Replacement:
     def replaced(self) -> list[Partition]:
         """The present partitions that the new ones replace."""
         return [partition for partition in self.partitions if partition in self._touched or partition in self._left]
-
-    @property
-    def has_moved(self) -> bool:
-        """Whether rows move into the interval."""
-        return self.moved_from is not None
 
     @property
     def old_rows(self) -> list[tuple[sql.Composable, sql.Composable]]:
@@ -90,32 +84,28 @@ class Replacement:
         if not own or not others:
             return 0
         outside = [
-            sql.SQL("select {}, {}, {}, {} from {} where {} and not ({})").format(
-                number, raw.key, raw.partition_key, raw.day, partition.table, near, self._within
+            sql.SQL("select {}, {}, {} from {} where {} and not ({})").format(
+                number, raw.key, raw.day, partition.table, near, self._within
             )
             for number, partition in others
         ]
         inside = [sql.SQL("select {} from {} where {}").format(raw.key, table, self._within) for table in own]
         self.connection.execute(
             sql.SQL(
-                "create temporary table moved on commit drop as"
-                " select 0 as partition$, {}, {} as moved_from$, {} as day$ from {} limit 0"
-            ).format(raw.key, raw.partition_key, raw.day, raw.identifier)
+                "create temporary table moved on commit drop as select 0 as partition$, {}, {} as day$ from {} limit 0"
+            ).format(raw.key, raw.day, raw.identifier)
         )
         moved = self.connection.execute(
-            sql.SQL(
-                "insert into pg_temp.moved select * from ({}) as others ({}, {}, {}, {}) where ({}) in ({})"
-            ).format(
+            sql.SQL("insert into pg_temp.moved select * from ({}) as others ({}, {}, {}) where ({}) in ({})").format(
                 sql.SQL(" union all ").join(outside),
                 sql.Identifier("partition$"),
                 raw.key,
-                sql.Identifier("moved_from$"),
                 sql.Identifier("day$"),
                 raw.key,
                 sql.SQL(" union all ").join(inside),
             )
         ).rowcount
-        [(self.moved_from,)] = self.connection.execute("select min(moved_from$)::text from pg_temp.moved")
+        self.has_moved = moved > 0
         numbers = self.connection.execute("select distinct partition$ from pg_temp.moved")
         self._left = [self.partitions[number] for (number,) in numbers.fetchall()]
         return moved

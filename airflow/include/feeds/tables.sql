@@ -26,7 +26,7 @@ create table if not exists raw.loads (
     rules_sha256 text,
     -- The transaction that wrote the load's rows: as long as these rows, and no others, have it as xmin, they are unchanged.
     transaction_id xid8,
-    -- The earliest time of a row before it moved into the interval: days outside the interval changed, too.
+    -- Only of a load of an older version, which has no days: the earliest time of a row before it moved into the interval.
     moved_from timestamptz,
     -- The valid rows of the files outside the interval whose keys the raw table does not have: the sum over the load's days
     -- in raw.loaded_days. Null if these are not recorded: of a snapshot, and of a load of an older version.

@@ -62,6 +62,6 @@ def test_a_fault_of_the_load_is_found(player: Player, monkeypatch: pytest.Monkey
     assert (error.value.table, error.value.run, error.value.day) == ("raw.loads", "daily", date(2020, 1, 2))
     assert error.value.lines == [
         "1 rows expected, 1 found",
-        "  missing     succeeded, 1, 1, 0, 0",
+        "  missing     succeeded, 1, 1, 0, 0, 0",
         "  unexpected  failed, null, null, null, null",
     ]
