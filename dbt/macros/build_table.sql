@@ -45,8 +45,8 @@
 {%- endmacro %}
 
 
-{#- Drop the project's own views of this model's table, which is about to be replaced. They are built after it, in this
-    run or in the next. -#}
+{#- Drop the project's own views of this model's relation, which is about to be replaced. They are built after it, in
+    this run or in the next. -#}
 {% macro drop_own_views() -%}
     {%- for node in graph.nodes.values() if model.unique_id in node.depends_on.nodes -%}
         {%- if node.resource_type == 'model' and node.config.materialized == 'view' -%}

@@ -31,6 +31,7 @@
                 {{ sql }}
             )
         {%- endcall -%}
+        {%- do drop_own_views() -%}
         {%- do check_that_nothing_is_lost(kind, target, new_one, misfit) -%}
         {%- set grants = grants_on(target) -%}
         {%- call statement('main') -%}

@@ -72,7 +72,7 @@ OTHERS_ON_THE_TABLE = """
     comment on column test_dim.dim_services.service_name_nl is 'In Dutch';
 """
 OF_ANOTHER_KIND = """
-    drop view test_staging.stg_loads;
+    drop view test_analysis.feed_days, test_staging.stg_loads;
     drop table test_analysis.professional_productivity_daily, test_dim.dim_professionals;
     create table test_staging.stg_loads as select 'precious' as note;
     create materialized view test_analysis.professional_productivity_daily as select 1 as number;

@@ -1,3 +1,4 @@
+{{ config(materialized='view') }}
 -- Each column by its name: others may add columns to these tables, and drop them again.
 with
 

@@ -177,7 +177,7 @@ def test_a_change_that_breaks_readers_needs_a_major_version(edited: Callable[[st
     ).is_error(
         68,
         "A contract's change since HEAD breaks its readers: events: professional_id_anonymized is no longer required;"
-        " read by stg_events, dim_professionals, fct_events and",
+        " read by stg_events, fct_events, int_other_events and",
     )
     outcome = edited("version: 1.0.0", "version: 2.0.0")
     assert outcome.exit_code == 0

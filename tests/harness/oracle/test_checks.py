@@ -52,7 +52,7 @@ TAMPERINGS = {
     "update raw.events set created_at = '2019-01-01' where event_id = 1": "smallest of raw.events.created_at",
     "delete from raw.rejected_rows": "rejected rows of events",
     "update raw.rejected_rows set reason = 'quoting'": "rejected rows of events: ('quoting', None)",
-    "drop table fact.fct_events": "rows of fact.fct_events",
+    "drop table fact.fct_events cascade": "rows of fact.fct_events",
 }
 
 
