@@ -161,16 +161,16 @@ def deliveries_of(
         yield Delivery(day=day, file="missing", runs=runs)
         plan.rows[day + timedelta(1)][:0] = rows
         plan.withdrawn[day + timedelta(1)][:0] = withdrawn
-    elif chance < 0.88:  # the file comes late: the runs have failed, and run again
+    elif chance < 0.87:  # the file comes late: the runs have failed, and run again
         yield Delivery(day=day, file="missing", runs=runs)
         yield whole
-    elif chance < 0.92:  # the same file comes twice
+    elif chance < 0.89:  # the same file comes twice
         yield whole
         yield Delivery(day=day, runs=runs_of(random, day))
-    elif chance < 0.95:  # it is truncated, and comes again whole
+    elif chance < 0.92:  # it is truncated, and comes again whole
         yield whole.model_copy(update={"file": "truncated", "cut": round(random.random(), 2)})
         yield Delivery(day=day, runs=runs)
-    elif chance < 0.98:
+    elif chance < 0.96:
         yield whole.model_copy(update={"drift": random.choice(["new_column", "column_order"])})
     else:
         yield whole.model_copy(update={"repeated": tuple(map(key, random.sample(rows, min(len(rows), 2))))})
@@ -198,4 +198,4 @@ def runs_of(random: Random, day: date) -> tuple[Run, ...]:
 def outcome(random: Random) -> Outcome:
     """Return how a run ends, mostly well."""
     endings: tuple[Outcome, ...] = ("twice", "retried", "fails", "build_killed")
-    return random.choice(endings) if random.random() < 0.08 else "succeeds"
+    return random.choice(endings) if random.random() < 0.07 else "succeeds"

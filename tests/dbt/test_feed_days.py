@@ -67,7 +67,7 @@ def expected(history: Sequence[Load]) -> list[tuple[Any, ...]]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -1,7 +1,7 @@
 """Half-open intervals of time, as loads and partitions have them."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 
 from feeds.errors import IntervalUnreadable, InvertedInterval
 from feeds.uri import shown, without_secrets
@@ -44,6 +44,14 @@ class Interval:
     def bounds(self) -> tuple[datetime | str, datetime | str]:
         """The bounds as parameters of PostgreSQL."""
         return self.start or "-infinity", self.end or "infinity"
+
+    @property
+    def only_day(self) -> date | None:
+        """The day, in UTC, that contains the interval; None if it is longer."""
+        if self.start is None or self.end is None:
+            return None
+        day = self.start.date()
+        return day if (self.end - datetime.resolution).date() == day else None
 
     def __str__(self) -> str:
         bounds = [f"{word} {moment}" for word, moment in (("from", self.start), ("until", self.end)) if moment]

@@ -63,11 +63,7 @@ class Rules:
         function = sql.SQL(_FUNCTION.replace("%s", "{}")).format(_MARK)
         connection.execute(sql.SQL("set local client_min_messages = notice; {}").format(function))
         typed = raw.typed(column.name for column in raw.feed.table_columns)
-        connection.execute(
-            sql.SQL(
-                "create temporary table checked ({}, number$ bigint generated always as identity) on commit drop"
-            ).format(typed)
-        )
+        connection.execute(sql.SQL("create temporary table checked ({}) on commit drop").format(typed))
         self._refuse_volatile(raw.feed.rules)
         key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in raw.feed.key)
         cases = (
@@ -132,7 +128,7 @@ class Rules:
     def check(self, pieces: Sequence[Piece], lines: Lines) -> list[Refused]:
         """Return the rows of PIECES, written as LINES, that a rule refuses."""
         connection, raw = self._connection, self._raw
-        connection.execute("truncate pg_temp.checked restart identity")
+        connection.execute("truncate pg_temp.checked")
         names = sql.SQL(", ").join(sql.Identifier(column.name) for column in lines.columns)
         options = (lines.dialect.delimiter, lines.dialect.null)
         copy = sql.SQL("copy pg_temp.checked ({}) from stdin with (delimiter {}, null {})").format(names, *options)
@@ -140,7 +136,8 @@ class Rules:
             rows.write(b"".join([piece.lines for piece in pieces]))
         refused = connection.execute(
             sql.SQL(
-                "select number$ - 1, rule$ from (select *, {} as rule$ from pg_temp.checked) as each"
+                "select number$ - 1, rule$"
+                " from (select row_number() over (order by ctid) as number$, {} as rule$ from pg_temp.checked) as each"
                 " where rule$ is not null order by number$"
             ).format(raw.rules_case)
         ).fetchall()

@@ -63,5 +63,5 @@ def test_a_fault_of_the_load_is_found(player: Player, monkeypatch: pytest.Monkey
     assert error.value.lines == [
         "1 rows expected, 1 found",
         "  missing     succeeded, 1, 1, 0, 0, 0",
-        "  unexpected  failed, null, null, null, null",
+        "  unexpected  failed, null, null, null, null, null",
     ]
