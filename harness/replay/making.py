@@ -155,22 +155,22 @@ def deliveries_of(
     runs = runs_of(random, day)
     whole = Delivery(day=day, rows=rows, withdrawn=withdrawn, runs=runs)
     chance = random.random()
-    if is_first or chance < 0.8:
+    if is_first or chance < 0.86:
         yield whole
-    elif chance < 0.84:  # nothing comes; the changes come with the next day's file
+    elif chance < 0.89:  # nothing comes; the changes come with the next day's file
         yield Delivery(day=day, file="missing", runs=runs)
         plan.rows[day + timedelta(1)][:0] = rows
         plan.withdrawn[day + timedelta(1)][:0] = withdrawn
-    elif chance < 0.87:  # the file comes late: the runs have failed, and run again
+    elif chance < 0.905:  # the file comes late: the runs have failed, and run again
         yield Delivery(day=day, file="missing", runs=runs)
         yield whole
-    elif chance < 0.89:  # the same file comes twice
+    elif chance < 0.915:  # the same file comes twice
         yield whole
         yield Delivery(day=day, runs=runs_of(random, day))
-    elif chance < 0.92:  # it is truncated, and comes again whole
+    elif chance < 0.93:  # it is truncated, and comes again whole
         yield whole.model_copy(update={"file": "truncated", "cut": round(random.random(), 2)})
         yield Delivery(day=day, runs=runs)
-    elif chance < 0.96:
+    elif chance < 0.965:
         yield whole.model_copy(update={"drift": random.choice(["new_column", "column_order"])})
     else:
         yield whole.model_copy(update={"repeated": tuple(map(key, random.sample(rows, min(len(rows), 2))))})
@@ -189,7 +189,7 @@ def runs_of(random: Random, day: date) -> tuple[Run, ...]:
     ]
     if len(runs) > 1 and random.random() < 0.5:
         runs[0] = runs[0].model_copy(update={"is_beside": True})
-    if random.random() < 0.03:  # a run of the past is cleared, and so runs again
+    if random.random() < 0.015:  # a run of the past is cleared, and so runs again
         again = Run(cadence=random.choice(["daily", "weekly"]), of=day - timedelta(random.randint(1, 20)))
         runs.append(again)
     return tuple(runs)

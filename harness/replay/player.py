@@ -35,7 +35,8 @@ from harness.replay.script import Delivery, Run, Script, interval_of
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 
 DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
-BUILD = ("run", "--quiet", "--no-write-json", "--log-level-file", "none", "--exclude", "staging", "--select")
+VIEWS = ("staging", "feed_days")  # they are in the template, and stay as they are
+BUILD = ("run", "--quiet", "--no-write-json", "--log-level-file", "none", "--exclude", *VIEWS, "--select")
 PARAMS = {"start": None, "end": None, "max_rejected": None, "allow_empty": False}  # of a run that nobody changed
 
 
@@ -61,7 +62,7 @@ class BrokenOff(Exception):  # noqa: N818 - not an error: the script says so
 
 @dataclass
 class Player:
-    """Plays scripts on copies of TEMPLATE, a warehouse with the raw tables and the staging models.
+    """Plays scripts on copies of TEMPLATE, a warehouse with the raw tables and VIEWS.
 
     Attributes:
         progress: called before each delivery.
@@ -90,10 +91,10 @@ class Player:
         finally:
             drop_warehouse(warehouse)
 
-    def build_staging(self) -> None:
-        """Build the staging models of the template."""
+    def build_views(self) -> None:
+        """Build the models of the template that read only raw tables."""
         dbt = self.dbts(self.template)[0]
-        dbt.start("run --quiet --select staging")
+        dbt.start(["run", "--quiet", "--select", *VIEWS])
         expect_success(dbt)
 
     def dbts(self, warehouse: Warehouse) -> list[Dbt]:
@@ -115,7 +116,7 @@ def open_player(template: Warehouse, feed: Feed, feeds: Iterable[Feed]) -> Itera
     with TemporaryDirectory(prefix="replay-") as folder:
         player = Player(template, replayed(feed), str(python_of("dbt")), Path(folder))
         try:
-            player.build_staging()
+            player.build_views()
             yield player
         finally:
             player.end()

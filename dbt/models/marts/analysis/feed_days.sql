@@ -92,22 +92,55 @@ days as (
 
 ),
 
+bounds as (
+
+    select
+        feed,
+        min(day) as first_day,
+        max(day) as last_day
+
+    from days
+
+    group by feed
+
+),
+
+covered_days as (
+
+    select
+        covering_loads.feed,
+        covering_loads.load_id,
+        covering_loads.has_days,
+        covering_loads.ended_at,
+        days_of_span.day_start_at::date as covered_day
+
+    from covering_loads
+
+    inner join bounds on covering_loads.feed = bounds.feed
+
+    cross join lateral generate_series(
+        greatest(covering_loads.first_day, bounds.first_day)::timestamp,
+        least(covering_loads.last_day, bounds.last_day)::timestamp,
+        '1 day'
+    ) as days_of_span (day_start_at)
+
+),
+
 -- The first load that had the day in its interval.
 first_loads as (
 
     select distinct on (days.feed, days.day)
         days.feed,
         days.day,
-        covering_loads.load_id,
-        covering_loads.has_days,
-        covering_loads.ended_at
+        covered_days.load_id,
+        covered_days.has_days,
+        covered_days.ended_at
 
-    from days
+    from covered_days
 
-    inner join covering_loads
-        on days.feed = covering_loads.feed and days.day between covering_loads.first_day and covering_loads.last_day
+    inner join days on covered_days.feed = days.feed and covered_days.covered_day = days.day
 
-    order by days.feed, days.day, covering_loads.ended_at, covering_loads.load_id
+    order by days.feed, days.day, covered_days.ended_at, covered_days.load_id
 
 ),
 
@@ -149,6 +182,19 @@ present as (
 
 ),
 
+-- The load that has read each file last: what earlier ones said of it no longer holds.
+latest_readers as (
+
+    select distinct on (loads.feed, loaded_files.source_id) loads.load_id
+
+    from loaded_files
+
+    inner join loads on loaded_files.load_id = loads.load_id
+
+    order by loads.feed asc, loaded_files.source_id asc, loads.ended_at desc, loads.load_id desc
+
+),
+
 -- Absent rows of a day are no longer what a load said once a later one has read the same files again, or has had the
 -- whole day in its interval and read one of them.
 absent as (
@@ -162,6 +208,7 @@ absent as (
 
     where
         reported.rows_absent > 0
+        and reported.load_id in (select latest_readers.load_id from latest_readers)
         and not exists (
 
             select
