@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any
 
+import psycopg
+
 from feeds.contract import Feed, read_feeds
 from feeds.interval import ALWAYS
 from feeds.uri import shown
@@ -87,6 +89,10 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     feed = playable(script.feed, feeds)
     begin(script, section)
     with ephemeral_server(parsed.postgres) as server:
+        if not parsed.postgres:  # nothing of it has to survive a crash, which saves a twentieth of the time
+            with psycopg.connect(server.dsn, autocommit=True) as connection:
+                connection.execute("alter system set synchronous_commit = off")
+                connection.execute("select pg_reload_conf()")
         template = create_warehouse(server, "replay_template", make_passwords())
         with open_player(template, feed, feeds.values()) as player:
             play(player, script, section)

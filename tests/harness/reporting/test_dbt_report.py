@@ -30,7 +30,7 @@ event_id;event_type;professional_id_anonymized;created_at;meta_data
 MODEL_MESSAGE = """\
 Database Error in model dim_professionals (models/marts/dim/dim_professionals.sql)
   column "created_on" does not exist
-  LINE 17:         max(created_on) as last_event_at
+  LINE 23:         max(created_on) as last_event_at
                        ^
   HINT:  Perhaps you meant to reference the column "events.created_at"."""
 ROWS = """\
@@ -50,41 +50,17 @@ actual differs from expected:
 → ,2020-01-05   ,1→2        ,False
 → ,2020-01-06   ,2→3        ,True"""
 BUILD = (
-    "build --threads 1 --indirect-selection empty --select +fct_events dim_date dim_services dim_professionals"
+    "build --threads 1 --indirect-selection empty --select +fct_events +dim_date +dim_services +dim_professionals"
     f" {UNIT_TEST} unique_dim_professionals_professional_id fct_events_have_a_known_service"
 )
 SUMMARY = f"""\
-## ✗ dbt: {BUILD}: 3 failed of 6 models, 1 unit test, 2 tests (TIME)
+## ✗ dbt: {BUILD}: 3 failed of 10 models, 2 tests, 1 unit test (TIME)
 
-- **What happened:** dbt {BUILD} ended with exit code 1: {UNIT_TEST}, dim_professionals, \
-fct_events_have_a_known_service failed.
+- **What happened:** dbt {BUILD} ended with exit code 1: fct_events_have_a_known_service, \
+{UNIT_TEST}, dim_professionals failed.
 - **Why, most likely:** A changed model, or rows that a model does not expect; dbt shows the rows or the statement.
 - **What to do:** The statements are in build/dbt/target/run; run only what failed: nox -s dbt -- build --select \
-+{UNIT_TEST} +dim_professionals +fct_events_have_a_known_service
-
-### dbt unit test {UNIT_TEST}: fail
-
-at `dbt/models/marts/dim/dim_date.yml:103`
-
-```text
-{UNIT_TEST_MESSAGE}
-```
-
-<The statement>
-
-Run it alone, on the sample: `nox -s dbt -- build --select +{UNIT_TEST}`
-
-### dbt model dim_professionals: error
-
-at `dbt/models/marts/dim/dim_professionals.sql:15`
-
-```text
-{MODEL_MESSAGE}
-```
-
-<The statement>
-
-Run it alone, on the sample: `nox -s dbt -- build --select +dim_professionals`
++fct_events_have_a_known_service +{UNIT_TEST} +dim_professionals
 
 ### dbt test fct_events_have_a_known_service: fail
 
@@ -100,13 +76,37 @@ Got 2 results, configured to fail if != 0
 
 Run it alone, on the sample: `nox -s dbt -- build --select +fct_events_have_a_known_service`
 
+### dbt unit test {UNIT_TEST}: fail
+
+at `dbt/models/marts/dim/dim_date.yml:103`
+
+```text
+{UNIT_TEST_MESSAGE}
+```
+
+<The statement>
+
+Run it alone, on the sample: `nox -s dbt -- build --select +{UNIT_TEST}`
+
+### dbt model dim_professionals: error
+
+at `dbt/models/marts/dim/dim_professionals.sql:60`
+
+```text
+{MODEL_MESSAGE}
+```
+
+<The statement>
+
+Run it alone, on the sample: `nox -s dbt -- build --select +dim_professionals`
+
 Skipped, because what they need failed: `dim_date`, 1 test.
 
 | dbt | passed | warned | skipped | failed | seconds |
 | --- | ---: | ---: | ---: | ---: | ---: |
-| model | 4 | 0 | 1 | 1 | TIME |
-| unit test | 0 | 0 | 0 | 1 | TIME |
+| model | 8 | 0 | 1 | 1 | TIME |
 | test | 0 | 0 | 1 | 1 | TIME |
+| unit test | 0 | 0 | 0 | 1 | TIME |
 
 <dbt's output>
 
@@ -162,14 +162,15 @@ def test_failures_are_reported_with_their_rows_and_lines(clone: Path, run: Calla
     assert outcome.exit_code == 49, outcome.output
     assert folded(outcome.summary) == SUMMARY
     statements = re.findall(r"<details><summary>The statement</summary>\n\n```text\n(.*?)\n", outcome.summary)
-    assert statements[-2:] == ["with", "with child as ("]
+    assert statements[0] == "with child as ("
+    assert statements[-1].startswith("-- depends_on: ")
     assert outcome.commands == [
-        f"::error file=dbt/models/marts/dim/dim_date.yml,line=103,title=dbt unit_test {UNIT_TEST}%3A fail::"
-        + UNIT_TEST_MESSAGE.replace("\n", "%0A"),
-        "::error file=dbt/models/marts/dim/dim_professionals.sql,line=15,title=dbt model dim_professionals%3A error::"
-        + MODEL_MESSAGE.replace("\n", "%0A"),
         "::error file=dbt/models/marts/fact/fct_events.yml,line=36,title=dbt test fct_events_have_a_known_service%3A "
         "fail::Got 2 results, configured to fail if != 0",
+        f"::error file=dbt/models/marts/dim/dim_date.yml,line=103,title=dbt unit_test {UNIT_TEST}%3A fail::"
+        + UNIT_TEST_MESSAGE.replace("\n", "%0A"),
+        "::error file=dbt/models/marts/dim/dim_professionals.sql,line=60,title=dbt model dim_professionals%3A error::"
+        + MODEL_MESSAGE.replace("\n", "%0A"),
     ]
 
     # A failed dbt task leaves the same files; by now the warehouse is gone.
