@@ -5,30 +5,24 @@ Without Airflow, the default, the load and dbt run in this process and beside it
 
 import argparse
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
-from typing import Any
 
 import psycopg
 
 from feeds.contract import Feed, read_feeds
-from feeds.interval import ALWAYS
 from feeds.uri import shown
 from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
 from harness.errors import ChecksFailedError, UsageError
-from harness.oracle.file_rows import rows as rows_of_file
-from harness.oracle.raw_rows import moment_of
-from harness.oracle.row_values import RejectedError, Row, written
-from harness.pipeline.feed_files import check_files
+from harness.oracle.expected_numbers import MARKETPLACE
 from harness.project.paths import BUILD, expanded, from_root
 from harness.replay.airflow_player import DAYS, AirflowPlayer, for_airflow
 from harness.replay.comparison import Difference, Settled
+from harness.replay.given_rows import user_rows, without_refused
 from harness.replay.making import make_script
 from harness.replay.player import Player, open_player
-from harness.replay.script import Delivery, Script, Texts, read_script, write_script
+from harness.replay.script import Delivery, Script, read_script, write_script
 from harness.replay.shrinking import shrink
 from harness.reporting.console import Phases, say, table
 from harness.reporting.summary import Section, code
@@ -42,16 +36,15 @@ SCRIPT = BUILD / "replay" / "script.yaml"
 PLAYED_ON = ("embedded", "kind")
 ON_NODES = "file:///opt/airflow/logs/replay"  # on the volume that all of Airflow's pods mount
 YEAR = 366  # days
-MOST_ROWS = 20_000  # of a user's file: each run reads all of them
 SHRINK_TIMEOUT_S = 600.0
 SETTLED = ("rows", "proposals", "lead fees", "active professionals")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nox -s replay`."""
-    parser.add_argument("--seed", type=whole_number, default=1, metavar="N", help="of the script (default: 1)")
-    parser.add_argument("--days", type=whole_number, default=YEAR, metavar="N", help=f"to play (default: {YEAR})")
-    parser.add_argument("--feed", default="events", metavar="NAME", help="the feed to play (default: events)")
+    parser.add_argument("--seed", type=whole_number, metavar="N", help="of the script (default: 1)")
+    parser.add_argument("--days", type=whole_number, metavar="N", help=f"to play (default: {YEAR})")
+    parser.add_argument("--feed", metavar="NAME", help="the feed to play (default: events)")
     parser.add_argument(
         "--events",
         metavar="PATH_OR_URI",
@@ -81,18 +74,23 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         play_on_airflow(parsed, feeds, section)
         return
     if parsed.script:
+        refuse_with(parsed, "--script", "The script says it.", ("seed", "days", "feed", "events"))
         script = read_script(parsed.script, feeds)
     else:
-        feed = playable(parsed.feed, feeds)
-        rows = user_rows(feed, parsed.events) if parsed.events else sample_rows(feed)
-        script = make_script(feed, parsed.seed, parsed.days, rows)
+        feed = playable(parsed.feed or MARKETPLACE, feeds)
+        uri = parsed.events or (None if feed.name == MARKETPLACE else feed.location)  # events are invented
+        rows = user_rows(feed, uri) if uri else None
+        script = make_script(feed, parsed.seed or 1, parsed.days or YEAR, rows)
     feed = playable(script.feed, feeds)
-    begin(script, section)
     with ephemeral_server(parsed.postgres) as server:
         if not parsed.postgres:  # nothing of it has to survive a crash, which saves a twentieth of the time
             with psycopg.connect(server.dsn, autocommit=True) as connection:
                 connection.execute("alter system set synchronous_commit = off")
                 connection.execute("select pg_reload_conf()")
+        if not parsed.script:
+            with psycopg.connect(server.dsn, autocommit=True) as connection:
+                script = without_refused(script, feed, connection)
+        begin(script, section)
         template = create_warehouse(server, "replay_template", make_passwords())
         with open_player(template, feed, feeds.values()) as player:
             play(player, script, section)
@@ -113,15 +111,10 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
             f"It plays through Airflow on: {', '.join(PLAYED_ON)}.",
             "Name one of them, or leave --target out to play without Airflow.",
         )
-    if others := [name for name in ("script", "events", "postgres") if getattr(parsed, name)]:
-        raise UsageError(
-            f"--{others[0]} is for a replay without Airflow.",
-            "Through Airflow the days are the last two weeks, and all is made for them.",
-            "Leave --target out, or this option.",
-        )
-    feed = playable(parsed.feed, feeds)
+    refuse_with(parsed, "--target", "It plays the last two weeks.", ("script", "events", "days", "postgres"))
+    feed = playable(parsed.feed or MARKETPLACE, feeds)
     today = datetime.now(UTC).date()
-    script = for_airflow(make_script(feed, parsed.seed, DAYS, last_day=today - timedelta(1)))
+    script = for_airflow(make_script(feed, parsed.seed or 1, DAYS, last_day=today - timedelta(1)))
     begin(script, section)
     target, _ = choose(parsed.target)
     uri = str(SCRIPT.with_name(f"{feed.name}.csv")) if parsed.target == "embedded" else f"{ON_NODES}/{feed.name}.csv"
@@ -134,6 +127,9 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
             except Difference as difference:
                 say_difference(difference, script)
                 raise different(difference, [code("\n".join(difference.lines))]) from difference
+            except BaseException:  # an interrupt too
+                say_day(player.day)
+                raise
             phase.text = f"{len(player.run_ids)} runs of {DAYS} days: every table right after each delivery"
     say_settled(player.comparison.settled, section)
     section.headline = f"{len(player.run_ids)} runs, every table right after each delivery"
@@ -147,6 +143,12 @@ def different(difference: Difference, evidence: Sequence[str]) -> ChecksFailedEr
         f"Play the script that shows it without Airflow: nox -s replay -- --script {from_root(SCRIPT)}",
         evidence,
     )
+
+
+def refuse_with(parsed: argparse.Namespace, option: str, why: str, others: Sequence[str]) -> None:
+    """Raise UsageError if one of the options OTHERS was given beside OPTION."""
+    if given := [name for name in others if getattr(parsed, name) is not None]:
+        raise UsageError(f"--{given[0]} cannot be given with {option}.", why, f"Leave --{given[0]} or {option} out.")
 
 
 def playable(name: str, feeds: dict[str, Feed]) -> Feed:
@@ -183,8 +185,7 @@ def play(player: Player, script: Script, section: Section) -> None:
         evidence = [code("\n".join(difference.lines)), shrunk(player, script, difference)]
         raise different(difference, evidence) from difference
     except BaseException:  # an interrupt too
-        if day:
-            say(f"  it ended on the simulated day {day}; its script is {from_root(SCRIPT)}")
+        say_day(day)
         raise
     say_settled(player.settled, section)
     seconds = ", ".join(f"{name} {taken:.0f} s" for name, taken in player.seconds.items())
@@ -192,20 +193,33 @@ def play(player: Player, script: Script, section: Section) -> None:
     say(f"✓ {section.headline} ({seconds})")
 
 
+def say_day(day: date | None) -> None:
+    """Print the simulated DAY on which a replay has ended early; None if it had not begun."""
+    if day:
+        say(f"  it ended on the simulated day {day}; its script is {from_root(SCRIPT)}")
+
+
 def say_difference(difference: Difference, script: Script) -> None:
     """Print where SCRIPT has shown DIFFERENCE."""
     say(f"✗ {script.title()}: {difference.table} after the {difference.run} run of {difference.day}")
     for line in difference.lines:
         say(f"  {line}")
-    say("… shrinking the script")
 
 
 def shrunk(player: Player, script: Script, difference: Difference) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
+    say("… shrinking the script")
     player.progress = lambda _: None
     until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
     script = script.model_copy(update={"deliveries": until_then})
-    smallest, is_smallest = shrink(script, lambda some: shows(player, some, difference), SHRINK_TIMEOUT_S)
+
+    def still_shows(some: Script) -> bool:
+        if not shows(player, some, difference):
+            return False
+        write_script(SCRIPT, some)  # it stays if somebody interrupts
+        return True
+
+    smallest, is_smallest = shrink(script, still_shows, SHRINK_TIMEOUT_S)
     write_script(SCRIPT, smallest)
     text = SCRIPT.read_text(encoding="utf-8")
     say(f"\n{'The smallest' if is_smallest else 'A smaller'} script that shows it, {from_root(SCRIPT)}:\n\n{text}")
@@ -232,53 +246,3 @@ def say_settled(settled: Settled, section: Section) -> None:
     table(header, rows)
     say("")
     section.add(f"How the numbers of {day} settled:", markdown_table(header, rows, numbers=header[1:]))
-
-
-def sample_rows(feed: Feed) -> list[tuple[date, Texts]] | None:
-    """Return the rows of FEED's sample; None for the marketplace's events, which are invented."""
-    return None if feed.name == "events" else user_rows(feed, feed.location)
-
-
-def user_rows(feed: Feed, uri: str) -> list[tuple[date, Texts]]:
-    """Return the first valid rows of FEED in the files at URI, each with its day, one for each key.
-
-    Raises:
-        UsageError: there is none.
-        FeedError: the files cannot be read.
-    """
-    check_files(feed, uri, ALWAYS)
-    found = {tuple(row[name] for name in feed.key): row for row in islice(valid_rows(feed, uri), MOST_ROWS)}
-    if not found:
-        raise UsageError(
-            f"{shown(uri)} has no valid row of {feed.name}.",
-            "It is most likely a file of another feed.",
-            "See what a valid row is: docs/contracts.md",
-        )
-    names = [column.name for column in feed.columns]
-    days = Counter(day_of(feed, row) for row in found.values())
-    say(f"  {len(found):,} rows of {shown(uri)}, {min(days)} to {max(days)}")
-    rows = [(day_of(feed, row), tuple(text_of(row[name]) for name in names)) for row in found.values()]
-    return sorted(rows, key=lambda item: item[0])
-
-
-def valid_rows(feed: Feed, uri: str) -> Iterator[Row]:
-    """Yield the rows of the files at URI that are valid, rules aside."""
-    for row in rows_of_file(feed, uri):
-        if not isinstance(row, RejectedError):
-            yield row
-
-
-def day_of(feed: Feed, row: Row) -> date:
-    """Return the day of ROW, in UTC."""
-    return moment_of(row[str(feed.time_column)]).date()
-
-
-def text_of(value: Any) -> str | None:
-    """Return VALUE as a CSV file has it."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (dict, list)):
-        return written(value)
-    return str(value)

@@ -7,17 +7,19 @@ interval's file has come. After the last delivery these runs are cleared, and so
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
 from typing import NamedTuple
+
+import psycopg
 
 from feeds.contract import Feed
 from feeds.interval import Interval
 from harness.errors import ChecksFailedError, DagRunFailedError
 from harness.pipeline.runs import wait_until_parsed
-from harness.replay.comparison import Comparison
+from harness.replay.comparison import Comparison, When, compare
 from harness.replay.delivered_file import DeliveredFile, Line
 from harness.replay.expected_table import ExpectedTable
 from harness.replay.script import Cadence, Delivery, Run, Script, interval_of
@@ -32,7 +34,7 @@ DAY = timedelta(days=1)
 UNREADABLE = b"\x1f\x8b, and nothing that can be unpacked"
 
 
-class DagRun(NamedTuple):
+class PlannedRun(NamedTuple):
     """A run of a pipeline, and the interval that it must load."""
 
     cadence: Cadence
@@ -52,7 +54,9 @@ class AirflowPlayer:
     feed: Feed
     uri: str
     progress: Callable[[str], None]
-    run_ids: dict[DagRun, str] = field(default_factory=dict)
+    run_ids: dict[PlannedRun, str] = field(default_factory=dict)
+    last_load_id: int = 0  # of which everything was checked
+    day: date | None = None  # of the delivery
 
     def __post_init__(self) -> None:
         self.api = self.deployment.api
@@ -64,31 +68,32 @@ class AirflowPlayer:
         """Play SCRIPT, one that `for_airflow` has returned; raise Difference if a table is wrong after a delivery."""
         wait_until_parsed(self.api, [self.feed.name])
         first, last = script.deliveries[0].day, script.deliveries[-1].day
-        scheduled = [DagRun(cadence, latest(cadence, last + DAY)) for cadence in self.feed.properties.cadences]
+        scheduled = [PlannedRun(cadence, latest(cadence, last + DAY)) for cadence in self.feed.properties.cadences]
         for delivery in script.deliveries:
+            self.day = delivery.day
             lines = self.file.change(delivery)
-            content = None if lines is None else self.file.written(delivery, lines)
+            content = None if lines is None else self.file.content(delivery, lines)
             self.deployment.put(content, self.uri)
             number = (delivery.day - first).days + 1
             if number == PAST:
                 for cadence in self.feed.properties.cadences:
                     self.api.unpause(self._dag_id(cadence))
                 self.run_ids |= {run: self._wait_for_scheduled(run) for run in scheduled}
-                past = [DagRun("daily", interval_of(Run(cadence="daily"), first + n * DAY)) for n in range(PAST)]
+                past = [PlannedRun("daily", interval_of(Run(cadence="daily"), first + n * DAY)) for n in range(PAST)]
                 self._run(delivery, past, lines, beside=scheduled)
             elif delivery.day == last:
                 self._run(delivery, scheduled, lines)
             elif number > PAST:
-                runs = [DagRun(run.cadence, interval_of(run, delivery.day)) for run in delivery.runs]
+                runs = [PlannedRun(run.cadence, interval_of(run, delivery.day)) for run in delivery.runs]
                 breaks = any(run.outcome == "retried" for run in delivery.runs)
                 self._run(delivery, list(dict.fromkeys(runs)), lines, breaks=breaks)
 
     def _run(
         self,
         delivery: Delivery,
-        runs: Sequence[DagRun],
+        runs: Sequence[PlannedRun],
         lines: list[Line] | None,
-        beside: Sequence[DagRun] = (),
+        beside: Sequence[PlannedRun] = (),
         *,
         breaks: bool = False,
     ) -> None:
@@ -106,26 +111,57 @@ class AirflowPlayer:
         if breaks:
             for run in runs:
                 self._wait_until_load_is(run, "up_for_retry")
-            self.deployment.put(self.file.written(delivery, lines or []), self.uri)
-        may_fail = self._expect([run.interval for run in (*beside, *runs)], lines)
-        for run in (*beside, *again):
-            with self._ended(may_fail=may_fail):
-                self.api.follow(self._dag_id(run.cadence), self.run_ids[run], TIMEOUT_S, lambda *_: None)
-        for backfill_id in backfill_ids:
-            with self._ended(may_fail=may_fail):
-                self.api.follow_backfill(backfill_id, TIMEOUT_S)
-        names = " and ".join(sorted({run.cadence for run in runs}))
-        self.comparison.check((delivery.day, names), self.table, self.table.rows)
-        self.progress(f"{delivery.day}: {len(runs) + len(beside)} runs ({names}), every table right after them")
+            self.deployment.put(self.file.content(delivery, lines or []), self.uri)
+        errors = self._wait_for([*beside, *again], backfill_ids)
+        when = (delivery.day, " and ".join(sorted({run.cadence for run in runs})))
+        every = [*beside, *runs]
+        may_fail = self._check_loads(when, every, lines, breaks=breaks)
+        failed = [run for run in every if self.api.state(self._dag_id(run.cadence), self.run_ids[run]) == "failed"]
+        if errors and set(failed) - may_fail:
+            raise errors[0]
+        compare(when, "the failed DAG runs", {(run,) for run in may_fail}, [(run,) for run in failed])
+        self.comparison.check(when, self.table, self.table.rows)
+        self.progress(f"{delivery.day}: {len(every)} runs ({when[1]}), every table right after them")
 
-    def _expect(self, intervals: Sequence[Interval], lines: list[Line] | None) -> bool:
-        """Load INTERVALS of LINES into the expected table, in any order; return whether a load may be refused."""
+    def _wait_for(self, runs: Sequence[PlannedRun], backfill_ids: Sequence[int]) -> list[DagRunFailedError]:
+        """Wait until RUNS and backfills have ended, and return the errors of runs that have failed."""
+        errors = []
+        waits: list[Callable[[], object]] = []
+        for run in runs:
+            dag_id, run_id = self._dag_id(run.cadence), self.run_ids[run]
+            waits.append(partial(self.api.follow, dag_id, run_id, TIMEOUT_S, ignore))
+        waits += [partial(self.api.follow_backfill, backfill_id, TIMEOUT_S) for backfill_id in backfill_ids]
+        for wait in waits:
+            try:
+                wait()
+            except DagRunFailedError as error:
+                if error.task_id is None:  # it has not ended
+                    raise
+                errors.append(error)
+        return errors
+
+    def _check_loads(
+        self, when: When, runs: Sequence[PlannedRun], lines: list[Line] | None, *, breaks: bool
+    ) -> set[PlannedRun]:
+        """Load into the expected table what RUNS have loaded, in their order; return the runs that must have failed."""
+        by_id = {f"{self._dag_id(run.cadence)} {self.run_ids[run]}": run for run in runs}
+        query = "select load_id, run_id, status from raw.loads where load_id > %s order by ended_at"
+        with psycopg.connect(self.deployment.warehouse.loader_dsn) as connection:
+            loads = connection.execute(query, (self.last_load_id,)).fetchall()
+        self.last_load_id = max((load_id for load_id, *_ in loads), default=self.last_load_id)
         if lines is None:
-            return True
-        expected = [self.table.load(lines, interval) for _ in range(len(intervals)) for interval in intervals]
-        return any(load.is_refused for load in expected)
+            return set(runs)
+        refused = set()
+        for _, run_id, status in loads:
+            if breaks and status == "failed":  # its file could not be read
+                continue
+            expected = self.table.load(lines, by_id[run_id].interval)
+            self.comparison.check_ledger(when, run_id, expected)
+            if expected.is_refused:
+                refused.add(by_id[run_id])
+        return refused
 
-    def _backfill(self, runs: Sequence[DagRun]) -> list[int]:
+    def _backfill(self, runs: Sequence[PlannedRun]) -> list[int]:
         """Start a backfill of each pipeline for its RUNS, note the runs that Airflow makes, and return its id."""
         backfill_ids = []
         for cadence in dict.fromkeys(run.cadence for run in runs):
@@ -145,16 +181,7 @@ class AirflowPlayer:
             self.run_ids |= {run: each.run_id for run, each in zip(own, made, strict=True)}
         return backfill_ids
 
-    @contextmanager
-    def _ended(self, *, may_fail: bool) -> Iterator[None]:
-        """Raise DagRunFailedError if a run fails in the block, and may not."""
-        try:
-            yield
-        except DagRunFailedError as error:
-            if not may_fail or error.task_id is None:  # it has not ended
-                raise
-
-    def _wait_for_scheduled(self, run: DagRun) -> str:
+    def _wait_for_scheduled(self, run: PlannedRun) -> str:
         """Return the id of the RUN that the scheduler makes; raise ChecksFailedError if it makes others."""
         dag_id, deadline = self._dag_id(run.cadence), time.monotonic() + TIMEOUT_S
         while not (runs := self.api.runs_of_type(dag_id, "scheduled")) and time.monotonic() < deadline:
@@ -168,7 +195,7 @@ class AirflowPlayer:
             )
         return runs[0].run_id
 
-    def _wait_until_load_is(self, run: DagRun, state: str) -> None:
+    def _wait_until_load_is(self, run: PlannedRun, state: str) -> None:
         """Wait until the task of RUN that loads has STATE."""
         dag_id, deadline = self._dag_id(run.cadence), time.monotonic() + TIMEOUT_S
         while (found := self.api.task_states(dag_id, self.run_ids[run])[f"load_{self.feed.name}"]) != state:
@@ -184,6 +211,10 @@ class AirflowPlayer:
         return f"{self.feed.name}_pipeline_{cadence}"
 
 
+def ignore(_task_id: str, _state: str) -> None:
+    """Print no task's state: a replay has too many."""
+
+
 def latest(cadence: Cadence, today: date) -> Interval:
     """Return the latest interval of CADENCE that has passed when TODAY begins."""
     present = interval_of(Run(cadence=cadence), today)
@@ -192,7 +223,7 @@ def latest(cadence: Cadence, today: date) -> Interval:
 
 
 def for_airflow(script: Script) -> Script:
-    """Return SCRIPT as Airflow can play it: a delivery a day, and runs that end well or are tried again.
+    """Return SCRIPT as Airflow can play it: a delivery a day, and runs of that day that end well or are tried again.
 
     Where the runs of a day are many, the file is whole; one day's file, at least, cannot be read at first.
     """
@@ -212,9 +243,9 @@ def for_airflow(script: Script) -> Script:
                 file="whole" if is_whole else own[-1].file,
                 cut=own[-1].cut,
                 runs=tuple(
-                    Run(cadence=run.cadence, of=run.of, outcome="retried" if is_retried else "succeeds")
+                    Run(cadence=run.cadence, outcome="retried" if is_retried else "succeeds")
                     for run in runs
-                    if run.cadence != "manual"
+                    if run.cadence != "manual" and run.of is None
                 ),
             )
         )

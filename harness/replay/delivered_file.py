@@ -9,10 +9,8 @@ from feeds.contract import Csv, Drift, Feed
 from harness.oracle.row_values import Row, value
 from harness.replay.script import Delivery, Texts
 
-Key = tuple[object, ...]
 
-
-def replayed(feed: Feed) -> Feed:
+def as_csv_feed(feed: Feed) -> Feed:
     """Return FEED as a replay without Airflow plays it: its files are CSV, and a drift of their columns is allowed."""
     drift = Drift(new_column="ignore", missing_column=feed.properties.drift.missing_column, column_order="accept")
     options = feed.properties.csv if feed.format == "csv" else Csv()
@@ -60,7 +58,7 @@ class DeliveredFile:
         else:
             yield from lines
 
-    def written(self, delivery: Delivery, lines: Sequence[Line]) -> bytes:
+    def content(self, delivery: Delivery, lines: Sequence[Line]) -> bytes:
         """Return the file of DELIVERY with LINES."""
         options = self.feed.properties.csv
         order = list(range(len(self.feed.columns)))

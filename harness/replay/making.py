@@ -19,8 +19,6 @@ NAMES = ("tuin-aanleggen", "dak en goot", "crème brûlée", "a.b", "wc")
 EDGES = (time(0), time(0, 0, 0, 1), time(1), time(2, 30), time(12), time(22, 30), time(23, 59, 59, 999_999))
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
 
-Change = tuple[str, object]  # `rows` and the row, or `withdrawn` and the key
-
 
 @dataclass
 class Plan:
@@ -73,7 +71,7 @@ def events(random: Random, first: date, days: int) -> list[tuple[date, Texts]]:
                         str(event_id),
                         event_type,
                         str(professional),
-                        written(random, at),
+                        local_or_utc(random, at),
                         offer(random, number) if event_type == "proposed" else None,
                     ),
                 )
@@ -94,7 +92,7 @@ def any_time(random: Random) -> time:
     return random.choice(EDGES) if random.random() < 0.3 else time(random.randint(0, 23), random.randint(0, 59))
 
 
-def written(random: Random, at: datetime) -> str:
+def local_or_utc(random: Random, at: datetime) -> str:
     """Return AT as a file has it: in UTC, or in the local time of a country with summer time."""
     if random.random() < 0.2:
         return at.astimezone(AMSTERDAM).isoformat()
@@ -188,6 +186,7 @@ def runs_of(random: Random, day: date) -> tuple[Run, ...]:
         if random.random() < 0.97  # else it is missed
     ]
     if len(runs) > 1 and random.random() < 0.5:
+        runs = [Run(cadence=run.cadence) for run in runs]
         runs[0] = runs[0].model_copy(update={"is_beside": True})
     if random.random() < 0.015:  # a run of the past is cleared, and so runs again
         again = Run(cadence=random.choice(["daily", "weekly"]), of=day - timedelta(random.randint(1, 20)))

@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,8 +28,8 @@ from harness.errors import DbtFailedError
 from harness.oracle.row_values import Row
 from harness.processes.dbt_process import Dbt, Process
 from harness.project.environments import python_of
-from harness.replay.comparison import Comparison, Settled
-from harness.replay.delivered_file import DeliveredFile, Line, replayed
+from harness.replay.comparison import Comparison, Difference, Settled
+from harness.replay.delivered_file import DeliveredFile, Line, as_csv_feed
 from harness.replay.expected_table import ExpectedTable
 from harness.replay.script import Delivery, Run, Script, interval_of
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
@@ -37,6 +37,7 @@ from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
 VIEWS = ("staging", "feed_days")  # they are in the template, and stay as they are
 BUILD = ("run", "--quiet", "--no-write-json", "--log-level-file", "none", "--exclude", *VIEWS, "--select")
+SUCCESS = "exit code 0"
 PARAMS = {"start": None, "end": None, "max_rejected": None, "allow_empty": False}  # of a run that nobody changed
 
 
@@ -95,7 +96,14 @@ class Player:
         """Build the models of the template that read only raw tables."""
         dbt = self.dbts(self.template)[0]
         dbt.start(["run", "--quiet", "--select", *VIEWS])
-        expect_success(dbt)
+        if (end := dbt.wait()) != SUCCESS:
+            lines = dbt.output.strip().splitlines()
+            raise DbtFailedError(
+                f"dbt ended with {end}, before the first run.",
+                lines[-1] if lines else "It printed nothing.",
+                "Run the models' own tests: nox -s dbt",
+                ["\n".join(lines[-40:])],
+            )
 
     def dbts(self, warehouse: Warehouse) -> list[Dbt]:
         """Return two dbts on WAREHOUSE, in a process each."""
@@ -111,10 +119,10 @@ class Player:
 @contextmanager
 def open_player(template: Warehouse, feed: Feed, feeds: Iterable[Feed]) -> Iterator[Player]:
     """Yield a player of FEED, one of FEEDS, that plays on copies of TEMPLATE, a new warehouse."""
-    create_tables(template.loader_dsn, replayed(feed))
+    create_tables(template.loader_dsn, as_csv_feed(feed))
     create_others(template.loader_dsn, (other for other in feeds if other.name != feed.name))
     with TemporaryDirectory(prefix="replay-") as folder:
-        player = Player(template, replayed(feed), str(python_of("dbt")), Path(folder))
+        player = Player(template, as_csv_feed(feed), str(python_of("dbt")), Path(folder))
         try:
             player.build_views()
             yield player
@@ -128,6 +136,7 @@ class _Play:
 
     player: Player
     warehouse: Warehouse
+    day: date = date.min  # of the delivery
 
     def __post_init__(self) -> None:
         player = self.player
@@ -142,16 +151,18 @@ class _Play:
         player.settled = self.comparison.settled
 
     def play(self, script: Script) -> None:
-        with environment_of_tasks({variable(self.player.feed, "URI"): str(self.path)}):
+        settings = {variable(self.player.feed, name): "" for name in ("MAX_REJECTED", "NOT_BEFORE", "BEFORE")}
+        with environment_of_tasks({**settings, variable(self.player.feed, "URI"): str(self.path)}):
             self._play(script)
 
     def _play(self, script: Script) -> None:
         for delivery in script.deliveries:
+            self.day = delivery.day
             self.player.progress(delivery)
             lines = self.file.change(delivery)
             self.path.unlink(missing_ok=True)
             if lines is not None:
-                self.path.write_bytes(self.file.written(delivery, lines))
+                self.path.write_bytes(self.file.content(delivery, lines))
             runs = list(delivery.runs)
             while runs:
                 beside = [runs.pop(0)]
@@ -168,9 +179,9 @@ class _Play:
         for attempt in {"twice": ("", ""), "retried": ("breaks", ""), "fails": ("breaks",)}.get(run.outcome, ("",)):
             has_loaded = self._load(delivery, run, lines, breaks=bool(attempt))
             if has_loaded and run.outcome == "build_killed":
-                self._kill_build(run)
+                self._kill_build(delivery, run)
             elif has_loaded:
-                self._build(self.dbts[0])
+                self._build(delivery, run)
             self._check(delivery, run)
 
     def _run_beside(self, delivery: Delivery, runs: Sequence[Run], lines: list[Line] | None) -> None:
@@ -187,8 +198,9 @@ class _Play:
             with self._timed("builds"):
                 for dbt in self.dbts:
                     dbt.start(self._arguments)
-                for dbt in self.dbts:
-                    expect_success(dbt)
+                ends = [dbt.wait() for dbt in self.dbts]  # both, before one is reported
+                for dbt, end in zip(self.dbts, ends, strict=True):
+                    self._check_build(dbt, end, delivery, runs[-1])
             self.built = self.table.rows
         self._check(delivery, runs[-1])
 
@@ -221,7 +233,7 @@ class _Play:
             if breaks:
                 raise BrokenOff
 
-        with suppress(FeedError, BrokenOff):
+        try:
             return load_run(
                 self.player.feed,
                 self.warehouse.loader_dsn,
@@ -230,28 +242,40 @@ class _Play:
                 report_every_s=0 if breaks else 60,
                 force=breaks,  # an unchanged file is not read
             )
-        return None
+        except (FeedError, BrokenOff):
+            return None
+        except Exception as error:
+            when = (self.day, run.dag_id.rpartition("_")[2])
+            raise Difference(when, "the load", [f"it raised {type(error).__name__}: {error}"]) from error
 
     @property
     def _arguments(self) -> list[str]:
         return [*BUILD, *built_models(self.player.feed)]
 
-    def _build(self, dbt: Dbt) -> None:
+    def _build(self, delivery: Delivery, run: Run) -> None:
         with self._timed("builds"):
+            dbt = self.dbts[0]
             dbt.start(self._arguments)
-            expect_success(dbt)
+            self._check_build(dbt, dbt.wait(), delivery, run)
         self.built = self.table.rows
 
-    def _kill_build(self, run: Run) -> None:
+    def _check_build(self, dbt: Dbt, end: str, delivery: Delivery, run: Run) -> None:
+        """Raise Difference if DBT has not ended well: a model that fails is one, too."""
+        if end != SUCCESS:
+            lines = dbt.output.strip().splitlines()
+            raise Difference((delivery.day, run.cadence), "dbt build", [f"it ended with {end}", *lines[-20:]])
+
+    def _kill_build(self, delivery: Delivery, run: Run) -> None:
         """Kill dbt before the statement that RUN names, or let it end if it has fewer; models may be built or not."""
         dbt = self.dbts[0]
         with self._timed("builds"):
             dbt.start(self._arguments, pauses=[run.kill_at])
-            if dbt.wait() == "paused":
+            if (end := dbt.wait()) == "paused":
                 dbt.process.kill()
                 self._wait_for_sessions()
                 self.built = None
                 return
+        self._check_build(dbt, end, delivery, run)
         self.built = self.table.rows
 
     def _wait_for_sessions(self) -> None:
@@ -288,15 +312,3 @@ def environment_of_tasks(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def expect_success(dbt: Dbt) -> None:
-    """Wait until DBT ends; raise DbtFailedError if it fails."""
-    if (end := dbt.wait()) != "exit code 0":
-        lines = dbt.output.strip().splitlines()
-        raise DbtFailedError(
-            f"dbt ended with {end} in the replay.",
-            lines[-1] if lines else "It printed nothing.",
-            "Run the models' own tests: nox -s dbt",
-            ["\n".join(lines[-40:])],
-        )

@@ -20,15 +20,16 @@ delivery says holds for this delivery alone.
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from feeds.contract import Feed
 from feeds.interval import Interval
 from feeds.uri import shown
 from harness.errors import UsageError
+from harness.oracle.row_values import RejectedError, value
 
 Texts = tuple[str | None, ...]  # a row, or a key, as a file has it
 Cadence = Literal["daily", "weekly", "monthly", "manual"]
@@ -50,11 +51,12 @@ class Run(Part):
         outcome: `retried` fails while it loads and is tried again; `fails` is not; `build_killed` loads, and dbt is
             killed; `twice` is run again at its end.
         kill_at: the statement of dbt, from 1, at which it is killed.
-        is_beside: whether the next run of the delivery loads at the same time.
+        is_beside: whether the next run of the delivery loads at the same time, and then builds at the same time; both
+            succeed.
     """
 
     cadence: Cadence
-    of: date | None = None
+    of: date | None = Field(default=None, ge=date(1970, 1, 1), lt=date(9000, 1, 1))
     outcome: Outcome = "succeeds"
     kill_at: int = Field(default=1, ge=1)
     is_beside: bool = False
@@ -74,7 +76,7 @@ class Delivery(Part):
         runs: in this order.
     """
 
-    day: date
+    day: date = Field(ge=date(1970, 1, 1), lt=date(9000, 1, 1))
     rows: tuple[Texts, ...] = ()
     withdrawn: tuple[Texts, ...] = ()
     repeated: tuple[Texts, ...] = ()
@@ -83,12 +85,19 @@ class Delivery(Part):
     drift: Literal["none", "new_column", "column_order"] = "none"
     runs: tuple[Run, ...] = ()
 
+    @model_validator(mode="after")
+    def _runs_beside_others_succeed(self) -> "Delivery":
+        for run, following in zip(self.runs, self.runs[1:], strict=False):
+            if run.is_beside and {run.outcome, following.outcome} != {"succeeds"}:
+                raise ValueError("runs: a run beside another one succeeds, and so does the other")
+        return self
+
 
 class Script(Part):
     """The deliveries of one feed, in the order of their days."""
 
     feed: str
-    seed: Annotated[int | None, BeforeValidator(lambda seed: seed)] = None
+    seed: int | None = Field(default=None, strict=True)
     deliveries: tuple[Delivery, ...]
 
     @model_validator(mode="after")
@@ -155,7 +164,9 @@ def read_script(path: Path, feeds: Mapping[str, Feed]) -> Script:
 
 
 def check_rows(script: Script, feed: Feed, path: Path) -> None:
-    """Raise UsageError if a row of SCRIPT has not as many values as FEED has columns, or a key not those of its key."""
+    """Raise UsageError if SCRIPT has no run, or a row or a key that is none of FEED."""
+    if not script.runs:
+        raise _unusable(path, "it has no run")
     for delivery in script.deliveries:
         for name, texts, count in (
             *(("rows", row, len(feed.columns)) for row in delivery.rows),
@@ -164,6 +175,14 @@ def check_rows(script: Script, feed: Feed, path: Path) -> None:
         ):
             if len(texts) != count:
                 raise _unusable(path, f"{name} of {delivery.day}: {list(texts)} has {len(texts)} values, not {count}")
+        for row in delivery.rows:
+            for column, text in zip(feed.columns, row, strict=True):
+                try:
+                    value(column, text, feed)
+                except RejectedError:
+                    shown_text = "null" if text is None else repr(text)
+                    what = f"rows of {delivery.day}: {shown_text} is no value of {column.name}"
+                    raise _unusable(path, what) from None
 
 
 def _unusable(path: Path, what: str) -> UsageError:

@@ -62,7 +62,7 @@ def smallest(items: Sequence[Item], fails: Callable[[Sequence[Item]], bool], is_
 
 
 def parts_of(deliveries: Sequence[Delivery]) -> list[Part]:
-    """Return all that can be left out of DELIVERIES, the last first: what comes early is mostly needed."""
+    """Return all that can be left out of DELIVERIES."""
     parts: list[Part] = []
     for number, delivery in enumerate(deliveries):
         parts += [(number, name, item) for name in LISTS for item in getattr(delivery, name)]

@@ -14,7 +14,9 @@ from tests.harness.commands.conftest import Session
         (("--feed", "orders"), "There is no feed 'orders'."),
         (("--events", "no.csv"), f"{ROOT}/no.csv does not exist."),
         (("--script", "no.yaml"), "no.yaml is no delivery script: it cannot be read: No such file or directory."),
-        (("--target", "embedded", "--script", "script.yaml"), "--script is for a replay without Airflow."),
+        (("--target", "embedded", "--script", "script.yaml"), "--script cannot be given with --target."),
+        (("--script", "script.yaml", "--seed", "3"), "--seed cannot be given with --script."),
+        (("--target", "embedded", "--days", "3"), "--days cannot be given with --target."),
         (("--target", "moon"), "A replay has no target 'moon'."),
     ],
 )

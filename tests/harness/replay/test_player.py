@@ -1,17 +1,19 @@
 """A replay without Airflow: two months of deliveries are right after every run, and a fault is found."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
+from feeds import pipeline_run
 from feeds.contract import read_feeds
 from feeds.replacement import Replacement
 from harness.replay.comparison import Difference
 from harness.replay.making import make_script
 from harness.replay.player import Player, open_player
 from harness.replay.script import Delivery, Run, Script
+from harness.replay.shrinking import shrink
 from harness.warehouse.roles import Warehouse, copy_warehouse
 from tests.events_feed import EVENTS
 
@@ -65,3 +67,41 @@ def test_a_fault_of_the_load_is_found(player: Player, monkeypatch: pytest.Monkey
         "  missing     succeeded, 1, 1, 0, 0, 0",
         "  unexpected  failed, null, null, null, null, null",
     ]
+
+
+def test_a_fault_of_the_interval_is_found_and_shrunk_to_one_row(
+    player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interval = pipeline_run.interval
+
+    def a_second_short(context: Any) -> Any:
+        start, end = interval(context)
+        return start, end and end - timedelta(seconds=1)
+
+    monkeypatch.setattr(pipeline_run, "interval", a_second_short)
+    tables = set()
+
+    def fails(script: Script) -> bool:
+        try:
+            player.play(script)
+        except Difference as difference:
+            tables.add(difference.table)
+            return True
+        return False
+
+    smallest, is_smallest = shrink(make_script(EVENTS, seed=2, days=5), fails, timeout_s=120)
+
+    assert is_smallest
+    [delivery] = smallest.deliveries
+    [row] = delivery.rows
+    assert str(row[3]).startswith(f"{delivery.day} 23:59:59")
+    assert delivery.runs == (Run(cadence="daily"),)
+    assert tables == {"raw.loads"}
+
+
+def test_a_model_that_fails_is_found(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.replay.player.BUILD", ("run", "--no-such-option"))
+    with pytest.raises(Difference) as error:
+        player.play(moved_row())
+    assert error.value.table == "dbt build"
+    assert error.value.lines[0] == "it ended with exit code 2"

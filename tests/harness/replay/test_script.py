@@ -12,7 +12,7 @@ from feeds.contract import Feed, read_feeds
 from harness.errors import UsageError
 from harness.oracle.file_rows import rows
 from harness.oracle.row_values import RejectedError
-from harness.replay.delivered_file import DeliveredFile, replayed
+from harness.replay.delivered_file import DeliveredFile, as_csv_feed
 from harness.replay.making import make_script
 from harness.replay.script import Delivery, Run, Script, Texts, interval_of, read_script, write_script
 from harness.replay.shrinking import shrink
@@ -96,10 +96,31 @@ def test_a_script_is_read_as_it_was_written(year: Script, tmp_path: Path) -> Non
         ),
         ("{feed: events, deliveries: [{day: someday}]}", "deliveries.0.day: Input should be a valid date or datetime"),
         (
-            "{feed: events, deliveries: [{day: 2020-01-02, rows: [[a, b]]}]}",
+            "{feed: events, deliveries: [{day: 2020-01-02, rows: [[a, b]], runs: [{cadence: daily}]}]}",
             "rows of 2020-01-02: ['a', 'b'] has 2 values",
         ),
         ("{feed: events, deliveries: [], days: 3}", "days: Extra inputs are not permitted"),
+        ("{feed: events, deliveries: []}", "it has no run"),
+        ("{feed: events, seed: true, deliveries: []}", "seed: Input should be a valid integer"),
+        (
+            "{feed: events, deliveries: [{day: 2020-01-02, runs: [{cadence: daily, of: 9999-12-31}]}]}",
+            "deliveries.0.runs.0.of: Input should be less than 9000-01-01",
+        ),
+        (
+            "{feed: events, deliveries: [{day: 2020-01-02, runs: [{cadence: daily, is_beside: true, outcome: fails},"
+            " {cadence: weekly}]}]}",
+            "deliveries.0: runs: a run beside another one succeeds, and so does the other",
+        ),
+        (
+            "{feed: events, deliveries: [{day: 2020-01-02, rows: [[x, proposed, '1', '2020-01-01 00:00:00', null]],"
+            " runs: [{cadence: daily}]}]}",
+            "rows of 2020-01-02: 'x' is no value of event_id",
+        ),
+        (
+            "{feed: events, deliveries: [{day: 2020-01-02, rows: [['1', null, '1', '2020-01-01 00:00:00', null]],"
+            " runs: [{cadence: daily}]}]}",
+            "rows of 2020-01-02: null is no value of event_type",
+        ),
     ],
 )
 def test_a_file_that_is_no_script(tmp_path: Path, text: str | None, what: str) -> None:
@@ -124,14 +145,14 @@ def lines_read(feed: Feed, path: Path) -> list[object]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_file_has_the_lines_that_are_expected_of_it(tmp_path: Path, seed: int) -> None:
-    feed = replayed(replace(EVENTS, rules=()))
+    feed = as_csv_feed(replace(EVENTS, rules=()))
     file, path, kinds = DeliveredFile(feed), tmp_path / "events.csv", set()
     for delivery in make_script(EVENTS, seed, days=60).deliveries:
         lines = file.change(delivery)
         kinds |= {delivery.file, delivery.drift}
         assert (lines is None) == (delivery.file == "missing")
         if lines is not None:
-            path.write_bytes(file.written(delivery, lines))
+            path.write_bytes(file.content(delivery, lines))
             assert lines_read(feed, path) == [line.row for line in lines]
     assert len(kinds) > 2
 
@@ -167,7 +188,7 @@ def test_shrinking_ends_in_time(year: Script) -> None:
 
 
 def test_what_is_special_about_a_run_goes_if_it_is_not_needed() -> None:
-    run = Run(cadence="daily", outcome="build_killed", kill_at=7, is_beside=True)
+    run = Run(cadence="daily", kill_at=7, is_beside=True)
     script = Script(feed="events", deliveries=(Delivery(day=date(2020, 1, 1), rows=(ROW,), runs=(run,)),))
     smallest, _ = shrink(script, lambda some: any(r.is_beside for d in some.deliveries for r in d.runs), 60)
     assert smallest.deliveries[0].runs == (Run(cadence="daily", is_beside=True),)
