@@ -25,7 +25,7 @@
             exception when duplicate_schema or unique_violation or insufficient_privilege then
                 null;
             end;
-            if to_regclass('{{ state }}') is null then
+            begin
                 create table {{ state }} (
                     model text primary key,
                     table_oid oid not null,
@@ -48,7 +48,10 @@
                 }.items() %}
                 comment on {{ what }} is '{{ comment }}';
                 {%- endfor %}
-            end if;
+            -- It may not know yet what it has waited for.
+            exception when duplicate_table or unique_violation then
+                null;
+            end;
         end if;
     end $create$
 {%- endmacro %}

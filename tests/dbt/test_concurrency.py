@@ -136,12 +136,20 @@ def test_a_build_beside_another_one_without_the_lock(
 def test_two_builds_at_the_same_time_wait_for_one_another(dbt: Dbt, other_dbt: Dbt, warehouse: Warehouse) -> None:
     with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
         connection.execute("drop schema test_staging cascade")
-    builds = [dbt, other_dbt]
-    for build in builds:
-        build.start("build --select +dim_services --exclude-resource-type unit_test")
-
-    assert [build.wait() for build in builds] == ["exit code 0"] * 2
-    assert sum("waiting for a load or another build to end" in build.output for build in builds) == 1
+    arguments = "build --select +dim_services --exclude-resource-type unit_test"
+    dbt.start(arguments, pauses=["int_service_days"])
+    assert dbt.wait() == "paused", dbt.output
+    other_dbt.start(arguments)
+    waiting = "select count(*) from pg_stat_activity where datname = %s and wait_event = 'advisory'"
+    with psycopg.connect(warehouse.admin_dsn, autocommit=True) as connection:
+        deadline = time.monotonic() + 60
+        while connection.execute(waiting, [warehouse.database]).fetchone() != (1,):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    dbt.go_on()
+    assert dbt.wait() == "exit code 0", dbt.output
+    assert other_dbt.wait() == "exit code 0", other_dbt.output
+    assert "waiting for a load or another build to end" in other_dbt.output
 
 
 # --- readers ---------------------------------------------------------------------------------------------------------
