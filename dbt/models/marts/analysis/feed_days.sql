@@ -29,7 +29,7 @@ loads as (
 ),
 
 -- A load without a bound covers the days from the first to the last of its rows; one whose days are not known, those
--- until it ended.
+-- until it ended. One without files, such as a replay of rejected rows, covers only the days of its rows.
 spans_of_rows as (
 
     select
@@ -51,6 +51,7 @@ covering_loads as (
         loads.load_id,
         loads.feed,
         loads.has_days,
+        loads.has_days and loads.load_id not in (select loaded_files.load_id from loaded_files) as has_no_files,
         loads.ended_at,
         coalesce(
             lower(loads.loaded_span)::date,
@@ -124,6 +125,16 @@ covered_days as (
         '1 day'
     ) as days_of_span (day_start_at)
 
+    where
+        not covering_loads.has_no_files
+        or exists (
+            select from loaded_days
+            where
+                loaded_days.load_id = covering_loads.load_id
+                and loaded_days.day = days_of_span.day_start_at::date
+                and loaded_days.rows_loaded > 0
+        )
+
 ),
 
 -- The first load that had the day in its interval.
@@ -195,8 +206,7 @@ latest_readers as (
 
 ),
 
--- Absent rows of a day are no longer what a load said once a later one has read the same files again, or has had the
--- whole day in its interval and read one of them.
+-- Nor does it for a day that a later load had whole in its interval, and read one of the same files, or everything.
 absent as (
 
     select
@@ -231,31 +241,6 @@ absent as (
                             inner join loaded_files as again on own.source_id = again.source_id
 
                             where own.load_id = reported.load_id and again.load_id = later.load_id
-
-                        )
-                    )
-                    or (
-                        exists (
-                            select from loaded_files as again
-                            where again.load_id = later.load_id
-                        )
-                        and not exists (
-
-                            select
-
-                            from loaded_files as own
-
-                            where
-                                own.load_id = reported.load_id
-                                and not exists (
-
-                                    select
-
-                                    from loaded_files as again
-
-                                    where again.load_id = later.load_id and again.source_id = own.source_id
-
-                                )
 
                         )
                     )
