@@ -131,9 +131,7 @@ def test_a_table_whose_state_is_unknown_is_built_anew(dbt: Dbt, warehouse: Wareh
     assert read(warehouse) == expected(log)
 
 
-def test_a_day_that_was_deleted_comes_back_with_the_next_build(
-    dbt: Dbt, warehouse: Warehouse, tmp_path: Path
-) -> None:
+def test_a_day_that_was_deleted_comes_back_with_the_next_build(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
     log = five_days()
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
     dbt.run(MARTS)

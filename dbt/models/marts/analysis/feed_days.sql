@@ -51,7 +51,6 @@ covering_loads as (
         loads.load_id,
         loads.feed,
         loads.has_days,
-        loads.has_days and loads.load_id not in (select loaded_files.load_id from loaded_files) as has_no_files,
         loads.ended_at,
         coalesce(
             lower(loads.loaded_span)::date,
@@ -67,6 +66,8 @@ covering_loads as (
     from loads
 
     left join spans_of_rows on loads.load_id = spans_of_rows.load_id
+
+    where not loads.has_days or loads.load_id in (select loaded_files.load_id from loaded_files)
 
 ),
 
@@ -109,6 +110,18 @@ bounds as (
 covered_days as (
 
     select
+        feed,
+        load_id,
+        true as has_days,
+        ended_at,
+        day as covered_day
+
+    from days_of_loads
+
+    where rows_loaded > 0
+
+    union all
+    select
         covering_loads.feed,
         covering_loads.load_id,
         covering_loads.has_days,
@@ -124,16 +137,6 @@ covered_days as (
         least(covering_loads.last_day, bounds.last_day)::timestamp,
         '1 day'
     ) as days_of_span (day_start_at)
-
-    where
-        not covering_loads.has_no_files
-        or exists (
-            select from loaded_days
-            where
-                loaded_days.load_id = covering_loads.load_id
-                and loaded_days.day = days_of_span.day_start_at::date
-                and loaded_days.rows_loaded > 0
-        )
 
 ),
 
