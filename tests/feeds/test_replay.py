@@ -173,6 +173,30 @@ def test_rows_of_a_file_that_is_written_anew_each_day_come_back(
     assert replay(orders(pattern="[A-Za-z0-9]*"), empty).loaded == 3
 
 
+def test_the_days_of_a_replay_are_counted_in_one_pass_over_them(
+    tmp_path: Path, orders: Callable[..., Feed], empty: str
+) -> None:
+    days = [DAY + timedelta(days=number) for number in range(20)]
+    lines = [
+        f"{note},{number},{day:%Y-%m-%d} 09:00:00,{note},1"
+        for number, day in enumerate(days)
+        for note in ("kept", "Back")
+    ]
+    load(orders(), empty, source_uri=write(tmp_path / "orders.csv", *lines), max_rejected=1)
+    scans = "select sum(seq_scan + coalesce(idx_scan, 0)) from pg_stat_user_tables where relname ~ '^orders(_|$)'"
+    with psycopg.connect(empty, autocommit=True) as db:
+        [(before,)] = db.execute(scans)
+        load_id = replay(orders(pattern="[A-Za-z]*"), empty).load_id
+        [(after,)] = db.execute(scans)
+        found = db.execute(
+            "select day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present"
+            " from raw.loaded_days where load_id = %s order by day",
+            (load_id,),
+        ).fetchall()
+    assert found == [(day.date(), 1, 1, 0, 0, 0, 2) for day in days]
+    assert after - before < len(days)
+
+
 def test_of_rows_with_one_key_the_first_of_the_file_counts(
     tmp_path: Path, orders: Callable[..., Feed], empty: str
 ) -> None:
