@@ -16,6 +16,7 @@ from feeds.load import load
 from feeds.replay import SOURCE, replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
+from tests.feeds.common import wait_until
 
 CONTRACT = """
 apiVersion: v3.1.0
@@ -184,9 +185,16 @@ def test_the_days_of_a_replay_are_counted_in_one_pass_over_them(
     ]
     load(orders(), empty, source_uri=write(tmp_path / "orders.csv", *lines), max_rejected=1)
     scans = "select sum(seq_scan + coalesce(idx_scan, 0)) from pg_stat_user_tables where relname ~ '^orders(_|$)'"
+    # A session reports its statistics before it ends.
+    others = (
+        "select exists (select from pg_stat_activity"
+        " where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid())"
+    )
     with psycopg.connect(empty, autocommit=True) as db:
+        wait_until(lambda: db.execute(others).fetchone() == (False,))
         [(before,)] = db.execute(scans)
         load_id = replay(orders(pattern="[A-Za-z]*"), empty).load_id
+        wait_until(lambda: db.execute(others).fetchone() == (False,))
         [(after,)] = db.execute(scans)
         found = db.execute(
             "select day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present"

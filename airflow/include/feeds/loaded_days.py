@@ -144,7 +144,7 @@ def record_replay(connection: psycopg.Connection, load_id: int, raw: RawTable) -
     added = sql.SQL("select {day}::date::text, count(*) from pg_temp.replayed where reason$ is null group by {day}")
     rows: dict[str, int] = dict(connection.execute(added.format(day=raw.day)).fetchall())
     present = _count(connection, raw, rows, sql.SQL("true"))
-    _insert(connection, load_id, [(day, count, count, 0, 0, 0, present[day]) for day, count in rows.items()])
+    _insert(connection, load_id, [(day, count, count, 0, 0, 0, present.get(day, 0)) for day, count in rows.items()])
 
 
 def _insert(connection: psycopg.Connection, load_id: int, rows: Iterable[tuple[object, ...]]) -> None:
