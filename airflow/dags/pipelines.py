@@ -55,6 +55,8 @@ INSTANT = rf"^{DAY}([T ]{TIME})?$(?!\n)"  # in Python, `$` alone matches before 
 USUAL: dict[str, Any] = {
     "start_date": pendulum.datetime(1970, 1, 1, tz="UTC"),  # backfills go back to here
     "catchup": False,  # unpausing loads one interval, and not the history, which is a backfill's
+    # `max_active_runs` is Airflow's default on purpose: with a small number, a run that waits for its file would keep
+    # others queued, and a backfill leaves its build to a queued run. It does not bound a backfill, which has its own.
     # From the start of a run, not from when it is queued: a backfill may queue any number of runs.
     "dagrun_timeout": timedelta(hours=3),
     "default_args": {

@@ -3,8 +3,7 @@
     while dbt's own strategies look up each new key in the table. Predicates are templates, since the table has no name
     yet when dbt parses. They have to be rendered in the transaction in which the model reads, or rows would be lost. -#}
 {% macro get_incremental_replace_sql(arg_dict) -%}
-    {%- set build = current_build() -%}
-    {%- if not build -%}
+    {%- if not current_build() -%}
         {%- do exceptions.raise_compiler_error(
             'The rows were read in another transaction than the one that replaces them.\n'
             ~ 'A hook outside of the transaction has most likely ended it, or the model does not call changed_spans().\n'
@@ -12,8 +11,7 @@
         ) -%}
     {%- endif -%}
     {%- set conditions = [] -%}
-    {#- Without changes it replaces nothing, and reads nothing to find that out. -#}
-    {%- for predicate in arg_dict['incremental_predicates'] if build.spans -%}
+    {%- for predicate in arg_dict['incremental_predicates'] -%}
         {%- do conditions.append(render(predicate)) -%}
     {%- endfor -%}
     {{ replace_rows(arg_dict['target_relation'], arg_dict['temp_relation'], conditions | join(' or ') or 'false') }}

@@ -185,6 +185,7 @@ def test_a_backfill_of_years_ends_well(dag_id: str, image: str, monkeypatch: pyt
     assert dag.catchup is False
     assert dag.start_date == datetime(1970, 1, 1, tzinfo=UTC)  # a backfill's earliest day
     assert dag.dagrun_timeout == timedelta(hours=3)
+    assert dag.max_active_runs == 16  # Airflow's default; a backfill leaves its build to a run that is queued
     for task in dag.tasks:
         assert (task.max_active_tis_per_dag, task.retries, task.depends_on_past) == (2, 3, False)
         assert task.execution_timeout == timedelta(hours=1)

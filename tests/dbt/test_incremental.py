@@ -131,6 +131,20 @@ def test_a_table_whose_state_is_unknown_is_built_anew(dbt: Dbt, warehouse: Wareh
     assert read(warehouse) == expected(log)
 
 
+def test_a_day_that_was_deleted_comes_back_with_the_next_build(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
+    log = five_days()
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    dbt.run(MARTS)
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        connection.execute("delete from test_analysis.availability_snapshot where date = '2020-01-03'")
+    before = versions(warehouse)
+
+    dbt.run(MARTS)  # without news from a load
+
+    assert read(warehouse) == expected(log)
+    assert versions(warehouse).items() >= before.items()
+
+
 def test_an_incremental_build_reads_only_the_partitions_of_the_changed_days(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from feeds.days import absent_text
+from feeds.days import absent_text, has_late
 from feeds.interval import Interval
 from tests.events_feed import EVENTS, load
 from tests.feeds.common import DAY, account, ledger, load_day, loaded_days, write, write_days
@@ -97,6 +97,36 @@ def test_rows_after_the_interval_come_with_later_runs_and_are_no_warning(
     assert record.levelno == logging.INFO
     assert load_day(uri, dsn, 2).absent == 10
     assert caplog.records[-2].levelno == logging.WARNING  # no run has loaded the day between
+
+
+@pytest.mark.parametrize(
+    ("hours", "days", "is_late"),
+    [
+        ((0, 24), ["2020-01-02"], False),
+        ((0, 24), ["2020-01-02", "2020-01-05"], False),
+        ((0, 24), ["2019-12-31", "2020-01-02"], True),
+        ((6, 12), ["2020-01-01"], True),  # of 3:00, or of 15:00: the day alone does not say
+        ((6, 12), ["2020-01-02"], False),
+        ((6, 36), ["2020-01-02"], True),
+        ((6, None), ["2020-01-01"], True),
+    ],
+)
+def test_later_runs_bring_only_days_that_begin_after_the_interval(
+    hours: tuple[int, int | None], days: list[str], is_late: bool
+) -> None:
+    start, end = (None if each is None else DAY + timedelta(hours=each) for each in hours)
+    assert has_late(dict.fromkeys(days, 1), Interval(start, end)) == is_late
+
+
+def test_rows_before_an_interval_within_a_day_are_a_warning(
+    dsn: str, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = write(file, [account(number, DAY + timedelta(hours=number)) for number in (3, 9)])
+    assert load(uri, dsn, start=DAY + timedelta(hours=6), end=DAY + timedelta(hours=12)).absent == 1
+    assert caplog.messages[-1].endswith(
+        "not in raw.events: 2020-01-01 (1 row); to load it, run a pipeline of events with start 2020-01-01 and"
+        " end 2020-01-02"
+    )
 
 
 @pytest.mark.parametrize(

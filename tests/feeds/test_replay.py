@@ -16,6 +16,7 @@ from feeds.load import load
 from feeds.replay import SOURCE, replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
+from tests.feeds.common import wait_until
 
 CONTRACT = """
 apiVersion: v3.1.0
@@ -171,6 +172,37 @@ def test_rows_of_a_file_that_is_written_anew_each_day_come_back(
         path = write(tmp_path / "latest.csv", f"a,{number},{day:%Y-%m-%d} 09:00:00,Bad{number},1")
         load(orders(), empty, source_uri=path, start=day, end=day + timedelta(days=1), max_rejected=1)
     assert replay(orders(pattern="[A-Za-z0-9]*"), empty).loaded == 3
+
+
+def test_the_days_of_a_replay_are_counted_in_one_pass_over_them(
+    tmp_path: Path, orders: Callable[..., Feed], empty: str
+) -> None:
+    days = [DAY + timedelta(days=number) for number in range(20)]
+    lines = [
+        f"{note},{number},{day:%Y-%m-%d} 09:00:00,{note},1"
+        for number, day in enumerate(days)
+        for note in ("kept", "Back")
+    ]
+    load(orders(), empty, source_uri=write(tmp_path / "orders.csv", *lines), max_rejected=1)
+    scans = "select sum(seq_scan + coalesce(idx_scan, 0)) from pg_stat_user_tables where relname ~ '^orders(_|$)'"
+    # A session reports its statistics before it ends.
+    others = (
+        "select exists (select from pg_stat_activity"
+        " where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid())"
+    )
+    with psycopg.connect(empty, autocommit=True) as db:
+        wait_until(lambda: db.execute(others).fetchone() == (False,))
+        [(before,)] = db.execute(scans)
+        load_id = replay(orders(pattern="[A-Za-z]*"), empty).load_id
+        wait_until(lambda: db.execute(others).fetchone() == (False,))
+        [(after,)] = db.execute(scans)
+        found = db.execute(
+            "select day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present"
+            " from raw.loaded_days where load_id = %s order by day",
+            (load_id,),
+        ).fetchall()
+    assert found == [(day.date(), 1, 1, 0, 0, 0, 2) for day in days]
+    assert after - before < len(days)
 
 
 def test_of_rows_with_one_key_the_first_of_the_file_counts(

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from feeds import unchanged
+from feeds import ledger, unchanged
 from tests.events_feed import load
 from tests.feeds.common import DAY, events, ids_of, rejects, write_days
 
@@ -102,3 +102,12 @@ def test_a_file_is_loaded_again_with_other_rules_or_by_force(
     assert (forced.same_as_load_id, forced.replaced) == (None, 30)
     rules = db.execute("select count(distinct rules_sha256), count(rules_sha256) from raw.loads").fetchall()
     assert rules == [(2, 4)]
+
+
+@pytest.mark.parametrize(("outside", "absent", "may_lack"), [(0, 0, False), (3, 1, True), (3, None, True)])
+def test_the_database_is_not_asked_where_the_load_itself_says_whether_rows_are_absent(
+    *, outside: int, absent: int | None, may_lack: bool
+) -> None:
+    never: Any = None  # in the place of a connection
+    previous = ledger.PreviousLoad(1, "1", "", read=9, loaded=9, rejected=0, outside=outside, absent=absent)
+    assert ledger.may_lack_rows(never, previous) == may_lack

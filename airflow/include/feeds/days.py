@@ -40,8 +40,8 @@ def _bounds(feed: Feed) -> tuple[str, str]:
 
 
 def has_late(absent: Mapping[str, int], interval: Interval) -> bool:
-    """Return whether one of the days ABSENT, `YYYY-MM-DD`, is before the end of INTERVAL: no run is due for it."""
-    return interval.end is None or min(absent) < interval.end.date().isoformat()
+    """Return whether one of the days ABSENT, `YYYY-MM-DD`, begins before INTERVAL ends: maybe no run is due for it."""
+    return interval.end is None or _midnight(min(absent)) < interval.end
 
 
 def absent_text(feed: Feed, absent: Mapping[str, int], loaded: Mapping[str, int], needed: Interval | None) -> str:

@@ -244,6 +244,8 @@ def may_lack_rows(connection: psycopg.Connection, previous: PreviousLoad) -> boo
     """
     if not previous.outside:
         return False
+    if previous.absent != 0:
+        return True
     [(has_removed,)] = connection.execute(
         "select exists (select from only raw.loads as later join only raw.loads as own using (feed)"
         " where own.load_id = %s and later.status = 'succeeded' and later.ended_at > own.ended_at"
@@ -251,7 +253,7 @@ def may_lack_rows(connection: psycopg.Connection, previous: PreviousLoad) -> boo
         " where days.load_id = later.load_id and rows_removed > 0)))",
         (previous.load_id,),
     )
-    return previous.absent != 0 or bool(has_removed)
+    return bool(has_removed)
 
 
 def quarantine(connection: psycopg.Connection, load_id: int, *, moves: bool = False, limit: int | None = None) -> None:

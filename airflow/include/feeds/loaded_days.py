@@ -46,11 +46,6 @@ _CHANGES = """
 """
 # By default PostgreSQL would write the rows of a large day to files, to join them: a third of the time.
 _MORE_MEMORY = "select set_config('work_mem', '64MB', true) where pg_size_bytes(current_setting('work_mem')) < 64 << 20"
-_KEPT = """
-    select {day}::date::text, count(*) from {table}
-    where {of_days} and not ({within}) and {stays}
-    group by {day}
-"""
 # With the bounds PostgreSQL reads only the partitions of these days; the last days that it knows have none after.
 _OF_DAYS = """
     {day} = any({days}::{type}[])
@@ -146,11 +141,10 @@ def record(
 
 def record_replay(connection: psycopg.Connection, load_id: int, raw: RawTable) -> None:
     """Write the days of the replay LOAD_ID, which has added rows to RAW and changed no other."""
-    counted = sql.SQL(
-        "with days as (select {day} as day$, count(*) as rows$ from pg_temp.replayed where reason$ is null group by 1)"
-        " select day$::date::text, rows$, rows$, 0, 0, 0, (select count(*) from {table} where {day} = day$) from days"
-    )
-    _insert(connection, load_id, connection.execute(counted.format(day=raw.day, table=raw.identifier)).fetchall())
+    added = sql.SQL("select {day}::date::text, count(*) from pg_temp.replayed where reason$ is null group by {day}")
+    rows: dict[str, int] = dict(connection.execute(added.format(day=raw.day)).fetchall())
+    present = _count(connection, raw, rows, sql.SQL("true"))
+    _insert(connection, load_id, [(day, count, count, 0, 0, 0, present.get(day, 0)) for day, count in rows.items()])
 
 
 def _insert(connection: psycopg.Connection, load_id: int, rows: Iterable[tuple[object, ...]]) -> None:
@@ -200,15 +194,21 @@ def _count_kept(connection: psycopg.Connection, replacement: Replacement, days: 
     if not days:
         return {}
     raw = replacement.definition.table
-    moved = sql.SQL("({}) not in (select {} from pg_temp.moved)").format(raw.key, raw.key)
-    counted = sql.SQL(_KEPT).format(
-        day=raw.day,
-        table=raw.identifier,
-        within=raw.within(replacement.interval),
-        stays=moved if replacement.has_moved else sql.SQL("true"),
-        of_days=_within_days(raw, days),
+    kept = sql.SQL("not ({})").format(raw.within(replacement.interval))
+    if replacement.has_moved:
+        kept = sql.SQL("{} and ({key}) not in (select {key} from pg_temp.moved)").format(kept, key=raw.key)
+    return _count(connection, raw, days, kept)
+
+
+def _count(
+    connection: psycopg.Connection, raw: RawTable, days: Collection[str], condition: sql.Composable
+) -> dict[str, int]:
+    """Return the number of rows of DAYS in the raw table for which CONDITION holds, by day."""
+    counted = sql.SQL("select {day}::date::text, count(*) from {table} where {of_days} and {condition} group by {day}")
+    found = connection.execute(
+        counted.format(day=raw.day, table=raw.identifier, of_days=_within_days(raw, days), condition=condition)
     )
-    return dict(connection.execute(counted).fetchall())
+    return dict(found.fetchall())
 
 
 def _different_days_outside(

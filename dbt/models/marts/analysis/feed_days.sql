@@ -29,7 +29,7 @@ loads as (
 ),
 
 -- A load without a bound covers the days from the first to the last of its rows; one whose days are not known, those
--- until it ended.
+-- until it ended. One without files, such as a replay of rejected rows, covers only the days of its rows.
 spans_of_rows as (
 
     select
@@ -66,6 +66,8 @@ covering_loads as (
     from loads
 
     left join spans_of_rows on loads.load_id = spans_of_rows.load_id
+
+    where not loads.has_days or loads.load_id in (select loaded_files.load_id from loaded_files)
 
 ),
 
@@ -107,6 +109,18 @@ bounds as (
 
 covered_days as (
 
+    select
+        feed,
+        load_id,
+        true as has_days,
+        ended_at,
+        day as covered_day
+
+    from days_of_loads
+
+    where rows_loaded > 0
+
+    union all
     select
         covering_loads.feed,
         covering_loads.load_id,
@@ -195,8 +209,7 @@ latest_readers as (
 
 ),
 
--- Absent rows of a day are no longer what a load said once a later one has read the same files again, or has had the
--- whole day in its interval and read one of them.
+-- Nor does it for a day that a later load had whole in its interval, and read one of the same files, or everything.
 absent as (
 
     select
@@ -231,31 +244,6 @@ absent as (
                             inner join loaded_files as again on own.source_id = again.source_id
 
                             where own.load_id = reported.load_id and again.load_id = later.load_id
-
-                        )
-                    )
-                    or (
-                        exists (
-                            select from loaded_files as again
-                            where again.load_id = later.load_id
-                        )
-                        and not exists (
-
-                            select
-
-                            from loaded_files as own
-
-                            where
-                                own.load_id = reported.load_id
-                                and not exists (
-
-                                    select
-
-                                    from loaded_files as again
-
-                                    where again.load_id = later.load_id and again.source_id = own.source_id
-
-                                )
 
                         )
                     )
