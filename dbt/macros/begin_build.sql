@@ -11,13 +11,10 @@
     locks on tables: nobody waits for one with the other in hand. Users may write to the table, and vacuum may work on
     it. -#}
 {% macro begin_build() -%}
-    {%- set own_lock = "select pg_advisory_xact_lock(hashtextextended('" ~ state_name(model) ~ "', 0))" -%}
-    {%- set locks = {state_name(model): own_lock} -%}
+    {%- set locks = {state_name(model): name_lock(model)} -%}
     {%- set snapshots = ['(pg_current_snapshot())'] -%}
     {%- for node in tables_behind(model) -%}
-        {%- do locks.update({
-            state_name(node): own_lock | replace(state_name(model), state_name(node)) | replace('_lock(', '_lock_shared(')
-        }) -%}
+        {%- do locks.update({state_name(node): name_lock(node, is_shared=True)}) -%}
         {%- do snapshots.append('(' ~ snapshot_of(node) ~ ')') -%}
     {%- endfor -%}
     {%- call statement('begin_build', fetch_result=True) -%}
@@ -67,6 +64,12 @@
         )
     {%- endcall -%}
     {{ return(fromjson(load_result('begin_build').data[0][0])) }}
+{%- endmacro %}
+
+
+{#- A statement: lock the name of NODE until the transaction ends, alone or shared. -#}
+{% macro name_lock(node, is_shared=False) -%}
+    select pg_advisory_xact_lock{{ '_shared' if is_shared }}(hashtextextended('{{ state_name(node) }}', 0))
 {%- endmacro %}
 
 

@@ -12,7 +12,7 @@ from feeds.days import valid_times
 from feeds.dsn import libpq_dsn
 from feeds.errors import ContractInvalid
 from feeds.files import find_files
-from feeds.replay import replay
+from feeds.replayed_rejects import replay
 from feeds.settings import find_feed
 from feeds.source import named, open_source
 from feeds.tables import create_tables

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.oracle.expected_numbers import Event
 from harness.processes.dbt_process import Dbt
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import (
@@ -24,11 +25,22 @@ from tests.events_feed import load
 
 
 def versions(warehouse: Warehouse) -> dict[tuple[str, date], tuple[Any, ...]]:
-    """Return of each day's row in the incremental marts which version it is: one that was rewritten is another."""
+    """Return of each day's row in the marts by day which version it is: one that was rewritten is another."""
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         facts = connection.execute("select 'fact', created_at::date, xmin::text, ctid::text from test_fact.fct_events")
         days = connection.execute("select 'day', date, xmin::text, ctid::text from test_analysis.availability_snapshot")
         return {(kind, at): tuple(version) for kind, at, *version in [*facts, *days]}
+
+
+def all_versions(warehouse: Warehouse) -> dict[str, set[tuple[Any, ...]]]:
+    """Return the versions of the rows of each table of a model."""
+    tables = sql.SQL("select schemaname, tablename from pg_tables where schemaname ~ '^test_' and tablename <> {}")
+    version = sql.SQL("select xmin::text, ctid::text from {}")
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        return {
+            f"{schema}.{name}": set(connection.execute(version.format(sql.Identifier(schema, name))))
+            for schema, name in connection.execute(tables.format("model_state")).fetchall()
+        }
 
 
 def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
@@ -68,6 +80,45 @@ def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
         (kind, at.day) for (kind, at), version in versions(warehouse).items() if after[kind, at] != version
     )
     assert rewritten == [("fact", 1), ("fact", 5)]
+
+
+def test_a_build_writes_only_rows_that_a_load_has_changed(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
+    log = [Event(1, "created_account", 1, day(1)), *five_days()]
+    file = str(write_file(tmp_path / "events.csv", log))
+    load(file, warehouse.loader_dsn)
+    dbt.run(MARTS)
+    before = all_versions(warehouse)
+    assert {table: len(rows) for table, rows in before.items()} == {
+        "test_analysis.availability_snapshot": 5,
+        "test_analysis.professional_funnel": 5,
+        "test_analysis.professional_productivity_daily": 5,
+        "test_analysis.service_revenue_daily": 5,
+        "test_dim.dim_date": 5,
+        "test_dim.dim_professionals": 5,
+        "test_dim.dim_services": 1,
+        "test_fact.fct_events": 5,
+        "test_intermediate.int_other_events": 1,
+        "test_intermediate.int_service_days": 5,
+        "test_intermediate.int_status_events": 5,
+    }
+
+    assert load(file, warehouse.loader_dsn, force=True).replaced == len(log)  # writes all rows again
+    dbt.run(MARTS)
+    assert all_versions(warehouse) == before
+    dbt.run(f"{MARTS} --full-refresh")  # compares all rows
+    assert all_versions(warehouse) == before
+
+    log[6] = log[6]._replace(meta_data="7_tuin_garden_2")  # the proposal of day 3
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
+    dbt.run(MARTS)
+    after = all_versions(warehouse)
+    assert read(warehouse) == expected(log)
+    assert {table: len(before[table] - rows) for table, rows in after.items() if before[table] != rows} == {
+        "test_analysis.professional_productivity_daily": 1,
+        "test_analysis.service_revenue_daily": 1,
+        "test_fact.fct_events": 1,
+        "test_intermediate.int_service_days": 1,
+    }
 
 
 def test_a_load_that_commits_after_a_later_one_is_seen(dbt: Dbt, warehouse: Warehouse) -> None:

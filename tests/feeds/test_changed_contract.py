@@ -11,7 +11,7 @@ from feeds.errors import ConstraintViolated, ContractInvalid, TablesUnfit
 from feeds.ledger import LoadResult
 from feeds.load import load
 from feeds.migration import is_widened
-from feeds.replay import replay
+from feeds.replayed_rejects import replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
 

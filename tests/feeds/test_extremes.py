@@ -18,7 +18,7 @@ from feeds.errors import ContractInvalid, SettingUnusable
 from feeds.files import find_files
 from feeds.interval import ALWAYS, Interval
 from feeds.load import load
-from feeds.replay import replay
+from feeds.replayed_rejects import replay
 from feeds.tables import create_tables
 from harness.oracle import raw_rows
 from harness.warehouse.roles import Warehouse

@@ -36,7 +36,7 @@ from feeds.formats import read, read_rejected
 from feeds.interval import Interval
 from feeds.lines import Lines, Row
 from feeds.load import load
-from feeds.replay import replay
+from feeds.replayed_rejects import replay
 from feeds.source import open_source
 from feeds.tables import create_tables
 from harness.oracle import raw_rows

@@ -12,7 +12,7 @@ from feeds.contract import Feed, read_feed
 from feeds.errors import EmptyReplacement, TablesUnfit
 from feeds.ledger import LoadResult
 from feeds.load import load
-from feeds.replay import replay
+from feeds.replayed_rejects import replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
 

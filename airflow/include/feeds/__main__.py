@@ -29,7 +29,7 @@ from feeds.errors import FeedError, SettingUnusable
 from feeds.interval import Interval
 from feeds.ledger import IS_KILLED, LoadResult, printable
 from feeds.load import load
-from feeds.replay import replay
+from feeds.replayed_rejects import replay
 from feeds.settings import find_feed, max_rejected, source_uri
 from feeds.tables import create_tables
 

@@ -139,7 +139,7 @@ def record(
     _insert(connection, load_id, rows)
 
 
-def record_replay(connection: psycopg.Connection, load_id: int, raw: RawTable) -> None:
+def record_replayed(connection: psycopg.Connection, load_id: int, raw: RawTable) -> None:
     """Write the days of the replay LOAD_ID, which has added rows to RAW and changed no other."""
     added = sql.SQL("select {day}::date::text, count(*) from pg_temp.replayed where reason$ is null group by {day}")
     rows: dict[str, int] = dict(connection.execute(added.format(day=raw.day)).fetchall())

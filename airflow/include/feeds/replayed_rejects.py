@@ -182,7 +182,7 @@ class _Replay:
         if loaded:
             result = replace(result, load_id=self._load(), absent=0 if raw.feed.time_column else None)
             if raw.feed.time_column:
-                loaded_days.record_replay(connection, result.load_id, raw)
+                loaded_days.record_replayed(connection, result.load_id, raw)
             ledger.close(connection, result.load_id, (None, None), result)
         self._execute(_QUARANTINED)
         return result

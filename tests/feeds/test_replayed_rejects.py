@@ -13,7 +13,7 @@ from psycopg import sql
 
 from feeds.contract import Feed, read_feed
 from feeds.load import load
-from feeds.replay import SOURCE, replay
+from feeds.replayed_rejects import SOURCE, replay
 from feeds.tables import create_tables
 from harness.warehouse.roles import Warehouse
 from tests.feeds.common import wait_until
