@@ -87,8 +87,8 @@ def measure(bench: Bench, events: int, rounds: int, phases: Phases) -> list[Figu
         if not figures:
             figures += [Figure(f"a day replaced by {way}", round(best[way], 3), "s") for way in WAYS]
             figures += [
-                at_least(f"a day: load against {DBT}", best[DBT] / best[LOAD], 3.5),
-                at_least(f"a day: load against {RANGE}", best[RANGE] / best[LOAD], 1.6),
+                at_least(f"a day: load against {DBT}", best[DBT] / best[LOAD], 3),
+                at_least(f"a day: load against {RANGE}", best[RANGE] / best[LOAD], 1.5),
             ]
     large, small = (days * DAY_EVENTS for days in sizes)
     return [
