@@ -241,7 +241,7 @@ def say_settled(settled: Settled, section: Section) -> None:
         return
     day, changes = max(settled.items(), key=lambda item: (len(item[1]), item[0]))
     header = ("after the run", *SETTLED[: len(changes[0][1])])
-    rows = [(run, *map(str, numbers)) for run, numbers in changes]
+    rows = [(run, *numbers) for run, numbers in changes]
     say(f"\n  how the numbers of {day} settled\n")
     table(header, rows)
     say("")

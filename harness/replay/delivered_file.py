@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from feeds.contract import Csv, Drift, Feed
@@ -16,6 +16,17 @@ def as_csv_feed(feed: Feed) -> Feed:
     options = feed.properties.csv if feed.format == "csv" else Csv()
     properties = feed.properties.model_copy(update={"drift": drift, "csv": options})
     return replace(feed, format="csv", properties=properties)
+
+
+def key_of(feed: Feed) -> Callable[[Texts], Texts]:
+    """Return the function that returns the key of a row of FEED."""
+    places = [number for number, column in enumerate(feed.columns) if column.name in feed.key]
+    return lambda row: tuple(row[place] for place in places)
+
+
+def row_of(feed: Feed, texts: Texts) -> Row:
+    """Return the values of the row TEXTS of FEED; raise RejectedError if one is not valid."""
+    return {column.name: value(column, text, feed) for column, text in zip(feed.columns, texts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -35,17 +46,12 @@ class DeliveredFile:
 
     def change(self, delivery: Delivery) -> list[Line] | None:
         """Change the rows as DELIVERY says, and return the lines of its file; None if it is missing."""
-        places = [number for number, column in enumerate(self.feed.columns) if column.name in self.feed.key]
+        key_in = key_of(self.feed)
         for key in delivery.withdrawn:
             self.rows.pop(key, None)
         for texts in delivery.rows:
-            self.rows[tuple(texts[place] for place in places)] = Line(texts, self._row(texts))
+            self.rows[key_in(texts)] = Line(texts, row_of(self.feed, texts))
         return None if delivery.file == "missing" else list(self._lines(delivery))
-
-    def _row(self, texts: Texts) -> Row:
-        return {
-            column.name: value(column, text, self.feed) for column, text in zip(self.feed.columns, texts, strict=True)
-        }
 
     def _lines(self, delivery: Delivery) -> Iterator[Line]:
         lines = list(self.rows.values())

@@ -13,8 +13,9 @@ from feeds.uri import shown
 from harness.errors import UsageError
 from harness.oracle.file_rows import rows as rows_of_file
 from harness.oracle.raw_rows import checked, moment_of
-from harness.oracle.row_values import RejectedError, Row, value, written
+from harness.oracle.row_values import RejectedError, Row, written
 from harness.pipeline.feed_files import check_files
+from harness.replay.delivered_file import row_of
 from harness.replay.script import Script, Texts
 from harness.reporting.console import say
 
@@ -51,10 +52,7 @@ def without_refused(script: Script, feed: Feed, connection: psycopg.Connection[A
     A corrected row has values of two rows, which a rule may not allow together.
     """
     texts = [row for delivery in script.deliveries for row in delivery.rows]
-    typed: Iterator[Row | RejectedError] = (
-        {column.name: value(column, text, feed) for column, text in zip(feed.columns, row, strict=True)}
-        for row in texts
-    )
+    typed: Iterator[Row | RejectedError] = (row_of(feed, row) for row in texts)
     results = zip(texts, checked(feed, typed, connection), strict=True)
     valid = {row for row, result in results if not isinstance(result, RejectedError)}
     deliveries = (

@@ -8,6 +8,7 @@ from random import Random
 from zoneinfo import ZoneInfo
 
 from feeds.contract import Feed
+from harness.replay.delivered_file import key_of
 from harness.replay.script import Delivery, Outcome, Run, Script, Texts
 
 # Within 60 days of each are a month's end and a leap day, a change to summer time or from it, or a year's end.
@@ -137,12 +138,6 @@ def corrected(random: Random, feed: Feed, row: Texts, other: Texts) -> Texts:
 
     names = [column.name for column in feed.columns]
     return tuple(new if is_taken(name) else old for name, old, new in zip(names, row, other, strict=True))
-
-
-def key_of(feed: Feed) -> Callable[[Texts], Texts]:
-    """Return the function that returns the key of a row of FEED."""
-    places = [number for number, column in enumerate(feed.columns) if column.name in feed.key]
-    return lambda row: tuple(row[place] for place in places)
 
 
 def deliveries_of(
