@@ -102,6 +102,12 @@ def e2e(session: nox.Session) -> None:
     run(session, install(session, "airflow", "dbt", "harness"), "harness", "e2e")
 
 
+@nox.session(tags=["change"], default=False)
+def diff(session: nox.Session) -> None:
+    """Show what a change does to the marts: `-- --base REF` builds both sides on the same rows and compares them."""
+    run(session, install(session, "dbt", "harness"), "harness", "diff")
+
+
 @nox.session(tags=["nightly"], default=False)
 def replay(session: nox.Session) -> None:
     """Play a year of deliveries and runs, and check every number after every run: `-- --seed N --days N`."""
