@@ -29,7 +29,7 @@ from harness.pipeline.feed_files import samples
 from harness.project.environments import install_other
 from harness.project.paths import BUILD, ROOT
 from harness.project.session_lock import session_lock
-from harness.reporting.console import Phases, say
+from harness.reporting.console import Phases
 from harness.reporting.summary import Section
 from harness.warehouse.ephemeral import ephemeral_server
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
@@ -103,8 +103,8 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
             diff.approval = compare_with_approved(
                 (each for mart in diff.marts for each in differences(mart)), ROOT, base.folder
             )
-    say_diff(diff)
     write_files(diff, FOLDER, section)
+    say_diff(diff, FOLDER)
     check(diff, strict=options.strict)
 
 
@@ -239,7 +239,6 @@ def build_and_compare(
         diff.marts = [mart for mart in (new_mart_of(name, projects, changes) for name in marts) if mart.schema]
         return
     has_increments = any(project.is_incremental(name) for project in projects for name in affected)
-    server = base.warehouse.server
     if has_increments:
         with phases.phase("half of the rows held back"):
             raw_data.hold_back(base.warehouse, feeds)
@@ -283,7 +282,6 @@ def build_and_compare(
                 mart.rows, mart.verdicts = compare_mart(mart, both, expected, are_samples=options.are_samples)
                 mart.builds = {side.name: side.builds[mart.name] for side in sides if mart.name in side.builds}
     drop_warehouse(branch.warehouse)
-    assert server
     others = [mart for mart in (new_mart_of(name, projects, changes) for name in diff.taken) if mart.schema]
     diff.marts = sorted(compared, key=lambda mart: (not differences(mart), mart.name)) + others
 
@@ -302,6 +300,3 @@ def connected(*sides: Side) -> Iterator[list[psycopg.Connection]]:
     finally:
         for connection in connections:
             connection.close()
-
-
-__all__ = ["add_options", "run_command", "say"]
