@@ -1,4 +1,5 @@
 """The page."""
+
 from pathlib import Path
 
 from harness.diff.results import Diff

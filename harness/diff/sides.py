@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ class Side:
 
     Attributes:
         name: `base` or `branch`.
-        title: the same for errors: `The base, v1.2 (0123abcd)`.
+        title: the same as the subject of an error: `The base, v1.2 (0123abcd),`.
         folder: the root of its files.
         python: of the environment of dbt that its lock describes.
         artifacts: where dbt writes.
@@ -96,13 +97,13 @@ class Side:
         results = [result for result in dbt_report.read(self.dbt.artifacts) if result.failed]
         names = ", ".join(result.name for result in results[:SHOWN])
         more = f" and {len(results) - SHOWN} more" if len(results) > SHOWN else ""
-        message = next(iter(results[0].message.splitlines()), "") if results else ""
-        what = f"{self.title}, {what}: {names}{more} failed." if names else f"{self.title}, {what}."
+        line = said(results[0].message if results else self.dbt.output)
+        what = f"{self.title} {what}: {names}{more} failed." if names else f"{self.title} {what}."
         evidence = [
             *(code(f"{result.name}: {result.message}") for result in results[:SHOWN]),
             details("dbt's output", code(self.dbt.output, last=60)),
         ]
-        why = f"dbt says: {message}" if message else f"dbt says: {last_line(self.dbt.output)}"
+        why = f"dbt says: {line}"
         if self.is_base:
             return BaseFailedError(what, why, "Compare with a commit that builds: nox -s diff -- --base REF", evidence)
         selected = " ".join(f"+{result.name}" for result in results[:SHOWN])
@@ -119,10 +120,12 @@ class Side:
         self.process.kill()
 
 
-def last_line(output: str) -> str:
-    """Return the last line of OUTPUT that says something."""
+def said(output: str) -> str:
+    """Return what dbt says of a failure in OUTPUT: its first line, and the next if that only says where it was."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(ROWS_READ)]
-    return lines[-1][:300] if lines else "nothing"
+    if len(lines) > 1 and re.match(r"\w+ Error( in |$)", lines[0]):
+        return f"{lines[1]} ({lines[0]})"[:400]
+    return lines[0][:400] if lines else "nothing"
 
 
 def build_both(sides: Iterable[tuple[Side, Iterable[str]]], *, full_refresh: bool) -> None:
