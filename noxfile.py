@@ -45,7 +45,8 @@ def run(session: nox.Session, python: str, module: str, *arguments: str) -> None
     with summary.at_least(session.name):
         session.run(
             *(python, "-m", "harness.project.posargs", module, *arguments),
-            env={posargs.VARIABLE: json.dumps(rest), "NOX_PID": str(os.getpid())},  # when nox ends, all is taken down
+            # When nox ends, all is taken down; its uv installs what a command finds that it needs.
+            env={posargs.VARIABLE: json.dumps(rest), "NOX_PID": str(os.getpid()), **locks.uv_variable()},
             external=True,
             interrupt_timeout=TAKEDOWN_S,
             terminate_timeout=TAKEDOWN_S,
@@ -100,6 +101,12 @@ def dbt(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """Run the pipelines of every feed end to end on a target and check every number."""
     run(session, install(session, "airflow", "dbt", "harness"), "harness", "e2e")
+
+
+@nox.session(tags=["change"], default=False)
+def diff(session: nox.Session) -> None:
+    """Show what a change does to the marts: `-- --base REF` builds both sides on the same rows and compares them."""
+    run(session, install(session, "dbt", "harness"), "harness", "diff")
 
 
 @nox.session(tags=["nightly"], default=False)

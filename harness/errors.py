@@ -1,6 +1,6 @@
 """The harness's expected errors: each has three lines for the terminal, and each kind its own exit code.
 
-Exit codes: 10 to 29 and 36 belong to `feeds`, 30 to 35 to `dbt/run.py`, 40 to 69 to the harness.
+Exit codes: 10 to 29 and 36 belong to `feeds`, 30 to 35 to `dbt/run.py`, 40 to 79 to the harness.
 """
 
 import re
@@ -248,3 +248,27 @@ class AlreadyUpError(HarnessError):
     """A cluster of this clone, or a deployment in the namespace, is already up, and --reuse is not set."""
 
     exit_code = 63
+
+
+class BaseUnusableError(HarnessError):
+    """The base of a comparison does not exist, is not fetched, or has no dbt project."""
+
+    exit_code = 70
+
+
+class BaseFailedError(HarnessError):
+    """The base's models could not be built, or its load failed."""
+
+    exit_code = 71
+
+
+class DifferencesError(HarnessError):
+    """Marts differ from the base's, and `--strict` allows no difference."""
+
+    exit_code = 72
+
+
+class ApprovalError(HarnessError):
+    """`dbt/expected_changes.yml` is not valid, or the differences are not exactly those that it names."""
+
+    exit_code = 73

@@ -6,7 +6,7 @@ import traceback
 
 from feeds.errors import FeedError
 from feeds.uri import without_secrets
-from harness.commands import cluster, dbt, e2e, feed, release, replay, takedown
+from harness.commands import cluster, dbt, diff, e2e, feed, release, replay, takedown
 from harness.commands.arguments import Parser, invalid_arguments, shown_command
 from harness.commands.common_errors import expected_errors
 from harness.commands.empty_values import check_not_empty
@@ -19,7 +19,7 @@ def parser() -> Parser:
     """Return the parser of all commands; each sets `run`, a function of the parsed arguments and the summary."""
     parser = Parser(prog="nox -s", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (e2e, replay, cluster, feed, release, takedown):
+    for command in (e2e, diff, replay, cluster, feed, release, takedown):
         name = command.__name__.rpartition(".")[2]
         help_line = (command.__doc__ or "").partition("\n")[0]
         subparser = commands.add_parser(name, prog=f"nox -s {name} --", help=help_line, allow_abbrev=False)

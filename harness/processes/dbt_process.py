@@ -12,6 +12,7 @@ PROJECT = Path(__file__).parents[2] / "dbt"
 # them. It pauses, until it reads another line, before each statement whose number, from 1, or part is in `pauses`.
 # Events of level debug, three for each statement, take a quarter of the time; they are left out unless asked for.
 # The collector of garbage would look at all that dbt imports again and again: a fifth of the time.
+# With `counts` it prints how many rows the statements of each model have read, before it commits them.
 # For each of an adapter's flags dbt searches all modules for the caller, 0.2 s a run, to name it in an event.
 LOOP = """
 import gc, importlib.util, json, os, sys, threading, traceback
@@ -25,6 +26,8 @@ from dbt_common.events.event_manager import EventManager
 gc.freeze()
 gc.set_threshold(100_000)
 add_query, statements, pauses, counting = Manager.add_query, 0, set(), threading.Lock()
+commit, counts = Manager.commit, False
+ROWS_READ = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) from pg_stat_xact_user_tables"
 fire_event = EventManager.fire_event
 patched_by_run = ((PostgresCredentials, "connection_info"), (Manager, "add_commit_query"))
 
@@ -38,6 +41,15 @@ def add_query_or_pause(manager, sql, *arguments, **options):
         print("@ paused", flush=True)
         sys.stdin.readline()
     return add_query(manager, sql, *arguments, **options)
+
+def commit_and_count(manager):
+    connection = manager.get_thread_connection()
+    if counts and connection.name.startswith("model."):
+        with connection.handle.cursor() as cursor:
+            cursor.execute(ROWS_READ)
+            # One string: several threads print.
+            print(f"~ rows read {connection.name} {cursor.fetchone()[0]}\\n", end="", flush=True)
+    return commit(manager)
 
 def fire_event_if_shown(manager, event, level=None, **options):
     if (level or event.level_tag()) != EventLevel.DEBUG or os.environ.get("DBT_LOG_LEVEL") == "debug":
@@ -55,11 +67,12 @@ def run_bare(arguments, project):
     return int(not dbtRunner().invoke(arguments).success)
 
 Manager.add_query = add_query_or_pause
+Manager.commit = commit_and_count
 EventManager.fire_event = fire_event_if_shown
 BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")
 for line in sys.stdin:
     call = json.loads(line)
-    statements, pauses = 0, set(call["pauses"])
+    statements, pauses, counts = 0, set(call["pauses"]), call["counts"]
     os.environ.clear()
     os.environ.update(call["env"])
     for owner, name in patched_by_run:
@@ -127,6 +140,7 @@ class Dbt:
         env: the whole environment of a run.
         folder: where dbt writes; its parse is in a folder for each way to run it.
         bare: whether dbt is started by itself, as by hand, and not by run.py, which takes the warehouse's lock.
+        counts: whether it prints `~ rows read ID NUMBER` for each model.
     """
 
     process: Process
@@ -134,19 +148,28 @@ class Dbt:
     folder: Path
     project: Path = PROJECT
     bare: bool = False
+    counts: bool = False
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder where dbt writes its artifacts."""
+        return self._artifacts(self.env)
+
+    def _artifacts(self, env: Mapping[str, str]) -> Path:
+        return self.folder / f"{'bare' if self.bare else 'run'}-{env['DBT_TARGET']}"  # a parse holds for one of each
 
     def start(
         self, arguments: str | Sequence[str], env: Mapping[str, str] | None = None, pauses: Sequence[object] = ()
     ) -> None:
         """Start `dbt ARGUMENTS`, with ENV in the environment; it pauses before the statements in PAUSES."""
         env = self.env | dict(env or {})
-        target = f"{'bare' if self.bare else 'run'}-{env['DBT_TARGET']}"  # a parse holds for one way and target
-        paths = {"DBT_TARGET_PATH": str(self.folder / target), "DBT_LOG_PATH": str(self.folder / "logs")}
+        paths = {"DBT_TARGET_PATH": str(self._artifacts(env)), "DBT_LOG_PATH": str(self.folder / "logs")}
         call = {
             "arguments": arguments.split() if isinstance(arguments, str) else list(arguments),
             "env": paths | env,
             "pauses": [str(pause) for pause in pauses],
             "bare": self.bare,
+            "counts": self.counts,
             "project": str(self.project),
         }
         self.process.send(json.dumps(call))

@@ -32,7 +32,21 @@ def install(group: str, version: str | None = None) -> Path:
     """
     lock = locks.path(group)
     version, interpreter = pythons.find(version) if version is not None else (None, sys.executable)
-    python = python_of(group, version)
+    return _install(group, lock, interpreter, python_of(group, version))
+
+
+def install_other(group: str, lock: Path) -> Path:
+    """Make an environment with exactly the packages of LOCK, another commit's lock of GROUP, and return its Python.
+
+    Raises LockError if that fails.
+    """
+    if lock.read_bytes() == locks.path(group).read_bytes():
+        return install(group)
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:8]
+    return _install(f"{group} (other commit)", lock, sys.executable, python_of(f"{group}-{digest}"))
+
+
+def _install(group: str, lock: Path, interpreter: str, python: Path) -> Path:
     environment = python.parents[1]
     installed = environment / "installed-lock"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from harness.project.paths import ROOT
 LEVELS = (  # from the top; a package imports from its own level and from those below
     ("__main__",),
     ("commands", "ci"),
-    ("replay",),
+    ("replay", "diff"),
     ("targets",),
     ("kubernetes", "docker", "warehouse", "pipeline", "oracle", "contracts"),
     ("processes",),

@@ -1,0 +1,168 @@
+"""The base of a comparison: a commit, and its files in a folder of their own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from feeds.uri import shown
+from harness.contracts.base_contracts import base_of_pull_request
+from harness.errors import BaseFailedError, BaseUnusableError, CommandFailedError, HistoryMissingError
+from harness.processes.command import run
+from harness.project import environments, locks
+from harness.project.paths import ROOT
+
+DEFAULT_BRANCHES = ("origin/main", "origin/master", "main", "master")
+CHECKOUT_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Base:
+    """A commit.
+
+    Attributes:
+        name: what it is for people: `v1.2`, `the merge base with origin/main`.
+        folder: where its files are; only while they are `checked_out`.
+    """
+
+    name: str
+    commit: str
+    folder: Path = Path()
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.commit[:8]})"
+
+
+def find_base(ref: str | None, root: Path = ROOT) -> Base:
+    """Return the base REF; without one the commit where this branch left the default branch.
+
+    On a pull request the default branch is the one that it asks to merge into. Raises HistoryMissingError if the
+    project's folder is no clone, BaseUnusableError if there is no such commit.
+    """
+    try:
+        git(root, "rev-parse", "--verify", "HEAD")
+    except CommandFailedError as error:
+        raise HistoryMissingError(
+            "This folder has no history to compare with.",
+            f"git says: {last_line(error)}",
+            "Clone the repository with git, or commit once: git init && git add . && git commit",
+        ) from error
+    if ref is not None:
+        return Base(shown(ref), commit_of(root, ref))
+    branch = base_of_pull_request() or default_branch(root)
+    try:
+        return Base(f"the merge base with {branch}", git(root, "merge-base", commit_of(root, branch), "HEAD"))
+    except CommandFailedError as error:
+        raise missing(root, f"{branch} and this branch have no commit in common.") from error
+
+
+def git(root: Path, *arguments: str | Path) -> str:
+    """Return the output of git in ROOT; raise CommandFailedError."""
+    return run("git", "-C", root, *arguments).strip()
+
+
+def default_branch(root: Path) -> str:
+    """Return the remote's default branch, or a local one of a usual name; raise BaseUnusableError if there is none."""
+    for candidate in ("refs/remotes/origin/HEAD", *DEFAULT_BRANCHES):
+        try:
+            return git(root, "rev-parse", "--verify", "--quiet", "--abbrev-ref", candidate)
+        except CommandFailedError:
+            continue
+    raise BaseUnusableError(
+        "It is not known which branch this one is compared with.",
+        f"There is no default branch of a remote `origin`, and none of: {', '.join(DEFAULT_BRANCHES)}.",
+        "Name a commit or a branch: nox -s diff -- --base REF",
+    )
+
+
+def commit_of(root: Path, ref: str) -> str:
+    """Return the commit that REF names."""
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    except CommandFailedError as error:
+        raise missing(root, f"There is no commit {shown(ref)!r} in this clone.") from error
+
+
+def missing(root: Path, what: str) -> BaseUnusableError:
+    """Return the error for a base that this clone lacks: WHAT is missing."""
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        return BaseUnusableError(
+            what,
+            "This clone is shallow: it has only the latest commits.",
+            "Fetch the others, and try again: git fetch --unshallow origin",
+        )
+    return BaseUnusableError(
+        what,
+        "It is misspelt, or it was not fetched yet.",
+        "Fetch what the remote has, and try again: git fetch origin; the branches are: git branch --all",
+    )
+
+
+def last_line(error: CommandFailedError) -> str:
+    """Return the last line that a command printed which failed."""
+    return (error.output.strip().splitlines() or [error.what])[-1]
+
+
+@contextmanager
+def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
+    """Put BASE's files into a folder, which is removed at the end; the clone, its index too, stays as it is."""
+    with TemporaryDirectory(prefix="events-diff-", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary, "base")
+        env = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
+        for arguments in (("read-tree", base.commit), ("checkout-index", "--all", "--quiet", f"--prefix={folder}/")):
+            run("git", "-C", root, *arguments, env=env, timeout_s=CHECKOUT_TIMEOUT_S)
+        if not (folder / "dbt" / "dbt_project.yml").is_file():
+            raise BaseUnusableError(
+                f"The base, {base}, has no dbt project.",
+                "There is no dbt/dbt_project.yml in it: it is most likely from before the project had models.",
+                "Name a later commit: nox -s diff -- --base REF",
+            )
+        yield Base(base.name, base.commit, folder)
+
+
+def uncommitted(root: Path = ROOT) -> list[str]:
+    """Return the files of ROOT with changes that are not committed, new ones too."""
+    status = run("git", "-C", root, "status", "--porcelain", "-z", "--untracked-files=all")
+    entries = iter(status.split("\0"))
+    files = []
+    for entry in entries:
+        if entry:
+            files.append(entry[3:])
+            if entry[0] in "RC":
+                next(entries, None)  # the name that it had before
+    return files
+
+
+def differing_files(base: Path, root: Path, *places: str) -> list[str]:
+    """Return the files below PLACES, from the root, that are not the same in the folders BASE and ROOT."""
+    different = []
+    for place in places:
+        names = {path.relative_to(side) for side in (base, root) for path in files_of(side / place)}
+        for name in sorted(names):
+            contents = [(side / name).read_bytes() if (side / name).is_file() else None for side in (base, root)]
+            if contents[0] != contents[1]:
+                different.append(str(name))
+    return different
+
+
+def files_of(place: Path) -> Iterator[Path]:
+    """Yield PLACE if it is a file, or the files in it and below it that Python has not made."""
+    if place.is_file():
+        yield place
+    for folder, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if name not in ("__pycache__", "target", "logs")]
+        yield from (Path(folder, name) for name in names)
+
+
+def python_of_base(base: Base, group: str) -> Path:
+    """Return the Python of an environment with the packages that BASE's lock of GROUP names; raise BaseFailedError."""
+    try:
+        return environments.install_other(group, base.folder / "requirements" / f"{group}.txt")
+    except (locks.LockError, OSError) as error:
+        raise BaseFailedError(
+            f"The packages of the base's lock of {group} cannot be installed: {error}",
+            "The base has another lock than this tree, and is built with its own packages.",
+            "Run it where the package index is reached, or compare with a later commit: nox -s diff -- --base REF",
+        ) from error

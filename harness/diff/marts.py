@@ -1,0 +1,176 @@
+"""Compare a mart of both sides: its rows, its definition, and what its builds took."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from harness.diff.project import Changes, Project, described
+from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
+from harness.diff.rows import Comparison, Table, both_sides, compare_rows, prepare
+from harness.diff.values import columns_of
+from harness.diff.verdicts import verdict
+from harness.oracle.expected_numbers import Rows as ExpectedRows
+
+MOST_SERIES = 3
+MOST_DAYS = 400  # of a picture; more are drawn by month
+UNIQUE = """
+    select exists (
+        select from pg_index
+        where indrelid = to_regclass(%s) and indisunique and indisvalid and indpred is null and indexprs is null
+            and (
+                select array_agg(attname::text order by attname) from pg_attribute
+                where attrelid = indrelid and attnum = any(indkey[:indnkeyatts - 1])
+            ) = (select array_agg(name order by name) from unnest(%s::text[]) as name)
+            and not exists (
+                select from pg_attribute
+                where attrelid = indrelid and attnum = any(indkey[:indnkeyatts - 1]) and not attnotnull
+            )
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both sides, ready to be compared: their connections and projects."""
+
+    base: psycopg.Connection[Any]
+    branch: psycopg.Connection[Any]
+    base_project: Project
+    branch_project: Project
+
+    def table(self, name: str, *, of_base: bool) -> Table:
+        """Return the table of the model NAME on one side."""
+        project, connection = (self.base_project, self.base) if of_base else (self.branch_project, self.branch)
+        node = project.nodes[name]
+        schema, relation, key = node["schema"], node["alias"], project.key(name)
+        columns = columns_of(connection, schema, relation)
+        key = key if all(column in columns for column in key) else ()
+        identifier = sql.Identifier(schema, relation).as_string(connection)
+        is_unique = bool(key) and connection.execute(UNIQUE, [identifier, list(key)]).fetchone() == (True,)
+        return Table(schema, relation, columns, key, is_unique)
+
+
+def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mart:
+    """Return the mart NAME, of which nothing is compared yet but what the projects BASE and BRANCH say of it."""
+    project = branch if name in branch.nodes else base
+    mart = Mart(
+        name=name,
+        path=f"dbt/{project.nodes[name]['original_file_path']}",
+        key=project.key(name),
+        in_base=name in base.nodes,
+        in_branch=name in branch.nodes,
+        causes=changes.causes(name, base, branch),
+        exposures=project.exposures(name),
+    )
+    if mart.in_base and mart.in_branch:
+        mart.schema = described(name, base, branch)
+    return mart
+
+
+def compare_mart(
+    mart: Mart, sides: Sides, expected: Mapping[str, ExpectedRows], *, are_samples: bool
+) -> tuple[Rows | None, dict[str, Verdict]]:
+    """Compare the present rows of MART's tables; add to it the differences of their columns, and what is drawn.
+
+    Return None in the place of rows if only one side has it, and by side whether its rows are those EXPECTED.
+    """
+    tables = {}
+    if mart.in_base:
+        tables["base"] = sides.table(mart.name, of_base=True)
+    if mart.in_branch:
+        tables["branch"] = sides.table(mart.name, of_base=False)
+    verdicts = {}
+    for side, table in tables.items():
+        connection = sides.base if side == "base" else sides.branch
+        if found := verdict(connection, table, expected, are_samples=are_samples):
+            verdicts[side] = found
+    if len(tables) < 2:
+        return None, verdicts
+    comparison = prepare(tables["base"], tables["branch"], sides.base, sides.branch)
+    rows = compare_rows(comparison)
+    others = [change for change in mart.schema if not change.kind.startswith("column ")]
+    mart.schema = column_changes(comparison) + others
+    if not rows.are_same and not mart.series:
+        mart.series = draw(comparison, rows)
+    return rows, verdicts
+
+
+def column_changes(comparison: Comparison) -> list[SchemaChange]:
+    """Return the columns that were added, removed, renamed or retyped."""
+    base, branch = comparison.base.columns, comparison.branch.columns
+    renamed = comparison.renamed
+    changes = [SchemaChange("column renamed", old, old, new) for old, new in renamed.items()]
+    for name, column in base.items():
+        if name not in branch and name not in renamed:
+            changes.append(SchemaChange("column removed", name, column.shown, None))
+    for name, column in branch.items():
+        if name not in base and name not in renamed.values():
+            changes.append(SchemaChange("column added", name, None, column.shown))
+    changes += [
+        SchemaChange("column retyped", pair.name, pair.base.shown, pair.branch.shown)
+        for pair in comparison.pairs
+        if pair.base.shown != pair.branch.shown
+    ]
+    return changes
+
+
+def draw(comparison: Comparison, rows: Rows) -> list[Series]:
+    """Return the numbers by day that show the differences of ROWS, if the mart has a day."""
+    times = [pair for pair in comparison.pairs if pair.family == "time"]
+    by_key = [pair for pair in times if pair in comparison.key]
+    stable = [pair for pair in times if pair.name not in {column.name for column in rows.columns}]
+    if not (days := by_key or stable or times):
+        return []
+    day = days[0]
+    changed = {column.name for column in rows.columns}
+    numbers = [pair for pair in comparison.pairs if pair.family == "number" and pair.name in changed]
+    numbers = [pair for pair in numbers if pair not in comparison.key][: MOST_SERIES - 1]
+    titles = [f"sum of {pair.name}" for pair in numbers]
+    counts = bool(rows.added or rows.removed or (day.name in changed))
+
+    def sums(of_base: bool, unit: str) -> dict[str, Sequence[Any]]:
+        connection, table = comparison.side(of_base)
+        expressions: list[sql.Composable] = [sql.SQL("count(*)::float8")] if counts else []
+        expressions += [sql.SQL("sum({})::float8").format(pair.expression(of_base)) for pair in numbers]
+        at = day.expression(of_base)
+        query = sql.SQL(
+            "select date_trunc({}, {})::date::text, {} from {} where isfinite({}) group by 1 order by 1"
+        ).format(sql.Literal(unit), at, sql.SQL(", ").join(expressions), table.identifier, at)
+        return {row[0]: row[1:] for row in connection.execute(query).fetchall()}
+
+    if not counts and not numbers:
+        return []
+    unit = "day"
+    base, branch = both_sides(lambda of_base: sums(of_base, unit))
+    if len(base.keys() | branch.keys()) > MOST_DAYS:
+        unit = "month"
+        base, branch = both_sides(lambda of_base: sums(of_base, unit))
+    titles = [f"{title} by {unit} of {day.name}" for title in ([*(["rows"] if counts else []), *titles])]
+    every = sorted(base.keys() | branch.keys())
+
+    def number(side: Mapping[str, Sequence[Any]], at: str, i: int) -> float | None:
+        return side[at][i] if at in side else None
+
+    return [
+        Series(title, [(at, number(base, at, i), number(branch, at, i)) for at in every])
+        for i, title in enumerate(titles)
+    ]
+
+
+def differences(mart: Mart) -> set[Difference]:
+    """Return the differences of MART that count: of its rows after either run, and of its columns."""
+    if not mart.in_base:
+        return {Difference(mart.name, "model added")}
+    if not mart.in_branch:
+        return {Difference(mart.name, "model removed")}
+    found = {Difference(mart.name, change.kind, change.what) for change in mart.schema if "column" in change.kind}
+    for rows in filter(None, (mart.rows, mart.incremental_rows)):
+        if rows.added:
+            found.add(Difference(mart.name, "rows added"))
+        if rows.removed:
+            found.add(Difference(mart.name, "rows removed"))
+        found |= {Difference(mart.name, "values changed", column.name) for column in rows.columns}
+    return found
