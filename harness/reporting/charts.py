@@ -116,10 +116,16 @@ def is_alone(points: Sequence[Point], at: int, line: int) -> bool:
 
 
 def by_grain(points: Sequence[Point]) -> tuple[str, list[Point]]:
-    """Return the finest grain with few enough points, and all of its points from the first day to the last."""
-    for grain in GRAINS:
+    """Return the finest grain with few enough points, and all of its points from the first day to the last.
+
+    Points that are all first days of weeks, months or years are sums of these already.
+    """
+    grains = list(GRAINS)
+    while len(points) > 2 and grains[1:] and any(all_first(points, grain) for grain in grains[1:]):
+        del grains[0]
+    for grain in grains:
         starts = list(all_starts(points[0][0], points[-1][0], grain)) if points else []
-        if len(starts) <= MOST_POINTS or grain == GRAINS[-1]:
+        if len(starts) <= MOST_POINTS:
             break
     sums: dict[date, list[float | None]] = {start: [None, None] for start in starts}
     for day, *numbers in points:
@@ -128,6 +134,11 @@ def by_grain(points: Sequence[Point]) -> tuple[str, list[Point]]:
             if number is not None and math.isfinite(number):
                 of_start[i] = (of_start[i] or 0) + number
     return grain, [(start, first, second) for start, (first, second) in sums.items()]
+
+
+def all_first(points: Sequence[Point], grain: str) -> bool:
+    """Return whether each day of POINTS is the first of its week, month or year."""
+    return all(day == start_of(day, grain) for day, *_ in points)
 
 
 def start_of(day: date, grain: str) -> date:
