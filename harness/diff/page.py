@@ -16,7 +16,7 @@ from harness.reporting import charts, page
 from harness.reporting.summary import seconds
 
 FOLDER = Path(__file__).parent
-ROOM_BYTES = page.LIMIT_BYTES - 500_000  # for the sections of marts; the last ones are shorter, if all do not fit
+ROOM_BYTES = page.LIMIT_BYTES - 500_000  # for the sections of marts
 COLUMNS = 40  # of a mart or of an example, differences of a definition
 PICTURES = 4  # of a mart
 BEFORE, DIFFERENT, AFTER = 60, 200, 60  # characters of a long value: around what differs, and of that
@@ -57,13 +57,15 @@ def write_page(diff: Diff, path: Path) -> None:
 
 
 def sections(marts: Sequence[Mart], environment: Environment) -> Iterator[Markup]:
-    """Yield the section of each mart, without its details if there is no room for them."""
+    """Yield the section of each mart; from the first on that does not fit, without details."""
     template, room = environment.get_template("mart.html"), ROOM_BYTES
     for number, mart in enumerate(marts, 1):
-        section = template.render(mart=mart, number=number, has_room=True)
-        if len(section.encode(errors="replace")) > room:
+        section = template.render(mart=mart, number=number, has_room=room > 0)
+        size = len(section.encode(errors="replace"))
+        if 0 < room < size:
+            room = 0
             section = template.render(mart=mart, number=number, has_room=False)
-        room -= len(section.encode(errors="replace"))
+        room -= size
         yield Markup(section)  # noqa: S704 - a template's
 
 
@@ -84,7 +86,7 @@ def pictures(mart: Mart) -> list[Picture]:
             if not (text := differing(summed, grain)):
                 continue
             description = f"{sentences.value(series.title)}: {text}"
-            found.append(Picture(series.title, text, charts.svg(charts.two_lines(summed), description)))
+            found.append(Picture(series.title, text, charts.svg(charts.two_lines(summed, grain), description)))
     return found
 
 
@@ -93,7 +95,7 @@ def days(series: Series) -> list[charts.Point]:
     found = []
     for day, base, branch in series.points:
         try:
-            found.append((date.fromisoformat(day[:10]), base, branch))
+            found.append((date.fromisoformat(day), base, branch))
         except ValueError:
             continue
     return sorted(found, key=lambda point: point[0])

@@ -126,7 +126,8 @@ def opening(diff: Diff) -> str:
     if different and not with_other_data:
         return f"The data of {marts} is the same; the definition of {different:,} differs"
     if different:
-        return f"{f'{different:,} of {marts}' if total > 1 else 'The only mart'} {'differs' if different == 1 else 'differ'}"
+        of = f"{different:,} of {marts}" if total > 1 else "The only mart"
+        return f"{of} {'differs' if different == 1 else 'differ'}"
     if not diff.changed and not diff.load_differs:
         return f"Nothing was changed in the dbt project, and so nothing in {marts}"
     return f"No difference in {marts}" if diff.marts else "No mart reads what was changed"

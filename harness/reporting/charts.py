@@ -3,6 +3,7 @@
 A chart names its colours as the page's style does (`var(--first)`), so it follows the scheme, and no script draws it.
 """
 
+import calendar
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,9 @@ from markupsafe import Markup, escape
 Point = tuple[date, float | None, float | None]
 WIDTH = 420  # of the axes, in pixels; in a narrow page a chart is drawn smaller
 MOST_POINTS = 400  # of a line; a longer time is drawn by week, month or year
+MOST_TICKS = 6  # of the time axis
 GRAINS = ("day", "week", "month", "year")
+FORMATS = dict(zip(GRAINS, ("%b %-d", "%b %Y", "%b %Y", "%Y"), strict=True))
 LARGE = 10_000  # from here on, labels of an axis are like 12k
 CONFIG = {
     "aria": False,  # a chart has one description, and not one of every mark
@@ -48,19 +51,21 @@ def svg(specification: dict[str, Any], description: str) -> Markup:
     )
 
 
-def two_lines(points: Sequence[Point]) -> dict[str, Any]:
-    """Return the specification of two lines over days, and under them of the second's difference from the first.
+def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
+    """Return the specification of two lines over time, and under them of the second's difference from the first.
 
-    POINTS are sorted sums; in a chart of weeks, months or years they are added up.
+    POINTS are those of `by_grain`: one for each day, or for each of another GRAIN.
     """
-    _, summed = by_grain(points)
-    differences = [(second or 0) - (first or 0) for _, first, second in summed]
+    differences = [(second or 0) - (first or 0) for _, first, second in points]
     lines = [
-        {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(summed, j, i)}
-        for j, (day, *numbers) in enumerate(summed)
+        {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(points, j, i)}
+        for j, (day, *numbers) in enumerate(points)
         for i, name in enumerate(("first", "second"))
     ]
-    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": {"tickCount": 6}}
+    ticks = [day for day, *_ in points[:: -(-len(points) // MOST_TICKS) or 1]]
+    midnights = [1000 * calendar.timegm(day.timetuple()) for day in ticks]
+    time_axis = {"values": midnights, "format": FORMATS[grain]}
+    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": time_axis}
     color = {"domain": ["first", "second"], "range": ["var(--first)", "var(--second)"]}
     dashes = {"domain": ["second", "first"], "range": [[1, 0], [5, 4]]}
     side = {"field": "line", "type": "nominal", "legend": None}
@@ -69,8 +74,8 @@ def two_lines(points: Sequence[Point]) -> dict[str, Any]:
         "height": 130,
         "data": data(lines),
         "encoding": {
-            "x": {**x, "axis": {**x["axis"], "labels": False, "ticks": False}},
-            "y": axis([number for _, *numbers in summed for number in numbers]),
+            "x": {**x, "axis": {**time_axis, "labels": False, "ticks": False}},
+            "y": axis([number for _, *numbers in points for number in numbers]),
             "color": {**side, "scale": color},
         },
         "layer": [
@@ -87,10 +92,10 @@ def two_lines(points: Sequence[Point]) -> dict[str, Any]:
     below = {
         "width": WIDTH,
         "height": 46,
-        "data": data([{"day": day.isoformat(), "number": n} for (day, *_), n in zip(summed, differences, strict=True)]),
+        "data": data([{"day": day.isoformat(), "number": n} for (day, *_), n in zip(points, differences, strict=True)]),
         "mark": {"type": "area", "interpolate": "step", "color": "var(--third)", "opacity": 1},
         "encoding": {
-            "x": {**x, "axis": {**x["axis"], "grid": False}},
+            "x": {**x, "axis": {**time_axis, "grid": False}},
             "y": axis(differences, ticks=3),
         },
     }

@@ -50,8 +50,8 @@ def test_the_headline_of_several_marts_says_less_of_each() -> None:
         "2 columns added, removed, renamed or retyped; 1 description changed), "
         "availability_snapshot (only after an incremental run 3 rows changed in active_professionals), "
         "dim_services (3 rows added) and refunds_daily (new, only the branch has it). "
-        "By the independent computation the branch is wrong and the base right in fct_events and availability_snapshot. "
-        "Not approved: fct_events: rows removed; approved, but not found: dim_date: rows added."
+        "By the independent computation the branch is wrong and the base right in fct_events and availability_snapshot."
+        " Not approved: fct_events: rows removed; approved, but not found: dim_date: rows added."
     )
 
 
@@ -74,14 +74,20 @@ DESCRIBED = Mart(
 @pytest.mark.parametrize(
     ("diff", "headline"),
     [
-        (Diff("main", "1234", ""), "There are no marts to compare."),
-        (Diff("main", "1234", "", taken=["a", "b"]), "Nothing was changed in the dbt project, and so nothing in 2 marts."),
+        (Diff("a", "b", ""), "There are no marts to compare."),
+        (Diff("a", "b", "", taken=["x", "y"]), "Nothing was changed in the dbt project, and so nothing in 2 marts."),
         (of(taken=("a", "b")), "No mart reads what was changed."),
         (of(made.same(), taken=("b",)), "No difference in 2 marts. Both sides agree with the independent computation."),
-        (of(DESCRIBED, taken=("m", "b")), "The data of 2 marts is the same; the definition of 1 differs, m: 1 description and 1 test changed."),
-        (of(made.new(), approval=Approval([Difference("a", "model added")])), "The only mart differs, refunds_daily: new, only the branch has it. All of it is approved."),
+        (
+            of(DESCRIBED, taken=("m", "b")),
+            "The data of 2 marts is the same; the definition of 1 differs, m: 1 description and 1 test changed.",
+        ),
+        (
+            of(made.new(), approval=Approval([Difference("a", "model added")])),
+            "The only mart differs, refunds_daily: new, only the branch has it. All of it is approved.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_without_a_difference_of_data_the_headline_says_why(diff: Diff, headline: str) -> None:
     assert sentences.headline(diff) == headline
 
@@ -99,7 +105,8 @@ def test_without_a_difference_of_data_the_headline_says_why(diff: Diff, headline
         ),
         (
             Slice("fee", "created_at on 2020-02-01", inside=1_999, different=2_000, rows=1_999, table_rows=9_000),
-            "1,999 of 2,000 changed values of fee are in rows with created_at on 2020-02-01; the base has no other such row.",
+            "1,999 of 2,000 changed values of fee are in rows with created_at on 2020-02-01;"
+            " the base has no other such row.",
         ),
     ],
 )
