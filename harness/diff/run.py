@@ -125,7 +125,7 @@ class Run:
             self.changes = compare_projects(
                 *self.projects,
                 {
-                    "the load": self.diff.load_differs,
+                    f"the load ({', '.join(self.diff.load[:SHOWN])})": self.diff.load_differs,
                     "the lock of dbt": base.python != branch.python,
                     "dbt/profiles.yml": bool(differing_files(self.base.folder, ROOT, "dbt/profiles.yml")),
                 },
@@ -146,7 +146,12 @@ class Run:
             with connected(*self.sides) as (base, branch):
                 self.compare_built(compared, Sides(base, branch, *self.projects))
         described = [mart for mart in map(self.new_mart, self.diff.taken) if mart.schema]
-        self.diff.marts = sorted(compared, key=lambda mart: (not differences(mart), mart.name)) + described
+        self.diff.marts = sorted(compared, key=self.place) + described
+
+    def place(self, mart: Mart) -> tuple[object, ...]:
+        """Return the place of MART in the report: what differs comes first, and of that what was itself changed."""
+        above = set().union(*(ancestors([mart.name], project.parents) for project in self.projects))
+        return not differences(mart), mart.name not in self.changes.nodes, len(above), mart.name
 
     def new_mart(self, name: str) -> Mart:
         """Return the mart NAME, of which only its definition is compared yet."""
@@ -220,7 +225,7 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     files = uncommitted()
     commit = git(ROOT, "rev-parse", "HEAD")[:8]
     diff = Diff(base=str(base), branch=f"{commit}{' and uncommitted changes' if files else ''}", data="")
-    diff.load_differs = bool(differing_files(base.folder, ROOT, *LOAD))
+    diff.load = differing_files(base.folder, ROOT, *LOAD)
     diff.notes += notes(base, files)
     run = Run(base, options, sides, diff)
     with ended(*sides):
