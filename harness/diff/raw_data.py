@@ -135,6 +135,7 @@ def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> int:
                 sql.SQL("delete from {0} where ({1}) in (select {1} from {2})").format(table, keys, held)
             )
             connection.execute(sql.SQL("analyze {}").format(table))
+    return rows
 
 
 def put_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> None:
