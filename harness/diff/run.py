@@ -6,6 +6,7 @@ only then: both sides build a second time, and their marts are compared after th
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -125,7 +126,7 @@ class Run:
             self.changes = compare_projects(
                 *self.projects,
                 {
-                    "the load": self.diff.load_differs,
+                    f"the load ({', '.join(self.diff.load[:SHOWN])})": self.diff.load_differs,
                     "the lock of dbt": base.python != branch.python,
                     "dbt/profiles.yml": bool(differing_files(self.base.folder, ROOT, "dbt/profiles.yml")),
                 },
@@ -146,7 +147,12 @@ class Run:
             with connected(*self.sides) as (base, branch):
                 self.compare_built(compared, Sides(base, branch, *self.projects))
         described = [mart for mart in map(self.new_mart, self.diff.taken) if mart.schema]
-        self.diff.marts = sorted(compared, key=lambda mart: (not differences(mart), mart.name)) + described
+        self.diff.marts = sorted(compared, key=self.place) + described
+
+    def place(self, mart: Mart) -> tuple[object, ...]:
+        """Return the place of MART in the report: what differs comes first, and of that what was itself changed."""
+        above = set().union(*(ancestors([mart.name], project.parents) for project in self.projects))
+        return not differences(mart), mart.name not in self.changes.nodes, len(above), mart.name
 
     def new_mart(self, name: str) -> Mart:
         """Return the mart NAME, of which only its definition is compared yet."""
@@ -156,8 +162,9 @@ class Run:
         """Build the base's models, and the branch's on a copy; where increments can differ, of half of the rows."""
         base, branch = self.sides
         if self.has_increments:
-            with self.phases.phase("half of the rows held back"):
-                raw_data.hold_back(base.warehouse, self.feeds)
+            with self.phases.phase("rows held back") as phase:
+                rows = raw_data.hold_back(base.warehouse, self.feeds)
+                phase.text = f"{rows:,} rows held back for a second run"
                 if self.diff.load_differs:
                     raw_data.hold_back(branch.warehouse, self.feeds)
         if self.diff.load_differs:
@@ -167,6 +174,7 @@ class Run:
         with self.phases.phase("the base's models built"):
             build_both([(base, self.needed(base))], full_refresh=False)
         copy_warehouse(base.warehouse, BRANCH)
+        branch.drop(self.projects[0].nodes[name] for name in self.affected(base))
         with self.phases.phase("the branch's models built on a copy"):
             build_both([(branch, self.affected(branch))], full_refresh=True)
 
@@ -174,18 +182,22 @@ class Run:
         """Compare MARTS, which are built; after an incremental run and a full refresh, if some are incremental."""
         are_samples = self.options.are_samples
         if self.has_increments:
-            with self.phases.phase("models of both sides built again, with all rows"):
-                for side in self.sides:
-                    raw_data.put_back(side.warehouse, self.feeds)
+            with (
+                self.phases.phase("models of both sides built again, with all rows"),
+                ThreadPoolExecutor(len(self.sides)) as pool,
+            ):
+                list(pool.map(lambda side: raw_data.put_back(side.warehouse, self.feeds), self.sides))
+                computing = pool.submit(self.expected, sides)
                 build_both([(side, self.needed(side)) for side in self.sides], full_refresh=False)
-        expected = self.expected(sides)
-        if self.has_increments:
+                expected = computing.result()
             with self.phases.phase("marts compared after an incremental run"):
                 for mart in marts:
                     found = compare_mart(mart, sides, expected, are_samples=are_samples)
                     mart.incremental_rows, mart.incremental_verdicts = found
             with self.phases.phase("models of both sides built anew"):
                 build_both([(side, self.affected(side)) for side in self.sides], full_refresh=True)
+        else:
+            expected = self.expected(sides)
         with self.phases.phase("marts compared after a full refresh"):
             for mart in marts:
                 mart.rows, mart.verdicts = compare_mart(mart, sides, expected, are_samples=are_samples)
@@ -195,10 +207,9 @@ class Run:
         """Return what the marts must hold, as far as that is computed without the models."""
         if MARKETPLACE not in self.feeds:
             return {}
-        with self.phases.phase("expected rows computed without the models"):
-            if self.diff.load_differs:  # whose rows are right is in question, too
-                return of_files(self.feeds[MARKETPLACE], self.files[MARKETPLACE], sides.branch)
-            return of_raw_table(sides.base)
+        if self.diff.load_differs:  # whose rows are right is in question, too
+            return of_files(self.feeds[MARKETPLACE], self.files[MARKETPLACE], sides.branch)
+        return of_raw_table(sides.base)
 
 
 def compare(base: Base, server: Server, options: Options) -> Diff:
@@ -220,7 +231,7 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     files = uncommitted()
     commit = git(ROOT, "rev-parse", "HEAD")[:8]
     diff = Diff(base=str(base), branch=f"{commit}{' and uncommitted changes' if files else ''}", data="")
-    diff.load_differs = bool(differing_files(base.folder, ROOT, *LOAD))
+    diff.load = differing_files(base.folder, ROOT, *LOAD)
     diff.notes += notes(base, files)
     run = Run(base, options, sides, diff)
     with ended(*sides):
