@@ -28,6 +28,7 @@ CONFIG = {
         "domainColor": "var(--line)",
         "gridColor": "var(--line)",
         "labelColor": "var(--soft)",
+        "labelFlush": False,
         "labelFontSize": 13,
         "labelOverlap": "greedy",
         "labelSeparation": 10,

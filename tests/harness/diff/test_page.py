@@ -137,21 +137,21 @@ def test_the_section_of_a_mart(whole: Element) -> None:
     columns, *examples = tables(found)
     assert columns[1:] == [["service_lead_fee", "numeric", "34", "2", "", "-0.5", "+0.25", "+1"]]
     assert examples == [
-        [["Column", "Base", "Branch"], ["service_lead_fee", "12.345", "12.35"]],
-        [["Column", "Base", "Branch"], ["service_lead_fee", "7", "null"]],
         [
-            ["Column", "Base"],
-            ["professional_id", "88"],
-            ["service_id", "27"],
-            ["created_at", "2020-02-02 10:00:00"],
-            ["service_lead_fee", "5"],
+            ["Row", "Column", "Base", "Branch"],
+            ["event_id = 17", "service_lead_fee", "12.345", "12.35"],
+            ["event_id = 18", "service_lead_fee", "7", "null"],
+        ],
+        [
+            ["event_id", "professional_id", "service_id", "created_at", "service_lead_fee"],
+            ["4711", "88", "27", "2020-02-02 10:00:00", "5"],
         ],
     ]
-    assert [pages.text(each) for each in found.iter("caption")] == ["event_id = 17", "event_id = 18", "event_id = 4711"]
-    assert "The base agrees with the independent computation, the branch does not: 120 rows are missing." in pages.text(
-        found
-    )
-    assert "After an incremental run" not in pages.text(found)
+    headings = [pages.text(each) for each in found.iter("h4")]
+    assert headings == ["Definition", "Columns", "Rows that changed: 2 of 34", "Rows that only the base has: 1 of 120"]
+    words = pages.text(found)
+    assert "The base agrees with the independent computation, the branch does not: 120 rows are missing." in words
+    assert "After an incremental run" not in words
 
 
 def test_only_pictures_that_differ_are_drawn_and_described(whole: Element) -> None:
@@ -171,7 +171,10 @@ def test_what_differs_only_after_an_incremental_run(whole: Element) -> None:
         "It is wrong only after a second run, an incremental one; a full refresh hides it"
     )
     assert [pages.text(each) for each in found.iter("h4")] == ["After an incremental run", "Rows that changed: 1 of 3"]
-    assert tables(found)[1] == [["Column", "Base", "Branch"], ["active_professionals", "143", "145"]]
+    assert tables(found)[1] == [
+        ["Row", "Column", "Base", "Branch"],
+        ["date = 2020-03-09", "active_professionals", "143", "145"],
+    ]
 
 
 def test_a_key_that_is_not_unique(whole: Element) -> None:
@@ -250,7 +253,7 @@ def test_any_text_is_shown_and_nothing_of_it_is_markup(name: str, tmp_path: Path
 
     assert shape(other) == shape(plain)
     assert pages.text(next(other.iter("h3"))) == name
-    assert pages.text(other).count(name) == pages.text(plain).count("NAME") == 32
+    assert pages.text(other).count(name) == pages.text(plain).count("NAME") > 20
 
 
 def test_words_from_right_to_left_do_not_turn_those_around_them(tmp_path: Path) -> None:
@@ -271,7 +274,7 @@ def test_a_large_value_is_cut_around_what_differs(tmp_path: Path) -> None:
     )
     write_page(Diff("a", "b", "c", marts=[Mart("m", "m.sql", ("id",), rows=rows)]), tmp_path / "index.html")
     assert (tmp_path / "index.html").stat().st_size < 30_000
-    [[_, [name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
+    [[_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
     assert (name, base) == ("v", f"…{'a' * 60}ONE{'z' * 60}… (1,000,003 characters)")
     assert branch == f"…{'a' * 60}TWO{'z' * 60}… (1,000,003 characters)"
 
@@ -290,7 +293,7 @@ def test_a_hundred_marts_with_everything_fit(tmp_path: Path) -> None:
     assert 2_000_000 < (tmp_path / "index.html").stat().st_size <= LIMIT_BYTES
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     whole = text.count("<svg")
-    assert text.count("20 more columns are in diff.json.") == 5 * whole
+    assert text.count("21 more columns are in <code>diff.json</code>.") == whole
     short = text.count("Its details would make this page too large; they are in <code>diff.json</code>.")
     assert whole + short == 100
     last = text[text.index('id="mart-100"') :]
@@ -300,7 +303,8 @@ def test_a_hundred_marts_with_everything_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "branch", "first", "second"),
     [
-        ("2020-02-01 23:30", "2020-02-02 00:30", "2020-02-0<mark>1 23</mark>:30", "2020-02-0<mark>2 00</mark>:30"),
+        ("2020-02-01 23:30", "2020-02-02 00:30", "2020-02-<mark>01 23</mark>:30", "2020-02-<mark>02 00</mark>:30"),
+        ("id-1299-x", "id-1300-x", "id-<mark>1299</mark>-x", "id-<mark>1300</mark>-x"),
         ("12.5", "12.25", "<mark>12.5</mark>", "<mark>12.25</mark>"),
         ("abc", "ab", "ab<mark>c</mark>", "ab"),
         ("ab ", "ab", "ab<mark>␣</mark>", "ab"),
