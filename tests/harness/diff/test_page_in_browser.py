@@ -95,6 +95,17 @@ def test_it_prints_on_white_whatever_the_scheme(browser: Browser, path: Path) ->
         assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 8
 
 
+def test_a_table_is_cards_on_a_phone(browser: Browser, path: Path) -> None:
+    with opened(browser, path, width=PHONE) as page:
+        key = page.locator(".examples th[scope=rowgroup]").first
+        box = key.bounding_box()
+        assert box
+        assert box["width"] > PHONE * 0.7  # a line of its own
+        cell = page.locator("td[data-label=Removed]").first
+        assert cell.evaluate("e => getComputedStyle(e, '::before').content") == '"Removed"'
+        assert page.locator("thead").first.evaluate("e => e.getBoundingClientRect().right") < 0  # for screen readers
+
+
 def test_long_names_and_values_fit_on_a_phone(browser: Browser, tmp_path: Path) -> None:
     name, value = "n" * 63, "v" * 1_000_000
     rows = Rows(1, 1, changed=1, examples=[Example("changed", {name: value}, {name: value}, {name: f"{value}w"})])
