@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from harness.ci import needs
@@ -13,31 +14,6 @@ from harness.project.paths import BUILD
 SCREENSHOTS = BUILD / "reports" / "screenshots"
 PHONE, DESK = 360, 1280  # pixels wide
 Scheme = Literal["light", "dark"]
-
-# The texts whose contrast with what is behind them is less than WCAG asks for at level AA.
-UNREADABLE = """() => {
-    const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-    const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
-        .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = (element) => {
-        for (let at = element; at; at = at.parentElement) {
-            const color = channels(getComputedStyle(at).backgroundColor);
-            if (color.length < 4 || color[3] > 0) return color;
-        }
-        return [255, 255, 255];
-    };
-    const found = [];
-    for (const element of document.querySelectorAll("body *")) {
-        const texts = [...element.childNodes].filter((node) => node.nodeType === 3 && node.data.trim());
-        if (!texts.length || !element.checkVisibility()) continue;
-        const style = getComputedStyle(element);
-        const color = element.closest("svg") ? style.fill : style.color;
-        const [low, high] = [luminance(channels(color)), luminance(behind(element))].sort((a, b) => a - b);
-        if ((high + 0.05) / (low + 0.05) < 4.5) found.push(`${element.tagName}: ${texts[0].data.trim()}`);
-    }
-    return found;
-}"""
 
 # What sticks out of the window to the right and is not in a part that can be scrolled.
 TOO_WIDE = """() => [...document.querySelectorAll("body *")]
@@ -69,6 +45,12 @@ def opened(browser: Browser, path: Path, *, width: int = DESK, scheme: Scheme = 
         page.goto(path.as_uri())
         yield page
         assert (asked, errors) == ([path.as_uri()], [])
+
+
+def unusable(page: Page) -> list[str]:
+    """Return what of PAGE some people cannot use or read, as axe finds it: contrast, labels, landmarks, order."""
+    violations = Axe().run(page).response["violations"]
+    return [f"{each['help']}: {node['html'][:200]}" for each in violations for node in each["nodes"]]
 
 
 def keep_screenshot(page: Page, name: str) -> None:

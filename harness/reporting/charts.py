@@ -37,6 +37,7 @@ CONFIG = {
     },
 }
 HEAD = re.compile(r'^<svg (.*?)width="(\d+)" height="\d+"')
+OF_PARTS = re.compile(r' (?:role|aria-\w+)="[^"]*"')  # an image has no parts for those who do not see it
 LONG_FRACTION = re.compile(r"\d+\.\d{2,}")
 
 
@@ -45,7 +46,7 @@ def svg(specification: dict[str, Any], description: str) -> Markup:
     import vl_convert
 
     drawn = vl_convert.vegalite_to_svg(specification, config=CONFIG, allowed_base_urls=[])
-    shorter = LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}", drawn)
+    shorter = LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}", OF_PARTS.sub("", drawn))
     label = f'role="img" aria-label="{escape(description)}"'
     return Markup(  # noqa: S704 - Vega escapes the texts of a specification
         HEAD.sub(lambda found: f'<svg {found[1]}{label} style="max-width:{found[2]}px"', shorter)

@@ -31,12 +31,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_it_is_readable(browser: Browser, path: Path, width: int, scheme: Scheme) -> None:
+def test_everybody_can_read_it(browser: Browser, path: Path, width: int, scheme: Scheme) -> None:
     with opened(browser, path, width=width, scheme=scheme) as page:
         keep_screenshot(page, f"diff-{width}-{scheme}")
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(browsers.TOO_WIDE) == []
-        assert page.evaluate(browsers.UNREADABLE) == []
+        assert browsers.unusable(page) == []
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 21, 26)"}[scheme]
         expect(page.locator(".verdict p").first).to_be_in_viewport()  # at once
@@ -88,7 +88,7 @@ def test_it_prints_on_white_whatever_the_scheme(browser: Browser, path: Path) ->
     with opened(browser, path, scheme="dark") as page:
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert page.evaluate(browsers.UNREADABLE) == []
+        assert browsers.unusable(page) == []
         assert page.locator("thead").first.is_visible()  # a table, and not the phone's cards
         printed = page.pdf(format="A4")
         assert printed.startswith(b"%PDF")

@@ -144,7 +144,7 @@ def present(points: list[Point], line: int) -> list[float]:
 NUMBERS = st.none() | st.integers(-9, 9).map(float)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.dates(), st.tuples(NUMBERS, NUMBERS), max_size=9), st.dates(), st.integers(0, 900))
 def test_nothing_is_lost_by_adding_up(
     some: dict[date, tuple[float | None, float | None]], day: date, more: int
