@@ -53,13 +53,13 @@ class RowsOfOneSide:
 def write_page(diff: Diff, path: Path) -> None:
     """Write the page of DIFF to PATH; raise OSError if it cannot be written."""
     environment = page.environment(FOLDER)
-    environment.tests["different"] = sentences.is_different
     environment.filters.update(seconds=seconds, value=sentences.value)
     environment.globals.update(
         s=sentences, changed_rows=changed_rows, rows_of_one_side=rows_of_one_side, pictures=pictures, most=COLUMNS
     )
     context = {
         "diff": diff,
+        "different": [each for each in enumerate(diff.marts, 1) if sentences.is_different(each[1])],
         "sections": list(sections(diff.marts, environment)),
         "tone": tone(diff),
     }

@@ -242,11 +242,16 @@ def schema_sentence(change: SchemaChange) -> str:
     else:
         subject = " ".join(filter(None, [change.kind.split(" ", maxsplit=1)[0], what]))
     if change.kind == "column added" or (base is None and branch is not None):
-        return f"{subject} added{f' ({branch})' if branch else ''}"
+        return f"{subject} added{in_brackets(branch, what)}"
     if change.kind == "column removed" or (branch is None and base is not None):
-        return f"{subject} removed{f' ({base})' if base else ''}"
+        return f"{subject} removed{in_brackets(base, what)}"
     verb = "retyped" if change.kind == "column retyped" else "changed"
     return f"{subject} {verb}{f' from {base} to {branch}' if base else ''}"
+
+
+def in_brackets(text: str | None, what: str) -> str:
+    """Return TEXT in brackets; nothing if WHAT says it already, as `not null of fee` does."""
+    return "" if not text or what.startswith(f"{text} of ") else f" ({text})"
 
 
 def right_side(mart: Mart) -> str:

@@ -168,10 +168,9 @@ def test_columns(change: ColumnChange, sentence: str) -> None:
         (SchemaChange("column removed", "fee", "numeric", None), "column fee removed (numeric)"),
         (SchemaChange("column renamed", "fee", "fee", "lead_fee"), "column fee renamed to lead_fee"),
         (SchemaChange("column retyped", "fee", "real", "numeric"), "column fee retyped from real to numeric"),
-        (
-            SchemaChange("constraint", "not null of fee", None, "not null"),
-            "constraint not null of fee added (not null)",
-        ),
+        (SchemaChange("constraint", "not null of fee", None, "not null"), "constraint not null of fee added"),
+        (SchemaChange("constraint", "check of fee", "fee > 0", None), "constraint check of fee removed (fee > 0)"),
+        (SchemaChange("constraint", "check", "a > 0", "a > 1"), "constraint check changed from a > 0 to a > 1"),
         (SchemaChange("test", "unique of fee", "fee", None), "test unique of fee removed (fee)"),
         (SchemaChange("description", "", "Old.", "New."), "description of the model changed from “Old.” to “New.”"),
         (SchemaChange("description", "fee", None, "New."), "description of fee added (“New.”)"),
