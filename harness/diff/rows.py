@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import psycopg
@@ -308,13 +309,13 @@ def split(connection: Connection, comparison: Comparison) -> None:
         # first of one side belongs to the first of the other.
         for side in ("base", "branch"):
             connection.execute(
-                f"create table pg_temp.{side}_numbered as select *, row_number() over"
+                f"create table pg_temp.{side}_numbered as select *, row_number() over"  # noqa: S608
                 f" (partition by key_hash, hash, {', '.join(every)}) as number from pg_temp.{side}_rows".encode()
             )
         equal = " and ".join(["a.hash = b.hash", "a.number = b.number", *same(every)])
         for side, other in (("base", "branch"), ("branch", "base")):
             connection.execute(
-                f"create table pg_temp.{side}_rest as select key_hash, {', '.join(every)}, row_number() over"
+                f"create table pg_temp.{side}_rest as select key_hash, {', '.join(every)}, row_number() over"  # noqa: S608
                 f" (partition by key_hash, {', '.join(keys)} order by {', '.join(every)}) as number"
                 f" from pg_temp.{side}_numbered as a"
                 f" where not exists (select from pg_temp.{other}_numbered as b where {equal})".encode()
@@ -324,12 +325,12 @@ def split(connection: Connection, comparison: Comparison) -> None:
     different = " or ".join(f"a.{column} is distinct from b.{column}" for column in every)
     # Rows as values: both sides of a wide table are more columns than a table may have.
     connection.execute(
-        f"create table pg_temp.changed_rows as select a as base, b as branch from {base} as a join {branch} as b"
+        f"create table pg_temp.changed_rows as select a as base, b as branch from {base} as a join {branch} as b"  # noqa: S608
         f" on {matched} where {different}".encode()
     )
     for name, these, others in (("removed", base, branch), ("added", branch, base)):
         connection.execute(
-            f"create table pg_temp.{name}_rows as select * from {these} as a"
+            f"create table pg_temp.{name}_rows as select * from {these} as a"  # noqa: S608
             f" where not exists (select from {others} as b where {matched})".encode()
         )
 
@@ -343,7 +344,7 @@ def describe(comparison: Comparison, rows: Rows) -> None:
     """Add to ROWS what the temporary tables say."""
     connection = comparison.branch_connection
     rows.added, rows.removed, rows.changed = (
-        int(connection.execute(f"select count(*) from pg_temp.{name}_rows".encode()).fetchone()[0])  # type: ignore[index]
+        int(connection.execute(f"select count(*) from pg_temp.{name}_rows".encode()).fetchone()[0])  # type: ignore[index]  # noqa: S608
         for name in ("added", "removed", "changed")
     )
     if rows.changed:
@@ -367,15 +368,20 @@ def column_changes(connection: Connection, comparison: Comparison) -> list[Colum
         base, branch = f"(base).c{i}", f"(branch).c{i}"
         by = "null" if each.family == "other" else difference(each.type, base, branch)
         query = (
-            "select count(*) filter (where is_null and not was_null), count(*) filter (where was_null and not is_null),"
+            "select count(*) filter (where is_null and not was_null), count(*) filter (where was_null and not is_null),"  # noqa: S608
             " min(by), percentile_disc(0.5) within group (order by by), max(by)"
-            f" from (select {base} is null as was_null, {branch} is null as is_null, {by} as by"  # noqa: S608
+            f" from (select {base} is null as was_null, {branch} is null as is_null, {by} as by"
             f" from pg_temp.changed_rows where {base} is distinct from {branch}) as changed"
         )
         [(became_null, was_null, *figures)] = connection.execute(query.encode())
-        smallest, median, largest = (None if figure is None else str(figure) for figure in figures)
+        smallest, median, largest = (None if figure is None else shown(figure) for figure in figures)
         changes.append(ColumnChange(each.name, each.type, rows, became_null, was_null, smallest, median, largest))
     return changes
+
+
+def shown(figure: object) -> str:
+    """Return FIGURE as text, a number without an exponent."""
+    return f"{figure:f}" if isinstance(figure, Decimal) else str(figure)
 
 
 def examples(connection: Connection, comparison: Comparison, kind: str) -> list[Example]:
@@ -388,13 +394,13 @@ def examples(connection: Connection, comparison: Comparison, kind: str) -> list[
     def array(values: Sequence[str], type_: str) -> str:  # a query cannot have as many columns
         return f"array[{', '.join(values)}]::{type_}[]"
 
-    shown = ["true" if kind != "changed" else f"(base).c{i} is distinct from (branch).c{i}" for i in every]
+    differ = ["true" if kind != "changed" else f"(base).c{i} is distinct from (branch).c{i}" for i in every]
     columns = [
         "null" if prefix is None else array([f"{prefix}c{i}::text" for i in every], "text") for prefix in prefixes
     ]
     order = ", ".join(f"{first}c{comparison.pairs.index(pair)}" for pair in comparison.matched_by)
     query = (
-        f"select {', '.join(columns)}, {array(shown, 'boolean')} from pg_temp.{kind}_rows"  # noqa: S608
+        f"select {', '.join(columns)}, {array(differ, 'boolean')} from pg_temp.{kind}_rows"  # noqa: S608
         f" order by {order} limit {EXAMPLES}"
     )
     key = {pair.name for pair in comparison.key}
@@ -402,8 +408,10 @@ def examples(connection: Connection, comparison: Comparison, kind: str) -> list[
     for base, branch, is_shown in connection.execute(query.encode()).fetchall():
 
         def of(side: list[str | None] | None, is_shown: Sequence[bool] = is_shown) -> dict[str, str | None] | None:
-            return side and {names[i]: side[i] for i in every if is_shown[i] and names[i] not in key}
+            return None if side is None else {names[i]: side[i] for i in every if is_shown[i] and names[i] not in key}
 
         some = base or branch
-        found.append(Example(kind, {pair.name: some[names.index(pair.name)] for pair in comparison.key}, of(base), of(branch)))
+        found.append(
+            Example(kind, {pair.name: some[names.index(pair.name)] for pair in comparison.key}, of(base), of(branch))
+        )
     return found

@@ -1,4 +1,4 @@
-"""How values are compared: for each pair of types one type as which they are, and what of them is hashed.
+r"""How values are compared: for each pair of types one type as which they are, and what of them is hashed.
 
 | values | are the same if |
 | --- | --- |
@@ -7,7 +7,7 @@
 | text, of any kind and collation, citext too | each byte is: trailing blanks, case and Unicode form count |
 | char(n) | the same without trailing blanks, which are not part of its value |
 | json and jsonb | they are equal as jsonb: the order of keys, blanks and a number's scale do not count, nor all but the last of a repeated key |
-| json with what jsonb cannot hold, such as \\u0000 | the column is compared as text |
+| json with what jsonb cannot hold, such as \u0000 | the column is compared as text |
 | dates, timestamps, times, ranges, uuid, bytea, network addresses … | PostgreSQL's `=` says so: infinity is infinity, 1 day is 24 hours |
 | timestamps with a time zone | they are the same moment |
 | arrays | their bounds and elements are the same |
@@ -83,9 +83,11 @@ SENT = {TIMES[1]: "timestamp_send", TIMES[2]: "timestamptz_send"}
 # Hashes with a seed. That of a numeric without its digits: its sign, and which of infinity and NaN it is.
 SEEDED = {
     "bigint": "coalesce(hashint8extended({0}, {0} # {1}), -{1})",
-    "numeric": "coalesce(hash_numeric_extended({0}, {1} + numeric_cmp({0}, 0) + 4 * numeric_cmp({0}, 'Infinity')), -{1})",
+    "numeric": (
+        "coalesce(hash_numeric_extended({0}, {1} + numeric_cmp({0}, 0) + 4 * numeric_cmp({0}, 'Infinity')), -{1})"
+    ),
 }
-SEED = 0x1E3779B97F4A7C15  # of the first column; each has another
+SEED = 0x1E3779B97F4A7C15  # none is 0, with which the float 0 has the hash of NULL
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def hashed(pairs: Sequence[Pair], of_base: bool) -> sql.Composable:
 
 
 def fingerprint(pairs: Sequence[Pair], of_base: bool) -> sql.Composable:
-    """Return the expression of a hash, 64 bits, of the values of PAIRS on one side: another for values that are not equal.
+    """Return the expression of a hash, 64 bits, of the values of PAIRS on one side: another for other values.
 
     Values that are equal may have another hash, too. To be summed up it must be mixed: see `rows.bucket_sums`.
     """
@@ -220,7 +222,7 @@ def combined(parts: Sequence[tuple[str, sql.Composable]]) -> sql.Composable:
         else:
             others.append(value)
     if others:
-        hashes.append(sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(others)))
+        hashes.append(sql.SQL("hash_record_extended(row({}), {})").format(sql.SQL(", ").join(others), SEED))
     while len(hashes) > 1:  # a tree: PostgreSQL's stack is not deep enough for a thousand in a row
         rest = hashes[len(hashes) // 2 * 2 :]
         hashes = [sql.SQL("({} # {})").format(*two) for two in zip(hashes[::2], hashes[1::2], strict=False)] + rest
