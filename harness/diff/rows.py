@@ -24,7 +24,8 @@ from harness.diff.values import TEXT, Column, Pair, difference, fingerprint, has
 BUCKETS = 1 << 12  # with more, adding up takes longer; with fewer, more rows are looked at again
 EXAMPLES = 5
 SAMPLE = 1000  # rows by which a renamed column is found
-AGREEMENT = 0.8  # of their values, beyond that of two columns that have nothing to do with each other: Cohen's kappa
+SAME = 0.9  # of them must have the same value
+AGREEMENT = 0.5  # and be so much more alike than two columns that have nothing to do with each other: Cohen's kappa
 Connection = psycopg.Connection[Any]
 Result = TypeVar("Result")
 Sums = dict[int, tuple[int, int]]  # by bucket: rows, and the sum of their hashes
@@ -154,16 +155,19 @@ def renamed_columns(comparison: Comparison) -> dict[str, str]:
 
 
 def agreement(values: Sequence[tuple[int, int]], *, is_only: bool) -> float:
-    """Return how far two columns agree beyond chance, 1 if in all of VALUES; one value tells only if it IS_ONLY one."""
-    if not values:
-        return 0
+    """Return how far two columns agree beyond chance: 1 if in all of VALUES, 0 if in fewer than a renamed one would.
+
+    A column with a single value tells something only if it IS_ONLY one.
+    """
     rows = len(values)
-    equal = sum(old == new for old, new in values) / rows
+    equal = sum(old == new for old, new in values)
+    if not rows or equal < SAME * rows:
+        return 0
     olds, news = (Counter(value) for value in zip(*values, strict=True))
     by_chance = sum(count * news[value] for value, count in olds.items()) / rows**2
     if by_chance == 1:
         return float(is_only)
-    return (equal - by_chance) / (1 - by_chance)
+    return (equal / rows - by_chance) / (1 - by_chance)
 
 
 def sample(comparison: Comparison, columns: Sequence[Pair], of_base: bool) -> dict[int, tuple[int, ...]]:
