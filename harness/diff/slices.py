@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from harness.diff.results import Rows, Slice
-from harness.diff.values import INTEGERS, TEXT, Pair
+from harness.diff.values import TEXT, TIMES, Pair
 
 if TYPE_CHECKING:
     from harness.diff.rows import Comparison
@@ -168,7 +168,8 @@ def is_by_chance(kind: Kind, condition: Condition, inside: int, of_table: int, c
 def conditions_on(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
     """Yield the conditions on column NUMBER that may explain KIND: its most frequent value there, and its range."""
     is_own = pair.name == kind.of
-    yield from equal(kind, number, pair, OWN if is_own else 0)
+    # Of a moment the day says more.
+    yield from equal(kind, number, pair, OWN if is_own else ONE_ENDED if pair.type in TIMES[1:] else 0)
     if pair.family == "time":
         yield from times(kind, number, pair)
     elif pair.family == "number" and not is_own:
@@ -190,12 +191,17 @@ def equal(kind: Kind, number: int, pair: Pair, cost: float) -> Iterator[Conditio
     if value is None:
         yield Condition(f"{pair.name} is null", number, (" is null",), cost)
     elif len(value) <= LONGEST:
-        shown = f"'{value}'" if pair.type == TEXT else value
+        shown = f"'{value}'" if pair.type == TEXT else plain(value, pair)
         [(distinct,)] = kind.ask_table(
             f"count(*) filter (where {kind.expression(number)} = {kind.literal(value, number)})"
         )
         choices = kind.table_rows / max(distinct, 1)  # as many values as this one might have been
         yield Condition(f"{pair.name} = {shown}", number, (f" = {kind.literal(value, number)}",), cost, choices)
+
+
+def plain(value: str, pair: Pair) -> str:
+    """Return VALUE of PAIR's type, text, without the zeros that numeric keeps."""
+    return value.rstrip("0").rstrip(".") if pair.type == "numeric" and "." in value else value
 
 
 def times(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
@@ -273,9 +279,8 @@ def numbers(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
     if nulls > (1 - SHARE) * kind.different or not thresholds:
         return
     lows, highs = thresholds[: len(PARTS)], thresholds[len(PARTS) :]
+    lows, highs = ([plain(value, pair) for value in values if value[-1].isdigit()] for values in (lows, highs))
     choices = kind.different
-    if pair.type not in INTEGERS:
-        lows, highs = ([value for value in values if value[-1].isdigit()] for values in (lows, highs))
 
     def test(value: str, operator: str) -> str:
         return f" {operator} {kind.literal(value, number)}"

@@ -14,7 +14,7 @@ from psycopg import sql
 from harness.diff.results import ColumnChange, Rows
 from tests.harness.diff.conftest import Databases
 
-CASES = 100  # of each kind of key
+CASES = 60  # of each kind of key
 Row = tuple[int, ...]  # of each column the place of its value in Type.values; that of NULL is -1
 NULL = -1
 
