@@ -6,6 +6,7 @@ hashing them, and what is reported was found by comparing values, not hashes.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from harness.diff.values import TEXT, Column, Pair, difference, fingerprint, has
 
 BUCKETS = 1 << 12  # with more, adding up takes longer; with fewer, more rows are looked at again
 EXAMPLES = 5
+ROWS_AT_ONCE = 1000  # that are copied
 SAMPLE = 1000  # rows by which a renamed column is found
 SAME = 0.9  # of them must have the same value
 AGREEMENT = 0.5  # and be so much more alike than two columns that have nothing to do with each other: Cohen's kappa
@@ -196,7 +198,8 @@ def compare_rows(comparison: Comparison) -> Rows:
         bucket for bucket in base_sums.keys() | branch_sums.keys() if base_sums.get(bucket) != branch_sums.get(bucket)
     ]
     if different:
-        with candidates(comparison, different):
+        has_repeats = bool(rows.duplicates) if comparison.has_key else None
+        with candidates(comparison, different, has_repeats):
             describe(comparison, rows)
     return rows
 
@@ -269,8 +272,11 @@ def duplicate_keys(comparison: Comparison, of_base: bool) -> DuplicateKeys | Non
 
 
 @contextmanager
-def candidates(comparison: Comparison, buckets: Sequence[int]) -> Iterator[None]:
-    """Put the rows of BUCKETS of both sides, and then those that differ, into temporary tables of the branch."""
+def candidates(comparison: Comparison, buckets: Sequence[int], has_repeats: bool | None) -> Iterator[None]:
+    """Put the rows of BUCKETS of both sides, and then those that differ, into temporary tables of the branch.
+
+    HAS_REPEATS says whether a side has several rows of one key; None if that is not known.
+    """
     connection = comparison.branch_connection
     is_all = len(buckets) > BUCKETS // 2
 
@@ -292,21 +298,23 @@ def candidates(comparison: Comparison, buckets: Sequence[int]) -> Iterator[None]
             connection.cursor().copy("copy pg_temp.base_rows from stdin (format binary)") as target,
             comparison.base_connection.cursor().copy(copy_out) as source,
         ):
-            for block in source:
+            rows = iter(source)
+            while block := b"".join(itertools.islice(rows, ROWS_AT_ONCE)):
                 target.write(block)
         connection.execute("analyze pg_temp.base_rows; analyze pg_temp.branch_rows")
-        split(connection, comparison)
+        split(connection, comparison, has_repeats)
         yield
 
 
-def split(connection: Connection, comparison: Comparison) -> None:
+def split(connection: Connection, comparison: Comparison, has_repeats: bool | None) -> None:
     """Make `changed_rows`, `removed_rows` and `added_rows` of `base_rows` and `branch_rows`, all in `pg_temp`."""
     keys = [f"c{comparison.pairs.index(pair)}" for pair in comparison.matched_by]
     every = [f"c{i}" for i in range(len(comparison.pairs))]
-    repeats = "select from pg_temp.{} group by key_hash having count(*) > 1"
-    [(has_repeats,)] = connection.execute(
-        f"select exists ({repeats.format('base_rows')}) or exists ({repeats.format('branch_rows')})".encode()
-    )
+    if has_repeats is None:
+        repeats = "select from pg_temp.{} group by key_hash having count(*) > 1"
+        [(has_repeats,)] = connection.execute(
+            f"select exists ({repeats.format('base_rows')}) or exists ({repeats.format('branch_rows')})".encode()
+        )
     base, branch, matches = "pg_temp.base_rows", "pg_temp.branch_rows", ["a.key_hash = b.key_hash"]
     if has_repeats:
         # Rows that are equal belong together, as often as they occur on both sides; of the rest of a key's rows the
@@ -404,8 +412,8 @@ def examples(connection: Connection, comparison: Comparison, kind: str) -> list[
     ]
     order = ", ".join(f"{first}c{comparison.pairs.index(pair)}" for pair in comparison.matched_by)
     query = (
-        f"select {', '.join(columns)}, {array(differ, 'boolean')} from pg_temp.{kind}_rows"  # noqa: S608
-        f" order by {order} limit {EXAMPLES}"
+        f"select {', '.join(columns)}, {array(differ, 'boolean')}"  # noqa: S608
+        f" from (select * from pg_temp.{kind}_rows order by {order} limit {EXAMPLES}) as first_rows"
     )
     key = {pair.name for pair in comparison.key}
     found = []
