@@ -10,7 +10,7 @@ from harness.diff.results import Diff, Example, Mart
 from harness.diff.sentences import headline, is_different, listed, repeats, right_side, summary, value
 from harness.project.paths import from_root
 from harness.reporting.console import say, table
-from harness.reporting.summary import Section, code, details, span, text
+from harness.reporting.summary import Section, code, details, text
 from harness.reporting.summary import table as markdown_table
 
 HEADER = ("mart", "base", "branch", "added", "removed", "changed", "right")
@@ -25,8 +25,8 @@ def say_diff(diff: Diff, folder: Path) -> None:
     say(f"  base    {diff.base}")
     say(f"  branch  {diff.branch}")
     say(f"  rows    {diff.data}{', loaded by each side' if diff.load_differs else ''}\n")
-    for changed in diff.changed:
-        say(f"  changed  {value(changed.name)}: {', '.join(changed.what)}")
+    for names, what in changed_together(diff):
+        say(f"  changed  {names}: {what}")
     if rows := table_rows(diff):
         say("")
         table(HEADER, rows)
@@ -41,6 +41,14 @@ def say_diff(diff: Diff, folder: Path) -> None:
     for note in diff.notes:
         say("\n" + "\n".join(f"  {line}" for line in note))
     say(f"\n  the page: {from_root(folder / PAGE)}\n  as JSON:  {from_root(folder / JSON)}")
+
+
+def changed_together(diff: Diff) -> list[tuple[str, str]]:
+    """Return what was changed in the dbt project, and the models in which just that was."""
+    names: dict[str, list[str]] = {}
+    for changed in diff.changed:
+        names.setdefault(", ".join(changed.what), []).append(value(changed.name))
+    return [(listed(these, NAMED), what) for what, these in names.items()]
 
 
 def table_rows(diff: Diff) -> list[tuple[str, ...]]:
@@ -67,7 +75,7 @@ def example_lines(mart: Mart) -> Iterator[str]:
 
 
 def example_line(example: Example) -> str:
-    """Return EXAMPLE on a line: `event_id = 1: service_lead_fee 9.84 → 10`, `− event_id = 2: service_id 27`."""
+    """Return EXAMPLE on a line: `event_id = 1: service_lead_fee 9.84 → 10`, `- event_id = 2: service_id 27`."""
 
     def shown(text: str | None) -> str:
         return value(text, SHOWN_CHARS)
@@ -77,7 +85,7 @@ def example_line(example: Example) -> str:
         values = [f"{name} {shown(old)} → {shown(example.branch[name])}" for name, old in example.base.items()]
         return f"~ {key}: {', '.join(values)}"
     side = example.base if example.base is not None else example.branch or {}
-    sign = "−" if example.branch is None else "+"
+    sign = "-" if example.branch is None else "+"
     values = [f"{name} {shown(text)}" for name, text in side.items()]
     return f"{sign} {': '.join(filter(None, [key, ', '.join(values)]))}"
 
@@ -88,8 +96,7 @@ def write_files(diff: Diff, folder: Path, section: Section) -> None:
     (folder / JSON).write_text(json.dumps(asdict(diff), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_page(diff, folder / PAGE)
     section.headline = headline(diff)
-    if diff.changed:
-        section.add("\n".join(f"- {span(changed.name)}: {text(', '.join(changed.what))}" for changed in diff.changed))
+    section.add("\n".join(f"- {text(names)}: {text(what)}" for names, what in changed_together(diff)))
     if rows := table_rows(diff):
         section.add(markdown_table(HEADER, rows, numbers=HEADER[1:-1]))
     if diff.taken:
