@@ -1,28 +1,11 @@
-r"""How values are compared: for each pair of types one type as which they are, and what of them is hashed.
+"""How values are compared: for each pair of types one type as which they are, and what of them is hashed.
 
-| values | are the same if |
-| --- | --- |
-| NULL | both are NULL: NULL is a value of its own, also in a key |
-| numbers | they are equal, in whatever scale: 1.5 and 1.50, 0 and -0, NaN and NaN |
-| text, of any kind and collation, citext too | each byte is: trailing blanks, case and Unicode form count |
-| char(n) | the same without trailing blanks, which are not part of its value |
-| json and jsonb | they are equal as jsonb: the order of keys, blanks and a number's scale do not count, nor all but the last of a repeated key |
-| json with what jsonb cannot hold, such as \u0000 | the column is compared as text |
-| dates, timestamps, times, ranges, uuid, bytea, network addresses … | PostgreSQL's `=` says so: infinity is infinity, 1 day is 24 hours |
-| timestamps with a time zone | they are the same moment |
-| arrays | their bounds and elements are the same |
-| enums, composite types, types of extensions, and those without an equality, such as xml, point, money | their text is the same, byte for byte |
-| integers of another size | they are equal |
-| integer, numeric and float | they are equal as numeric; of a float the shortest decimal number that is read as it counts |
-| date, timestamp and timestamp with time zone | they are equal as timestamps, in UTC |
-| any other two types | their text is the same, byte for byte |
-
-A domain counts as the type that it is made of. Text is that of a session with time zone UTC and ISO dates.
+Two values are equal if `is not distinct from` says so of them in that type. docs/diff.md has the rules.
 
 PostgreSQL's own hashes are made for joins, not to tell tables apart: that of a numeric leaves out its sign, that of a
-bigint has 32 bits of it, those of an array and of jsonb leave out how elements are nested, and that of a record is a
-sum. So what is hashed here is more than the value where it must be.
-"""  # noqa: E501 - rows of a table
+bigint has 32 bits of it, those of arrays and of jsonb leave out how elements are nested, and that of a record is a sum.
+So what is hashed here is more than the value where it must be.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
