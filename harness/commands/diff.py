@@ -17,11 +17,13 @@ from harness.commands.arguments import dsn as valid_dsn
 from harness.diff import raw_data
 from harness.diff.approval import FILE, compare_with_approved
 from harness.diff.base import Base, checked_out, differing_files, find_base, uncommitted
+from harness.diff.disk import check_disk, database_bytes
 from harness.diff.marts import Sides, compare_mart, differences, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
 from harness.diff.results import Diff, Mart
 from harness.diff.sides import Side, build_both
 from harness.diff.verdicts import Expected, of_files, of_raw_table
+from harness.diff.warehouse_copy import OPTION, Source, copy_raw, find_source, note_of_changed_load
 from harness.diff.writing import say_diff, write_files
 from harness.errors import ApprovalError, DifferencesError, UsageError
 from harness.oracle.expected_numbers import MARKETPLACE
@@ -98,8 +100,9 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with session_lock(FOLDER / ".lock", "compares in this clone"):
         base = find_base(options.base)
+        source = find_source(options.warehouse_dsn) if options.warehouse_dsn else None
         with checked_out(base) as base, ephemeral_server(options.postgres) as server:
-            diff = compare(base, server, options)
+            diff = compare(base, server, options, source)
             diff.approval = compare_with_approved(
                 (each for mart in diff.marts for each in differences(mart)), ROOT, base.folder
             )
@@ -133,8 +136,8 @@ def check(diff: Diff, *, strict: bool) -> None:
         )
 
 
-def compare(base: Base, server: Server, options: Options) -> Diff:
-    """Build both sides on SERVER and compare their marts."""
+def compare(base: Base, server: Server, options: Options, source: Source | None = None) -> Diff:
+    """Build both sides on SERVER and compare their marts; their rows are those of SOURCE, or of files."""
     phases = Phases()
     feeds = read_feeds()
     diff = Diff(base=str(base), branch=describe_branch(), data="")
@@ -142,7 +145,7 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
         some = ", ".join(files[:SHOWN]) + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")
         diff.notes.append([f"Not committed: {some}.", "They are compared as they are."])
     load_differs = differing_files(base.folder, ROOT, *LOAD)
-    diff.load_differs = bool(load_differs)
+    diff.load_differs = bool(load_differs) and source is None
     passwords = make_passwords()
     artifacts = base.folder.parent
     lock = "requirements/dbt.txt"
@@ -156,7 +159,12 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
             side.start("parse --quiet")
         files = {feed.name: files_of(feed, options) for feed in feeds.values()}
         with phases.phase("rows loaded") as phase:
-            if diff.load_differs:
+            if source:
+                check_disk(server, source.raw_bytes, f"the schema raw of {OPTION}")
+                copied = copy_raw(source, base_warehouse, feeds)
+                counts = copied.rows
+                diff.notes += [*([note_of_changed_load(load_differs)] if load_differs else []), *copied.notes]
+            elif diff.load_differs:
                 raw_data.load_files_by_base(base, base_warehouse, raw_data.files_of_base(base, files))
                 create_warehouse(server, "diff_branch", passwords)
                 counts = raw_data.load_files(branch_warehouse, feeds, files)
@@ -165,8 +173,10 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
             else:
                 counts = raw_data.load_files(base_warehouse, feeds, files)
             loaded = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-            diff.data = f"{'the samples: ' if options.are_samples else ''}{loaded}"
-            phase.text = f"loaded {loaded}{', by each side' if diff.load_differs else ''}"
+            which = "the samples: " if options.are_samples else "a copy of the warehouse: " if source else ""
+            diff.data = f"{which}{loaded}"
+            done = "copied" if source else "loaded"
+            phase.text = f"{done} {loaded}{', by each side' if diff.load_differs else ''}"
         with phases.phase("both projects parsed") as phase:
             projects = base_side.parse(), branch_side.parse()
             changes = find_changes(base, projects, pythons, diff, everything=options.all)
@@ -251,6 +261,7 @@ def build_and_compare(
             first.append((branch, needed & projects[1].nodes.keys()))
         build_both(first, full_refresh=False)
     if not diff.load_differs:
+        check_disk(server, database_bytes(base.warehouse), "what the base's build made")
         copy_warehouse(base.warehouse, "diff_branch")
         with phases.phase("built the branch's on a copy"):
             build_both([(branch, of_branch)], full_refresh=True)

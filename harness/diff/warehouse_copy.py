@@ -356,6 +356,15 @@ def read_columns(reader: psycopg.Connection, table: str) -> list[Column]:
     return [Column(*found) for found in reader.execute(COLUMNS, {"table": table})]
 
 
+def note_of_changed_load(files: Sequence[str]) -> list[str]:
+    """Return the note that a change of FILES, the load's code or contracts, is not in a comparison of a copy."""
+    return [
+        f"The load differs from the base's: {shortened(files)}.",
+        f"With {OPTION} both sides have the rows as the warehouse has them, so what that changes is not shown.",
+        "Compare with files, which each side loads by its own code: --events, --feed",
+    ]
+
+
 def follow_contract(warehouse: Warehouse, feed: Feed) -> None:
     """Bring the tables of FEED in WAREHOUSE along to this tree's contract, as its next load would in the user's own."""
     try:
