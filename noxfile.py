@@ -45,7 +45,8 @@ def run(session: nox.Session, python: str, module: str, *arguments: str) -> None
     with summary.at_least(session.name):
         session.run(
             *(python, "-m", "harness.project.posargs", module, *arguments),
-            env={posargs.VARIABLE: json.dumps(rest), "NOX_PID": str(os.getpid())},  # when nox ends, all is taken down
+            # When nox ends, all is taken down; its uv installs what a command finds that it needs.
+            env={posargs.VARIABLE: json.dumps(rest), "NOX_PID": str(os.getpid()), **locks.uv_variable()},
             external=True,
             interrupt_timeout=TAKEDOWN_S,
             terminate_timeout=TAKEDOWN_S,

@@ -74,5 +74,7 @@ def differences_of(entry: dict[str, Any]) -> list[Difference]:
 def invalid(what: str) -> ApprovalError:
     """Return the error for a file of which WHAT is wrong."""
     return ApprovalError(
-        f"{FILE} is not valid: {what}.", "It names the differences that a branch means to make.", f"Write entries as: {EXAMPLE}"
+        f"{FILE} is not valid: {what}.",
+        "It names the differences that a branch means to make.",
+        f"Write entries as: {EXAMPLE}",
     )

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from feeds.uri import shown
 from harness.contracts.base_contracts import base_of_pull_request
-from harness.errors import BaseUnusableError, CommandFailedError, HistoryMissingError
+from harness.errors import BaseFailedError, BaseUnusableError, CommandFailedError, HistoryMissingError
 from harness.processes.command import run
+from harness.project import environments, locks
 from harness.project.paths import ROOT
 
 DEFAULT_BRANCHES = ("origin/main", "origin/master", "main", "master")
@@ -54,7 +55,7 @@ def find_base(ref: str | None, root: Path = ROOT) -> Base:
     try:
         return Base(f"the merge base with {branch}", git(root, "merge-base", commit_of(root, branch), "HEAD"))
     except CommandFailedError as error:
-        raise missing(root, f"{branch} and this branch have no commit in common.", error) from error
+        raise missing(root, f"{branch} and this branch have no commit in common.") from error
 
 
 def git(root: Path, *arguments: str | Path) -> str:
@@ -81,11 +82,11 @@ def commit_of(root: Path, ref: str) -> str:
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     except CommandFailedError as error:
-        raise missing(root, f"There is no commit {shown(ref)!r} in this clone.", error) from error
+        raise missing(root, f"There is no commit {shown(ref)!r} in this clone.") from error
 
 
-def missing(root: Path, what: str, error: CommandFailedError) -> BaseUnusableError:
-    """Return the error for a base that this clone lacks, in which git ended with ERROR."""
+def missing(root: Path, what: str) -> BaseUnusableError:
+    """Return the error for a base that this clone lacks: WHAT is missing."""
     if git(root, "rev-parse", "--is-shallow-repository") == "true":
         return BaseUnusableError(
             what,
@@ -153,3 +154,15 @@ def files_of(place: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(place):
         folders[:] = [name for name in folders if name not in ("__pycache__", "target", "logs")]
         yield from (Path(folder, name) for name in names)
+
+
+def python_of_base(base: Base, group: str) -> Path:
+    """Return the Python of an environment with the packages that BASE's lock of GROUP names; raise BaseFailedError."""
+    try:
+        return environments.install_other(group, base.folder / "requirements" / f"{group}.txt")
+    except (locks.LockError, OSError) as error:
+        raise BaseFailedError(
+            f"The packages of the base's lock of {group} cannot be installed: {error}",
+            "The base has another lock than this tree, and is built with its own packages.",
+            "Run it where the package index is reached, or compare with a later commit: nox -s diff -- --base REF",
+        ) from error

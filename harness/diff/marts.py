@@ -133,7 +133,7 @@ def draw(comparison: Comparison, rows: Rows) -> list[Series]:
 
     def sums(of_base: bool, unit: str) -> dict[str, Sequence[Any]]:
         connection, table = comparison.side(of_base)
-        expressions = [sql.SQL("count(*)::float8")] if counts else []
+        expressions: list[sql.Composable] = [sql.SQL("count(*)::float8")] if counts else []
         expressions += [sql.SQL("sum({})::float8").format(pair.expression(of_base)) for pair in numbers]
         at = day.expression(of_base)
         query = sql.SQL(

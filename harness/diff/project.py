@@ -80,7 +80,7 @@ class Project:
         return found
 
     def key(self, name: str) -> tuple[str, ...]:
-        """Return the key of the node NAME: its primary key, or else what a test says is unique; none if nothing does."""
+        """Return the key of the node NAME: its primary key, or what a test says is unique; none if nothing does."""
         node = self.nodes[name]
         for constraint in node.get("constraints") or ():
             if constraint["type"] == "primary_key":
@@ -190,8 +190,13 @@ class Changes:
         return own + sorted(above & self.nodes.keys())
 
 
-def compare_projects(base: Project, branch: Project, differs_for_all: Mapping[str, bool]) -> Changes:
-    """Return what differs; DIFFERS_FOR_ALL names what concerns every node, `the load` for example, and whether it differs."""
+def compare_projects(
+    base: Project, branch: Project, differs_for_all: Mapping[str, bool], *, everything: bool = False
+) -> Changes:
+    """Return what differs; DIFFERS_FOR_ALL has, by what concerns every node (`the load`), whether that differs.
+
+    With EVERYTHING all nodes count as affected.
+    """
     common = [what for what, differs in differs_for_all.items() if differs]
     dynamic = sorted(
         f"the macro {name}"
@@ -212,7 +217,8 @@ def compare_projects(base: Project, branch: Project, differs_for_all: Mapping[st
         name: base.parents.get(name, set()) | branch.parents.get(name, set())
         for name in base.nodes.keys() | branch.nodes.keys()
     }
-    return Changes(nodes, set(nodes) | descendants(nodes, parents), descriptive)
+    affected = set(parents) if everything else set(nodes) | descendants(nodes, parents)
+    return Changes(nodes, affected, descriptive)
 
 
 def compare_nodes(name: str, base: Project, branch: Project) -> list[str]:
@@ -300,9 +306,7 @@ def described(name: str, base: Project, branch: Project) -> list[SchemaChange]:
     compare("materialization", lambda _, node: {"": str(node["config"].get("materialized"))})
     compare("place", lambda _, node: {"": ".".join(relation(node))})
     compare("key", lambda project, _: {"": ", ".join(project.key(name))})
-    compare(
-        "constraint", lambda _, node: {k: v for k, v in constraints(node).items() if not k.startswith("type of ")}
-    )
+    compare("constraint", lambda _, node: {k: v for k, v in constraints(node).items() if not k.startswith("type of ")})
     compare("test", lambda project, _: project.tests(name))
     compare("description", lambda _, node: descriptions(node))
     return changes

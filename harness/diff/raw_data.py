@@ -1,8 +1,8 @@
-"""The rows that both sides are built from: loaded of files, or copied from a warehouse; and held back for a second run."""
+"""The rows that both sides are built from: loaded from files, and some of them held back for a second run."""
 
 import os
 import subprocess
-
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from psycopg import sql
 from feeds.contract import Feed
 from feeds.load import load
 from feeds.tables import create_others, create_tables
-from harness.diff.base import Base
+from harness.contracts.file_layout import FORMATS
+from harness.diff.base import Base, python_of_base
 from harness.errors import BaseFailedError
-from harness.project.environments import install_other
-from harness.project.paths import DATA
+from harness.project.paths import DATA, ROOT
 from harness.warehouse.roles import Warehouse
 
 HELD_BACK = "held_back"  # the schema, in the copies that only a comparison uses
@@ -65,7 +65,10 @@ def load_files(warehouse: Warehouse, feeds: Mapping[str, Feed], files: Mapping[s
 
 def load_files_by_base(base: Base, warehouse: Warehouse, files: Mapping[str, str]) -> None:
     """Load FILES, a URI for each of BASE's feeds, by its code, contracts and locks; raise BaseFailedError."""
-    python = install_other("feeds", base.folder / "requirements" / "feeds.txt")
+    lock = Path("requirements", "feeds.txt")
+    # This environment has the packages of the same lock, too.
+    is_same = (base.folder / lock).read_bytes() == (ROOT / lock).read_bytes()
+    python = sys.executable if is_same else python_of_base(base, "feeds")
     env = os.environ | {
         "PYTHONPATH": str(base.folder / "airflow" / "include"),
         "EVENTS_DSN": warehouse.loader_dsn,
@@ -88,8 +91,8 @@ def files_of_base(base: Base, files: Mapping[str, str]) -> dict[str, str]:
     """Return the files of BASE's feeds: those of FILES, and else the sample that BASE has itself."""
     found = {}
     for contract in sorted((base.folder / "airflow" / "feeds").glob("*.yaml")):
-        own = [path for path in (base.folder / DATA.relative_to(DATA.parents[1])).glob(f"{contract.stem}.*")]
-        samples = [path for path in own if path.suffix in (".csv", ".jsonl", ".parquet", ".json")]
+        data = base.folder / DATA.relative_to(ROOT)
+        samples = [path for name in FORMATS if (path := data / f"{contract.stem}.{name}").exists()]
         if contract.stem in files:
             found[contract.stem] = files[contract.stem]
         elif samples:
@@ -113,18 +116,26 @@ def raw_size(dsn: str) -> int:
         return int((connection.execute(query).fetchone() or (0,))[0])
 
 
-def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> None:
-    """Take the later half of the rows of each of FEEDS with a time, and some of before, out of its raw table."""
+def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> int:
+    """Take the later half of the rows of each of FEEDS with a time, and some of before, out of its raw table.
+
+    Return how many rows that are.
+    """
+    rows = 0
     with psycopg.connect(warehouse.admin_dsn) as connection:
         connection.execute(f"create schema {HELD_BACK}")
         for feed, table, time in timed(connection, feeds):
             key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in feed.key)
             held = sql.Identifier(HELD_BACK, feed.name)
             condition = sql.SQL(LATER).format(time=time, table=table, key=key)
-            connection.execute(sql.SQL("create table {} as select * from {} where {}").format(held, table, condition))
+            create = sql.SQL("create table {} as select * from {} where {}")
+            rows += connection.execute(create.format(held, table, condition)).rowcount
             keys = sql.SQL(", ").join(map(sql.Identifier, feed.key))
-            connection.execute(sql.SQL("delete from {0} where ({1}) in (select {1} from {2})").format(table, keys, held))
+            connection.execute(
+                sql.SQL("delete from {0} where ({1}) in (select {1} from {2})").format(table, keys, held)
+            )
             connection.execute(sql.SQL("analyze {}").format(table))
+    return rows
 
 
 def put_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> None:
@@ -153,10 +164,8 @@ def timed(
     """Return those of FEEDS whose raw table has a time column, with the table and that column."""
     found = []
     for feed in feeds.values():
-        query = "select from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"
+        query = "select 1 from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"
         table = sql.Identifier("raw", feed.name)
         if feed.time_column and connection.execute(query, [table.as_string(connection), feed.time_column]).fetchone():
             found.append((feed, table, sql.Identifier(feed.time_column)))
     return found
-
-

@@ -187,7 +187,7 @@ class Diff:
         base: the base as the user or the default names it, and its commit.
         branch: the branch's commit, with ` and uncommitted changes` if there are some.
         data: which rows were loaded: `the samples: 19,012 events`.
-        load_differs: whether each side has loaded the rows by its own code and contracts.
+        load: the files of the load, contracts too, that differ; if there are some, each side has loaded by its own.
         changed: what was changed in the dbt project.
         built: the models that were built on both sides.
         taken: the marts that cannot differ, and so are the base's.
@@ -199,7 +199,7 @@ class Diff:
     base: str
     branch: str
     data: str
-    load_differs: bool = False
+    load: list[str] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
@@ -207,6 +207,11 @@ class Diff:
     notes: list[list[str]] = field(default_factory=list)
     approval: "Approval | None" = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def load_differs(self) -> bool:
+        """Whether each side has loaded the rows by itself."""
+        return bool(self.load)
 
 
 @dataclass(frozen=True, order=True)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.diff.project import Project
+import psycopg
+from psycopg import sql
+
+from harness.diff.project import Node, Project
 from harness.diff.results import Build
 from harness.errors import BaseFailedError, DbtFailedError, HarnessError
 from harness.processes.dbt_process import Dbt, Process
@@ -26,7 +30,7 @@ class Side:
 
     Attributes:
         name: `base` or `branch`.
-        title: the same for errors: `The base, v1.2 (0123abcd)`.
+        title: the same as the subject of an error: `The base, v1.2 (0123abcd),`.
         folder: the root of its files.
         python: of the environment of dbt that its lock describes.
         artifacts: where dbt writes.
@@ -96,33 +100,42 @@ class Side:
         results = [result for result in dbt_report.read(self.dbt.artifacts) if result.failed]
         names = ", ".join(result.name for result in results[:SHOWN])
         more = f" and {len(results) - SHOWN} more" if len(results) > SHOWN else ""
-        message = next(iter(results[0].message.splitlines()), "") if results else ""
-        what = f"{self.title}, {what}: {names}{more} failed." if names else f"{self.title}, {what}."
+        line = said(results[0].message if results else self.dbt.output)
+        what = f"{self.title} {what}: {names}{more} failed." if names else f"{self.title} {what}."
         evidence = [
             *(code(f"{result.name}: {result.message}") for result in results[:SHOWN]),
             details("dbt's output", code(self.dbt.output, last=60)),
         ]
-        why = f"dbt says: {message}" if message else f"dbt says: {last_line(self.dbt.output)}"
+        why = f"dbt says: {line}"
         if self.is_base:
             return BaseFailedError(what, why, "Compare with a commit that builds: nox -s diff -- --base REF", evidence)
         selected = " ".join(f"+{result.name}" for result in results[:SHOWN])
         next_step = f"Build it alone: nox -s dbt -- build{f' --select {selected}' if selected else ''}"
         return DbtFailedError(what, why, next_step, evidence)
 
-    def on(self, warehouse: Warehouse) -> "Side":
-        """Make WAREHOUSE the one that is built in."""
-        self.warehouse = replace(warehouse)
-        return self
+    def drop(self, nodes: Iterable[Node]) -> None:
+        """Drop the tables and views of NODES, so that they are built as on an empty warehouse."""
+        with psycopg.connect(self.warehouse.admin_dsn) as connection:
+            for node in nodes:
+                relation = sql.Identifier(node["schema"], node["alias"])
+                found = connection.execute(
+                    "select relkind from pg_class where oid = to_regclass(%s)", [relation.as_string(connection)]
+                ).fetchone()
+                if found:
+                    kind = sql.SQL({"v": "view", "m": "materialized view"}.get(found[0], "table"))
+                    connection.execute(sql.SQL("drop {} {} cascade").format(kind, relation))
 
     def end(self) -> None:
         """End dbt's process."""
         self.process.kill()
 
 
-def last_line(output: str) -> str:
-    """Return the last line of OUTPUT that says something."""
+def said(output: str) -> str:
+    """Return what dbt says of a failure in OUTPUT: its first line, and the next if that only says where it was."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(ROWS_READ)]
-    return lines[-1][:300] if lines else "nothing"
+    if len(lines) > 1 and re.match(r"\w+ Error( in |$)", lines[0]):
+        return f"{lines[1]} ({lines[0]})"[:400]
+    return lines[0][:400] if lines else "nothing"
 
 
 def build_both(sides: Iterable[tuple[Side, Iterable[str]]], *, full_refresh: bool) -> None:

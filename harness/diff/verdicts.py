@@ -8,8 +8,8 @@ from psycopg import sql
 
 from feeds.contract import Feed
 from feeds.interval import ALWAYS
-from harness.diff.rows import Table
 from harness.diff.results import Verdict
+from harness.diff.rows import Table
 from harness.oracle import raw_rows
 from harness.oracle.checks import EXPECTED, compare_file
 from harness.oracle.expected_numbers import COLUMNS, EVENT, Event, Marts, Rows, proposal
@@ -78,5 +78,4 @@ def verdict(
     if not lacking and not more:
         repeated = len(found) - len(rows)
         return Verdict(not repeated, f"{repeated:,} of its rows are there twice" if repeated else "")
-    parts = [f"{len(lacking):,} rows are not in it" if lacking else "", f"{len(more):,} of its rows are wrong" if more else ""]
-    return Verdict(False, ", ".join(filter(None, parts)))
+    return Verdict(False, f"it lacks {len(lacking):,} of the expected rows, and has {len(more):,} others")

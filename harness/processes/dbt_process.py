@@ -47,7 +47,8 @@ def commit_and_count(manager):
     if counts and connection.name.startswith("model."):
         with connection.handle.cursor() as cursor:
             cursor.execute(ROWS_READ)
-            print("~ rows read", connection.name, cursor.fetchone()[0], flush=True)
+            # One string: several threads print.
+            print(f"~ rows read {connection.name} {cursor.fetchone()[0]}\\n", end="", flush=True)
     return commit(manager)
 
 def fire_event_if_shown(manager, event, level=None, **options):

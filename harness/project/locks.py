@@ -10,6 +10,7 @@ Runs before there is any environment: standard library and uv only.
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,9 @@ class LockError(Exception):
 
 
 def uv() -> str:
-    """Return the path of uv: the one of `nox[uv]`, else the one on the path; raise LockError if there is none."""
+    """Return the path of uv: the one in `UV`, of `nox[uv]`, or on the path; raise LockError if there is none."""
+    if path := os.environ.get("UV"):  # a session's command has it from nox
+        return path
     try:
         from uv import find_uv_bin
 
@@ -47,6 +50,14 @@ def uv() -> str:
         if path := shutil.which("uv"):
             return path
     raise LockError("uv is not installed; install nox with it: python3 -m pip install 'nox[uv]'")
+
+
+def uv_variable() -> dict[str, str]:
+    """Return the variable by which a session's command finds this process's uv; none if there is no uv."""
+    try:
+        return {"UV": uv()}
+    except LockError:
+        return {}
 
 
 def path(group: str, root: Path = ROOT) -> Path:
