@@ -212,6 +212,8 @@ class Run:
                     found = compare_mart(mart, sides, expected, are_samples=are_samples)
                     mart.incremental_rows, mart.incremental_verdicts = found
             with self.phases.phase("models of both sides built anew"):
+                for side in self.sides:
+                    raw_data.forget_loads(side.warehouse)
                 build_both([(side, self.affected(side)) for side in self.sides], full_refresh=True)
         with self.phases.phase("marts compared after a full refresh"):
             for mart in marts:
