@@ -20,15 +20,21 @@ from harness.project.paths import DATA, ROOT
 from harness.warehouse.roles import Warehouse
 
 HELD_BACK = "held_back"  # the schema, in the copies that only a comparison uses
-# The later half; and of every seventh day before that every tenth row, as one that arrives late.
+# The later half; and of some ten days before that every tenth row, as one that arrives late. Each such day is one more
+# condition in each incremental model, for each row.
 LATER = """
     {time} >= {median}
     or (
-        mod(extract(epoch from {time})::bigint / 86400, 7) = 3
+        mod(extract(epoch from {time})::bigint / 86400, {every}) = 3
         and mod(hash_record_extended(row({key}), 0), 10) = 0
     )
 """
-MEDIAN = "select percentile_disc(0.5) within group (order by {time}) from {table}"
+HALVES = """
+    select
+        percentile_disc(0.5) within group (order by {time}),
+        greatest(7, extract(epoch from max({time})::timestamptz - min({time})::timestamptz)::bigint / 86400 / 20)
+    from {table}
+"""
 MOVED = """
     with moved as (delete from {table} where {condition} returning {columns})
     insert into {held} ({columns}) select * from moved
@@ -144,8 +150,8 @@ def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> int:
             names = {"time": raw.partition_key, "table": raw.identifier, "held": held_back(raw)}
             key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in raw.feed.key)
             connection.execute(sql.SQL("create table {held} as table {table} with no data").format(**names))
-            [(median,)] = connection.execute(sql.SQL(MEDIAN).format(**names))
-            condition = sql.SQL(LATER).format(median=median, key=key, **names)
+            [(median, every)] = connection.execute(sql.SQL(HALVES).format(**names))
+            condition = sql.SQL(LATER).format(median=median, every=every, key=key, **names)
             columns = stored_columns(connection, str(raw))
             moved = sql.SQL(MOVED).format(columns=columns, condition=condition, **names)
             rows += connection.execute(moved).rowcount
