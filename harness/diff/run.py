@@ -15,7 +15,7 @@ import psycopg
 from feeds.contract import Feed, read_feeds
 from harness.diff import raw_data
 from harness.diff.base import Base, differing_files, git, python_of_base, uncommitted
-from harness.diff.disk import check_disk, database_bytes
+from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
 from harness.diff.marts import Sides, compare_mart, differences, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
 from harness.diff.results import Diff, Mart
@@ -127,7 +127,7 @@ class Run:
         """Copy the rows of SOURCE into the base's warehouse; both sides have them as they are there."""
         warehouse = self.sides[0].warehouse
         with self.phases.phase("rows copied") as phase:
-            check_disk(warehouse.server, source.raw_bytes, f"the schema raw of {OPTION}")
+            check_disk(warehouse.server, source.raw_bytes, OF_RAW, f"the schema raw of {OPTION}")
             copied = copy_raw(source, warehouse, self.feeds)
             if self.diff.load:
                 self.diff.notes.append(note_of_changed_load(self.diff.load))
@@ -192,7 +192,7 @@ class Run:
             return
         with self.phases.phase("the base's models built"):
             build_both([(base, self.needed(base))], full_refresh=False)
-        check_disk(base.warehouse.server, database_bytes(base.warehouse), "these rows and models")
+        check_disk(base.warehouse.server, database_bytes(base.warehouse), OF_DATABASE, "the base's database")
         copy_warehouse(base.warehouse, BRANCH)
         branch.drop(self.projects[0].nodes[name] for name in self.affected(base))
         with self.phases.phase("the branch's models built on a copy"):

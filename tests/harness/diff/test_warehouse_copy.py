@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +21,9 @@ from feeds.dsn import connection_url
 from feeds.load import load
 from feeds.tables import create_tables
 from harness.diff import warehouse_copy
+from harness.diff.base import Base
+from harness.diff.results import Diff
+from harness.diff.run import Options, Run
 from harness.diff.warehouse_copy import Copied, Relation, copy_raw, find_source
 from harness.errors import PostgresError
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
@@ -388,3 +392,21 @@ def test_a_table_that_cannot_follow_its_contract_is_named(
     )  # fmt: skip
     with pytest.raises(PostgresError, match=r"^The copy of raw\.visits cannot follow the contract of this tree: "):
         copy_raw(find_source(reader_dsn), bare_warehouse, feeds | {"visits": changed})
+
+
+def test_a_change_of_the_load_is_noted_as_not_shown(
+    bare_warehouse: Warehouse, feeds: dict[str, Feed], reader_dsn: str
+) -> None:
+    diff = Diff(base="", branch="", data="", load=["airflow/feeds/visits.yaml"])
+    side: Any = SimpleNamespace(warehouse=bare_warehouse)
+    options = Options(warehouse=find_source(reader_dsn))
+    run = Run(Base("", ""), options, (side, side), diff, feeds=feeds)
+    run.load()
+    assert not options.are_samples
+    assert not diff.load_differs  # so nothing is loaded twice
+    assert diff.notes[0] == [
+        "The load differs from the base's: airflow/feeds/visits.yaml.",
+        "With --warehouse-dsn both sides have the rows as the warehouse has them, so what that changes is not shown.",
+        "Compare with files, which each side loads by its own code: --events, --feed",
+    ]
+    assert diff.data == "a copy of the warehouse: 2 customers, 30 events, 3 visits"
