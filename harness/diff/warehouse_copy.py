@@ -102,7 +102,8 @@ class Source:
 
     def connect(self) -> psycopg.Connection:
         """Connect for transactions that read only, in one snapshot each."""
-        connection = psycopg.connect(self.dsn, prepare_threshold=None)  # a pooler may be between
+        # A pooler may be between. Rows are read in the encoding in which they are written.
+        connection = psycopg.connect(self.dsn, prepare_threshold=None, client_encoding="utf8")
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         return connection
@@ -195,7 +196,7 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
     Raises PostgresError if a table may not be read, is locked by somebody for long, or cannot follow its contract.
     """
     as_text: list[str] = []
-    with reading(source) as reader, psycopg.connect(warehouse.loader_dsn) as writer:
+    with reading(source) as reader, psycopg.connect(warehouse.loader_dsn, client_encoding="utf8") as writer:
         relations = find_relations(reader, feeds)
         begin(reader)
         locked = sql.SQL("lock table {} in access share mode")
@@ -204,13 +205,13 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
         writer.execute("set timezone = 'UTC'")
         writer.execute(PARTITIONS)
         rows = {each.name: copy_table(reader, writer, each, as_text) for each in relations.copied}
+        begin(reader)  # who waits for a lock on the tables goes on
+        [(_, ended_later)] = reader.execute(ENDED_LOADS).fetchall()
         writer.execute("update raw.loads set transaction_id = pg_current_xact_id() where transaction_id is not null")
         if "rejected_events" in rows:  # the upgrade expects the names of its version
             writer.execute("alter table raw.partitions rename to events_partitions")
         for relation in relations.copied:
             writer.execute(sql.SQL("analyze {}").format(relation.identifier))
-        begin(reader)
-        [(_, ended_later)] = reader.execute(ENDED_LOADS).fetchall()
     for feed in feeds.values():
         follow_contract(warehouse, feed)
     notes = []
@@ -391,6 +392,12 @@ def failed(error: psycopg.Error, source: Source) -> PostgresError | None:
             f"The user of {OPTION} may not read all raw tables: {message}.",
             "It lacks a privilege on the schema raw or on a table in it, or a policy hides rows from it.",
             "Grant them: grant usage on schema raw to …; grant select on all tables in schema raw to …",
+        )
+    if isinstance(error, errors.CharacterNotInRepertoire | errors.UntranslatableCharacter):
+        return PostgresError(
+            f"A text in a raw table cannot be copied: {message}.",
+            f"The encoding of the database of {OPTION} does not check its texts, and the copy has UTF-8.",
+            "Correct the text, or compare with files: --events, --feed",
         )
     if isinstance(error, psycopg.OperationalError) and not isinstance(error, errors.DiskFull):
         failure = translated(error)

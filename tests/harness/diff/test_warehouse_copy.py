@@ -4,7 +4,9 @@
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from harness.diff.results import Diff
 from harness.diff.run import Options, Run
 from harness.diff.warehouse_copy import Copied, Relation, copy_raw, find_source
 from harness.errors import PostgresError
+from harness.processes.background import in_background
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server
 from tests.feeds.common import DAY, contract, wait_until, write_days
@@ -296,6 +299,32 @@ def test_a_load_that_ends_meanwhile_is_not_in_the_copy_and_is_noted(
     assert len(rows_of(filled, "raw.loads")) == len(rows_of(bare_warehouse, "raw.loads")) + 1 == 7
 
 
+def test_a_load_at_the_same_time_ends_after_the_copy_which_has_the_rows_of_before(
+    filled: Warehouse,
+    bare_warehouse: Warehouse,
+    copy: Callable[[], Copied],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    columns = "event_id, professional_id_anonymized, load_id"
+    before = rows_of(filled, "raw.events", columns)
+    copy_table = warehouse_copy.copy_table
+    other = write_days(tmp_path / "other.csv", 0, 1, 2, professional=9)
+    loads: list[Future[Any]] = []
+
+    def copy_beside_a_load(reader: Any, writer: Any, relation: Relation, as_text: list[str]) -> int:
+        if not loads:
+            loads.append(in_background(lambda: load(EVENTS, filled.loader_dsn, source_uri=other)))
+            time.sleep(0.5)  # the load would have ended
+        return copy_table(reader, writer, relation, as_text)
+
+    monkeypatch.setattr(warehouse_copy, "copy_table", copy_beside_a_load)
+    copy()
+    assert loads[0].result(timeout=30).replaced == 30
+    assert rows_of(bare_warehouse, "raw.events", columns) == before
+    assert rows_of(filled, "raw.events", columns) != before
+
+
 def test_an_interrupt_leaves_no_session_and_no_table(
     filled: Warehouse,
     bare_warehouse: Warehouse,
@@ -360,6 +389,43 @@ def test_who_has_locked_a_table_is_named(
         f"raw.visits of --warehouse-dsn is locked by {filled.role('loader')} (psql, pid {pid}) for more than 0.05 s.",
         "It alters, empties or vacuums the table, or has not ended its transaction after that.",
         "Run it again when that has ended: select * from pg_stat_activity shows what it does.",
+    ]
+
+
+@pytest.fixture
+def other_encoding(server: Server, passwords: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Warehouse]:
+    """Give a warehouse whose database has another encoding, with the tables of events."""
+    name = f"other_{secrets.token_hex(4)}"
+    statement = "create database {} template template0 encoding {} lc_collate 'C' lc_ctype 'C'"
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        database = sql.Identifier(f"{name}{server.suffix}")
+        connection.execute(sql.SQL(statement).format(database, request.param))
+    warehouse = create_warehouse(server, name, passwords)
+    create_tables(warehouse.loader_dsn, EVENTS)
+    yield warehouse
+    drop_warehouse(warehouse)
+
+
+@pytest.mark.parametrize("other_encoding", ["LATIN1"], indirect=True)
+def test_text_of_another_encoding_is_the_same_text(other_encoding: Warehouse, bare_warehouse: Warehouse) -> None:
+    insert = "insert into raw.loads (feed, source_uri, status) values ('events', 'caf\u00e9', 'failed')"
+    with psycopg.connect(other_encoding.loader_dsn, client_encoding="utf8") as connection:
+        connection.execute(insert.encode())
+    copy_raw(find_source(other_encoding.loader_dsn), bare_warehouse, {"events": EVENTS})
+    assert rows_of(bare_warehouse, "raw.loads", "source_uri") == ["('caf\u00e9',)"]
+
+
+@pytest.mark.parametrize("other_encoding", ["SQL_ASCII"], indirect=True)
+def test_text_that_is_none_is_named(other_encoding: Warehouse, bare_warehouse: Warehouse) -> None:
+    insert = b"insert into raw.loads (feed, source_uri, status) values ('events', 'caf\xe9', 'failed')"
+    with psycopg.connect(other_encoding.loader_dsn, client_encoding="sql_ascii") as connection:
+        connection.execute(insert)
+    with pytest.raises(PostgresError) as refused:
+        copy_raw(find_source(other_encoding.loader_dsn), bare_warehouse, {"events": EVENTS})
+    assert str(refused.value).splitlines() == [
+        'A text in a raw table cannot be copied: invalid byte sequence for encoding "UTF8": 0xe9.',
+        "The encoding of the database of --warehouse-dsn does not check its texts, and the copy has UTF-8.",
+        "Correct the text, or compare with files: --events, --feed",
     ]
 
 
