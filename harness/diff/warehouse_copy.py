@@ -9,7 +9,7 @@ of others would have to be taken out again, and it reads each partition by itsel
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -196,7 +196,8 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
     Raises PostgresError if a table may not be read, is locked by somebody for long, or cannot follow its contract.
     """
     as_text: list[str] = []
-    with reading(source) as reader, psycopg.connect(warehouse.loader_dsn, client_encoding="utf8") as writer:
+    # Closed, and not rolled back: after an interrupt the connections may be busy.
+    with reading(source) as reader, closing(psycopg.connect(warehouse.loader_dsn, client_encoding="utf8")) as writer:
         relations = find_relations(reader, feeds)
         begin(reader)
         locked = sql.SQL("lock table {} in access share mode")
@@ -212,6 +213,7 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
             writer.execute("alter table raw.partitions rename to events_partitions")
         for relation in relations.copied:
             writer.execute(sql.SQL("analyze {}").format(relation.identifier))
+        writer.commit()
     for feed in feeds.values():
         follow_contract(warehouse, feed)
     notes = []
@@ -246,7 +248,7 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
 def reading(source: Source) -> Iterator[psycopg.Connection]:
     """Connect to SOURCE and begin; raise PostgresError where the block fails as it may."""
     try:
-        with source.connect() as reader:
+        with closing(source.connect()) as reader:
             begin(reader)
             yield reader
     except psycopg.Error as error:
@@ -411,7 +413,7 @@ def failed(error: psycopg.Error, source: Source) -> PostgresError | None:
 
 def holder(source: Source) -> str:
     """Return which session has locked which raw table of SOURCE, for people."""
-    with source.connect() as connection:
+    with closing(source.connect()) as connection:
         begin(connection)
         for table, pid, user, program in connection.execute(HOLDERS):
             return f"{table} of {OPTION} is locked by {user} ({program or 'unnamed program'}, pid {pid})"
