@@ -13,6 +13,7 @@ from harness.diff.base import checked_out, find_base
 from harness.diff.marts import differences
 from harness.diff.results import Diff
 from harness.diff.run import Options, compare
+from harness.diff.warehouse_copy import find_source
 from harness.diff.writing import say_diff, write_files
 from harness.errors import ApprovalError, DifferencesError, UsageError
 from harness.project.paths import BUILD, ROOT
@@ -51,13 +52,14 @@ def feed_files(text: str) -> tuple[str, str]:
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s diff`."""
-    options = Options(parsed.events, dict(parsed.feed), parsed.warehouse_dsn, builds_all=parsed.all)
-    if options.warehouse_dsn and (options.events or options.feeds):
+    if parsed.warehouse_dsn and (parsed.events or parsed.feed):
         raise UsageError(
             "--warehouse-dsn cannot be given with --events or --feed.",
             "The rows are those of the warehouse.",
             "Leave one of them out.",
         )
+    source = find_source(parsed.warehouse_dsn) if parsed.warehouse_dsn else None
+    options = Options(parsed.events, dict(parsed.feed), source, builds_all=parsed.all)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with session_lock(FOLDER / ".lock", "compares in this clone"):
         base = find_base(parsed.base)
