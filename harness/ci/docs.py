@@ -203,6 +203,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sessions": lambda: table(("session", "what it does"), _sessions()),
     "e2e-options": lambda: table(("option", "meaning"), _named(options(parser("e2e")))),
     "dbt-options": lambda: table(("option", "meaning"), _named(options(parser("dbt")))),
+    "diff-options": lambda: table(("option", "meaning"), _named(options(parser("diff")))),
     "cluster-commands": lambda: table(("command", "what it does"), _cluster()),
     "exit-codes": lambda: table(("code", "meaning"), ((str(number), text) for number, text in exit_codes())),
     "pin-variables": lambda: table(("variable", "meaning", "default"), _variables(variables.pins())),

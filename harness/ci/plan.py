@@ -6,6 +6,7 @@ A session's tags decide:
 | --- | --- |
 | `ci` | on every change, every night, and by hand |
 | `nightly` | every night |
+| `change` | on every pull request that changes more than documentation |
 | `docs` | also when only documentation changed |
 | `target` | once per place, in the job `e2e` |
 | `engine` | with the images and tools that an earlier run has cached |
@@ -37,7 +38,7 @@ from harness.reporting.summary import Section, span, table
 
 EVENTS = ("push", "pull_request", "merge_group", "schedule", "workflow_dispatch")
 CHANGES = ("push", "pull_request", "merge_group")  # the events that have a base to compare with
-TAGS = ("ci", "nightly", "docs")
+TAGS = ("ci", "nightly", "docs", "change")
 DEFAULT_MINUTES = 30
 # The files that only sessions with the tag `docs` read. dbt's own Markdown is code and not among them.
 DOCUMENTATION = ("*.md", "LICENSE", "docs/*", ".github/*.md", ".github/ISSUE_TEMPLATE/*", ".github/CODEOWNERS")
@@ -78,6 +79,8 @@ def make(
     where = [place] if place else [name for name, of in places.items() if of.get("on") == "change"]
     if event == "schedule":
         tags, why, where = {"ci", "nightly"}, "everything in every place, since this is a schedule", list(places)
+    elif event == "pull_request" and not is_documentation(changed):
+        tags, why = {"ci", "change"}, f"everything with the tag ci or change, since this is a {event}"
     elif event in CHANGES and is_documentation(changed):
         tags, why, where = {"docs"}, "everything with the tag docs, since only documentation changed", []
 

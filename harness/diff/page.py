@@ -1,10 +1,201 @@
-"""The page."""
+"""Write what a comparison has found as a page: `build/diff/index.html`."""
 
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
-from harness.diff.results import Diff
+from jinja2 import Environment
+from markupsafe import Markup
+
+from harness.diff import sentences
+from harness.diff.results import Diff, Example, Mart, Rows, Series
+from harness.reporting import charts, page
+from harness.reporting.summary import seconds
+
+FOLDER = Path(__file__).parent
+ROOM_BYTES = page.LIMIT_BYTES - 500_000  # for the sections of marts; the last ones are shorter, if all do not fit
+COLUMNS = 40  # of a mart or of an example, differences of a definition
+PICTURES = 4  # of a mart
+BEFORE, DIFFERENT, AFTER = 60, 200, 60  # characters of a long value: around what differs, and of that
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn series: its title, a sentence about it, and the SVG."""
+
+    title: str
+    text: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """An example as it is shown: its key, the values of both sides by column, and how many columns are left out."""
+
+    kind: str
+    key: str
+    values: list[tuple[str, Markup, Markup]]
+    left_out: int
 
 
 def write_page(diff: Diff, path: Path) -> None:
-    """Write DIFF to PATH."""
-    path.write_text(str(diff))
+    """Write the page of DIFF to PATH; raise OSError if it cannot be written."""
+    environment = page.environment(FOLDER)
+    environment.tests["different"] = sentences.is_different
+    environment.filters.update(seconds=seconds, value=sentences.value)
+    environment.globals.update(s=sentences, examples=examples, pictures=pictures, most=COLUMNS)
+    context = {
+        "diff": diff,
+        "sections": list(sections(diff.marts, environment)),
+        "tone": tone(diff),
+    }
+    page.write(path, environment.get_template("diff.html").render(context))
+
+
+def sections(marts: Sequence[Mart], environment: Environment) -> Iterator[Markup]:
+    """Yield the section of each mart, without its details if there is no room for them."""
+    template, room = environment.get_template("mart.html"), ROOM_BYTES
+    for number, mart in enumerate(marts, 1):
+        section = template.render(mart=mart, number=number, has_room=True)
+        if len(section.encode(errors="replace")) > room:
+            section = template.render(mart=mart, number=number, has_room=False)
+        room -= len(section.encode(errors="replace"))
+        yield Markup(section)  # noqa: S704 - a template's
+
+
+def tone(diff: Diff) -> str:
+    """Return whether the verdict is `good`, `bad`, or neither of them, for somebody to judge."""
+    is_approved = diff.approval is not None and not (diff.approval.unapproved or diff.approval.absent)
+    if any(sentences.right_side(mart) == "base" for mart in diff.marts) or not (is_approved or diff.approval is None):
+        return "bad"
+    return "good" if is_approved or not any(map(sentences.is_different, diff.marts)) else ""
+
+
+def pictures(mart: Mart) -> list[Picture]:
+    """Return the series of MART that differ, as charts."""
+    found: list[Picture] = []
+    for series in mart.series:
+        if (points := days(series)) and len(found) < PICTURES:
+            grain, summed = charts.by_grain(points)
+            if not (text := differing(summed, grain)):
+                continue
+            description = f"{sentences.value(series.title)}: {text}"
+            found.append(Picture(series.title, text, charts.svg(charts.two_lines(summed), description)))
+    return found
+
+
+def days(series: Series) -> list[charts.Point]:
+    """Return the points of SERIES that have a day of the calendar; infinity and years before Christ have none."""
+    found = []
+    for day, base, branch in series.points:
+        try:
+            found.append((date.fromisoformat(day[:10]), base, branch))
+        except ValueError:
+            continue
+    return sorted(found, key=lambda point: point[0])
+
+
+def differing(points: Sequence[charts.Point], grain: str) -> str:
+    """Return on how many of the POINTS both sides differ, and where most; empty if on none."""
+    differences = {day: (branch or 0) - (base or 0) for day, base, branch in points if base != branch}
+    if not differences:
+        return ""
+    day = max(differences, key=lambda day: abs(differences[day]))
+    where = {"day": f"on {day}", "week": f"in the week of {day}", "month": f"in {day:%B %Y}", "year": f"in {day.year}"}
+    most = f"{differences[day]:+,.10g}"
+    of = f"{len(differences):,} of {sentences.count(len(points), grain)}"
+    return f"{of} {'differs' if len(differences) == 1 else 'differ'}, most of all {where[grain]}: {most}"
+
+
+def examples(rows: Rows) -> list[ShownExample]:
+    """Return the examples of ROWS as they are shown."""
+    return [shown(example) for example in rows.examples]
+
+
+def shown(example: Example) -> ShownExample:
+    """Return EXAMPLE with the values of both sides beside each other, what differs marked."""
+    base, branch = example.base or {}, example.branch or {}
+    names = list(dict.fromkeys([*base, *branch]))
+    key = ", ".join(f"{sentences.value(name)} = {sentences.value(text)}" for name, text in example.key.items())
+    values = []
+    for name in names[:COLUMNS]:
+        sides = base.get(name), branch.get(name)
+        first, second = marked(*sides) if example.kind == "changed" else map(plain, sides)
+        values.append((name, first, second))
+    return ShownExample(example.kind, key, values, max(0, len(names) - COLUMNS))
+
+
+def plain(text: str | None) -> Markup:
+    """Return a value that is shown alone."""
+    if not text:
+        return Markup("<i>{}</i>").format("null" if text is None else "empty text")
+    return Markup("<bdi>{}</bdi>").format(sentences.value(text, BEFORE + DIFFERENT + AFTER))
+
+
+def marked(base: str | None, branch: str | None) -> tuple[Markup, Markup]:
+    """Return two values of which the characters that differ are marked, and of long ones only what is around these."""
+    if not base or not branch:
+        return plain(base), plain(branch)
+    before = common(base, branch)
+    after = min(common(base[::-1], branch[::-1]), min(len(base), len(branch)) - before)
+    # What is one character for the eye is marked as a whole.
+    while before and any(joins(text, before) for text in (base, branch)):
+        before -= 1
+    while after and any(joins(text, len(text) - after) for text in (base, branch)):
+        after -= 1
+    if NUMBER.fullmatch(base) and NUMBER.fullmatch(branch):
+        before = after = 0
+    looks_alike = unicodedata.normalize("NFKC", base[before:][:DIFFERENT]) == unicodedata.normalize(
+        "NFKC", branch[before:][:DIFFERENT]
+    )
+    first, second = (part(text, before, len(text) - after, looks_alike) for text in (base, branch))
+    return first, second
+
+
+def part(text: str, start: int, end: int, with_codes: bool) -> Markup:
+    """Return TEXT with the characters from START to END marked."""
+    head, middle, tail = text[max(0, start - BEFORE) : start], text[start:end][:DIFFERENT], text[end:][:AFTER]
+    is_cut = len(head + middle + tail) < len(text)
+    found = Markup("<bdi>{}{}").format("…" if start > BEFORE else "", sentences.visible(head))
+    if middle:
+        found += Markup("<mark>{}</mark>").format(blanks(middle) if middle.isspace() else sentences.visible(middle))
+    more = "…" if end - start > DIFFERENT else ""
+    found += Markup("{}{}{}</bdi>").format(more, sentences.visible(tail), "…" if len(text) - end > AFTER else "")
+    if with_codes and middle:
+        codes = " ".join(f"U+{ord(character):04X}" for character in middle[:8])
+        found += Markup(" <small>{}</small>").format(codes)
+    if is_cut:
+        found += Markup(" <small>({} characters)</small>").format(f"{len(text):,}")
+    return found
+
+
+def blanks(text: str) -> str:
+    """Return TEXT of blanks so that they are seen."""
+    return "".join("␣" if character == " " else sentences.visible(character) for character in text)
+
+
+def common(first: str, second: str) -> int:
+    """Return the number of characters that both begin with."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def joins(text: str, at: int) -> bool:
+    """Return whether the character AT belongs to the one before it: an accent, a part of an emoji."""
+    joined = text[max(0, at - 1) : at + 1]
+    return any(character == "\u200d" for character in joined) or unicodedata.category(text[at : at + 1] or "a") in (
+        "Mn",
+        "Me",
+        "Mc",
+        "Sk",
+    )

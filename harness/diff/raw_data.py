@@ -116,20 +116,26 @@ def raw_size(dsn: str) -> int:
         return int((connection.execute(query).fetchone() or (0,))[0])
 
 
-def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> None:
-    """Take the later half of the rows of each of FEEDS with a time, and some of before, out of its raw table."""
+def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> int:
+    """Take the later half of the rows of each of FEEDS with a time, and some of before, out of its raw table.
+
+    Return how many rows that are.
+    """
+    rows = 0
     with psycopg.connect(warehouse.admin_dsn) as connection:
         connection.execute(f"create schema {HELD_BACK}")
         for feed, table, time in timed(connection, feeds):
             key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in feed.key)
             held = sql.Identifier(HELD_BACK, feed.name)
             condition = sql.SQL(LATER).format(time=time, table=table, key=key)
-            connection.execute(sql.SQL("create table {} as select * from {} where {}").format(held, table, condition))
+            create = sql.SQL("create table {} as select * from {} where {}")
+            rows += connection.execute(create.format(held, table, condition)).rowcount
             keys = sql.SQL(", ").join(map(sql.Identifier, feed.key))
             connection.execute(
                 sql.SQL("delete from {0} where ({1}) in (select {1} from {2})").format(table, keys, held)
             )
             connection.execute(sql.SQL("analyze {}").format(table))
+    return rows
 
 
 def put_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> None:
@@ -158,7 +164,7 @@ def timed(
     """Return those of FEEDS whose raw table has a time column, with the table and that column."""
     found = []
     for feed in feeds.values():
-        query = "select from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"
+        query = "select 1 from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"
         table = sql.Identifier("raw", feed.name)
         if feed.time_column and connection.execute(query, [table.as_string(connection), feed.time_column]).fetchone():
             found.append((feed, table, sql.Identifier(feed.time_column)))

@@ -161,8 +161,9 @@ class Run:
         """Build the base's models, and the branch's on a copy; where increments can differ, of half of the rows."""
         base, branch = self.sides
         if self.has_increments:
-            with self.phases.phase("half of the rows held back"):
-                raw_data.hold_back(base.warehouse, self.feeds)
+            with self.phases.phase("rows held back") as phase:
+                rows = raw_data.hold_back(base.warehouse, self.feeds)
+                phase.text = f"{rows:,} rows held back for a second run"
                 if self.diff.load_differs:
                     raw_data.hold_back(branch.warehouse, self.feeds)
         if self.diff.load_differs:
@@ -172,6 +173,7 @@ class Run:
         with self.phases.phase("the base's models built"):
             build_both([(base, self.needed(base))], full_refresh=False)
         copy_warehouse(base.warehouse, BRANCH)
+        branch.drop(self.projects[0].nodes[name] for name in self.affected(base))
         with self.phases.phase("the branch's models built on a copy"):
             build_both([(branch, self.affected(branch))], full_refresh=True)
 

@@ -13,8 +13,9 @@ from harness.diff.results import Approval, ColumnChange, Diff, Mart, Rows, Schem
 
 VALUE_CHARS = 120  # of a value; the longest names of PostgreSQL have 63
 VERDICT_CHARS = 400  # of what differs from the expected rows
+FEW = 2  # marts of which a sentence says all; of more it says less
 NAMED = 3  # marts, columns or differences that a sentence names before it counts the rest
-HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 OF_A_MODEL = ("materialization", "key", "place")  # kinds of a schema change of which a model has at most one
 ORACLE = "the independent computation"
@@ -37,8 +38,13 @@ def value(text: str | None, most: int = VALUE_CHARS) -> str:
     """Return a value to be read on one line: `null`, `''` if empty, cut if it has more than MOST characters."""
     if text is None:
         return "null"
-    shown = HIDDEN.sub(lambda found: ESCAPES.get(found[0], f"\\u{ord(found[0]):04x}"), text[:most])
+    shown = visible(text[:most])
     return f"{shown}… ({len(text):,} characters)" if len(text) > most else shown or "''"
+
+
+def visible(text: str) -> str:
+    """Return TEXT on one line, with escapes for characters that nobody sees."""
+    return HIDDEN.sub(lambda found: ESCAPES.get(found[0], f"\\u{ord(found[0]):04x}"), text)
 
 
 def signed(type_: str, difference: str) -> str:
@@ -88,25 +94,41 @@ def repeats(mart: Mart) -> bool:
 
 
 def headline(diff: Diff) -> str:
-    """Return the verdict: which marts differ, how, where, which side is right, and whether it is approved."""
+    """Return the verdict on one line: which marts differ, how, where, which side is right, and if it is approved."""
+    return " ".join(verdict(diff))
+
+
+def verdict(diff: Diff) -> list[str]:
+    """Return the verdict, a sentence each: what differs and where, which side is right, and whether it is approved."""
     different = [mart for mart in diff.marts if is_different(mart)]
+    first = opening(diff)
+    if len(different) == 1:
+        first += f", {value(different[0].name)}: {'; '.join(ways(different[0]))}"
+    elif different:
+        is_short = len(different) > FEW
+        names = [f"{value(mart.name)} ({'; '.join(ways(mart, is_short))})" for mart in different]
+        first += f": {listed(names)}"
+    return [f"{first}.", *judgement(diff)]
+
+
+def opening(diff: Diff) -> str:
+    """Return how many marts differ, without a full stop: `3 of 9 marts differ`."""
+    different = sum(map(is_different, diff.marts))
     total = len(diff.marts) + len(diff.taken)
-    parts = [right_sides(diff.marts), approval_phrase(diff.approval, bool(different))]
     if not total:
-        first = "There are no marts to compare"
-    elif not different and not diff.changed and not diff.load_differs:
-        first = f"Nothing was changed in the dbt project, and so nothing in {count(total, 'mart')}"
-    elif not different:
-        first = f"No difference in {count(total, 'mart')}" if diff.marts else "No mart reads what was changed"
-    else:
-        verb = "differs" if len(different) == 1 else "differ"
-        of = f"{len(different):,} of {count(total, 'mart')}" if total > 1 else "The only mart"
-        if len(different) == 1:
-            first = f"{of} {verb}, {value(different[0].name)}: {'; '.join(ways(different[0]))}"
-        else:
-            names = [f"{value(mart.name)} ({'; '.join(ways(mart, is_short=len(different) > 2))})" for mart in different]
-            first = f"{of} {verb}: {listed(names)}"
-    return f"{'. '.join(part[0].upper() + part[1:] for part in filter(None, [first, *parts]))}."
+        return "There are no marts to compare"
+    if different:
+        of = f"{different:,} of {count(total, 'mart')}" if total > 1 else "The only mart"
+        return f"{of} {'differs' if different == 1 else 'differ'}"
+    if not diff.changed and not diff.load_differs:
+        return f"Nothing was changed in the dbt project, and so nothing in {count(total, 'mart')}"
+    return f"No difference in {count(total, 'mart')}" if diff.marts else "No mart reads what was changed"
+
+
+def judgement(diff: Diff) -> list[str]:
+    """Return which side is right, and whether the differences are approved: a sentence each."""
+    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(map(is_different, diff.marts)))
+    return [f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase]
 
 
 def ways(mart: Mart, is_short: bool = False) -> list[str]:
@@ -205,16 +227,20 @@ def column_sentence(change: ColumnChange) -> str:
 def schema_sentence(change: SchemaChange) -> str:
     """Return a difference of a model's definition: `column fee retyped from integer to numeric`."""
     base, branch = (None if text is None else value(text) for text in (change.base, change.branch))
-    subject = " ".join([change.kind.split(" ", maxsplit=1)[0], *([value(change.what)] if change.what else [])])
+    what = value(change.what) if change.what else ""
     if change.kind == "column renamed":
-        return f"column {base or value(change.what)} renamed to {branch or value(change.what)}"
-    if change.kind == "column retyped":
-        return f"{subject} retyped from {base} to {branch}"
+        return f"column {base or what} renamed to {branch or what}"
+    if change.kind == "description":
+        subject = f"description of {what or 'the model'}"
+        base, branch = (f"“{text}”" if text else text for text in (base, branch))
+    else:
+        subject = " ".join(filter(None, [change.kind.split(" ", maxsplit=1)[0], what]))
     if change.kind == "column added" or (base is None and branch is not None):
         return f"{subject} added{f' ({branch})' if branch else ''}"
     if change.kind == "column removed" or (branch is None and base is not None):
         return f"{subject} removed{f' ({base})' if base else ''}"
-    return f"{subject} changed{f' from {base} to {branch}' if base else ''}"
+    verb = "retyped" if change.kind == "column retyped" else "changed"
+    return f"{subject} {verb}{f' from {base} to {branch}' if base else ''}"
 
 
 def right_side(mart: Mart) -> str:
@@ -306,7 +332,8 @@ def incremental_sentences(mart: Mart) -> list[str]:
     found = []
     phrases = "; ".join(row_phrases(after))
     if differs_only_incrementally(mart):
-        found.append(f"It differs only after a second, incremental run; a full refresh hides it: {phrases}.")
+        how = "is wrong" if right_side(mart) == "base" else "differs"
+        found.append(f"It {how} only after a second run, an incremental one; a full refresh hides it: {phrases}.")
     elif after.are_same:
         found.append("After an incremental run both sides are the same; they differ only after a full refresh.")
     else:
@@ -316,6 +343,21 @@ def incremental_sentences(mart: Mart) -> list[str]:
         sides = "both sides" if len(other) == 2 else f"the {other[0]}"
         found.append(f"In {sides} an incremental run leaves other rows than a full refresh.")
     return [*found, *filter(None, [verdict_sentence(mart.incremental_verdicts)])]
+
+
+def build_seconds(mart: Mart) -> str:
+    """Return the seconds of both builds of MART: `1.2 s → 1.4 s`; empty if they are unknown."""
+    return " → ".join(f"{mart.builds[side].seconds:.1f} s" for side in ("base", "branch") if side in mart.builds)
+
+
+def build_sentence(mart: Mart) -> str:
+    """Return how long MART was built on both sides, and how many rows that read."""
+    found = []
+    for side in ("base", "branch"):
+        if build := mart.builds.get(side):
+            scanned = "" if build.rows_scanned is None else f", {count(build.rows_scanned, 'row')} read"
+            found.append(f"{side} {build.seconds:.1f} s{scanned}")
+    return "; ".join(found)
 
 
 def summary(mart: Mart) -> list[str]:

@@ -4,11 +4,14 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.diff.project import Project
+import psycopg
+from psycopg import sql
+
+from harness.diff.project import Node, Project
 from harness.diff.results import Build
 from harness.errors import BaseFailedError, DbtFailedError, HarnessError
 from harness.processes.dbt_process import Dbt, Process
@@ -110,10 +113,17 @@ class Side:
         next_step = f"Build it alone: nox -s dbt -- build{f' --select {selected}' if selected else ''}"
         return DbtFailedError(what, why, next_step, evidence)
 
-    def on(self, warehouse: Warehouse) -> "Side":
-        """Make WAREHOUSE the one that is built in."""
-        self.warehouse = replace(warehouse)
-        return self
+    def drop(self, nodes: Iterable[Node]) -> None:
+        """Drop the tables and views of NODES, so that they are built as on an empty warehouse."""
+        with psycopg.connect(self.warehouse.admin_dsn) as connection:
+            for node in nodes:
+                relation = sql.Identifier(node["schema"], node["alias"])
+                found = connection.execute(
+                    "select relkind from pg_class where oid = to_regclass(%s)", [relation.as_string(connection)]
+                ).fetchone()
+                if found:
+                    kind = sql.SQL({"v": "view", "m": "materialized view"}.get(found[0], "table"))
+                    connection.execute(sql.SQL("drop {} {} cascade").format(kind, relation))
 
     def end(self) -> None:
         """End dbt's process."""

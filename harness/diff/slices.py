@@ -52,14 +52,14 @@ def find_slices(comparison: "Comparison", rows: Rows) -> list[Slice]:
 def kinds(comparison: "Comparison", rows: Rows) -> Iterator[Kind]:
     """Yield the kinds of difference of ROWS that are frequent enough."""
     if rows.added >= FEWEST:
-        yield Kind("added", "added_rows", "true", "", in_base=False)
+        yield Kind("added", "pg_temp.added_rows", "true", "", in_base=False)
     if rows.removed >= FEWEST:
-        yield Kind("removed", "removed_rows", "true", "", in_base=True)
+        yield Kind("removed", "pg_temp.removed_rows", "true", "", in_base=True)
     numbers = {pair.name: i for i, pair in enumerate(comparison.pairs)}
     for column in rows.columns:
         if column.rows >= FEWEST:
             i = numbers[column.name]
-            yield Kind(column.name, "changed_rows", f"base_c{i} is distinct from branch_c{i}", "base_", in_base=True)
+            yield Kind(column.name, "pg_temp.changed_rows", f"(base).c{i} is distinct from (branch).c{i}", "(base).", in_base=True)
 
 
 def best(comparison: "Comparison", kind: Kind) -> Slice | None:

@@ -23,10 +23,17 @@ LISTED = [
     session("faults", "ci", "engine"),
     session("e2e", "ci", "engine", "target"),
     session("bench", "nightly"),
+    session("diff", "change"),
 ]
-LINT, DOCS, FAULTS, BENCH = (
+LINT, DOCS, FAULTS, BENCH, DIFF = (
     {"session": name, "minutes": minutes, "engine": engine}
-    for name, minutes, engine in [("lint", 10, False), ("docs", 30, False), ("faults", 50, True), ("bench", 30, False)]
+    for name, minutes, engine in [
+        ("lint", 10, False),
+        ("docs", 30, False),
+        ("faults", 50, True),
+        ("bench", 30, False),
+        ("diff", 30, False),
+    ]
 )
 PLACES = {
     "kind": {"target": "kind", "runner": "ubuntu-24.04", "on": "change"},
@@ -42,7 +49,7 @@ CODE, WORDS = ["dbt/models/marts/dim/dim_date.sql", "README.md"], ["README.md", 
     ("event", "changed", "place", "sessions", "places"),
     [
         ("push", CODE, "", [LINT, DOCS, FAULTS], ["kind"]),
-        ("pull_request", CODE, "", [LINT, DOCS, FAULTS], ["kind"]),
+        ("pull_request", CODE, "", [LINT, DOCS, FAULTS, DIFF], ["kind"]),
         ("pull_request", WORDS, "", [DOCS], []),
         ("push", WORDS, "", [DOCS], []),
         ("merge_group", CODE, "", [LINT, DOCS, FAULTS], ["kind"]),

@@ -1,0 +1,151 @@
+"""Draw charts as SVG that is part of a page, from Vega-Lite's specifications: docs/adr/0010.
+
+A chart names its colours as the page's style does (`var(--first)`), so it follows the scheme, and no script draws it.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+from markupsafe import Markup, escape
+
+Point = tuple[date, float | None, float | None]
+WIDTH = 420  # of the axes, in pixels; in a narrow page a chart is drawn smaller
+MOST_POINTS = 400  # of a line; a longer time is drawn by week, month or year
+GRAINS = ("day", "week", "month", "year")
+LARGE = 10_000  # from here on, labels of an axis are like 12k
+CONFIG = {
+    "aria": False,  # a chart has one description, and not one of every mark
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domainColor": "var(--line)",
+        "gridColor": "var(--line)",
+        "labelColor": "var(--soft)",
+        "labelFontSize": 13,
+        "labelOverlap": "greedy",
+        "labelSeparation": 10,
+        "tickColor": "var(--line)",
+        "title": None,
+    },
+}
+HEAD = re.compile(r'^<svg (.*?)width="(\d+)" height="\d+"')
+LONG_FRACTION = re.compile(r"\d+\.\d{2,}")
+
+
+def svg(specification: dict[str, Any], description: str) -> Markup:
+    """Return the chart of a Vega-Lite SPECIFICATION; DESCRIPTION is for those who do not see it."""
+    import vl_convert
+
+    drawn = vl_convert.vegalite_to_svg(specification, config=CONFIG, allowed_base_urls=[])
+    shorter = LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}", drawn)
+    label = f'role="img" aria-label="{escape(description)}"'
+    return Markup(  # noqa: S704 - Vega escapes the texts of a specification
+        HEAD.sub(lambda found: f'<svg {found[1]}{label} style="max-width:{found[2]}px"', shorter)
+    )
+
+
+def two_lines(points: Sequence[Point]) -> dict[str, Any]:
+    """Return the specification of two lines over days, and under them of the second's difference from the first.
+
+    POINTS are sorted sums; in a chart of weeks, months or years they are added up.
+    """
+    _, summed = by_grain(points)
+    differences = [(second or 0) - (first or 0) for _, first, second in summed]
+    lines = [
+        {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(summed, j, i)}
+        for j, (day, *numbers) in enumerate(summed)
+        for i, name in enumerate(("first", "second"))
+    ]
+    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": {"tickCount": 6}}
+    color = {"domain": ["first", "second"], "range": ["var(--first)", "var(--second)"]}
+    dashes = {"domain": ["second", "first"], "range": [[1, 0], [5, 4]]}
+    side = {"field": "line", "type": "nominal", "legend": None}
+    above = {
+        "width": WIDTH,
+        "height": 130,
+        "data": data(lines),
+        "encoding": {
+            "x": {**x, "axis": {**x["axis"], "labels": False, "ticks": False}},
+            "y": axis([number for _, *numbers in summed for number in numbers]),
+            "color": {**side, "scale": color},
+        },
+        "layer": [
+            # The dashed line is the upper one: where both are equal, both are seen.
+            {
+                "mark": {"type": "line", "strokeWidth": 2},
+                "transform": [{"filter": f"datum.line == '{name}'"}],
+                "encoding": {"strokeDash": {**side, "scale": dashes}},
+            }
+            for name in ("second", "first")
+        ]
+        + [{"mark": {"type": "circle", "size": 22, "opacity": 1}, "transform": [{"filter": "datum.is_alone"}]}],
+    }
+    below = {
+        "width": WIDTH,
+        "height": 46,
+        "data": data([{"day": day.isoformat(), "number": n} for (day, *_), n in zip(summed, differences, strict=True)]),
+        "mark": {"type": "area", "interpolate": "step", "color": "var(--third)", "opacity": 1},
+        "encoding": {
+            "x": {**x, "axis": {**x["axis"], "grid": False}},
+            "y": axis(differences, ticks=3),
+        },
+    }
+    return {"vconcat": [above, below], "spacing": 22, "bounds": "flush", "resolve": {"scale": {"x": "shared"}}}
+
+
+def data(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return ROWS as a specification has them; their days are days of UTC, whatever this machine's time zone."""
+    return {"values": rows, "format": {"parse": {"day": "utc:'%Y-%m-%d'"}}}
+
+
+def axis(numbers: Sequence[float | None], ticks: int = 5) -> dict[str, Any]:
+    """Return the encoding of NUMBERS on the vertical axis."""
+    is_large = max((abs(number) for number in numbers if number is not None), default=0) >= LARGE
+    labels = {"tickCount": ticks, "domain": False, **({"format": "~s"} if is_large else {})}
+    return {"field": "number", "type": "quantitative", "axis": labels}
+
+
+def is_alone(points: Sequence[Point], at: int, line: int) -> bool:
+    """Return whether the point AT of LINE has no neighbours, so that no line shows it."""
+    neighbours = [points[i][line + 1] for i in (at - 1, at + 1) if 0 <= i < len(points)]
+    return points[at][line + 1] is not None and all(number is None for number in neighbours)
+
+
+def by_grain(points: Sequence[Point]) -> tuple[str, list[Point]]:
+    """Return the finest grain with few enough points, and all of its points from the first day to the last."""
+    for grain in GRAINS:
+        starts = list(all_starts(points[0][0], points[-1][0], grain)) if points else []
+        if len(starts) <= MOST_POINTS or grain == GRAINS[-1]:
+            break
+    sums: dict[date, list[float | None]] = {start: [None, None] for start in starts}
+    for day, *numbers in points:
+        of_start = sums[start_of(day, grain)]
+        for i, number in enumerate(numbers):
+            if number is not None and math.isfinite(number):
+                of_start[i] = (of_start[i] or 0) + number
+    return grain, [(start, first, second) for start, (first, second) in sums.items()]
+
+
+def start_of(day: date, grain: str) -> date:
+    """Return the first day of the week, month or year that DAY is in."""
+    if grain == "week":
+        return day - timedelta(min(day.weekday(), day.toordinal() - 1))
+    return {"day": day, "month": day.replace(day=1), "year": day.replace(month=1, day=1)}[grain]
+
+
+def all_starts(first: date, last: date, grain: str) -> Iterator[date]:
+    """Yield the first day of each GRAIN from FIRST to LAST, but not many more than a chart can have."""
+    day = start_of(first, grain)
+    for _ in range(MOST_POINTS + 1 if grain != GRAINS[-1] else date.max.year):
+        if day > last:
+            return
+        yield day
+        try:
+            days = {"day": 1, "week": 7 - day.weekday(), "month": 31, "year": 366}[grain]
+            day = start_of(day + timedelta(days), grain)
+        except OverflowError:  # the last day that there is
+            return
