@@ -8,11 +8,12 @@ import argparse
 from feeds.uri import shown
 from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
-from harness.diff.approval import FILE, compare_with_approved
+from harness.diff.approval import FILE, approved_differences, compare_with_approved
 from harness.diff.base import checked_out, find_base
 from harness.diff.marts import differences
 from harness.diff.results import Diff
 from harness.diff.run import Options, compare
+from harness.diff.warehouse_copy import find_source
 from harness.diff.writing import say_diff, write_files
 from harness.errors import ApprovalError, DifferencesError, UsageError
 from harness.project.paths import BUILD, ROOT
@@ -51,21 +52,21 @@ def feed_files(text: str) -> tuple[str, str]:
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s diff`."""
-    options = Options(parsed.events, dict(parsed.feed), parsed.warehouse_dsn, builds_all=parsed.all)
-    if options.warehouse_dsn and (options.events or options.feeds):
+    if parsed.warehouse_dsn and (parsed.events or parsed.feed):
         raise UsageError(
             "--warehouse-dsn cannot be given with --events or --feed.",
             "The rows are those of the warehouse.",
             "Leave one of them out.",
         )
+    source = find_source(parsed.warehouse_dsn) if parsed.warehouse_dsn else None
+    options = Options(parsed.events, dict(parsed.feed), source, builds_all=parsed.all)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with session_lock(FOLDER / ".lock", "compares in this clone"):
         base = find_base(parsed.base)
         with checked_out(base) as base, ephemeral_server(parsed.postgres) as server:
+            approved = approved_differences(ROOT, base.folder)  # an invalid file is said before anything is built
             diff = compare(base, server, options)
-            diff.approval = compare_with_approved(
-                (each for mart in diff.marts for each in differences(mart)), ROOT, base.folder
-            )
+            diff.approval = compare_with_approved((each for mart in diff.marts for each in differences(mart)), approved)
     write_files(diff, FOLDER, section)
     say_diff(diff, FOLDER)
     check(diff, strict=parsed.strict)
