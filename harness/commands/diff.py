@@ -8,7 +8,7 @@ import argparse
 from feeds.uri import shown
 from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
-from harness.diff.approval import FILE, compare_with_approved
+from harness.diff.approval import FILE, approved_differences, compare_with_approved
 from harness.diff.base import checked_out, find_base
 from harness.diff.marts import differences
 from harness.diff.results import Diff
@@ -64,10 +64,9 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     with session_lock(FOLDER / ".lock", "compares in this clone"):
         base = find_base(parsed.base)
         with checked_out(base) as base, ephemeral_server(parsed.postgres) as server:
+            approved = approved_differences(ROOT, base.folder)  # an invalid file is said before anything is built
             diff = compare(base, server, options)
-            diff.approval = compare_with_approved(
-                (each for mart in diff.marts for each in differences(mart)), ROOT, base.folder
-            )
+            diff.approval = compare_with_approved((each for mart in diff.marts for each in differences(mart)), approved)
     write_files(diff, FOLDER, section)
     say_diff(diff, FOLDER)
     check(diff, strict=parsed.strict)

@@ -1,6 +1,7 @@
 """The base of a comparison: a commit, and its files in a folder of their own."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from harness.project import environments, locks
 from harness.project.paths import ROOT
 
 DEFAULT_BRANCHES = ("origin/main", "origin/master", "main", "master")
+ALL_BRANCHES = "'+refs/heads/*:refs/remotes/origin/*'"  # a clone of one branch fetches only that one by itself
 CHECKOUT_TIMEOUT_S = 300.0
 
 
@@ -38,24 +40,33 @@ class Base:
 def find_base(ref: str | None, root: Path = ROOT) -> Base:
     """Return the base REF; without one the commit where this branch left the default branch.
 
-    On a pull request the default branch is the one that it asks to merge into. Raises HistoryMissingError if the
-    project's folder is no clone, BaseUnusableError if there is no such commit.
+    On a pull request the default branch is the one that it asks to merge into. Raises HistoryMissingError if there is
+    no git or ROOT is no clone, BaseUnusableError if there is no such commit.
     """
+    if not shutil.which("git"):
+        raise HistoryMissingError(
+            "git is not installed, and the base is a commit.",
+            "There is no program `git` on the PATH.",
+            "Install it, and try again: apt-get install git",
+        )
     try:
         git(root, "rev-parse", "--verify", "HEAD")
     except CommandFailedError as error:
         raise HistoryMissingError(
             "This folder has no history to compare with.",
-            f"git says: {last_line(error)}",
+            f"git says: {said_by(error)}",
             "Clone the repository with git, or commit once: git init && git add . && git commit",
         ) from error
     if ref is not None:
         return Base(shown(ref), commit_of(root, ref))
     branch = base_of_pull_request() or default_branch(root)
+    commit = commit_of(root, branch)
     try:
-        return Base(f"the merge base with {branch}", git(root, "merge-base", commit_of(root, branch), "HEAD"))
+        return Base(f"the merge base with {branch}", git(root, "merge-base", commit, "HEAD"))
     except CommandFailedError as error:
-        raise missing(root, f"{branch} and this branch have no commit in common.") from error
+        why = "Their histories began apart, so this branch did not leave that one."
+        next_step = f"Compare with its present state: nox -s diff -- --base {branch}"
+        raise unusable(root, f"{branch} and this branch have no commit in common.", why, next_step) from error
 
 
 def git(root: Path, *arguments: str | Path) -> str:
@@ -82,37 +93,38 @@ def commit_of(root: Path, ref: str) -> str:
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     except CommandFailedError as error:
-        raise missing(root, f"There is no commit {shown(ref)!r} in this clone.") from error
+        raise unusable(
+            root,
+            f"There is no commit {shown(ref)!r} in this clone.",
+            "It is misspelt, or it was not fetched yet.",
+            f"Fetch what the remote has, and try again: git fetch --tags origin {ALL_BRANCHES}",
+        ) from error
 
 
-def missing(root: Path, what: str) -> BaseUnusableError:
-    """Return the error for a base that this clone lacks: WHAT is missing."""
+def unusable(root: Path, what: str, why: str, next_step: str) -> BaseUnusableError:
+    """Return the error for a base of which WHAT is wrong; in a shallow clone that is the most likely reason."""
     if git(root, "rev-parse", "--is-shallow-repository") == "true":
-        return BaseUnusableError(
-            what,
-            "This clone is shallow: it has only the latest commits.",
-            "Fetch the others, and try again: git fetch --unshallow origin",
-        )
-    return BaseUnusableError(
-        what,
-        "It is misspelt, or it was not fetched yet.",
-        "Fetch what the remote has, and try again: git fetch origin; the branches are: git branch --all",
-    )
+        why = "This clone is shallow: it has only the latest commits."
+        next_step = f"Fetch the others, and try again: git fetch --unshallow --tags origin {ALL_BRANCHES}"
+    return BaseUnusableError(what, why, next_step)
 
 
-def last_line(error: CommandFailedError) -> str:
-    """Return the last line that a command printed which failed."""
-    return (error.output.strip().splitlines() or [error.what])[-1]
+def said_by(error: CommandFailedError) -> str:
+    """Return what git says of a command that failed: its first line that says `fatal`, else its last."""
+    lines = error.output.strip().splitlines()
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    return (fatal or lines[-1:] or [error.what])[0]
 
 
 @contextmanager
 def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
     """Put BASE's files into a folder, which is removed at the end; the clone, its index too, stays as it is."""
     with TemporaryDirectory(prefix="events-diff-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary, "base")
+        target = Path(temporary, "base")
         env = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
-        for arguments in (("read-tree", base.commit), ("checkout-index", "--all", "--quiet", f"--prefix={folder}/")):
+        for arguments in (("read-tree", base.commit), ("checkout-index", "--all", "--quiet", f"--prefix={target}/")):
             run("git", "-C", root, *arguments, env=env, timeout_s=CHECKOUT_TIMEOUT_S)
+        folder = target / git(root, "rev-parse", "--show-prefix")  # the project may be in a folder of a repository
         if not (folder / "dbt" / "dbt_project.yml").is_file():
             raise BaseUnusableError(
                 f"The base, {base}, has no dbt project.",
@@ -124,13 +136,15 @@ def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
 
 def uncommitted(root: Path = ROOT) -> list[str]:
     """Return the files of ROOT with changes that are not committed, new ones too."""
-    status = run("git", "-C", root, "status", "--porcelain", "-z", "--untracked-files=all")
+    options = ("--porcelain", "-z", "--untracked-files=all", "--", ".")
+    status = run("git", "--no-optional-locks", "-C", root, "status", *options)  # it would write the index
+    prefix = git(root, "rev-parse", "--show-prefix")
     entries = iter(status.split("\0"))
     files = []
     for entry in entries:
         if entry:
-            files.append(entry[3:])
-            if entry[0] in "RC":
+            files.append(entry[3:].removeprefix(prefix))
+            if set(entry[:2]) & set("RC"):
                 next(entries, None)  # the name that it had before
     return files
 

@@ -8,29 +8,42 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from harness.diff.base import differing_files
 from harness.diff.results import Changed, SchemaChange
 
 BUILT = ("model", "seed", "snapshot")
 MARTS = "marts"  # the folder of models that is compared
 Node = Mapping[str, Any]
 # Text in quotes, comments of SQL and of Jinja, and blanks.
-_PARTS = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/|\{#.*?#\}|(\s+)", re.DOTALL)
-# What says nothing about the rows, or is compared on its own.
-_NOT_BUILT = ("docs", "meta", "tags", "group", "access", "enabled", "description")
+_PARTS = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/|\{#.*?#\}|\s+", re.DOTALL)
+# Configuration that says nothing about the rows. Macros may read meta and tags.
+_NOT_BUILT = ("docs", "group", "access", "enabled", "description")
+# Settings of dbt_project.yml that every node is built by. Those of nodes are in the nodes' configuration.
+_OF_ALL = ("dispatch", "flags", "quoting")
+_ITS = ("SQL", "rows", "configuration", "contract", "place", "source")  # what a node has itself
+# Macros that dbt, or an adapter, finds by their names.
+_FOUND_BY_DBT = re.compile(r"(default|postgres)__|materialization_|get_incremental_|generate_|get_catalog|ref$|source$")
+_VAR = re.compile(r"\bvar\b(?:\(\s*(['\"])(?P<name>\w+)\1)?")  # without a name it may be any
 
 
 @dataclass(frozen=True)
 class Project:
-    """A dbt project: what dbt has parsed of the folder FOLDER."""
+    """A dbt project: what dbt has parsed of the folder `dbt` in FOLDER."""
 
     folder: Path
     manifest: Mapping[str, Any]
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
-        """Models, seeds and snapshots, by name."""
+        """Models, seeds and snapshots, by name; a version of a model as dbt selects it, `customers.v2`."""
         nodes = self.manifest["nodes"].values()
-        return {str(node["name"]): node for node in nodes if node["resource_type"] in BUILT}
+        return {
+            f"{node['name']}.v{node['version']}" if node.get("version") else str(node["name"]): node
+            for node in nodes
+            if node["resource_type"] in BUILT
+        }
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -70,12 +83,16 @@ class Project:
         id_ = self.nodes[name]["unique_id"]
         found = {}
         for node in self.manifest["nodes"].values():
-            if node["resource_type"] == "test" and node.get("attached_node") == id_:
-                found[str(node["name"])] = json.dumps(
-                    [node.get("test_metadata"), node.get("raw_code"), node["config"].get("severity")], sort_keys=True
-                )
+            if node["resource_type"] != "test":
+                continue
+            # One that is written in SQL of its own is attached to no node, and tests all that it reads.
+            attached = node.get("attached_node")
+            if id_ in ([attached] if attached else node["depends_on"]["nodes"]):
+                config = [node["config"].get(name) for name in ("severity", "where", "limit", "warn_if", "error_if")]
+                content = [node.get("test_metadata"), node["raw_code"], config]
+                found[str(node["name"])] = json.dumps(content, sort_keys=True)
         for node in self.manifest.get("unit_tests", {}).values():
-            if node["model"] == name:
+            if id_ in node["depends_on"]["nodes"]:
                 found[str(node["name"])] = json.dumps([node["given"], node["expect"], node.get("overrides")])
         return found
 
@@ -89,54 +106,101 @@ class Project:
             if any(constraint["type"] == "primary_key" for constraint in column.get("constraints") or ()):
                 return (str(column["name"]),)
         for test in self.manifest["nodes"].values():
-            if test["resource_type"] == "test" and test.get("attached_node") == node["unique_id"]:
-                metadata = test.get("test_metadata") or {"name": "", "kwargs": {}}
-                if metadata["name"] == "unique" and not test["config"].get("where"):
-                    return (unquoted(metadata["kwargs"]["column_name"]),)
-                if columns := metadata["kwargs"].get("combination_of_columns"):
-                    return tuple(map(unquoted, columns))
+            if test["resource_type"] != "test" or test.get("attached_node") != node["unique_id"]:
+                continue
+            if test["config"].get("where") or not test.get("test_metadata"):
+                continue
+            arguments = test["test_metadata"]["kwargs"]
+            if test["test_metadata"]["name"] == "unique":
+                return (unquoted(arguments["column_name"]),)
+            if columns := arguments.get("combination_of_columns"):
+                return tuple(map(unquoted, columns))
         unique_key = node["config"].get("unique_key") or ()
-        return (unique_key,) if isinstance(unique_key, str) else tuple(unique_key)
+        return tuple(map(unquoted, (unique_key,) if isinstance(unique_key, str) else unique_key))
 
-    def macros(self, node: Node) -> dict[str, str]:
-        """Return the project's macros that NODE calls, also by way of others, with their text."""
-        macros = self.own_macros
-        found: dict[str, str] = {}
-        waiting = list(node.get("depends_on", {}).get("macros", ()))
-        while waiting:
-            id_ = waiting.pop()
-            macro = self.manifest["macros"].get(id_)
-            if macro and id_ not in found:
-                found[id_] = macros.get(macro["name"], "")
-                waiting += macro["depends_on"]["macros"]
-        names = {self.manifest["macros"][id_]["name"]: text for id_, text in found.items()}
-        return {name: text for name, text in names.items() if name in macros}
+    def called(self, ids: Iterable[str]) -> set[str]:
+        """Return the ids of the macros IDS and of those that they call, also by way of others."""
+        ids = set(ids)
+        return ids | ancestors(ids, self.macros_called)
 
     @cached_property
-    def own_macros(self) -> dict[str, str]:
-        """The text of each macro of the project and its packages; dbt's own are in the lock."""
-        return {
-            str(macro["name"]): str(macro["macro_sql"])
-            for macro in self.manifest["macros"].values()
-            if macro["package_name"] not in ("dbt", "dbt_postgres")
-        }
+    def macros_called(self) -> dict[str, set[str]]:
+        """The ids of the macros that each macro calls."""
+        return {id_: set(macro["depends_on"]["macros"]) for id_, macro in self.manifest["macros"].items()}
+
+    def texts(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return the text of the macros IDS by name, without dbt's own, which are in the lock."""
+        own, found = self.manifest["metadata"].get("project_name"), {}
+        for macro in (self.manifest["macros"][id_] for id_ in ids if id_ in self.own_macros):
+            package = "" if macro["package_name"] == own else f"{macro['package_name']}."
+            found[f"{package}{macro['name']}"] = str(macro["macro_sql"])
+        return found
+
+    def macros(self, node: Node) -> dict[str, str]:
+        """Return the text of the macros that NODE calls, also by way of others."""
+        return self.texts(self.called(node.get("depends_on", {}).get("macros", ())))
+
+    @cached_property
+    def own_macros(self) -> set[str]:
+        """The ids of the macros of the project and its packages."""
+        macros = self.manifest["macros"].items()
+        return {id_ for id_, macro in macros if macro["package_name"] not in ("dbt", "dbt_postgres")}
 
     @cached_property
     def macros_of_dbt(self) -> set[str]:
-        """The macros that dbt calls by itself: no model or test names them, nor does a macro that one calls."""
-        called = {
-            name
-            for node in [
-                *self.manifest["nodes"].values(),
-                *self.manifest.get("unit_tests", {}).values(),
-                *self.manifest["exposures"].values(),
-            ]
-            for name in self.macros(node)
+        """The names of the macros that dbt calls by itself, and of what they call: hooks, materializations, overrides.
+
+        So are all that no node, test or other macro names: what calls them is not known. An unused test is not.
+        """
+        macros = self.manifest["macros"]
+        named, by_hooks = self.called(id_ for id_ in macros if macros[id_]["name"].startswith("test_")), set[str]()
+        for node in [*self.manifest["nodes"].values(), *self.manifest.get("unit_tests", {}).values()]:
+            called = self.called(node.get("depends_on", {}).get("macros", ()))
+            (by_hooks if node["resource_type"] == "operation" else named).update(called)
+        of_dbt = {macro["name"] for id_, macro in macros.items() if id_ not in self.own_macros}
+        first = {
+            id_
+            for id_ in self.own_macros
+            if id_ not in named or macros[id_]["name"] in of_dbt or _FOUND_BY_DBT.match(macros[id_]["name"])
         }
-        entries = {id_ for id_, macro in self.manifest["macros"].items() if macro["name"] not in called}
-        reached = {id_ for id_ in entries if self.manifest["macros"][id_]["name"] in self.own_macros}
-        found = {"depends_on": {"macros": sorted(reached)}}
-        return set(self.macros(found))
+        return set(self.texts(self.called(first | by_hooks)))
+
+    @cached_property
+    def all_macros(self) -> dict[str, str]:
+        """The text of every macro of the project and its packages."""
+        return self.texts(self.own_macros)
+
+    @cached_property
+    def hooks(self) -> list[str]:
+        """What dbt runs before and after all nodes."""
+        nodes = [node for node in self.manifest["nodes"].values() if node["resource_type"] == "operation"]
+        return [str(node["raw_code"]) for node in sorted(nodes, key=lambda node: str(node["name"]))]
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The content of dbt_project.yml."""
+        return self.read_yaml("dbt_project.yml")
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """The values of dbt's variables by name, each by the package that it is for, or none."""
+        values: dict[str, Any] = {}
+        for name, value in (self.settings.get("vars") or self.read_yaml("vars.yml").get("vars") or {}).items():
+            values.setdefault(str(name), {})[""] = value
+            for inner, of_package in value.items() if isinstance(value, dict) else ():
+                package = "this project" if name == self.settings.get("name") else name
+                values.setdefault(str(inner), {})[package] = of_package
+        return values
+
+    def read_yaml(self, name: str) -> dict[str, Any]:
+        """Return the content of a file of the project, which dbt has read; nothing if it is not there."""
+        path = self.folder / "dbt" / name
+        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+    def file(self, node: Node) -> bytes:
+        """Return the content of NODE's file."""
+        path = self.folder / "dbt" / node["original_file_path"]
+        return path.read_bytes() if path.exists() else b""
 
 
 def unquoted(name: str) -> str:
@@ -171,7 +235,7 @@ class Changes:
     Attributes:
         nodes: by node, what of it; a node may be in one project only.
         affected: the nodes whose rows can differ: the changed ones, and those that read them.
-        descriptive: changes of nodes that say nothing about rows: descriptions and tests.
+        descriptive: changes that say nothing about rows: by node descriptions and tests, and what only tests read.
     """
 
     nodes: dict[str, list[str]]
@@ -185,9 +249,15 @@ class Changes:
 
     def causes(self, name: str, base: Project, branch: Project) -> list[str]:
         """Return why the rows of the node NAME may differ."""
-        own = [f"its {what}" if what[:4] not in ("the ", "it i") else what for what in self.nodes.get(name, ())]
+        own = self.nodes.get(name, [])
         above = ancestors([name], base.parents) | ancestors([name], branch.parents)
-        return own + sorted(above & self.nodes.keys())
+        # What concerns every node is named once.
+        others = [
+            node
+            for node in above & self.nodes.keys()
+            if any(w.startswith(_ITS) or w not in own for w in self.nodes[node])
+        ]
+        return [f"its {what}" if what.startswith(_ITS) else what for what in own] + sorted(others)
 
 
 def compare_projects(
@@ -198,21 +268,26 @@ def compare_projects(
     With EVERYTHING all nodes count as affected.
     """
     common = [what for what, differs in differs_for_all.items() if differs]
-    dynamic = sorted(
-        f"the macro {name}"
-        for name in base.macros_of_dbt | branch.macros_of_dbt
-        if base.own_macros.get(name) != branch.own_macros.get(name)
-    )
+    common += [f"dbt_project.yml ({what})" for what in _OF_ALL if base.settings.get(what) != branch.settings.get(what)]
+    if base.hooks != branch.hooks:
+        common.append("hooks of every run")
+    different = differing_macros(base.all_macros, branch.all_macros)
+    of_dbt = [different[name] for name in sorted((base.macros_of_dbt | branch.macros_of_dbt) & different.keys())]
     nodes: dict[str, list[str]] = {}
     descriptive: dict[str, list[str]] = {}
     for name in sorted(base.nodes.keys() | branch.nodes.keys()):
-        what = [*compare_nodes(name, base, branch), *dynamic, *common]
+        what = list(dict.fromkeys([*compare_nodes(name, base, branch), *of_dbt, *common]))
         if what:
             nodes[name] = what
         if name in base.nodes and name in branch.nodes:
             kinds = dict.fromkeys(f"{change.kind}s" for change in described(name, base, branch))
             if about := [kind for kind in kinds if kind in ("tests", "descriptions")]:
                 descriptive[name] = about
+    found = {what for whats in nodes.values() for what in whats}
+    descriptive |= {macro: ["no model calls it"] for macro in different.values() if macro not in found}
+    if not nodes and not descriptive:
+        files = differing_files(base.folder, branch.folder, "dbt")
+        descriptive |= {file: ["no model is built from it"] for file in files}
     parents = {
         name: base.parents.get(name, set()) | branch.parents.get(name, set())
         for name in base.nodes.keys() | branch.nodes.keys()
@@ -229,10 +304,12 @@ def compare_nodes(name: str, base: Project, branch: Project) -> list[str]:
         return ["it is gone"]
     old, new = base.nodes[name], branch.nodes[name]
     found = []
-    if old.get("raw_code") != new.get("raw_code") or old.get("checksum") != new.get("checksum"):
+    if old["resource_type"] == "seed":
+        if base.file(old) != branch.file(new):  # the checksum of a large one is of its path
+            found.append("rows")
+    elif old.get("raw_code") != new.get("raw_code") or old.get("checksum") != new.get("checksum"):
         is_code = bare_sql(old.get("raw_code") or "") != bare_sql(new.get("raw_code") or "")
-        is_seed = old["resource_type"] == "seed"
-        found.append("rows" if is_seed else "SQL" if is_code else "SQL (only comments or blanks)")
+        found.append("SQL" if is_code else "SQL (only comments or blanks)")
     configs = [{k: v for k, v in node["config"].items() if k not in _NOT_BUILT} for node in (old, new)]
     keys = sorted(key for key in configs[0] | configs[1] if configs[0].get(key) != configs[1].get(key))
     if keys:
@@ -241,22 +318,51 @@ def compare_nodes(name: str, base: Project, branch: Project) -> list[str]:
         found.append("contract")
     if relation(old) != relation(new):
         found.append("place")
-    macros = [project.macros(node) for project, node in ((base, old), (branch, new))]
-    found += [
-        f"the macro {macro}"
-        for macro in sorted(macros[0].keys() | macros[1].keys())
-        if macros[0].get(macro) != macros[1].get(macro)
-    ]
+    found += differing_macros(base.macros(old), branch.macros(new)).values()
+    found += differing_variables(name, base, branch)
     sources = [sources_of(project, node) for project, node in ((base, old), (branch, new))]
     if sources[0] != sources[1]:
         found.append("source")
     return found
 
 
+def differing_macros(base: Mapping[str, str], branch: Mapping[str, str]) -> dict[str, str]:
+    """Return by name which of the macros BASE and BRANCH, texts by name, differ, as it is said."""
+    found = {}
+    for name in sorted(base.keys() | branch.keys()):
+        if base.get(name) != branch.get(name):
+            is_text = bare_sql(base.get(name, "")) != bare_sql(branch.get(name, ""))
+            found[name] = f"the macro {name}{'' if is_text else ' (only comments or blanks)'}"
+    return found
+
+
+def differing_variables(name: str, base: Project, branch: Project) -> list[str]:
+    """Return the variables that differ, of those that the node NAME or a macro may read."""
+    names = base.variables.keys() | branch.variables.keys()
+    different = {each for each in names if base.variables.get(each) != branch.variables.get(each)}
+    if not different:
+        return []
+    read = set()
+    for project in (base, branch):
+        node = project.nodes[name]
+        of_dbt = (project.all_macros[each] for each in project.macros_of_dbt)
+        for text in [node.get("raw_code") or "", *project.macros(node).values(), *of_dbt]:
+            read |= {found["name"] for found in _VAR.finditer(text)}
+    return [f"the variable {each}" for each in sorted(different) if each in read or None in read]
+
+
 def bare_sql(text: str) -> str:
-    """Return SQL without comments, and with one blank for several; text in quotes stays."""
-    parts = _PARTS.sub(lambda match: match[1] or " ", text)
-    return " ".join(re.sub(r"(?<=\S) (?=[(),])|(?<=[(,]) (?=\S)", "", " ".join(parts.split())).split())
+    """Return SQL without comments, and with no more blanks than it needs; text in quotes stays."""
+    quoted: list[str] = []
+
+    def replaced(part: re.Match[str]) -> str:
+        if part[1] is None:
+            return "" if part[0].startswith("{#") else " "
+        quoted.append(part[1])
+        return "\0"
+
+    bare = re.sub(r" ?([(),]) ?", r"\1", " ".join(_PARTS.sub(replaced, text).split()))
+    return re.sub("\0", lambda _: quoted.pop(0), bare)
 
 
 def sources_of(project: Project, node: Node) -> list[Any]:

@@ -51,9 +51,9 @@ def commit_and_count(manager):
             print(f"~ rows read {connection.name} {cursor.fetchone()[0]}\\n", end="", flush=True)
     return commit(manager)
 
-def fire_event_if_shown(manager, event, level=None, **options):
+def fire_event_if_shown(manager, event, level=None, *others, **options):
     if (level or event.level_tag()) != EventLevel.DEBUG or os.environ.get("DBT_LOG_LEVEL") == "debug":
-        fire_event(manager, event, level=level, **options)
+        fire_event(manager, event, level, *others, **options)
 
 def run(arguments, project):
     sys.path[0] = project
