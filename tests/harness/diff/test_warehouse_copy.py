@@ -29,6 +29,7 @@ from harness.diff.run import Options, Run
 from harness.diff.warehouse_copy import Copied, Relation, copy_raw, find_source
 from harness.errors import PostgresError
 from harness.processes.background import in_background
+from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server
 from tests.feeds.common import DAY, contract, wait_until, write_days
@@ -474,7 +475,7 @@ def test_a_change_of_the_load_is_noted_as_not_shown(
     diff = Diff(base="", branch="", data="", load=["airflow/feeds/visits.yaml"])
     side: Any = SimpleNamespace(warehouse=bare_warehouse)
     options = Options(warehouse=find_source(reader_dsn))
-    run = Run(Base("", ""), options, (side, side), diff, feeds=feeds)
+    run = Run(Base("", "", ROOT), options, (side, side), diff, feeds=feeds)
     run.load()
     assert not options.are_samples
     assert not diff.load_differs  # so nothing is loaded twice
