@@ -153,7 +153,7 @@ def release(session: nox.Session) -> None:
 
 @nox.session(tags=["nightly"], default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the load and dbt: `-- load` or `-- dbt` measures only one, `--events N` sets the size."""
+    """Measure the load, dbt and the comparison of tables: `-- load`, `-- dbt` or `-- diff` only one, `--events N`."""
     run(session, install(session, "dbt", "tools", "bench"), "harness.commands.bench")
 
 

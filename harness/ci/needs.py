@@ -22,6 +22,7 @@ from harness.processes.command import run
 from harness.project import pins, pythons, tools
 from harness.project.paths import ROOT
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")  # programs
 SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on the path of an ordinary user
 
 
@@ -60,6 +61,11 @@ def program(name: str) -> str | None:
 def no_program(name: str) -> str:
     """Look for a program."""
     return "" if program(name) else "it is not installed"
+
+
+def browser() -> str | None:
+    """Return the path of a browser of the Chromium family; None if there is none."""
+    return next(filter(None, map(program, BROWSERS)), None)
 
 
 def no_engine() -> str:
@@ -158,6 +164,9 @@ NEEDS = {
         "Airflow's chart",
         "name its archive in PLATFORM_CHART",
         lambda: "" if chart.is_available() else f"it cannot be downloaded from {shown(chart.source())}",
+    ),
+    "chromium": Need(
+        "Chromium or Chrome", "apt-get install chromium", lambda: "" if browser() else "none is installed"
     ),
     "root": Need("root", "run it as root", lambda: "this is an ordinary user" if os.geteuid() else ""),
     "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),

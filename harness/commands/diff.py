@@ -15,6 +15,7 @@ from harness.diff.marts import differences
 from harness.diff.results import Diff
 from harness.diff.run import Options, compare
 from harness.diff.sentences import listed
+from harness.diff.warehouse_copy import find_source
 from harness.diff.writing import JSON, PAGE, say_diff, write_files
 from harness.errors import ApprovalError, DifferencesError, UsageError
 from harness.oracle.expected_numbers import MARKETPLACE
@@ -73,8 +74,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
 def read_options(parsed: argparse.Namespace) -> Options:
     """Return the options of `nox -s diff`; raise UsageError for feeds that are not there or given twice."""
     given = [*([(MARKETPLACE, parsed.events)] if parsed.events else []), *parsed.feed]
-    options = Options(parsed.events, dict(parsed.feed), parsed.warehouse_dsn, builds_all=parsed.all)
-    if options.warehouse_dsn and given:
+    if parsed.warehouse_dsn and given:
         raise UsageError(
             "--warehouse-dsn cannot be given with --events or --feed.",
             "The rows are those of the warehouse.",
@@ -94,7 +94,8 @@ def read_options(parsed: argparse.Namespace) -> Options:
             "--feed events=URI is the same as --events URI, and a pattern may name several files.",
             f"Give them once: --feed {twice[0]}=URI",
         )
-    return options
+    source = find_source(parsed.warehouse_dsn) if parsed.warehouse_dsn else None
+    return Options(parsed.events, dict(parsed.feed), source, builds_all=parsed.all)
 
 
 def check(diff: Diff, *, strict: bool) -> None:

@@ -11,12 +11,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from harness.diff import sentences
-from harness.diff.results import Diff, Example, Mart, Rows, Series
+from harness.diff.results import Diff, Mart, Rows, Series
 from harness.reporting import charts, page
 from harness.reporting.summary import seconds
 
 FOLDER = Path(__file__).parent
-ROOM_BYTES = page.LIMIT_BYTES - 500_000  # for the sections of marts; the last ones are shorter, if all do not fit
+ROOM_BYTES = page.LIMIT_BYTES - 500_000  # for the sections of marts
 COLUMNS = 40  # of a mart or of an example, differences of a definition
 PICTURES = 4  # of a mart
 BEFORE, DIFFERENT, AFTER = 60, 200, 60  # characters of a long value: around what differs, and of that
@@ -33,23 +33,33 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class ShownExample:
-    """An example as it is shown: its key, the values of both sides by column, and how many columns are left out."""
+class ChangedRow:
+    """An example of a changed row: its key, and the values of both sides by column."""
 
-    kind: str
     key: str
     values: list[tuple[str, Markup, Markup]]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class RowsOfOneSide:
+    """The examples of rows that only one side has, as a table."""
+
+    names: list[str]
+    rows: list[list[Markup]]
     left_out: int
 
 
 def write_page(diff: Diff, path: Path) -> None:
     """Write the page of DIFF to PATH; raise OSError if it cannot be written."""
     environment = page.environment(FOLDER)
-    environment.tests["different"] = sentences.is_different
     environment.filters.update(seconds=seconds, value=sentences.value)
-    environment.globals.update(s=sentences, examples=examples, pictures=pictures, most=COLUMNS)
+    environment.globals.update(
+        s=sentences, changed_rows=changed_rows, rows_of_one_side=rows_of_one_side, pictures=pictures, most=COLUMNS
+    )
     context = {
         "diff": diff,
+        "different": [each for each in enumerate(diff.marts, 1) if sentences.is_different(each[1])],
         "sections": list(sections(diff.marts, environment)),
         "tone": tone(diff),
     }
@@ -57,13 +67,15 @@ def write_page(diff: Diff, path: Path) -> None:
 
 
 def sections(marts: Sequence[Mart], environment: Environment) -> Iterator[Markup]:
-    """Yield the section of each mart, without its details if there is no room for them."""
+    """Yield the section of each mart; from the first on that does not fit, without details."""
     template, room = environment.get_template("mart.html"), ROOM_BYTES
     for number, mart in enumerate(marts, 1):
-        section = template.render(mart=mart, number=number, has_room=True)
-        if len(section.encode(errors="replace")) > room:
+        section = template.render(mart=mart, number=number, has_room=room > 0)
+        size = len(section.encode(errors="replace"))
+        if 0 < room < size:
+            room = 0
             section = template.render(mart=mart, number=number, has_room=False)
-        room -= len(section.encode(errors="replace"))
+        room -= size
         yield Markup(section)  # noqa: S704 - a template's
 
 
@@ -84,7 +96,7 @@ def pictures(mart: Mart) -> list[Picture]:
             if not (text := differing(summed, grain)):
                 continue
             description = f"{sentences.value(series.title)}: {text}"
-            found.append(Picture(series.title, text, charts.svg(charts.two_lines(summed), description)))
+            found.append(Picture(series.title, text, charts.svg(charts.two_lines(summed, grain), description)))
     return found
 
 
@@ -93,7 +105,7 @@ def days(series: Series) -> list[charts.Point]:
     found = []
     for day, base, branch in series.points:
         try:
-            found.append((date.fromisoformat(day[:10]), base, branch))
+            found.append((date.fromisoformat(day), base, branch))
         except ValueError:
             continue
     return sorted(found, key=lambda point: point[0])
@@ -111,22 +123,26 @@ def differing(points: Sequence[charts.Point], grain: str) -> str:
     return f"{of} {'differs' if len(differences) == 1 else 'differ'}, most of all {where[grain]}: {most}"
 
 
-def examples(rows: Rows) -> list[ShownExample]:
-    """Return the examples of ROWS as they are shown."""
-    return [shown(example) for example in rows.examples]
+def changed_rows(rows: Rows) -> list[ChangedRow]:
+    """Return the examples of changed rows, in whose values the characters that differ are marked."""
+    found = []
+    for example in rows.examples:
+        if example.kind == "changed" and example.base is not None and example.branch is not None:
+            key = ", ".join(f"{sentences.value(name)} = {sentences.value(text)}" for name, text in example.key.items())
+            names = list(example.branch)
+            values = [(name, *marked(example.base.get(name), example.branch[name])) for name in names[:COLUMNS]]
+            found.append(ChangedRow(key, values, len(names[COLUMNS:])))
+    return found
 
 
-def shown(example: Example) -> ShownExample:
-    """Return EXAMPLE with the values of both sides beside each other, what differs marked."""
-    base, branch = example.base or {}, example.branch or {}
-    names = list(dict.fromkeys([*base, *branch]))
-    key = ", ".join(f"{sentences.value(name)} = {sentences.value(text)}" for name, text in example.key.items())
-    values = []
-    for name in names[:COLUMNS]:
-        sides = base.get(name), branch.get(name)
-        first, second = marked(*sides) if example.kind == "changed" else map(plain, sides)
-        values.append((name, first, second))
-    return ShownExample(example.kind, key, values, max(0, len(names) - COLUMNS))
+def rows_of_one_side(rows: Rows, kind: str) -> RowsOfOneSide | None:
+    """Return the examples of the rows that were `removed` or `added`, as KIND says; None if there are none."""
+    found = [example.key | (example.base or example.branch or {}) for example in rows.examples if example.kind == kind]
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for row in found for name in row))
+    values = [[plain(row.get(name)) for name in names[:COLUMNS]] for row in found]
+    return RowsOfOneSide(names[:COLUMNS], values, len(names[COLUMNS:]))
 
 
 def plain(text: str | None) -> Markup:
@@ -142,7 +158,7 @@ def marked(base: str | None, branch: str | None) -> tuple[Markup, Markup]:
         return plain(base), plain(branch)
     before = common(base, branch)
     after = min(common(base[::-1], branch[::-1]), min(len(base), len(branch)) - before)
-    # What is one character for the eye is marked as a whole.
+    # What is one character or number for the eye is marked as a whole.
     while before and any(joins(text, before) for text in (base, branch)):
         before -= 1
     while after and any(joins(text, len(text) - after) for text in (base, branch)):
@@ -191,11 +207,8 @@ def common(first: str, second: str) -> int:
 
 
 def joins(text: str, at: int) -> bool:
-    """Return whether the character AT belongs to the one before it: an accent, a part of an emoji."""
+    """Return whether the character AT belongs to the one before it: a digit, an accent, a part of an emoji."""
     joined = text[max(0, at - 1) : at + 1]
-    return any(character == "\u200d" for character in joined) or unicodedata.category(text[at : at + 1] or "a") in (
-        "Mn",
-        "Me",
-        "Mc",
-        "Sk",
-    )
+    if len(joined) < 2:
+        return False
+    return joined.isdecimal() or "\u200d" in joined or unicodedata.category(joined[1]) in ("Mn", "Me", "Mc", "Sk")

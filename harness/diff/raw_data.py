@@ -11,6 +11,7 @@ from psycopg import sql
 
 from feeds.contract import Feed
 from feeds.load import load
+from feeds.table import RawTable
 from feeds.tables import create_others, create_tables
 from harness.contracts.file_layout import FORMATS
 from harness.diff.base import Base, python_of_base
@@ -19,32 +20,63 @@ from harness.project.paths import DATA, ROOT
 from harness.warehouse.roles import Warehouse
 
 HELD_BACK = "held_back"  # the schema, in the copies that only a comparison uses
-# The later half; and of every seventh day before that every tenth row, as one that arrives late.
+# The later half; and of some ten days before that every tenth row, as one that arrives late. Each such day is one more
+# condition in each incremental model, for each row.
 LATER = """
-    {time} >= (select percentile_disc(0.5) within group (order by {time}) from {table})
+    {time} >= {median}
     or (
-        mod(extract(epoch from {time})::bigint / 86400, 7) = 3
+        mod(extract(epoch from {time})::bigint / 86400, {every}) = 3
         and mod(hash_record_extended(row({key}), 0), 10) = 0
     )
 """
-# The rows that come back are a load of their own. Its row in the ledger is a copy of the feed's last one, whatever
-# columns the ledger has.
+HALVES = """
+    select
+        percentile_disc(0.5) within group (order by {time}),
+        greatest(7, extract(epoch from max({time})::timestamptz - min({time})::timestamptz)::bigint / 86400 / 20)
+    from {table}
+"""
+MOVED = """
+    with moved as (delete from {table} where {condition} returning {columns})
+    insert into {held} ({columns}) select * from moved
+"""
+# The rows that come back are a load of their own, of no file and of all time, whatever columns the ledger has: those
+# that are not named here have the values of the feed's last load, as far as there is one. Both sides get the same.
+URI = "rows held back"
 LOADED = """
-    insert into raw.loads ({columns})
-    select {columns} from (
-        select (jsonb_populate_record(last, jsonb_build_object(
-            'load_id', (select max(load_id) + 1 from raw.loads),
-            'transaction_id', pg_current_xact_id(),
-            'same_as_load_id', null,
-            'ended_at', last.ended_at + interval '1 second'
-        ))).*
-        from raw.loads as last where feed = {feed} and status = 'succeeded' order by load_id desc limit 1
-    ) as loaded
+    insert into raw.loads ({columns}) overriding system value
+    select {columns} from jsonb_populate_record(
+        (
+            select last from raw.loads as last
+            where feed = {feed} and status = 'succeeded' order by load_id desc limit 1
+        ),
+        (
+            select jsonb_build_object(
+                'load_id', coalesce(max(load_id), 0) + 1, 'feed', {feed}, 'source_uri', {uri}, 'status', 'succeeded',
+                'interval_start', null, 'interval_end', null, 'moved_from', null, 'same_as_load_id', null,
+                'started_at', coalesce(max(ended_at), '2000-01-01'),
+                'ended_at', coalesce(max(ended_at), '2000-01-01') + interval '1 second',
+                'rows_read', {rows}, 'rows_loaded', {rows}, 'rows_rejected', 0, 'rows_outside', 0, 'rows_replaced', 0,
+                'rows_absent', 0, 'transaction_id', pg_current_xact_id()
+            )
+            from raw.loads
+        )
+    )
+    returning load_id
 """
 LOADED_DAYS = """
-    insert into raw.loaded_days (load_id, day, rows_loaded, rows_added, rows_present)
-    select (select max(load_id) from raw.loads), day, count(*), count(*), count(*)
-    from (select ({time} at time zone 'UTC')::date as day from {held}) as days group by day
+    insert into raw.loaded_days (
+        load_id, day, rows_loaded, rows_added, rows_changed, rows_removed, rows_absent, rows_present
+    )
+    select {load_id}, day, added, added, 0, 0, 0, present
+    from (select {day}::date as day, count(*) as added from {held} group by 1) as held
+    join (select {day}::date as day, count(*) as present from {table} group by 1) as present using (day)
+"""
+FORGOTTEN_DAYS = (
+    "delete from raw.loaded_days using raw.loads where loads.load_id = loaded_days.load_id and source_uri = {uri}"
+)
+STORED_COLUMNS = """
+    select attname from pg_attribute
+    where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped and attgenerated = '' order by attnum
 """
 SAME_TIMES = """
     update raw.loads set
@@ -106,66 +138,77 @@ def set_same_times(warehouse: Warehouse) -> None:
         connection.execute(SAME_TIMES)
 
 
-def raw_size(dsn: str) -> int:
-    """Return the size of the schema `raw` of the database at DSN, in bytes."""
-    query = (
-        "select coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint from pg_class"
-        " join pg_namespace on pg_namespace.oid = relnamespace where nspname = 'raw' and relkind in ('r', 'm')"
-    )
-    with psycopg.connect(dsn) as connection:
-        return int((connection.execute(query).fetchone() or (0,))[0])
-
-
 def hold_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> int:
     """Take the later half of the rows of each of FEEDS with a time, and some of before, out of its raw table.
 
     Return how many rows that are.
     """
     rows = 0
-    with psycopg.connect(warehouse.admin_dsn) as connection:
+    with administrator(warehouse) as connection:
         connection.execute(f"create schema {HELD_BACK}")
-        for feed, table, time in timed(connection, feeds):
-            key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in feed.key)
-            held = sql.Identifier(HELD_BACK, feed.name)
-            condition = sql.SQL(LATER).format(time=time, table=table, key=key)
-            create = sql.SQL("create table {} as select * from {} where {}")
-            rows += connection.execute(create.format(held, table, condition)).rowcount
-            keys = sql.SQL(", ").join(map(sql.Identifier, feed.key))
-            connection.execute(
-                sql.SQL("delete from {0} where ({1}) in (select {1} from {2})").format(table, keys, held)
-            )
-            connection.execute(sql.SQL("analyze {}").format(table))
+        for raw in timed(connection, feeds):
+            names = {"time": raw.partition_key, "table": raw.identifier, "held": held_back(raw)}
+            key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in raw.feed.key)
+            connection.execute(sql.SQL("create table {held} as table {table} with no data").format(**names))
+            [(median, every)] = connection.execute(sql.SQL(HALVES).format(**names))
+            condition = sql.SQL(LATER).format(median=median, every=every, key=key, **names)
+            columns = stored_columns(connection, str(raw))
+            moved = sql.SQL(MOVED).format(columns=columns, condition=condition, **names)
+            rows += connection.execute(moved).rowcount
+            connection.execute(sql.SQL("analyze {table}").format(**names))
     return rows
 
 
 def put_back(warehouse: Warehouse, feeds: Mapping[str, Feed]) -> None:
     """Put the rows that were held back into their raw tables again, as a load of each of FEEDS."""
-    with psycopg.connect(warehouse.admin_dsn) as connection:
-        found = connection.execute(
-            "select attname from pg_attribute where attrelid = 'raw.loads'::regclass and attnum > 0"
-            " and not attisdropped and attgenerated = '' order by attnum"
-        ).fetchall()
-        columns = sql.SQL(", ").join(sql.Identifier(name) for (name,) in found)
-        has_days = connection.execute("select to_regclass('raw.loaded_days') is not null").fetchone() == (True,)
-        for feed, table, time in timed(connection, feeds):
-            held = sql.Identifier(HELD_BACK, feed.name)
-            connection.execute(sql.SQL("insert into {} select * from {}").format(table, held))
-            statement = sql.SQL(LOADED.replace("({columns})", "({columns}) overriding system value", 1))
-            connection.execute(statement.format(columns=columns, feed=sql.Literal(feed.name)))
-            if has_days:
-                connection.execute(sql.SQL(LOADED_DAYS).format(time=time, held=held))
-            connection.execute(sql.SQL("analyze {}").format(table))
+    with administrator(warehouse) as connection:
+        columns = stored_columns(connection, "raw.loads")
+        for raw in timed(connection, feeds):
+            names = {"table": raw.identifier, "held": held_back(raw), "day": raw.day}
+            insert = sql.SQL("insert into {table} ({columns}) select {columns} from {held}")
+            rows = connection.execute(insert.format(columns=stored_columns(connection, str(raw)), **names)).rowcount
+            loaded = sql.SQL(LOADED).format(columns=columns, feed=raw.feed.name, uri=URI, rows=rows)
+            [(load_id,)] = connection.execute(loaded)
+            if has_days(connection):
+                connection.execute(sql.SQL(LOADED_DAYS).format(load_id=load_id, **names))
+            connection.execute(sql.SQL("analyze {table}").format(**names))
         connection.execute(f"drop schema {HELD_BACK} cascade")
 
 
-def timed(
-    connection: psycopg.Connection, feeds: Mapping[str, Feed]
-) -> list[tuple[Feed, sql.Identifier, sql.Identifier]]:
-    """Return those of FEEDS whose raw table has a time column, with the table and that column."""
+def forget_loads(warehouse: Warehouse) -> None:
+    """Take the loads of the rows that were held back out of the ledger: it is as it was, for a full refresh."""
+    with administrator(warehouse) as connection:
+        if has_days(connection):
+            connection.execute(sql.SQL(FORGOTTEN_DAYS).format(uri=URI))
+        connection.execute(sql.SQL("delete from raw.loads where source_uri = {uri}").format(uri=URI))
+
+
+def has_days(connection: psycopg.Connection) -> bool:
+    """Return whether the ledger is of a version that records days."""
+    return connection.execute("select to_regclass('raw.loaded_days') is not null").fetchone() == (True,)
+
+
+def administrator(warehouse: Warehouse) -> psycopg.Connection:
+    """Connect to WAREHOUSE; days are those in UTC."""
+    return psycopg.connect(warehouse.admin_dsn, options="-c timezone=UTC")
+
+
+def held_back(raw: RawTable) -> sql.Identifier:
+    """Return the table of the rows of RAW that are held back."""
+    return sql.Identifier(HELD_BACK, raw.feed.name)
+
+
+def stored_columns(connection: psycopg.Connection, table: str) -> sql.Composed:
+    """Return the names of the columns of TABLE that are not generated."""
+    return sql.SQL(", ").join(sql.Identifier(name) for (name,) in connection.execute(STORED_COLUMNS, [table]))
+
+
+def timed(connection: psycopg.Connection, feeds: Mapping[str, Feed]) -> list[RawTable]:
+    """Return the raw tables of those of FEEDS that have a time, with the time and the key of this tree's contract."""
+    query = "select array_agg(attname::text) from pg_attribute where attrelid = to_regclass(%s) and not attisdropped"
     found = []
-    for feed in feeds.values():
-        query = "select 1 from pg_attribute where attrelid = to_regclass(%s) and attname = %s and not attisdropped"
-        table = sql.Identifier("raw", feed.name)
-        if feed.time_column and connection.execute(query, [table.as_string(connection), feed.time_column]).fetchone():
-            found.append((feed, table, sql.Identifier(feed.time_column)))
+    for raw in map(RawTable, feeds.values()):
+        [(names,)] = connection.execute(query, [str(raw)])
+        if raw.feed.time_column and {raw.feed.time_column, *raw.feed.key} <= set(names or []):
+            found.append(raw)
     return found

@@ -134,7 +134,7 @@ class Mart:
         key: the columns of its declared key; none if rows are compared as a multiset.
         in_base, in_branch: whether the side has it.
         causes: what of it, or of what it reads, has changed: `its SQL`, `the macro is_in_spans`, `stg_events` …
-        rows: after a full refresh; None if one side lacks it, or it could not be built.
+        rows: after a full refresh; None if one side lacks it, or they cannot differ.
         incremental_rows: after an incremental run, where that was made.
         verdicts: by side, where the expected rows are computed independently.
         exposures: who reads it, also through other models.

@@ -6,11 +6,13 @@ hashing them, and what is reported was found by comparing values, not hashes.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import psycopg
@@ -22,8 +24,10 @@ from harness.diff.values import TEXT, Column, Pair, difference, fingerprint, has
 
 BUCKETS = 1 << 12  # with more, adding up takes longer; with fewer, more rows are looked at again
 EXAMPLES = 5
+ROWS_AT_ONCE = 1000  # that are copied
 SAMPLE = 1000  # rows by which a renamed column is found
-AGREEMENT = 0.8  # of their values, beyond that of two columns that have nothing to do with each other: Cohen's kappa
+SAME = 0.9  # of them must have the same value
+AGREEMENT = 0.5  # and be so much more alike than two columns that have nothing to do with each other: Cohen's kappa
 Connection = psycopg.Connection[Any]
 Result = TypeVar("Result")
 Sums = dict[int, tuple[int, int]]  # by bucket: rows, and the sum of their hashes
@@ -153,16 +157,19 @@ def renamed_columns(comparison: Comparison) -> dict[str, str]:
 
 
 def agreement(values: Sequence[tuple[int, int]], *, is_only: bool) -> float:
-    """Return how far two columns agree beyond chance, 1 if in all of VALUES; one value tells only if it IS_ONLY one."""
-    if not values:
-        return 0
+    """Return how far two columns agree beyond chance: 1 if in all of VALUES, 0 if in fewer than a renamed one would.
+
+    A column with a single value tells something only if it IS_ONLY one.
+    """
     rows = len(values)
-    equal = sum(old == new for old, new in values) / rows
+    equal = sum(old == new for old, new in values)
+    if not rows or equal < SAME * rows:
+        return 0
     olds, news = (Counter(value) for value in zip(*values, strict=True))
     by_chance = sum(count * news[value] for value, count in olds.items()) / rows**2
     if by_chance == 1:
         return float(is_only)
-    return (equal - by_chance) / (1 - by_chance)
+    return (equal / rows - by_chance) / (1 - by_chance)
 
 
 def sample(comparison: Comparison, columns: Sequence[Pair], of_base: bool) -> dict[int, tuple[int, ...]]:
@@ -191,7 +198,8 @@ def compare_rows(comparison: Comparison) -> Rows:
         bucket for bucket in base_sums.keys() | branch_sums.keys() if base_sums.get(bucket) != branch_sums.get(bucket)
     ]
     if different:
-        with candidates(comparison, different):
+        has_repeats = bool(rows.duplicates) if comparison.has_key else None
+        with candidates(comparison, different, has_repeats):
             describe(comparison, rows)
     return rows
 
@@ -264,8 +272,11 @@ def duplicate_keys(comparison: Comparison, of_base: bool) -> DuplicateKeys | Non
 
 
 @contextmanager
-def candidates(comparison: Comparison, buckets: Sequence[int]) -> Iterator[None]:
-    """Put the rows of BUCKETS of both sides, and then those that differ, into temporary tables of the branch."""
+def candidates(comparison: Comparison, buckets: Sequence[int], has_repeats: bool | None) -> Iterator[None]:
+    """Put the rows of BUCKETS of both sides, and then those that differ, into temporary tables of the branch.
+
+    HAS_REPEATS says whether a side has several rows of one key; None if that is not known.
+    """
     connection = comparison.branch_connection
     is_all = len(buckets) > BUCKETS // 2
 
@@ -287,34 +298,36 @@ def candidates(comparison: Comparison, buckets: Sequence[int]) -> Iterator[None]
             connection.cursor().copy("copy pg_temp.base_rows from stdin (format binary)") as target,
             comparison.base_connection.cursor().copy(copy_out) as source,
         ):
-            for block in source:
+            rows = iter(source)
+            while block := b"".join(itertools.islice(rows, ROWS_AT_ONCE)):
                 target.write(block)
         connection.execute("analyze pg_temp.base_rows; analyze pg_temp.branch_rows")
-        split(connection, comparison)
+        split(connection, comparison, has_repeats)
         yield
 
 
-def split(connection: Connection, comparison: Comparison) -> None:
+def split(connection: Connection, comparison: Comparison, has_repeats: bool | None) -> None:
     """Make `changed_rows`, `removed_rows` and `added_rows` of `base_rows` and `branch_rows`, all in `pg_temp`."""
     keys = [f"c{comparison.pairs.index(pair)}" for pair in comparison.matched_by]
     every = [f"c{i}" for i in range(len(comparison.pairs))]
-    repeats = "select from pg_temp.{} group by key_hash having count(*) > 1"
-    [(has_repeats,)] = connection.execute(
-        f"select exists ({repeats.format('base_rows')}) or exists ({repeats.format('branch_rows')})".encode()
-    )
+    if has_repeats is None:
+        repeats = "select from pg_temp.{} group by key_hash having count(*) > 1"
+        [(has_repeats,)] = connection.execute(
+            f"select exists ({repeats.format('base_rows')}) or exists ({repeats.format('branch_rows')})".encode()
+        )
     base, branch, matches = "pg_temp.base_rows", "pg_temp.branch_rows", ["a.key_hash = b.key_hash"]
     if has_repeats:
         # Rows that are equal belong together, as often as they occur on both sides; of the rest of a key's rows the
         # first of one side belongs to the first of the other.
         for side in ("base", "branch"):
             connection.execute(
-                f"create table pg_temp.{side}_numbered as select *, row_number() over"
+                f"create table pg_temp.{side}_numbered as select *, row_number() over"  # noqa: S608
                 f" (partition by key_hash, hash, {', '.join(every)}) as number from pg_temp.{side}_rows".encode()
             )
         equal = " and ".join(["a.hash = b.hash", "a.number = b.number", *same(every)])
         for side, other in (("base", "branch"), ("branch", "base")):
             connection.execute(
-                f"create table pg_temp.{side}_rest as select key_hash, {', '.join(every)}, row_number() over"
+                f"create table pg_temp.{side}_rest as select key_hash, {', '.join(every)}, row_number() over"  # noqa: S608
                 f" (partition by key_hash, {', '.join(keys)} order by {', '.join(every)}) as number"
                 f" from pg_temp.{side}_numbered as a"
                 f" where not exists (select from pg_temp.{other}_numbered as b where {equal})".encode()
@@ -324,12 +337,12 @@ def split(connection: Connection, comparison: Comparison) -> None:
     different = " or ".join(f"a.{column} is distinct from b.{column}" for column in every)
     # Rows as values: both sides of a wide table are more columns than a table may have.
     connection.execute(
-        f"create table pg_temp.changed_rows as select a as base, b as branch from {base} as a join {branch} as b"
+        f"create table pg_temp.changed_rows as select a as base, b as branch from {base} as a join {branch} as b"  # noqa: S608
         f" on {matched} where {different}".encode()
     )
     for name, these, others in (("removed", base, branch), ("added", branch, base)):
         connection.execute(
-            f"create table pg_temp.{name}_rows as select * from {these} as a"
+            f"create table pg_temp.{name}_rows as select * from {these} as a"  # noqa: S608
             f" where not exists (select from {others} as b where {matched})".encode()
         )
 
@@ -343,7 +356,7 @@ def describe(comparison: Comparison, rows: Rows) -> None:
     """Add to ROWS what the temporary tables say."""
     connection = comparison.branch_connection
     rows.added, rows.removed, rows.changed = (
-        int(connection.execute(f"select count(*) from pg_temp.{name}_rows".encode()).fetchone()[0])  # type: ignore[index]
+        int(connection.execute(f"select count(*) from pg_temp.{name}_rows".encode()).fetchone()[0])  # type: ignore[index]  # noqa: S608
         for name in ("added", "removed", "changed")
     )
     if rows.changed:
@@ -367,15 +380,20 @@ def column_changes(connection: Connection, comparison: Comparison) -> list[Colum
         base, branch = f"(base).c{i}", f"(branch).c{i}"
         by = "null" if each.family == "other" else difference(each.type, base, branch)
         query = (
-            "select count(*) filter (where is_null and not was_null), count(*) filter (where was_null and not is_null),"
+            "select count(*) filter (where is_null and not was_null), count(*) filter (where was_null and not is_null),"  # noqa: S608
             " min(by), percentile_disc(0.5) within group (order by by), max(by)"
-            f" from (select {base} is null as was_null, {branch} is null as is_null, {by} as by"  # noqa: S608
+            f" from (select {base} is null as was_null, {branch} is null as is_null, {by} as by"
             f" from pg_temp.changed_rows where {base} is distinct from {branch}) as changed"
         )
         [(became_null, was_null, *figures)] = connection.execute(query.encode())
-        smallest, median, largest = (None if figure is None else str(figure) for figure in figures)
+        smallest, median, largest = (None if figure is None else shown(figure) for figure in figures)
         changes.append(ColumnChange(each.name, each.type, rows, became_null, was_null, smallest, median, largest))
     return changes
+
+
+def shown(figure: object) -> str:
+    """Return FIGURE as text, a number without an exponent."""
+    return f"{figure:f}" if isinstance(figure, Decimal) else str(figure)
 
 
 def examples(connection: Connection, comparison: Comparison, kind: str) -> list[Example]:
@@ -388,22 +406,24 @@ def examples(connection: Connection, comparison: Comparison, kind: str) -> list[
     def array(values: Sequence[str], type_: str) -> str:  # a query cannot have as many columns
         return f"array[{', '.join(values)}]::{type_}[]"
 
-    shown = ["true" if kind != "changed" else f"(base).c{i} is distinct from (branch).c{i}" for i in every]
+    differ = ["true" if kind != "changed" else f"(base).c{i} is distinct from (branch).c{i}" for i in every]
     columns = [
         "null" if prefix is None else array([f"{prefix}c{i}::text" for i in every], "text") for prefix in prefixes
     ]
     order = ", ".join(f"{first}c{comparison.pairs.index(pair)}" for pair in comparison.matched_by)
     query = (
-        f"select {', '.join(columns)}, {array(shown, 'boolean')} from pg_temp.{kind}_rows"  # noqa: S608
-        f" order by {order} limit {EXAMPLES}"
+        f"select {', '.join(columns)}, {array(differ, 'boolean')}"  # noqa: S608
+        f" from (select * from pg_temp.{kind}_rows order by {order} limit {EXAMPLES}) as first_rows"
     )
     key = {pair.name for pair in comparison.key}
     found = []
     for base, branch, is_shown in connection.execute(query.encode()).fetchall():
 
         def of(side: list[str | None] | None, is_shown: Sequence[bool] = is_shown) -> dict[str, str | None] | None:
-            return side and {names[i]: side[i] for i in every if is_shown[i] and names[i] not in key}
+            return None if side is None else {names[i]: side[i] for i in every if is_shown[i] and names[i] not in key}
 
         some = base or branch
-        found.append(Example(kind, {pair.name: some[names.index(pair.name)] for pair in comparison.key}, of(base), of(branch)))
+        found.append(
+            Example(kind, {pair.name: some[names.index(pair.name)] for pair in comparison.key}, of(base), of(branch))
+        )
     return found

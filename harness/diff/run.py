@@ -15,11 +15,13 @@ import psycopg
 from feeds.contract import Feed, read_feeds
 from harness.diff import raw_data
 from harness.diff.base import Base, differing_files, git, python_of_base, uncommitted
+from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
 from harness.diff.marts import Sides, compare_mart, differences, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
 from harness.diff.results import Diff, Mart
 from harness.diff.sides import Side, build_both
 from harness.diff.verdicts import Expected, of_files, of_raw_table
+from harness.diff.warehouse_copy import OPTION, Source, copy_raw, note_of_changed_load
 from harness.oracle.expected_numbers import MARKETPLACE
 from harness.pipeline.feed_files import samples
 from harness.project.environments import python_of
@@ -40,19 +42,19 @@ class Options:
     Attributes:
         events: the URI of the files of the feed `events`; None for its sample.
         feeds: those of other feeds, by name.
-        warehouse_dsn: the warehouse whose rows are taken, on a copy; None for files.
+        warehouse: the one whose rows are taken, on a copy; None for files.
         builds_all: whether models are built, too, that cannot differ.
     """
 
     events: str | None = None
     feeds: Mapping[str, str] = field(default_factory=dict)
-    warehouse_dsn: str | None = None
+    warehouse: Source | None = None
     builds_all: bool = False
 
     @property
     def are_samples(self) -> bool:
         """Whether the rows are those of the samples."""
-        return not (self.events or self.feeds or self.warehouse_dsn)
+        return not (self.events or self.feeds or self.warehouse)
 
     def files(self, feed: Feed) -> str:
         """Return the URI of FEED's files."""
@@ -105,6 +107,9 @@ class Run:
     def load(self) -> None:
         """Load the rows into the base's warehouse; where the load differs, by the branch's code into its own, too."""
         base, branch = self.sides
+        if self.options.warehouse:
+            self.copy(self.options.warehouse)
+            return
         with self.phases.phase("rows loaded") as phase:
             if self.diff.load_differs:
                 raw_data.load_files_by_base(self.base, base.warehouse, raw_data.files_of_base(self.base, self.files))
@@ -117,6 +122,20 @@ class Run:
             loaded = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             self.diff.data = f"{'the samples: ' if self.options.are_samples else ''}{loaded}"
             phase.text = f"loaded {loaded}{', by each side' if self.diff.load_differs else ''}"
+
+    def copy(self, source: Source) -> None:
+        """Copy the rows of SOURCE into the base's warehouse; both sides have them as they are there."""
+        warehouse = self.sides[0].warehouse
+        with self.phases.phase("rows copied") as phase:
+            check_disk(warehouse.server, source.raw_bytes, OF_RAW, f"the schema raw of {OPTION}")
+            copied = copy_raw(source, warehouse, self.feeds)
+            if self.diff.load:
+                self.diff.notes.append(note_of_changed_load(self.diff.load))
+                self.diff.load = []
+            self.diff.notes += copied.notes
+            counts = ", ".join(f"{count:,} {name}" for name, count in copied.rows.items())
+            self.diff.data = f"a copy of the warehouse: {counts}"
+            phase.text = f"copied {counts}"
 
     def parse(self) -> None:
         """Read both projects, and find what can differ."""
@@ -173,6 +192,7 @@ class Run:
             return
         with self.phases.phase("the base's models built"):
             build_both([(base, self.needed(base))], full_refresh=False)
+        check_disk(base.warehouse.server, database_bytes(base.warehouse), OF_DATABASE, "the base's database")
         copy_warehouse(base.warehouse, BRANCH)
         branch.drop(self.projects[0].nodes[name] for name in self.affected(base))
         with self.phases.phase("the branch's models built on a copy"):
@@ -195,6 +215,8 @@ class Run:
                     found = compare_mart(mart, sides, expected, are_samples=are_samples)
                     mart.incremental_rows, mart.incremental_verdicts = found
             with self.phases.phase("models of both sides built anew"):
+                for side in self.sides:
+                    raw_data.forget_loads(side.warehouse)
                 build_both([(side, self.affected(side)) for side in self.sides], full_refresh=True)
         else:
             expected = self.expected(sides)

@@ -74,9 +74,14 @@ def duration(difference: timedelta) -> str:
 
 def is_different(mart: Mart) -> bool:
     """Return whether anything of MART is not the same on both sides."""
+    return bool(mart.schema) or has_other_data(mart)
+
+
+def has_other_data(mart: Mart) -> bool:
+    """Return whether rows or columns of MART are not the same on both sides, and not only what is said of them."""
     compared = [rows for rows in (mart.rows, mart.incremental_rows) if rows]
-    is_complete = mart.in_base and mart.in_branch and mart.rows is not None
-    return bool(mart.schema) or not is_complete or any(not rows.are_same for rows in compared)
+    columns = [change for change in mart.schema if change.kind.startswith("column")]
+    return not (mart.in_base and mart.in_branch) or bool(columns) or any(not rows.are_same for rows in compared)
 
 
 def differs_only_incrementally(mart: Mart) -> bool:
@@ -113,21 +118,24 @@ def verdict(diff: Diff) -> list[str]:
 
 def opening(diff: Diff) -> str:
     """Return how many marts differ, without a full stop: `3 of 9 marts differ`."""
-    different = sum(map(is_different, diff.marts))
-    total = len(diff.marts) + len(diff.taken)
+    different, with_other_data = (sum(map(each, diff.marts)) for each in (is_different, has_other_data))
+    total = len({mart.name for mart in diff.marts} | set(diff.taken))
+    marts = count(total, "mart")
     if not total:
         return "There are no marts to compare"
+    if different and not with_other_data:
+        return f"The data of {marts} is the same; the definition of {different:,} differs"
     if different:
-        of = f"{different:,} of {count(total, 'mart')}" if total > 1 else "The only mart"
+        of = f"{different:,} of {marts}" if total > 1 else "The only mart"
         return f"{of} {'differs' if different == 1 else 'differ'}"
     if not diff.changed and not diff.load_differs:
-        return f"Nothing was changed in the dbt project, and so nothing in {count(total, 'mart')}"
-    return f"No difference in {count(total, 'mart')}" if diff.marts else "No mart reads what was changed"
+        return f"Nothing was changed in the dbt project, and so nothing in {marts}"
+    return f"No difference in {marts}" if diff.marts else "No mart reads what was changed"
 
 
 def judgement(diff: Diff) -> list[str]:
     """Return which side is right, and whether the differences are approved: a sentence each."""
-    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(map(is_different, diff.marts)))
+    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(map(has_other_data, diff.marts)))
     return [f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase]
 
 
@@ -136,9 +144,7 @@ def ways(mart: Mart, is_short: bool = False) -> list[str]:
     if not (mart.in_base and mart.in_branch):
         return ["new, only the branch has it" if mart.in_branch else "removed, only the base has it"]
     found = []
-    if mart.rows is None:
-        found.append("its rows could not be compared")
-    elif not mart.rows.are_same:
+    if mart.rows and not mart.rows.are_same:
         found += row_phrases(mart.rows, is_short)
     if mart.incremental_rows and differs_only_incrementally(mart):
         phrases = row_phrases(mart.incremental_rows, is_short)
@@ -236,11 +242,16 @@ def schema_sentence(change: SchemaChange) -> str:
     else:
         subject = " ".join(filter(None, [change.kind.split(" ", maxsplit=1)[0], what]))
     if change.kind == "column added" or (base is None and branch is not None):
-        return f"{subject} added{f' ({branch})' if branch else ''}"
+        return f"{subject} added{in_brackets(branch, what)}"
     if change.kind == "column removed" or (branch is None and base is not None):
-        return f"{subject} removed{f' ({base})' if base else ''}"
+        return f"{subject} removed{in_brackets(base, what)}"
     verb = "retyped" if change.kind == "column retyped" else "changed"
     return f"{subject} {verb}{f' from {base} to {branch}' if base else ''}"
+
+
+def in_brackets(text: str | None, what: str) -> str:
+    """Return TEXT in brackets; nothing if WHAT says it already, as `not null of fee` does."""
+    return "" if not text or what.startswith(f"{text} of ") else f" ({text})"
 
 
 def right_side(mart: Mart) -> str:
@@ -300,10 +311,10 @@ def verdict_sentence(verdicts: dict[str, Verdict]) -> str:
     return f"{': '.join(filter(None, [first, reasons]))}.".replace("..", ".")
 
 
-def approval_phrase(approval: Approval | None, is_different: bool) -> str:
+def approval_phrase(approval: Approval | None, has_other_data: bool) -> str:
     """Return whether the differences are approved, in a phrase for the headline."""
     if approval is None:
-        return "nothing is approved: there is no dbt/expected_changes.yml" if is_different else ""
+        return "nothing is approved: there is no dbt/expected_changes.yml" if has_other_data else ""
     found = []
     if approval.unapproved:
         found.append(f"not approved: {listed([str(each) for each in approval.unapproved])}")
@@ -369,7 +380,7 @@ def summary(mart: Mart) -> list[str]:
     elif not mart.in_branch:
         found.append("The model was removed: only the base has it.")
     elif mart.rows is None:
-        found.append("Its rows could not be compared, since a side could not be built.")
+        found.append("Its rows cannot differ; only its definition does.")
     elif mart.rows.are_same:
         found.append(f"After a full refresh both sides have the same {count(mart.rows.base_rows, 'row')}.")
     else:

@@ -1,28 +1,11 @@
 """How values are compared: for each pair of types one type as which they are, and what of them is hashed.
 
-| values | are the same if |
-| --- | --- |
-| NULL | both are NULL: NULL is a value of its own, also in a key |
-| numbers | they are equal, in whatever scale: 1.5 and 1.50, 0 and -0, NaN and NaN |
-| text, of any kind and collation, citext too | each byte is: trailing blanks, case and Unicode form count |
-| char(n) | the same without trailing blanks, which are not part of its value |
-| json and jsonb | they are equal as jsonb: the order of keys, blanks and a number's scale do not count, nor all but the last of a repeated key |
-| json with what jsonb cannot hold, such as \\u0000 | the column is compared as text |
-| dates, timestamps, times, ranges, uuid, bytea, network addresses … | PostgreSQL's `=` says so: infinity is infinity, 1 day is 24 hours |
-| timestamps with a time zone | they are the same moment |
-| arrays | their bounds and elements are the same |
-| enums, composite types, types of extensions, and those without an equality, such as xml, point, money | their text is the same, byte for byte |
-| integers of another size | they are equal |
-| integer, numeric and float | they are equal as numeric; of a float the shortest decimal number that is read as it counts |
-| date, timestamp and timestamp with time zone | they are equal as timestamps, in UTC |
-| any other two types | their text is the same, byte for byte |
-
-A domain counts as the type that it is made of. Text is that of a session with time zone UTC and ISO dates.
+Two values are equal if `is not distinct from` says so of them in that type. docs/diff.md has the rules.
 
 PostgreSQL's own hashes are made for joins, not to tell tables apart: that of a numeric leaves out its sign, that of a
-bigint has 32 bits of it, those of an array and of jsonb leave out how elements are nested, and that of a record is a
-sum. So what is hashed here is more than the value where it must be.
-"""  # noqa: E501 - rows of a table
+bigint has 32 bits of it, those of arrays and of jsonb leave out how elements are nested, and that of a record is a sum.
+So what is hashed here is more than the value where it must be.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,9 +66,11 @@ SENT = {TIMES[1]: "timestamp_send", TIMES[2]: "timestamptz_send"}
 # Hashes with a seed. That of a numeric without its digits: its sign, and which of infinity and NaN it is.
 SEEDED = {
     "bigint": "coalesce(hashint8extended({0}, {0} # {1}), -{1})",
-    "numeric": "coalesce(hash_numeric_extended({0}, {1} + numeric_cmp({0}, 0) + 4 * numeric_cmp({0}, 'Infinity')), -{1})",
+    "numeric": (
+        "coalesce(hash_numeric_extended({0}, {1} + numeric_cmp({0}, 0) + 4 * numeric_cmp({0}, 'Infinity')), -{1})"
+    ),
 }
-SEED = 0x1E3779B97F4A7C15  # of the first column; each has another
+SEED = 0x1E3779B97F4A7C15  # none is 0, with which the float 0 has the hash of NULL
 
 
 @dataclass(frozen=True)
@@ -195,7 +180,7 @@ def hashed(pairs: Sequence[Pair], of_base: bool) -> sql.Composable:
 
 
 def fingerprint(pairs: Sequence[Pair], of_base: bool) -> sql.Composable:
-    """Return the expression of a hash, 64 bits, of the values of PAIRS on one side: another for values that are not equal.
+    """Return the expression of a hash, 64 bits, of the values of PAIRS on one side: another for other values.
 
     Values that are equal may have another hash, too. To be summed up it must be mixed: see `rows.bucket_sums`.
     """
@@ -220,7 +205,7 @@ def combined(parts: Sequence[tuple[str, sql.Composable]]) -> sql.Composable:
         else:
             others.append(value)
     if others:
-        hashes.append(sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(others)))
+        hashes.append(sql.SQL("hash_record_extended(row({}), {})").format(sql.SQL(", ").join(others), SEED))
     while len(hashes) > 1:  # a tree: PostgreSQL's stack is not deep enough for a thousand in a row
         rest = hashes[len(hashes) // 2 * 2 :]
         hashes = [sql.SQL("({} # {})").format(*two) for two in zip(hashes[::2], hashes[1::2], strict=False)] + rest

@@ -1,1 +1,1 @@
-"""Output for people: the terminal, summaries, annotations, diagnostics, results of pytest, dbt and linters."""
+"""Output for people: the terminal, summaries, pages with charts, diagnostics, results of pytest, dbt and linters."""

@@ -3,6 +3,7 @@
 A chart names its colours as the page's style does (`var(--first)`), so it follows the scheme, and no script draws it.
 """
 
+import calendar
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,9 @@ from markupsafe import Markup, escape
 Point = tuple[date, float | None, float | None]
 WIDTH = 420  # of the axes, in pixels; in a narrow page a chart is drawn smaller
 MOST_POINTS = 400  # of a line; a longer time is drawn by week, month or year
+MOST_TICKS = 6  # of the time axis
 GRAINS = ("day", "week", "month", "year")
+FORMATS = dict(zip(GRAINS, ("%b %-d", "%b %Y", "%b %Y", "%Y"), strict=True))
 LARGE = 10_000  # from here on, labels of an axis are like 12k
 CONFIG = {
     "aria": False,  # a chart has one description, and not one of every mark
@@ -25,6 +28,7 @@ CONFIG = {
         "domainColor": "var(--line)",
         "gridColor": "var(--line)",
         "labelColor": "var(--soft)",
+        "labelFlush": False,
         "labelFontSize": 13,
         "labelOverlap": "greedy",
         "labelSeparation": 10,
@@ -33,6 +37,7 @@ CONFIG = {
     },
 }
 HEAD = re.compile(r'^<svg (.*?)width="(\d+)" height="\d+"')
+OF_PARTS = re.compile(r' (?:role|aria-\w+)="[^"]*"')  # an image has no parts for those who do not see it
 LONG_FRACTION = re.compile(r"\d+\.\d{2,}")
 
 
@@ -41,26 +46,28 @@ def svg(specification: dict[str, Any], description: str) -> Markup:
     import vl_convert
 
     drawn = vl_convert.vegalite_to_svg(specification, config=CONFIG, allowed_base_urls=[])
-    shorter = LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}", drawn)
+    shorter = LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}", OF_PARTS.sub("", drawn))
     label = f'role="img" aria-label="{escape(description)}"'
     return Markup(  # noqa: S704 - Vega escapes the texts of a specification
         HEAD.sub(lambda found: f'<svg {found[1]}{label} style="max-width:{found[2]}px"', shorter)
     )
 
 
-def two_lines(points: Sequence[Point]) -> dict[str, Any]:
-    """Return the specification of two lines over days, and under them of the second's difference from the first.
+def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
+    """Return the specification of two lines over time, and under them of the second's difference from the first.
 
-    POINTS are sorted sums; in a chart of weeks, months or years they are added up.
+    POINTS are those of `by_grain`: one for each day, or for each of another GRAIN.
     """
-    _, summed = by_grain(points)
-    differences = [(second or 0) - (first or 0) for _, first, second in summed]
+    differences = [(second or 0) - (first or 0) for _, first, second in points]
     lines = [
-        {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(summed, j, i)}
-        for j, (day, *numbers) in enumerate(summed)
+        {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(points, j, i)}
+        for j, (day, *numbers) in enumerate(points)
         for i, name in enumerate(("first", "second"))
     ]
-    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": {"tickCount": 6}}
+    ticks = [day for day, *_ in points[:: -(-len(points) // MOST_TICKS) or 1]]
+    midnights = [1000 * calendar.timegm(day.timetuple()) for day in ticks]
+    time_axis = {"values": midnights, "format": FORMATS[grain]}
+    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": time_axis}
     color = {"domain": ["first", "second"], "range": ["var(--first)", "var(--second)"]}
     dashes = {"domain": ["second", "first"], "range": [[1, 0], [5, 4]]}
     side = {"field": "line", "type": "nominal", "legend": None}
@@ -69,8 +76,8 @@ def two_lines(points: Sequence[Point]) -> dict[str, Any]:
         "height": 130,
         "data": data(lines),
         "encoding": {
-            "x": {**x, "axis": {**x["axis"], "labels": False, "ticks": False}},
-            "y": axis([number for _, *numbers in summed for number in numbers]),
+            "x": {**x, "axis": {**time_axis, "labels": False, "ticks": False}},
+            "y": axis([number for _, *numbers in points for number in numbers]),
             "color": {**side, "scale": color},
         },
         "layer": [
@@ -87,10 +94,10 @@ def two_lines(points: Sequence[Point]) -> dict[str, Any]:
     below = {
         "width": WIDTH,
         "height": 46,
-        "data": data([{"day": day.isoformat(), "number": n} for (day, *_), n in zip(summed, differences, strict=True)]),
+        "data": data([{"day": day.isoformat(), "number": n} for (day, *_), n in zip(points, differences, strict=True)]),
         "mark": {"type": "area", "interpolate": "step", "color": "var(--third)", "opacity": 1},
         "encoding": {
-            "x": {**x, "axis": {**x["axis"], "grid": False}},
+            "x": {**x, "axis": {**time_axis, "grid": False}},
             "y": axis(differences, ticks=3),
         },
     }
@@ -116,10 +123,16 @@ def is_alone(points: Sequence[Point], at: int, line: int) -> bool:
 
 
 def by_grain(points: Sequence[Point]) -> tuple[str, list[Point]]:
-    """Return the finest grain with few enough points, and all of its points from the first day to the last."""
-    for grain in GRAINS:
+    """Return the finest grain with few enough points, and all of its points from the first day to the last.
+
+    Points that are all first days of weeks, months or years are sums of these already.
+    """
+    grains = list(GRAINS)
+    while len(points) > 2 and grains[1:] and any(all_first(points, grain) for grain in grains[1:]):
+        del grains[0]
+    for grain in grains:
         starts = list(all_starts(points[0][0], points[-1][0], grain)) if points else []
-        if len(starts) <= MOST_POINTS or grain == GRAINS[-1]:
+        if len(starts) <= MOST_POINTS:
             break
     sums: dict[date, list[float | None]] = {start: [None, None] for start in starts}
     for day, *numbers in points:
@@ -128,6 +141,11 @@ def by_grain(points: Sequence[Point]) -> tuple[str, list[Point]]:
             if number is not None and math.isfinite(number):
                 of_start[i] = (of_start[i] or 0) + number
     return grain, [(start, first, second) for start, (first, second) in sums.items()]
+
+
+def all_first(points: Sequence[Point], grain: str) -> bool:
+    """Return whether each day of POINTS is the first of its week, month or year."""
+    return all(day == start_of(day, grain) for day, *_ in points)
 
 
 def start_of(day: date, grain: str) -> date:

@@ -1,4 +1,4 @@
-"""Measure the load, dbt, or both: what `nox -s bench` does.
+"""Measure the load, dbt and the comparison of tables: what `nox -s bench` does.
 
 Everything runs on one PostgreSQL from the wheel, with its default settings. The figures go to `build/bench/`.
 """
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from feeds.errors import FeedError
-from harness.commands.bench import dbt, load
+from harness.commands.bench import dbt, diff, load
 from harness.commands.bench.common import REPORT, Figure, machine, report
 from harness.errors import ChecksFailedError
 from harness.processes.supervisor import Supervisor
@@ -21,13 +21,13 @@ from harness.warehouse.wheel import binaries, start_from_wheel
 
 EVENTS = 5_000_000
 ROUNDS = 3
-TITLES = {"load": "The load", "dbt": "dbt"}
+TITLES = {"load": "The load", "dbt": "dbt", "diff": "The comparison of tables"}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write the reports; return the process's exit code."""
     parser = argparse.ArgumentParser("nox -s bench --", description=__doc__, allow_abbrev=False)
-    parser.add_argument("what", nargs="*", metavar="load|dbt", help="what to measure; both by default")
+    parser.add_argument("what", nargs="*", metavar="load|dbt|diff", help="what to measure; all by default")
     parser.add_argument(
         "--events", type=int, default=EVENTS, metavar="N", help=f"events in the file; {EVENTS:,} by default"
     )
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(TITLES):
-        parser.error(f"{' and '.join(sorted(unknown))}: it measures load and dbt")
+        parser.error(f"{' and '.join(sorted(unknown))}: it measures load, dbt and diff")
     large = load.LARGE_FACTOR * options.events if options.large is None else options.large
     try:
         with Section("bench") as section:
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
                     on = (server, supervisor.directory, binaries(supervisor.directory))
                     if what == "load":
                         figures = load.measure(load.LoadBench(*on), options.events, large, options.rounds)
+                    elif what == "diff":
+                        figures = diff.measure(diff.DiffBench(*on), options.events, options.rounds)
                     else:
                         figures = dbt.measure(dbt.DbtBench(*on), options.events, options.rounds)
                 report(what, TITLES[what], figures, options.events, section)
