@@ -232,7 +232,7 @@ def column_sentence(change: ColumnChange) -> str:
 
 def schema_sentence(change: SchemaChange) -> str:
     """Return a difference of a model's definition: `column fee retyped from integer to numeric`."""
-    base, branch = (None if text is None else value(text) for text in (change.base, change.branch))
+    base, branch = (value(text) if text else text for text in (change.base, change.branch))
     what = value(change.what) if change.what else ""
     if change.kind == "column renamed":
         return f"column {base or what} renamed to {branch or what}"

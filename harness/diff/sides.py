@@ -22,6 +22,7 @@ from harness.warehouse.roles import Warehouse
 TARGET = "prod"  # schemas have their plain names
 SHOWN = 3  # names of what failed
 ROWS_READ = "~ rows read "
+_BEFORE = re.compile(r"^\d\d:\d\d:\d\d +(\[\w+\]:? )?")  # of a line of dbt's log
 
 
 @dataclass
@@ -100,11 +101,12 @@ class Side:
         results = [result for result in dbt_report.read(self.dbt.artifacts) if result.failed]
         names = ", ".join(result.name for result in results[:SHOWN])
         more = f" and {len(results) - SHOWN} more" if len(results) > SHOWN else ""
-        line = said(results[0].message if results else self.dbt.output)
+        output = "".join(line for line in self.process.output if not line.startswith(ROWS_READ))
+        line = said(results[0].message if results else output)
         what = f"{self.title} {what}: {names}{more} failed." if names else f"{self.title} {what}."
         evidence = [
             *(code(f"{result.name}: {result.message}") for result in results[:SHOWN]),
-            details("dbt's output", code(self.dbt.output, last=60)),
+            details("dbt's output", code(output, last=60)),
         ]
         why = f"dbt says: {line}"
         if self.is_base:
@@ -132,7 +134,8 @@ class Side:
 
 def said(output: str) -> str:
     """Return what dbt says of a failure in OUTPUT: its first line, and the next if that only says where it was."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(ROWS_READ)]
+    lines = [_BEFORE.sub("", line).strip() for line in output.splitlines()]
+    lines = [line for line in lines if line and line != "Encountered an error:"]
     if len(lines) > 1 and re.match(r"\w+ Error( in |$)", lines[0]):
         return f"{lines[1]} ({lines[0]})"[:400]
     return lines[0][:400] if lines else "nothing"

@@ -24,9 +24,10 @@ def say_diff(diff: Diff, folder: Path) -> None:
     say(f"\n{headline(diff)}\n")
     say(f"  base    {diff.base}")
     say(f"  branch  {diff.branch}")
-    say(f"  rows    {diff.data}{', loaded by each side' if diff.load_differs else ''}\n")
-    for names, what in changed_together(diff):
-        say(f"  changed  {names}: {what}")
+    say(f"  rows    {diff.data}{', loaded by each side' if diff.load_differs else ''}")
+    changed = [f"  changed  {names}: {what}" for names, what in changed_together(diff)]
+    if changed:
+        say("\n" + "\n".join(changed))
     if rows := table_rows(diff):
         say("")
         table(HEADER, rows)
@@ -60,8 +61,8 @@ def table_rows(diff: Diff) -> list[tuple[str, ...]]:
             numbers = (rows.base_rows, rows.branch_rows, rows.added, rows.removed, rows.changed)
             found.append((value(mart.name), *(f"{number:,}" for number in numbers), right_side(mart)))
         elif not (mart.in_base and mart.in_branch):
-            side = "base" if mart.in_base else "branch"
-            found.append((value(mart.name), *(side if name == f"only in {side}" else "" for name in HEADER[1:])))
+            sides = ("removed", "") if mart.in_base else ("", "new")
+            found.append((value(mart.name), *sides, "", "", "", right_side(mart)))
     return found
 
 

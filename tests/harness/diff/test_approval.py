@@ -191,7 +191,7 @@ def test_differences_fail_only_if_asked_to() -> None:
         "If they are meant, name them in dbt/expected_changes.yml: docs/diff.md shows how."
     )
     assert caught.value.exit_code == 72
-    with pytest.raises(DifferencesError, match=r"^m, new differ from the base, and --strict is set\."):
+    with pytest.raises(DifferencesError, match=r"^m and new differ from the base, and --strict is set\."):
         check(diff(CHANGED, mart("new", in_base=False)), strict=True)
 
 
