@@ -7,9 +7,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from harness.diff.pairing import Comparison, Table, prepare
 from harness.diff.project import Changes, Project, described
 from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
-from harness.diff.rows import Comparison, Table, both_sides, compare_rows, prepare
+from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
 from harness.diff.verdicts import verdict
 from harness.oracle.expected_numbers import Rows as ExpectedRows
