@@ -106,6 +106,7 @@ def compare_mart(
     if rows is None:
         return None, verdicts
     others = [change for change in mart.schema if not change.kind.startswith("column ")]
+    others = without_renamed(others, comparison.renamed)
     mart.schema = column_changes(comparison) + others
     if not rows.are_same and not mart.series:
         mart.series = draw(comparison, rows)
@@ -129,6 +130,25 @@ def column_changes(comparison: Comparison) -> list[SchemaChange]:
         if pair.base.shown != pair.branch.shown
     ]
     return changes
+
+
+def without_renamed(changes: Sequence[SchemaChange], renamed: Mapping[str, str]) -> list[SchemaChange]:
+    """Return CHANGES without those that only follow from columns that were RENAMED: one removed, its twin added."""
+
+    def name(what: str) -> str:
+        before, of, column = what.rpartition(" of ")
+        return f"{before}{of}{renamed.get(column, column)}"
+
+    removed = {(change.kind, name(change.what), change.base) for change in changes if change.branch is None}
+    added = {(change.kind, change.what, change.branch) for change in changes if change.base is None}
+    twins = removed & added
+    return [
+        change
+        for change in changes
+        if (change.kind, name(change.what), change.base) not in twins
+        and (change.kind, change.what, change.branch) not in twins
+        and not (change.kind == "key" and ", ".join(map(name, (change.base or "").split(", "))) == change.branch)
+    ]
 
 
 def draw(comparison: Comparison, rows: Rows) -> list[Series]:
