@@ -128,7 +128,8 @@ class Run:
         warehouse = self.sides[0].warehouse
         with self.phases.phase("rows copied") as phase:
             check_disk(warehouse.server, source.raw_bytes, OF_RAW, f"the schema raw of {OPTION}")
-            copied = copy_raw(source, warehouse, self.feeds)
+            of_base = read_feeds(self.base.folder / "airflow" / "feeds")  # whose tables its models read
+            copied = copy_raw(source, warehouse, of_base | self.feeds)
             if self.diff.load:
                 self.diff.notes.append(note_of_changed_load(self.diff.load))
                 self.diff.load = []
@@ -254,7 +255,7 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     commit = git(ROOT, "rev-parse", "HEAD")[:8]
     diff = Diff(base=str(base), branch=f"{commit}{' and uncommitted changes' if files else ''}", data="")
     diff.load = differing_files(base.folder, ROOT, *LOAD)
-    diff.notes += notes(base, files)
+    diff.notes += notes(base, files, options)
     run = Run(base, options, sides, diff)
     with ended(*sides):
         for side in sides:  # while the rows are loaded
@@ -266,7 +267,7 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     return diff
 
 
-def notes(base: Base, files: list[str]) -> Iterator[list[str]]:
+def notes(base: Base, files: list[str], options: Options) -> Iterator[list[str]]:
     """Yield what a reader must know of FILES that are not committed, and of feeds that only one side has."""
     if files:
         more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
@@ -281,7 +282,9 @@ def notes(base: Base, files: list[str]) -> Iterator[list[str]]:
         only += [f"{name} only in the branch" for name in sorted(feeds[1] - feeds[0])]
         yield [
             f"The two sides do not have the same feeds: {', '.join(only)}.",
-            "Each side loads its own feeds; of those of both the files are the same.",
+            "Both sides have the rows of all of them, as far as the warehouse has some."
+            if options.warehouse
+            else "Each side loads its own feeds; of those of both the files are the same.",
             "Models of a feed that one side lacks are shown as new or removed.",
         ]
 

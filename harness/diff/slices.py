@@ -30,8 +30,8 @@ MOST_COLUMNS = 50  # that are looked at
 MOST_KINDS = 10  # changed columns; of more most have changed together
 MOST_DAYS = 10_000
 LONGEST = 60  # characters of a value that people can read
-SAMPLED = 100_000  # rows that differ; of more the frequent values are found by about as many
-PARTS = (0, 0.01, 0.02, 0.05, 0.1, 0.15)  # of the rows that differ, left out at an end of a range of numbers
+SAMPLED = 20_000  # rows that differ; of more the frequent values are found by about as many
+PARTS = (0.01, 0.02, 0.05, 0.1, 0.15)  # of the rows that differ, left out at an end of a range of numbers
 Days = dict[date, int]
 
 
@@ -62,7 +62,7 @@ class Kind:
     """Rows that differ in one way, and the table that they are of.
 
     Attributes:
-        of: what differs, as in Slice.
+        of: what differs, as in Slice; several columns if they have changed in the same rows.
         table: the temporary table that has them.
         where: which of its rows.
         prefix: of its columns.
@@ -70,7 +70,7 @@ class Kind:
     """
 
     comparison: "Comparison"
-    of: str
+    of: tuple[str, ...]
     table: str
     where: str
     prefix: str
@@ -87,6 +87,12 @@ class Kind:
         """Return the expression of column NUMBER of the whole table."""
         connection, _ = self.comparison.side(self.in_base)
         return f"({self.comparison.pairs[number].expression(self.in_base).as_string(connection)})"
+
+    @property
+    def sample(self) -> str:
+        """A condition on the rows that differ: if they are many, most are left out."""
+        step = self.different // SAMPLED + 1
+        return f"and {self.prefix}key_hash % {step} = 0" if step > 1 else ""
 
     def ask(self, select: str, rest: str = "") -> list[tuple[Any, ...]]:
         """Return what SELECT gives for the rows that differ."""
@@ -107,7 +113,7 @@ class Kind:
 
 def find_slices(comparison: "Comparison", rows: Rows) -> list[Slice]:
     """Return for each kind of difference of ROWS, a changed column each, the slice that explains most, if one does."""
-    return [found for kind in kinds(comparison, rows) if (found := best(kind))]
+    return [found for kind in kinds(comparison, rows) for found in best(kind)]
 
 
 def kinds(comparison: "Comparison", rows: Rows) -> Iterator[Kind]:
@@ -115,23 +121,26 @@ def kinds(comparison: "Comparison", rows: Rows) -> Iterator[Kind]:
     numbers = {pair.name: i for i, pair in enumerate(comparison.pairs)}
     base_days: dict[int, Days] = {}
     found = [
-        Kind(comparison, "added", "pg_temp.added_rows", "true", "", False, rows.added, rows.branch_rows),
-        Kind(comparison, "removed", "pg_temp.removed_rows", "true", "", True, rows.removed, rows.base_rows, base_days),
+        Kind(comparison, ("added",), "pg_temp.added_rows", "true", "", False, rows.added, rows.branch_rows),
+        Kind(
+            comparison, ("removed",), "pg_temp.removed_rows", "true", "", True, rows.removed, rows.base_rows, base_days
+        ),
     ]
-    for column in sorted(rows.columns, key=lambda column: -column.rows)[:MOST_KINDS]:
+    in_all = tuple(column.name for column in rows.columns if column.rows == rows.changed)
+    others = sorted((column for column in rows.columns if column.rows < rows.changed), key=lambda column: -column.rows)
+    changed = [(in_all, "true", rows.changed)] if in_all else []
+    for column in others[:MOST_KINDS]:
         i = numbers[column.name]
-        where = f"(base).c{i} is distinct from (branch).c{i}"
-        found.append(
-            Kind(
-                comparison, column.name, "pg_temp.changed_rows", where, "(base).",
-                in_base=True, different=column.rows, table_rows=rows.base_rows, days=base_days,
-            )
-        )  # fmt: skip
+        changed.append(((column.name,), f"(base).c{i} is distinct from (branch).c{i}", column.rows))
+    found += [
+        Kind(comparison, of, "pg_temp.changed_rows", where, "(base).", True, count, rows.base_rows, base_days)
+        for of, where, count in changed
+    ]
     yield from (kind for kind in found if FEWEST <= kind.different <= SHARE * kind.table_rows)
 
 
-def best(kind: Kind) -> Slice | None:
-    """Return the slice that explains most of KIND; None if none explains it well, or all may be by chance."""
+def best(kind: Kind) -> list[Slice]:
+    """Return the slice that explains most of KIND, for each of its columns; none if none does well or surely."""
     columns = list(enumerate(kind.comparison.pairs[:MOST_COLUMNS]))
     conditions = [condition for number, pair in columns for condition in conditions_on(kind, number, pair)]
     scored = []
@@ -143,14 +152,15 @@ def best(kind: Kind) -> Slice | None:
         ]
         for condition, inside, of_table in zip(some, *counts, strict=True):
             explained = inside / kind.different - (of_table - inside) / (kind.table_rows - kind.different)
-            is_wide = inside < SHARE * kind.different or of_table > SHARE * kind.table_rows
+            is_wide = inside < SHARE * kind.different or not inside <= of_table <= SHARE * kind.table_rows
             if is_wide or explained < EXPLAINED or is_by_chance(kind, condition, inside, of_table, len(columns)):
                 continue
             score = explained - condition.cost + WHOLE * (inside == kind.different)
-            scored.append((round(score, 6), Slice(
-                kind.of, condition.text, inside, kind.different, of_table, kind.table_rows
-            )))  # fmt: skip
-    return max(scored, key=lambda each: each[0])[1] if scored else None
+            scored.append((round(score, 6), condition.text, inside, of_table))
+    if not scored:
+        return []
+    _, text, inside, of_table = max(scored, key=lambda each: each[0])
+    return [Slice(of, text, inside, kind.different, of_table, kind.table_rows) for of in kind.of]
 
 
 def is_by_chance(kind: Kind, condition: Condition, inside: int, of_table: int, columns: int) -> bool:
@@ -167,7 +177,7 @@ def is_by_chance(kind: Kind, condition: Condition, inside: int, of_table: int, c
 
 def conditions_on(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
     """Yield the conditions on column NUMBER that may explain KIND: its most frequent value there, and its range."""
-    is_own = pair.name == kind.of
+    is_own = pair.name in kind.of
     # Of a moment the day says more.
     yield from equal(kind, number, pair, OWN if is_own else ONE_ENDED if pair.type in TIMES[1:] else 0)
     if pair.family == "time":
@@ -179,15 +189,13 @@ def conditions_on(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
 def equal(kind: Kind, number: int, pair: Pair, cost: float) -> Iterator[Condition]:
     """Yield the condition that the column has the value that most of the rows that differ have, if most have one."""
     column = kind.column(number)
-    step = kind.different // SAMPLED + 1
-    chosen = f"and {kind.prefix}key_hash % {step} = 0" if step > 1 else ""
-    [(rows,)] = kind.ask("count(*)", chosen) if step > 1 else [(kind.different,)]
     found = kind.ask(
-        f"count(*), left({column}::text, {LONGEST + 1})", f"{chosen} group by {column} order by 1 desc limit 1"
+        f"count(*), (sum(count(*)) over ())::bigint, left({column}::text, {LONGEST + 1})",
+        f"{kind.sample} group by {column} order by 1 desc limit 1",
     )
-    if not found or found[0][0] < SHARE * rows:
+    if not found or found[0][0] < SHARE * found[0][1]:
         return
-    [(_, value)] = found
+    [(_, _, value)] = found
     if value is None:
         yield Condition(f"{pair.name} is null", number, (" is null",), cost)
     elif len(value) <= LONGEST:
@@ -215,8 +223,8 @@ def times(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
     rest = kind.table_rows - kind.different
     gains = [different.get(day, 0) / kind.different - (of_table[day] - different.get(day, 0)) / rest for day in every]
     first, last = min(different), max(different)
-    starts = {first, every[largest_tail(gains)]}
-    ends = {last, every[len(every) - 1 - largest_tail(gains[::-1])]}
+    starts = first, every[largest_tail(gains)]
+    ends = last, every[len(every) - 1 - largest_tail(gains[::-1])]
     low, high = largest_range(gains)
     choices = len(every)
 
@@ -231,7 +239,7 @@ def times(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
     for end in ends:
         text = f"{pair.name} until {'' if pair.type == 'date' else 'the end of '}{end}"
         yield Condition(text, number, (until(end),), ONE_ENDED, choices)
-    for start, end in {(first, last), (every[low], every[high])}:
+    for start, end in ((first, last), (every[low], every[high])):
         text, cost = f"{pair.name} from {start} to {end}", TWO_ENDED
         if start == end:
             text, cost = f"{pair.name} on {start}", 0
@@ -273,13 +281,12 @@ def numbers(kind: Kind, number: int, pair: Pair) -> Iterator[Condition]:
     """Yield ranges of a column of numbers that have all of the rows that differ, or all but a few."""
     column = kind.column(number)
     parts = ", ".join(str(part) for part in (*PARTS, *(1 - part for part in PARTS)))
-    [(nulls, thresholds)] = kind.ask(
-        f"count(*) - count({column}), percentile_disc(array[{parts}]) within group (order by {column})::text[]"
-    )
-    if nulls > (1 - SHARE) * kind.different or not thresholds:
+    [(nulls, smallest, largest)] = kind.ask(f"count(*) - count({column}), min({column})::text, max({column})::text")
+    [(found,)] = kind.ask(f"percentile_disc(array[{parts}]) within group (order by {column})::text[]", kind.sample)
+    if nulls > (1 - SHARE) * kind.different or not found:
         return
-    lows, highs = thresholds[: len(PARTS)], thresholds[len(PARTS) :]
-    lows, highs = ([plain(value, pair) for value in values if value[-1].isdigit()] for values in (lows, highs))
+    ends = [smallest, *found[: len(PARTS)]], [largest, *found[len(PARTS) :]]
+    lows, highs = ([plain(value, pair) for value in values if value[-1].isdigit()] for values in ends)
     choices = kind.different
 
     def test(value: str, operator: str) -> str:

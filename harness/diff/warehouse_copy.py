@@ -25,6 +25,7 @@ from feeds.partitions import record
 from feeds.tables import create_tables
 from feeds.uri import first_line
 from harness.errors import PostgresError
+from harness.oracle.expected_numbers import MARKETPLACE
 from harness.warehouse.roles import Warehouse
 from harness.warehouse.server import MAJOR, OLDEST_MAJOR
 
@@ -41,12 +42,17 @@ RELATIONS = """
     where relnamespace = to_regnamespace('raw') and relkind in ('r', 'p', 'v', 'm', 'f') and not relispartition
     order by relname
 """
-# A column of a type that only this database has, or whose values are numbers of its objects, is copied as text. A
-# generated one has its values.
+# A domain is copied as its type; a column of another type that only this database has, or whose values are numbers of
+# its objects, as text; a generated one has its values.
 COLUMNS = """
-    select attname, format_type(atttypid, atttypmod), attnotnull,
-        typnamespace = 'pg_catalog'::regnamespace and typname !~ '^_?reg'
-    from pg_attribute join pg_type on pg_type.oid = atttypid
+    select
+        attname,
+        format_type(type.oid, case when own.typbasetype = 0 then atttypmod else own.typtypmod end),
+        attnotnull,
+        type.typnamespace = 'pg_catalog'::regnamespace and type.typname !~ '^_?reg'
+    from pg_attribute
+    join pg_type as own on own.oid = atttypid
+    join pg_type as type on type.oid = coalesce(nullif(own.typbasetype, 0), own.oid)
     where attrelid = to_regclass(%(table)s) and attnum > 0 and not attisdropped
     order by attnum
 """
@@ -162,7 +168,9 @@ def find_source(dsn: str) -> Source:
     Raises PostgresError if it cannot be reached, has another major version, has no ledger, or may not be read.
     """
     try:
-        with psycopg.connect(libpq_dsn(dsn, OPTION), connect_timeout=10, fallback_application_name="diff") as found:
+        with psycopg.connect(
+            libpq_dsn(dsn, OPTION), connect_timeout=10, fallback_application_name="nox -s diff"
+        ) as found:
             info = found.info
             parameters = {name: value for name, value in info.get_parameters().items() if name != "service"}
             complete = make_conninfo("", **parameters, password=info.password or None)
@@ -217,7 +225,7 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
     for feed in feeds.values():
         follow_contract(warehouse, feed)
     notes = []
-    if later := ended_later - ended:
+    if (later := ended_later - ended) > 0:
         notes.append(
             [
                 f"{later} load{'s' if later > 1 else ''} ended while the warehouse was copied.",
@@ -260,8 +268,8 @@ def reading(source: Source) -> Iterator[psycopg.Connection]:
 def begin(reader: psycopg.Connection) -> None:
     """Begin a transaction, whose snapshot is that of the first query after this."""
     settings = {
-        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
         "statement_timeout": "0",
+        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
         "idle_in_transaction_session_timeout": "0",
         "timezone": "UTC",
         "datestyle": "ISO",
@@ -278,7 +286,7 @@ def begin(reader: psycopg.Connection) -> None:
 def find_relations(reader: psycopg.Connection, feeds: Iterable[str]) -> Relations:
     """Return the tables to copy: the ledger's, and those of FEEDS and of the feeds that the ledger knows."""
     found = [Relation(*each) for each in reader.execute(RELATIONS)]
-    known = {"events", *feeds}  # an older ledger, whose loads have no feed, is of events
+    known = {MARKETPLACE, *feeds}  # an older ledger, whose loads have no feed, is of events
     if "feed" in {column.name for column in read_columns(reader, "raw.loads")}:
         known |= {feed for (feed,) in reader.execute("select distinct feed from raw.loads")}
     tables = {each.name: each for each in found if each.kind in "rp"}

@@ -95,7 +95,14 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
         "width": WIDTH,
         "height": 46,
         "data": data([{"day": day.isoformat(), "number": n} for (day, *_), n in zip(points, differences, strict=True)]),
-        "mark": {"type": "area", "interpolate": "step", "color": "var(--third)", "opacity": 1},
+        # The stroke shows a difference of a single day, of which the area has no width.
+        "mark": {
+            "type": "area",
+            "interpolate": "step",
+            "color": "var(--third)",
+            "stroke": "var(--third)",
+            "opacity": 1,
+        },
         "encoding": {
             "x": {**x, "axis": {**time_axis, "grid": False}},
             "y": axis(differences, ticks=3),

@@ -13,7 +13,8 @@ from markupsafe import Markup, escape
 HOUSE = Path(__file__).parent
 LIMIT_BYTES = 3_000_000  # of a page: more is slow to open, and to scroll on a phone
 RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff"
-ISOLATED = re.compile(rf"[^\s]*[{RIGHT_TO_LEFT}][^\s]*(?:\s+[^\s]*[{RIGHT_TO_LEFT}][^\s]*)*")
+WORD = rf"[\w.-]*[{RIGHT_TO_LEFT}][\w.-]*"
+ISOLATED = re.compile(rf"{WORD}(?:\s+{WORD})*")
 
 
 def environment(folder: Path) -> Environment:

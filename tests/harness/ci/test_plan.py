@@ -163,7 +163,7 @@ def test_the_projects_own_plan(
     minutes = settings()["minutes"]
     on_pythons = [{"python": version, "minutes": minutes["tests"] + minutes["dbt"]} for version in PYTHONS]
     assert json.loads(outputs["pythons"]) == on_pythons
-    assert set(minutes) <= {*sessions, "e2e"}
+    assert set(minutes) <= {*sessions, "e2e", "diff"}  # diff runs on pull requests
     assert set(settings()["budget_s"]) <= sessions
     assert "the job e2e (kubernetes-1.36) " in capsys.readouterr().out
     assert "| `the job e2e (embedded-macos)` | 25 |" in (tmp_path / "summary").read_text()

@@ -259,9 +259,9 @@ def test_any_text_is_shown_and_nothing_of_it_is_markup(name: str, tmp_path: Path
 def test_words_from_right_to_left_do_not_turn_those_around_them(tmp_path: Path) -> None:
     found = written(hostile("שלום עולם, abc"), tmp_path)
     isolated = {pages.text(each) for each in found.iter("bdi")}
-    assert "שלום עולם," in isolated
+    assert "שלום עולם" in isolated
     verdict = pages.with_class(found, "verdict")[0]
-    assert [pages.text(each) for each in verdict.iter("bdi")] == ["שלום עולם,", "שלום עולם,"]
+    assert [pages.text(each) for each in verdict.iter("bdi")] == ["שלום עולם", "שלום עולם"]
 
 
 def test_a_large_value_is_cut_around_what_differs(tmp_path: Path) -> None:

@@ -330,6 +330,16 @@ def test_citext_is_text_of_which_the_case_counts(databases: Databases) -> None:
     assert (counts(rows), rows.duplicates) == ((1, 1, 1), {})
 
 
+@pytest.mark.needs("image")  # nor XML
+def test_xml_is_compared_as_text(databases: Databases) -> None:
+    base, branch = (
+        "(id, value) as values (1, '<a/>'::xml), (2, '<b/>')".replace("<b/>", b) for b in ("<b/>", "<b></b>")
+    )
+    assert counts(databases.made(base, branch, ["id"])) == (0, 0, 1)
+    assert counts(databases.made(base, branch)) == (1, 1, 0)
+    assert databases.made(base, base, ["value"]).are_same
+
+
 # Type, values of the base, values of the branch, smallest, median and largest difference.
 DIFFERENCES: list[tuple[str, list[str], list[str], tuple[Any, ...]]] = [
     (

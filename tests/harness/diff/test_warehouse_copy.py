@@ -29,6 +29,7 @@ from harness.diff.run import Options, Run
 from harness.diff.warehouse_copy import Copied, Relation, copy_raw, find_source
 from harness.errors import PostgresError
 from harness.processes.background import in_background
+from harness.project.paths import ROOT
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server
 from tests.feeds.common import DAY, contract, wait_until, write_days
@@ -52,12 +53,14 @@ ADDITIONS = """
     create schema others;
     grant usage on schema others to public;
     create type others.mood as enum ('good', 'bad');
+    create domain others.fee as numeric(5, 2) check (value > 0);
     create table others.rates (day date, rate numeric);
     create function others.keep() returns trigger language plpgsql as 'begin return new; end';
     create trigger keep before insert on raw.rejected_rows for each row execute function others.keep();
     create view raw.rates as select * from others.rates;
     create table raw.kept as select * from raw.events;
     alter table raw.events add column mood others.mood default 'bad', add column note text default 'x',
+        add column fee others.fee default 1.5, add column tags text[] default '{a,"b c"}',
         add column twice bigint generated always as (event_id * 2) stored;
     create index on raw.events (note);
 """
@@ -194,8 +197,9 @@ def test_all_rows_are_copied_and_the_warehouse_does_not_change(
         assert rows_of(bare_warehouse, f"raw.{table}") == rows_of(filled, f"raw.{table}") != []
     assert rows_of(bare_warehouse, "raw.rejected_rows") == rows_of(filled, "raw.rejected_rows")
     assert len(rows_of(filled, "raw.rejected_rows")) == 3
-    columns = "event_id, created_at, meta_data, load_id, mood::text, note, twice"
+    columns = "event_id, created_at, meta_data, load_id, mood::text, note, twice, fee, tags"
     assert rows_of(bare_warehouse, "raw.events", columns) == rows_of(filled, "raw.events", columns)
+    assert rows_of(bare_warehouse, "raw.events", "pg_typeof(fee)")[0] == "('numeric',)"
     columns = (
         "load_id, feed, source_uri, status, failure, started_at, ended_at, seconds, rows_read, same_as_load_id,"
         " transaction_id is null"
@@ -264,7 +268,7 @@ def test_a_role_with_a_short_timeout_and_a_password_of_the_environment_is_enough
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with psycopg.connect(filled.admin_dsn) as connection:
-        connection.execute(f"alter role {READER} set statement_timeout = '1ms'".encode())
+        connection.execute(f"alter role {READER} set statement_timeout = '200ms'".encode())
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     monkeypatch.setenv("PGAPPNAME", "a test")
     source = find_source(reader_dsn.replace(f":{quote(PASSWORD)}@", "@"))
@@ -272,7 +276,12 @@ def test_a_role_with_a_short_timeout_and_a_password_of_the_environment_is_enough
     monkeypatch.delenv("PGAPPNAME")
     assert PASSWORD not in repr(source)
     assert conninfo_to_dict(source.dsn)["application_name"] == "a test"
-    assert copy_raw(source, bare_warehouse, feeds).rows["events"] == 30
+    with psycopg.connect(filled.loader_dsn) as other:
+        other.execute("lock table raw.visits in access exclusive mode")
+        copied = in_background(lambda: copy_raw(source, bare_warehouse, feeds))
+        time.sleep(0.5)
+        assert not copied.done()
+    assert copied.result(timeout=30).rows["events"] == 30
 
 
 def test_a_load_that_ends_meanwhile_is_not_in_the_copy_and_is_noted(
@@ -466,7 +475,7 @@ def test_a_change_of_the_load_is_noted_as_not_shown(
     diff = Diff(base="", branch="", data="", load=["airflow/feeds/visits.yaml"])
     side: Any = SimpleNamespace(warehouse=bare_warehouse)
     options = Options(warehouse=find_source(reader_dsn))
-    run = Run(Base("", ""), options, (side, side), diff, feeds=feeds)
+    run = Run(Base("", "", ROOT), options, (side, side), diff, feeds=feeds)
     run.load()
     assert not options.are_samples
     assert not diff.load_differs  # so nothing is loaded twice

@@ -66,6 +66,11 @@ def test_a_day_that_stands_alone_is_a_point() -> None:
     assert paths(chart_of(days((1, 2), (3, 4))), "mark-symbol") == []
 
 
+def test_the_difference_of_a_single_day_is_a_stroke() -> None:
+    [area] = [e for e in read(chart_of(days((1, 2)))).iter() if "area" in e.get("class", "")]
+    assert [(path.get("stroke"), path.get("fill")) for path in area] == [("var(--third)", "var(--third)")]
+
+
 def test_a_chart_is_described_and_as_wide_as_its_page() -> None:
     root = read(chart_of(days((1, 1)), '<"a" & \\1>'))
     assert (root.get("role"), root.get("aria-label")) == ("img", '<"a" & \\1>')

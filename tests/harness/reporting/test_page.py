@@ -47,7 +47,8 @@ def test_text_that_no_encoding_has_does_not_stop_the_page(tmp_path: Path) -> Non
         ("in שלום עולם (5)", "in <bdi>שלום עולם</bdi> (5)"),
         ("a_b", "a_b"),
         ("مرحبا", "<bdi>مرحبا</bdi>"),
-        ("<שלום>", "<bdi>&lt;שלום&gt;</bdi>"),
+        ("<שלום>", "&lt;<bdi>שלום</bdi>&gt;"),
+        ("(a מרחבא_x) b", "(a <bdi>מרחבא_x</bdi>) b"),
         ("", ""),
     ],
 )
