@@ -17,7 +17,7 @@ from harness.diff.run import Options, compare
 from harness.diff.sentences import listed
 from harness.diff.warehouse_copy import find_source
 from harness.diff.writing import JSON, PAGE, say_diff, write_files
-from harness.errors import ApprovalError, DifferencesError, UsageError
+from harness.errors import ApprovalError, DbtFailedError, DifferencesError, UsageError
 from harness.oracle.expected_numbers import MARKETPLACE
 from harness.project.paths import BUILD, ROOT
 from harness.project.session_lock import session_lock
@@ -68,6 +68,8 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
             diff.approval = compare_with_approved((each for mart in diff.marts for each in differences(mart)), approved)
         write_files(diff, FOLDER, section)
     say_diff(diff, FOLDER)
+    if diff.failure:
+        raise DbtFailedError(*diff.failure)
     check(diff, strict=parsed.strict)
 
 

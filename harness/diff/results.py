@@ -194,6 +194,7 @@ class Diff:
         marts: those that were compared, those with differences first.
         notes: what else a reader must know; each has up to three lines.
         approval: None without `dbt/expected_changes.yml`; else the outcome.
+        failure: the three lines of the error, if the branch's incremental run failed; it is a note, too.
     """
 
     base: str
@@ -206,6 +207,7 @@ class Diff:
     marts: list[Mart] = field(default_factory=list)
     notes: list[list[str]] = field(default_factory=list)
     approval: "Approval | None" = None
+    failure: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -84,9 +84,9 @@ class Side:
         types = "--exclude-resource-type test --exclude-resource-type unit_test"
         self.start(f"build --quiet {types} {options} --select {' '.join(sorted(names))}")
 
-    def wait_for_build(self) -> None:
-        """Wait until the build has ended, and note what it took."""
-        self.wait("does not build")
+    def wait_for_build(self, what: str) -> None:
+        """Wait until the build has ended, and note what it took; raise the error for WHAT if it failed."""
+        self.wait(what)
         scanned = {}
         for line in self.dbt.output.splitlines():
             if line.startswith(ROWS_READ):
@@ -141,12 +141,14 @@ def said(output: str) -> str:
     return lines[0][:400] if lines else "nothing"
 
 
-def build_both(sides: Iterable[tuple[Side, Iterable[str]]], *, full_refresh: bool) -> None:
-    """Build the nodes of each of SIDES at the same time."""
+def build_both(
+    sides: Iterable[tuple[Side, Iterable[str]]], *, full_refresh: bool, what: str = "does not build"
+) -> None:
+    """Build the nodes of each of SIDES at the same time; raise the error for WHAT if one fails, the base's first."""
     started = []
     for side, names in sides:
         if names := list(names):
             side.start_build(names, full_refresh=full_refresh)
             started.append(side)
     for side in started:
-        side.wait_for_build()
+        side.wait_for_build(what)

@@ -40,6 +40,8 @@ def say_diff(diff: Diff, folder: Path) -> None:
         for line in example_lines(mart):
             say(f"    {line}")
     for note in diff.notes:
+        if note == diff.failure:  # which is the error at the end
+            continue
         say("\n" + "\n".join(f"  {line}" for line in note))
     say(f"\n  the page: {from_root(folder / PAGE)}\n  as JSON:  {from_root(folder / JSON)}")
 

@@ -14,10 +14,11 @@ import pytest
 
 from harness.project.paths import SAMPLE
 from harness.warehouse.server import Server
-from tests import comparisons, harness_command
+from tests import clones, comparisons, harness_command
 from tests.comparisons import (
     ANALYSIS,
     DIMENSIONS,
+    EVENTS,
     FACTS,
     NEW_MODEL,
     WITH_AN_ACCOUNT,
@@ -71,11 +72,11 @@ def compare(repository: Path, temporary: Path, server: Server) -> Compare:
     """Give a function that commits what was changed and compares it with the base on the sample."""
     options = comparisons.options(repository, temporary)
 
-    def compare(*arguments: str) -> Outcome:
+    def compare(*arguments: str, expected_code: int = 0) -> Outcome:
         git(repository, "add", "--all")
         git(repository, "commit", "--quiet", "--message", "change")
         exit_code, output = harness_command.run("diff", "--postgres", server.dsn, *arguments, **options)
-        assert exit_code == 0, output
+        assert exit_code == expected_code, output
         assert "uncommitted" not in output
         return Outcome(output, json.loads((repository / "build" / "diff" / "diff.json").read_text()))
 
@@ -128,8 +129,13 @@ def test_rounding(repository: Path, compare: Compare) -> None:
 def test_a_time_zone(repository: Path, compare: Compare) -> None:
     edit(repository, STAGING, ("at time zone 'UTC' as created_at", "at time zone 'Europe/Amsterdam' as created_at"))
     total = f"{len(proposals()):,}"
-    outcome = compare()
+    outcome = compare(expected_code=49)
     outcome.says("  changed  stg_events: SQL\n", f"  created_at: {total} values changed, each by +1 h.\n")
+    what, why, next_step = harness_command.error_lines(outcome.output)
+    assert what.startswith("✗ The branch builds once, but not a second time, in increments: int_")
+    assert why.startswith("  dbt says: duplicate key value violates unique constraint ")
+    assert next_step == "  Mend its incremental run. Until then the marts are compared after a full refresh alone."
+    assert outcome.found["failure"] == outcome.found["notes"][-1] == [what[2:], why[2:], next_step[2:]]
     assert outcome.row("fct_events") == [total, total, "0", "0", total, "base"]
 
 
@@ -183,9 +189,9 @@ def test_a_contract(repository: Path, compare: Compare) -> None:
     removed = sum(fee >= 5 for fee in fees)
     outcome = compare()
     outcome.says(
-        "  rows    the samples: 20,000 events, loaded by each side\n",
+        f"  rows    the samples: 20,000 events in the base and {20_000 - removed:,} in the branch, loaded by each side",
         ": the load (airflow/feeds/events.yaml)\n",
-        f"fct_events ({removed:,} rows removed, all with service_lead_fee >= 5",
+        f"fct_events ({removed:,} rows removed",
     )
     expected = [f"{len(fees):,}", f"{len(fees) - removed:,}", "0", f"{removed:,}", "0", "branch"]
     assert outcome.row("fct_events") == expected
@@ -315,3 +321,40 @@ def test_a_branch_that_does_not_build(
 def test_an_interrupt_leaves_nothing(repository: Path, temporary: Path, server: Server, phase: str) -> None:
     edit(repository, f"{FACTS}.sql", ("with\n", "-- Proposals.\nwith\n"))
     interrupted_after(phase, server, comparisons.options(repository, temporary), temporary)
+
+
+ORDERS = "order_id,ordered_at,amount\n" + "".join(f"{i},2024-01-{i % 28 + 1:02} 12:00:00,{i}.50\n" for i in range(60))
+
+
+@pytest.mark.nightly
+def test_a_feed_that_only_the_branch_has(repository: Path, compare: Compare) -> None:
+    (repository / "build" / "orders.csv").write_text(ORDERS)
+    arguments = ("feed", "new", "orders", "--from", "build/orders.csv")
+    exit_code, output = harness_command.run(*arguments, python=clones.python_of(repository), cwd=repository)
+    assert exit_code == 0, output
+    model = "select order_id, amount from {{ ref('stg_orders') }}"
+    (repository / ANALYSIS / "orders.sql").write_text(model)
+    outcome = compare("--events", "build/events.csv", "--feed", "orders=build/orders.csv")
+    outcome.says(
+        "  rows    14 events, 60 orders only in the branch, loaded by each side\n",
+        "  The two sides do not have the same feeds: orders only in the branch.\n"
+        "  Each side loads its own feeds; of those of both the files are the same.\n"
+        "  Models of a feed that one side lacks are shown as new or removed.\n",
+        "2 of 10 marts differ: orders (new, only the branch has it) and feed_days (28 rows added; ",
+    )
+
+
+@pytest.mark.nightly
+def test_a_file_that_the_contract_of_the_base_refuses(repository: Path, temporary: Path, server: Server) -> None:
+    properties = "customProperties:\n  - {property: timeColumn"
+    allowed = properties.replace("timeColumn", "maxRejected, value: 0.5}\n  - {property: timeColumn")
+    edit(repository, "airflow/feeds/events.yaml", (properties, allowed))
+    events = repository / "build" / "events.csv"
+    events.write_text(EVENTS.replace(";proposed;", ";nonsense;", 3))
+    exit_code, output = harness_command.run(*command(server), **comparisons.options(repository, temporary))
+    assert exit_code == 71, output
+    assert harness_command.error_lines(output) == [
+        f"✗ The base's load of events failed: 3 of 14 rows of {events} were rejected; at most 1% are allowed.",
+        "  The load's code or the contracts have changed, so each side loads the files by its own.",
+        "  Choose files that both sides can load: --events, or --feed NAME=URI",
+    ]
