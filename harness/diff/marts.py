@@ -7,9 +7,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from harness.diff.pairing import Comparison, Table, prepare
 from harness.diff.project import Changes, Project, described
 from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
-from harness.diff.rows import Comparison, Table, both_sides, compare_rows, prepare
+from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
 from harness.diff.verdicts import verdict
 from harness.oracle.expected_numbers import Rows as ExpectedRows
@@ -105,6 +106,7 @@ def compare_mart(
     if rows is None:
         return None, verdicts
     others = [change for change in mart.schema if not change.kind.startswith("column ")]
+    others = without_renamed(others, comparison.renamed)
     mart.schema = column_changes(comparison) + others
     if not rows.are_same and not mart.series:
         mart.series = draw(comparison, rows)
@@ -128,6 +130,25 @@ def column_changes(comparison: Comparison) -> list[SchemaChange]:
         if pair.base.shown != pair.branch.shown
     ]
     return changes
+
+
+def without_renamed(changes: Sequence[SchemaChange], renamed: Mapping[str, str]) -> list[SchemaChange]:
+    """Return CHANGES without those that only follow from columns that were RENAMED: one removed, its twin added."""
+
+    def name(what: str) -> str:
+        before, of, column = what.rpartition(" of ")
+        return f"{before}{of}{renamed.get(column, column)}"
+
+    removed = {(change.kind, name(change.what), change.base) for change in changes if change.branch is None}
+    added = {(change.kind, change.what, change.branch) for change in changes if change.base is None}
+    twins = removed & added
+    return [
+        change
+        for change in changes
+        if (change.kind, name(change.what), change.base) not in twins
+        and (change.kind, change.what, change.branch) not in twins
+        and not (change.kind == "key" and ", ".join(map(name, (change.base or "").split(", "))) == change.branch)
+    ]
 
 
 def draw(comparison: Comparison, rows: Rows) -> list[Series]:

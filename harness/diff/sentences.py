@@ -144,6 +144,8 @@ def ways(mart: Mart, is_short: bool = False) -> list[str]:
     if not (mart.in_base and mart.in_branch):
         return ["new, only the branch has it" if mart.in_branch else "removed, only the base has it"]
     found = []
+    if mart.rows and mart.rows.duplicates:
+        found.append(f"its key is not unique in the {' and the '.join(mart.rows.duplicates)}")
     if mart.rows and not mart.rows.are_same:
         found += row_phrases(mart.rows, is_short)
     if mart.incremental_rows and differs_only_incrementally(mart):

@@ -9,15 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import sql
 
+from harness.diff.pairing import Comparison
 from harness.diff.results import Rows, Slice
 from harness.diff.values import TEXT, TIMES, Pair
-
-if TYPE_CHECKING:
-    from harness.diff.rows import Comparison
 
 FEWEST = 3  # rows that differ; the examples show fewer of them whole
 SHARE = 0.8  # of the rows that differ: what a slice has at least, and of the table: what it has at most
@@ -69,7 +67,7 @@ class Kind:
         days: of the table's time columns, by number: its rows by day.
     """
 
-    comparison: "Comparison"
+    comparison: Comparison
     of: tuple[str, ...]
     table: str
     where: str
@@ -111,12 +109,12 @@ class Kind:
         return f"{text}::{self.comparison.pairs[number].type}"
 
 
-def find_slices(comparison: "Comparison", rows: Rows) -> list[Slice]:
+def find_slices(comparison: Comparison, rows: Rows) -> list[Slice]:
     """Return for each kind of difference of ROWS, a changed column each, the slice that explains most, if one does."""
     return [found for kind in kinds(comparison, rows) for found in best(kind)]
 
 
-def kinds(comparison: "Comparison", rows: Rows) -> Iterator[Kind]:
+def kinds(comparison: Comparison, rows: Rows) -> Iterator[Kind]:
     """Yield the kinds of difference of ROWS of which enough rows differ, and enough do not."""
     numbers = {pair.name: i for i, pair in enumerate(comparison.pairs)}
     base_days: dict[int, Days] = {}

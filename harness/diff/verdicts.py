@@ -8,8 +8,8 @@ from psycopg import sql
 
 from feeds.contract import Feed
 from feeds.interval import ALWAYS
+from harness.diff.pairing import Table
 from harness.diff.results import Verdict
-from harness.diff.rows import Table
 from harness.oracle import raw_rows
 from harness.oracle.checks import EXPECTED, compare_file
 from harness.oracle.expected_numbers import COLUMNS, EVENT, Event, Marts, Rows, proposal

@@ -8,8 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from harness.diff.pairing import Comparison, Table, prepare
 from harness.diff.results import Rows
-from harness.diff.rows import Comparison, Table, compare_rows, prepare
+from harness.diff.rows import compare_rows
 from harness.diff.values import columns_of
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server

@@ -67,7 +67,7 @@ def test_the_verdict_comes_first_with_a_line_for_each_mart(whole: Element) -> No
         " created_at from 2020-02-01 on; column currency added (text); column service_lead_fee retyped from"
         " numeric(18,6) to numeric(18,2); 1 description changed",
         "availability_snapshot: only after an incremental run 3 rows changed in active_professionals",
-        "dim_services: 3 rows added",
+        "dim_services: its key is not unique in the branch; 3 rows added",
         "refunds_daily: new, only the branch has it",
         "By the independent computation the branch is wrong and the base right in fct_events and"
         " availability_snapshot.",
