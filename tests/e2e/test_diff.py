@@ -132,7 +132,7 @@ def test_a_time_zone(repository: Path, compare: Compare) -> None:
     outcome = compare(expected_code=49)
     outcome.says("  changed  stg_events: SQL\n", f"  created_at: {total} values changed, each by +1 h.\n")
     what, why, next_step = harness_command.error_lines(outcome.output)
-    assert what.startswith("✗ The branch builds once, but not a second time, in increments: int_")
+    assert what.startswith("✗ The branch builds once, but not a second time, in increments: fct_events, int_")
     assert why.startswith("  dbt says: duplicate key value violates unique constraint ")
     assert next_step == "  Mend its incremental run. Until then the marts are compared after a full refresh alone."
     assert outcome.found["failure"] == outcome.found["notes"][-1] == [what[2:], why[2:], next_step[2:]]
