@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from feeds.uri import shown
 from harness.contracts.base_contracts import base_of_pull_request
@@ -119,10 +118,16 @@ def said_by(error: CommandFailedError) -> str:
 
 @contextmanager
 def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
-    """Put BASE's files into a folder, which is removed at the end; the clone, its index too, stays as it is."""
-    with TemporaryDirectory(prefix="events-diff-", ignore_cleanup_errors=True) as temporary:
-        target = Path(temporary, "base")
-        env = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
+    """Put BASE's files into a folder below `build/`, which is removed at the end; the clone's index stays as it is.
+
+    What a killed run has left there goes first.
+    """
+    work = root / "build" / "diff" / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        target = work / "base"
+        env = {"GIT_INDEX_FILE": str(work / "index")}
         for arguments in (("read-tree", base.commit), ("checkout-index", "--all", "--quiet", f"--prefix={target}/")):
             run("git", "-C", root, *arguments, env=env, timeout_s=CHECKOUT_TIMEOUT_S)
         folder = target / git(root, "rev-parse", "--show-prefix")  # the project may be in a folder of a repository
@@ -134,6 +139,8 @@ def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
             )
         link_packages(folder, root)
         yield Base(base.name, base.commit, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def link_packages(folder: Path, root: Path) -> None:

@@ -47,6 +47,16 @@ class Sides:
     branch_project: Project
     verdicts: dict[tuple[Any, ...], Verdict | None] = field(default_factory=dict)
 
+    def connection(self, side: str) -> psycopg.Connection[Any]:
+        """Return the connection of SIDE, `base` or `branch`."""
+        return self.base if side == "base" else self.branch
+
+    def count(self, side: str, table: Table) -> int:
+        """Return how many rows TABLE of SIDE has."""
+        query = sql.SQL("select count(*) from {}").format(table.identifier)
+        [(rows,)] = self.connection(side).execute(query)
+        return int(rows)
+
     def table(self, name: str, *, of_base: bool) -> Table:
         """Return the table of the model NAME on one side."""
         project, connection = (self.base_project, self.base) if of_base else (self.branch_project, self.branch)
@@ -88,19 +98,27 @@ def compare_mart(
         tables["base"] = sides.table(mart.name, of_base=True)
     if mart.in_branch:
         tables["branch"] = sides.table(mart.name, of_base=False)
-    rows = None
     if len(tables) == 2:
         comparison = prepare(tables["base"], tables["branch"], sides.base, sides.branch)
         rows = compare_rows(comparison)
+        digests, renamed = rows.digests, comparison.renamed
+    else:
+        [(side, table)] = tables.items()
+        rows, renamed = None, {}
+        mart.only_rows = sides.count(side, table)
+        digests = {side: str(len(sides.verdicts))}  # not known
     verdicts = {}
     for side, table in tables.items():
         # Rows that are the same as others, of the other side or an earlier build, are right if those are.
-        known = (
-            (mart.name, tuple(table.columns), rows.digests[side]) if rows else (mart.name, side, len(sides.verdicts))
-        )
+        known = (mart.name, side == "branch" and bool(renamed), tuple(table.columns.values()), digests[side])
         if known not in sides.verdicts:
-            connection = sides.base if side == "base" else sides.branch
-            sides.verdicts[known] = verdict(connection, table, expected, are_samples=are_samples)
+            sides.verdicts[known] = verdict(
+                sides.connection(side),
+                table,
+                expected,
+                are_samples=are_samples,
+                renamed=renamed if side == "branch" else {},
+            )
         if found := sides.verdicts[known]:
             verdicts[side] = found
     if rows is None:

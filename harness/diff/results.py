@@ -135,6 +135,7 @@ class Mart:
         in_base, in_branch: whether the side has it.
         causes: what of it, or of what it reads, has changed: `its SQL`, `the macro is_in_spans`, `stg_events` …
         rows: after a full refresh; None if one side lacks it, or they cannot differ.
+        only_rows: of a mart that one side lacks, how many rows the other one has.
         incremental_rows: after an incremental run, where that was made.
         verdicts: by side, where the expected rows are computed independently.
         exposures: who reads it, also through other models.
@@ -149,6 +150,7 @@ class Mart:
     in_branch: bool = True
     causes: list[str] = field(default_factory=list)
     schema: list[SchemaChange] = field(default_factory=list)
+    only_rows: int | None = None
     rows: Rows | None = None
     incremental_rows: Rows | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)

@@ -142,7 +142,8 @@ def judgement(diff: Diff) -> list[str]:
 def ways(mart: Mart, is_short: bool = False) -> list[str]:
     """Return how MART differs, a phrase each: `120 rows removed, all with service_id = 27`; IS_SHORT: not where."""
     if not (mart.in_base and mart.in_branch):
-        return ["new, only the branch has it" if mart.in_branch else "removed, only the base has it"]
+        what = "new, only the branch has it" if mart.in_branch else "removed, only the base has it"
+        return [f"{what}{with_rows(mart)}"]
     found = []
     if mart.rows and mart.rows.duplicates:
         found.append(f"its key is not unique in the {' and the '.join(mart.rows.duplicates)}")
@@ -373,14 +374,19 @@ def build_sentence(mart: Mart) -> str:
     return "; ".join(found)
 
 
+def with_rows(mart: Mart) -> str:
+    """Return how many rows MART has on the one side that has it: `, with 12 rows`; empty if it is not known."""
+    return "" if mart.only_rows is None else f", with {count(mart.only_rows, 'row')}"
+
+
 def summary(mart: Mart) -> list[str]:
     """Return all that is known of MART but its examples, builds and pictures, a sentence each."""
     causes = [value(cause) for cause in mart.causes]
     found = [f"{'Cause' if len(causes) == 1 else 'Causes'}: {listed(causes, 8)}."] if causes else []
     if not mart.in_base:
-        found.append("The model is new: only the branch has it.")
+        found.append(f"The model is new: only the branch has it{with_rows(mart)}.")
     elif not mart.in_branch:
-        found.append("The model was removed: only the base has it.")
+        found.append(f"The model was removed: only the base has it{with_rows(mart)}.")
     elif mart.rows is None:
         found.append("Its rows cannot differ; only its definition does.")
     elif mart.rows.are_same:

@@ -1,6 +1,7 @@
 """Which side is right: the rows of the marts that can be computed without the models, beside those of each side."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -56,11 +57,17 @@ def of_files(feed: Feed, uri: str, connection: psycopg.Connection[Any]) -> Expec
 
 
 def verdict(
-    connection: psycopg.Connection[Any], table: Table, expected: Mapping[str, Rows], *, are_samples: bool
+    connection: psycopg.Connection[Any],
+    table: Table,
+    expected: Mapping[str, Rows],
+    *,
+    are_samples: bool,
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> Verdict | None:
     """Return whether TABLE has the rows EXPECTED of it; None if these are not known.
 
-    If the files ARE_SAMPLES, those in `dbt/tests/expected` are known, too.
+    If the files ARE_SAMPLES, those in `dbt/tests/expected` are known, too. RENAMED are the present names of columns, by
+    the names that are expected.
     """
     path = EXPECTED / f"{table.name}.csv"
     if are_samples and path.exists():
@@ -68,7 +75,7 @@ def verdict(
         return Verdict(check.passed, "" if check.passed else f"expected {check.expected}; found {check.actual}")
     if table.name not in expected:
         return None
-    columns = COLUMNS[NAMES[table.name]]
+    columns = [renamed.get(name, name) for name in COLUMNS[NAMES[table.name]]]
     if missing := [name for name in columns if name not in table.columns]:
         return Verdict(False, f"it has no column {', '.join(missing)}")
     names = sql.SQL(", ").join(map(sql.Identifier, columns))

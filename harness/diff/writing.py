@@ -63,7 +63,8 @@ def table_rows(diff: Diff) -> list[tuple[str, ...]]:
             numbers = (rows.base_rows, rows.branch_rows, rows.added, rows.removed, rows.changed)
             found.append((value(mart.name), *(f"{number:,}" for number in numbers), right_side(mart)))
         elif not (mart.in_base and mart.in_branch):
-            sides = ("removed", "") if mart.in_base else ("", "new")
+            rows_of_one = "" if mart.only_rows is None else f"{mart.only_rows:,}"
+            sides = (rows_of_one, "removed") if mart.in_base else ("new", rows_of_one)
             found.append((value(mart.name), *sides, "", "", "", right_side(mart)))
     return found
 
