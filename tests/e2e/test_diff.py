@@ -157,7 +157,7 @@ def test_a_new_model(repository: Path, compare: Compare) -> None:
     outcome.says(
         "  changed  services_by_professional: it is new\n",
         "1 of 10 marts differs, services_by_professional: new, only the branch has it.",
-        "  The model is new: only the branch has it.\n",
+        "  The model is new: only the branch has it, with ",
     )
     assert len(outcome.found["taken"]) == 9
 
