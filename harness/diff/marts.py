@@ -12,8 +12,7 @@ from harness.diff.project import Changes, Project, described
 from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
 from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
-from harness.diff.verdicts import verdict
-from harness.oracle.expected_numbers import Rows as ExpectedRows
+from harness.diff.verdicts import Expected, verdict
 
 MOST_SERIES = 3
 MOST_DAYS = 400  # of a picture; more are drawn by month
@@ -87,11 +86,11 @@ def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mar
 
 
 def compare_mart(
-    mart: Mart, sides: Sides, expected: Mapping[str, ExpectedRows], *, are_samples: bool
+    mart: Mart, sides: Sides, expected: Mapping[str, Expected], *, are_samples: bool
 ) -> tuple[Rows | None, dict[str, Verdict]]:
     """Compare the present rows of MART's tables; add to it the differences of their columns, and what is drawn.
 
-    Return None in the place of rows if only one side has it, and by side whether its rows are those EXPECTED.
+    Return None in the place of rows if only one side has it, and by side whether its rows are those EXPECTED of it.
     """
     tables = {}
     if mart.in_base:
@@ -110,12 +109,19 @@ def compare_mart(
     verdicts = {}
     for side, table in tables.items():
         # Rows that are the same as others, of the other side or an earlier build, are right if those are.
-        known = (mart.name, side == "branch" and bool(renamed), tuple(table.columns.values()), digests[side])
+        wanted = expected.get(side, {})
+        known = (
+            mart.name,
+            id(wanted),
+            side == "branch" and bool(renamed),
+            tuple(table.columns.values()),
+            digests[side],
+        )
         if known not in sides.verdicts:
             sides.verdicts[known] = verdict(
                 sides.connection(side),
                 table,
-                expected,
+                wanted,
                 are_samples=are_samples,
                 renamed=renamed if side == "branch" else {},
             )

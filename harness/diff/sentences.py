@@ -134,9 +134,9 @@ def opening(diff: Diff) -> str:
 
 
 def judgement(diff: Diff) -> list[str]:
-    """Return which side is right, and whether the differences are approved: a sentence each."""
+    """Return what failed, which side is right, and whether the differences are approved: a sentence each."""
     phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(map(has_other_data, diff.marts)))
-    return [f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase]
+    return [*diff.failure[:1], *(f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase)]
 
 
 def ways(mart: Mart, is_short: bool = False) -> list[str]:
@@ -260,7 +260,8 @@ def in_brackets(text: str | None, what: str) -> str:
 def right_side(mart: Mart) -> str:
     """Return which side has the expected rows of MART: `base`, `branch`, `both` or `neither`; empty if it is unknown.
 
-    A side that is right after a full refresh and wrong after an incremental run is wrong.
+    A side that is right after a full refresh and wrong after an incremental run is wrong. Of a removed mart it is not
+    known: nobody has computed whether it is needed.
     """
     agrees = {
         side: all(verdicts[side].agrees for verdicts in (mart.verdicts, mart.incremental_verdicts) if side in verdicts)
@@ -269,14 +270,14 @@ def right_side(mart: Mart) -> str:
     }
     right = [side for side, is_right in agrees.items() if is_right]
     if len(agrees) < 2:
-        return right[0] if right else "neither" if agrees else ""
+        return "" if "branch" not in agrees else "branch" if right else "neither"
     return {0: "neither", 1: "".join(right[:1]), 2: "both"}[len(right)]
 
 
 def right_sides(marts: Sequence[Mart]) -> str:
-    """Return which side is right, over all MARTS; empty if that is not known of any."""
+    """Return which side is right, over all MARTS that both have; empty if that is not known of any."""
     by_side: dict[str, list[str]] = {}
-    for mart in marts:
+    for mart in (mart for mart in marts if mart.in_base and mart.in_branch):
         by_side.setdefault(right_side(mart), []).append(value(mart.name))
     if not by_side.keys() - {""}:
         return ""

@@ -50,7 +50,12 @@ def of_raw_table(connection: psycopg.Connection[Any]) -> Expected:
 
 
 def of_files(feed: Feed, uri: str, connection: psycopg.Connection[Any]) -> Expected:
-    """Return what the marts must hold, computed from the files of FEED, the marketplace's events, at URI."""
+    """Return what the marts must hold, computed from the files of FEED, the marketplace's events, at URI.
+
+    That is nothing if its contract does not have the columns that it is computed from.
+    """
+    if not set(EVENT) <= {column.name for column in feed.columns}:
+        return {}
     computed = Computed()
     raw_rows.expected(feed, uri, ALWAYS, connection, lambda row: computed.add(Event(*(row[name] for name in EVENT))))
     return computed.rows()
@@ -80,9 +85,9 @@ def verdict(
         return Verdict(False, f"it has no column {', '.join(missing)}")
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     found = connection.execute(sql.SQL("select {} from {}").format(names, table.identifier)).fetchall()
-    rows = expected[table.name]
-    lacking, more = rows - set(found), set(found) - rows
-    if not lacking and not more:
-        repeated = len(found) - len(rows)
-        return Verdict(not repeated, f"{repeated:,} of its rows are there twice" if repeated else "")
-    return Verdict(False, f"it lacks {len(lacking):,} of the expected rows, and has {len(more):,} others")
+    rows, distinct = expected[table.name], set(found)
+    lacking, others, repeated = len(rows - distinct), len(distinct - rows), len(found) - len(distinct)
+    wrong = [f"it lacks {lacking:,} of the expected rows, and has {others:,} others"] if lacking or others else []
+    if repeated:
+        wrong.append(f"{repeated:,} of its rows repeat others")
+    return Verdict(not wrong, "; ".join(wrong))

@@ -209,6 +209,7 @@ def test_the_end_has_what_was_taken_from_the_base_and_the_notes(whole: Element) 
         (of(made.doubled(), Approval(unapproved=[ADDED])), "verdict bad"),
         (of(made.doubled(), Approval(absent=[ADDED])), "verdict bad"),
         (of(made.fct_events()), "verdict bad"),
+        (replace(of(made.same()), failure=["The branch does not build again."]), "verdict bad"),
     ],
 )
 def test_the_tone_of_the_verdict(diff: Diff, tone: str, tmp_path: Path) -> None:

@@ -229,6 +229,20 @@ def test_the_right_sides_of_all_marts() -> None:
     assert sentences.right_sides([]) == ""
 
 
+def test_a_mart_of_one_side_says_nothing_about_the_other() -> None:
+    removed = Mart("a", "", (), in_branch=False, verdicts={"base": RIGHT})
+    new = Mart("b", "", (), in_base=False, verdicts={"branch": RIGHT})
+    assert [sentences.right_side(mart) for mart in (removed, new)] == ["", "branch"]
+    assert sentences.right_sides([removed, new]) == ""
+
+
+def test_a_second_build_that_failed_is_in_the_verdict() -> None:
+    diff = replace(of(made.same()), failure=["The branch does not build again.", "dbt says: no.", "Mend it."])
+    assert sentences.headline(diff) == (
+        "No difference in 1 mart. The branch does not build again. Both sides agree with the independent computation."
+    )
+
+
 def test_what_differs_only_after_an_incremental_run_is_said_plainly() -> None:
     mart = made.availability_snapshot()
     assert sentences.incremental_sentences(mart) == [
