@@ -17,6 +17,7 @@ from harness.project.paths import ROOT
 DEFAULT_BRANCHES = ("origin/main", "origin/master", "main", "master")
 ALL_BRANCHES = "'+refs/heads/*:refs/remotes/origin/*'"  # a clone of one branch fetches only that one by itself
 CHECKOUT_TIMEOUT_S = 300.0
+PACKAGES = Path("dbt", "dbt_packages")
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,18 @@ def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
                 "There is no dbt/dbt_project.yml in it: it is most likely from before the project had models.",
                 "Name a later commit: nox -s diff -- --base REF",
             )
+        link_packages(folder, root)
         yield Base(base.name, base.commit, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def link_packages(folder: Path, root: Path) -> None:
+    """Give the base in FOLDER the packages that `dbt deps` has installed in ROOT, if both ask for the same."""
+    installed, names = root / PACKAGES, ("packages.yml", "dependencies.yml", "package-lock.yml")
+    is_same = not differing_files(folder, root, *(f"dbt/{name}" for name in names))
+    if installed.is_dir() and is_same and not (folder / PACKAGES).exists():
+        (folder / PACKAGES).symlink_to(installed.absolute(), target_is_directory=True)
 
 
 def uncommitted(root: Path = ROOT) -> list[str]:
@@ -169,11 +179,11 @@ def differing_files(base: Path, root: Path, *places: str) -> list[str]:
 
 
 def files_of(place: Path) -> Iterator[Path]:
-    """Yield PLACE if it is a file, or the files in it and below it that Python has not made."""
+    """Yield PLACE if it is a file, or the files in it and below it that neither Python nor dbt has made."""
     if place.is_file():
         yield place
     for folder, folders, names in os.walk(place):
-        folders[:] = [name for name in folders if name not in ("__pycache__", "target", "logs")]
+        folders[:] = [name for name in folders if name not in ("__pycache__", "target", "logs", PACKAGES.name)]
         yield from (Path(folder, name) for name in names)
 
 

@@ -12,7 +12,8 @@ from harness.diff.project import Changes, Project, described
 from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
 from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
-from harness.diff.verdicts import Expected, verdict
+from harness.diff.verdicts import verdict
+from harness.oracle.expected_numbers import Rows as ExpectedRows
 
 MOST_SERIES = 3
 MOST_DAYS = 400  # of a picture; more are drawn by month
@@ -86,7 +87,7 @@ def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mar
 
 
 def compare_mart(
-    mart: Mart, sides: Sides, expected: Mapping[str, Expected], *, are_samples: bool
+    mart: Mart, sides: Sides, expected: Mapping[str, Mapping[str, ExpectedRows]], *, are_samples: bool
 ) -> tuple[Rows | None, dict[str, Verdict]]:
     """Compare the present rows of MART's tables; add to it the differences of their columns, and what is drawn.
 

@@ -22,10 +22,10 @@ from harness.diff.marts import Sides, compare_mart, differences, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
 from harness.diff.results import Diff, Mart
 from harness.diff.sides import Side, build_both
-from harness.diff.verdicts import Expected, of_files, of_raw_table
+from harness.diff.verdicts import of_files, of_raw_table
 from harness.diff.warehouse_copy import OPTION, Source, copy_raw, note_of_changed_load
 from harness.errors import DbtFailedError
-from harness.oracle.expected_numbers import MARKETPLACE
+from harness.oracle.expected_numbers import MARKETPLACE, Rows
 from harness.pipeline.feed_files import samples
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
@@ -242,8 +242,8 @@ class Run:
             self.diff.failure = [error.what, error.why, next_step]
             self.diff.notes.append(self.diff.failure)
 
-    def expected(self, sides: Sides) -> dict[str, Expected]:
-        """Return what the marts of each side must hold, as far as that is computed without the models."""
+    def expected(self, sides: Sides) -> dict[str, dict[str, Rows]]:
+        """Return by side the rows that the marts must have, as far as they are computed without the models."""
         if MARKETPLACE not in self.feeds:
             return {}
         if not self.diff.load_differs:

@@ -98,7 +98,10 @@ class Side:
 
     def failed(self, what: str) -> HarnessError:
         """Return the error for dbt, which has ended and FAILED: BaseFailedError, or DbtFailedError for the branch."""
-        results = [result for result in dbt_report.read(self.dbt.artifacts) if result.failed]
+        # By name: dbt's threads end in any order.
+        results = sorted(
+            (result for result in dbt_report.read(self.dbt.artifacts) if result.failed), key=lambda r: r.name
+        )
         names = ", ".join(result.name for result in results[:SHOWN])
         more = f" and {len(results) - SHOWN} more" if len(results) > SHOWN else ""
         output = "".join(line for line in self.process.output if not line.startswith(ROWS_READ))

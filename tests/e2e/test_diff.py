@@ -132,7 +132,7 @@ def test_a_time_zone(repository: Path, compare: Compare) -> None:
     outcome = compare(expected_code=49)
     outcome.says("  changed  stg_events: SQL\n", f"  created_at: {total} values changed, each by +1 h.\n")
     what, why, next_step = harness_command.error_lines(outcome.output)
-    assert what.startswith("✗ The branch builds once, but not a second time, in increments: int_")
+    assert what.startswith("✗ The branch builds once, but not a second time, in increments: fct_events, int_")
     assert why.startswith("  dbt says: duplicate key value violates unique constraint ")
     assert next_step == "  Mend its incremental run. Until then the marts are compared after a full refresh alone."
     assert outcome.found["failure"] == outcome.found["notes"][-1] == [what[2:], why[2:], next_step[2:]]
@@ -153,11 +153,12 @@ def test_a_renamed_column(repository: Path, compare: Compare) -> None:
 @pytest.mark.nightly
 def test_a_new_model(repository: Path, compare: Compare) -> None:
     (repository / ANALYSIS / "services_by_professional.sql").write_text(NEW_MODEL)
+    rows = f"{len({professional for professional, *_ in proposals()})} rows"
     outcome = compare()
     outcome.says(
         "  changed  services_by_professional: it is new\n",
-        "1 of 10 marts differs, services_by_professional: new, only the branch has it.",
-        "  The model is new: only the branch has it.\n",
+        f"1 of 10 marts differs, services_by_professional: new, only the branch has it, with {rows}.",
+        f"  The model is new: only the branch has it, with {rows}.\n",
     )
     assert len(outcome.found["taken"]) == 9
 
@@ -341,7 +342,7 @@ def test_a_feed_that_only_the_branch_has(repository: Path, compare: Compare) -> 
         "  The two sides do not have the same feeds: orders only in the branch.\n"
         "  Each side loads its own feeds; of those of both the files are the same.\n"
         "  Models of a feed that one side lacks are shown as new or removed.\n",
-        "2 of 10 marts differ: orders (new, only the branch has it) and feed_days (28 rows added; ",
+        "2 of 10 marts differ: orders (new, only the branch has it, with 60 rows) and feed_days (28 rows added; ",
     )
 
 

@@ -111,9 +111,9 @@ def test_what_several_changes_do(repository: Path, run: Run, temporary: Path) ->
         "  mart                             base  branch  added  removed  changed  right",
         "  ───────────────────────────────  ────  ──────  ─────  ───────  ───────  ─────",
         "  fct_events                          8       6      0        2        0   base",
-        "  dim_services                        2       2      0        0        0   base",
+        "  dim_services                        2       2      0        0        0   both",
         "  service_revenue_daily               6       6      0        0        2   base",
-        "  services_by_professional                  new",
+        "  services_by_professional          new       2",
         "  dim_professionals                   3       3      0        0        1   base",
         "  professional_funnel                 3       3      0        0        1   base",
         "  professional_productivity_daily     5       5      0        0        1   base",
@@ -138,7 +138,7 @@ def test_what_several_changes_do(repository: Path, run: Run, temporary: Path) ->
     sentences = {line.strip() for line in said}
     assert sentences >= {
         "Column service_name_en renamed to service_name.",
-        "The model is new: only the branch has it.",
+        "The model is new: only the branch has it, with 2 rows.",
         "Test not_null_dim_date_is_weekday added.",
         "Description of first_event_at changed from “The professional's first event of any type.” to"
         " “The first event.”.",
@@ -187,9 +187,9 @@ def test_what_several_changes_do(repository: Path, run: Run, temporary: Path) ->
         "| mart | base | branch | added | removed | changed | right |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         "| fct_events | 8 | 6 | 0 | 2 | 0 | base |",
-        "| dim_services | 2 | 2 | 0 | 0 | 0 | base |",
+        "| dim_services | 2 | 2 | 0 | 0 | 0 | both |",
         "| service_revenue_daily | 6 | 6 | 0 | 0 | 2 | base |",
-        "| services_by_professional |  | new |  |  |  |  |",
+        "| services_by_professional | new | 2 |  |  |  |  |",
         "| dim_professionals | 3 | 3 | 0 | 0 | 1 | base |",
         "| professional_funnel | 3 | 3 | 0 | 0 | 1 | base |",
         "| professional_productivity_daily | 5 | 5 | 0 | 0 | 1 | base |",
