@@ -78,10 +78,10 @@ def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mar
         key=project.key(name),
         in_base=name in base.nodes,
         in_branch=name in branch.nodes,
-        causes=changes.causes(name, base, branch),
         exposures=project.exposures(name),
     )
     if mart.in_base and mart.in_branch:
+        mart.causes = changes.causes(name, base, branch)
         mart.schema = described(name, base, branch)
     return mart
 

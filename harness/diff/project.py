@@ -287,7 +287,7 @@ def compare_projects(
     descriptive |= {macro: ["no model calls it"] for macro in different.values() if macro not in found}
     if not nodes and not descriptive:
         files = differing_files(base.folder, branch.folder, "dbt")
-        descriptive |= {file: ["no model is built from it"] for file in files}
+        descriptive |= {file: ["it changes no model"] for file in files}
     parents = {
         name: base.parents.get(name, set()) | branch.parents.get(name, set())
         for name in base.nodes.keys() | branch.nodes.keys()

@@ -143,7 +143,7 @@ def opening(diff: Diff) -> str:
         return f"{of} {'differs' if different == 1 else 'differ'}"
     if not diff.changed and not diff.load_differs:
         return f"Nothing was changed in the dbt project, and so nothing in {marts}"
-    return f"No difference in {marts}" if diff.marts else "No mart reads what was changed"
+    return f"No difference in {marts}" if diff.marts else "What was changed can change no mart"
 
 
 def judgement(diff: Diff) -> list[str]:
