@@ -189,8 +189,15 @@ def files_of(place: Path) -> Iterator[Path]:
 
 def python_of_base(base: Base, group: str) -> Path:
     """Return the Python of an environment with the packages that BASE's lock of GROUP names; raise BaseFailedError."""
+    lock = base.folder / "requirements" / f"{group}.txt"
+    if not lock.is_file():
+        raise BaseFailedError(
+            f"The base, {base}, has no lock of {group}: there is no {lock.relative_to(base.folder)} in it.",
+            "It is most likely from before the packages of its parts were locked, and nothing says which it needs.",
+            "Compare with a later commit: nox -s diff -- --base REF",
+        )
     try:
-        return environments.install_other(group, base.folder / "requirements" / f"{group}.txt")
+        return environments.install_other(group, lock)
     except (locks.LockError, OSError) as error:
         raise BaseFailedError(
             f"The packages of the base's lock of {group} cannot be installed: {error}",
