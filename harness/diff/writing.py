@@ -31,8 +31,8 @@ def say_diff(diff: Diff, folder: Path) -> None:
     if rows := table_rows(diff):
         say("")
         table(HEADER, rows)
-    if diff.taken:
-        say(f"\n  cannot differ, and are the base's: {listed(diff.taken, NAMED)}")
+    if diff.unaffected:
+        say(f"\n  cannot differ, and are the base's: {listed(diff.unaffected, NAMED)}")
     for mart in filter(is_different, diff.marts):
         say(f"\n{value(mart.name)}")
         for sentence in summary(mart):
@@ -103,8 +103,8 @@ def write_files(diff: Diff, folder: Path, section: Section) -> None:
     section.add("\n".join(f"- {text(names)}: {text(what)}" for names, what in changed_together(diff)))
     if rows := table_rows(diff):
         section.add(markdown_table(HEADER, rows, numbers=HEADER[1:-1]))
-    if diff.taken:
-        section.add(f"Cannot differ, and are the base's: {text(listed(diff.taken, NAMED))}.")
+    if diff.unaffected:
+        section.add(f"Cannot differ, and are the base's: {text(listed(diff.unaffected, NAMED))}.")
     for mart in filter(is_different, diff.marts):
         sentences = "\n".join(f"- {text(sentence)}" for sentence in summary(mart))
         examples = "\n".join(example_lines(mart))

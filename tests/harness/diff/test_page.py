@@ -9,7 +9,7 @@ import pytest
 
 from harness.diff import page
 from harness.diff.page import marked, write_page
-from harness.diff.results import Approval, Changed, ColumnChange, Diff, Difference, Example, Mart, Rows, Series
+from harness.diff.results import Approval, ChangedNode, ColumnChange, Diff, Difference, Example, Mart, Rows, Series
 from harness.reporting import charts
 from harness.reporting.page import LIMIT_BYTES
 from tests import pages
@@ -241,7 +241,14 @@ def hostile(name: str) -> Diff:
     mart = Mart(name, name, (name,), causes=[name], rows=rows, exposures=[name], series=series)
     approval = Approval([Difference(name, name, name)])
     return Diff(
-        name, name, name, changed=[Changed(name, [name])], marts=[mart], taken=[name], notes=[[name]], approval=approval
+        name,
+        name,
+        name,
+        changed=[ChangedNode(name, [name])],
+        marts=[mart],
+        unaffected=[name],
+        notes=[[name]],
+        approval=approval,
     )
 
 

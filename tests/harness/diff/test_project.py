@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.diff.project import Changes, Project, bare_sql, compare_projects
-from harness.diff.results import Changed
+from harness.diff.results import ChangedNode
 from harness.processes.dbt_process import Dbt, Process
 from harness.project.environments import install
 from harness.project.paths import ROOT
@@ -391,17 +391,17 @@ def test_all_changes_are_listed_with_what_no_model_is_built_from(base: Project, 
     )
     changes = compare_projects(base, parse(branch), {"the load": False})
     assert changes.listed() == [
-        Changed("days", ["tests"]),
-        Changed("orders", ["descriptions"]),
-        Changed("stg_orders", ["SQL"]),
-        Changed("the macro tested", ["no model calls it"]),
+        ChangedNode("days", ["tests"]),
+        ChangedNode("orders", ["descriptions"]),
+        ChangedNode("stg_orders", ["SQL"]),
+        ChangedNode("the macro tested", ["no model calls it"]),
     ]
 
 
 def test_a_file_that_no_model_is_built_from(base: Project, branch: Path, parse: Parse) -> None:
     change(branch, ("models/exposures.yml", "notebook", "dashboard"))
     changes = compare_projects(base, parse(branch), {})
-    assert changes.listed() == [Changed("dbt/models/exposures.yml", ["no model is built from it"])]
+    assert changes.listed() == [ChangedNode("dbt/models/exposures.yml", ["no model is built from it"])]
 
 
 def test_what_concerns_every_node(base: Project) -> None:
