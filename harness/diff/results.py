@@ -140,7 +140,7 @@ class Mart:
         verdicts: by side, where the expected rows are computed independently.
         exposures: who reads it, also through other models.
         builds: by side.
-        series: what is drawn: of a changed number, or of rows, its sums by day on both sides.
+        series: what is drawn: rows, and sums of changed numbers, by day or month.
     """
 
     name: str
@@ -178,11 +178,11 @@ class Mart:
 
 @dataclass(frozen=True)
 class Series:
-    """A number by day on both sides, to be drawn.
+    """A number by day or by month on both sides, to be drawn.
 
     Attributes:
-        title: `rows by created_at`, `sum of service_lead_fee by created_at`.
-        points: day (ISO), the base's number and the branch's; None where a side has no row of that day.
+        title: `rows by day of created_at`, `sum of service_lead_fee by month of created_at`.
+        points: the (first) day in ISO, the base's number and the branch's; None where a side has no row then.
     """
 
     title: str
@@ -194,7 +194,7 @@ class ChangedNode:
     """A model, seed or other node of dbt that is not the same on both sides, and in what."""
 
     name: str
-    what: list[str]  # `SQL`, `comments or blanks of its SQL`, `configuration`, `contract`, `the macro is_in_spans` …
+    what: list[str]  # `SQL`, `SQL (only comments or blanks)`, `contract`, `the macro is_in_spans` …
 
 
 @dataclass
@@ -212,6 +212,7 @@ class Diff:
         marts: those that were compared, those with differences first.
         notes: what else a reader must know; each has up to three lines.
         approval: None without `dbt/expected_changes.yml`; else the outcome.
+        seconds: what each phase took, by its name.
         failure: the three lines of the error, if the branch's incremental run failed; it is a note, too.
     """
 

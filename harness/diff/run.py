@@ -134,9 +134,8 @@ class Run:
         warehouse = self.sides[0].warehouse
         with self.phases.phase("rows copied") as phase:
             check_disk(warehouse.server, source.raw_bytes, OF_RAW, f"the schema raw of {OPTION}")
-            copied = copy_raw(
-                source, warehouse, self.feeds_of_base | self.feeds
-            )  # the models of each side read its own
+            # The models of each side read its own feeds.
+            copied = copy_raw(source, warehouse, self.feeds_of_base | self.feeds)
             if self.diff.load:
                 self.diff.notes.append(note_of_changed_load(self.diff.load))
                 self.diff.load = []

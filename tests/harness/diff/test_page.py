@@ -278,11 +278,12 @@ def test_a_large_value_is_cut_around_what_differs(tmp_path: Path) -> None:
         1,
         1,
         changed=1,
+        columns=[ColumnChange("v", "text", 1)],
         examples=[Example("changed", {"id": text}, {"v": text.format("ONE")}, {"v": text.format("TWO")})],
     )
     write_page(Diff("a", "b", "c", marts=[Mart("m", "m.sql", ("id",), rows=rows)]), tmp_path / "index.html")
     assert (tmp_path / "index.html").stat().st_size < 30_000
-    [[_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
+    [_, [_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
     assert (name, base) == ("v", f"…{'a' * 60}ONE{'z' * 60}… (1,000,003 characters)")
     assert branch == f"…{'a' * 60}TWO{'z' * 60}… (1,000,003 characters)"
 

@@ -49,8 +49,8 @@ def test_the_headline_of_several_marts_says_less_of_each() -> None:
         "4 of 7 marts differ: fct_events (120 rows removed; 34 rows changed in service_lead_fee; "
         "2 columns added, removed, renamed or retyped; 1 description changed), "
         "availability_snapshot (only after an incremental run 3 rows changed in active_professionals), "
-        "dim_services (its key is not unique in the branch; 3 rows added) "
-        "and refunds_daily (new, only the branch has it). "
+        "dim_services (its key is not unique in the branch; 3 rows added) and refunds_daily"
+        " (new, only the branch has it). "
         "By the independent computation the branch is wrong and the base right in fct_events and availability_snapshot."
         " Not approved: fct_events: rows removed; approved, but not found: dim_date: rows added."
     )

@@ -12,7 +12,7 @@ from harness.diff.verdicts import of_files, verdict
 from harness.oracle.expected_numbers import MARKETPLACE
 from tests.harness.diff.conftest import Databases
 
-EXPECTED = {"dim_services": {(1, "een", "one"), (2, "twee", "two")}}
+EXPECTED = {"dim.dim_services": {(1, "een", "one"), (2, "twee", "two")}}
 ONE, TWO, THREE = "(1, 'een', 'one')", "(2, 'twee', 'two')", "(3, 'drie', 'three')"
 
 
