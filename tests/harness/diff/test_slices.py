@@ -172,7 +172,8 @@ SPREAD = [
 @pytest.mark.parametrize("number", range(8))
 def test_a_change_that_is_spread_evenly_has_no_slice(table: Databases, number: int) -> None:
     rng = random.Random(number)  # noqa: S311
-    table.branch.execute(f"select setseed({number / 12})".encode())
+    for connection, seed in ((table.base, -number / 12), (table.branch, number / 12)):
+        connection.execute(f"select setseed({seed})".encode())
     shares = [0.001, 0.01, 0.1, 0.5]
     statements = [statement.format(share=rng.choice(shares)) for statement in SPREAD]
     table.base.execute(SPREAD[-1].format(share=rng.choice(shares)).encode())
