@@ -16,7 +16,7 @@ import psycopg
 from feeds.contract import Feed, read_feeds
 from feeds.errors import FeedError
 from harness.diff import raw_data
-from harness.diff.base import Base, differing_files, git, python_of_base, uncommitted
+from harness.diff.base import Base, differing_files, python_of_base, uncommitted
 from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
 from harness.diff.marts import Databases, compare_mart, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
@@ -28,6 +28,7 @@ from harness.diff.warehouse_copy import OPTION, Source, copy_raw, note_of_change
 from harness.errors import DbtFailedError
 from harness.oracle.expected_numbers import MARKETPLACE, Rows
 from harness.pipeline.feed_files import samples
+from harness.processes.git import git
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.reporting.console import Phases

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.diff.page import write_page
 from harness.diff.results import Diff, Example, Mart
-from harness.diff.sentences import headline, is_different, listed, repeats, right_side, summary, value
+from harness.diff.sentences import headline, is_different, listed, right_side, summary, value
 from harness.project.paths import from_root
 from harness.reporting.console import say, table
 from harness.reporting.summary import Section, code, details, text
@@ -71,10 +71,8 @@ def table_rows(diff: Diff) -> list[tuple[str, ...]]:
 
 def example_lines(mart: Mart) -> Iterator[str]:
     """Yield a line for each example of MART: its key, then its values on both sides."""
-    rows = mart.rows if mart.rows and mart.rows.examples else None if repeats(mart) else mart.incremental_rows
-    if rows is None and mart.incremental_rows and not mart.rows:
-        rows = mart.incremental_rows
-    for example in rows.examples if rows else ():
+    after_both = filter(None, (mart.rows, mart.incremental_rows))
+    for example in next((rows.examples for rows in after_both if rows.examples), ()):
         yield example_line(example)
 
 
