@@ -11,7 +11,6 @@ from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
 from harness.diff.approval import FILE, approved_differences, compare_with_approved
 from harness.diff.base import checked_out, find_base
-from harness.diff.marts import differences
 from harness.diff.results import Diff
 from harness.diff.run import Options, compare
 from harness.diff.sentences import listed
@@ -65,7 +64,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         with checked_out(base) as base, ephemeral_server(parsed.postgres) as server:
             approved = approved_differences(ROOT, base.folder)  # an invalid file is said before anything is built
             diff = compare(base, server, options)
-            diff.approval = compare_with_approved((each for mart in diff.marts for each in differences(mart)), approved)
+            diff.approval = compare_with_approved((each for mart in diff.marts for each in mart.differences), approved)
         write_files(diff, FOLDER, section)
     say_diff(diff, FOLDER)
     if diff.failure:
@@ -116,7 +115,7 @@ def check(diff: Diff, *, strict: bool) -> None:
                 f"Change the models until they do what is meant, or the entries of {FILE}.",
             )
         return
-    different = [mart.name for mart in diff.marts if differences(mart)]
+    different = [mart.name for mart in diff.marts if mart.differences]
     if strict and different:
         raise DifferencesError(
             f"{listed(different, SHOWN)} {'differs' if len(different) == 1 else 'differ'} from the base, "

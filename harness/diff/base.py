@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feeds.uri import shown
-from harness.contracts.base_contracts import base_of_pull_request
 from harness.errors import BaseFailedError, BaseUnusableError, CommandFailedError, HistoryMissingError
 from harness.processes.command import run
+from harness.processes.git import base_of_pull_request, git, said_by
 from harness.project import environments, locks
 from harness.project.paths import ROOT
 
@@ -69,11 +69,6 @@ def find_base(ref: str | None, root: Path = ROOT) -> Base:
         raise unusable(root, f"{branch} and this branch have no commit in common.", why, next_step) from error
 
 
-def git(root: Path, *arguments: str | Path) -> str:
-    """Return the output of git in ROOT; raise CommandFailedError."""
-    return run("git", "-C", root, *arguments).strip()
-
-
 def default_branch(root: Path) -> str:
     """Return the remote's default branch, or a local one of a usual name; raise BaseUnusableError if there is none."""
     for candidate in ("refs/remotes/origin/HEAD", *DEFAULT_BRANCHES):
@@ -107,13 +102,6 @@ def unusable(root: Path, what: str, why: str, next_step: str) -> BaseUnusableErr
         why = "This clone is shallow: it has only the latest commits."
         next_step = f"Fetch the others, and try again: git fetch --unshallow --tags origin {ALL_BRANCHES}"
     return BaseUnusableError(what, why, next_step)
-
-
-def said_by(error: CommandFailedError) -> str:
-    """Return what git says of a command that failed: its first line that says `fatal`, else its last."""
-    lines = error.output.strip().splitlines()
-    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
-    return (fatal or lines[-1:] or [error.what])[0]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from harness.diff.pairing import Comparison, Table, prepare
 from harness.diff.project import Changes, Project, described
-from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
+from harness.diff.results import Mart, Rows, SchemaChange, Series, Verdict
 from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
 from harness.diff.verdicts import verdict
@@ -34,8 +34,8 @@ UNIQUE = """
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Both sides, ready to be compared: their connections and projects.
+class Databases:
+    """Both sides' databases: connections, and the projects that were built in them.
 
     Attributes:
         verdicts: those found, by table and the digest of its rows.
@@ -87,7 +87,7 @@ def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mar
 
 
 def compare_mart(
-    mart: Mart, sides: Sides, expected: Mapping[str, Mapping[str, ExpectedRows]], *, are_samples: bool
+    mart: Mart, databases: Databases, expected: Mapping[str, Mapping[str, ExpectedRows]], *, are_samples: bool
 ) -> tuple[Rows | None, dict[str, Verdict]]:
     """Compare the present rows of MART's tables; add to it the differences of their columns, and what is drawn.
 
@@ -95,18 +95,18 @@ def compare_mart(
     """
     tables = {}
     if mart.in_base:
-        tables["base"] = sides.table(mart.name, of_base=True)
+        tables["base"] = databases.table(mart.name, of_base=True)
     if mart.in_branch:
-        tables["branch"] = sides.table(mart.name, of_base=False)
+        tables["branch"] = databases.table(mart.name, of_base=False)
     if len(tables) == 2:
-        comparison = prepare(tables["base"], tables["branch"], sides.base, sides.branch)
+        comparison = prepare(tables["base"], tables["branch"], databases.base, databases.branch)
         rows = compare_rows(comparison)
         digests, renamed = rows.digests, comparison.renamed
     else:
         [(side, table)] = tables.items()
         rows, renamed = None, {}
-        mart.only_rows = sides.count(side, table)
-        digests = {side: str(len(sides.verdicts))}  # not known
+        mart.only_rows = databases.count(side, table)
+        digests = {side: str(len(databases.verdicts))}  # not known
     verdicts = {}
     for side, table in tables.items():
         # Rows that are the same as others, of the other side or an earlier build, are right if those are.
@@ -118,15 +118,15 @@ def compare_mart(
             tuple(table.columns.values()),
             digests[side],
         )
-        if known not in sides.verdicts:
-            sides.verdicts[known] = verdict(
-                sides.connection(side),
+        if known not in databases.verdicts:
+            databases.verdicts[known] = verdict(
+                databases.connection(side),
                 table,
                 wanted,
                 are_samples=are_samples,
                 renamed=renamed if side == "branch" else {},
             )
-        if found := sides.verdicts[known]:
+        if found := databases.verdicts[known]:
             verdicts[side] = found
     if rows is None:
         return None, verdicts
@@ -217,19 +217,3 @@ def draw(comparison: Comparison, rows: Rows) -> list[Series]:
         Series(title, [(at, number(base, at, i), number(branch, at, i)) for at in every])
         for i, title in enumerate(titles)
     ]
-
-
-def differences(mart: Mart) -> set[Difference]:
-    """Return the differences of MART that count: of its rows after either run, and of its columns."""
-    if not mart.in_base:
-        return {Difference(mart.name, "model added")}
-    if not mart.in_branch:
-        return {Difference(mart.name, "model removed")}
-    found = {Difference(mart.name, change.kind, change.what) for change in mart.schema if "column" in change.kind}
-    for rows in filter(None, (mart.rows, mart.incremental_rows)):
-        if rows.added:
-            found.add(Difference(mart.name, "rows added"))
-        if rows.removed:
-            found.add(Difference(mart.name, "rows removed"))
-        found |= {Difference(mart.name, "values changed", column.name) for column in rows.columns}
-    return found

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from harness.diff.base import differing_files
-from harness.diff.results import Changed, SchemaChange
+from harness.diff.results import ChangedNode, SchemaChange
 
 BUILT = ("model", "seed", "snapshot")
 MARTS = "marts"  # the folder of models that is compared
@@ -242,10 +242,10 @@ class Changes:
     affected: set[str]
     descriptive: dict[str, list[str]]
 
-    def listed(self) -> list[Changed]:
+    def listed(self) -> list[ChangedNode]:
         """Return all changes, by node."""
         names = sorted(self.nodes.keys() | self.descriptive.keys())
-        return [Changed(name, [*self.nodes.get(name, ()), *self.descriptive.get(name, ())]) for name in names]
+        return [ChangedNode(name, [*self.nodes.get(name, ()), *self.descriptive.get(name, ())]) for name in names]
 
     def causes(self, name: str, base: Project, branch: Project) -> list[str]:
         """Return why the rows of the node NAME may differ."""

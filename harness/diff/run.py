@@ -7,7 +7,7 @@ only then: both sides build a second time, and their marts are compared after th
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,17 +16,19 @@ import psycopg
 from feeds.contract import Feed, read_feeds
 from feeds.errors import FeedError
 from harness.diff import raw_data
-from harness.diff.base import Base, differing_files, git, python_of_base, uncommitted
+from harness.diff.base import Base, differing_files, python_of_base, uncommitted
 from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
-from harness.diff.marts import Sides, compare_mart, differences, new_mart
+from harness.diff.marts import Databases, compare_mart, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
 from harness.diff.results import Diff, Mart
+from harness.diff.sentences import listed
 from harness.diff.sides import Side, build_both
 from harness.diff.verdicts import of_files, of_raw_table
 from harness.diff.warehouse_copy import OPTION, Source, copy_raw, note_of_changed_load
 from harness.errors import DbtFailedError
 from harness.oracle.expected_numbers import MARKETPLACE, Rows
 from harness.pipeline.feed_files import samples
+from harness.processes.git import git
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.reporting.console import Phases
@@ -133,9 +135,8 @@ class Run:
         warehouse = self.sides[0].warehouse
         with self.phases.phase("rows copied") as phase:
             check_disk(warehouse.server, source.raw_bytes, OF_RAW, f"the schema raw of {OPTION}")
-            copied = copy_raw(
-                source, warehouse, self.feeds_of_base | self.feeds
-            )  # the models of each side read its own
+            # The models of each side read its own feeds.
+            copied = copy_raw(source, warehouse, self.feeds_of_base | self.feeds)
             if self.diff.load:
                 self.diff.notes.append(note_of_changed_load(self.diff.load))
                 self.diff.load = []
@@ -152,7 +153,7 @@ class Run:
             self.changes = compare_projects(
                 *self.projects,
                 {
-                    f"the load ({', '.join(self.diff.load[:SHOWN])})": self.diff.load_differs,
+                    f"the load ({listed(self.diff.load, SHOWN)})": self.diff.load_differs,
                     "the lock of dbt": base.python != branch.python,
                     "dbt/profiles.yml": bool(differing_files(self.base.folder, ROOT, "dbt/profiles.yml")),
                 },
@@ -166,19 +167,21 @@ class Run:
     def compare(self) -> None:
         """Build what can differ, and compare the marts."""
         marts = sorted(set(self.projects[0].marts) | set(self.projects[1].marts))
-        self.diff.taken = [name for name in marts if name not in self.changes.affected]
+        self.diff.unaffected = [name for name in marts if name not in self.changes.affected]
         compared = [self.new_mart(name) for name in marts if name in self.changes.affected]
         if compared:
             self.build()
-            with connected(*self.sides) as (base, branch):
-                self.compare_built(compared, Sides(base, branch, *self.projects))
-        described = [mart for mart in map(self.new_mart, self.diff.taken) if mart.schema]
+            dsns = (side.warehouse.admin_dsn for side in self.sides)
+            base, branch = (psycopg.connect(dsn, autocommit=True) for dsn in dsns)
+            with closing(base), closing(branch):
+                self.compare_built(compared, Databases(base, branch, *self.projects))
+        described = [mart for mart in map(self.new_mart, self.diff.unaffected) if mart.schema]
         self.diff.marts = sorted(compared, key=self.place) + described
 
     def place(self, mart: Mart) -> tuple[object, ...]:
         """Return the place of MART in the report: what differs comes first, and of that what was itself changed."""
         above = set().union(*(ancestors([mart.name], project.parents) for project in self.projects))
-        return not differences(mart), mart.name not in self.changes.nodes, len(above), mart.name
+        return not mart.differences, mart.name not in self.changes.nodes, len(above), mart.name
 
     def new_mart(self, name: str) -> Mart:
         """Return the mart NAME, of which only its definition is compared yet."""
@@ -205,7 +208,7 @@ class Run:
         with self.phases.phase("the branch's models built on a copy"):
             build_both([(branch, self.affected(branch))], full_refresh=True)
 
-    def compare_built(self, marts: list[Mart], sides: Sides) -> None:
+    def compare_built(self, marts: list[Mart], databases: Databases) -> None:
         """Compare MARTS, which are built; after an incremental run and a full refresh, if some are incremental."""
         are_samples = self.options.are_samples
         if self.has_increments:
@@ -214,23 +217,23 @@ class Run:
                 ThreadPoolExecutor(len(self.sides)) as pool,
             ):
                 list(pool.map(lambda side: raw_data.put_back(side.warehouse, self.feeds), self.sides))
-                computing = pool.submit(self.expected, sides)
+                computing = pool.submit(self.expected, databases)
                 self.build_again()
                 expected = computing.result()
             if not self.diff.failure:
                 with self.phases.phase("marts compared after an incremental run"):
                     for mart in marts:
-                        found = compare_mart(mart, sides, expected, are_samples=are_samples)
+                        found = compare_mart(mart, databases, expected, are_samples=are_samples)
                         mart.incremental_rows, mart.incremental_verdicts = found
             with self.phases.phase("models of both sides built anew"):
                 for side in self.sides:
                     raw_data.forget_loads(side.warehouse)
                 build_both([(side, self.affected(side)) for side in self.sides], full_refresh=True)
         else:
-            expected = self.expected(sides)
+            expected = self.expected(databases)
         with self.phases.phase("marts compared after a full refresh"):
             for mart in marts:
-                mart.rows, mart.verdicts = compare_mart(mart, sides, expected, are_samples=are_samples)
+                mart.rows, mart.verdicts = compare_mart(mart, databases, expected, are_samples=are_samples)
                 mart.builds = {side.name: side.builds[mart.name] for side in self.sides if mart.name in side.builds}
 
     def build_again(self) -> None:
@@ -242,20 +245,20 @@ class Run:
             self.diff.failure = [error.what, error.why, next_step]
             self.diff.notes.append(self.diff.failure)
 
-    def expected(self, sides: Sides) -> dict[str, dict[str, Rows]]:
+    def expected(self, databases: Databases) -> dict[str, dict[str, Rows]]:
         """Return by side the rows that the marts must have, as far as they are computed without the models."""
         if MARKETPLACE not in self.feeds:
             return {}
         if not self.diff.load_differs:
-            found = of_raw_table(sides.base)
+            found = of_raw_table(databases.base)
             return {"base": found, "branch": found}
         # Whose rows are right is in question, too: the files are read again, by the contract of each side.
         uri = self.files[MARKETPLACE]
-        found = of_files(self.feeds[MARKETPLACE], uri, sides.branch)
+        found = of_files(self.feeds[MARKETPLACE], uri, databases.branch)
         of_base = found
         if f"airflow/feeds/{MARKETPLACE}.yaml" in self.diff.load:
             feed = self.feeds_of_base.get(MARKETPLACE)
-            of_base = of_files(feed, uri, sides.base) if feed else {}
+            of_base = of_files(feed, uri, databases.base) if feed else {}
             self.diff.notes.append(
                 [
                     f"The contract of {MARKETPLACE} differs, and the rows of each side are checked by its own.",
@@ -295,8 +298,9 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     diff.load = differing_files(base.folder, ROOT, *LOAD)
     diff.notes += notes(base, files, options)
     run = Run(base, options, sides, diff)
-    with ended(*sides):
+    with ExitStack() as stack:
         for side in sides:  # while the rows are loaded
+            stack.callback(side.end)
             side.start("parse --quiet")
         run.load()
         run.parse()
@@ -321,9 +325,8 @@ def loaded_rows(base: Mapping[str, int], branch: Mapping[str, int]) -> str:
 def notes(base: Base, files: list[str], options: Options) -> Iterator[list[str]]:
     """Yield what a reader must know of FILES that are not committed, and of feeds that only one side has."""
     if files:
-        more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
         yield [
-            f"The working tree has changes that are not committed: {', '.join(files[:SHOWN])}{more}.",
+            f"The working tree has changes that are not committed: {listed(files, SHOWN)}.",
             "They are compared as they are.",
             "Commit them, or put them aside with git stash, to compare commits.",
         ]
@@ -338,24 +341,3 @@ def notes(base: Base, files: list[str], options: Options) -> Iterator[list[str]]
             else "Each side loads its own feeds; of those of both the files are the same.",
             "Models of a feed that one side lacks are shown as new or removed.",
         ]
-
-
-@contextmanager
-def ended(*sides: Side) -> Iterator[None]:
-    """End dbt's processes of SIDES after the block."""
-    try:
-        yield
-    finally:
-        for side in sides:
-            side.end()
-
-
-@contextmanager
-def connected(*sides: Side) -> Iterator[list[psycopg.Connection]]:
-    """Connect to the warehouse of each of SIDES as its administrator."""
-    connections = [psycopg.connect(side.warehouse.admin_dsn, autocommit=True) for side in sides]
-    try:
-        yield connections
-    finally:
-        for connection in connections:
-            connection.close()

@@ -79,14 +79,7 @@ def duration(difference: timedelta) -> str:
 
 def is_different(mart: Mart) -> bool:
     """Return whether anything of MART is not the same on both sides."""
-    return bool(mart.schema) or has_other_data(mart)
-
-
-def has_other_data(mart: Mart) -> bool:
-    """Return whether rows or columns of MART are not the same on both sides, and not only what is said of them."""
-    compared = [rows for rows in (mart.rows, mart.incremental_rows) if rows]
-    columns = [change for change in mart.schema if change.kind.startswith("column")]
-    return not (mart.in_base and mart.in_branch) or bool(columns) or any(not rows.are_same for rows in compared)
+    return bool(mart.schema or mart.differences)
 
 
 def differs_only_incrementally(mart: Mart) -> bool:
@@ -131,12 +124,12 @@ def verdict(diff: Diff) -> list[str]:
 
 def opening(diff: Diff) -> str:
     """Return how many marts differ, without a full stop: `3 of 9 marts differ`."""
-    different, with_other_data = (sum(map(each, diff.marts)) for each in (is_different, has_other_data))
-    total = len({mart.name for mart in diff.marts} | set(diff.taken))
+    different = sum(map(is_different, diff.marts))
+    total = len({mart.name for mart in diff.marts} | set(diff.unaffected))
     marts = count(total, "mart")
     if not total:
         return "There are no marts to compare"
-    if different and not with_other_data:
+    if different and not any(mart.differences for mart in diff.marts):
         return f"The data of {marts} is the same; the definition of {different:,} differs"
     if different:
         of = f"{different:,} of {marts}" if total > 1 else "The only mart"
@@ -148,7 +141,7 @@ def opening(diff: Diff) -> str:
 
 def judgement(diff: Diff) -> list[str]:
     """Return what failed, which side is right, and whether the differences are approved: a sentence each."""
-    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(map(has_other_data, diff.marts)))
+    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(mart.differences for mart in diff.marts))
     return [*diff.failure[:1], *(f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase)]
 
 
@@ -329,10 +322,10 @@ def verdict_sentence(verdicts: dict[str, Verdict]) -> str:
     return f"{': '.join(filter(None, [first, reasons]))}.".replace("..", ".")
 
 
-def approval_phrase(approval: Approval | None, has_other_data: bool) -> str:
+def approval_phrase(approval: Approval | None, data_differs: bool) -> str:
     """Return whether the differences are approved, in a phrase for the headline."""
     if approval is None:
-        return "nothing is approved: there is no dbt/expected_changes.yml" if has_other_data else ""
+        return "nothing is approved: there is no dbt/expected_changes.yml" if data_differs else ""
     found = []
     if approval.unapproved:
         found.append(f"not approved: {listed([str(each) for each in approval.unapproved])}")

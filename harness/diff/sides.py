@@ -13,6 +13,7 @@ from psycopg import sql
 
 from harness.diff.project import Node, Project
 from harness.diff.results import Build
+from harness.diff.sentences import listed
 from harness.errors import BaseFailedError, DbtFailedError, HarnessError
 from harness.processes.dbt_process import Dbt, Process
 from harness.reporting import dbt_report
@@ -97,16 +98,15 @@ class Side:
                 self.builds[result.name] = Build(round(result.taken_s, 3), scanned.get(result.name))
 
     def failed(self, what: str) -> HarnessError:
-        """Return the error for dbt, which has ended and FAILED: BaseFailedError, or DbtFailedError for the branch."""
+        """Return the error for dbt, which has failed, of WHAT: BaseFailedError, or DbtFailedError for the branch."""
         # By name: dbt's threads end in any order.
         results = sorted(
             (result for result in dbt_report.read(self.dbt.artifacts) if result.failed), key=lambda r: r.name
         )
-        names = ", ".join(result.name for result in results[:SHOWN])
-        more = f" and {len(results) - SHOWN} more" if len(results) > SHOWN else ""
+        names = listed([result.name for result in results], SHOWN)
         output = "".join(line for line in self.process.output if not line.startswith(ROWS_READ))
         line = said(results[0].message if results else output)
-        what = f"{self.title} {what}: {names}{more} failed." if names else f"{self.title} {what}."
+        what = f"{self.title} {what}: {names} failed." if names else f"{self.title} {what}."
         evidence = [
             *(code(f"{result.name}: {result.message}") for result in results[:SHOWN]),
             details("dbt's output", code(output, last=60)),

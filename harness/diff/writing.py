@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.diff.page import write_page
 from harness.diff.results import Diff, Example, Mart
-from harness.diff.sentences import headline, is_different, listed, repeats, right_side, summary, value
+from harness.diff.sentences import headline, is_different, listed, right_side, summary, value
 from harness.project.paths import from_root
 from harness.reporting.console import say, table
 from harness.reporting.summary import Section, code, details, text
@@ -31,8 +31,8 @@ def say_diff(diff: Diff, folder: Path) -> None:
     if rows := table_rows(diff):
         say("")
         table(HEADER, rows)
-    if diff.taken:
-        say(f"\n  cannot differ, and are the base's: {listed(diff.taken, NAMED)}")
+    if diff.unaffected:
+        say(f"\n  cannot differ, and are the base's: {listed(diff.unaffected, NAMED)}")
     for mart in filter(is_different, diff.marts):
         say(f"\n{value(mart.name)}")
         for sentence in summary(mart):
@@ -72,10 +72,8 @@ def table_rows(diff: Diff) -> list[tuple[str, ...]]:
 
 def example_lines(mart: Mart) -> Iterator[str]:
     """Yield a line for each example of MART: its key, then its values on both sides."""
-    rows = mart.rows if mart.rows and mart.rows.examples else None if repeats(mart) else mart.incremental_rows
-    if rows is None and mart.incremental_rows and not mart.rows:
-        rows = mart.incremental_rows
-    for example in rows.examples if rows else ():
+    after_both = filter(None, (mart.rows, mart.incremental_rows))
+    for example in next((rows.examples for rows in after_both if rows.examples), ()):
         yield example_line(example)
 
 
@@ -104,8 +102,8 @@ def write_files(diff: Diff, folder: Path, section: Section) -> None:
     section.add("\n".join(f"- {text(names)}: {text(what)}" for names, what in changed_together(diff)))
     if rows := table_rows(diff):
         section.add(markdown_table(HEADER, rows, numbers=HEADER[1:-1]))
-    if diff.taken:
-        section.add(f"Cannot differ, and are the base's: {text(listed(diff.taken, NAMED))}.")
+    if diff.unaffected:
+        section.add(f"Cannot differ, and are the base's: {text(listed(diff.unaffected, NAMED))}.")
     for mart in filter(is_different, diff.marts):
         sentences = "\n".join(f"- {text(sentence)}" for sentence in summary(mart))
         examples = "\n".join(example_lines(mart))

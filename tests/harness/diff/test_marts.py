@@ -1,9 +1,7 @@
-"""What of a mart counts as a difference, and what only follows from another one."""
+"""What of a mart's definition only follows from a column that was renamed."""
 
-import pytest
-
-from harness.diff.marts import differences, without_renamed
-from harness.diff.results import ColumnChange, Difference, Mart, Rows, SchemaChange
+from harness.diff.marts import without_renamed
+from harness.diff.results import SchemaChange
 
 
 def test_only_what_a_renamed_column_does_not_explain_is_left() -> None:
@@ -22,32 +20,3 @@ def test_only_what_a_renamed_column_does_not_explain_is_left() -> None:
     ]
     assert without_renamed([*explained, *others], {"id": "service_id"}) == others
     assert without_renamed(explained, {}) == explained
-
-
-@pytest.mark.parametrize(
-    ("mart", "found"),
-    [
-        (Mart("m", "m.sql", (), in_base=False), {Difference("m", "model added")}),
-        (Mart("m", "m.sql", (), in_branch=False), {Difference("m", "model removed")}),
-        (Mart("m", "m.sql", (), rows=Rows(1, 1), incremental_rows=Rows(1, 1)), set()),
-        (
-            Mart(
-                "m",
-                "m.sql",
-                (),
-                schema=[SchemaChange("test", "t", None, ""), SchemaChange("column retyped", "a", "int", "bigint")],
-                rows=Rows(9, 9, changed=2, columns=[ColumnChange("fee", "numeric", 2), ColumnChange("day", "date", 1)]),
-                incremental_rows=Rows(9, 9, added=1, removed=1),
-            ),
-            {
-                Difference("m", "column retyped", "a"),
-                Difference("m", "values changed", "fee"),
-                Difference("m", "values changed", "day"),
-                Difference("m", "rows added"),
-                Difference("m", "rows removed"),
-            },
-        ),
-    ],
-)
-def test_differences_that_need_an_approval(mart: Mart, found: set[Difference]) -> None:
-    assert differences(mart) == found

@@ -9,7 +9,7 @@ import pytest
 
 from harness.diff import page
 from harness.diff.page import marked, write_page
-from harness.diff.results import Approval, Changed, ColumnChange, Diff, Difference, Example, Mart, Rows, Series
+from harness.diff.results import Approval, ChangedNode, ColumnChange, Diff, Difference, Example, Mart, Rows, Series
 from harness.reporting import charts
 from harness.reporting.page import LIMIT_BYTES
 from tests import pages
@@ -241,7 +241,14 @@ def hostile(name: str) -> Diff:
     mart = Mart(name, name, (name,), causes=[name], rows=rows, exposures=[name], series=series)
     approval = Approval([Difference(name, name, name)])
     return Diff(
-        name, name, name, changed=[Changed(name, [name])], marts=[mart], taken=[name], notes=[[name]], approval=approval
+        name,
+        name,
+        name,
+        changed=[ChangedNode(name, [name])],
+        marts=[mart],
+        unaffected=[name],
+        notes=[[name]],
+        approval=approval,
     )
 
 
@@ -271,11 +278,12 @@ def test_a_large_value_is_cut_around_what_differs(tmp_path: Path) -> None:
         1,
         1,
         changed=1,
+        columns=[ColumnChange("v", "text", 1)],
         examples=[Example("changed", {"id": text}, {"v": text.format("ONE")}, {"v": text.format("TWO")})],
     )
     write_page(Diff("a", "b", "c", marts=[Mart("m", "m.sql", ("id",), rows=rows)]), tmp_path / "index.html")
     assert (tmp_path / "index.html").stat().st_size < 30_000
-    [[_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
+    [_, [_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
     assert (name, base) == ("v", f"…{'a' * 60}ONE{'z' * 60}… (1,000,003 characters)")
     assert branch == f"…{'a' * 60}TWO{'z' * 60}… (1,000,003 characters)"
 

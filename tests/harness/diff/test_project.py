@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from harness.diff.project import Changes, Project, bare_sql, compare_projects
-from harness.diff.results import Changed
+from harness.diff.results import ChangedNode
 from harness.processes.dbt_process import Dbt, Process
-from harness.project.environments import install
 from harness.project.paths import ROOT
 
 FILES = {
@@ -92,18 +91,11 @@ def write(root: Path, name: str, text: str | None) -> None:
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[Process]:
-    process = Process(str(install("dbt")))
-    yield process
-    process.end()
-
-
-@pytest.fixture(scope="module")
-def dbt(process: Process, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
+def dbt(dbt_process: Process, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
     names = ("HOST", "DATABASE", "USER")
     env = {f"WAREHOUSE_{name}": "none" for name in names} | {"WAREHOUSE_PORT": "1", "DBT_TARGET": "prod"}
     env |= {"PATH": os.environ["PATH"], "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "none"}
-    return Dbt(process, env, tmp_path_factory.mktemp("artifacts"), bare=True)
+    return Dbt(dbt_process, env, tmp_path_factory.mktemp("artifacts"), bare=True)
 
 
 @pytest.fixture(scope="module")
@@ -213,15 +205,10 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {name: ["configuration (schema)", "place"] for name in ("orders", "countries", "history", "days")},
         {"orders", "countries", "history", "days"},
     ),
-    "a variable that a model reads": (
-        [(PROJECT, "tax: 21", "tax: 9")],
-        {"orders": ["the variable tax"]},
-        {"orders"},
-    ),
-    "a variable of the project that a macro reads": (
-        [(PROJECT, "zone: UTC", "zone: CET")],
-        {"days": ["the variable zone"]},
-        {"days"},
+    "variables that a model reads, and a macro": (
+        [(PROJECT, "tax: 21", "tax: 9"), (PROJECT, "zone: UTC", "zone: CET")],
+        {"orders": ["the variable tax"], "days": ["the variable zone"]},
+        {"orders", "days"},
     ),
     "a variable that is read by a computed name": (
         [(PROJECT, "tax: 21", "tax: 9"), (ORDERS, "var('tax')", "var('t' ~ 'ax')")],
@@ -391,17 +378,17 @@ def test_all_changes_are_listed_with_what_no_model_is_built_from(base: Project, 
     )
     changes = compare_projects(base, parse(branch), {"the load": False})
     assert changes.listed() == [
-        Changed("days", ["tests"]),
-        Changed("orders", ["descriptions"]),
-        Changed("stg_orders", ["SQL"]),
-        Changed("the macro tested", ["no model calls it"]),
+        ChangedNode("days", ["tests"]),
+        ChangedNode("orders", ["descriptions"]),
+        ChangedNode("stg_orders", ["SQL"]),
+        ChangedNode("the macro tested", ["no model calls it"]),
     ]
 
 
 def test_a_file_that_no_model_is_built_from(base: Project, branch: Path, parse: Parse) -> None:
     change(branch, ("models/exposures.yml", "notebook", "dashboard"))
     changes = compare_projects(base, parse(branch), {})
-    assert changes.listed() == [Changed("dbt/models/exposures.yml", ["it changes no model"])]
+    assert changes.listed() == [ChangedNode("dbt/models/exposures.yml", ["it changes no model"])]
 
 
 def test_what_concerns_every_node(base: Project) -> None:

@@ -7,7 +7,7 @@ import pytest
 from harness.diff import sentences
 from harness.diff.results import (
     Approval,
-    Changed,
+    ChangedNode,
     ColumnChange,
     Diff,
     Difference,
@@ -22,20 +22,20 @@ from tests.harness.diff import made
 RIGHT, WRONG = Verdict(agrees=True), Verdict(agrees=False, text="3 days differ")
 
 
-def of(*marts: Mart, taken: tuple[str, ...] = (), approval: Approval | None = None) -> Diff:
+def of(*marts: Mart, unaffected: tuple[str, ...] = (), approval: Approval | None = None) -> Diff:
     return Diff(
         "main",
         "1234",
         "the samples",
-        changed=[Changed("x", ["SQL"])],
+        changed=[ChangedNode("x", ["SQL"])],
         marts=[*marts],
-        taken=[*taken],
+        unaffected=[*unaffected],
         approval=approval,
     )
 
 
 def test_the_headline_names_the_mart_the_change_the_slice_the_right_side_and_the_approval() -> None:
-    assert sentences.headline(of(made.fct_events(), made.same(), taken=("dim_services",))) == (
+    assert sentences.headline(of(made.fct_events(), made.same(), unaffected=("dim_services",))) == (
         "1 of 3 marts differs, fct_events: 120 rows removed, all with service_id = 27; "
         "34 rows changed in service_lead_fee, 91% with created_at from 2020-02-01 on; column currency added (text); "
         "column service_lead_fee retyped from numeric(18,6) to numeric(18,2); 1 description changed. "
@@ -87,11 +87,17 @@ DESCRIBED = Mart(
     ("diff", "headline"),
     [
         (Diff("a", "b", ""), "There are no marts to compare."),
-        (Diff("a", "b", "", taken=["x", "y"]), "Nothing was changed in the dbt project, and so nothing in 2 marts."),
-        (of(taken=("a", "b")), "What was changed can change no mart."),
-        (of(made.same(), taken=("b",)), "No difference in 2 marts. Both sides agree with the independent computation."),
         (
-            of(DESCRIBED, taken=("m", "b")),
+            Diff("a", "b", "", unaffected=["x", "y"]),
+            "Nothing was changed in the dbt project, and so nothing in 2 marts.",
+        ),
+        (of(unaffected=("a", "b")), "What was changed can change no mart."),
+        (
+            of(made.same(), unaffected=("b",)),
+            "No difference in 2 marts. Both sides agree with the independent computation.",
+        ),
+        (
+            of(DESCRIBED, unaffected=("m", "b")),
             "The data of 2 marts is the same; the definition of 1 differs, m: 1 description and 1 test changed.",
         ),
         (
