@@ -116,8 +116,9 @@ def verdict(diff: Diff) -> list[str]:
     if len(different) == 1:
         first += f", {value(different[0].name)}: {'; '.join(ways(different[0]))}"
     elif different:
+        # Of the first mart, which the others follow from, all is said.
         is_short = len(different) > FEW
-        names = [f"{value(mart.name)} ({'; '.join(ways(mart, is_short))})" for mart in different]
+        names = [f"{value(mart.name)} ({'; '.join(ways(mart, is_short and i > 0))})" for i, mart in enumerate(different)]
         first += f": {listed(names)}"
     return [f"{first}.", *judgement(diff)]
 
