@@ -34,7 +34,8 @@ class Base:
     folder: Path = Path()
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.commit[:8]})"
+        short = self.commit[:8]
+        return short if self.commit.startswith(self.name) else f"{self.name} ({short})"
 
 
 def find_base(ref: str | None, root: Path = ROOT) -> Base:

@@ -118,8 +118,8 @@ def verdict(diff: Diff) -> list[str]:
     elif different:
         # Of the first mart, which the others follow from, all is said.
         is_short = len(different) > FEW
-        names = [f"{value(mart.name)} ({'; '.join(ways(mart, is_short and i > 0))})" for i, mart in enumerate(different)]
-        first += f": {listed(names)}"
+        phrases = ["; ".join(ways(mart, is_short and i > 0)) for i, mart in enumerate(different)]
+        first += f": {listed([f'{value(mart.name)} ({how})' for mart, how in zip(different, phrases, strict=True)])}"
     return [f"{first}.", *judgement(diff)]
 
 
@@ -233,7 +233,10 @@ def column_sentence(change: ColumnChange) -> str:
     figures = [figure for figure in (change.smallest, change.median, change.largest) if figure is not None]
     if len(figures) == 3:
         smallest, median, largest = (signed(change.type, figure) for figure in figures)
-        sentence += f", each by {smallest}" if smallest == largest else f", by {smallest} to {largest}, median {median}"
+        if smallest == largest:
+            sentence += f", {'each ' if change.rows > 1 else ''}by {smallest}"
+        else:
+            sentence += f", by {smallest} to {largest}, median {median}"
     if change.became_null:
         sentence += f", {change.became_null:,} became null"
     if change.was_null:

@@ -427,3 +427,12 @@ def test_packages_of_the_base_that_cannot_be_installed(
     assert why == "The base has another lock than this tree, and is built with its own packages."
     assert next_step.endswith("compare with a later commit: nox -s diff -- --base REF")
     assert caught.value.exit_code == 71
+
+
+def test_a_base_that_is_named_by_its_hash_is_named_once() -> None:
+    commit = "0123abcd" + "0" * 32
+    assert [str(Base(name, commit)) for name in ("v1", commit, commit[:10])] == [
+        "v1 (0123abcd)",
+        "0123abcd",
+        "0123abcd",
+    ]

@@ -163,7 +163,7 @@ def test_differences_have_a_sign_and_a_unit(type_: str, difference: str, shown: 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (ColumnChange("fee", "numeric", 1, smallest="1", median="1", largest="1"), "fee: 1 value changed, each by +1."),
+        (ColumnChange("fee", "numeric", 1, smallest="1", median="1", largest="1"), "fee: 1 value changed, by +1."),
         (
             ColumnChange(
                 "at", "timestamp with time zone", 2, smallest="-1 day, 23:00:00", median="1:00:00", largest="1:00:00"
