@@ -27,6 +27,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def count_of(number: int, every: int) -> str:
+    """Return NUMBER of EVERY row: `3 rows`, or `all 9 rows` if it is every one of several."""
+    return f"{'all ' if number == every > 1 else ''}{count(number, 'row')}"
+
+
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Return NAMES as `a, b and c`, or `a, b, c and 9 more`."""
     if len(names) > most + 1:
@@ -83,12 +88,20 @@ def differs_only_incrementally(mart: Mart) -> bool:
 
 
 def repeats(mart: Mart) -> bool:
-    """Return whether the incremental run of MART leads to the same difference as its full refresh, or was not made."""
+    """Return whether the incremental run of MART leads to the same rows as its full refresh, or was not made."""
     rows, after = mart.rows, mart.incremental_rows
     if not rows or not after:
         return True
     figures = [(r.base_rows, r.branch_rows, r.added, r.removed, r.changed, r.columns, r.digests) for r in (rows, after)]
     return figures[0] == figures[1] and mart.verdicts == (mart.incremental_verdicts or mart.verdicts)
+
+
+def has_same_difference(one: Rows, other: Rows) -> bool:
+    """Return whether as many rows differ in ONE as in the OTHER, in the same columns."""
+    figures = [
+        (r.added, r.removed, r.changed, {column.name: column.rows for column in r.columns}) for r in (one, other)
+    ]
+    return figures[0] == figures[1]
 
 
 def headline(diff: Diff) -> str:
@@ -145,8 +158,9 @@ def ways(mart: Mart, is_short: bool = False) -> list[str]:
     if mart.incremental_rows and differs_only_incrementally(mart):
         phrases = row_phrases(mart.incremental_rows, is_short)
         found += [f"only after an incremental run {phrases[0]}", *phrases[1:]]
-    elif mart.incremental_rows and not repeats(mart):
-        found.append("after an incremental run otherwise than after a full refresh")
+    elif mart.rows and mart.incremental_rows and not has_same_difference(mart.rows, mart.incremental_rows):
+        phrases = row_phrases(mart.incremental_rows, is_short) or ["the same rows"]
+        found += [f"after an incremental run {phrases[0]}", *phrases[1:]]
     elif mart.rows and mart.rows.are_same:
         found.append("the same rows")
     return found + schema_phrases(mart.schema, is_short)
@@ -170,14 +184,14 @@ def row_phrases(rows: Rows, is_short: bool = False) -> list[str]:
     """Return how ROWS differ: a phrase for those added, removed and changed, with the slice of most of them."""
     slices = {} if is_short else {each.of: each for each in rows.slices}
     found = []
-    for kind, number in (("added", rows.added), ("removed", rows.removed)):
+    for kind, number, every in (("added", rows.added, rows.branch_rows), ("removed", rows.removed, rows.base_rows)):
         if number:
-            found.append(f"{count(number, 'row')} {kind}{slice_phrase(slices.get(kind))}")
+            found.append(f"{count_of(number, every)} {kind}{slice_phrase(slices.get(kind))}")
     if rows.changed:
         names = [column.name for column in sorted(rows.columns, key=lambda column: -column.rows)]
         where = next((slices[name] for name in names if name in slices), None)
         of = f" in {listed([value(name) for name in names])}" if names else ""
-        found.append(f"{count(rows.changed, 'row')} changed{of}{slice_phrase(where)}")
+        found.append(f"{count_of(rows.changed, rows.base_rows)} changed{of}{slice_phrase(where)}")
     return found
 
 
@@ -209,7 +223,7 @@ def percent(found: Slice) -> str:
 
 def held(found: Slice) -> str:
     """Return the condition of the slice FOUND as it follows `with`."""
-    return re.sub(" is null$", " null", value(found.condition))
+    return re.sub(" is (not )?null$", r" \1null", value(found.condition))
 
 
 def column_sentence(change: ColumnChange) -> str:
@@ -342,9 +356,9 @@ def incremental_sentences(mart: Mart) -> list[str]:
     if differs_only_incrementally(mart):
         how = "is wrong" if right_side(mart) == "base" else "differs"
         found.append(f"It {how} only after a second run, an incremental one; a full refresh hides it: {phrases}.")
-    elif after.are_same:
+    elif after.are_same and rows and not rows.are_same:
         found.append("After an incremental run both sides are the same; they differ only after a full refresh.")
-    else:
+    elif phrases:
         found.append(f"After an incremental run: {phrases}.")
     other = [side for side in ("base", "branch") if rows and rows.digests.get(side) != after.digests.get(side)]
     if other:
@@ -386,7 +400,8 @@ def summary(mart: Mart) -> list[str]:
     elif mart.rows.are_same:
         found.append(f"After a full refresh both sides have the same {count(mart.rows.base_rows, 'row')}.")
     else:
-        found.append(f"{'; '.join(row_phrases(mart.rows, is_short=True))}.")
+        phrases = "; ".join(row_phrases(mart.rows, is_short=True))
+        found.append(f"{phrases[0].upper()}{phrases[1:]}.")
         found += [slice_sentence(each) for each in mart.rows.slices]
         found += [column_sentence(column) for column in mart.rows.columns]
     found += filter(None, [verdict_sentence(mart.verdicts)])

@@ -50,6 +50,11 @@ class Condition:
     cost: float = 0
     choices: float = 1
 
+    @property
+    def is_range(self) -> bool:
+        """Whether the column must be in a range; if it has all values there are, it says no more than `is not null`."""
+        return self.tests[0].lstrip().startswith(("<", ">"))
+
     def on(self, expression: str) -> str:
         """Return the condition on EXPRESSION, in SQL."""
         return " and ".join(f"{expression}{test}" for test in self.tests)
@@ -144,17 +149,29 @@ def best(kind: Kind) -> list[Slice]:
     scored = []
     for start in range(0, len(conditions), 1000):
         some = conditions[start : start + 1000]
-        counts = [
-            ask(", ".join(f"count(*) filter (where {each.on(column(each.number))})" for each in some))[0]
+        counted = sorted({each.number for each in some})
+        different, table = (
+            ask(
+                ", ".join(
+                    [f"count(*) filter (where {each.on(column(each.number))})" for each in some]
+                    + [f"count({column(number)})" for number in counted]
+                )
+            )[0]
             for ask, column in ((kind.ask, kind.column), (kind.ask_table, kind.expression))
-        ]
-        for condition, inside, of_table in zip(some, *counts, strict=True):
+        )
+        not_null = dict(zip(counted, table[len(some) :], strict=True))
+        for condition, inside, of_table in zip(some, different, table, strict=False):
+            name, text = kind.comparison.pairs[condition.number].name, condition.text
+            if condition.is_range and of_table == not_null[condition.number]:
+                if name in kind.of:  # which is so of most values that change
+                    continue
+                text = f"{name} is not null"
             explained = inside / kind.different - (of_table - inside) / (kind.table_rows - kind.different)
             is_wide = inside < SHARE * kind.different or not inside <= of_table <= SHARE * kind.table_rows
             if is_wide or explained < EXPLAINED or is_by_chance(kind, condition, inside, of_table, len(columns)):
                 continue
             score = explained - condition.cost + WHOLE * (inside == kind.different)
-            scored.append((round(score, 6), condition.text, inside, of_table))
+            scored.append((round(score, 6), text, inside, of_table))
     if not scored:
         return []
     _, text, inside, of_table = max(scored, key=lambda each: each[0])

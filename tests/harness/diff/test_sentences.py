@@ -56,6 +56,17 @@ def test_the_headline_of_several_marts_says_less_of_each() -> None:
     )
 
 
+def test_all_rows_are_said_to_be_all() -> None:
+    assert sentences.row_phrases(Rows(9, 0, removed=9)) == ["all 9 rows removed"]
+    assert sentences.row_phrases(Rows(9, 9, added=2, removed=2, changed=7)) == [
+        "2 rows added",
+        "2 rows removed",
+        "7 rows changed",
+    ]
+    assert sentences.row_phrases(Rows(9, 9, changed=9)) == ["all 9 rows changed"]
+    assert sentences.row_phrases(Rows(1, 1, changed=1)) == ["1 row changed"]
+
+
 def test_a_hundred_marts_are_counted() -> None:
     marts = [replace(made.new(), name=f"mart_{i}") for i in range(100)]
     assert sentences.headline(of(*marts, approval=Approval())) == (
@@ -264,6 +275,23 @@ def test_what_differs_only_after_an_incremental_run_is_said_plainly() -> None:
 
 def test_an_incremental_run_with_the_same_result_is_not_mentioned() -> None:
     assert sentences.incremental_sentences(made.fct_events()) == []
+
+
+def test_a_mart_that_depends_on_the_loads_is_the_same_after_either_run() -> None:
+    place = SchemaChange("place", "", "analysis.feed_days", "reports.feed_days")
+    rows, incremental_rows = (Rows(9, 9, digests={"base": digest, "branch": digest}) for digest in "12")
+    mart = Mart("feed_days", "", (), schema=[place], rows=rows, incremental_rows=incremental_rows)
+    assert sentences.ways(mart) == ["the same rows", "place changed"]
+    assert sentences.incremental_sentences(mart) == [
+        "In both sides an incremental run leaves other rows than a full refresh."
+    ]
+
+
+def test_another_difference_after_an_incremental_run_is_in_the_headline() -> None:
+    mart = Mart("m", "", (), rows=Rows(9, 6, removed=3), incremental_rows=Rows(9, 5, removed=4))
+    assert sentences.ways(mart) == ["3 rows removed", "after an incremental run 4 rows removed"]
+    mart.incremental_rows = Rows(9, 9)
+    assert sentences.ways(mart) == ["3 rows removed", "after an incremental run the same rows"]
 
 
 def test_an_incremental_run_that_hides_the_difference() -> None:

@@ -188,3 +188,15 @@ def test_ranges_of_the_largest_sum() -> None:
         assert sums[slices.largest_range(gains)] == max(sums.values())
         tail = slices.largest_tail(gains)
         assert sum(gains[tail:]) == max(sum(gains[i:]) for i in range(len(gains)))
+
+
+def test_a_range_with_all_values_there_are_is_not_null(table: Databases) -> None:
+    table.both("alter table compared.t add column paid_on date, add column number integer")
+    table.both("update compared.t set paid_on = date '2020-03-01' + id % 9, number = id % 9 where id % 3 = 0")
+    assert found(table, CHANGE.format("id % 6 = 0")) == [("fee", "paid_on is not null")]
+
+
+def test_that_a_changed_column_was_not_null_says_nothing(table: Databases) -> None:
+    table.both("alter table compared.t add column paid_on date")
+    table.both("update compared.t set paid_on = date '2020-03-01' + id % 9 where id % 3 = 0")
+    assert found(table, "update compared.t set paid_on = paid_on + 1 where id % 21 = 0") == []
