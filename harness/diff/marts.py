@@ -7,8 +7,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from harness.diff.changes import Changes, described
 from harness.diff.pairing import Comparison, Table, prepare
-from harness.diff.project import Changes, Project, described
+from harness.diff.project import Project
 from harness.diff.results import Mart, Rows, SchemaChange, Series, Verdict
 from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
