@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.diff.project import Changes, Project, bare_sql, compare_projects
+from harness.diff.changes import Changes, bare_sql, compare_projects
+from harness.diff.project import Project
 from harness.diff.results import ChangedNode
 from harness.processes.dbt_process import Dbt, Process
 from harness.project.paths import ROOT
