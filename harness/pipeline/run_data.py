@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,15 @@ def add_airflow(run: Run, api: AirflowApi) -> None:
         run.facts["Airflow"] = api.version()
 
 
-def add_warehouse(run: Run, warehouse: Warehouse, expected: ExpectedMarts | None, rows: dict[str, int]) -> None:
-    """Add the loads, the tables and the series of WAREHOUSE, beside the EXPECTED ones; ROWS are those of tables."""
+def add_warehouse(
+    run: Run, warehouse: Warehouse, expected: ExpectedMarts | None = None, rows: Mapping[str, int] | None = None
+) -> None:
+    """Add the loads, the tables and the series of WAREHOUSE, beside the EXPECTED ones; ROWS are known, by table."""
     run.secrets += [warehouse.admin_dsn, warehouse.loader_dsn, warehouse.transformer_dsn, warehouse.reader_dsn]
     add_series(run, expected, {})
     with part(run, "the warehouse's numbers"), connection(warehouse) as conn:
         run.facts["PostgreSQL"] = conn.execute("show server_version").fetchall()[0][0]
-        run.tables = [Table(name, rows.get(name), int(size)) for name, size in conn.execute(TABLES)]
+        run.tables = [Table(name, (rows or {}).get(name), int(size)) for name, size in conn.execute(TABLES)]
         tables = {table.name for table in run.tables}
         if "raw.loads" in tables:
             run.loads = [Load(*row) for row in conn.execute(LOADS, [MOST_LOADS])]

@@ -55,7 +55,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Element:
 
 def test_the_verdict_comes_first(ended: Element, tmp_path: Path) -> None:
     assert next(ended.iter("main"))[0].get("class") == "verdict good"
-    assert verdict(ended)[0] == "✓ All checks passed: 2 numbers as expected."
+    assert verdict(ended)[0] == "✓ It ended well: 2 numbers as expected."
     found = written(made.with_wrong_numbers(), tmp_path)
     assert next(found.iter("main"))[0].get("class") == "verdict bad"
     assert verdict(found) == [
