@@ -231,3 +231,9 @@ def test_what_has_not_ended_lasts_until_the_end() -> None:
         (13, 60, "runs"),
     ]
     assert [tuple(bar) for bar in rows["load_events · events_pipeline_daily"]] == [(14, 60, "waits")]
+
+
+def test_a_number_that_misses_its_target_does_not_count(tmp_path: Path) -> None:
+    run = made.began("bench")
+    run.numbers = [Number("a", "≥ 1", "2 x", True), Number("b", "≤ 3", "4 x", False)]
+    assert verdict(written(run, tmp_path)) == ["✓ It ended well: 1 of 2 numbers as expected."]
