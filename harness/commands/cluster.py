@@ -12,12 +12,14 @@ from harness.errors import UsageError
 from harness.kubernetes import chart
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
+from harness.pipeline import run_data
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.feed_files import check_files
 from harness.pipeline.runs import wait_until_parsed_again
 from harness.processes.supervisor import Supervisor
 from harness.project import tools
 from harness.reporting.console import Phases, say, say_phases, table
+from harness.reporting.report.writing import begin
 from harness.reporting.summary import Section
 from harness.targets import code_sync, manifests
 from harness.targets.cluster_deployment import addresses, connect, warehouse_of
@@ -92,7 +94,7 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
     """Create or update what is missing or differs; after an error everything stays, and the next `up` goes on."""
     title = provider_of(options.target, options).title
     section.title = f"cluster up: {title}"
-    phases = Phases()
+    phases = begin(section, section.title, **run_data.facts_of_clone(has_images=True)).phases
     try:
         with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
             lines = deployment.addresses()

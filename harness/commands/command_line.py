@@ -12,6 +12,7 @@ from harness.commands.common_errors import expected_errors
 from harness.commands.empty_values import check_not_empty
 from harness.commands.interrupts import interrupts_as_errors
 from harness.reporting import console
+from harness.reporting.report.writing import reported
 from harness.reporting.summary import Section
 
 
@@ -37,7 +38,9 @@ def run(arguments: list[str]) -> int:
     # A takedown is part of another command, which has a section.
     in_summary = contextlib.nullcontext() if arguments[:1] == ["takedown"] else section
     try:
-        with in_summary, interrupts_as_errors(arguments), expected_errors():
+        # A second time around the report: it is written after an interrupt, and one may come while it is written.
+        interrupts = [interrupts_as_errors(arguments), interrupts_as_errors(arguments)]
+        with in_summary, interrupts[0], reported(section), interrupts[1], expected_errors():
             check_not_empty(arguments)
             parsed, unknown = parser().parse_known_args(arguments)
             if unknown and parsed.command != "dbt":

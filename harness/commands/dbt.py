@@ -28,7 +28,7 @@ from harness.oracle.checks import compare_files
 from harness.oracle.file_rows import rows
 from harness.oracle.raw_rows import moment_of
 from harness.oracle.row_values import RejectedError
-from harness.pipeline import run_checks
+from harness.pipeline import run_checks, run_data
 from harness.pipeline.feed_files import samples
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
@@ -38,6 +38,7 @@ from harness.project.posargs import asks_for_help
 from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
 from harness.reporting.console import Phases, say
+from harness.reporting.report.writing import begin, compare_with_last, keep_figures
 from harness.reporting.summary import Section, code, details
 from harness.targets.takedown import down_command
 from harness.warehouse.ephemeral import ephemeral_server
@@ -103,6 +104,11 @@ def run(
             "What --postgres creates is dropped at the end; what DBT_TARGET=prod builds stays anyway.",
             f"Leave {option} out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
+    command = " ".join(map(shown, arguments)) or "build and docs"
+    report = begin(section, f"dbt {command}", **run_data.facts_of_clone())
+    is_usual = not (arguments or dsn or is_prod or keep or reuse)
+    if is_usual:
+        compare_with_last(report, "dbt")
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
         if is_prod:
@@ -119,9 +125,13 @@ def run(
             try:
                 run_on_sample(arguments, warehouse, section)
             except Exception:
+                run_data.add_warehouse(report, warehouse)
                 describe_kept(warehouse, keep=keep)
                 raise
+            run_data.add_warehouse(report, warehouse)
             describe_kept(warehouse, keep=keep)
+    if is_usual:
+        keep_figures(report, "dbt", report.phases.figures())
 
 
 def describe_kept(warehouse: Warehouse, *, keep: bool) -> None:
@@ -157,29 +167,30 @@ def run_on_sample(arguments: Sequence[str], warehouse: Warehouse, section: Secti
     Without arguments also check what can be known of every model: built in two steps it has the same rows as built at
     once, and those that `dbt/tests/expected` has.
     """
+    phases = phases_of(section)
     feeds = read_feeds()
     files = {feed: samples([feed]).get(feed.name, feed.location) for feed in feeds.values()}
     if arguments:
-        load_all(files, warehouse)
+        load_all(files, warehouse, phases)
         run_on(warehouse, arguments, section, models_exist=False)
         return
-    load_all(files, warehouse, is_half=True)
+    load_all(files, warehouse, phases, is_half=True)
     env = test_env(warehouse)
-    with Phases().phase("models built of half of the rows"):
+    with phases.phase("models built of half of the rows"):
         run_dbt(BUILD_MODELS, env, warehouse.admin_dsn)
-    load_all(files, warehouse)
+    load_all(files, warehouse, phases)
     run_on(warehouse, arguments, section, models_exist=True)
     with psycopg.connect(warehouse.admin_dsn) as connection:
         run_checks.passed(compare_files(connection))
     before = run_checks.fingerprints(warehouse)
-    with Phases().phase("incremental models built anew: they have the same rows"):
+    with phases.phase("incremental models built anew: they have the same rows"):
         run_dbt(REBUILD, env, warehouse.admin_dsn)
         run_checks.check_unchanged(before, warehouse, "A full refresh")
 
 
-def load_all(files: Mapping[Feed, str], warehouse: Warehouse, *, is_half: bool = False) -> None:
+def load_all(files: Mapping[Feed, str], warehouse: Warehouse, phases: Phases, *, is_half: bool = False) -> None:
     """Load FILES, or the earlier half of each."""
-    with Phases().phase("samples loaded") as phase:
+    with phases.phase(f"{'half of the ' if is_half else ''}samples loaded") as phase:
         loaded = []
         for feed, uri in files.items():
             create_tables(warehouse.loader_dsn, feed)
@@ -231,7 +242,7 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
     """Run the COMMANDS of dbt; SECTION gets the results of the user's own."""
     for command in commands:
         if command == BUILD_MODELS:
-            with Phases().phase("models built"):
+            with phases_of(section).phase("models built"):
                 run_dbt(command, env, dsn)
         elif command == GENERATE_DOCS:
             run_dbt(command, env, dsn)
@@ -239,7 +250,14 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
             shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
             say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
         else:
-            run_dbt(command, env, dsn, section)
+            with phases_of(section).phase(f"dbt {' '.join(map(shown, command))}") as phase:
+                phase.went_well = False  # dbt itself says how it went
+                run_dbt(command, env, dsn, section)
+
+
+def phases_of(section: Section) -> Phases:
+    """Return the phases of the report that SECTION has, or new ones."""
+    return section.run.phases if section.run else Phases()
 
 
 def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section: Section | None = None) -> None:
@@ -257,6 +275,9 @@ def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
     results = dbt_report.read(target)
     report = dbt_report.report(results, dsn)
     command = " ".join(map(shown, arguments))
+    if section and section.run:
+        section.run.secrets.append(dsn)
+        run_data.add_dbt(section.run, target, dsn)
     if section:
         section.headline = f"{command}: {dbt_report.headline(results)}".removesuffix(": ")
     if exit_code:

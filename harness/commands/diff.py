@@ -13,7 +13,6 @@ from harness.diff.approval import FILE, approved_differences, compare_with_appro
 from harness.diff.base import checked_out, find_base
 from harness.diff.results import Diff
 from harness.diff.run import Options, compare
-from harness.diff.sentences import listed
 from harness.diff.warehouse_copy import find_source
 from harness.diff.writing import JSON, PAGE, say_diff, write_files
 from harness.errors import ApprovalError, DbtFailedError, DifferencesError, UsageError
@@ -21,6 +20,7 @@ from harness.oracle.expected_numbers import MARKETPLACE
 from harness.project.paths import BUILD, ROOT
 from harness.project.session_lock import session_lock
 from harness.reporting.summary import Section
+from harness.reporting.wording import listed
 from harness.warehouse.ephemeral import ephemeral_server
 
 FOLDER = BUILD / "diff"

@@ -21,15 +21,17 @@ from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
 from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
 from harness.oracle import expected_numbers
-from harness.pipeline import rejected_rows, run_checks
+from harness.pipeline import rejected_rows, run_checks, run_data
 from harness.pipeline.feed_files import check_files, samples
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.pipeline.run_checks import CheckResults
 from harness.pipeline.runs import run_dags, run_ids, run_others, wait_for_scheduled_runs, wait_until_parsed
 from harness.processes.background import in_background
 from harness.project.paths import BUILD
-from harness.reporting import dbt_report, figures
+from harness.reporting import dbt_report
 from harness.reporting.console import Phases, say, say_phases, table, write_phases
+from harness.reporting.report.run import Run
+from harness.reporting.report.writing import begin, compare_with_last, keep_figures
 from harness.reporting.summary import Section, text
 from harness.targets.choice import choose
 from harness.targets.kubernetes_target import provider_of
@@ -77,6 +79,9 @@ def run(options: RunOptions, section: Section) -> None:
         confirm_loss({name: size for name, size in existing.items() if name.startswith("warehouse")}, options)
     say(f"target {target.name} ({reason})")
     section.title = f"e2e on {target.name}"
+    facts = run_data.facts_of_clone(has_images=target.name != "embedded")
+    report = begin(section, section.title, target=f"{target.name} ({reason})", **facts)
+    report.secrets += options.uris.values()
     section.add(f"Target **{target.name}** ({text(reason)}).")
     feeds = list(read_feeds().values())
     for feed in feeds:
@@ -84,7 +89,9 @@ def run(options: RunOptions, section: Section) -> None:
     check_room([options.uri(feed) for feed in feeds])
 
     is_usual = options == RunOptions(options.target, keep=options.keep, uris=samples(feeds))
-    phases = Phases(last=figures.last(f"e2e-{target.name}") if is_usual else {})
+    phases, name = report.phases, f"e2e-{target.name}"
+    if is_usual:
+        compare_with_last(report, name)
     results = CheckResults()
     kept: Deployment | None = None
     try:
@@ -92,8 +99,10 @@ def run(options: RunOptions, section: Section) -> None:
             try:
                 run_and_check(deployment, options, feeds, phases, results)
             except Exception:  # not an interrupt, after which nothing is kept
+                collect(report, deployment, results, has_failed=True)
                 kept = keep(deployment, options)
                 raise
+            collect(report, deployment, results)
             kept = keep(deployment, options)
         if deployment.left_behind:
             raise LeftBehindError(
@@ -110,12 +119,24 @@ def run(options: RunOptions, section: Section) -> None:
             say("")
         section.add_phases(phases)
         section.add(*results.markdown())
+        run_data.add_checks(report, results.numbers, results.others, results.rejected)
         if kept:
             for line in [*kept.addresses(), ""]:
                 say(line)
     if is_usual and not options.keep:
-        figures.keep(f"e2e-{target.name}", phases.figures())
+        keep_figures(report, name, phases.figures())
     say(f"✓ e2e on {target.name}: all checks passed ({phases.total_s:.0f} s)")
+
+
+def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_failed: bool = False) -> None:
+    """Collect for REPORT what only DEPLOYMENT knows, before it is taken down."""
+    run_data.add_airflow(report, deployment.api)
+    marts = results.expected.marts if results.expected else None
+    run_data.add_warehouse(report, deployment.warehouse, marts, results.rows)
+    folder = deployment.last_dbt_run
+    with run_data.part(report, "the results of the failed dbt run"):
+        folder = next(reversed(deployment.failed_dbt_runs() if has_failed else []), folder)
+    run_data.add_dbt(report, folder, deployment.warehouse.admin_dsn)
 
 
 def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
@@ -177,8 +198,9 @@ def run_pipelines(
     earlier_runs = run_ids(api, pipelines)
     run_dags(api, dags.first, interval, phases)
     with phases.phase("numbers checked") as phase:
-        expected = computing.result()
-        results.numbers = run_checks.check_numbers(expected, warehouse, are_samples=are_samples)
+        results.expected = expected = computing.result()
+        results.numbers = run_checks.compare_numbers(expected, warehouse, are_samples=are_samples)
+        run_checks.passed(results.numbers)
         results.rows = expected.rows
         before = run_checks.fingerprints(warehouse)
         phase.text = f"{len(results.numbers)} checks passed: rows, digests and rejected rows of each feed, the marts"

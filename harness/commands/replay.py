@@ -16,6 +16,7 @@ from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
 from harness.errors import ChecksFailedError, UsageError
 from harness.oracle.expected_numbers import MARKETPLACE
+from harness.pipeline import run_data
 from harness.project.paths import BUILD, expanded, from_root
 from harness.replay.airflow_player import DAYS, AirflowPlayer, for_airflow
 from harness.replay.comparison import Difference, Settled
@@ -24,7 +25,10 @@ from harness.replay.making import make_script
 from harness.replay.player import Player, open_player
 from harness.replay.script import Delivery, Script, read_script, write_script
 from harness.replay.shrinking import shrink
-from harness.reporting.console import Phases, say, table
+from harness.reporting.console import say, table
+from harness.reporting.report.run import Run
+from harness.reporting.report.writing import begin as begin_report
+from harness.reporting.report.writing import compare_with_last, keep_figures
 from harness.reporting.summary import Section, code
 from harness.reporting.summary import table as markdown_table
 from harness.targets.choice import choose
@@ -90,17 +94,27 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         if not parsed.script:
             with psycopg.connect(server.dsn, autocommit=True) as connection:
                 script = without_refused(script, feed, connection)
-        begin(script, section)
+        report = begin(script, section)
+        is_usual = not any((parsed.seed, parsed.days, parsed.events, parsed.script, parsed.postgres))
+        if is_usual:
+            compare_with_last(report, f"replay-{feed.name}")
         template = create_warehouse(server, "replay_template", make_passwords())
         with open_player(template, feed, feeds.values()) as player:
-            play(player, script, section)
+            try:
+                play(player, script, section)
+            finally:
+                report.phases.seconds |= player.seconds
+    report.lines = [section.headline]
+    if is_usual:
+        keep_figures(report, f"replay-{feed.name}", report.phases.figures())
 
 
-def begin(script: Script, section: Section) -> None:
-    """Keep SCRIPT, which is to be played, and say so."""
+def begin(script: Script, section: Section) -> Run:
+    """Keep SCRIPT, which is to be played, say so, and return its report."""
     write_script(SCRIPT, script)
     section.title = f"replay of {script.title()}"
     say(section.title)
+    return begin_report(section, section.title, script=from_root(SCRIPT), **run_data.facts_of_clone())
 
 
 def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section: Section) -> None:
@@ -115,10 +129,9 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
     feed = playable(parsed.feed or MARKETPLACE, feeds)
     today = datetime.now(UTC).date()
     script = for_airflow(make_script(feed, parsed.seed or 1, DAYS, last_day=today - timedelta(1)))
-    begin(script, section)
+    phases = begin(script, section).phases
     target, _ = choose(parsed.target)
     uri = str(SCRIPT.with_name(f"{feed.name}.csv")) if parsed.target == "embedded" else f"{ON_NODES}/{feed.name}.csv"
-    phases = Phases()
     with target.up(RunOptions(target=parsed.target, uris={feed.name: uri}), phases) as deployment:
         player = AirflowPlayer(deployment, feed, uri, lambda line: say(f"  {line}"))
         with phases.phase("days played") as phase:

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from harness.diff.results import Approval, Difference
-from harness.diff.sentences import value
 from harness.errors import ApprovalError
+from harness.reporting.wording import value
 
 FILE = Path("dbt", "expected_changes.yml")
 OF_ROWS = ("rows added", "rows removed", "model added", "model removed")

@@ -14,6 +14,7 @@ from harness.diff import sentences
 from harness.diff.results import Diff, Mart, Rows, Series
 from harness.reporting import charts, page
 from harness.reporting.summary import seconds
+from harness.reporting.wording import count, value, visible
 
 FOLDER = Path(__file__).parent
 ROOM_BYTES = page.LIMIT_BYTES - 500_000  # for the sections of marts
@@ -53,7 +54,7 @@ class RowsOfOneSide:
 def write_page(diff: Diff, path: Path) -> None:
     """Write the page of DIFF to PATH; raise OSError if it cannot be written."""
     environment = page.environment(FOLDER)
-    environment.filters.update(seconds=seconds, value=sentences.value)
+    environment.filters.update(seconds=seconds, value=value)
     environment.globals.update(
         s=sentences, changed_rows=changed_rows, rows_of_one_side=rows_of_one_side, pictures=pictures, most=COLUMNS
     )
@@ -96,7 +97,7 @@ def pictures(mart: Mart) -> list[Picture]:
             grain, summed = charts.by_grain(points)
             if not (text := differing(summed, grain)):
                 continue
-            description = f"{sentences.value(series.title)}: {text}"
+            description = f"{value(series.title)}: {text}"
             found.append(Picture(series.title, text, charts.svg(charts.two_lines(summed, grain), description)))
     return found
 
@@ -120,7 +121,7 @@ def differing(points: Sequence[charts.Point], grain: str) -> str:
     day = max(differences, key=lambda day: abs(differences[day]))
     where = {"day": f"on {day}", "week": f"in the week of {day}", "month": f"in {day:%B %Y}", "year": f"in {day.year}"}
     most = f"{differences[day]:+,.10g}"
-    of = f"{len(differences):,} of {sentences.count(len(points), grain)}"
+    of = f"{len(differences):,} of {count(len(points), grain)}"
     return f"{of} {'differs' if len(differences) == 1 else 'differ'}, most of all {where[grain]}: {most}"
 
 
@@ -129,7 +130,7 @@ def changed_rows(rows: Rows) -> list[ChangedRow]:
     found = []
     for example in rows.examples:
         if example.kind == "changed" and example.base is not None and example.branch is not None:
-            key = ", ".join(f"{sentences.value(name)} = {sentences.value(text)}" for name, text in example.key.items())
+            key = ", ".join(f"{value(name)} = {value(text)}" for name, text in example.key.items())
             names = list(example.branch)
             values = [(name, *marked(example.base.get(name), example.branch[name])) for name in names[:COLUMNS]]
             found.append(ChangedRow(key, values, len(names[COLUMNS:])))
@@ -150,7 +151,7 @@ def plain(text: str | None) -> Markup:
     """Return a value that is shown alone."""
     if not text:
         return Markup("<i>{}</i>").format("null" if text is None else "empty text")
-    return Markup("<bdi>{}</bdi>").format(sentences.value(text, BEFORE + DIFFERENT + AFTER))
+    return Markup("<bdi>{}</bdi>").format(value(text, BEFORE + DIFFERENT + AFTER))
 
 
 def marked(base: str | None, branch: str | None) -> tuple[Markup, Markup]:
@@ -177,11 +178,11 @@ def part(text: str, start: int, end: int, with_codes: bool) -> Markup:
     """Return TEXT with the characters from START to END marked."""
     head, middle, tail = text[max(0, start - BEFORE) : start], text[start:end][:DIFFERENT], text[end:][:AFTER]
     is_cut = len(head + middle + tail) < len(text)
-    found = Markup("<bdi>{}{}").format("…" if start > BEFORE else "", sentences.visible(head))
+    found = Markup("<bdi>{}{}").format("…" if start > BEFORE else "", visible(head))
     if middle:
-        found += Markup("<mark>{}</mark>").format(blanks(middle) if middle.isspace() else sentences.visible(middle))
+        found += Markup("<mark>{}</mark>").format(blanks(middle) if middle.isspace() else visible(middle))
     more = "…" if end - start > DIFFERENT else ""
-    found += Markup("{}{}{}</bdi>").format(more, sentences.visible(tail), "…" if len(text) - end > AFTER else "")
+    found += Markup("{}{}{}</bdi>").format(more, visible(tail), "…" if len(text) - end > AFTER else "")
     if with_codes and middle:
         codes = " ".join(f"U+{ord(character):04X}" for character in middle[:8])
         found += Markup(" <small>{}</small>").format(codes)
@@ -192,7 +193,7 @@ def part(text: str, start: int, end: int, with_codes: bool) -> Markup:
 
 def blanks(text: str) -> str:
     """Return TEXT of blanks so that they are seen."""
-    return "".join("␣" if character == " " else sentences.visible(character) for character in text)
+    return "".join("␣" if character == " " else visible(character) for character in text)
 
 
 def common(first: str, second: str) -> int:

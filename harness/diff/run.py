@@ -22,7 +22,6 @@ from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
 from harness.diff.marts import Databases, compare_mart, new_mart
 from harness.diff.project import Project, ancestors
 from harness.diff.results import Diff, Mart
-from harness.diff.sentences import listed
 from harness.diff.sides import Side, build_both
 from harness.diff.verdicts import of_files, of_raw_table
 from harness.diff.warehouse_copy import OPTION, Source, copy_raw, note_of_changed_load
@@ -33,6 +32,7 @@ from harness.processes.git import git
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.reporting.console import Phases
+from harness.reporting.wording import listed
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server
 

@@ -13,11 +13,11 @@ from psycopg import sql
 
 from harness.diff.project import Node, Project
 from harness.diff.results import Build
-from harness.diff.sentences import listed
 from harness.errors import BaseFailedError, DbtFailedError, HarnessError
 from harness.processes.dbt_process import Dbt, Process
 from harness.reporting import dbt_report
 from harness.reporting.summary import code, details
+from harness.reporting.wording import listed
 from harness.warehouse.roles import Warehouse
 
 TARGET = "prod"  # schemas have their plain names

@@ -24,9 +24,9 @@ from feeds.errors import FeedError
 from feeds.partitions import record
 from feeds.tables import create_tables
 from feeds.uri import first_line
-from harness.diff.sentences import listed
 from harness.errors import PostgresError
 from harness.oracle.expected_numbers import MARKETPLACE
+from harness.reporting.wording import listed
 from harness.warehouse.roles import Warehouse
 from harness.warehouse.server import MAJOR, OLDEST_MAJOR
 

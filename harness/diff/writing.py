@@ -7,11 +7,12 @@ from pathlib import Path
 
 from harness.diff.page import write_page
 from harness.diff.results import Diff, Example, Mart
-from harness.diff.sentences import headline, is_different, listed, right_side, summary, value
+from harness.diff.sentences import headline, is_different, right_side, summary
 from harness.project.paths import from_root
 from harness.reporting.console import say, table
 from harness.reporting.summary import Section, code, details, text
 from harness.reporting.summary import table as markdown_table
+from harness.reporting.wording import listed, value
 
 HEADER = ("mart", "base", "branch", "added", "removed", "changed", "right")
 SHOWN_CHARS = 60  # of a value

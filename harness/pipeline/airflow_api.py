@@ -229,6 +229,20 @@ class AirflowApi:
         tasks = self._request("GET", path).json()["task_instances"]
         return {task["task_id"]: task["state"] or "none" for task in tasks}
 
+    def task_instances(self) -> list[dict[str, Any]]:
+        """Return the latest tries of the tasks of all runs by their start, with their times as datetimes or None."""
+        path, tasks = "/api/v2/dags/~/dagRuns/~/taskInstances", list[dict[str, Any]]()
+        while True:
+            page = self._request("GET", path, params={"limit": PAGE, "offset": len(tasks), "order_by": "id"}).json()
+            tasks += page["task_instances"]
+            if len(tasks) >= page["total_entries"] or not page["task_instances"]:
+                break
+        for task in tasks:
+            for name in ("queued_when", "start_date", "end_date"):
+                task[name] = task[name] and datetime.fromisoformat(task[name])
+        last = datetime.max.replace(tzinfo=UTC)
+        return sorted(tasks, key=lambda task: task["start_date"] or task["queued_when"] or last)
+
     def task_log(self, dag_id: str, run_id: str, task_id: str) -> list[str]:
         """Return the lines of the log of a task's latest try."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"

@@ -20,15 +20,16 @@ LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside", "absent")  #
 
 @dataclass
 class CheckResults:
-    """The checks of a run that have passed so far: rows by table, the compared numbers, a line for each other check.
+    """The checks of a run so far: rows by table, the compared numbers, a line for each other check that has passed.
 
-    Also the rows that its loads have rejected.
+    Also what is expected, as far as it is computed, and the rows that its loads have rejected.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     numbers: Sequence[Check] = ()
     others: list[str] = field(default_factory=list)
     rejected: RejectedRows = field(default_factory=RejectedRows)
+    expected: Expected | None = None
 
     def passed(self, line: str) -> None:
         """Add and print a check that has passed."""
@@ -42,23 +43,29 @@ class CheckResults:
 
     def markdown(self) -> list[str]:
         """Return the results as blocks of Markdown."""
-        numbers = table(("number", "value"), [(check.name, check.expected) for check in self.numbers])
+        right = [check for check in self.numbers if check.passed]
+        numbers = table(("number", "value"), [(check.name, check.expected) for check in right])
         return [
             table(("table", "rows"), self.row_counts, numbers=("rows",)) if self.rows else "",
-            details(f"{len(self.numbers)} numbers match the feeds' files", numbers) if self.numbers else "",
+            details(f"{len(right)} numbers match the feeds' files", numbers) if right else "",
             "\n".join(f"- {text(line)}" for line in self.others),
             *self.rejected.markdown(),
         ]
 
 
 def check_numbers(expected: Expected, warehouse: Warehouse, *, are_samples: bool = False) -> list[Check]:
-    """Compare the warehouse with the numbers expected of it; raise ChecksFailedError if one differs.
+    """Compare as `compare_numbers` does; raise ChecksFailedError if a number differs."""
+    return passed(compare_numbers(expected, warehouse, are_samples=are_samples))
+
+
+def compare_numbers(expected: Expected, warehouse: Warehouse, *, are_samples: bool = False) -> list[Check]:
+    """Compare the warehouse with the numbers expected of it.
 
     If the files ARE_SAMPLES, models that bring their expected rows must have them.
     """
     with psycopg.connect(warehouse.admin_dsn) as connection:
         checks = compare(expected, connection)
-        return passed([*checks, *(compare_files(connection) if are_samples else [])])
+        return [*checks, *(compare_files(connection) if are_samples else [])]
 
 
 def passed(checks: Sequence[Check]) -> list[Check]:

@@ -6,13 +6,14 @@ A chart names its colours as the page's style does (`var(--first)`), so it follo
 import calendar
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
 Point = tuple[date, float | None, float | None]
+TONES = {"waits": "var(--line)", "runs": "var(--second)", "longest": "var(--first)", "failed": "var(--bad)"}
 WIDTH = 420  # of the axes, in pixels; in a narrow page a chart is drawn smaller
 MOST_POINTS = 400  # of a line; a longer time is drawn by week, month or year
 MOST_TICKS = 6  # of the time axis
@@ -39,6 +40,14 @@ CONFIG = {
 HEAD = re.compile(r'^<svg (.*?)width="(\d+)" height="\d+"')
 OF_PARTS = re.compile(r' (?:role|aria-\w+)="[^"]*"')  # an image has no parts for those who do not see it
 LONG_FRACTION = re.compile(r"\d+\.\d{2,}")
+
+
+class TimeBar(NamedTuple):
+    """A bar of `time_bars`: seconds from the first moment, and one of `TONES`."""
+
+    start_s: float
+    end_s: float
+    tone: str = "runs"
 
 
 def svg(specification: dict[str, Any], description: str) -> Markup:
@@ -109,6 +118,79 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
         },
     }
     return {"vconcat": [above, below], "spacing": 22, "bounds": "flush", "resolve": {"scale": {"x": "shared"}}}
+
+
+def time_bars(rows: Sequence[tuple[str, Sequence[TimeBar]]], end_s: float) -> dict[str, Any]:
+    """Return the specification of one axis of seconds from 0 to END_S and, for each of ROWS, a name with bars below it.
+
+    A row without bars is a heading. Names are above the bars, and not beside them: the axis is as wide as the chart.
+    """
+    names = [{"row": i, "name": name, "is_heading": not bars} for i, (name, bars) in enumerate(rows)]
+    bars = [
+        {"row": i, "start": bar.start_s, "end": max(bar.end_s, bar.start_s + end_s / WIDTH), "tone": bar.tone}
+        for i, (_, bars) in enumerate(rows)
+        for bar in bars
+    ]
+    axis_x = {"orient": "top", "tickCount": 5, "labelExpr": "datum.label + ' s'"}
+    tones = {"domain": list(TONES), "range": list(TONES.values())}
+    return {
+        "width": WIDTH,
+        "height": {"step": 34},
+        "encoding": {"y": {"field": "row", "type": "ordinal", "axis": None}},
+        "layer": [
+            {
+                "data": {"values": bars},
+                "mark": {"type": "bar", "height": 9, "yOffset": 8},
+                "encoding": {
+                    "x": {
+                        "field": "start",
+                        "type": "quantitative",
+                        "scale": {"domain": [0, end_s or 1]},
+                        "axis": axis_x,
+                    },
+                    "x2": {"field": "end"},
+                    "color": {"field": "tone", "type": "nominal", "legend": None, "scale": tones},
+                },
+            },
+            *(
+                {
+                    "data": {"values": [each for each in names if each["is_heading"] is is_heading]},
+                    "mark": {
+                        "type": "text",
+                        "align": "left",
+                        "dy": -6,
+                        "fontSize": 13,
+                        "limit": WIDTH,
+                        "fontWeight": 700 if is_heading else 400,
+                        "fill": "var(--text)",
+                    },
+                    "encoding": {"x": {"value": 0}, "text": {"field": "name", "type": "nominal"}},
+                }
+                for is_heading in (True, False)
+            ),
+        ],
+    }
+
+
+def small_lines(figures: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
+    """Return the specification of a small line for each of FIGURES over the runs, each on an axis of its own."""
+    return {
+        "vconcat": [
+            {
+                "width": WIDTH,
+                "height": 44,
+                "title": {"text": name, "anchor": "start", "color": "var(--text)", "fontSize": 13, "limit": WIDTH},
+                "data": {"values": [{"run": i, "number": number} for i, number in enumerate(numbers)]},
+                "mark": {"type": "line", "point": {"color": "var(--second)", "size": 18}, "color": "var(--second)"},
+                "encoding": {
+                    "x": {"field": "run", "type": "quantitative", "axis": None, "scale": {"nice": False}},
+                    "y": axis(numbers, ticks=3) | {"scale": {"zero": True}},
+                },
+            }
+            for name, numbers in figures.items()
+        ],
+        "spacing": 14,
+    }
 
 
 def data(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -53,14 +54,18 @@ class Phases:
 
     Attributes:
         seconds: by phase, in the order of their ends.
+        starts: seconds from the first moment to the start of each phase.
         failed_in: the innermost phase that failed; None if none did.
         last: the seconds of the previous comparable run, by phase; empty if they are unknown.
+        started, started_at: the first moment, by the monotonic clock and by the calendar.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    starts: dict[str, float] = field(default_factory=dict)
     failed_in: str | None = None
     last: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator["Phase"]:
@@ -70,10 +75,11 @@ class Phases:
         try:
             yield phase
         except BaseException:
-            self.seconds[f"{name} (not finished)"] = time.monotonic() - begun
+            unfinished = f"{name} (not finished)"
+            self.seconds[unfinished], self.starts[unfinished] = time.monotonic() - begun, begun - self.started
             self.failed_in = self.failed_in or name
             raise
-        self.seconds[name] = time.monotonic() - begun
+        self.seconds[name], self.starts[name] = time.monotonic() - begun, begun - self.started
         if phase.went_well:
             say(f"✓ {phase.text} ({self.seconds[name]:.1f} s)")
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class Result:
         path: its file, from the repository's root; None if the manifest does not have it.
         line: its line in that file.
         compiled: its statement, as the warehouse gets it.
+        started_at: when it started; None if it was skipped.
+        failing: of a test: how many rows fail it.
+        tested: of a test: the model, seed or source that it tests; empty if it is not known.
     """
 
     name: str
@@ -42,6 +46,9 @@ class Result:
     line: int | None
     compiled: str
     taken_s: float
+    started_at: datetime | None = None
+    failing: int = 0
+    tested: str = ""
 
     @property
     def failed(self) -> bool:
@@ -83,7 +90,20 @@ def _result(result: Mapping[str, Any], node: Mapping[str, Any]) -> Result:
         line=line_of(ROOT / path, node, message) if path else None,
         compiled=result.get("compiled_code") or "",
         taken_s=result["execution_time"],
+        started_at=min(
+            (datetime.fromisoformat(step["started_at"]) for step in result.get("timing") or ()), default=None
+        ),
+        failing=result.get("failures") or 0,
+        tested=_tested(node),
     )
+
+
+def _tested(node: Mapping[str, Any]) -> str:
+    """Return the name of what NODE, a test, tests: its model, or the last that it reads."""
+    if node.get("resource_type") not in ("test", "unit_test"):
+        return ""
+    read = [node.get("attached_node"), *reversed(node.get("depends_on", {}).get("nodes", []))]
+    return next((str(name).rpartition(".")[2] for name in read if name), "")
 
 
 def line_of(file: Path, node: Mapping[str, Any], message: str = "") -> int:
@@ -169,14 +189,19 @@ def _block(result: Result, dsn: str) -> str:
 def failing_rows(compiled: str, dsn: str) -> str:
     """Return a table of the first rows that the statement of a test selects, or why they cannot be read."""
     try:
-        with psycopg.connect(dsn, connect_timeout=10) as connection:
-            connection.read_only = True
-            connection.execute(sql.SQL("set local statement_timeout = {}").format(ROWS_TIMEOUT))
-            query = f"select * from (\n{compiled}\n) as failing limit {SHOWN_ROWS}"  # noqa: S608 - dbt's own
-            cursor = connection.execute(query.encode())
-            rows = cursor.fetchall()
-            header = [column.name for column in cursor.description or ()]
+        header, cells = select_failing(compiled, dsn)
     except (psycopg.Error, UnicodeError) as error:
         return f"The rows that fail it cannot be read: {text(next(iter(str(error).splitlines()), ''))}"
-    cells = [["null" if value is None else str(value)[:CELL_CHARS] for value in row] for row in rows]
     return f"The rows that fail it, at most {SHOWN_ROWS}:\n\n{table([text(name) for name in header], cells)}"
+
+
+def select_failing(compiled: str, dsn: str) -> tuple[list[str], list[list[str]]]:
+    """Return the names and the first rows that a test's statement selects; may raise psycopg.Error, UnicodeError."""
+    with psycopg.connect(dsn, connect_timeout=10) as connection:
+        connection.read_only = True
+        connection.execute(sql.SQL("set local statement_timeout = {}").format(ROWS_TIMEOUT))
+        query = f"select * from (\n{compiled}\n) as failing limit {SHOWN_ROWS}"  # noqa: S608 - dbt's own
+        cursor = connection.execute(query.encode())
+        rows = cursor.fetchall()
+        header = [column.name for column in cursor.description or ()]
+    return header, [["null" if value is None else str(value)[:CELL_CHARS] for value in row] for row in rows]

@@ -24,6 +24,7 @@ from typing import Any
 
 from harness.project.os_errors import signal_name
 from harness.reporting.console import Phases
+from harness.reporting.report.run import Run
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 LIMIT_BYTES = 1024 * 1024  # of one step's file; GitHub shows nothing at all of a larger one
@@ -41,6 +42,7 @@ class Section:
         headline: a result for the first line.
         blocks: Markdown, each block complete in itself.
         cleaned: removes secrets from the text of an unexpected error.
+        run: what the report shows of it, `build/report/index.html`; None if it has none.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Section:
     blocks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     cleaned: Callable[[str], str] = str
+    run: Run | None = None
 
     def add(self, *blocks: str) -> None:
         """Add Markdown BLOCKS, without the empty ones."""

@@ -40,6 +40,11 @@ PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "
 class EmbeddedDeployment(Deployment):
     """The embedded target while it is up. Its warehouse is always new, and no guarantee is this target's alone."""
 
+    @property
+    def last_dbt_run(self) -> Path | None:
+        """The folder with the files of the last dbt run."""
+        return self.supervisor.directory / "dbt" / "target"
+
     def failed_dbt_runs(self) -> list[Path]:
         """Return the folder where `dbt/run.py` keeps the files of the last failed run, if one has failed."""
         folder = self.supervisor.directory / "dbt" / FAILURES

@@ -44,6 +44,11 @@ class Deployment:
         """Check, after all runs, what only this target guarantees; return a line each, or raise ChecksFailedError."""
         return []
 
+    @property
+    def last_dbt_run(self) -> Path | None:
+        """The folder with the files of the last dbt run; None where only failed ones in pods leave some."""
+        return None
+
     def failed_dbt_runs(self) -> list[Path]:
         """Return the folders of failed dbt runs' files, the latest last; may raise FeedError or OSError."""
         raise NotImplementedError

@@ -29,7 +29,7 @@ from feeds.contract import read_feeds
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import title
 from harness.project.paths import BUILD, ROOT
-from tests import harness_command
+from tests import harness_command, pages
 from tests.harness_command import read_until
 from tests.servers import Handler, serving
 
@@ -181,6 +181,7 @@ class KeptRun:
         output, returncode: of the harness, which has ended.
         arguments: the argument lists of all processes of the machine meanwhile.
         shown_uri: the events file's URI, as messages show it.
+        report: its page.
         answering: the events file's server waits for it before it answers.
     """
 
@@ -189,6 +190,7 @@ class KeptRun:
     returncode: int
     arguments: set[str]
     shown_uri: str
+    report: Path
     answering: threading.Event
 
     @property
@@ -213,7 +215,9 @@ def kept() -> Iterator[KeptRun]:
             harness = start(temporary, "--keep", EVENTS_URI=uri)
             output = harness.communicate(timeout=TIMEOUT_S)[0]
         shown_uri = f"http://{uri.rpartition('@')[2].partition('?')[0]}?X-Amz-Signature=…#…"
-        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, answering)
+        report = temporary.parent / "report.html"  # a copy: the next run replaces it
+        shutil.copy(BUILD / "report" / "index.html", report)
+        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, report, answering)
         yield run
         answering.set()
         shutil.rmtree(run.diagnostics)
@@ -297,12 +301,34 @@ def test_secrets_of_the_uri_are_nowhere(kept: KeptRun) -> None:
     [home] = kept.temporary.glob("events-platform-*")
     logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
     files = [path for folder in (kept.diagnostics, *logs) for path in folder.rglob("*") if path.is_file()]
-    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json"]
+    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json", kept.report]
     assert len(files) > 10
     assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
     assert PLANTED not in kept.output
     assert any("-m harness.processes.supervisor_process" in arguments for arguments in kept.arguments)
     assert not any(PLANTED in arguments for arguments in kept.arguments)
+
+
+@pytest.mark.slow
+def test_the_report_shows_why_it_failed(kept: KeptRun) -> None:
+    page = pages.read(kept.report)
+    assert pages.loaded(page) == []
+    [verdict] = pages.with_class(page, "verdict")
+    what, why, next_step, phase = map(pages.text, verdict.iter("p"))
+    assert what.startswith(f"✗ events_pipeline_daily failed in load_events: 3 of 100 rows of {kept.shown_uri} ")
+    assert "field_count 2, event_id: type 1" in why
+    assert next_step.startswith("Next: Look at the rows of load ")
+    assert phase == f"It failed in the phase {FIRST_RUNS}."
+    tables = {
+        region.get("aria-label"): pages.cells(region) for region in pages.with_class(page, "scroll") if len(region)
+    }
+    assert tables["Rejected rows by reason"][1:] == [
+        ["events: field_count", "2", "line 100 1;2line 101 1;2"],
+        ["events: event_id: type", "1", "line 99 x;created_account;1;2020-01-01 00:00:00;"],
+    ]
+    assert ["load_events", "failed"] in [[row[0], row[2]] for row in tables["Tasks of Airflow"]]
+    assert all(row[2].startswith("failed: 3 of 100 rows") for row in tables["Loads"][1:])
+    assert "\n  report: build/report/index.html\n" in kept.output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.project import environments
-from tests import clones, harness_command
+from tests import clones, harness_command, pages
 
 ORDERS = [
     f"{number},2024-01-{number % 28 + 1:02} 10:00:00,{number}.50,{'a note' if number % 3 else ''}"
@@ -57,6 +58,7 @@ def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None
         harness("feed", "new", "customers", "--from", str(customers))
         harness("feed", "new", "user", "--from", str(odd))
         output = harness("e2e", "--target", "embedded")
+        check_report(clone / "build" / "report" / "index.html")
         harness("dbt")
     sqlfluff = environments.python_of("lint").with_name("sqlfluff")
     subprocess.run([str(sqlfluff), "lint", "dbt/models/staging"], cwd=clone, check=True)
@@ -65,3 +67,18 @@ def test_two_commands_bring_files_in_and_check_every_number(clone: Path) -> None
     assert rows == {"raw.customers": "50", "raw.events": "20,000", "raw.orders": "300", "raw.user": "50"}
     assert "a second run changes nothing" in output
     assert (clone / "asset_triggered").exists()  # a load of orders has started the user's own DAG
+
+
+def check_report(path: Path) -> None:
+    """Check the page of a run that ended well."""
+    page = pages.read(path)
+    assert pages.loaded(page) == []
+    [verdict] = pages.with_class(page, "verdict")
+    assert re.fullmatch(r"✓ It ended well: \d+ numbers as expected\.", pages.text(verdict))
+    tables = {region.get("aria-label"): pages.cells(region) for region in pages.with_class(page, "scroll")}
+    assert {row[3] for row in tables["Numbers"][1:]} == {"right"}
+    assert {row[0] for row in tables["Loads"][1:]} == {"events", "orders", "customers", "user"}
+    assert ["dbt_build", "success"] in [[row[0], row[2]] for row in tables["Tasks of Airflow"]]
+    assert "feed_days" in [row[0] for row in tables["Tests by model"]]  # of the last build, of whatever feed
+    captions = [pages.text(caption) for caption in page.iter("figcaption")]
+    assert [re.search(r"Both are equal on each of \d+ days", caption) is not None for caption in captions] == [True] * 2

@@ -11,10 +11,12 @@ from feeds.errors import FeedError
 from harness.commands.bench import dbt, diff, load
 from harness.commands.bench.common import REPORT, Figure, machine, report
 from harness.errors import ChecksFailedError
+from harness.pipeline.run_data import facts_of_clone
 from harness.processes.supervisor import Supervisor
 from harness.project.paths import ROOT
 from harness.reporting import console
 from harness.reporting.console import say
+from harness.reporting.report.writing import begin, reported
 from harness.reporting.summary import Section
 from harness.warehouse.server import describe
 from harness.warehouse.wheel import binaries, start_from_wheel
@@ -40,10 +42,13 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"{' and '.join(sorted(unknown))}: it measures load, dbt and diff")
     large = load.LARGE_FACTOR * options.events if options.large is None else options.large
     try:
-        with Section("bench") as section:
+        with Section("bench") as section, reported(section):
+            run = begin(section, "bench", hardware=machine(), **facts_of_clone())
+            run.figures_unit = ""
             missed: dict[str, list[Figure]] = {}
             for what in options.what or TITLES:
-                with Supervisor.launch() as supervisor:
+                with run.phases.phase(what) as phase, Supervisor.launch() as supervisor:
+                    phase.went_well = False  # its figures say how it went
                     server = start_from_wheel(supervisor, settings={})
                     say(f"✓ {describe(server)}, default settings; {machine()}")
                     on = (server, supervisor.directory, binaries(supervisor.directory))

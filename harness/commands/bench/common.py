@@ -24,6 +24,7 @@ from harness.project.paths import BUILD, ROOT
 from harness.reporting import console
 from harness.reporting import figures as kept
 from harness.reporting.console import say
+from harness.reporting.report.run import Number, Run
 from harness.reporting.summary import Section, table
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse, make_passwords
 from harness.warehouse.server import Server
@@ -161,6 +162,21 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
 
 
+def add_figures(run: Run, figures: Sequence[Figure], earlier: Sequence[dict[str, float]]) -> None:
+    """Add FIGURES to RUN beside their targets, and to its history those of EARLIER runs, which may be more or fewer."""
+    run.numbers = [
+        *run.numbers,
+        *(
+            Number(each.name, each.target or "no target", f"{each.value:,g} {each.unit}", each.reached is not False)
+            for each in figures
+        ),
+    ]
+    runs = [*earlier, {each.name: each.value for each in figures}]
+    length = max(len(runs), len(run.history))
+    both: list[list[dict[str, float]]] = [[{}] * (length - len(these)) + list(these) for these in (run.history, runs)]
+    run.history = [first | second for first, second in zip(*both, strict=True)]
+
+
 def report(name: str, title: str, figures: Sequence[Figure], events: int, section: Section) -> None:
     """Print FIGURES and write them to `build/bench/NAME.md` and `.json` and SECTION, with those of the last run."""
     marks = {True: "✓", False: "✗", None: ""}
@@ -176,7 +192,10 @@ def report(name: str, title: str, figures: Sequence[Figure], events: int, sectio
     last = [f"{before[figure.name]:,g}" if figure.name in before else "" for figure in figures]
     beside = [(*row, value) for row, value in zip(rows, last, strict=True)]
     section.add(f"{title}, {events:,} events.", table(header, beside, numbers=("measured", "last run")))
-    kept.keep(run, {figure.name: figure.value for figure in figures})
+    measured = {figure.name: figure.value for figure in figures}
+    if section.run:
+        add_figures(section.run, figures, [each.figures for each in kept.history(run)[0]])
+    kept.keep(run, measured)
     REPORT.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
     lines = [

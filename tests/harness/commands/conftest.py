@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import command_line
+from harness.reporting.report import writing
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def session(summary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     temporary = summary.with_name("temporary")
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(writing, "PAGE", summary.with_name("report") / "index.html")
 
     def session(*arguments: str) -> Outcome:
         exit_code = command_line.run(list(arguments))

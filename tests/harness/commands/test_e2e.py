@@ -50,14 +50,16 @@ def test_unusable_arguments(session: Session, arguments: str, exit_code: int, wh
     session(*E2E, *arguments.split()).is_error(exit_code, what)
 
 
-def test_a_port_in_use(session: Session) -> None:
+def test_a_port_in_use(session: Session, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         outcome = session(*E2E, "--ui-port", str(port))
     outcome.is_error(41, f"Port {port} cannot be used: Address already in use.")
-    assert outcome.output == ["target embedded (from --target)"]  # no table of phases
+    report = tmp_path / "report" / "index.html"
+    assert outcome.output == ["target embedded (from --target)", f"  report: {report}"]  # no table of phases
+    assert f"Port {port} cannot be used: Address already in use." in report.read_text(encoding="utf-8")
     check_port(port)  # free again
 
 

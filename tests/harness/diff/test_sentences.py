@@ -17,6 +17,7 @@ from harness.diff.results import (
     Slice,
     Verdict,
 )
+from harness.reporting import wording
 from tests.harness.diff import made
 
 RIGHT, WRONG = Verdict(agrees=True), Verdict(agrees=False, text="3 days differ")
@@ -351,7 +352,7 @@ def test_build() -> None:
     ],
 )
 def test_values(text: str | None, shown: str) -> None:
-    assert sentences.value(text) == shown
+    assert wording.value(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -359,4 +360,4 @@ def test_values(text: str | None, shown: str) -> None:
     [([], ""), (["a"], "a"), (["a", "b"], "a and b"), ([*"abcd"], "a, b, c and d"), ([*"abcde"], "a, b, c and 2 more")],
 )
 def test_lists(names: list[str], sentence: str) -> None:
-    assert sentences.listed(names) == sentence
+    assert wording.listed(names) == sentence

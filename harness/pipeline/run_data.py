@@ -1,0 +1,176 @@
+"""Collect what the report of a run shows, while its deployment is still up."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from feeds.errors import FeedError
+from feeds.uri import first_line
+from harness.oracle.checks import Check
+from harness.oracle.expected_numbers import ExpectedMarts
+from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.rejected_rows import RejectedRows
+from harness.processes.command import run as run_command
+from harness.project import pins
+from harness.project.paths import ROOT
+from harness.reporting import dbt_report
+from harness.reporting.report.run import Load, Node, Number, Reject, Run, Series, Step, Table
+from harness.warehouse.roles import Warehouse
+
+TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # a failed program may hold a lock
+MOST_LOADS = 300
+AVAILABILITY, REVENUE = "analysis.availability_snapshot", "analysis.service_revenue_daily"
+SERIES = {
+    AVAILABILITY: ("Active professionals", "", "select date, active_professionals from {} where date is not null"),
+    REVENUE: (
+        "Revenue of lead fees by day",
+        "euro",
+        "select date, sum(lead_fee_revenue) from {} where date is not null group by date",
+    ),
+}
+LOADS = """
+    select
+        feed, coalesce(run_id, ''), status, coalesce(failure, ''), started_at, ended_at,
+        rows_read, rows_loaded, rows_rejected, rows_outside, rows_absent
+    from (select * from raw.loads order by load_id desc limit %s) as latest order by load_id
+"""
+TABLES = """
+    select
+        nspname || '.' || relname,
+        coalesce(sum(pg_total_relation_size(parts.relid)), pg_total_relation_size(pg_class.oid))
+    from pg_class
+    join pg_namespace on pg_namespace.oid = relnamespace
+    left join lateral pg_partition_tree(pg_class.oid) as parts on relkind = 'p'
+    where relkind in ('r', 'p', 'm') and not relispartition
+        and nspname <> 'information_schema' and nspname !~ '^pg_'
+    group by nspname, relname, pg_class.oid
+    order by 2 desc, 1
+"""
+
+
+@contextlib.contextmanager
+def part(run: Run, what: str) -> Iterator[None]:
+    """If WHAT cannot be collected in the block, note that the report of RUN does not have it, and why."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the rest of the report, and the run's own result, matter more
+        run.notes.append(f"The report does not have {what}: {first_line(error, *run.secrets)}")
+
+
+def facts_of_clone(*, has_images: bool = False) -> dict[str, str]:
+    """Return the commit of this clone, if it is one, and with HAS_IMAGES the images that it runs."""
+    facts = {}
+    with contextlib.suppress(FeedError, OSError):
+        commit = run_command("git", "-C", ROOT, "rev-parse", "HEAD").strip()
+        changed = run_command("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
+        facts["commit"] = commit + (f", and {len(changed)} changed files" if changed else "")
+    if has_images:
+        facts |= {f"image {name}": pins.image(name) for name in pins.images()}
+    return facts
+
+
+def add_checks(run: Run, checks: Sequence[Check], lines: Sequence[str], rejected: RejectedRows) -> None:
+    """Add CHECKS, LINES about others, and the rows that were REJECTED to RUN."""
+    run.numbers = [Number(each.name, str(each.expected), str(each.actual), each.passed) for each in checks]
+    run.lines = list(lines)
+    run.rejects = [
+        Reject(reason, rows, [(line, text) for of, line, text in rejected.examples if of == reason])
+        for reason, rows in rejected.counts.items()
+    ]
+    run.rejects_file = rejected.place if rejected.counts else ""
+
+
+def add_airflow(run: Run, api: AirflowApi) -> None:
+    """Add the tasks that Airflow has run."""
+    with part(run, "Airflow's tasks"):
+        run.tasks = [
+            Step(
+                task["task_id"],
+                task["dag_id"],
+                task["state"] or "none",
+                task["queued_when"],
+                task["start_date"],
+                task["end_date"],
+                task["dag_run_id"],
+            )
+            for task in api.task_instances()
+        ]
+        run.facts["Airflow"] = api.version()
+
+
+def add_warehouse(
+    run: Run, warehouse: Warehouse, expected: ExpectedMarts | None = None, rows: Mapping[str, int] | None = None
+) -> None:
+    """Add the loads, the tables and the series of WAREHOUSE, beside the EXPECTED ones; ROWS are known, by table."""
+    run.secrets += [warehouse.admin_dsn, warehouse.loader_dsn, warehouse.transformer_dsn, warehouse.reader_dsn]
+    add_series(run, expected, {})
+    with part(run, "the warehouse's numbers"), connection(warehouse) as conn:
+        run.facts["PostgreSQL"] = conn.execute("show server_version").fetchall()[0][0]
+        run.tables = [Table(name, (rows or {}).get(name), int(size)) for name, size in conn.execute(TABLES)]
+        tables = {table.name for table in run.tables}
+        if "raw.loads" in tables:
+            run.loads = [Load(*row) for row in conn.execute(LOADS, [MOST_LOADS])]
+        found = {
+            name: dict(conn.execute(query.format(name).encode()).fetchall())
+            for name, (_, _, query) in SERIES.items()
+            if name in tables
+        }
+        add_series(run, expected, found)
+
+
+@contextlib.contextmanager
+def connection(warehouse: Warehouse) -> Iterator[psycopg.Connection[Any]]:
+    """Give a connection to WAREHOUSE that only reads."""
+    with psycopg.connect(warehouse.admin_dsn, connect_timeout=10, options=TIMEOUTS) as conn:
+        conn.read_only = True
+        yield conn
+
+
+def add_series(run: Run, expected: ExpectedMarts | None, found: dict[str, dict[date, Any]]) -> None:
+    """Set the series of RUN: those EXPECTED beside those FOUND, both by day."""
+    run.series = []
+    for name, (title, unit, _) in SERIES.items():
+        computed: dict[date, Any] = defaultdict(int)
+        for row in expected.content[name] if expected else ():
+            day, number = row if name == AVAILABILITY else (row[1], row[3])
+            computed[day] += number
+        days = sorted({*computed, *found.get(name, {})})
+        points = [(day, as_float(computed.get(day)), as_float(found.get(name, {}).get(day))) for day in days]
+        run.series.append(Series(title, unit, points))
+
+
+def as_float(number: Any) -> float | None:
+    """Return NUMBER for a chart."""
+    return None if number is None else float(number)
+
+
+def add_dbt(run: Run, folder: Path | None, dsn: str) -> None:
+    """Add the results of dbt in FOLDER, if there are any; the rows that fail its tests are read by DSN."""
+    with part(run, "dbt's results"):
+        results = dbt_report.read(folder) if folder else []
+        rows_of: dict[str, tuple[list[str], list[list[str]]]] = {}
+        for result in [result for result in results if result.failing and result.compiled][: dbt_report.SHOWN]:
+            with part(run, f"the rows of {result.name}"):
+                rows_of[result.name] = dbt_report.select_failing(result.compiled, dsn)
+        run.nodes = [
+            Node(
+                result.name,
+                result.kind,
+                result.status,
+                has_failed=result.failed,
+                message=result.message,
+                place=result.finding().place,
+                seconds=result.taken_s,
+                started_at=result.started_at,
+                tested=result.tested,
+                failing=result.failing,
+                header=rows_of.get(result.name, ([], []))[0],
+                rows=rows_of.get(result.name, ([], []))[1],
+            )
+            for result in results
+        ]

@@ -1,0 +1,1 @@
+"""The report of a run, `build/report/index.html`: what it shows, and the page."""
