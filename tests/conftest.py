@@ -22,6 +22,7 @@ from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
 from harness.warehouse.server import Server
+from tests.comparisons import EVENTS, git
 from tests.events_feed import create_tables
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.
@@ -141,4 +142,17 @@ def clone(tmp_path: Path) -> Path:
     left_out = shutil.ignore_patterns(".git", ".nox", "build", "tests", "target", "logs", ".*_cache")
     clone = shutil.copytree(ROOT, tmp_path / "clone", ignore=left_out)
     (clone / ".nox").symlink_to(ROOT / ".nox")
+    return clone
+
+
+@pytest.fixture
+def repository(clone: Path) -> Path:
+    """Give such a copy that is a git repository with one commit, on a branch of its own."""
+    git(clone, "init", "--quiet", "--initial-branch=main")
+    (clone / ".git" / "info" / "exclude").write_text(".nox\n")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message", "base")
+    git(clone, "checkout", "--quiet", "-b", "change")
+    (clone / "build").mkdir()
+    (clone / "build" / "events.csv").write_text(EVENTS)
     return clone

@@ -5,23 +5,26 @@ Without a base it is the commit where the branch left the default branch.
 
 import argparse
 
+from feeds.contract import read_feeds
 from feeds.uri import shown
 from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
 from harness.diff.approval import FILE, approved_differences, compare_with_approved
 from harness.diff.base import checked_out, find_base
-from harness.diff.marts import differences
 from harness.diff.results import Diff
 from harness.diff.run import Options, compare
+from harness.diff.sentences import listed
 from harness.diff.warehouse_copy import find_source
-from harness.diff.writing import say_diff, write_files
-from harness.errors import ApprovalError, DifferencesError, UsageError
+from harness.diff.writing import JSON, PAGE, say_diff, write_files
+from harness.errors import ApprovalError, DbtFailedError, DifferencesError, UsageError
+from harness.oracle.expected_numbers import MARKETPLACE
 from harness.project.paths import BUILD, ROOT
 from harness.project.session_lock import session_lock
 from harness.reporting.summary import Section
 from harness.warehouse.ephemeral import ephemeral_server
 
 FOLDER = BUILD / "diff"
+SHOWN = 8  # names of marts
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,24 +55,48 @@ def feed_files(text: str) -> tuple[str, str]:
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s diff`."""
-    if parsed.warehouse_dsn and (parsed.events or parsed.feed):
+    options = read_options(parsed)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with session_lock(FOLDER / ".lock", "compares in this clone"):
+        for name in (PAGE, JSON):  # of the last run, which would be taken for those of one that fails
+            (FOLDER / name).unlink(missing_ok=True)
+        base = find_base(parsed.base)
+        with checked_out(base) as base, ephemeral_server(parsed.postgres) as server:
+            approved = approved_differences(ROOT, base.folder)  # an invalid file is said before anything is built
+            diff = compare(base, server, options)
+            diff.approval = compare_with_approved((each for mart in diff.marts for each in mart.differences), approved)
+        write_files(diff, FOLDER, section)
+    say_diff(diff, FOLDER)
+    if diff.failure:
+        raise DbtFailedError(*diff.failure)
+    check(diff, strict=parsed.strict)
+
+
+def read_options(parsed: argparse.Namespace) -> Options:
+    """Return the options of `nox -s diff`; raise UsageError for feeds that are not there or given twice."""
+    given = [*([(MARKETPLACE, parsed.events)] if parsed.events else []), *parsed.feed]
+    if parsed.warehouse_dsn and given:
         raise UsageError(
             "--warehouse-dsn cannot be given with --events or --feed.",
             "The rows are those of the warehouse.",
             "Leave one of them out.",
         )
+    names = [name for name, _ in given]
+    feeds = read_feeds()
+    if unknown := [name for name in names if name not in feeds]:
+        raise UsageError(
+            f"There is no feed {shown(unknown[0])!r}.",
+            f"The feeds are: {', '.join(sorted(feeds))}.",
+            "Name one of them, or make it: nox -s feed -- new NAME --from FILE",
+        )
+    if twice := [name for name in feeds if names.count(name) > 1]:
+        raise UsageError(
+            f"The files of {twice[0]} are given twice.",
+            "--feed events=URI is the same as --events URI, and a pattern may name several files.",
+            f"Give them once: --feed {twice[0]}=URI",
+        )
     source = find_source(parsed.warehouse_dsn) if parsed.warehouse_dsn else None
-    options = Options(parsed.events, dict(parsed.feed), source, builds_all=parsed.all)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with session_lock(FOLDER / ".lock", "compares in this clone"):
-        base = find_base(parsed.base)
-        with checked_out(base) as base, ephemeral_server(parsed.postgres) as server:
-            approved = approved_differences(ROOT, base.folder)  # an invalid file is said before anything is built
-            diff = compare(base, server, options)
-            diff.approval = compare_with_approved((each for mart in diff.marts for each in differences(mart)), approved)
-    write_files(diff, FOLDER, section)
-    say_diff(diff, FOLDER)
-    check(diff, strict=parsed.strict)
+    return Options(parsed.events, dict(parsed.feed), source, builds_all=parsed.all)
 
 
 def check(diff: Diff, *, strict: bool) -> None:
@@ -88,10 +115,11 @@ def check(diff: Diff, *, strict: bool) -> None:
                 f"Change the models until they do what is meant, or the entries of {FILE}.",
             )
         return
-    different = [mart.name for mart in diff.marts if differences(mart)]
+    different = [mart.name for mart in diff.marts if mart.differences]
     if strict and different:
         raise DifferencesError(
-            f"{', '.join(different)} differ{'s' if len(different) == 1 else ''} from the base, and --strict is set.",
+            f"{listed(different, SHOWN)} {'differs' if len(different) == 1 else 'differ'} from the base, "
+            "and --strict is set.",
             page,
             f"If they are meant, name them in {FILE}: docs/diff.md shows how.",
         )

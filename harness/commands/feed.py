@@ -18,11 +18,12 @@ from feeds.source import named, open_source
 from feeds.tables import create_tables
 from feeds.uri import shown
 from harness.contracts import new_feed
-from harness.contracts.base_contracts import base_of_pull_request, contracts_of
+from harness.contracts.base_contracts import contracts_of
 from harness.contracts.contract_changes import Project, breaking, compare, is_major
 from harness.contracts.file_layout import FORMATS
 from harness.contracts.inference import Guess, guess
 from harness.errors import BreakingChangeError, UsageError
+from harness.processes.git import base_of_pull_request
 from harness.project.paths import ROOT, expanded, from_root
 from harness.reporting import console
 from harness.reporting.console import say

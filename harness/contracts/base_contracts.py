@@ -1,19 +1,12 @@
 """The contracts of another commit."""
 
-import os
 import tempfile
 from pathlib import Path
 
 from feeds.contract import CONTRACTS, Feed, read_feed
 from feeds.errors import ContractInvalid
 from harness.errors import CommandFailedError, HistoryMissingError
-from harness.processes.command import run
-
-
-def base_of_pull_request() -> str | None:
-    """Return the branch that a pull request asks to merge into, as its checkout names it; None if this is none."""
-    branch = os.environ.get("GITHUB_BASE_REF")
-    return f"origin/{branch}" if branch else None
+from harness.processes.git import git, said_by
 
 
 def contracts_of(commit: str, folder: Path = CONTRACTS) -> dict[str, Feed | ContractInvalid]:
@@ -22,14 +15,13 @@ def contracts_of(commit: str, folder: Path = CONTRACTS) -> dict[str, Feed | Cont
     Raises:
         HistoryMissingError: there is no such commit, or no git.
     """
-    git = ("git", "-C", folder)
     try:
-        common = run(*git, "merge-base", commit, "HEAD").strip()
-        names = run(*git, "ls-tree", "-z", "--name-only", common).split("\0")
+        common = git(folder, "merge-base", commit, "HEAD")
+        names = git(folder, "ls-tree", "-z", "--name-only", common).split("\0")
         contracts: dict[str, Feed | ContractInvalid] = {}
         with tempfile.TemporaryDirectory() as temporary:
             for path in (Path(temporary, name) for name in names if name.endswith(".yaml")):
-                path.write_text(run(*git, "show", f"{common}:./{path.name}"), encoding="utf-8")
+                path.write_text(git(folder, "show", f"{common}:./{path.name}"), encoding="utf-8")
                 try:
                     contracts[path.stem] = read_feed(path)
                 except ContractInvalid as error:
@@ -38,6 +30,6 @@ def contracts_of(commit: str, folder: Path = CONTRACTS) -> dict[str, Feed | Cont
     except CommandFailedError as error:
         raise HistoryMissingError(
             f"The contracts of {commit} cannot be read.",
-            f"git says: {error.output.strip().splitlines()[-1] if error.output.strip() else error.what}",
+            f"git says: {said_by(error)}",
             "Name a commit or branch that this clone has: git fetch origin main, then --base origin/main",
         ) from error

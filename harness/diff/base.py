@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from feeds.uri import shown
-from harness.contracts.base_contracts import base_of_pull_request
 from harness.errors import BaseFailedError, BaseUnusableError, CommandFailedError, HistoryMissingError
 from harness.processes.command import run
+from harness.processes.git import base_of_pull_request, git, said_by
 from harness.project import environments, locks
 from harness.project.paths import ROOT
 
 DEFAULT_BRANCHES = ("origin/main", "origin/master", "main", "master")
 ALL_BRANCHES = "'+refs/heads/*:refs/remotes/origin/*'"  # a clone of one branch fetches only that one by itself
 CHECKOUT_TIMEOUT_S = 300.0
+PACKAGES = Path("dbt", "dbt_packages")
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,6 @@ def find_base(ref: str | None, root: Path = ROOT) -> Base:
         raise unusable(root, f"{branch} and this branch have no commit in common.", why, next_step) from error
 
 
-def git(root: Path, *arguments: str | Path) -> str:
-    """Return the output of git in ROOT; raise CommandFailedError."""
-    return run("git", "-C", root, *arguments).strip()
-
-
 def default_branch(root: Path) -> str:
     """Return the remote's default branch, or a local one of a usual name; raise BaseUnusableError if there is none."""
     for candidate in ("refs/remotes/origin/HEAD", *DEFAULT_BRANCHES):
@@ -109,19 +104,18 @@ def unusable(root: Path, what: str, why: str, next_step: str) -> BaseUnusableErr
     return BaseUnusableError(what, why, next_step)
 
 
-def said_by(error: CommandFailedError) -> str:
-    """Return what git says of a command that failed: its first line that says `fatal`, else its last."""
-    lines = error.output.strip().splitlines()
-    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
-    return (fatal or lines[-1:] or [error.what])[0]
-
-
 @contextmanager
 def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
-    """Put BASE's files into a folder, which is removed at the end; the clone, its index too, stays as it is."""
-    with TemporaryDirectory(prefix="events-diff-", ignore_cleanup_errors=True) as temporary:
-        target = Path(temporary, "base")
-        env = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
+    """Put BASE's files into a folder below `build/`, which is removed at the end; the clone's index stays as it is.
+
+    What a killed run has left there goes first.
+    """
+    work = root / "build" / "diff" / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        target = work / "base"
+        env = {"GIT_INDEX_FILE": str(work / "index")}
         for arguments in (("read-tree", base.commit), ("checkout-index", "--all", "--quiet", f"--prefix={target}/")):
             run("git", "-C", root, *arguments, env=env, timeout_s=CHECKOUT_TIMEOUT_S)
         folder = target / git(root, "rev-parse", "--show-prefix")  # the project may be in a folder of a repository
@@ -131,7 +125,18 @@ def checked_out(base: Base, root: Path = ROOT) -> Iterator[Base]:
                 "There is no dbt/dbt_project.yml in it: it is most likely from before the project had models.",
                 "Name a later commit: nox -s diff -- --base REF",
             )
+        link_packages(folder, root)
         yield Base(base.name, base.commit, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def link_packages(folder: Path, root: Path) -> None:
+    """Give the base in FOLDER the packages that `dbt deps` has installed in ROOT, if both ask for the same."""
+    installed, names = root / PACKAGES, ("packages.yml", "dependencies.yml", "package-lock.yml")
+    is_same = not differing_files(folder, root, *(f"dbt/{name}" for name in names))
+    if installed.is_dir() and is_same and not (folder / PACKAGES).exists():
+        (folder / PACKAGES).symlink_to(installed.absolute(), target_is_directory=True)
 
 
 def uncommitted(root: Path = ROOT) -> list[str]:
@@ -162,11 +167,11 @@ def differing_files(base: Path, root: Path, *places: str) -> list[str]:
 
 
 def files_of(place: Path) -> Iterator[Path]:
-    """Yield PLACE if it is a file, or the files in it and below it that Python has not made."""
+    """Yield PLACE if it is a file, or the files in it and below it that neither Python nor dbt has made."""
     if place.is_file():
         yield place
     for folder, folders, names in os.walk(place):
-        folders[:] = [name for name in folders if name not in ("__pycache__", "target", "logs")]
+        folders[:] = [name for name in folders if name not in ("__pycache__", "target", "logs", PACKAGES.name)]
         yield from (Path(folder, name) for name in names)
 
 

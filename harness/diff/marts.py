@@ -7,9 +7,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from harness.diff.pairing import Comparison, Table, prepare
 from harness.diff.project import Changes, Project, described
-from harness.diff.results import Difference, Mart, Rows, SchemaChange, Series, Verdict
-from harness.diff.rows import Comparison, Table, both_sides, compare_rows, prepare
+from harness.diff.results import Mart, Rows, SchemaChange, Series, Verdict
+from harness.diff.rows import both_sides, compare_rows
 from harness.diff.values import columns_of
 from harness.diff.verdicts import verdict
 from harness.oracle.expected_numbers import Rows as ExpectedRows
@@ -33,8 +34,8 @@ UNIQUE = """
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Both sides, ready to be compared: their connections and projects.
+class Databases:
+    """Both sides' databases: connections, and the projects that were built in them.
 
     Attributes:
         verdicts: those found, by table and the digest of its rows.
@@ -45,6 +46,16 @@ class Sides:
     base_project: Project
     branch_project: Project
     verdicts: dict[tuple[Any, ...], Verdict | None] = field(default_factory=dict)
+
+    def connection(self, side: str) -> psycopg.Connection[Any]:
+        """Return the connection of SIDE, `base` or `branch`."""
+        return self.base if side == "base" else self.branch
+
+    def count(self, side: str, table: Table) -> int:
+        """Return how many rows TABLE of SIDE has."""
+        query = sql.SQL("select count(*) from {}").format(table.identifier)
+        [(rows,)] = self.connection(side).execute(query)
+        return int(rows)
 
     def table(self, name: str, *, of_base: bool) -> Table:
         """Return the table of the model NAME on one side."""
@@ -76,35 +87,51 @@ def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mar
 
 
 def compare_mart(
-    mart: Mart, sides: Sides, expected: Mapping[str, ExpectedRows], *, are_samples: bool
+    mart: Mart, databases: Databases, expected: Mapping[str, Mapping[str, ExpectedRows]], *, are_samples: bool
 ) -> tuple[Rows | None, dict[str, Verdict]]:
     """Compare the present rows of MART's tables; add to it the differences of their columns, and what is drawn.
 
-    Return None in the place of rows if only one side has it, and by side whether its rows are those EXPECTED.
+    Return None in the place of rows if only one side has it, and by side whether its rows are those EXPECTED of it.
     """
     tables = {}
     if mart.in_base:
-        tables["base"] = sides.table(mart.name, of_base=True)
+        tables["base"] = databases.table(mart.name, of_base=True)
     if mart.in_branch:
-        tables["branch"] = sides.table(mart.name, of_base=False)
-    rows = None
+        tables["branch"] = databases.table(mart.name, of_base=False)
     if len(tables) == 2:
-        comparison = prepare(tables["base"], tables["branch"], sides.base, sides.branch)
+        comparison = prepare(tables["base"], tables["branch"], databases.base, databases.branch)
         rows = compare_rows(comparison)
+        digests, renamed = rows.digests, comparison.renamed
+    else:
+        [(side, table)] = tables.items()
+        rows, renamed = None, {}
+        mart.only_rows = databases.count(side, table)
+        digests = {side: str(len(databases.verdicts))}  # not known
     verdicts = {}
     for side, table in tables.items():
         # Rows that are the same as others, of the other side or an earlier build, are right if those are.
+        wanted = expected.get(side, {})
         known = (
-            (mart.name, tuple(table.columns), rows.digests[side]) if rows else (mart.name, side, len(sides.verdicts))
+            mart.name,
+            id(wanted),
+            side == "branch" and bool(renamed),
+            tuple(table.columns.values()),
+            digests[side],
         )
-        if known not in sides.verdicts:
-            connection = sides.base if side == "base" else sides.branch
-            sides.verdicts[known] = verdict(connection, table, expected, are_samples=are_samples)
-        if found := sides.verdicts[known]:
+        if known not in databases.verdicts:
+            databases.verdicts[known] = verdict(
+                databases.connection(side),
+                table,
+                wanted,
+                are_samples=are_samples,
+                renamed=renamed if side == "branch" else {},
+            )
+        if found := databases.verdicts[known]:
             verdicts[side] = found
     if rows is None:
         return None, verdicts
     others = [change for change in mart.schema if not change.kind.startswith("column ")]
+    others = without_renamed(others, comparison.renamed)
     mart.schema = column_changes(comparison) + others
     if not rows.are_same and not mart.series:
         mart.series = draw(comparison, rows)
@@ -128,6 +155,25 @@ def column_changes(comparison: Comparison) -> list[SchemaChange]:
         if pair.base.shown != pair.branch.shown
     ]
     return changes
+
+
+def without_renamed(changes: Sequence[SchemaChange], renamed: Mapping[str, str]) -> list[SchemaChange]:
+    """Return CHANGES without those that only follow from columns that were RENAMED: one removed, its twin added."""
+
+    def name(what: str) -> str:
+        before, of, column = what.rpartition(" of ")
+        return f"{before}{of}{renamed.get(column, column)}"
+
+    removed = {(change.kind, name(change.what), change.base) for change in changes if change.branch is None}
+    added = {(change.kind, change.what, change.branch) for change in changes if change.base is None}
+    twins = removed & added
+    return [
+        change
+        for change in changes
+        if (change.kind, name(change.what), change.base) not in twins
+        and (change.kind, change.what, change.branch) not in twins
+        and not (change.kind == "key" and ", ".join(map(name, (change.base or "").split(", "))) == change.branch)
+    ]
 
 
 def draw(comparison: Comparison, rows: Rows) -> list[Series]:
@@ -171,19 +217,3 @@ def draw(comparison: Comparison, rows: Rows) -> list[Series]:
         Series(title, [(at, number(base, at, i), number(branch, at, i)) for at in every])
         for i, title in enumerate(titles)
     ]
-
-
-def differences(mart: Mart) -> set[Difference]:
-    """Return the differences of MART that count: of its rows after either run, and of its columns."""
-    if not mart.in_base:
-        return {Difference(mart.name, "model added")}
-    if not mart.in_branch:
-        return {Difference(mart.name, "model removed")}
-    found = {Difference(mart.name, change.kind, change.what) for change in mart.schema if "column" in change.kind}
-    for rows in filter(None, (mart.rows, mart.incremental_rows)):
-        if rows.added:
-            found.add(Difference(mart.name, "rows added"))
-        if rows.removed:
-            found.add(Difference(mart.name, "rows removed"))
-        found |= {Difference(mart.name, "values changed", column.name) for column in rows.columns}
-    return found

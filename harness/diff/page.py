@@ -82,7 +82,8 @@ def sections(marts: Sequence[Mart], environment: Environment) -> Iterator[Markup
 def tone(diff: Diff) -> str:
     """Return whether the verdict is `good`, `bad`, or neither of them, for somebody to judge."""
     is_approved = diff.approval is not None and not (diff.approval.unapproved or diff.approval.absent)
-    if any(sentences.right_side(mart) == "base" for mart in diff.marts) or not (is_approved or diff.approval is None):
+    is_wrong = bool(diff.failure) or any(sentences.right_side(mart) == "base" for mart in diff.marts)
+    if is_wrong or not (is_approved or diff.approval is None):
         return "bad"
     return "good" if is_approved or not any(map(sentences.is_different, diff.marts)) else ""
 

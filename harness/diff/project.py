@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from harness.diff.base import differing_files
-from harness.diff.results import Changed, SchemaChange
+from harness.diff.results import ChangedNode, SchemaChange
 
 BUILT = ("model", "seed", "snapshot")
 MARTS = "marts"  # the folder of models that is compared
@@ -242,10 +242,10 @@ class Changes:
     affected: set[str]
     descriptive: dict[str, list[str]]
 
-    def listed(self) -> list[Changed]:
+    def listed(self) -> list[ChangedNode]:
         """Return all changes, by node."""
         names = sorted(self.nodes.keys() | self.descriptive.keys())
-        return [Changed(name, [*self.nodes.get(name, ()), *self.descriptive.get(name, ())]) for name in names]
+        return [ChangedNode(name, [*self.nodes.get(name, ()), *self.descriptive.get(name, ())]) for name in names]
 
     def causes(self, name: str, base: Project, branch: Project) -> list[str]:
         """Return why the rows of the node NAME may differ."""
@@ -378,15 +378,15 @@ def relation(node: Node) -> list[Any]:
 
 
 def constraints(node: Node) -> dict[str, str]:
-    """Return what NODE's contract says: by column its type, and its constraints."""
+    """Return what NODE's contract says: by column its type, and its constraints, of which the name says all."""
     if not node["config"].get("contract", {}).get("enforced"):
         return {}
     found = {f"type of {name}": str(column.get("data_type")) for name, column in node["columns"].items()}
     for name, column in node["columns"].items():
         for constraint in column.get("constraints") or ():
-            found[f"{constraint_text(constraint)} of {name}"] = constraint_text(constraint)
+            found[f"{constraint_text(constraint)} of {name}"] = ""
     for constraint in node.get("constraints") or ():
-        found[constraint_text(constraint)] = constraint_text(constraint)
+        found[constraint_text(constraint)] = ""
     return found
 
 
@@ -413,7 +413,10 @@ def described(name: str, base: Project, branch: Project) -> list[SchemaChange]:
     compare("place", lambda _, node: {"": ".".join(relation(node))})
     compare("key", lambda project, _: {"": ", ".join(project.key(name))})
     compare("constraint", lambda _, node: {k: v for k, v in constraints(node).items() if not k.startswith("type of ")})
-    compare("test", lambda project, _: project.tests(name))
+    tests = base.tests(name), branch.tests(name)
+    for test in sorted(tests[0].keys() | tests[1].keys()):
+        if tests[0].get(test) != tests[1].get(test):  # what a test is says its name
+            changes.append(SchemaChange("test", test, *("" if test in side else None for side in tests)))
     compare("description", lambda _, node: descriptions(node))
     return changes
 

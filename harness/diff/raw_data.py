@@ -14,7 +14,7 @@ from feeds.load import load
 from feeds.table import RawTable
 from feeds.tables import create_others, create_tables
 from harness.contracts.file_layout import FORMATS
-from harness.diff.base import Base, python_of_base
+from harness.diff.base import Base, differing_files, python_of_base
 from harness.errors import BaseFailedError
 from harness.project.paths import DATA, ROOT
 from harness.warehouse.roles import Warehouse
@@ -53,8 +53,8 @@ LOADED = """
             select jsonb_build_object(
                 'load_id', coalesce(max(load_id), 0) + 1, 'feed', {feed}, 'source_uri', {uri}, 'status', 'succeeded',
                 'interval_start', null, 'interval_end', null, 'moved_from', null, 'same_as_load_id', null,
-                'started_at', coalesce(max(ended_at), '2000-01-01'),
-                'ended_at', coalesce(max(ended_at), '2000-01-01') + interval '1 second',
+                'started_at', coalesce(max(ended_at) filter (where feed = {feed}), '2000-01-01'),
+                'ended_at', coalesce(max(ended_at) filter (where feed = {feed}), '2000-01-01') + interval '1 second',
                 'rows_read', {rows}, 'rows_loaded', {rows}, 'rows_rejected', 0, 'rows_outside', 0, 'rows_replaced', 0,
                 'rows_absent', 0, 'transaction_id', pg_current_xact_id()
             )
@@ -80,8 +80,12 @@ STORED_COLUMNS = """
 """
 SAME_TIMES = """
     update raw.loads set
-        started_at = '2000-01-01'::timestamptz + load_id * interval '1 hour',
-        ended_at = '2000-01-01'::timestamptz + load_id * interval '1 hour' + interval '1 second'
+        started_at = '2000-01-01'::timestamptz + number * interval '1 hour',
+        ended_at = '2000-01-01'::timestamptz + number * interval '1 hour' + interval '1 second'
+    from (
+        select load_id as id, row_number() over (partition by feed order by load_id) as number from raw.loads
+    ) as numbered
+    where load_id = id
 """
 
 
@@ -95,11 +99,14 @@ def load_files(warehouse: Warehouse, feeds: Mapping[str, Feed], files: Mapping[s
     return loaded
 
 
-def load_files_by_base(base: Base, warehouse: Warehouse, files: Mapping[str, str]) -> None:
-    """Load FILES, a URI for each of BASE's feeds, by its code, contracts and locks; raise BaseFailedError."""
+def load_files_by_base(base: Base, warehouse: Warehouse, files: Mapping[str, str]) -> dict[str, int]:
+    """Load FILES, a URI for each of BASE's feeds, by its code, contracts and locks; return the number of rows by feed.
+
+    Raises BaseFailedError.
+    """
     lock = Path("requirements", "feeds.txt")
     # This environment has the packages of the same lock, too.
-    is_same = (base.folder / lock).read_bytes() == (ROOT / lock).read_bytes()
+    is_same = not differing_files(base.folder, ROOT, str(lock))
     python = sys.executable if is_same else python_of_base(base, "feeds")
     env = os.environ | {
         "PYTHONPATH": str(base.folder / "airflow" / "include"),
@@ -117,6 +124,12 @@ def load_files_by_base(base: Base, warehouse: Warehouse, files: Mapping[str, str
                 "The load's code or the contracts have changed, so each side loads the files by its own.",
                 "Choose files that both sides can load: --events, or --feed NAME=URI",
             )
+    counts = {}
+    with psycopg.connect(warehouse.admin_dsn) as connection:
+        for name in files:
+            counting = sql.SQL("select count(*) from {}").format(sql.Identifier("raw", name))
+            [counts[name]] = connection.execute(counting).fetchone() or (0,)
+    return counts
 
 
 def files_of_base(base: Base, files: Mapping[str, str]) -> dict[str, str]:

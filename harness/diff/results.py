@@ -135,11 +135,12 @@ class Mart:
         in_base, in_branch: whether the side has it.
         causes: what of it, or of what it reads, has changed: `its SQL`, `the macro is_in_spans`, `stg_events` …
         rows: after a full refresh; None if one side lacks it, or they cannot differ.
+        only_rows: of a mart that one side lacks, how many rows the other one has.
         incremental_rows: after an incremental run, where that was made.
         verdicts: by side, where the expected rows are computed independently.
         exposures: who reads it, also through other models.
         builds: by side.
-        series: what is drawn: of a changed number, or of rows, its sums by day on both sides.
+        series: what is drawn: rows, and sums of changed numbers, by day or month.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Mart:
     in_branch: bool = True
     causes: list[str] = field(default_factory=list)
     schema: list[SchemaChange] = field(default_factory=list)
+    only_rows: int | None = None
     rows: Rows | None = None
     incremental_rows: Rows | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -157,14 +159,30 @@ class Mart:
     builds: dict[str, Build] = field(default_factory=dict)
     series: list["Series"] = field(default_factory=list)
 
+    @property
+    def differences(self) -> set["Difference"]:
+        """Its differences that need an approval: of its rows after either run, and of its columns."""
+        if not self.in_base:
+            return {Difference(self.name, "model added")}
+        if not self.in_branch:
+            return {Difference(self.name, "model removed")}
+        found = {Difference(self.name, change.kind, change.what) for change in self.schema if "column" in change.kind}
+        for rows in filter(None, (self.rows, self.incremental_rows)):
+            if rows.added:
+                found.add(Difference(self.name, "rows added"))
+            if rows.removed:
+                found.add(Difference(self.name, "rows removed"))
+            found |= {Difference(self.name, "values changed", column.name) for column in rows.columns}
+        return found
+
 
 @dataclass(frozen=True)
 class Series:
-    """A number by day on both sides, to be drawn.
+    """A number by day or by month on both sides, to be drawn.
 
     Attributes:
-        title: `rows by created_at`, `sum of service_lead_fee by created_at`.
-        points: day (ISO), the base's number and the branch's; None where a side has no row of that day.
+        title: `rows by day of created_at`, `sum of service_lead_fee by month of created_at`.
+        points: the (first) day in ISO, the base's number and the branch's; None where a side has no row then.
     """
 
     title: str
@@ -172,11 +190,11 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedNode:
     """A model, seed or other node of dbt that is not the same on both sides, and in what."""
 
     name: str
-    what: list[str]  # `SQL`, `comments or blanks of its SQL`, `configuration`, `contract`, `the macro is_in_spans` …
+    what: list[str]  # `SQL`, `SQL (only comments or blanks)`, `contract`, `the macro is_in_spans` …
 
 
 @dataclass
@@ -190,22 +208,25 @@ class Diff:
         load: the files of the load, contracts too, that differ; if there are some, each side has loaded by its own.
         changed: what was changed in the dbt project.
         built: the models that were built on both sides.
-        taken: the marts that cannot differ, and so are the base's.
+        unaffected: the marts that cannot differ, and so are the base's.
         marts: those that were compared, those with differences first.
         notes: what else a reader must know; each has up to three lines.
         approval: None without `dbt/expected_changes.yml`; else the outcome.
+        seconds: what each phase took, by its name.
+        failure: the three lines of the error, if the branch's incremental run failed; it is a note, too.
     """
 
     base: str
     branch: str
     data: str
     load: list[str] = field(default_factory=list)
-    changed: list[Changed] = field(default_factory=list)
+    changed: list[ChangedNode] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
-    taken: list[str] = field(default_factory=list)
+    unaffected: list[str] = field(default_factory=list)
     marts: list[Mart] = field(default_factory=list)
     notes: list[list[str]] = field(default_factory=list)
     approval: "Approval | None" = None
+    failure: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

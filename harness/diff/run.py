@@ -7,23 +7,28 @@ only then: both sides build a second time, and their marts are compared after th
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import psycopg
 
 from feeds.contract import Feed, read_feeds
+from feeds.errors import FeedError
 from harness.diff import raw_data
-from harness.diff.base import Base, differing_files, git, python_of_base, uncommitted
+from harness.diff.base import Base, differing_files, python_of_base, uncommitted
 from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
-from harness.diff.marts import Sides, compare_mart, differences, new_mart
+from harness.diff.marts import Databases, compare_mart, new_mart
 from harness.diff.project import Changes, Project, ancestors, compare_projects
 from harness.diff.results import Diff, Mart
+from harness.diff.sentences import listed
 from harness.diff.sides import Side, build_both
-from harness.diff.verdicts import Expected, of_files, of_raw_table
+from harness.diff.verdicts import of_files, of_raw_table
 from harness.diff.warehouse_copy import OPTION, Source, copy_raw, note_of_changed_load
-from harness.oracle.expected_numbers import MARKETPLACE
+from harness.errors import DbtFailedError
+from harness.oracle.expected_numbers import MARKETPLACE, Rows
 from harness.pipeline.feed_files import samples
+from harness.processes.git import git
 from harness.project.environments import python_of
 from harness.project.paths import ROOT
 from harness.reporting.console import Phases
@@ -33,6 +38,7 @@ from harness.warehouse.server import Server
 LOAD = ("airflow/include", "airflow/feeds", "requirements/feeds.txt")  # what each side loads by, if it differs
 BASE, BRANCH = "diff_base", "diff_branch"  # databases
 SHOWN = 5  # files
+NOT_AGAIN = "builds once, but not a second time, in increments"
 
 
 @dataclass(frozen=True)
@@ -112,14 +118,15 @@ class Run:
             return
         with self.phases.phase("rows loaded") as phase:
             if self.diff.load_differs:
-                raw_data.load_files_by_base(self.base, base.warehouse, raw_data.files_of_base(self.base, self.files))
+                files = raw_data.files_of_base(self.base, self.files)
+                of_base = raw_data.load_files_by_base(self.base, base.warehouse, files)
                 create_warehouse(branch.warehouse.server, BRANCH, branch.warehouse.passwords)
                 counts = raw_data.load_files(branch.warehouse, self.feeds, self.files)
                 for side in self.sides:
                     raw_data.set_same_times(side.warehouse)
             else:
-                counts = raw_data.load_files(base.warehouse, self.feeds, self.files)
-            loaded = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+                of_base = counts = raw_data.load_files(base.warehouse, self.feeds, self.files)
+            loaded = loaded_rows(of_base, counts)
             self.diff.data = f"{'the samples: ' if self.options.are_samples else ''}{loaded}"
             phase.text = f"loaded {loaded}{', by each side' if self.diff.load_differs else ''}"
 
@@ -128,8 +135,8 @@ class Run:
         warehouse = self.sides[0].warehouse
         with self.phases.phase("rows copied") as phase:
             check_disk(warehouse.server, source.raw_bytes, OF_RAW, f"the schema raw of {OPTION}")
-            of_base = read_feeds(self.base.folder / "airflow" / "feeds")  # whose tables its models read
-            copied = copy_raw(source, warehouse, of_base | self.feeds)
+            # The models of each side read its own feeds.
+            copied = copy_raw(source, warehouse, self.feeds_of_base | self.feeds)
             if self.diff.load:
                 self.diff.notes.append(note_of_changed_load(self.diff.load))
                 self.diff.load = []
@@ -146,7 +153,7 @@ class Run:
             self.changes = compare_projects(
                 *self.projects,
                 {
-                    f"the load ({', '.join(self.diff.load[:SHOWN])})": self.diff.load_differs,
+                    f"the load ({listed(self.diff.load, SHOWN)})": self.diff.load_differs,
                     "the lock of dbt": base.python != branch.python,
                     "dbt/profiles.yml": bool(differing_files(self.base.folder, ROOT, "dbt/profiles.yml")),
                 },
@@ -160,19 +167,21 @@ class Run:
     def compare(self) -> None:
         """Build what can differ, and compare the marts."""
         marts = sorted(set(self.projects[0].marts) | set(self.projects[1].marts))
-        self.diff.taken = [name for name in marts if name not in self.changes.affected]
+        self.diff.unaffected = [name for name in marts if name not in self.changes.affected]
         compared = [self.new_mart(name) for name in marts if name in self.changes.affected]
         if compared:
             self.build()
-            with connected(*self.sides) as (base, branch):
-                self.compare_built(compared, Sides(base, branch, *self.projects))
-        described = [mart for mart in map(self.new_mart, self.diff.taken) if mart.schema]
+            dsns = (side.warehouse.admin_dsn for side in self.sides)
+            base, branch = (psycopg.connect(dsn, autocommit=True) for dsn in dsns)
+            with closing(base), closing(branch):
+                self.compare_built(compared, Databases(base, branch, *self.projects))
+        described = [mart for mart in map(self.new_mart, self.diff.unaffected) if mart.schema]
         self.diff.marts = sorted(compared, key=self.place) + described
 
     def place(self, mart: Mart) -> tuple[object, ...]:
         """Return the place of MART in the report: what differs comes first, and of that what was itself changed."""
         above = set().union(*(ancestors([mart.name], project.parents) for project in self.projects))
-        return not differences(mart), mart.name not in self.changes.nodes, len(above), mart.name
+        return not mart.differences, mart.name not in self.changes.nodes, len(above), mart.name
 
     def new_mart(self, name: str) -> Mart:
         """Return the mart NAME, of which only its definition is compared yet."""
@@ -199,7 +208,7 @@ class Run:
         with self.phases.phase("the branch's models built on a copy"):
             build_both([(branch, self.affected(branch))], full_refresh=True)
 
-    def compare_built(self, marts: list[Mart], sides: Sides) -> None:
+    def compare_built(self, marts: list[Mart], databases: Databases) -> None:
         """Compare MARTS, which are built; after an incremental run and a full refresh, if some are incremental."""
         are_samples = self.options.are_samples
         if self.has_increments:
@@ -208,31 +217,63 @@ class Run:
                 ThreadPoolExecutor(len(self.sides)) as pool,
             ):
                 list(pool.map(lambda side: raw_data.put_back(side.warehouse, self.feeds), self.sides))
-                computing = pool.submit(self.expected, sides)
-                build_both([(side, self.needed(side)) for side in self.sides], full_refresh=False)
+                computing = pool.submit(self.expected, databases)
+                self.build_again()
                 expected = computing.result()
-            with self.phases.phase("marts compared after an incremental run"):
-                for mart in marts:
-                    found = compare_mart(mart, sides, expected, are_samples=are_samples)
-                    mart.incremental_rows, mart.incremental_verdicts = found
+            if not self.diff.failure:
+                with self.phases.phase("marts compared after an incremental run"):
+                    for mart in marts:
+                        found = compare_mart(mart, databases, expected, are_samples=are_samples)
+                        mart.incremental_rows, mart.incremental_verdicts = found
             with self.phases.phase("models of both sides built anew"):
                 for side in self.sides:
                     raw_data.forget_loads(side.warehouse)
                 build_both([(side, self.affected(side)) for side in self.sides], full_refresh=True)
         else:
-            expected = self.expected(sides)
+            expected = self.expected(databases)
         with self.phases.phase("marts compared after a full refresh"):
             for mart in marts:
-                mart.rows, mart.verdicts = compare_mart(mart, sides, expected, are_samples=are_samples)
+                mart.rows, mart.verdicts = compare_mart(mart, databases, expected, are_samples=are_samples)
                 mart.builds = {side.name: side.builds[mart.name] for side in self.sides if mart.name in side.builds}
 
-    def expected(self, sides: Sides) -> Expected:
-        """Return what the marts must hold, as far as that is computed without the models."""
+    def build_again(self) -> None:
+        """Build both sides in increments. If only the branch fails, what a full refresh leads to is still compared."""
+        try:
+            build_both([(side, self.needed(side)) for side in self.sides], full_refresh=False, what=NOT_AGAIN)
+        except DbtFailedError as error:
+            next_step = "Mend its incremental run. Until then the marts are compared after a full refresh alone."
+            self.diff.failure = [error.what, error.why, next_step]
+            self.diff.notes.append(self.diff.failure)
+
+    def expected(self, databases: Databases) -> dict[str, dict[str, Rows]]:
+        """Return by side the rows that the marts must have, as far as they are computed without the models."""
         if MARKETPLACE not in self.feeds:
             return {}
-        if self.diff.load_differs:  # whose rows are right is in question, too
-            return of_files(self.feeds[MARKETPLACE], self.files[MARKETPLACE], sides.branch)
-        return of_raw_table(sides.base)
+        if not self.diff.load_differs:
+            found = of_raw_table(databases.base)
+            return {"base": found, "branch": found}
+        # Whose rows are right is in question, too: the files are read again, by the contract of each side.
+        uri = self.files[MARKETPLACE]
+        found = of_files(self.feeds[MARKETPLACE], uri, databases.branch)
+        of_base = found
+        if f"airflow/feeds/{MARKETPLACE}.yaml" in self.diff.load:
+            feed = self.feeds_of_base.get(MARKETPLACE)
+            of_base = of_files(feed, uri, databases.base) if feed else {}
+            self.diff.notes.append(
+                [
+                    f"The contract of {MARKETPLACE} differs, and the rows of each side are checked by its own.",
+                    "So both sides can be right and still not be the same.",
+                ]
+            )
+        return {"base": of_base, "branch": found}
+
+    @cached_property
+    def feeds_of_base(self) -> dict[str, Feed]:
+        """The base's feeds by name; none if this tree cannot read its contracts, since they are of another version."""
+        try:
+            return read_feeds(self.base.folder / "airflow" / "feeds")
+        except FeedError:
+            return {}
 
 
 def compare(base: Base, server: Server, options: Options) -> Diff:
@@ -257,8 +298,9 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     diff.load = differing_files(base.folder, ROOT, *LOAD)
     diff.notes += notes(base, files, options)
     run = Run(base, options, sides, diff)
-    with ended(*sides):
+    with ExitStack() as stack:
         for side in sides:  # while the rows are loaded
+            stack.callback(side.end)
             side.start("parse --quiet")
         run.load()
         run.parse()
@@ -267,12 +309,24 @@ def compare(base: Base, server: Server, options: Options) -> Diff:
     return diff
 
 
+def loaded_rows(base: Mapping[str, int], branch: Mapping[str, int]) -> str:
+    """Return the rows of each feed: `9 events, 6 orders in the base and 5 in the branch, 3 visits only in the base`."""
+    found = []
+    for name in dict.fromkeys([*base, *branch]):
+        if name not in base or name not in branch:
+            side, rows = ("base", base[name]) if name in base else ("branch", branch[name])
+            found.append(f"{rows:,} {name} only in the {side}")
+        else:
+            differs = f" in the base and {branch[name]:,} in the branch" if base[name] != branch[name] else ""
+            found.append(f"{base[name]:,} {name}{differs}")
+    return ", ".join(found)
+
+
 def notes(base: Base, files: list[str], options: Options) -> Iterator[list[str]]:
     """Yield what a reader must know of FILES that are not committed, and of feeds that only one side has."""
     if files:
-        more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
         yield [
-            f"The working tree has changes that are not committed: {', '.join(files[:SHOWN])}{more}.",
+            f"The working tree has changes that are not committed: {listed(files, SHOWN)}.",
             "They are compared as they are.",
             "Commit them, or put them aside with git stash, to compare commits.",
         ]
@@ -287,24 +341,3 @@ def notes(base: Base, files: list[str], options: Options) -> Iterator[list[str]]
             else "Each side loads its own feeds; of those of both the files are the same.",
             "Models of a feed that one side lacks are shown as new or removed.",
         ]
-
-
-@contextmanager
-def ended(*sides: Side) -> Iterator[None]:
-    """End dbt's processes of SIDES after the block."""
-    try:
-        yield
-    finally:
-        for side in sides:
-            side.end()
-
-
-@contextmanager
-def connected(*sides: Side) -> Iterator[list[psycopg.Connection]]:
-    """Connect to the warehouse of each of SIDES as its administrator."""
-    connections = [psycopg.connect(side.warehouse.admin_dsn, autocommit=True) for side in sides]
-    try:
-        yield connections
-    finally:
-        for connection in connections:
-            connection.close()

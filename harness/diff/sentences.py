@@ -27,6 +27,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def count_of(number: int, every: int) -> str:
+    """Return NUMBER of EVERY row: `3 rows`, or `all 9 rows` if it is every one of several."""
+    return f"{'all ' if number == every > 1 else ''}{count(number, 'row')}"
+
+
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Return NAMES as `a, b and c`, or `a, b, c and 9 more`."""
     if len(names) > most + 1:
@@ -74,14 +79,7 @@ def duration(difference: timedelta) -> str:
 
 def is_different(mart: Mart) -> bool:
     """Return whether anything of MART is not the same on both sides."""
-    return bool(mart.schema) or has_other_data(mart)
-
-
-def has_other_data(mart: Mart) -> bool:
-    """Return whether rows or columns of MART are not the same on both sides, and not only what is said of them."""
-    compared = [rows for rows in (mart.rows, mart.incremental_rows) if rows]
-    columns = [change for change in mart.schema if change.kind.startswith("column")]
-    return not (mart.in_base and mart.in_branch) or bool(columns) or any(not rows.are_same for rows in compared)
+    return bool(mart.schema or mart.differences)
 
 
 def differs_only_incrementally(mart: Mart) -> bool:
@@ -90,12 +88,20 @@ def differs_only_incrementally(mart: Mart) -> bool:
 
 
 def repeats(mart: Mart) -> bool:
-    """Return whether the incremental run of MART leads to the same difference as its full refresh, or was not made."""
+    """Return whether the incremental run of MART leads to the same rows as its full refresh, or was not made."""
     rows, after = mart.rows, mart.incremental_rows
     if not rows or not after:
         return True
     figures = [(r.base_rows, r.branch_rows, r.added, r.removed, r.changed, r.columns, r.digests) for r in (rows, after)]
     return figures[0] == figures[1] and mart.verdicts == (mart.incremental_verdicts or mart.verdicts)
+
+
+def has_same_difference(one: Rows, other: Rows) -> bool:
+    """Return whether as many rows differ in ONE as in the OTHER, in the same columns."""
+    figures = [
+        (r.added, r.removed, r.changed, {column.name: column.rows for column in r.columns}) for r in (one, other)
+    ]
+    return figures[0] == figures[1]
 
 
 def headline(diff: Diff) -> str:
@@ -118,12 +124,12 @@ def verdict(diff: Diff) -> list[str]:
 
 def opening(diff: Diff) -> str:
     """Return how many marts differ, without a full stop: `3 of 9 marts differ`."""
-    different, with_other_data = (sum(map(each, diff.marts)) for each in (is_different, has_other_data))
-    total = len({mart.name for mart in diff.marts} | set(diff.taken))
+    different = sum(map(is_different, diff.marts))
+    total = len({mart.name for mart in diff.marts} | set(diff.unaffected))
     marts = count(total, "mart")
     if not total:
         return "There are no marts to compare"
-    if different and not with_other_data:
+    if different and not any(mart.differences for mart in diff.marts):
         return f"The data of {marts} is the same; the definition of {different:,} differs"
     if different:
         of = f"{different:,} of {marts}" if total > 1 else "The only mart"
@@ -134,23 +140,27 @@ def opening(diff: Diff) -> str:
 
 
 def judgement(diff: Diff) -> list[str]:
-    """Return which side is right, and whether the differences are approved: a sentence each."""
-    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(map(has_other_data, diff.marts)))
-    return [f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase]
+    """Return what failed, which side is right, and whether the differences are approved: a sentence each."""
+    phrases = right_sides(diff.marts), approval_phrase(diff.approval, any(mart.differences for mart in diff.marts))
+    return [*diff.failure[:1], *(f"{phrase[0].upper()}{phrase[1:]}." for phrase in phrases if phrase)]
 
 
 def ways(mart: Mart, is_short: bool = False) -> list[str]:
     """Return how MART differs, a phrase each: `120 rows removed, all with service_id = 27`; IS_SHORT: not where."""
     if not (mart.in_base and mart.in_branch):
-        return ["new, only the branch has it" if mart.in_branch else "removed, only the base has it"]
+        what = "new, only the branch has it" if mart.in_branch else "removed, only the base has it"
+        return [f"{what}{with_rows(mart)}"]
     found = []
+    if mart.rows and mart.rows.duplicates:
+        found.append(f"its key is not unique in the {' and the '.join(mart.rows.duplicates)}")
     if mart.rows and not mart.rows.are_same:
         found += row_phrases(mart.rows, is_short)
     if mart.incremental_rows and differs_only_incrementally(mart):
         phrases = row_phrases(mart.incremental_rows, is_short)
         found += [f"only after an incremental run {phrases[0]}", *phrases[1:]]
-    elif mart.incremental_rows and not repeats(mart):
-        found.append("after an incremental run otherwise than after a full refresh")
+    elif mart.rows and mart.incremental_rows and not has_same_difference(mart.rows, mart.incremental_rows):
+        phrases = row_phrases(mart.incremental_rows, is_short) or ["the same rows"]
+        found += [f"after an incremental run {phrases[0]}", *phrases[1:]]
     elif mart.rows and mart.rows.are_same:
         found.append("the same rows")
     return found + schema_phrases(mart.schema, is_short)
@@ -174,14 +184,14 @@ def row_phrases(rows: Rows, is_short: bool = False) -> list[str]:
     """Return how ROWS differ: a phrase for those added, removed and changed, with the slice of most of them."""
     slices = {} if is_short else {each.of: each for each in rows.slices}
     found = []
-    for kind, number in (("added", rows.added), ("removed", rows.removed)):
+    for kind, number, every in (("added", rows.added, rows.branch_rows), ("removed", rows.removed, rows.base_rows)):
         if number:
-            found.append(f"{count(number, 'row')} {kind}{slice_phrase(slices.get(kind))}")
+            found.append(f"{count_of(number, every)} {kind}{slice_phrase(slices.get(kind))}")
     if rows.changed:
         names = [column.name for column in sorted(rows.columns, key=lambda column: -column.rows)]
         where = next((slices[name] for name in names if name in slices), None)
         of = f" in {listed([value(name) for name in names])}" if names else ""
-        found.append(f"{count(rows.changed, 'row')} changed{of}{slice_phrase(where)}")
+        found.append(f"{count_of(rows.changed, rows.base_rows)} changed{of}{slice_phrase(where)}")
     return found
 
 
@@ -213,7 +223,7 @@ def percent(found: Slice) -> str:
 
 def held(found: Slice) -> str:
     """Return the condition of the slice FOUND as it follows `with`."""
-    return re.sub(" is null$", " null", value(found.condition))
+    return re.sub(" is (not )?null$", r" \1null", value(found.condition))
 
 
 def column_sentence(change: ColumnChange) -> str:
@@ -232,7 +242,7 @@ def column_sentence(change: ColumnChange) -> str:
 
 def schema_sentence(change: SchemaChange) -> str:
     """Return a difference of a model's definition: `column fee retyped from integer to numeric`."""
-    base, branch = (None if text is None else value(text) for text in (change.base, change.branch))
+    base, branch = (value(text) if text else text for text in (change.base, change.branch))
     what = value(change.what) if change.what else ""
     if change.kind == "column renamed":
         return f"column {base or what} renamed to {branch or what}"
@@ -257,7 +267,8 @@ def in_brackets(text: str | None, what: str) -> str:
 def right_side(mart: Mart) -> str:
     """Return which side has the expected rows of MART: `base`, `branch`, `both` or `neither`; empty if it is unknown.
 
-    A side that is right after a full refresh and wrong after an incremental run is wrong.
+    A side that is right after a full refresh and wrong after an incremental run is wrong. Of a removed mart it is not
+    known: nobody has computed whether it is needed.
     """
     agrees = {
         side: all(verdicts[side].agrees for verdicts in (mart.verdicts, mart.incremental_verdicts) if side in verdicts)
@@ -266,14 +277,14 @@ def right_side(mart: Mart) -> str:
     }
     right = [side for side, is_right in agrees.items() if is_right]
     if len(agrees) < 2:
-        return right[0] if right else "neither" if agrees else ""
+        return "" if "branch" not in agrees else "branch" if right else "neither"
     return {0: "neither", 1: "".join(right[:1]), 2: "both"}[len(right)]
 
 
 def right_sides(marts: Sequence[Mart]) -> str:
-    """Return which side is right, over all MARTS; empty if that is not known of any."""
+    """Return which side is right, over all MARTS that both have; empty if that is not known of any."""
     by_side: dict[str, list[str]] = {}
-    for mart in marts:
+    for mart in (mart for mart in marts if mart.in_base and mart.in_branch):
         by_side.setdefault(right_side(mart), []).append(value(mart.name))
     if not by_side.keys() - {""}:
         return ""
@@ -311,10 +322,10 @@ def verdict_sentence(verdicts: dict[str, Verdict]) -> str:
     return f"{': '.join(filter(None, [first, reasons]))}.".replace("..", ".")
 
 
-def approval_phrase(approval: Approval | None, has_other_data: bool) -> str:
+def approval_phrase(approval: Approval | None, data_differs: bool) -> str:
     """Return whether the differences are approved, in a phrase for the headline."""
     if approval is None:
-        return "nothing is approved: there is no dbt/expected_changes.yml" if has_other_data else ""
+        return "nothing is approved: there is no dbt/expected_changes.yml" if data_differs else ""
     found = []
     if approval.unapproved:
         found.append(f"not approved: {listed([str(each) for each in approval.unapproved])}")
@@ -345,9 +356,9 @@ def incremental_sentences(mart: Mart) -> list[str]:
     if differs_only_incrementally(mart):
         how = "is wrong" if right_side(mart) == "base" else "differs"
         found.append(f"It {how} only after a second run, an incremental one; a full refresh hides it: {phrases}.")
-    elif after.are_same:
+    elif after.are_same and rows and not rows.are_same:
         found.append("After an incremental run both sides are the same; they differ only after a full refresh.")
-    else:
+    elif phrases:
         found.append(f"After an incremental run: {phrases}.")
     other = [side for side in ("base", "branch") if rows and rows.digests.get(side) != after.digests.get(side)]
     if other:
@@ -371,20 +382,26 @@ def build_sentence(mart: Mart) -> str:
     return "; ".join(found)
 
 
+def with_rows(mart: Mart) -> str:
+    """Return how many rows MART has on the one side that has it: `, with 12 rows`; empty if it is not known."""
+    return "" if mart.only_rows is None else f", with {count(mart.only_rows, 'row')}"
+
+
 def summary(mart: Mart) -> list[str]:
     """Return all that is known of MART but its examples, builds and pictures, a sentence each."""
     causes = [value(cause) for cause in mart.causes]
     found = [f"{'Cause' if len(causes) == 1 else 'Causes'}: {listed(causes, 8)}."] if causes else []
     if not mart.in_base:
-        found.append("The model is new: only the branch has it.")
+        found.append(f"The model is new: only the branch has it{with_rows(mart)}.")
     elif not mart.in_branch:
-        found.append("The model was removed: only the base has it.")
+        found.append(f"The model was removed: only the base has it{with_rows(mart)}.")
     elif mart.rows is None:
         found.append("Its rows cannot differ; only its definition does.")
     elif mart.rows.are_same:
         found.append(f"After a full refresh both sides have the same {count(mart.rows.base_rows, 'row')}.")
     else:
-        found.append(f"{'; '.join(row_phrases(mart.rows, is_short=True))}.")
+        phrases = "; ".join(row_phrases(mart.rows, is_short=True))
+        found.append(f"{phrases[0].upper()}{phrases[1:]}.")
         found += [slice_sentence(each) for each in mart.rows.slices]
         found += [column_sentence(column) for column in mart.rows.columns]
     found += filter(None, [verdict_sentence(mart.verdicts)])

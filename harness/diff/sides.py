@@ -13,6 +13,7 @@ from psycopg import sql
 
 from harness.diff.project import Node, Project
 from harness.diff.results import Build
+from harness.diff.sentences import listed
 from harness.errors import BaseFailedError, DbtFailedError, HarnessError
 from harness.processes.dbt_process import Dbt, Process
 from harness.reporting import dbt_report
@@ -22,6 +23,7 @@ from harness.warehouse.roles import Warehouse
 TARGET = "prod"  # schemas have their plain names
 SHOWN = 3  # names of what failed
 ROWS_READ = "~ rows read "
+_BEFORE = re.compile(r"^\d\d:\d\d:\d\d +(\[\w+\]:? )?")  # of a line of dbt's log
 
 
 @dataclass
@@ -83,9 +85,9 @@ class Side:
         types = "--exclude-resource-type test --exclude-resource-type unit_test"
         self.start(f"build --quiet {types} {options} --select {' '.join(sorted(names))}")
 
-    def wait_for_build(self) -> None:
-        """Wait until the build has ended, and note what it took."""
-        self.wait("does not build")
+    def wait_for_build(self, what: str) -> None:
+        """Wait until the build has ended, and note what it took; raise the error for WHAT if it failed."""
+        self.wait(what)
         scanned = {}
         for line in self.dbt.output.splitlines():
             if line.startswith(ROWS_READ):
@@ -96,15 +98,18 @@ class Side:
                 self.builds[result.name] = Build(round(result.taken_s, 3), scanned.get(result.name))
 
     def failed(self, what: str) -> HarnessError:
-        """Return the error for dbt, which has ended and FAILED: BaseFailedError, or DbtFailedError for the branch."""
-        results = [result for result in dbt_report.read(self.dbt.artifacts) if result.failed]
-        names = ", ".join(result.name for result in results[:SHOWN])
-        more = f" and {len(results) - SHOWN} more" if len(results) > SHOWN else ""
-        line = said(results[0].message if results else self.dbt.output)
-        what = f"{self.title} {what}: {names}{more} failed." if names else f"{self.title} {what}."
+        """Return the error for dbt, which has failed, of WHAT: BaseFailedError, or DbtFailedError for the branch."""
+        # By name: dbt's threads end in any order.
+        results = sorted(
+            (result for result in dbt_report.read(self.dbt.artifacts) if result.failed), key=lambda r: r.name
+        )
+        names = listed([result.name for result in results], SHOWN)
+        output = "".join(line for line in self.process.output if not line.startswith(ROWS_READ))
+        line = said(results[0].message if results else output)
+        what = f"{self.title} {what}: {names} failed." if names else f"{self.title} {what}."
         evidence = [
             *(code(f"{result.name}: {result.message}") for result in results[:SHOWN]),
-            details("dbt's output", code(self.dbt.output, last=60)),
+            details("dbt's output", code(output, last=60)),
         ]
         why = f"dbt says: {line}"
         if self.is_base:
@@ -132,18 +137,21 @@ class Side:
 
 def said(output: str) -> str:
     """Return what dbt says of a failure in OUTPUT: its first line, and the next if that only says where it was."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(ROWS_READ)]
+    lines = [_BEFORE.sub("", line).strip() for line in output.splitlines()]
+    lines = [line for line in lines if line and line != "Encountered an error:"]
     if len(lines) > 1 and re.match(r"\w+ Error( in |$)", lines[0]):
         return f"{lines[1]} ({lines[0]})"[:400]
     return lines[0][:400] if lines else "nothing"
 
 
-def build_both(sides: Iterable[tuple[Side, Iterable[str]]], *, full_refresh: bool) -> None:
-    """Build the nodes of each of SIDES at the same time."""
+def build_both(
+    sides: Iterable[tuple[Side, Iterable[str]]], *, full_refresh: bool, what: str = "does not build"
+) -> None:
+    """Build the nodes of each of SIDES at the same time; raise the error for WHAT if one fails, the base's first."""
     started = []
     for side, names in sides:
         if names := list(names):
             side.start_build(names, full_refresh=full_refresh)
             started.append(side)
     for side in started:
-        side.wait_for_build()
+        side.wait_for_build(what)

@@ -9,15 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import sql
 
+from harness.diff.pairing import Comparison
 from harness.diff.results import Rows, Slice
 from harness.diff.values import TEXT, TIMES, Pair
-
-if TYPE_CHECKING:
-    from harness.diff.rows import Comparison
 
 FEWEST = 3  # rows that differ; the examples show fewer of them whole
 SHARE = 0.8  # of the rows that differ: what a slice has at least, and of the table: what it has at most
@@ -52,6 +50,11 @@ class Condition:
     cost: float = 0
     choices: float = 1
 
+    @property
+    def is_range(self) -> bool:
+        """Whether the column must be in a range; if it has all values there are, it says no more than `is not null`."""
+        return self.tests[0].lstrip().startswith(("<", ">"))
+
     def on(self, expression: str) -> str:
         """Return the condition on EXPRESSION, in SQL."""
         return " and ".join(f"{expression}{test}" for test in self.tests)
@@ -69,7 +72,7 @@ class Kind:
         days: of the table's time columns, by number: its rows by day.
     """
 
-    comparison: "Comparison"
+    comparison: Comparison
     of: tuple[str, ...]
     table: str
     where: str
@@ -111,12 +114,12 @@ class Kind:
         return f"{text}::{self.comparison.pairs[number].type}"
 
 
-def find_slices(comparison: "Comparison", rows: Rows) -> list[Slice]:
+def find_slices(comparison: Comparison, rows: Rows) -> list[Slice]:
     """Return for each kind of difference of ROWS, a changed column each, the slice that explains most, if one does."""
     return [found for kind in kinds(comparison, rows) for found in best(kind)]
 
 
-def kinds(comparison: "Comparison", rows: Rows) -> Iterator[Kind]:
+def kinds(comparison: Comparison, rows: Rows) -> Iterator[Kind]:
     """Yield the kinds of difference of ROWS of which enough rows differ, and enough do not."""
     numbers = {pair.name: i for i, pair in enumerate(comparison.pairs)}
     base_days: dict[int, Days] = {}
@@ -146,17 +149,29 @@ def best(kind: Kind) -> list[Slice]:
     scored = []
     for start in range(0, len(conditions), 1000):
         some = conditions[start : start + 1000]
-        counts = [
-            ask(", ".join(f"count(*) filter (where {each.on(column(each.number))})" for each in some))[0]
+        counted = sorted({each.number for each in some})
+        different, table = (
+            ask(
+                ", ".join(
+                    [f"count(*) filter (where {each.on(column(each.number))})" for each in some]
+                    + [f"count({column(number)})" for number in counted]
+                )
+            )[0]
             for ask, column in ((kind.ask, kind.column), (kind.ask_table, kind.expression))
-        ]
-        for condition, inside, of_table in zip(some, *counts, strict=True):
+        )
+        not_null = dict(zip(counted, table[len(some) :], strict=True))
+        for condition, inside, of_table in zip(some, different, table, strict=False):
+            name, text = kind.comparison.pairs[condition.number].name, condition.text
+            if condition.is_range and of_table == not_null[condition.number]:
+                if name in kind.of:  # which is so of most values that change
+                    continue
+                text = f"{name} is not null"
             explained = inside / kind.different - (of_table - inside) / (kind.table_rows - kind.different)
             is_wide = inside < SHARE * kind.different or not inside <= of_table <= SHARE * kind.table_rows
             if is_wide or explained < EXPLAINED or is_by_chance(kind, condition, inside, of_table, len(columns)):
                 continue
             score = explained - condition.cost + WHOLE * (inside == kind.different)
-            scored.append((round(score, 6), condition.text, inside, of_table))
+            scored.append((round(score, 6), text, inside, of_table))
     if not scored:
         return []
     _, text, inside, of_table = max(scored, key=lambda each: each[0])

@@ -60,17 +60,17 @@ COLUMNS = """
     where attrelid = %s::regclass and attnum > 0 and not attisdropped
     order by attnum
 """
-# Types whose own hash says all of a value, and what of others does at little cost; the rest is hashed as text.
+# Types whose hash depends on all of a value, and functions that give all of it quickly; others are hashed as text.
 TOLD_BY_HASH = {"smallint", "integer", "real", "double precision", "boolean", "text", "bytea", "uuid", "date", "oid"}
 SENT = {TIMES[1]: "timestamp_send", TIMES[2]: "timestamptz_send"}
-# Hashes with a seed. That of a numeric without its digits: its sign, and which of infinity and NaN it is.
+# Hashes whose seed has what they leave out: of a numeric its sign, and which of infinity and NaN it is.
 SEEDED = {
     "bigint": "coalesce(hashint8extended({0}, {0} # {1}), -{1})",
     "numeric": (
         "coalesce(hash_numeric_extended({0}, {1} + numeric_cmp({0}, 0) + 4 * numeric_cmp({0}, 'Infinity')), -{1})"
     ),
 }
-SEED = 0x1E3779B97F4A7C15  # none is 0, with which the float 0 has the hash of NULL
+SEED = 0x1E3779B97F4A7C15  # with 0 the float 0 would have the hash of NULL
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from feeds.errors import FeedError
 from feeds.partitions import record
 from feeds.tables import create_tables
 from feeds.uri import first_line
+from harness.diff.sentences import listed
 from harness.errors import PostgresError
 from harness.oracle.expected_numbers import MARKETPLACE
 from harness.warehouse.roles import Warehouse
@@ -236,7 +237,7 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
     if relations.others:
         notes.append(
             [
-                f"Not copied from the warehouse: {shortened(f'raw.{name}' for name in relations.others)}.",
+                f"Not copied from the warehouse: {listed([f'raw.{name}' for name in relations.others], SHOWN)}.",
                 "No load has made them.",
                 f"Models that read them do not build with {OPTION}.",
             ]
@@ -244,7 +245,7 @@ def copy_raw(source: Source, warehouse: Warehouse, feeds: Mapping[str, Feed]) ->
     if as_text:
         notes.append(
             [
-                f"Copied as text: {shortened(as_text)}.",
+                f"Copied as text: {listed(as_text, SHOWN)}.",
                 "Their types are of an extension, or somebody made them; the copy does not have them.",
                 "Models that need the type do not build, or may give other rows than in the warehouse.",
             ]
@@ -370,7 +371,7 @@ def read_columns(reader: psycopg.Connection, table: str) -> list[Column]:
 def note_of_changed_load(files: Sequence[str]) -> list[str]:
     """Return the note that a change of FILES, the load's code or contracts, is not in a comparison of a copy."""
     return [
-        f"The load differs from the base's: {shortened(files)}.",
+        f"The load differs from the base's: {listed(files, SHOWN)}.",
         f"With {OPTION} both sides have the rows as the warehouse has them, so what that changes is not shown.",
         "Compare with files, which each side loads by its own code: --events, --feed",
     ]
@@ -431,10 +432,3 @@ def holder(source: Source) -> str:
 def names(columns: Iterable[str]) -> sql.Composed:
     """Return the names of COLUMNS in SQL."""
     return sql.SQL(", ").join(map(sql.Identifier, columns))
-
-
-def shortened(names: Iterable[str]) -> str:
-    """Return the first of NAMES, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more

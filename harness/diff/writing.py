@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.diff.page import write_page
 from harness.diff.results import Diff, Example, Mart
-from harness.diff.sentences import headline, is_different, listed, repeats, right_side, summary, value
+from harness.diff.sentences import headline, is_different, listed, right_side, summary, value
 from harness.project.paths import from_root
 from harness.reporting.console import say, table
 from harness.reporting.summary import Section, code, details, text
@@ -24,14 +24,15 @@ def say_diff(diff: Diff, folder: Path) -> None:
     say(f"\n{headline(diff)}\n")
     say(f"  base    {diff.base}")
     say(f"  branch  {diff.branch}")
-    say(f"  rows    {diff.data}{', loaded by each side' if diff.load_differs else ''}\n")
-    for names, what in changed_together(diff):
-        say(f"  changed  {names}: {what}")
+    say(f"  rows    {diff.data}{', loaded by each side' if diff.load_differs else ''}")
+    changed = [f"  changed  {names}: {what}" for names, what in changed_together(diff)]
+    if changed:
+        say("\n" + "\n".join(changed))
     if rows := table_rows(diff):
         say("")
         table(HEADER, rows)
-    if diff.taken:
-        say(f"\n  cannot differ, and are the base's: {listed(diff.taken, NAMED)}")
+    if diff.unaffected:
+        say(f"\n  cannot differ, and are the base's: {listed(diff.unaffected, NAMED)}")
     for mart in filter(is_different, diff.marts):
         say(f"\n{value(mart.name)}")
         for sentence in summary(mart):
@@ -39,6 +40,8 @@ def say_diff(diff: Diff, folder: Path) -> None:
         for line in example_lines(mart):
             say(f"    {line}")
     for note in diff.notes:
+        if note == diff.failure:  # which is the error at the end
+            continue
         say("\n" + "\n".join(f"  {line}" for line in note))
     say(f"\n  the page: {from_root(folder / PAGE)}\n  as JSON:  {from_root(folder / JSON)}")
 
@@ -60,17 +63,16 @@ def table_rows(diff: Diff) -> list[tuple[str, ...]]:
             numbers = (rows.base_rows, rows.branch_rows, rows.added, rows.removed, rows.changed)
             found.append((value(mart.name), *(f"{number:,}" for number in numbers), right_side(mart)))
         elif not (mart.in_base and mart.in_branch):
-            side = "base" if mart.in_base else "branch"
-            found.append((value(mart.name), *(side if name == f"only in {side}" else "" for name in HEADER[1:])))
+            rows_of_one = "" if mart.only_rows is None else f"{mart.only_rows:,}"
+            sides = (rows_of_one, "removed") if mart.in_base else ("new", rows_of_one)
+            found.append((value(mart.name), *sides, "", "", "", right_side(mart)))
     return found
 
 
 def example_lines(mart: Mart) -> Iterator[str]:
     """Yield a line for each example of MART: its key, then its values on both sides."""
-    rows = mart.rows if mart.rows and mart.rows.examples else None if repeats(mart) else mart.incremental_rows
-    if rows is None and mart.incremental_rows and not mart.rows:
-        rows = mart.incremental_rows
-    for example in rows.examples if rows else ():
+    after_both = filter(None, (mart.rows, mart.incremental_rows))
+    for example in next((rows.examples for rows in after_both if rows.examples), ()):
         yield example_line(example)
 
 
@@ -99,8 +101,8 @@ def write_files(diff: Diff, folder: Path, section: Section) -> None:
     section.add("\n".join(f"- {text(names)}: {text(what)}" for names, what in changed_together(diff)))
     if rows := table_rows(diff):
         section.add(markdown_table(HEADER, rows, numbers=HEADER[1:-1]))
-    if diff.taken:
-        section.add(f"Cannot differ, and are the base's: {text(listed(diff.taken, NAMED))}.")
+    if diff.unaffected:
+        section.add(f"Cannot differ, and are the base's: {text(listed(diff.unaffected, NAMED))}.")
     for mart in filter(is_different, diff.marts):
         sentences = "\n".join(f"- {text(sentence)}" for sentence in summary(mart))
         examples = "\n".join(example_lines(mart))

@@ -172,6 +172,25 @@ class Marts:
         return active
 
 
+class AllMarts(Marts):
+    """All marts, `fact.fct_events` too; memory grows with the proposals as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._facts: set[tuple[Any, ...]] = set()
+
+    def add(self, event: Event) -> None:
+        """Add EVENT."""
+        super().add(event)
+        if event.event_type == "proposed":
+            self._facts.add(proposal(event))
+
+    def rows(self) -> dict[str, Rows]:
+        """Return the rows of each mart, in the order of COLUMNS."""
+        contents = super().rows() | {"fact.fct_events": self._facts}
+        return {mart: contents[mart] for mart in COLUMNS}
+
+
 def compute(files: Iterable[tuple[Feed, str]], interval: Interval, dsn: str) -> Expected:
     """Return what an empty warehouse must hold after a load of FILES, feeds and the URIs of their files.
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from feeds.contract import Feed
 from harness.oracle.checks import select
-from harness.oracle.expected_numbers import COLUMNS, EVENT, MARKETPLACE, Event, Marts, Rows, proposal
+from harness.oracle.expected_numbers import MARKETPLACE, AllMarts, Rows, add_event
 from harness.oracle.raw_rows import canonical
 from harness.oracle.row_values import Row
 from harness.replay.expected_table import ExpectedLoad, ExpectedTable
@@ -110,14 +110,10 @@ class Comparison:
 
 def marts_of(rows: Iterable[Row]) -> dict[str, Rows]:
     """Return the content of each mart of the marketplace, computed from ROWS of raw.events."""
-    marts, facts = Marts(), set()
+    marts = AllMarts()
     for row in rows:
-        event = Event(*(row[name] for name in EVENT))
-        marts.add(event)
-        if event.event_type == "proposed":
-            facts.add(proposal(event))
-    contents = marts.rows() | {"fact.fct_events": facts}
-    return {mart: contents[mart] for mart in COLUMNS}
+        add_event(marts, row)
+    return marts.rows()
 
 
 def compare(when: When, table: str, expected: Rows, found: Iterable[tuple[Any, ...]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from harness.oracle.checks import select
-from harness.oracle.expected_numbers import COLUMNS, Event, Marts, proposal
+from harness.oracle.expected_numbers import COLUMNS, AllMarts, Event
 from harness.processes.dbt_process import PROJECT
 from harness.warehouse.roles import Warehouse
 from tests.dbt.random_events import NOON
@@ -22,12 +22,10 @@ Rows = list[tuple[Any, ...]]
 
 def expected(events: list[Event]) -> dict[str, Rows]:
     """Return the rows of each mart for EVENTS, computed without the models."""
-    marts = Marts()
+    marts = AllMarts()
     for event in events:
         marts.add(event)
-    facts = {proposal(event) for event in events if event.event_type == "proposed"}
-    rows = marts.rows() | {"fact.fct_events": facts}
-    return {mart: in_order(list(rows[mart])) for mart in COLUMNS}
+    return {mart: in_order(list(rows)) for mart, rows in marts.rows().items()}
 
 
 def in_order(rows: Rows) -> Rows:

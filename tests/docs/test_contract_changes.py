@@ -3,7 +3,7 @@
 import pytest
 
 from harness.commands import feed
-from harness.contracts.base_contracts import base_of_pull_request
+from harness.processes.git import base_of_pull_request
 
 
 @pytest.mark.needs("history")

@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 
 from harness.commands.bench.common import Bench, Figure, at_most, checkpoint, seconds
+from harness.diff.pairing import Table, prepare
 from harness.diff.results import Rows
-from harness.diff.rows import Table, compare_rows, prepare
+from harness.diff.rows import compare_rows
 from harness.diff.values import columns_of
 from harness.errors import ChecksFailedError
 from harness.reporting.console import Phases

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from harness.diff.results import (
     Approval,
     Build,
-    Changed,
+    ChangedNode,
     ColumnChange,
     Diff,
     Difference,
@@ -157,11 +157,11 @@ def whole() -> Diff:
         branch="f3286bc8 and uncommitted changes",
         data="the samples: 19,012 events",
         changed=[
-            Changed("fct_events", ["SQL", "the macro lead_fee"]),
-            Changed("availability_snapshot", ["configuration"]),
+            ChangedNode("fct_events", ["SQL", "the macro lead_fee"]),
+            ChangedNode("availability_snapshot", ["configuration"]),
         ],
         built=["fct_events", "availability_snapshot", "dim_services", "dim_date"],
-        taken=["dim_professionals", "professional_funnel"],
+        unaffected=["dim_professionals", "professional_funnel"],
         marts=[fct_events(), availability_snapshot(), doubled(), new(), same()],
         notes=[["The working tree has uncommitted changes.", "They are compared as they are."]],
         approval=Approval(

@@ -7,7 +7,6 @@ import pytest
 
 from harness.commands.diff import check
 from harness.diff.approval import EXAMPLE, FILE, approved_differences, compare_with_approved
-from harness.diff.marts import differences
 from harness.diff.results import Approval, ColumnChange, Diff, Difference, Mart, Rows, SchemaChange
 from harness.errors import ApprovalError, DifferencesError
 
@@ -154,16 +153,16 @@ def test_the_differences_of_a_mart() -> None:
     ]
     full = Rows(5, 6, added=1, changed=1, columns=[ColumnChange("fee", "numeric", 1)])
     incremental = Rows(5, 4, removed=1, changed=1, columns=[ColumnChange("fee", "numeric", 1)])
-    assert differences(mart(schema=changes, rows=full, incremental_rows=incremental)) == {
+    assert mart(schema=changes, rows=full, incremental_rows=incremental).differences == {
         Difference("m", "column added", "new"),
         Difference("m", "column renamed", "old"),
         Difference("m", "rows added"),
         Difference("m", "rows removed"),
         Difference("m", "values changed", "fee"),
     }
-    assert differences(mart(rows=Rows(5, 5))) == set()
-    assert differences(mart(in_base=False)) == {Difference("m", "model added")}
-    assert differences(mart(in_branch=False)) == {Difference("m", "model removed")}
+    assert mart(rows=Rows(5, 5)).differences == set()
+    assert mart(in_base=False).differences == {Difference("m", "model added")}
+    assert mart(in_branch=False).differences == {Difference("m", "model removed")}
 
 
 CHANGED = mart(rows=Rows(1, 2, added=1))
@@ -191,7 +190,7 @@ def test_differences_fail_only_if_asked_to() -> None:
         "If they are meant, name them in dbt/expected_changes.yml: docs/diff.md shows how."
     )
     assert caught.value.exit_code == 72
-    with pytest.raises(DifferencesError, match=r"^m, new differ from the base, and --strict is set\."):
+    with pytest.raises(DifferencesError, match=r"^m and new differ from the base, and --strict is set\."):
         check(diff(CHANGED, mart("new", in_base=False)), strict=True)
 
 

@@ -308,6 +308,20 @@ def test_the_project_may_be_in_a_folder_of_a_repository(root: Path) -> None:
     assert uncommitted(project) == ["new"]
 
 
+@pytest.mark.parametrize(("lock", "has_packages"), [("packages: [a]", True), ("packages: [b]", False)])
+def test_the_base_has_the_packages_that_are_installed_if_it_asks_for_the_same(
+    root: Path, lock: str, *, has_packages: bool
+) -> None:
+    base = Base("HEAD", commit(root, "dbt/package-lock.yml", "packages: [a]"))
+    (root / "dbt" / "dbt_packages" / "a").mkdir(parents=True)
+    (root / "dbt" / "dbt_packages" / "a" / "dbt_project.yml").write_text("name: a")
+    (root / "dbt" / "package-lock.yml").write_text(lock)
+    with checked_out(base, root) as found:
+        assert (found.folder / "dbt" / "dbt_packages" / "a" / "dbt_project.yml").exists() == has_packages
+        assert differing_files(found.folder, root, "dbt") == ([] if has_packages else ["dbt/package-lock.yml"])
+    assert (root / "dbt" / "dbt_packages" / "a" / "dbt_project.yml").exists()
+
+
 def test_what_is_not_committed(root: Path) -> None:
     for name in ("changed", "deleted", "moved", "moved and noticed", "staged", "with blanks", "größe", 'quo"te'):
         commit(root, name, f"{name}\n" * 9)

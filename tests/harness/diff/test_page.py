@@ -9,7 +9,7 @@ import pytest
 
 from harness.diff import page
 from harness.diff.page import marked, write_page
-from harness.diff.results import Approval, Changed, ColumnChange, Diff, Difference, Example, Mart, Rows, Series
+from harness.diff.results import Approval, ChangedNode, ColumnChange, Diff, Difference, Example, Mart, Rows, Series
 from harness.reporting import charts
 from harness.reporting.page import LIMIT_BYTES
 from tests import pages
@@ -67,7 +67,7 @@ def test_the_verdict_comes_first_with_a_line_for_each_mart(whole: Element) -> No
         " created_at from 2020-02-01 on; column currency added (text); column service_lead_fee retyped from"
         " numeric(18,6) to numeric(18,2); 1 description changed",
         "availability_snapshot: only after an incremental run 3 rows changed in active_professionals",
-        "dim_services: 3 rows added",
+        "dim_services: its key is not unique in the branch; 3 rows added",
         "refunds_daily: new, only the branch has it",
         "By the independent computation the branch is wrong and the base right in fct_events and"
         " availability_snapshot.",
@@ -209,6 +209,7 @@ def test_the_end_has_what_was_taken_from_the_base_and_the_notes(whole: Element) 
         (of(made.doubled(), Approval(unapproved=[ADDED])), "verdict bad"),
         (of(made.doubled(), Approval(absent=[ADDED])), "verdict bad"),
         (of(made.fct_events()), "verdict bad"),
+        (replace(of(made.same()), failure=["The branch does not build again."]), "verdict bad"),
     ],
 )
 def test_the_tone_of_the_verdict(diff: Diff, tone: str, tmp_path: Path) -> None:
@@ -240,7 +241,14 @@ def hostile(name: str) -> Diff:
     mart = Mart(name, name, (name,), causes=[name], rows=rows, exposures=[name], series=series)
     approval = Approval([Difference(name, name, name)])
     return Diff(
-        name, name, name, changed=[Changed(name, [name])], marts=[mart], taken=[name], notes=[[name]], approval=approval
+        name,
+        name,
+        name,
+        changed=[ChangedNode(name, [name])],
+        marts=[mart],
+        unaffected=[name],
+        notes=[[name]],
+        approval=approval,
     )
 
 
@@ -270,11 +278,12 @@ def test_a_large_value_is_cut_around_what_differs(tmp_path: Path) -> None:
         1,
         1,
         changed=1,
+        columns=[ColumnChange("v", "text", 1)],
         examples=[Example("changed", {"id": text}, {"v": text.format("ONE")}, {"v": text.format("TWO")})],
     )
     write_page(Diff("a", "b", "c", marts=[Mart("m", "m.sql", ("id",), rows=rows)]), tmp_path / "index.html")
     assert (tmp_path / "index.html").stat().st_size < 30_000
-    [[_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
+    [_, [_, [_, name, base, branch]]] = tables(section(pages.read(tmp_path / "index.html"), "m"))
     assert (name, base) == ("v", f"…{'a' * 60}ONE{'z' * 60}… (1,000,003 characters)")
     assert branch == f"…{'a' * 60}TWO{'z' * 60}… (1,000,003 characters)"
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from harness.diff.project import Changes, Project, bare_sql, compare_projects
-from harness.diff.results import Changed
+from harness.diff.results import ChangedNode
 from harness.processes.dbt_process import Dbt, Process
-from harness.project.environments import install
 from harness.project.paths import ROOT
 
 FILES = {
@@ -92,18 +91,11 @@ def write(root: Path, name: str, text: str | None) -> None:
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[Process]:
-    process = Process(str(install("dbt")))
-    yield process
-    process.end()
-
-
-@pytest.fixture(scope="module")
-def dbt(process: Process, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
+def dbt(dbt_process: Process, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
     names = ("HOST", "DATABASE", "USER")
     env = {f"WAREHOUSE_{name}": "none" for name in names} | {"WAREHOUSE_PORT": "1", "DBT_TARGET": "prod"}
     env |= {"PATH": os.environ["PATH"], "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "none"}
-    return Dbt(process, env, tmp_path_factory.mktemp("artifacts"), bare=True)
+    return Dbt(dbt_process, env, tmp_path_factory.mktemp("artifacts"), bare=True)
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +136,35 @@ Edit = tuple[str, str, str | None]  # a file, a text of it, and what is there in
 
 def change(root: Path, *edits: Edit) -> None:
     for name, old, new in edits:
-        text = FILES.get(name, "")
+        path = root / "dbt" / name
+        text = path.read_text() if path.exists() else ""
         assert not old or text.count(old) == 1
         write(root, name, text.replace(old, new or "") if old else new)
 
 
 STAGING, ORDERS, YML = "models/staging/stg_orders.sql", "models/marts/orders.sql", "models/marts/orders.yml"
 PROJECT, DAYS = "dbt_project.yml", "models/marts/days.sql"
-SAME: dict[str, list[str]] = {}
 CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
-    "nothing": ([], SAME, set()),
+    "nothing": ([], {}, set()),
+    "descriptions, tests, what only these read, an exposure, a file that moved": (
+        [
+            (YML, "One row per order", "Orders"),
+            (YML, "[unique, positive]", "[unique]"),
+            (YML, "amount: 2", "amount: 3"),
+            ("tests/no_gaps.sql", "false", "day is null"),
+            (YML, "true}}", "true}, docs: {show: false}}"),
+            (PROJECT, "nobody: 1", "nobody: 2"),
+            (PROJECT, "name: shop\n", "name: shop\nquery-comment: Shop\n"),
+            ("macros/tested.sql", "<=", "<"),
+            ("macros/positive.sql", "select 1", "select 2"),
+            ("models/exposures.yml", "notebook", "dashboard"),
+            ("macros/other.sql", "", "{% test other(model) %}select 1{% endtest %}"),
+            ("models/marts/history.sql", "", None),
+            ("models/marts/more/history.sql", "", FILES["models/marts/history.sql"]),
+        ],
+        {},
+        set(),
+    ),
     "SQL": ([(STAGING, "amount from", "amount, 1 as more from")], {"stg_orders": ["SQL"]}, OF_ORDERS),
     "SQL of the last one": ([(ORDERS, "amount *", "amount +")], {"orders": ["SQL"]}, {"orders"}),
     "a comment": (
@@ -162,10 +173,6 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {"orders"},
     ),
     "blanks": ([(ORDERS, "*,", "*\n    ,")], {"orders": ["SQL (only comments or blanks)"]}, {"orders"}),
-    "a description": ([(YML, "One row per order", "Orders")], SAME, set()),
-    "a test": ([(YML, "[unique, positive]", "[unique]")], SAME, set()),
-    "a unit test": ([(YML, "amount: 2", "amount: 3")], SAME, set()),
-    "a test in SQL": ([("tests/no_gaps.sql", "false", "day is null")], SAME, set()),
     "a type of the contract": (
         [(YML, "{name: tax, data_type: bigint}", "{name: tax, data_type: numeric}")],
         {"orders": ["contract"]},
@@ -188,7 +195,6 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {"orders": ["configuration (meta)"]},
         {"orders"},
     ),
-    "the place in the documentation": ([(YML, "true}}", "true}, docs: {show: false}}")], SAME, set()),
     "configuration in dbt_project.yml": (
         [(PROJECT, "+materialized: table", "+materialized: view")],
         {name: ["configuration (materialized)"] for name in ("stg_orders", "orders", "countries", "history")},
@@ -199,15 +205,10 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {name: ["configuration (schema)", "place"] for name in ("orders", "countries", "history", "days")},
         {"orders", "countries", "history", "days"},
     ),
-    "a variable that a model reads": (
-        [(PROJECT, "tax: 21", "tax: 9")],
-        {"orders": ["the variable tax"]},
-        {"orders"},
-    ),
-    "a variable of the project that a macro reads": (
-        [(PROJECT, "zone: UTC", "zone: CET")],
-        {"days": ["the variable zone"]},
-        {"days"},
+    "variables that a model reads, and a macro": (
+        [(PROJECT, "tax: 21", "tax: 9"), (PROJECT, "zone: UTC", "zone: CET")],
+        {"orders": ["the variable tax"], "days": ["the variable zone"]},
+        {"orders", "days"},
     ),
     "a variable that is read by a computed name": (
         [(PROJECT, "tax: 21", "tax: 9"), (ORDERS, "var('tax')", "var('t' ~ 'ax')")],
@@ -222,13 +223,11 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {"orders": ["the variable tax"]},
         {"orders"},
     ),
-    "a variable that nobody reads": ([(PROJECT, "nobody: 1", "nobody: 2")], SAME, set()),
     "a setting of the project": (
         [(PROJECT, "name: shop\n", "name: shop\nquoting: {identifier: false}\n")],
         {name: ["dbt_project.yml (quoting)"] for name in ALL},
         ALL,
     ),
-    "comments in statements": ([(PROJECT, "name: shop\n", "name: shop\nquery-comment: Shop\n")], SAME, set()),
     "a hook of every run": (
         [(PROJECT, '"{{ note_start() }}"', "select 2")],
         {name: ["hooks of every run"] for name in ALL},
@@ -284,13 +283,6 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {name: ["the macro nobody"] for name in ALL},
         ALL,
     ),
-    "a macro that only tests call": ([("macros/tested.sql", "<=", "<")], SAME, set()),
-    "a test's macro": ([("macros/positive.sql", "select 1", "select 2")], SAME, set()),
-    "a test that no model has": (
-        [("macros/other.sql", "", "{% test other(model) %}select 1{% endtest %}")],
-        SAME,
-        set(),
-    ),
     "a seed's rows": ([("seeds/regions.csv", "BE", "DE")], {"regions": ["rows"]}, {"regions", "countries"}),
     "a new model": (
         [("models/marts/new.sql", "", "select * from {{ ref('orders') }}")],
@@ -312,14 +304,6 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {"days": ["it is gone"]},
         {"days"},
     ),
-    "a file in another folder of the same schema": (
-        [
-            ("models/marts/history.sql", "", None),
-            ("models/marts/more/history.sql", "", FILES["models/marts/history.sql"]),
-        ],
-        SAME,
-        set(),
-    ),
     "a model in another layer": (
         [("models/marts/history.sql", "", None), ("models/staging/history.sql", "", FILES["models/marts/history.sql"])],
         {"history": ["configuration (schema)", "place"]},
@@ -340,7 +324,6 @@ CHANGES: dict[str, tuple[list[Edit], dict[str, list[str]], set[str]]] = {
         {"orders_history": ["SQL", "configuration (check_cols)"]},
         {"orders_history", "history"},
     ),
-    "an exposure": ([("models/exposures.yml", "notebook", "dashboard")], SAME, set()),
 }
 
 
@@ -395,17 +378,17 @@ def test_all_changes_are_listed_with_what_no_model_is_built_from(base: Project, 
     )
     changes = compare_projects(base, parse(branch), {"the load": False})
     assert changes.listed() == [
-        Changed("days", ["tests"]),
-        Changed("orders", ["descriptions"]),
-        Changed("stg_orders", ["SQL"]),
-        Changed("the macro tested", ["no model calls it"]),
+        ChangedNode("days", ["tests"]),
+        ChangedNode("orders", ["descriptions"]),
+        ChangedNode("stg_orders", ["SQL"]),
+        ChangedNode("the macro tested", ["no model calls it"]),
     ]
 
 
 def test_a_file_that_no_model_is_built_from(base: Project, branch: Path, parse: Parse) -> None:
     change(branch, ("models/exposures.yml", "notebook", "dashboard"))
     changes = compare_projects(base, parse(branch), {})
-    assert changes.listed() == [Changed("dbt/models/exposures.yml", ["no model is built from it"])]
+    assert changes.listed() == [ChangedNode("dbt/models/exposures.yml", ["no model is built from it"])]
 
 
 def test_what_concerns_every_node(base: Project) -> None:
@@ -428,6 +411,45 @@ def test_why_a_mart_may_differ(base: Project, branch: Path, parse: Parse) -> Non
 def test_who_reads_a_mart(base: Project) -> None:
     assert base.exposures("regions") == base.exposures("countries") == ["report"]
     assert base.exposures("orders") == []
+
+
+def with_macros(*texts: tuple[str, str, str]) -> Project:
+    """Return a project `p` of one model, `m`, that calls each of the macros: package, name and text."""
+    macros = {
+        f"macro.{package}.{name}": {
+            "name": name,
+            "package_name": package,
+            "macro_sql": text,
+            "depends_on": {"macros": []},
+        }
+        for package, name, text in texts
+    }
+    node = {
+        "unique_id": "model.p.m",
+        "name": "m",
+        "resource_type": "model",
+        "schema": "s",
+        "alias": "m",
+        "raw_code": "select 1",
+        "config": {},
+        "columns": {},
+        "depends_on": {"macros": list(macros), "nodes": []},
+    }
+    return Project(
+        Path("/nowhere"), {"metadata": {"project_name": "p"}, "nodes": {"m": node}, "macros": macros, "sources": {}}
+    )
+
+
+def test_macros_of_packages() -> None:
+    base = with_macros(("utils", "star", "*"), ("p", "star", "a"), ("dbt", "star", "b"))
+    for changed, nodes in {
+        ("utils", "star", "x"): {"m": ["the macro utils.star"]},
+        ("p", "star", "x"): {"m": ["the macro star"]},
+        ("dbt", "star", "x"): {},  # is in the lock
+    }.items():
+        others = [("utils", "star", "*"), ("p", "star", "a"), ("dbt", "star", "b")]
+        branch = with_macros(*(changed if each[:2] == changed[:2] else each for each in others))
+        assert compare_projects(base, branch, {}).nodes == nodes
 
 
 def model(columns: Sequence[dict[str, Any]] = (), tests: Sequence[dict[str, Any]] = (), **more: Any) -> Project:

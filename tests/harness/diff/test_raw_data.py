@@ -3,7 +3,6 @@
 # ruff: noqa: S608 - the statements' names are this test's
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -19,7 +18,6 @@ from feeds.tables import create_tables
 from harness.diff import raw_data
 from harness.oracle.expected_numbers import COLUMNS
 from harness.processes.dbt_process import Dbt, Process
-from harness.project.environments import install
 from harness.project.paths import DATA
 from harness.warehouse.roles import Warehouse
 from tests.dbt.common import copy_of_the_project, replace
@@ -182,15 +180,8 @@ def test_the_load_is_one_of_all_days_whatever_the_last_load_was(filled: Warehous
     assert found == [(feed, None, None, None, 0, None, 0) for feed in ("events", "visits")]
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Process]:
-    process = Process(str(install("dbt")))
-    yield process
-    process.end()
-
-
 def test_an_incremental_run_then_gives_what_a_full_refresh_gives(
-    filled: Warehouse, feeds: dict[str, Feed], process: Process, tmp_path: Path
+    filled: Warehouse, feeds: dict[str, Feed], dbt_process: Process, tmp_path: Path
 ) -> None:
     project = copy_of_the_project(tmp_path)
     sources = project / "models" / "staging" / "sources.yml"
@@ -198,7 +189,7 @@ def test_an_incremental_run_then_gives_what_a_full_refresh_gives(
     (project / "models" / "staging" / "stg_visits.sql").write_text(STAGING)
     (project / "models" / "marts" / "fact" / "visits_daily.sql").write_text(MODEL)
     (project / "models" / "marts" / "fact" / "visits_daily.yml").write_text(CONTRACT)
-    dbt = Dbt(process, {"PATH": "", "DBT_TARGET": "prod", **filled.dbt_env()}, tmp_path / "run", project)
+    dbt = Dbt(dbt_process, {"PATH": "", "DBT_TARGET": "prod", **filled.dbt_env()}, tmp_path / "run", project)
     marts = [*COLUMNS, "fact.visits_daily"]
 
     def built(options: str = "") -> dict[str, Table]:

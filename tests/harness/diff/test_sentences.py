@@ -7,7 +7,7 @@ import pytest
 from harness.diff import sentences
 from harness.diff.results import (
     Approval,
-    Changed,
+    ChangedNode,
     ColumnChange,
     Diff,
     Difference,
@@ -22,20 +22,20 @@ from tests.harness.diff import made
 RIGHT, WRONG = Verdict(agrees=True), Verdict(agrees=False, text="3 days differ")
 
 
-def of(*marts: Mart, taken: tuple[str, ...] = (), approval: Approval | None = None) -> Diff:
+def of(*marts: Mart, unaffected: tuple[str, ...] = (), approval: Approval | None = None) -> Diff:
     return Diff(
         "main",
         "1234",
         "the samples",
-        changed=[Changed("x", ["SQL"])],
+        changed=[ChangedNode("x", ["SQL"])],
         marts=[*marts],
-        taken=[*taken],
+        unaffected=[*unaffected],
         approval=approval,
     )
 
 
 def test_the_headline_names_the_mart_the_change_the_slice_the_right_side_and_the_approval() -> None:
-    assert sentences.headline(of(made.fct_events(), made.same(), taken=("dim_services",))) == (
+    assert sentences.headline(of(made.fct_events(), made.same(), unaffected=("dim_services",))) == (
         "1 of 3 marts differs, fct_events: 120 rows removed, all with service_id = 27; "
         "34 rows changed in service_lead_fee, 91% with created_at from 2020-02-01 on; column currency added (text); "
         "column service_lead_fee retyped from numeric(18,6) to numeric(18,2); 1 description changed. "
@@ -49,10 +49,22 @@ def test_the_headline_of_several_marts_says_less_of_each() -> None:
         "4 of 7 marts differ: fct_events (120 rows removed; 34 rows changed in service_lead_fee; "
         "2 columns added, removed, renamed or retyped; 1 description changed), "
         "availability_snapshot (only after an incremental run 3 rows changed in active_professionals), "
-        "dim_services (3 rows added) and refunds_daily (new, only the branch has it). "
+        "dim_services (its key is not unique in the branch; 3 rows added) and refunds_daily"
+        " (new, only the branch has it). "
         "By the independent computation the branch is wrong and the base right in fct_events and availability_snapshot."
         " Not approved: fct_events: rows removed; approved, but not found: dim_date: rows added."
     )
+
+
+def test_all_rows_are_said_to_be_all() -> None:
+    assert sentences.row_phrases(Rows(9, 0, removed=9)) == ["all 9 rows removed"]
+    assert sentences.row_phrases(Rows(9, 9, added=2, removed=2, changed=7)) == [
+        "2 rows added",
+        "2 rows removed",
+        "7 rows changed",
+    ]
+    assert sentences.row_phrases(Rows(9, 9, changed=9)) == ["all 9 rows changed"]
+    assert sentences.row_phrases(Rows(1, 1, changed=1)) == ["1 row changed"]
 
 
 def test_a_hundred_marts_are_counted() -> None:
@@ -75,11 +87,17 @@ DESCRIBED = Mart(
     ("diff", "headline"),
     [
         (Diff("a", "b", ""), "There are no marts to compare."),
-        (Diff("a", "b", "", taken=["x", "y"]), "Nothing was changed in the dbt project, and so nothing in 2 marts."),
-        (of(taken=("a", "b")), "No mart reads what was changed."),
-        (of(made.same(), taken=("b",)), "No difference in 2 marts. Both sides agree with the independent computation."),
         (
-            of(DESCRIBED, taken=("m", "b")),
+            Diff("a", "b", "", unaffected=["x", "y"]),
+            "Nothing was changed in the dbt project, and so nothing in 2 marts.",
+        ),
+        (of(unaffected=("a", "b")), "No mart reads what was changed."),
+        (
+            of(made.same(), unaffected=("b",)),
+            "No difference in 2 marts. Both sides agree with the independent computation.",
+        ),
+        (
+            of(DESCRIBED, unaffected=("m", "b")),
             "The data of 2 marts is the same; the definition of 1 differs, m: 1 description and 1 test changed.",
         ),
         (
@@ -229,6 +247,20 @@ def test_the_right_sides_of_all_marts() -> None:
     assert sentences.right_sides([]) == ""
 
 
+def test_a_mart_of_one_side_says_nothing_about_the_other() -> None:
+    removed = Mart("a", "", (), in_branch=False, verdicts={"base": RIGHT})
+    new = Mart("b", "", (), in_base=False, verdicts={"branch": RIGHT})
+    assert [sentences.right_side(mart) for mart in (removed, new)] == ["", "branch"]
+    assert sentences.right_sides([removed, new]) == ""
+
+
+def test_a_second_build_that_failed_is_in_the_verdict() -> None:
+    diff = replace(of(made.same()), failure=["The branch does not build again.", "dbt says: no.", "Mend it."])
+    assert sentences.headline(diff) == (
+        "No difference in 1 mart. The branch does not build again. Both sides agree with the independent computation."
+    )
+
+
 def test_what_differs_only_after_an_incremental_run_is_said_plainly() -> None:
     mart = made.availability_snapshot()
     assert sentences.incremental_sentences(mart) == [
@@ -243,6 +275,23 @@ def test_what_differs_only_after_an_incremental_run_is_said_plainly() -> None:
 
 def test_an_incremental_run_with_the_same_result_is_not_mentioned() -> None:
     assert sentences.incremental_sentences(made.fct_events()) == []
+
+
+def test_a_mart_that_depends_on_the_loads_is_the_same_after_either_run() -> None:
+    place = SchemaChange("place", "", "analysis.feed_days", "reports.feed_days")
+    rows, incremental_rows = (Rows(9, 9, digests={"base": digest, "branch": digest}) for digest in "12")
+    mart = Mart("feed_days", "", (), schema=[place], rows=rows, incremental_rows=incremental_rows)
+    assert sentences.ways(mart) == ["the same rows", "place changed"]
+    assert sentences.incremental_sentences(mart) == [
+        "In both sides an incremental run leaves other rows than a full refresh."
+    ]
+
+
+def test_another_difference_after_an_incremental_run_is_in_the_headline() -> None:
+    mart = Mart("m", "", (), rows=Rows(9, 6, removed=3), incremental_rows=Rows(9, 5, removed=4))
+    assert sentences.ways(mart) == ["3 rows removed", "after an incremental run 4 rows removed"]
+    mart.incremental_rows = Rows(9, 9)
+    assert sentences.ways(mart) == ["3 rows removed", "after an incremental run the same rows"]
 
 
 def test_an_incremental_run_that_hides_the_difference() -> None:

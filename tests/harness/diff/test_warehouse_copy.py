@@ -182,7 +182,7 @@ def test_all_rows_are_copied_and_the_warehouse_does_not_change(
         {"customers": 2, "events": 30, "visits": 3},
         [
             [
-                "Not copied from the warehouse: raw.kept, raw.rates.",
+                "Not copied from the warehouse: raw.kept and raw.rates.",
                 "No load has made them.",
                 "Models that read them do not build with --warehouse-dsn.",
             ],

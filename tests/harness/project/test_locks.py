@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -98,3 +99,17 @@ def test_a_missing_lock_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with pytest.raises(locks.LockError, match=r"requirements/feeds\.txt is older than pyproject\.toml"):
         locks.path("feeds", tmp_path)
+
+
+def test_a_command_of_a_session_finds_the_uv_of_nox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV", str(tmp_path / "uv"))
+    assert locks.uv_variable() == {"UV": str(tmp_path / "uv")}
+    monkeypatch.delenv("UV")
+    found = locks.uv()
+    assert Path(found).name == "uv"
+    assert locks.uv_variable() == {"UV": found}
+    monkeypatch.setitem(sys.modules, "uv", None)  # not installed
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert locks.uv_variable() == {}
+    with pytest.raises(locks.LockError, match=r"^uv is not installed; install nox with it: "):
+        locks.uv()
