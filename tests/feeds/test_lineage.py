@@ -1,8 +1,12 @@
 """The OpenLineage events of a load: what they say, that they have no secrets, and that they never fail a load."""
 
+import gzip
 import json
+import os
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -114,7 +118,36 @@ def test_what_cannot_be_emitted_is_a_warning_and_the_load_succeeds(
     load(str(file), dsn)
     assert ids(db) == [1]
     lost = [message for message in caplog.messages if "lineage" in message]
-    assert lost == [f"the load's lineage event {state} is lost: RuntimeError" for state in ("START", "COMPLETE")]
+    assert lost == ["the load's lineage events are lost from START on: RuntimeError"]
+
+
+def test_events_go_to_a_server_with_its_key(dsn: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[tuple[str, str | None, dict[str, Any]]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                content = gzip.decompress(content)
+            received.append((self.path, self.headers["Authorization"], json.loads(content)))
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OPENLINEAGE_API_KEY", "a-key")
+        before = set(os.environ)
+        load(uri, dsn)
+        for name in os.environ.keys() - before:  # the client's
+            del os.environ[name]
+        server.shutdown()
+    assert [(path, key) for path, key, _ in received] == [("/api/v1/lineage", "Bearer a-key")] * 2
+    assert [event["eventType"] for *_, event in received] == ["START", "COMPLETE"]
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,15 @@ class _Emitter:
         self.run = run
         self.client: Any = None
         self.run_id = ""
+        self.is_lost = False
 
     def emit(self, state: str, error: BaseException | None = None) -> None:
-        """Emit the event of STATE, a name of the standard; log what fails."""
+        """Emit the event of STATE, a name of the standard; log what fails, and then emit no more.
+
+        A server that does not answer costs the client several tries.
+        """
+        if self.is_lost:
+            return
         try:
             from openlineage.client import OpenLineageClient
             from openlineage.client.uuid import generate_new_uuid
@@ -107,7 +113,8 @@ class _Emitter:
             self.client.emit(event(self.run, self.run_id, state, error))
         except Exception as failure:  # noqa: BLE001 - lineage is no reason to fail
             # Its text may contain the address of the server, with a login in it.
-            logger.warning("the load's lineage event %s is lost: %s", state, type(failure).__name__)
+            logger.warning("the load's lineage events are lost from %s on: %s", state, type(failure).__name__)
+            self.is_lost = True
 
 
 def event(run: LoadRun, run_id: str, state: str, error: BaseException | None = None) -> Any:
