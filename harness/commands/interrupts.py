@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from harness.commands.arguments import shown_command
 from harness.errors import HarnessError
 
 PARENT_POLL_INTERVAL_S = 1.0
+REPEATED_AFTER_S = 0.05
 
 
 class Interrupted(BaseException):
@@ -30,7 +32,18 @@ def raise_interrupts() -> None:
             interrupted.set()
             raise Interrupted(number, os.getppid() == parent)
 
+    def repeat(lost: "sys.UnraisableHookArgs") -> None:
+        """Repeat a signal that came while Python called a finalizer or the like, where an exception ends nothing."""
+        if not isinstance(lost.exc_value, Interrupted):
+            sys.__unraisablehook__(lost)
+            return
+        interrupted.clear()
+        repeated = threading.Timer(REPEATED_AFTER_S, os.kill, (os.getpid(), lost.exc_value.args[0]))
+        repeated.daemon = True
+        repeated.start()
+
     parent = int(os.environ.get("NOX_PID", os.getppid()))
+    sys.unraisablehook = repeat
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()

@@ -34,7 +34,8 @@ class Base:
     folder: Path = Path()
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.commit[:8]})"
+        short = self.commit[:8]
+        return short if self.commit.startswith(self.name) else f"{self.name} ({short})"
 
 
 def find_base(ref: str | None, root: Path = ROOT) -> Base:
@@ -177,8 +178,15 @@ def files_of(place: Path) -> Iterator[Path]:
 
 def python_of_base(base: Base, group: str) -> Path:
     """Return the Python of an environment with the packages that BASE's lock of GROUP names; raise BaseFailedError."""
+    lock = base.folder / "requirements" / f"{group}.txt"
+    if not lock.is_file():
+        raise BaseFailedError(
+            f"The base, {base}, has no lock of {group}: there is no {lock.relative_to(base.folder)} in it.",
+            "It is most likely from before the packages of its parts were locked, and nothing says which it needs.",
+            "Compare with a later commit: nox -s diff -- --base REF",
+        )
     try:
-        return environments.install_other(group, base.folder / "requirements" / f"{group}.txt")
+        return environments.install_other(group, lock)
     except (locks.LockError, OSError) as error:
         raise BaseFailedError(
             f"The packages of the base's lock of {group} cannot be installed: {error}",

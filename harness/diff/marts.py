@@ -7,16 +7,16 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from harness.diff.changes import Changes, described
 from harness.diff.pairing import Comparison, Table, prepare
-from harness.diff.project import Changes, Project, described
-from harness.diff.results import Mart, Rows, SchemaChange, Series, Verdict
-from harness.diff.rows import both_sides, compare_rows
+from harness.diff.project import Project
+from harness.diff.results import Mart, Rows, SchemaChange, Verdict
+from harness.diff.rows import compare_rows
+from harness.diff.series import series_of
 from harness.diff.values import columns_of
 from harness.diff.verdicts import verdict
 from harness.oracle.expected_numbers import Rows as ExpectedRows
 
-MOST_SERIES = 3
-MOST_DAYS = 400  # of a picture; more are drawn by month
 UNIQUE = """
     select exists (
         select from pg_index
@@ -78,10 +78,10 @@ def new_mart(name: str, base: Project, branch: Project, changes: Changes) -> Mar
         key=project.key(name),
         in_base=name in base.nodes,
         in_branch=name in branch.nodes,
-        causes=changes.causes(name, base, branch),
         exposures=project.exposures(name),
     )
     if mart.in_base and mart.in_branch:
+        mart.causes = changes.causes(name, base, branch)
         mart.schema = described(name, base, branch)
     return mart
 
@@ -134,7 +134,7 @@ def compare_mart(
     others = without_renamed(others, comparison.renamed)
     mart.schema = column_changes(comparison) + others
     if not rows.are_same and not mart.series:
-        mart.series = draw(comparison, rows)
+        mart.series = series_of(comparison, rows)
     return rows, verdicts
 
 
@@ -173,47 +173,4 @@ def without_renamed(changes: Sequence[SchemaChange], renamed: Mapping[str, str])
         if (change.kind, name(change.what), change.base) not in twins
         and (change.kind, change.what, change.branch) not in twins
         and not (change.kind == "key" and ", ".join(map(name, (change.base or "").split(", "))) == change.branch)
-    ]
-
-
-def draw(comparison: Comparison, rows: Rows) -> list[Series]:
-    """Return the numbers by day that show the differences of ROWS, if the mart has a day."""
-    times = [pair for pair in comparison.pairs if pair.family == "time"]
-    by_key = [pair for pair in times if pair in comparison.key]
-    stable = [pair for pair in times if pair.name not in {column.name for column in rows.columns}]
-    if not (days := by_key or stable or times):
-        return []
-    day = days[0]
-    changed = {column.name for column in rows.columns}
-    numbers = [pair for pair in comparison.pairs if pair.family == "number" and pair.name in changed]
-    numbers = [pair for pair in numbers if pair not in comparison.key][: MOST_SERIES - 1]
-    titles = [f"sum of {pair.name}" for pair in numbers]
-    counts = bool(rows.added or rows.removed or (day.name in changed))
-
-    def sums(of_base: bool, unit: str) -> dict[str, Sequence[Any]]:
-        connection, table = comparison.side(of_base)
-        expressions: list[sql.Composable] = [sql.SQL("count(*)::float8")] if counts else []
-        expressions += [sql.SQL("sum({})::float8").format(pair.expression(of_base)) for pair in numbers]
-        at = day.expression(of_base)
-        query = sql.SQL(
-            "select date_trunc({}, {})::date::text, {} from {} where isfinite({}) group by 1 order by 1"
-        ).format(sql.Literal(unit), at, sql.SQL(", ").join(expressions), table.identifier, at)
-        return {row[0]: row[1:] for row in connection.execute(query).fetchall()}
-
-    if not counts and not numbers:
-        return []
-    unit = "day"
-    base, branch = both_sides(lambda of_base: sums(of_base, unit))
-    if len(base.keys() | branch.keys()) > MOST_DAYS:
-        unit = "month"
-        base, branch = both_sides(lambda of_base: sums(of_base, unit))
-    titles = [f"{title} by {unit} of {day.name}" for title in ([*(["rows"] if counts else []), *titles])]
-    every = sorted(base.keys() | branch.keys())
-
-    def number(side: Mapping[str, Sequence[Any]], at: str, i: int) -> float | None:
-        return side[at][i] if at in side else None
-
-    return [
-        Series(title, [(at, number(base, at, i), number(branch, at, i)) for at in every])
-        for i, title in enumerate(titles)
     ]

@@ -133,7 +133,10 @@ def load_files_by_base(base: Base, warehouse: Warehouse, files: Mapping[str, str
 
 
 def files_of_base(base: Base, files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files of BASE's feeds: those of FILES, and else the sample that BASE has itself."""
+    """Return the files of BASE's feeds: those of FILES, and else the sample that BASE has itself.
+
+    Its contracts are not read: they may be of a version that this tree cannot read.
+    """
     found = {}
     for contract in sorted((base.folder / "airflow" / "feeds").glob("*.yaml")):
         data = base.folder / DATA.relative_to(ROOT)

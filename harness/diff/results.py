@@ -133,7 +133,8 @@ class Mart:
         path: of its SQL, from the repository's root.
         key: the columns of its declared key; none if rows are compared as a multiset.
         in_base, in_branch: whether the side has it.
-        causes: what of it, or of what it reads, has changed: `its SQL`, `the macro is_in_spans`, `stg_events` …
+        causes: what of it, or of what it reads, has changed: `its SQL`, `the macro is_in_spans`, `stg_events` …; none
+            if one side lacks it.
         rows: after a full refresh; None if one side lacks it, or they cannot differ.
         only_rows: of a mart that one side lacks, how many rows the other one has.
         incremental_rows: after an incremental run, where that was made.

@@ -17,9 +17,10 @@ from feeds.contract import Feed, read_feeds
 from feeds.errors import FeedError
 from harness.diff import raw_data
 from harness.diff.base import Base, differing_files, python_of_base, uncommitted
+from harness.diff.changes import Changes, compare_projects
 from harness.diff.disk import OF_DATABASE, OF_RAW, check_disk, database_bytes
 from harness.diff.marts import Databases, compare_mart, new_mart
-from harness.diff.project import Changes, Project, ancestors, compare_projects
+from harness.diff.project import Project, ancestors
 from harness.diff.results import Diff, Mart
 from harness.diff.sentences import listed
 from harness.diff.sides import Side, build_both

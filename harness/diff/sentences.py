@@ -116,9 +116,10 @@ def verdict(diff: Diff) -> list[str]:
     if len(different) == 1:
         first += f", {value(different[0].name)}: {'; '.join(ways(different[0]))}"
     elif different:
+        # Of the first mart, which the others follow from, all is said.
         is_short = len(different) > FEW
-        names = [f"{value(mart.name)} ({'; '.join(ways(mart, is_short))})" for mart in different]
-        first += f": {listed(names)}"
+        phrases = ["; ".join(ways(mart, is_short and i > 0)) for i, mart in enumerate(different)]
+        first += f": {listed([f'{value(mart.name)} ({how})' for mart, how in zip(different, phrases, strict=True)])}"
     return [f"{first}.", *judgement(diff)]
 
 
@@ -136,7 +137,7 @@ def opening(diff: Diff) -> str:
         return f"{of} {'differs' if different == 1 else 'differ'}"
     if not diff.changed and not diff.load_differs:
         return f"Nothing was changed in the dbt project, and so nothing in {marts}"
-    return f"No difference in {marts}" if diff.marts else "No mart reads what was changed"
+    return f"No difference in {marts}" if diff.marts else "What was changed can change no mart"
 
 
 def judgement(diff: Diff) -> list[str]:
@@ -232,7 +233,10 @@ def column_sentence(change: ColumnChange) -> str:
     figures = [figure for figure in (change.smallest, change.median, change.largest) if figure is not None]
     if len(figures) == 3:
         smallest, median, largest = (signed(change.type, figure) for figure in figures)
-        sentence += f", each by {smallest}" if smallest == largest else f", by {smallest} to {largest}, median {median}"
+        if smallest == largest:
+            sentence += f", {'each ' if change.rows > 1 else ''}by {smallest}"
+        else:
+            sentence += f", by {smallest} to {largest}, median {median}"
     if change.became_null:
         sentence += f", {change.became_null:,} became null"
     if change.was_null:

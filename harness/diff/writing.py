@@ -50,7 +50,8 @@ def changed_together(diff: Diff) -> list[tuple[str, str]]:
     """Return what was changed in the dbt project, and the models in which just that was."""
     names: dict[str, list[str]] = {}
     for changed in diff.changed:
-        names.setdefault(", ".join(changed.what), []).append(value(changed.name))
+        more = f" and {len(changed.what) - NAMED} more" if len(changed.what) > NAMED else ""
+        names.setdefault(f"{', '.join(changed.what[:NAMED])}{more}", []).append(value(changed.name))
     return [(listed(these, NAMED), what) for what, these in names.items()]
 
 

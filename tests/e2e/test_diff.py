@@ -342,7 +342,7 @@ def test_a_feed_that_only_the_branch_has(repository: Path, compare: Compare) -> 
         "  The two sides do not have the same feeds: orders only in the branch.\n"
         "  Each side loads its own feeds; of those of both the files are the same.\n"
         "  Models of a feed that one side lacks are shown as new or removed.\n",
-        "2 of 10 marts differ: orders (new, only the branch has it, with 60 rows) and feed_days (28 rows added; ",
+        "2 of 10 marts differ: orders (new, only the branch has it, with 60 rows) and feed_days (28 rows added).",
     )
 
 

@@ -1,6 +1,8 @@
 """The error after an interrupt: its exit code is the shell's, and its next step repeats the command."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +45,28 @@ def test_that_nox_was_killed_is_said() -> None:
     ):
         raise Interrupted(signal.SIGTERM, False)
     assert caught.value.exit_code == 143
+
+
+IN_A_FINALIZER = """
+import os, signal, time
+from harness.commands.interrupts import Interrupted, raise_interrupts
+
+class Closed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+raise_interrupts()
+try:
+    Closed()
+    print("went on", flush=True)
+    time.sleep(30)
+except Interrupted as interrupted:
+    print(interrupted.args)
+"""
+
+
+def test_a_signal_while_an_object_is_deleted_is_not_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FINALIZER], capture_output=True, text=True, check=True, timeout=20
+    )
+    assert (done.stdout, done.stderr) == ("went on\n(15, True)\n", "")

@@ -402,24 +402,37 @@ def test_with_another_lock_it_has_an_environment_of_its_own(
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("lock", "says"),
-    [
-        (f"no-such-package==1.0 --hash=sha256:{'0' * 64}\n--no-index\n", "uv says why above"),
-        (None, "No such file or directory"),
-    ],
-)
+def test_a_base_without_a_lock(base: Base) -> None:
+    (base.folder / "requirements" / "feeds.txt").unlink()
+    with pytest.raises(BaseFailedError) as caught:
+        python_of_base(base, "feeds")
+    assert lines(caught) == [
+        "The base, v1 (00000000), has no lock of feeds: there is no requirements/feeds.txt in it.",
+        "It is most likely from before the packages of its parts were locked, and nothing says which it needs.",
+        "Compare with a later commit: nox -s diff -- --base REF",
+    ]
+
+
 def test_packages_of_the_base_that_cannot_be_installed(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str | None, says: str
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path / "envs")
-    path = base.folder / "requirements" / "dbt.txt"
-    path.write_text(lock) if lock else path.unlink()
+    lock = f"no-such-package==1.0 --hash=sha256:{'0' * 64}\n--no-index\n"
+    (base.folder / "requirements" / "dbt.txt").write_text(lock)
     with pytest.raises(BaseFailedError) as caught:
         python_of_base(base, "dbt")
     what, why, next_step = lines(caught)
     assert what.startswith("The packages of the base's lock of dbt cannot be installed: ")
-    assert says in what
+    assert "uv says why above" in what
     assert why == "The base has another lock than this tree, and is built with its own packages."
     assert next_step.endswith("compare with a later commit: nox -s diff -- --base REF")
     assert caught.value.exit_code == 71
+
+
+def test_a_base_that_is_named_by_its_hash_is_named_once() -> None:
+    commit = "0123abcd" + "0" * 32
+    assert [str(Base(name, commit)) for name in ("v1", commit, commit[:10])] == [
+        "v1 (0123abcd)",
+        "0123abcd",
+        "0123abcd",
+    ]

@@ -360,3 +360,9 @@ def test_a_page_is_replaced_as_a_whole(tmp_path: Path) -> None:
         assert "first" in reader.read()
     assert "second" in path.read_text(encoding="utf-8")
     assert [each.name for each in path.parent.iterdir()] == ["index.html"]
+
+
+def test_the_rows_of_a_mart_of_one_side_are_in_the_table(tmp_path: Path) -> None:
+    removed = replace(made.new(), in_base=True, in_branch=False, only_rows=1_667)
+    [_, row] = tables(written(of(removed), tmp_path))[0]
+    assert [cell for cell in row if cell] == ["refunds_daily removed", "1,667"]

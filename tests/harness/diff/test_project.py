@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.diff.project import Changes, Project, bare_sql, compare_projects
+from harness.diff.changes import Changes, bare_sql, compare_projects
+from harness.diff.project import Project
 from harness.diff.results import ChangedNode
 from harness.processes.dbt_process import Dbt, Process
 from harness.project.paths import ROOT
@@ -388,7 +389,7 @@ def test_all_changes_are_listed_with_what_no_model_is_built_from(base: Project, 
 def test_a_file_that_no_model_is_built_from(base: Project, branch: Path, parse: Parse) -> None:
     change(branch, ("models/exposures.yml", "notebook", "dashboard"))
     changes = compare_projects(base, parse(branch), {})
-    assert changes.listed() == [ChangedNode("dbt/models/exposures.yml", ["no model is built from it"])]
+    assert changes.listed() == [ChangedNode("dbt/models/exposures.yml", ["it changes no model"])]
 
 
 def test_what_concerns_every_node(base: Project) -> None:
