@@ -12,5 +12,7 @@ fi
 ln -sfn code.0 /tmp/code
 # A contract's relative path, airflow/data/events.csv for example, begins two folders above the contracts.
 ln -sfn /opt/airflow /tmp/airflow
+# Where OpenLineage writes its events, if to files: it makes no folder itself.
+[ -z "${OPENLINEAGE__TRANSPORT__LOG_FILE_PATH:-}" ] || mkdir -p "$(dirname "$OPENLINEAGE__TRANSPORT__LOG_FILE_PATH")" || true
 export AIRFLOW__CORE__DAGS_FOLDER=/tmp/code/dags PYTHONPATH=/tmp/code/include
 exec /usr/bin/dumb-init -- /entrypoint "$@"

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from lineage import DbtRun
 from warehouse_lock import holds_lock, stop, warehouse_lock
 
 REQUIRED_VARIABLES = (
@@ -65,8 +66,18 @@ def main(arguments: list[str]) -> int:
     # Before the lock is taken: this takes two seconds, in which a load or another build can go on.
     for module in ("dbt.cli.main", "dbt.adapters.postgres"):
         importlib.import_module(module)
-    with warehouse_lock() as connection:
-        return run_dbt(arguments, connection)
+    lineage = DbtRun(arguments)
+    try:
+        with warehouse_lock() as connection:
+            code = 1
+            lineage.begin()
+            try:
+                code = run_dbt(arguments, connection)
+            finally:
+                lineage.read(code == 0)
+    finally:
+        lineage.emit()
+    return code
 
 
 def check(arguments: list[str]) -> None:

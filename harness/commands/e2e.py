@@ -6,9 +6,10 @@ one beside a second run of the first: every table has the same content as before
 
 import argparse
 import contextlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from feeds.contract import Feed, read_feeds
 from feeds.errors import FeedError
 from feeds.files import find_files
 from feeds.interval import Interval
+from feeds.uri import shown
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
-from harness.errors import DagRunFailedError, DiskFullError, LeftBehindError, UsageError
+from harness.errors import ChecksFailedError, DagRunFailedError, DiskFullError, LeftBehindError, UsageError
 from harness.oracle import expected_numbers
-from harness.pipeline import rejected_rows, run_checks, run_data
+from harness.pipeline import lineage, rejected_rows, run_checks, run_data
 from harness.pipeline.feed_files import check_files, samples
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.pipeline.run_checks import CheckResults
@@ -196,7 +198,7 @@ def run_pipelines(
         pipelines = [dag_id for dag_ids in dags.pipelines.values() for dag_id in dag_ids]
         phase.text = f"{len(pipelines) + len(dags.others)} DAGs parsed, no import errors"
     earlier_runs = run_ids(api, pipelines)
-    run_dags(api, dags.first, interval, phases)
+    first_runs = run_dags(api, dags.first, interval, phases)
     with phases.phase("numbers checked") as phase:
         results.expected = expected = computing.result()
         results.numbers = run_checks.compare_numbers(expected, warehouse, are_samples=are_samples)
@@ -217,8 +219,28 @@ def run_pipelines(
         results.passed(f"the XCom of load_{feed.name} matches raw.loads: {figures_of_load}")
     lines = run_checks.check_task_log(api, dags.first[0], runs[dags.first[0]])
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
+    results.passed(check_lineage(deployment, first_runs, expected.rows))
     for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
+
+
+def check_lineage(deployment: Deployment, first_runs: Mapping[str, str], rows: Mapping[str, int]) -> str:
+    """Return what the runs' events show, which `build/lineage/events.ndjson` has then; see `lineage.check`."""
+    if lineage.is_given(os.environ):
+        return f"lineage: events went to {shown(os.environ.get('OPENLINEAGE_URL', 'where OpenLineage is configured'))}"
+    try:
+        folders = deployment.lineage_folders()
+        if not folders:
+            return "lineage: the events are on the volumes of the logs and of dbt's results, and not checked here"
+        events = lineage.read(folders)
+    except (OSError, ValueError) as error:
+        raise ChecksFailedError(
+            f"The lineage events cannot be read: {error}",
+            "A file was damaged or is still written, or the tasks' logs cannot be copied.",
+            "Look at docs/lineage.md for where they are.",
+        ) from error
+    lineage.write(events)
+    return lineage.check(events, first_runs, rows)
 
 
 def check_room(uris: Iterable[str]) -> None:

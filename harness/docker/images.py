@@ -68,7 +68,7 @@ def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:
 
     URIS are those of feeds whose files are not the contract's; those of this machine are in the image, too.
     """
-    code = ("airflow/dags", "airflow/feeds", "airflow/include", "requirements/feeds.txt")
+    code = ("airflow/dags", "airflow/feeds", "airflow/include", "requirements/feeds.txt", "requirements/lineage.txt")
     files = _files("airflow/Dockerfile", "airflow/entrypoint.sh", *code)
     files |= {path: file for path, file in _files("airflow/data").items() if file.suffix != ".py"}
     for feed, uri in uris.items():

@@ -24,7 +24,7 @@ from harness.project.paths import ROOT
 LOCKS = ROOT / "requirements"
 CONSTRAINTS = LOCKS / "constraints.txt"
 AIRFLOWS_CONSTRAINTS = "airflow/constraints.txt"  # below a clone's root
-WITH_AIRFLOW = ("airflow", "dags", "feeds")  # `feeds` is laid over Airflow's image
+WITH_AIRFLOW = ("airflow", "dags", "feeds", "lineage")  # the last two are laid over Airflow's image
 # Of its family each requires the exact version of the others, and some of Airflow's image are in no lock.
 LEFT_AS_IN_THE_IMAGE = ("--no-emit-package", "opentelemetry-api")
 COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")
@@ -80,7 +80,8 @@ def write(*options: str) -> None:
     _compile(CONSTRAINTS, _header(project, groups), *every, *options)
     for group in groups:
         constraints = AIRFLOWS_CONSTRAINTS if group in WITH_AIRFLOW else str(CONSTRAINTS.relative_to(ROOT))
-        constraint = ("--constraint", constraints, *(LEFT_AS_IN_THE_IMAGE if group == "feeds" else ()))
+        options_of_group = {"feeds": LEFT_AS_IN_THE_IMAGE, "lineage": ("--no-deps",)}.get(group, ())
+        constraint = ("--constraint", constraints, *options_of_group)
         _compile(LOCKS / f"{group}.txt", _header(project, [group]), "--group", group, *constraint, "--generate-hashes")
     for stale in set(LOCKS.glob("*.txt")) - {CONSTRAINTS} - {LOCKS / f"{group}.txt" for group in groups}:
         stale.unlink()

@@ -21,6 +21,7 @@ from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 DBT_POD = "dbt-build-"
+LINEAGE = "lineage"  # the folder of events in the tasks' logs, and in dbt's results
 POD_NAME_CHARS = 54  # of a worker's pod, before what makes it unique
 
 
@@ -68,10 +69,24 @@ class ClusterDeployment(Deployment):
 
     def failed_dbt_runs(self) -> list[Path]:
         """Copy the tasks' log volume, where dbt's pods leave the files of failed runs, and return their folders."""
-        copied = self.supervisor.directory / "failed-dbt-runs"
+        folders = (folder for folder in (self._task_logs() / "dbt").glob("*") if folder.name != LINEAGE)
+        return sorted(folders, key=lambda folder: folder.stat().st_mtime)
+
+    def lineage_folders(self) -> list[Path]:
+        """Copy the tasks' log volume, and return the folders of events: Airflow's with the loads', and dbt's.
+
+        None where dbt's results are on another volume, which nothing can read once its pods are gone.
+        """
+        if not self.provider.has_one_volume:
+            return []
+        copied = self._task_logs()
+        return [copied / LINEAGE, copied / "dbt" / LINEAGE]
+
+    def _task_logs(self) -> Path:
+        copied = self.supervisor.directory / "task-logs"
         copied.mkdir(exist_ok=True)
         self.provider.save_task_logs(copied)
-        return sorted((copied / "dbt").glob("*"), key=lambda folder: folder.stat().st_mtime)
+        return copied
 
     def check(self) -> list[str]:
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""

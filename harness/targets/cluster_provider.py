@@ -13,10 +13,16 @@ from harness.targets.options import RunOptions
 
 
 class ClusterProvider(Protocol):
-    """A cluster and what belongs to it; `values` is the name of its values file in `cluster/values`."""
+    """A cluster and what belongs to it.
+
+    Attributes:
+        values: the name of its values file in `cluster/values`.
+        has_one_volume: whether dbt's results are in the folder `dbt` of the volume of the tasks' logs.
+    """
 
     name: str
     values: str
+    has_one_volume: bool = True
     options: RunOptions
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import EnvironmentMissingError
+from harness.pipeline import lineage
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.failures import disk_full, disk_full_error, service_ended, service_failed
 from harness.processes.supervisor import Supervisor
@@ -32,6 +33,7 @@ MIGRATION_TIMEOUT_S = 180.0
 HEALTHY_TIMEOUT_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
+LINEAGE = "lineage"
 # Variables that tasks may need: a file in an object store needs credentials, proxies and certificates.
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER")
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
@@ -49,6 +51,10 @@ class EmbeddedDeployment(Deployment):
         """Return the folder where `dbt/run.py` keeps the files of the last failed run, if one has failed."""
         folder = self.supervisor.directory / "dbt" / FAILURES
         return [folder] if folder.exists() else []
+
+    def lineage_folders(self) -> list[Path]:
+        """Return the folder of the lineage events."""
+        return [self.supervisor.directory / LINEAGE]
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
@@ -101,6 +107,8 @@ def start(supervisor: Supervisor, options: RunOptions, phases: Phases, airflow: 
     api = AirflowApi(f"http://127.0.0.1:{port}", "admin", secrets.token_urlsafe(12))
     env = airflow_env(supervisor.directory, port, metadata_dsn, api)
     env |= pipeline_env(options, warehouse, dbt, supervisor.directory / "dbt")
+    (supervisor.directory / LINEAGE).mkdir(mode=0o700)
+    env |= lineage.variables(os.environ, supervisor.directory / LINEAGE)
     program = airflow.with_name("airflow")
 
     def start_component(name: str, *arguments: str) -> None:
@@ -173,6 +181,7 @@ def airflow_env(directory: Path, port: int, metadata_dsn: str, api: AirflowApi) 
         # A new DAG file is found within about two seconds.
         "dag_processor": {"refresh_interval": 1, "bundle_refresh_check_interval": 1},
         "usage_data_collection": {"enabled": False},
+        "openlineage": {"disable_source_code": True},  # of tasks, in each event
     }
     return passed_on | {
         "NO_PROXY": local,  # the components talk to each other

@@ -51,6 +51,7 @@ class ExistingCluster(ClusterProvider):
 
     name = "context"
     values = "context.yaml"
+    has_one_volume = False
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options

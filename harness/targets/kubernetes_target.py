@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.kubernetes.deployment import (
 )
 from harness.kubernetes.kubectl import Kubectl
 from harness.kubernetes.rollout import Watch
+from harness.pipeline import lineage
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.background import in_background, wait_for
 from harness.processes.supervisor import Supervisor
@@ -37,6 +39,7 @@ from harness.targets.takedown import take_down
 from harness.warehouse.roles import Warehouse
 from harness.warehouse.server import Server, describe
 
+LINEAGE = "/opt/airflow/logs/lineage"  # on the volume of the tasks' logs
 TAKEDOWN = "PLATFORM_TAKEDOWN"  # the provider's options, as JSON, for the process that takes a run down
 
 
@@ -159,6 +162,7 @@ def deployment_values(
         "DBT_IMAGE": dbt_image,
         "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
         **provider.options.shares(),
+        **lineage.without_secrets(lineage.variables(os.environ, LINEAGE)),
     }
     # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
     pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")

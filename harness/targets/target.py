@@ -53,6 +53,10 @@ class Deployment:
         """Return the folders of failed dbt runs' files, the latest last; may raise FeedError or OSError."""
         raise NotImplementedError
 
+    def lineage_folders(self) -> list[Path]:
+        """Return the folders of the lineage events so far; may raise FeedError or OSError."""
+        raise NotImplementedError
+
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
         raise NotImplementedError

@@ -126,3 +126,16 @@ def test_airflows_configuration_says_on_which_nodes_it_runs(monkeypatch: pytest.
     assert not usual.get("tolerations")
     claims = [volume["persistentVolumeClaim"] for volume in usual["volumes"] if "persistentVolumeClaim" in volume]
     assert claims == [{"claimName": "dbt-results"}]
+
+
+def test_the_pod_emits_events_where_its_worker_does_but_has_no_secret_of_it_in_its_specification() -> None:
+    from feeds.dbt_pod import lineage_variables
+
+    files = {"OPENLINEAGE__TRANSPORT__TYPE": "file", "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": "/opt/airflow/logs/a"}
+    assert lineage_variables({"PATH": "/bin", **files}) == {
+        "OPENLINEAGE__TRANSPORT__TYPE": "file",
+        "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": "/var/log/dbt/lineage/event",
+    }
+    server = {"OPENLINEAGE_URL": "http://server", "OPENLINEAGE_NAMESPACE": "ours"}
+    secrets = {"OPENLINEAGE_API_KEY": "key", "OPENLINEAGE__TRANSPORT__AUTH": "{}", "OPENLINEAGE_ENDPOINT": "a:b@c"}
+    assert lineage_variables(server | secrets) == server

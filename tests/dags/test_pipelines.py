@@ -115,7 +115,7 @@ def dbt_arguments(dag: Any) -> list[str]:
     """Return the arguments of dbt in DAG."""
     called: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("feeds.dbt_task.run_process", called.append)
+        patched.setattr("feeds.dbt_task.run_process", lambda argv, _: called.append(argv))
         patched.setenv("DBT_PYTHON", "python")
         patched.setenv("DBT_PROJECT_DIR", "/dbt")
         dag.get_task("dbt_build").python_callable()
@@ -337,7 +337,7 @@ def test_the_tasks_load_the_interval_and_params_of_the_run_and_return_the_result
     }
     feed = read_feed(CONTRACTS / "events.yaml")
     others = [other for other in read_feeds().values() if other != feed]
-    loaded = (feed, dsn, options | {"run_id": "events_pipeline_daily a_run"})
+    loaded = (feed, dsn, options | {"run_id": "events_pipeline_daily a_run", "parent": {}})
     assert calls == [(dsn, feed), (dsn, *others), loaded]
 
 

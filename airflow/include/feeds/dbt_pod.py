@@ -1,6 +1,9 @@
 """The pod that runs dbt on a cluster; only this module makes pods."""
 
 import json
+import os
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,10 +15,20 @@ from kubernetes.client import models as k8s
 from feeds.dbt_task import RUN_VARIABLES, failure
 
 RESULTS = "/var/log/dbt"  # where the pod mounts the volume for the results of failed runs
+FILES = "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH"
+SECRET = re.compile("KEY|AUTH|TOKEN|SECRET|PASSWORD|HEADERS", re.IGNORECASE)
 
 
 class DbtPodOperator(KubernetesPodOperator):
     """Run dbt in a pod; its failure is one line, and of a kind that tells whether another try may help."""
+
+    def execute(self, context: Any) -> Any:
+        """Run it, as a child of this task in lineage."""
+        from feeds.lineage import parents  # not when Airflow parses the DAG
+
+        variables = lineage_variables(os.environ) | parents(context)
+        self.env_vars = [*self.env_vars, *(k8s.V1EnvVar(*variable) for variable in variables.items())]
+        return super().execute(context)
 
     def cleanup(self, pod: Any, remote_pod: Any, *arguments: Any, **options: Any) -> None:
         """Delete a pod that succeeded.
@@ -31,6 +44,21 @@ class DbtPodOperator(KubernetesPodOperator):
             if not ended or not ended[0]:
                 raise failure(None, f"the pod {name}", status.reason or status.phase) from None
             raise failure(ended[0].exit_code, f"the pod {name}", ended[0].reason) from None
+
+
+def lineage_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which dbt's pod emits events where its worker of ENVIRON does; files to its own volume.
+
+    A key is a secret, which no pod's specification has: the pod has it of the secret `warehouse-transformer`.
+    """
+    found = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("OPENLINEAGE_") and not SECRET.search(name) and "@" not in value
+    }
+    if FILES in found:
+        found[FILES] = f"{RESULTS}/lineage/event"
+    return found
 
 
 def dbt_pod(task_id: str, image: str, arguments: tuple[str, ...], namespace: str | None = None) -> DbtPodOperator:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -59,14 +60,17 @@ def dbt_task(task_id: str, *arguments: str) -> BaseOperator | Any:
         return dbt_pod(task_id, image, arguments, os.environ.get("DBT_NAMESPACE") or None)
 
     @task(task_id=task_id, execution_timeout=timedelta(hours=1))
-    def run_dbt() -> None:
-        run_process([os.environ["DBT_PYTHON"], str(Path(os.environ["DBT_PROJECT_DIR"]) / "run.py"), *arguments])
+    def run_dbt(ti: Any = None) -> None:  # Airflow gives it
+        from feeds.lineage import parents
+
+        argv = [os.environ["DBT_PYTHON"], str(Path(os.environ["DBT_PROJECT_DIR"]) / "run.py"), *arguments]
+        run_process(argv, parents({"ti": ti}))
 
     return run_dbt()
 
 
-def run_process(argv: list[str]) -> None:
-    """Run dbt with only its own environment variables, and log each line of its output.
+def run_process(argv: list[str], variables: Mapping[str, str] = {}) -> None:
+    """Run dbt with only its own environment variables and VARIABLES, and log each line of its output.
 
     Raises:
         DbtFailedError, DbtEndedError: its exit code is not 0; see `failure`.
@@ -75,8 +79,8 @@ def run_process(argv: list[str]) -> None:
         name: value
         for name, value in os.environ.items()
         if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ", *RUN_VARIABLES)
-        or name.startswith(("DBT_", "WAREHOUSE_", "PGSSL"))
-    }
+        or name.startswith(("DBT_", "OPENLINEAGE_", "WAREHOUSE_", "PGSSL"))
+    } | dict(variables)
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=passed_on)
     try:
         assert process.stdout is not None

@@ -28,6 +28,7 @@ from feeds.formats import read
 from feeds.interval import ALWAYS, Interval, utc
 from feeds.keys import KnownDuplicates
 from feeds.ledger import LoadedFile, LoadResult, together
+from feeds.lineage import LoadRun, emitted
 from feeds.lines import Reject, raw_text
 from feeds.locks import block_writers, reader, wait_for_turn
 from feeds.partitions import cut_partitions, drop_replaced
@@ -56,6 +57,7 @@ def load(
     allow_empty: bool = False,
     force: bool = False,
     run_id: str | None = None,
+    parent: Mapping[str, str] = {},
     lock_timeout_s: float = 1800.0,
     dry_run: bool = False,
     report: Callable[[str], None] = logger.info,
@@ -77,6 +79,7 @@ def load(
         allow_empty: whether a load without rows may delete those of its interval.
         force: whether to load files even if they were loaded before and their rows are unchanged.
         run_id: an identifier of the caller, for the ledger.
+        parent: the caller's run, for lineage; see `feeds.lineage.parents`.
         lock_timeout_s: the longest wait for a lock of another load, dbt build, reader or user, in seconds.
         dry_run: only return what the load would do; change nothing, not even the ledger.
         report: gets the load's progress as text.
@@ -105,6 +108,7 @@ def load(
             allow_empty,
             lock_timeout_s,
             progress,
+            LoadRun(feed, dsn, source_uri, parent),
         )
         if dry_run:
             result = job.dry_run()
@@ -115,13 +119,14 @@ def load(
             ledger.mark_killed_as_failed(connection)
             ledger.remove_old_secrets(connection)
             load_id = ledger.begin(connection, feed.name, source_uri, interval, run_id)
-        try:
-            with foreseen(lock_timeout_s):
-                result = job.run(load_id, force=force)
-        except BaseException as error:  # an interrupt too
-            connection.close()  # the role may have only one connection
-            ledger.record_failure(dsn, role, load_id, source_uri, error)
-            raise
+        with emitted(job.lineage):
+            try:
+                with foreseen(lock_timeout_s):
+                    result = job.lineage.result = job.run(load_id, force=force)
+            except BaseException as error:  # an interrupt too
+                connection.close()  # the role may have only one connection
+                ledger.record_failure(dsn, role, load_id, source_uri, error)
+                raise
         with suppress(psycopg.Error):  # the load has succeeded; the next one drops them
             drop_replaced(connection, raw, role)
     logger.info("load %d of %s, %s: %s", load_id, shown(source_uri), interval, result)
@@ -145,6 +150,7 @@ class _Load:
     allow_empty: bool
     lock_timeout_s: float
     progress: Callable[[int | None], Progress]
+    lineage: LoadRun
     started: float = field(default_factory=time.monotonic)
 
     def dry_run(self) -> LoadResult:
@@ -254,6 +260,7 @@ class _Load:
     ) -> None:
         """Write the load's end into the ledger, and forget what earlier loads of the same source rejected."""
         connection, feed = self.connection, self.raw.feed
+        self.lineage.files[:] = files
         kept = outcome.same_as_load_id if isinstance(outcome, LoadResult) else None
         if feed.properties.history or not self._is_past():
             is_refused = not isinstance(outcome, LoadResult)

@@ -36,6 +36,7 @@ def load_run(feed: Feed, dsn: str, context: Mapping[str, Any], **options: Any) -
     OPTIONS are more arguments of `feeds.load.load`. Raises FeedError as it does.
     """
     from feeds.days import valid_times
+    from feeds.lineage import parents
     from feeds.load import load
     from feeds.settings import max_rejected, source_uri
 
@@ -51,6 +52,7 @@ def load_run(feed: Feed, dsn: str, context: Mapping[str, Any], **options: Any) -
         max_rejected=max_rejected(feed) if params["max_rejected"] is None else params["max_rejected"],
         allow_empty=params["allow_empty"],
         run_id=f"{run.dag_id} {run.run_id}",
+        parent=parents(context),
         **options,
     )
 

@@ -1,0 +1,182 @@
+"""What is checked of the runs' lineage events, on made ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import pytest
+
+from harness.errors import ChecksFailedError
+from harness.pipeline import lineage
+
+PG = "postgres://host:5432"
+CSV = ("file", "/data/events.csv")
+RUNS = {"daily": "manual_1"}
+ROWS = {"raw.events": 20, "staging.stg_events": 20, "fact.fct_events": 15}
+Events = list[dict[str, Any]]
+
+
+def uuid(name: str) -> str:
+    return str(uuid5(NAMESPACE_URL, name))
+
+
+def facet(**fields: Any) -> dict[str, Any]:
+    return {"_producer": "urn:made", "_schemaURL": "https://openlineage.io/spec/facets/1-0-0/Made.json", **fields}
+
+
+def dataset(name: tuple[str, str], rows: int | None = None) -> dict[str, Any]:
+    statistics = {} if rows is None else {"outputStatistics": facet(rowCount=rows)}
+    return {"namespace": name[0], "name": name[1], "facets": {}, "outputFacets": statistics}
+
+
+def run(
+    name: str,
+    parent: str | None,
+    root: str,
+    inputs: tuple[dict[str, Any], ...] = (),
+    outputs: tuple[dict[str, Any], ...] = (),
+    **facets: Any,
+) -> Events:
+    """Return the events of the run NAME, which ends well."""
+    if parent:
+        job = {"namespace": "ours", "name": "job"}
+        facets["parent"] = facet(run={"runId": uuid(parent)}, job=job, root={"run": {"runId": uuid(root)}, "job": job})
+    return [
+        {
+            "eventType": state,
+            "eventTime": f"2026-11-27T22:00:0{second}+00:00",
+            "producer": "urn:made",
+            "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent",
+            "run": {"runId": uuid(f"{root} {name}" if parent else root), "facets": facets},
+            "job": {"namespace": "ours", "name": name, "facets": {}},
+            "inputs": list(inputs),
+            "outputs": list(outputs),
+        }
+        for second, state in enumerate(("START", "COMPLETE"))
+    ]
+
+
+def table(name: str, rows: int | None = None) -> dict[str, Any]:
+    return dataset((PG, f"warehouse.{name}"), rows)
+
+
+def dag_run(run_id: str, loaded: int = 20, built: int = 15) -> Events:
+    """Return the events of a run of the DAG `daily`, of its load and of dbt."""
+    root = f"daily {run_id}"
+    return [
+        *run("daily", None, root, airflowDagRun=facet(dagRun={"dag_id": "daily", "run_id": run_id})),
+        *run("load.events", root, root, (dataset(CSV),), (table("raw.events", loaded),)),
+        *run("stg_events", root, root, (table("raw.events"),), (table("staging.stg_events"),)),
+        *run("fct_events", root, root, (table("staging.stg_events"),), (table("fact.fct_events", built),)),
+    ]
+
+
+@pytest.fixture
+def events() -> Events:
+    """Give the events of two runs, of which the second has changed nothing."""
+    made: Events = json.loads(json.dumps([*dag_run("manual_1"), *dag_run("manual_2", built=0)]))
+    return made
+
+
+def test_every_mart_is_reached_from_the_file(events: Events) -> None:
+    assert lineage.check(events, RUNS, ROWS) == "lineage: 1 marts are reached from events.csv, 16 events"
+    found = lineage.graph(events)
+    assert found.files() == {CSV}
+    assert found.marts() == [(PG, "warehouse.fact.fct_events")]
+    assert found.sources((PG, "warehouse.fact.fct_events")) == {
+        CSV,
+        (PG, "warehouse.raw.events"),
+        (PG, "warehouse.staging.stg_events"),
+    }
+    assert lineage.row_counts(lineage.of_dag_runs(events, RUNS)) == {"raw.events": {20}, "fact.fct_events": {15}}
+
+
+def drop(job: str) -> Callable[[Events], Events]:
+    return lambda events: [event for event in events if event["job"]["name"] != job]
+
+
+def change(job: str, how: Callable[[dict[str, Any]], object]) -> Callable[[Events], Events]:
+    def changed(events: Events) -> Events:
+        for event in events:
+            if event["job"]["name"] == job:
+                how(event)
+        return events
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (drop("load.events"), "warehouse.fact.fct_events is not made of a file"),
+        (drop("stg_events"), "warehouse.fact.fct_events is not made of a file"),
+        (drop("fct_events"), "no event says of which file fact.fct_events is made"),
+        (drop("daily"), "the parent of fct_events has no event"),
+        (change("load.events", lambda event: event["run"]["facets"].pop("parent")), "load.events has no parent"),
+        (
+            change("fct_events", lambda event: event["outputs"].__setitem__(0, table("fact.fct_events", 14))),
+            "fact.fct_events has 15 rows, and the events of the first run say 14",
+        ),
+        (
+            change("fct_events", lambda event: event["outputs"].__setitem__(0, table("fact.fct_events"))),
+            "fact.fct_events has 15 rows, and the events of the first run say nothing",
+        ),
+        (
+            change("load.events", lambda event: event.update(eventType="FAIL")),
+            "warehouse.fact.fct_events is not made of a file",
+        ),
+        (
+            change("daily", lambda event: event.update(eventTime="2026-11-27T22:00:00")),
+            "START of daily: ValueError: eventTime has no time zone",
+        ),
+        (
+            change("daily", lambda event: event["run"].update(runId="1")),
+            "START of daily: ValueError: badly formed hexadecimal UUID string",
+        ),
+        (change("daily", lambda event: event.pop("producer")), "START of daily: KeyError: 'producer'"),
+        (
+            change("stg_events", lambda event: event["run"]["facets"]["parent"].pop("_schemaURL")),
+            "START of stg_events: KeyError: '_schemaURL'",
+        ),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said(events: Events, damage: Callable[[Events], Events], line: str) -> None:
+    with pytest.raises(ChecksFailedError) as caught:
+        lineage.check(damage(events), RUNS, ROWS)
+    assert line in str(caught.value) + "".join(caught.value.evidence)
+
+
+def test_events_are_read_from_files_by_time_and_written_as_lines(tmp_path: Path, events: Events) -> None:
+    folders = [tmp_path / name for name in ("airflow", "dbt", "none")]
+    for number, event in enumerate(reversed(events)):
+        folder = folders[number % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"event-{number}.json").write_text(json.dumps(event))
+    (folders[0] / "others.json").write_text("{")
+    read = lineage.read(folders)
+    assert sorted(map(json.dumps, read)) == sorted(map(json.dumps, events))
+    assert [event["eventTime"] for event in read] == sorted(event["eventTime"] for event in events)
+    path = tmp_path / "new" / "events.ndjson"
+    lineage.write(read, path)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == read
+
+
+def test_events_go_to_files_unless_it_is_said_where_to() -> None:
+    files = {
+        "OPENLINEAGE_NAMESPACE": "events-platform",
+        "OPENLINEAGE__TRANSPORT__TYPE": "file",
+        "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": "/run/lineage/event",
+    }
+    assert lineage.variables({"PATH": "/bin"}, "/run/lineage") == files
+    assert lineage.variables({"OPENLINEAGE_NAMESPACE": "ours"}, "/run/lineage") == files | {
+        "OPENLINEAGE_NAMESPACE": "ours"
+    }
+    given = {"OPENLINEAGE_URL": "http://server", "OPENLINEAGE_API_KEY": "secret", "OPENLINEAGE_ENDPOINT": "a@b"}
+    found = lineage.variables(given, "/run/lineage")
+    assert found == {"OPENLINEAGE_NAMESPACE": "events-platform", **given}
+    assert lineage.without_secrets(found) == {
+        "OPENLINEAGE_NAMESPACE": "events-platform",
+        "OPENLINEAGE_URL": "http://server",
+    }
