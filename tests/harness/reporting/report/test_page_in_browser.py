@@ -30,8 +30,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize(("width", "scheme"), [(PHONE, "dark"), (DESK, "light")])
 def test_everybody_can_read_it(browser: Browser, path: Path, width: int, scheme: Scheme) -> None:
     with opened(browser, path, width=width, scheme=scheme) as page:
         page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
