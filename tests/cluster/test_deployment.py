@@ -225,9 +225,8 @@ for module in list(sys.modules.values()):
     if "-packages/" in path and path.endswith(".py") and not (compiled and pathlib.Path(compiled).exists()):
         print("not compiled:", path)
 import airflow.providers
-for folder in airflow.providers.__path__:
-    paths = [*pathlib.Path(folder).rglob("*.py")]
-    print(sum(len([*path.parent.glob(f"__pycache__/{path.stem}.*.pyc")]) for path in paths) / len(paths))
+paths = [path for folder in airflow.providers.__path__ for path in pathlib.Path(folder).rglob("*.py")]
+print(sum(len([*path.parent.glob(f"__pycache__/{path.stem}.*.pyc")]) for path in paths) / len(paths))
 """
 
 
