@@ -25,6 +25,8 @@ event_id;event_type;professional_id_anonymized;created_at;meta_data
 """
 Run = Callable[..., tuple[int, str]]
 
+REPORT = "  report: build/report/index.html"
+
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
@@ -52,21 +54,22 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
     try:
         exit_code, output = run(*command, "--select", "+dim_services", DOCKER_HOST="unix:///nothing")
         assert exit_code == 0, output
-        *_, address, again, last = output.splitlines()
-        assert (again, last) == ("  use it again: nox -s dbt -- --reuse build --select MODEL", hint)
+        *_, address, again, down, report = output.splitlines()
+        assert (again, down) == ("  use it again: nox -s dbt -- --reuse build --select MODEL", hint)
+        assert report == REPORT
         with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
             assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
             connection.execute("delete from test_dim.dim_services")
 
         exit_code, output = run("--reuse", "run", "--quiet", "--select", "dim_services")  # without its parents
         assert exit_code == 0, output
-        assert re.fullmatch(r"✓ PostgreSQL 18\.\d+ from a wheel on 127\.0\.0\.1:\d+, kept\n", output)
+        assert re.fullmatch(rf"✓ PostgreSQL 18\.\d+ from a wheel on 127\.0\.0\.1:\d+, kept\n{REPORT}\n", output)
         with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
             assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
 
         exit_code, output = run(*command, "--nonsense", DOCKER_HOST="unix:///nothing")
         assert exit_code == 49, output
-        assert f"\n{hint}\n✗ dbt run --quiet --nonsense ended with exit code 2.\n" in output
+        assert f"\n{hint}\n{REPORT}\n✗ dbt run --quiet --nonsense ended with exit code 2.\n" in output
         assert len(list(temporary.iterdir())) == 2  # the second is beside the first
     finally:
         exit_code, output = run("--down")
@@ -74,7 +77,7 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
     assert output.count(" taken down\n") == 2
     assert list(temporary.iterdir()) == []
     exit_code, output = run("--reuse", "build")
-    assert (exit_code, output.splitlines()[0]) == (62, "✗ No warehouse of nox -s dbt is up.")
+    assert (exit_code, output.splitlines()[:2]) == (62, [REPORT, "✗ No warehouse of nox -s dbt is up."])
 
 
 def test_help_has_the_sessions_options_then_dbts_and_starts_nothing(run: Run, temporary: Path) -> None:
@@ -149,9 +152,10 @@ def test_a_new_model_needs_one_sql_and_one_yml_and_nothing_else(
 
     exit_code, output = run(*on, "docs")
     assert exit_code == 0, output
-    assert [line.partition(" (")[0] for line in output.splitlines()[-2:]] == [
+    assert [line.partition(" (")[0] for line in output.splitlines()[-3:]] == [
         "✓ models built",
         "✓ documentation: build/dbt-docs/index.html",
+        REPORT,
     ]
     assert "model.marketplace.first_proposals" in (clone / "build/dbt-docs/index.html").read_text()
     catalog = json.loads((clone / "build/dbt/target/catalog.json").read_text())  # of what is in the warehouse
