@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import psycopg
 from harness.warehouse.server import Server
 from tests import clones, harness_command
 
+Run = Callable[..., tuple[int, str]]
 DIMENSIONS = "dbt/models/marts/dim"
 ANALYSIS, FACTS = "dbt/models/marts/analysis", "dbt/models/marts/fact/fct_events"
 EVENTS = """\
@@ -80,6 +83,11 @@ def rename_column(repository: Path) -> None:
     names = ("name: service_name_en", "service_name_en: n", "service_name_en: o")
     changes = [(name, name.replace("service_name_en", "service_name")) for name in names]
     edit(repository, f"{DIMENSIONS}/dim_services.yml", *changes)
+
+
+def runner(server: Server, clone: Path, temporary: Path) -> Run:
+    """Return a function that runs `python -m harness diff ARGUMENTS` in CLONE; it returns exit code and output."""
+    return partial(harness_command.run, *command(server), **options(clone, temporary))
 
 
 def options(repository: Path, temporary: Path) -> dict[str, Any]:

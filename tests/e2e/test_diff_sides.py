@@ -2,16 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.warehouse.server import Server
 from tests import comparisons, harness_command
-from tests.comparisons import DIMENSIONS, command, edit, git
+from tests.comparisons import DIMENSIONS, Run, edit, git
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("git")]
 
@@ -22,19 +19,10 @@ def temporary(tmp_path: Path) -> Path:
     return tmp_path / "temporary"
 
 
-Run = Callable[..., tuple[int, str]]
-
-
 @pytest.fixture
-def options(repository: Path, temporary: Path) -> dict[str, Any]:
-    return comparisons.options(repository, temporary)
-
-
-@pytest.fixture
-def run(server: Server, options: dict[str, Any]) -> Run:
-    """Give a function that runs `python -m harness diff ARGUMENTS` on few events; it returns exit code and output."""
-
-    return partial(harness_command.run, *command(server), **options)
+def run(server: Server, repository: Path, temporary: Path) -> Run:
+    """Give a function that runs `nox -s diff` on few events."""
+    return comparisons.runner(server, repository, temporary)
 
 
 def test_nothing_was_changed(repository: Path, run: Run) -> None:

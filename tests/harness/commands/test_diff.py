@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from tests.comparisons import (
     FACTS,
     NEW_MODEL,
     WITH_AN_ACCOUNT,
+    Run,
     command,
     edit,
     git,
@@ -38,19 +37,15 @@ def temporary(tmp_path: Path) -> Path:
     return tmp_path / "temporary"
 
 
-Run = Callable[..., tuple[int, str]]
-
-
 @pytest.fixture
 def options(repository: Path, temporary: Path) -> dict[str, Any]:
     return comparisons.options(repository, temporary)
 
 
 @pytest.fixture
-def run(server: Server, options: dict[str, Any]) -> Run:
-    """Give a function that runs `python -m harness diff ARGUMENTS` on few events; it returns exit code and output."""
-
-    return partial(harness_command.run, *command(server), **options)
+def run(server: Server, repository: Path, temporary: Path) -> Run:
+    """Give a function that runs `nox -s diff` on few events."""
+    return comparisons.runner(server, repository, temporary)
 
 
 def change(clone: Path) -> None:
