@@ -13,13 +13,29 @@
 {%- endmacro %}
 
 
-{#- A statement: create that table if it is missing; of several builds that do so at the same time one creates it. -#}
+{#- A statement: create that table if it is missing, or add the column that an earlier version did not have; of several
+    builds that do so at the same time one does. Readers may see it, so that metrics can tell which models are behind. -#}
 {% macro create_model_state() -%}
     {%- set state = model_state() -%}
     {%- set schema = state.without_identifier().include(database=False) -%}
+    {%- set lock = "perform pg_advisory_xact_lock(hashtextextended('" ~ state.schema ~ '.' ~ state.identifier ~ "', 0))" -%}
+    {%- set has_feeds -%}
+        exists (
+            select from pg_attribute
+            where attrelid = '{{ state }}'::regclass and attname = 'feeds' and not attisdropped
+        )
+    {%- endset -%}
+    {%- set feeds_comment = 'The tables of raw that it is built from, also through other models.' -%}
+    {%- set grant -%}
+        begin
+                    {{ get_grant_sql(state, 'select', [env_var('WAREHOUSE_READER', 'reader')]) }};
+                exception when undefined_object then
+                    null;
+                end
+    {%- endset -%}
     do $create$ begin
         if to_regclass('{{ state }}') is null then
-            perform pg_advisory_xact_lock(hashtextextended('{{ state.schema }}.{{ state.identifier }}', 0));
+            {{ lock }};
             begin
                 create schema {{ schema }};
             exception when duplicate_schema or unique_violation or insufficient_privilege then
@@ -33,7 +49,8 @@
                     snapshot pg_snapshot,
                     built_at timestamptz not null,
                     invocation_id text not null,
-                    run_id text
+                    run_id text,
+                    feeds text[]
                 );
                 {%- for what, comment in {
                     'table ' ~ state: 'One row per table of a model: what it has seen. If a row is deleted, the next build'
@@ -44,14 +61,24 @@
                     'column ' ~ state ~ '.snapshot': 'Which transactions the table has seen; null if that is unknown.',
                     'column ' ~ state ~ '.built_at': 'When its last build began.',
                     'column ' ~ state ~ '.invocation_id': 'The id that dbt gave to that build.',
-                    'column ' ~ state ~ '.run_id': 'The DAG and its run, as in raw.loads; null outside of Airflow.'
+                    'column ' ~ state ~ '.run_id': 'The DAG and its run, as in raw.loads; null outside of Airflow.',
+                    'column ' ~ state ~ '.feeds': feeds_comment
                 }.items() %}
                 comment on {{ what }} is '{{ comment }}';
                 {%- endfor %}
+                {{ grant }};
             -- It may not know yet what it has waited for.
             exception when duplicate_table or unique_violation then
                 null;
             end;
+        end if;
+        if not {{ has_feeds }} then
+            {{ lock }};
+            if not {{ has_feeds }} then -- now: the lock on the table would wait for a build that uses it
+                alter table {{ state }} add column feeds text[];
+                comment on column {{ state }}.feeds is '{{ feeds_comment }}';
+                {{ grant }};
+            end if;
         end if;
     end $create$
 {%- endmacro %}
@@ -77,7 +104,7 @@
     {%- set state = model_state() -%}
     {%- set run = env_var('AIRFLOW_CTX_DAG_ID', '') ~ ' ' ~ env_var('AIRFLOW_CTX_DAG_RUN_ID', '') -%}
     {%- call statement('write_state') -%}
-        insert into {{ state }} (model, table_oid, server, snapshot, built_at, invocation_id, run_id)
+        insert into {{ state }} (model, table_oid, server, snapshot, built_at, invocation_id, run_id, feeds)
         select
             '{{ state_name(model) }}',
             '{{ this }}'::regclass,
@@ -85,14 +112,16 @@
             (current_setting('marketplace.build')::json ->> 'snapshot')::pg_snapshot,
             now(),
             '{{ invocation_id }}',
-            nullif(trim('{{ run | replace("'", "''") }}'), '')
+            nullif(trim('{{ run | replace("'", "''") }}'), ''),
+            string_to_array('{{ feeds_of(model) | join(' ') }}', ' ')
         on conflict (model) do update set
             table_oid = excluded.table_oid,
             server = excluded.server,
             snapshot = excluded.snapshot,
             built_at = excluded.built_at,
             invocation_id = excluded.invocation_id,
-            run_id = excluded.run_id;
+            run_id = excluded.run_id,
+            feeds = excluded.feeds;
 
         delete from {{ state }}
         where

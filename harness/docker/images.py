@@ -68,8 +68,9 @@ def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:
 
     URIS are those of feeds whose files are not the contract's; those of this machine are in the image, too.
     """
-    code = ("airflow/dags", "airflow/feeds", "airflow/include", "requirements/feeds.txt", "requirements/lineage.txt")
-    files = _files("airflow/Dockerfile", "airflow/entrypoint.sh", *code)
+    code = ("airflow/dags", "airflow/feeds", "airflow/include")
+    locks = (f"requirements/{group}.txt" for group in ("feeds", "lineage", "metrics"))
+    files = _files("airflow/Dockerfile", "airflow/entrypoint.sh", *code, *locks)
     files |= {path: file for path, file in _files("airflow/data").items() if file.suffix != ".py"}
     for feed, uri in uris.items():
         if _is_given(uri):

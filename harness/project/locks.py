@@ -24,7 +24,7 @@ from harness.project.paths import ROOT
 LOCKS = ROOT / "requirements"
 CONSTRAINTS = LOCKS / "constraints.txt"
 AIRFLOWS_CONSTRAINTS = "airflow/constraints.txt"  # below a clone's root
-WITH_AIRFLOW = ("airflow", "dags", "feeds", "lineage")  # the last two are laid over Airflow's image
+WITH_AIRFLOW = ("airflow", "dags", "feeds", "lineage", "metrics")  # the last three are laid over Airflow's image
 # Of its family each requires the exact version of the others, and some of Airflow's image are in no lock.
 LEFT_AS_IN_THE_IMAGE = ("--no-emit-package", "opentelemetry-api")
 COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")

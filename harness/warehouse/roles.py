@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 import psycopg
 from psycopg import sql
 
+from feeds.contract import read_feeds
 from feeds.dsn import connection_url
+from feeds.tables import create_tables
 from harness.warehouse.server import Server
 
 ROLES = ("loader", "transformer", "reader")
@@ -88,6 +90,19 @@ def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -
             connection.execute(sql.SQL("grant {} to current_user").format(names[role]))
         connection.execute(sql.SQL(statements).format(**names))
     return warehouse
+
+
+def let_reader_see_ledger(warehouse: Warehouse) -> None:
+    """Let the reader select from the ledger, which is made if it is missing, and from nothing else of `raw`.
+
+    Metrics are read so. The state of the models, the other table that they need, is granted by dbt. Raises FeedError
+    as `feeds.tables.create_tables` does.
+    """
+    feed = next(iter(read_feeds().values()))
+    create_tables(warehouse.loader_dsn, feed)
+    reader = sql.Identifier(warehouse.role("reader"))
+    with psycopg.connect(warehouse.loader_dsn) as connection:
+        connection.execute(sql.SQL("grant usage on schema raw to {0}; grant select on raw.loads to {0}").format(reader))
 
 
 def grant_database(connection: psycopg.Connection, warehouse: Warehouse) -> None:

@@ -57,6 +57,23 @@ def test_every_table_has_its_state_and_tables_that_are_gone_have_none(
     }
 
 
+def test_the_state_names_the_feeds_of_each_model_and_readers_see_it_also_where_it_was_older(
+    dbt: Dbt, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    select = f"select distinct feeds from {STATE}"  # noqa: S608
+    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
+    dbt.run(MARTS)
+    with psycopg.connect(warehouse.reader_dsn) as connection:
+        assert connection.execute(select).fetchall() == [(["loaded_days", "loads", "events"],)]
+
+    with psycopg.connect(warehouse.transformer_dsn) as connection:
+        connection.execute(f"alter table {STATE} drop column feeds".encode())
+        connection.execute(f"revoke select on {STATE} from {warehouse.role('reader')}".encode())
+    dbt.run(f"{MARTS} --select fct_events int_status_events")  # two at a time
+    with psycopg.connect(warehouse.reader_dsn) as connection:
+        assert sorted(connection.execute(select).fetchall(), key=str) == [(None,), (["loaded_days", "loads", "events"],)]
+
+
 def test_a_table_of_an_earlier_version_is_built_anew_and_keeps_what_others_wrote_in_its_comment(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path
 ) -> None:

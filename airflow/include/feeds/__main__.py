@@ -1,13 +1,14 @@
-"""Load a feed from a shell, show past loads and rejected rows, and load those that have become valid.
+"""Load a feed from a shell, show past loads and rejected rows, load those that have become valid, and serve metrics.
 
     python -m feeds load FEED [URI] [--start INSTANT] [--end INSTANT] [--dry-run]
     python -m feeds loads [FEED]
     python -m feeds rejects [FEED]
     python -m feeds replay-rejects FEED
+    python -m feeds metrics [--address ADDRESS] [--port PORT]
 
 FEED is the name of a contract in airflow/feeds. Without URI it loads the files that <FEED>_URI names, such as
 ORDERS_URI for the feed `orders`, or else those that the contract names. EVENTS_DSN names the warehouse, a libpq URL as
-the role `loader`; without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
+the role `loader`, for metrics as `reader`; without it, libpq's variables do (PGHOST, PGUSER, PGPASSWORD …).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from feeds.arguments import Parser, share, whole_number
+from feeds.arguments import Parser, share, table, whole_number
 from feeds.connection import connect, foreseen
 from feeds.contract import Feed
 from feeds.days import valid_times
@@ -36,6 +37,7 @@ from feeds.tables import create_tables
 _ERASE = "\r\x1b[K"  # the present line of the terminal
 _TERMINAL_EVERY_S = 0.2
 _LINES_EVERY_S = 5.0
+_MODEL_STATE = "intermediate.model_state"  # of dbt's target prod
 _LOADS = f"""
     select
         load_id, feed, case when {IS_KILLED} then 'killed' else status end as status,
@@ -105,6 +107,17 @@ def main(arguments: Sequence[str]) -> int:
     replaying = commands.add_parser("replay-rejects", help=text, allow_abbrev=False)
     replaying.add_argument("feed", metavar="FEED", help="the name of a contract in airflow/feeds")
     replaying.set_defaults(run=_replay_rejects)
+    serving = commands.add_parser("metrics", help="serve metrics for Prometheus", allow_abbrev=False)
+    serving.add_argument("--address", default="127.0.0.1", help="the address to listen at; 127.0.0.1 by default")
+    serving.add_argument("--port", type=whole_number, default=9102, help="the port to listen at; 9102 by default")
+    serving.add_argument(
+        "--model-state",
+        type=table,
+        default=_MODEL_STATE,
+        metavar="TABLE",
+        help=f"dbt's table of what each model has seen; {_MODEL_STATE} by default, that of the target prod",
+    )
+    serving.set_defaults(run=_serve_metrics, feed=None)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -178,6 +191,22 @@ def _replay_rejects(_options: argparse.Namespace, feed: Feed, dsn: str) -> None:
     )
     print(f"{result.loaded:,} loaded")
     print(f"{result.rejected:,} still rejected{_reasons(result)}")
+
+
+def _serve_metrics(options: argparse.Namespace, _feed: Feed | None, dsn: str) -> None:
+    from feeds.metrics import serve  # its library is not in every environment
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        _, thread = serve(dsn, options.address, options.port, options.model_state)
+    except OSError as error:
+        raise SettingUnusable(
+            f"Nothing can listen at {options.address}:{options.port}: {error.strerror}.",
+            "Another program has the port, or this machine has not the address.",
+            "Name another: --port PORT, --address ADDRESS",
+        ) from None
+    logger.info("metrics at http://%s:%d/metrics", options.address, options.port)
+    thread.join()
 
 
 def _reasons(result: LoadResult) -> str:

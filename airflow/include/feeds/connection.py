@@ -35,7 +35,7 @@ _SETTINGS = {
 }
 
 
-def connect(dsn: str) -> psycopg.Connection:
+def connect(dsn: str, timeout_s: float = 30.0) -> psycopg.Connection:
     """Connect to the warehouse at DSN, a libpq URL, for statements in a `transaction`.
 
     Raises:
@@ -48,7 +48,7 @@ def connect(dsn: str) -> psycopg.Connection:
             autocommit=True,
             prepare_threshold=None,  # some messages contain several statements, which cannot be prepared
             client_encoding="utf8",
-            connect_timeout=30,
+            connect_timeout=max(2, round(timeout_s)),  # libpq takes no less
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
