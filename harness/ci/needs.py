@@ -68,6 +68,11 @@ def browser() -> str | None:
     return next(filter(None, map(program, BROWSERS)), None)
 
 
+def no_prometheus() -> str:
+    """Look for Prometheus, and for the program that tests rules."""
+    return next(filter(None, map(no_program, ("prometheus", "promtool"))), "")
+
+
 def no_engine() -> str:
     """Look for an engine."""
     try:
@@ -86,9 +91,9 @@ def no_room() -> str:
     return ""
 
 
-def no_image() -> str:
-    """Look for PostgreSQL's image, and pull it if it is missing, as the tests' server does."""
-    name = pins.image("postgres")
+def no_image(pin: str) -> str:
+    """Look for a pinned image, and pull it if it is missing."""
+    name = pins.image(pin)
     if engine.has_image(name) or succeeds("docker", "pull", "--quiet", name, timeout_s=pins.deadline_s("pull")):
         return ""
     return f"{name} is not in the engine and cannot be pulled"
@@ -149,7 +154,18 @@ NEEDS = {
     ),
     "engine": Need("a Docker engine", "start it, or name another in DOCKER_HOST", no_engine, ("docker",)),
     "room": Need("room for a cluster", "give the engine more memory or disk space", no_room, ("engine",)),
-    "image": Need("PostgreSQL's image", "load it, or name another in PLATFORM_POSTGRES_IMAGE", no_image, ("engine",)),
+    "image": Need(
+        "PostgreSQL's image",
+        "load it, or name another in PLATFORM_POSTGRES_IMAGE",
+        partial(no_image, "postgres"),
+        ("engine",),
+    ),
+    **{
+        f"{pin}-image": Need(
+            f"the image {pin}", f"load it, or name another in {pins.variable(pin)}", partial(no_image, pin), ("engine",)
+        )
+        for pin in ("statsd", "prometheus")
+    },
     "buildx": Need(
         "buildx",
         "apt-get install docker-buildx, or see https://docs.docker.com/go/buildx",
@@ -168,6 +184,7 @@ NEEDS = {
     "chromium": Need(
         "Chromium or Chrome", "apt-get install chromium", lambda: "" if browser() else "none is installed"
     ),
+    "prometheus": Need("Prometheus and its promtool", "apt-get install prometheus", no_prometheus),
     "root": Need("root", "run it as root", lambda: "this is an ordinary user" if os.geteuid() else ""),
     "mount": Need("the right to mount", "give this container CAP_SYS_ADMIN", no_mount, ("root",)),
     "git": Need("git", "apt-get install git", lambda: no_program("git")),

@@ -9,7 +9,7 @@ from harness.commands.arguments import add_run_options, invalid_arguments, run_o
 from harness.commands.confirmation import confirm_loss
 from harness.docker import images
 from harness.errors import UsageError
-from harness.kubernetes import chart
+from harness.kubernetes import chart, metrics
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline import run_data
@@ -51,6 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         )
         action.add_argument("--target", default="kind", help="kind (the default), minikube or context")
         add_run_options(action)
+        if name in ("up", "manifests"):
+            metrics_text = "also what Prometheus reads and, on kind and minikube, a Prometheus with alerts"
+            action.add_argument("--metrics", action="store_true", help=metrics_text)
         if name == "up":
             action.add_argument("--recreate", action="store_true", help="delete an existing cluster first")
             action.add_argument("--rotate-secrets", action="store_true", help="make new passwords and keys")
@@ -97,7 +100,10 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
     phases = begin(section, section.title, **run_data.facts_of_clone(has_images=True)).phases
     try:
         with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
-            lines = deployment.addresses()
+            *lines, take_it_down = deployment.addresses()
+            lines += (
+                [*metrics.prometheus_lines(deployment.kubectl), take_it_down] if options.metrics else [take_it_down]
+            )
     finally:
         say_phases(phases)
         section.add_phases(phases)
@@ -164,6 +170,8 @@ def status(provider: ClusterProvider) -> None:
         say(f"  synced     {', '.join(files)}, at {at}; the next `up` builds images with them")
     has_dsn = provider.name != "context" or provider.options.warehouse_dsn
     for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
+        say(line)
+    for line in metrics.prometheus_lines(kubectl):
         say(line)
     for name in (*({"kind", "minikube"} & {provider.name}), "kubectl", "helm"):
         path = tools.find(name) if name in tools.PINNED else tools.installed(name)

@@ -63,6 +63,23 @@ class Image:
         return f"{REPOSITORY}/{self.name}:{digest.hexdigest()[:16]}"
 
 
+@dataclass(frozen=True)
+class PulledImage:
+    """An image of others, under a name that a node keeps: one that was pulled by its digest has none there."""
+
+    name: str
+    reference: str
+
+
+def pulled(supervisor: Supervisor, name: str) -> PulledImage:
+    """Pull the pinned image NAME, unless the engine has it; raise ImageMissingError if that fails."""
+    pinned = pins.image(name)
+    engine.pull(supervisor, pinned)
+    image = PulledImage(name, f"{REPOSITORY}/{name}:{hashlib.sha256(pinned.encode()).hexdigest()[:16]}")
+    run("docker", "tag", pinned, image.reference)
+    return image
+
+
 def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:
     """Return Airflow's image with the DAGs, the contracts, the code that DAGs call, and the feeds' samples.
 

@@ -110,20 +110,21 @@ def run_values(
     pull_secret: str | None = None,
     *,
     of_workers: Sequence[Mapping[str, Any]] = (),
+    statsd_image: str | None = None,
 ) -> dict[str, Any]:
     """Return the values that only a run knows.
 
     These are Airflow's image; ENV, nothing secret, and ANNOTATIONS of every pod; and the variables OF_METADATA of all
-    pods that connect to Airflow's metadata database, which workers do not; the name of the PULL_SECRET; and the
-    variables OF_WORKERS.
+    pods that connect to Airflow's metadata database, which workers do not; the name of the PULL_SECRET; the
+    variables OF_WORKERS; and STATSD_IMAGE, if that exporter runs.
     """
-    repository, _, tag = reference.rpartition(":")
-    image = {"repository": repository, "tag": tag}
+    image = _image(reference)
+    statsd = {"statsd": _image(statsd_image)} if statsd_image else {}
     return {
         "airflowVersion": pins.chart()["airflow"],
-        "defaultAirflowRepository": repository,
-        "defaultAirflowTag": tag,
-        "images": {"airflow": image, "pod_template": image},
+        "defaultAirflowRepository": image["repository"],
+        "defaultAirflowTag": image["tag"],
+        "images": {"airflow": image, "pod_template": image, **statsd},
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "airflowPodAnnotations": annotations,
         "pgbouncer": {"podAnnotations": annotations},
@@ -131,6 +132,13 @@ def run_values(
         **(_env_of_metadata(of_metadata) if of_metadata else {}),
         **({"imagePullSecrets": [{"name": pull_secret.rpartition("/")[2]}]} if pull_secret else {}),
     }
+
+
+def _image(reference: str) -> dict[str, str]:
+    """Return an image as values of the chart; its tag may have a digest behind it."""
+    folder, slash, name = reference.rpartition("/")
+    repository, _, tag = name.partition(":")
+    return {"repository": f"{folder}{slash}{repository}", "tag": tag}
 
 
 def _env_of_metadata(variables: Mapping[str, str]) -> dict[str, Any]:

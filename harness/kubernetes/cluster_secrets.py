@@ -10,6 +10,7 @@ is, and never written to.
 | `airflow-metadata-pgbouncer`, `airflow-pgbouncer` | the same through PgBouncer; PgBouncer: its configuration |
 | `airflow-keys`, `airflow-login` | Airflow's components: its keys; the API server: who may log in |
 | `warehouse-loader` | workers: the Airflow connection |
+| `warehouse-reader` | with metrics: the ledger's exporter |
 | `feeds` | workers: by feed the URI of its files, each feed's; it may be signed |
 | `warehouse-transformer` | dbt's pod, in the namespace of these: its environment |
 """
@@ -102,6 +103,7 @@ def create_secrets(
     metadata_url: str,
     uris: Mapping[str, str],
     rotate: bool = False,
+    has_metrics: bool = False,
 ) -> Contents:
     """Create or update the secrets that nobody else makes; return what each has now. URIS are the feeds', for pods."""
     for_pods = replace(warehouse, server=database.for_pods)
@@ -114,6 +116,7 @@ def create_secrets(
         "warehouse-loader": {"connection": for_pods.loader_dsn},
         FEEDS_SECRET: dict(uris),
         DBT_SECRET: for_pods.dbt_env() | {"DBT_TARGET": "prod"},
+        **({"warehouse-reader": {"connection": for_pods.reader_dsn}} if has_metrics else {}),
     }
     for name, content in contents.items():
         where = kubectl.for_dbt if name == DBT_SECRET else kubectl

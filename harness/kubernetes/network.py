@@ -18,12 +18,17 @@ WEB_PORTS = {80, 443}
 
 def restrict(kubectl: Kubectl, databases: Iterable[tuple[str, int]], uris: Iterable[str]) -> None:
     """Apply the policies; DATABASES are the hosts and ports of PostgreSQL as pods reach it, URIS the feeds' files."""
-    rules = [_database_rule(host, port) for host, port in sorted(set(databases))]
+    rules = to_databases(databases)
     web = WEB_PORTS.union(*map(_port_of, uris))
     kubectl.apply(
         manifest("network", DATABASE=rules, KUBERNETES_PORTS=_ports(_api_ports(kubectl)), WEB_PORTS=_ports(web))
     )
     kubectl.for_dbt.apply(manifest("network-dbt", DATABASE=rules))
+
+
+def to_databases(databases: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Return the rules of a policy that let pods reach DATABASES."""
+    return [_database_rule(host, port) for host, port in sorted(set(databases))]
 
 
 def _database_rule(host: str, port: int) -> dict[str, Any]:

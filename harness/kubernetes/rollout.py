@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from harness.errors import CommandFailedError, RollOutFailedError
@@ -47,11 +47,13 @@ def component_cause(kubectl: Kubectl) -> Cause | None:
     return next(iter(find_causes(kubectl, find_component_cause)), None)
 
 
-def wait_for_components(kubectl: Kubectl, phases: Phases, watch: Callable[[], None]) -> None:
-    """Wait until every component runs as last installed, and no older pod; raise RollOutFailedError if that fails."""
+def wait_for_components(
+    kubectl: Kubectl, phases: Phases, watch: Callable[[], None], components: Iterable[str] = COMPONENTS
+) -> None:
+    """Wait until COMPONENTS run as last installed, and no older pods; raise RollOutFailedError if that fails."""
     timeout_s = pins.deadline_s("roll_out")
     deadline = time.monotonic() + timeout_s
-    for component in COMPONENTS:
+    for component in components:
         with phases.phase(f"{component} ready"):
             while not _is_up_now(kubectl, component):
                 watch()

@@ -26,6 +26,8 @@ def pins() -> list[Variable]:
         "postgres": "PostgreSQL in tests, in `nox -s dbt` and beside a cluster",
         "airflow": "the base of Airflow's image",
         "python": "the base of dbt's image",
+        "statsd": "with `--metrics`: the exporter of Airflow's metrics",
+        "prometheus": "with `--metrics`, on kind and minikube: Prometheus",
     }
     return [
         *(

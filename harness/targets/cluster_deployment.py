@@ -9,7 +9,7 @@ from typing import Any
 
 from feeds.contract import feed_names
 from harness.errors import ChecksFailedError, NotUpError
-from harness.kubernetes import cluster_secrets
+from harness.kubernetes import cluster_secrets, metrics
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.pipeline.airflow_api import AirflowApi
@@ -18,7 +18,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.target import Deployment
-from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
+from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse, let_reader_see_ledger
 
 DBT_POD = "dbt-build-"
 LINEAGE = "lineage"  # the folder of events in the tasks' logs, and in dbt's results
@@ -60,6 +60,8 @@ class ClusterDeployment(Deployment):
                     kubectl.run("delete", "pod", pod["metadata"]["name"], "--ignore-not-found", "--grace-period=1")
         drop_warehouse(self.warehouse)
         create_warehouse(self.warehouse.server, "warehouse", self.warehouse.passwords)
+        if metrics.is_installed(self.kubectl):
+            let_reader_see_ledger(self.warehouse)
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""

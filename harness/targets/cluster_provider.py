@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Protocol
 
-from harness.docker.images import Image
+from harness.docker.images import Image, PulledImage
 from harness.kubernetes import chart
 from harness.kubernetes.deployment import Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
+from harness.project import pins
 from harness.targets import port_forward
 from harness.targets.options import RunOptions
 
@@ -18,11 +19,13 @@ class ClusterProvider(Protocol):
     Attributes:
         values: the name of its values file in `cluster/values`.
         has_one_volume: whether dbt's results are in the folder `dbt` of the volume of the tasks' logs.
+        gets_prometheus: whether metrics come with a Prometheus of the project's own.
     """
 
     name: str
     values: str
     has_one_volume: bool = True
+    gets_prometheus: bool = False
     options: RunOptions
 
     @property
@@ -66,8 +69,12 @@ class ClusterProvider(Protocol):
         """Return the platform of the images, `linux/amd64` for example; empty for the engine's own."""
         return self.options.platform or ""
 
-    def load_image(self, supervisor: Supervisor, image: Image) -> str:
+    def load_image(self, supervisor: Supervisor, image: Image | PulledImage) -> str:
         """Load an image into the cluster or push it to its registry; return the name that pods use."""
+
+    def provide_image(self, supervisor: Supervisor, name: str) -> str:  # noqa: ARG002 - the nodes pull it
+        """Make the pinned image NAME available to the cluster; return the name that pods use."""
+        return pins.image(name)
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
         """Create the volume claims `airflow-logs` and, in dbt's namespace, `dbt-results`."""
@@ -101,4 +108,5 @@ class ClusterProvider(Protocol):
 
 def values_files(provider: ClusterProvider) -> list[Path]:
     """Return the chart's values files; later ones override earlier ones."""
-    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *map(Path, provider.options.values)]
+    metrics = [chart.VALUES / "metrics.yaml"] if provider.options.metrics else []
+    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *metrics, *map(Path, provider.options.values)]

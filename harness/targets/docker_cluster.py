@@ -15,6 +15,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, PortTakenError, PostgresError, UsageError
+from harness.kubernetes import metrics
 from harness.kubernetes.deployment import NAMESPACE, Database, manifest
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
@@ -38,6 +39,7 @@ class DockerCluster(ClusterProvider):
         node: the name of the node's container.
     """
 
+    gets_prometheus = True
     cluster: str
     node: str
     tools: tuple[str, ...]
@@ -72,6 +74,8 @@ class DockerCluster(ClusterProvider):
         if images_by_tag := pins.without_digest():
             say(f"… {', '.join(images_by_tag)}: by tag, not by the pinned digest")
         engine.pull(supervisor, pins.image("postgres"))
+        for name in metrics.images(has_prometheus=True) if self.options.metrics else ():
+            engine.pull(supervisor, pins.image(name))
         for base in images.needed_bases():  # pulled while the cluster is created
             engine.check_image(supervisor, pins.image(base))
 
@@ -186,6 +190,10 @@ class DockerCluster(ClusterProvider):
         origin = f"the container image {container['Config']['Image']}"
         server = Server(origin, host, port, "postgres", env["POSTGRES_PASSWORD"])
         return Database(server, networks[self.cluster]["IPAddress"], 5432)
+
+    def provide_image(self, supervisor: Supervisor, name: str) -> str:
+        """Pull the pinned image NAME and load it into the cluster; return the name that pods use."""
+        return self.load_image(supervisor, images.pulled(supervisor, name))
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
         """Create the volumes for the tasks' logs and dbt's results: directories on the node that pods may write to."""

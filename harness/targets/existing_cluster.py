@@ -246,7 +246,7 @@ class ExistingCluster(ClusterProvider):
         digest = hashlib.sha256(f"{uid} {self.namespace}".encode()).hexdigest()
         return f"_{self.namespace.replace('-', '_')[:30]}_{digest[:8]}"
 
-    def reference(self, image: images.Image) -> str:
+    def reference(self, image: images.Image | images.PulledImage) -> str:
         """Return the name of an image that pods use."""
         prefix = f"{self.options.registry.rstrip('/')}/" if self.options.registry else ""
         return f"{prefix}{image.reference}"
@@ -269,7 +269,7 @@ class ExistingCluster(ClusterProvider):
             return {f"linux/{info['architecture']}" for info in infos if info["operatingSystem"] == "linux"}
         return set()
 
-    def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
+    def load_image(self, supervisor: Supervisor, image: images.Image | images.PulledImage) -> str:
         """Push an image to --registry, and return the name that pods use; without --registry the nodes must have it."""
         reference = self.reference(image)
         if not self.options.registry or reference in self._pushed:

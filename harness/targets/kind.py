@@ -185,7 +185,7 @@ class KindCluster(DockerCluster):
                 )
             time.sleep(0.5)
 
-    def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
+    def load_image(self, supervisor: Supervisor, image: images.Image | images.PulledImage) -> str:
         """Load an image into the node, and return the name that pods use."""
         argv = [sys.executable, "-m", "harness.docker.image_stream", self.node, image.reference]
         try:

@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from feeds.contract import Feed, read_feeds
 from harness.docker import images
 from harness.errors import RollOutFailedError
-from harness.kubernetes import chart, cluster_secrets, network
+from harness.kubernetes import chart, cluster_secrets, metrics, network, rollout
 from harness.kubernetes.deployment import (
     NAMESPACE,
     Database,
@@ -36,7 +36,7 @@ from harness.targets.cluster_failure import save_diagnostics, with_cause
 from harness.targets.cluster_provider import ClusterProvider, values_files
 from harness.targets.options import RunOptions
 from harness.targets.takedown import take_down
-from harness.warehouse.roles import Warehouse
+from harness.warehouse.roles import Warehouse, let_reader_see_ledger
 from harness.warehouse.server import Server, describe
 
 LINEAGE = "/opt/airflow/logs/lineage"  # on the volume of the tasks' logs
@@ -140,22 +140,38 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
         with phases.phase("images loaded"):
             return [provider.load_image(supervisor, image) for image in (airflow_image, dbt_image)]
 
+    def load_others() -> dict[str, str]:
+        if not provider.options.metrics:
+            return {}
+        wait_for(loading)  # an image at a time: the node's disk is one
+        with phases.phase("images for metrics loaded"):
+            names = metrics.images(has_prometheus=provider.gets_prometheus)
+            return {name: provider.provide_image(supervisor, name) for name in names}
+
     creating, starting, loading = (
         in_background(create_cluster),
         in_background(start_database),
         in_background(load_images),
     )
-    wait_for(creating, starting, loading)
+    others = in_background(load_others)
+    wait_for(creating, starting, loading, others)
     for image in (airflow_image, dbt_image):
         provider.load_image(supervisor, image)  # again, in case the cluster was created twice
-    database, references = starting.result(), loading.result()
+    database = starting.result()
+    references = dict(zip(("airflow", "dbt"), loading.result(), strict=True)) | others.result()
     api, warehouse = install_airflow(provider, supervisor, phases, database, references)
     code_sync.record_deployed(creating.result(), files)
     return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)
 
 
 def deployment_values(
-    provider: ClusterProvider, airflow_image: str, dbt_image: str, annotations: dict[str, str], database: Server
+    provider: ClusterProvider,
+    airflow_image: str,
+    dbt_image: str,
+    annotations: dict[str, str],
+    database: Server,
+    *,
+    statsd_image: str | None = None,
 ) -> dict[str, Any]:
     """Return the values of the chart that only a run knows; the images' names and DATABASE are as pods use them."""
     env = {
@@ -168,7 +184,9 @@ def deployment_values(
     pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")
     tls_env = {} if pooled else database.tls_env
     pull_secret, of_workers = provider.options.pull_secret, cluster_secrets.feeds_env()
-    return chart.run_values(airflow_image, env, annotations, tls_env, pull_secret, of_workers=of_workers)
+    return chart.run_values(
+        airflow_image, env, annotations, tls_env, pull_secret, of_workers=of_workers, statsd_image=statsd_image
+    )
 
 
 def uri_in_pods(feed: Feed, given: str | None) -> str:
@@ -180,14 +198,18 @@ def uri_in_pods(feed: Feed, given: str | None) -> str:
 
 
 def install_airflow(
-    provider: ClusterProvider, supervisor: Supervisor, phases: Phases, database: Database, references: list[str]
+    provider: ClusterProvider,
+    supervisor: Supervisor,
+    phases: Phases,
+    database: Database,
+    references: Mapping[str, str],
 ) -> tuple[AirflowApi, Warehouse]:
     """Create databases, roles and secrets, install the chart, and wait until Airflow is healthy.
 
-    REFERENCES are the names of Airflow's and dbt's image there. Raises InstallFailedError or RollOutFailedError.
+    REFERENCES are the names there of the images `airflow` and `dbt` and, with metrics, of theirs. Raises
+    InstallFailedError or RollOutFailedError.
     """
     kubectl, options = provider.kubectl(), provider.options
-    airflow_image, dbt_image = references
     with phases.phase("databases, roles and secrets created"):
         passwords = cluster_secrets.passwords(kubectl, rotate=options.rotate_secrets)
         warehouse, metadata_url = create_databases(database, passwords)
@@ -199,20 +221,42 @@ def install_airflow(
             metadata_url=metadata_url,
             uris={feed.name: uri_in_pods(feed, options.uris.get(feed.name)) for feed in read_feeds().values()},
             rotate=options.rotate_secrets,
+            has_metrics=options.metrics,
         )
         annotations = cluster_secrets.annotation(secrets) | database_annotation(database.server)
         database.apply_root_certificate(kubectl)
         uris = [*secrets[cluster_secrets.FEEDS_SECRET].values(), *(feed.location for feed in read_feeds().values())]
-        network.restrict(kubectl, cluster_secrets.databases(secrets), uris)
+        databases = cluster_secrets.databases(secrets)
+        network.restrict(kubectl, databases, uris)
+        if options.metrics:
+            let_reader_see_ledger(warehouse)
+            metrics.install(kubectl, references["airflow"], databases, annotations, options.pull_secret)
+            if provider.gets_prometheus:
+                metrics.install_prometheus(kubectl, references["prometheus"])
+        else:
+            metrics.remove(kubectl)
     code_sync.remove_synced(kubectl)
     run_values = supervisor.directory / "values.json"
     run_values.write_text(
-        json.dumps(deployment_values(provider, airflow_image, dbt_image, annotations, database.for_pods))
+        json.dumps(
+            deployment_values(
+                provider,
+                references["airflow"],
+                references["dbt"],
+                annotations,
+                database.for_pods,
+                statsd_image=references.get("statsd"),
+            )
+        )
     )
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
         files = chart.with_merged_lists([*values_files(provider), run_values])
         install(supervisor, kubectl, chart.locate(), files, phases=phases, watch=watch)
+        if options.metrics:
+            rollout.wait_for_components(
+                kubectl, phases, watch, metrics.components(has_prometheus=provider.gets_prometheus)
+            )
 
     api = AirflowApi(provider.airflow_address(supervisor), cluster_secrets.USER, passwords[cluster_secrets.USER])
     with phases.phase("Airflow healthy") as phase:

@@ -16,9 +16,10 @@ import yaml
 from feeds.contract import feed_names, read_feeds
 from feeds.dsn import connection_url
 from harness.docker import images
-from harness.kubernetes import chart, cluster_secrets, network
+from harness.kubernetes import chart, cluster_secrets, metrics, network
 from harness.kubernetes.deployment import Database, create_namespaces
 from harness.kubernetes.kubectl import Kubectl
+from harness.project import pins
 from harness.project.paths import BUILD, from_root
 from harness.reporting.console import say
 from harness.targets.cluster_provider import values_files
@@ -85,9 +86,13 @@ def write(options: RunOptions) -> None:
     database = (address["host"], int(address["port"]))
     network.restrict(kubectl, [database], [options.uri(feed) for feed in read_feeds().values()])
     _keep(kubectl, "2-network")
+    if options.metrics:
+        airflow = provider.reference(images.airflow(provider.options.uris))
+        metrics.install(kubectl, airflow, [database], pull_secret=options.pull_secret)
+        _keep(kubectl, "4-metrics")
     kubectl.apply(_rendered(provider, archive))
     _keep(kubectl, "3-airflow")
-    _create_secrets(kubectl)
+    _create_secrets(kubectl, options)
     lines = [f"| {where} | {name} | {keys} |" for where, name, keys in _secrets(kubectl)]
     (FOLDER / "secrets.md").write_text("\n".join(["| namespace | secret | keys |", "| --- | --- | --- |", *lines, ""]))
     for path in sorted(FOLDER.iterdir()):
@@ -104,17 +109,27 @@ def _keep(kubectl: Recorder, name: str) -> None:
 def _rendered(provider: NoCluster, archive: Path) -> str:
     """Return what helm renders."""
     airflow, dbt = images.airflow(provider.options.uris), images.dbt()
+    statsd_image = pins.image("statsd") if provider.options.metrics else None
     with tempfile.TemporaryDirectory() as folder:
         run_values = Path(folder) / "values.json"
         run_values.write_text(
-            json.dumps(deployment_values(provider, provider.reference(airflow), provider.reference(dbt), {}, TEMPLATE))
+            json.dumps(
+                deployment_values(
+                    provider,
+                    provider.reference(airflow),
+                    provider.reference(dbt),
+                    {},
+                    TEMPLATE,
+                    statsd_image=statsd_image,
+                )
+            )
         )
         files = [*values_files(provider), run_values]
         chart.check_values(archive, provider.namespace, files)
         return chart.render(archive, provider.namespace, chart.with_merged_lists(files))
 
 
-def _create_secrets(kubectl: Recorder) -> None:
+def _create_secrets(kubectl: Recorder, options: RunOptions) -> None:
     """Let the harness make the secrets, of which only the names are kept."""
     passwords = make_passwords() | {cluster_secrets.USER: "none"}
     cluster_secrets.create_secrets(
@@ -124,6 +139,7 @@ def _create_secrets(kubectl: Recorder) -> None:
         Database(TEMPLATE, TEMPLATE.host, TEMPLATE.port),
         metadata_url=connection_url("airflow", "none", "host", 5432, "airflow"),
         uris=dict.fromkeys(feed_names(), "none"),
+        has_metrics=options.metrics,
     )
 
 

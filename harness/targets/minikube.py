@@ -85,7 +85,7 @@ class MinikubeCluster(DockerCluster):
         self._is_created.set()
         return f"{self.title} reused" if exists else f"{self.title} up"
 
-    def load_image(self, supervisor: Supervisor, image: images.Image) -> str:
+    def load_image(self, supervisor: Supervisor, image: images.Image | images.PulledImage) -> str:
         """Load an image from the engine into the node, once that runs, and return the name that pods use.
 
         The image goes through a file of the run: from the engine itself minikube reads it into memory, and keeps a copy
@@ -112,7 +112,7 @@ class MinikubeCluster(DockerCluster):
             )
         return image.reference
 
-    def _has(self, image: images.Image) -> bool:
+    def _has(self, image: images.Image | images.PulledImage) -> bool:
         return f"docker.io/{image.reference}" in self._minikube("image", "ls").split()
 
     def export_cluster(self, folder: Path) -> None:

@@ -29,6 +29,7 @@ class RunOptions:
         storage_class: target context: of the volume for task logs; None for the cluster's default.
         yes: drop an existing warehouse on a given PostgreSQL without asking.
         rotate_secrets: make new passwords and keys.
+        metrics: on a cluster: also install what Prometheus reads and, on one of our own, a Prometheus.
         context: target context: the kubeconfig's context; None for the current one. No option sets it.
     """
 
@@ -48,6 +49,7 @@ class RunOptions:
     storage_class: str | None = None
     yes: bool = False
     rotate_secrets: bool = False
+    metrics: bool = False
     context: str | None = None
 
     def uri(self, feed: Feed) -> str:

@@ -68,10 +68,13 @@ def test_the_state_names_the_feeds_of_each_model_and_readers_see_it_also_where_i
 
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         connection.execute(f"alter table {STATE} drop column feeds".encode())
-        connection.execute(f"revoke select on {STATE} from {warehouse.role('reader')}".encode())
+        connection.execute(f"revoke select on {STATE} from {warehouse.role('reader')}".encode())  # noqa: S608
     dbt.run(f"{MARTS} --select fct_events int_status_events")  # two at a time
     with psycopg.connect(warehouse.reader_dsn) as connection:
-        assert sorted(connection.execute(select).fetchall(), key=str) == [(None,), (["loaded_days", "loads", "events"],)]
+        assert sorted(connection.execute(select).fetchall(), key=str) == [
+            (None,),
+            (["loaded_days", "loads", "events"],),
+        ]
 
 
 def test_a_table_of_an_earlier_version_is_built_anew_and_keeps_what_others_wrote_in_its_comment(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -27,7 +27,7 @@ STATE = "intermediate.model_state"
 EVENTS = {"events": metrics.Expected(86_400, 0.01)}
 
 
-def scrape(dsn: str, feeds: dict[str, metrics.Expected | None] = EVENTS) -> dict[str, float]:
+def scrape(dsn: str, feeds: Mapping[str, metrics.Expected | None] = EVENTS) -> dict[str, float]:
     """Return the value of each series, by its name and labels."""
     registry = CollectorRegistry()
     registry.register(metrics.Warehouse(dsn, feeds, STATE))
@@ -97,8 +97,11 @@ def test_a_feed_without_loads_has_counts_and_nothing_else_and_one_without_a_cont
 
 
 def test_a_load_runs_until_its_process_is_killed_and_then_has_failed(read: Warehouse) -> None:
-    begin = "insert into raw.loads (feed, source_uri, status, started_at) values ('events', 'x', 'running', now() - interval '1 h')"
-    lock = f"select pg_advisory_xact_lock({0x6C6F6164}, load_id::int) from raw.loads"
+    begin = (
+        "insert into raw.loads (feed, source_uri, status, started_at)"
+        " values ('events', 'x', 'running', now() - interval '1 h')"
+    )
+    lock = f"select pg_advisory_xact_lock({0x6C6F6164}, load_id::int) from raw.loads"  # noqa: S608
     names = ("loads_total events failed", "running_loads events", "last_load_failed events")
     with psycopg.connect(read.loader_dsn, autocommit=True) as connection:
         connection.execute(begin)

@@ -18,7 +18,7 @@ import yaml
 from feeds.contract import feed_names
 from feeds.dsn import connection_url
 from harness.docker import images
-from harness.kubernetes import chart, cluster_secrets, deployment, network, rollout
+from harness.kubernetes import chart, cluster_secrets, deployment, metrics, network, rollout
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
 from harness.project.settings import places
@@ -36,6 +36,7 @@ PLACEHOLDER = {"connection": base64.b64encode(b"%!s(<nil>)").decode()}
 NODES = {pins.versions()["images"]["node"], *(place["node"] for place in places().values() if "node" in place)}
 PLACES = sorted(re.findall(r":v(1\.\d+)\.", " ".join(NODES)))
 KUBERNETES = sorted({"1.30", *PLACES, ".".join(kubernetes_validate.latest_version().split(".")[:2])})
+OTHER_IMAGES = ("events-platform/statsd:1", "events-platform/prometheus:1")
 API_PORT = 8443  # of minikube's cluster, for example
 READABLE, WRITABLE = {"pods", "pods/log", "events"}, {"pods"}
 
@@ -77,8 +78,8 @@ class Recorder(Kubectl):
 
 
 @functools.cache
-def of_harness() -> Objects:
-    """Return what the harness itself creates, and the manifests."""
+def of_harness(*, has_metrics: bool = False) -> Objects:
+    """Return what the harness itself creates, and the manifests; HAS_METRICS: with those of metrics."""
     kubectl = Recorder(Path("kubectl"), deployment.NAMESPACE)
     deployment.create_namespaces(kubectl)
     server = Server("a test", "172.18.0.3", 5432, "postgres", "secret")
@@ -90,7 +91,13 @@ def of_harness() -> Objects:
         deployment.Database(server, server.host, server.port),
         metadata_url=connection_url("airflow", "secret", server.host, server.port, "airflow"),
         uris={feed: f"s3://bucket/{feed}.csv" for feed in feed_names()},
+        has_metrics=has_metrics,
     )
+    if has_metrics:
+        metrics.install(
+            kubectl, images.airflow().reference, [(server.host, server.port)], {"a": "b"}, "elsewhere/login"
+        )
+        metrics.install_prometheus(kubectl, OTHER_IMAGES[1])
     network.restrict(kubectl, [(server.host, server.port)], ["s3://bucket/events.csv"])
     kubectl.apply(deployment.manifest("logs-on-node"))
     kubectl.for_dbt.apply(deployment.manifest("results-on-node"))
@@ -139,7 +146,7 @@ def schema_errors(objects: Objects, version: str) -> Iterator[str]:
 
 def wrong_images(objects: Objects) -> Iterator[str]:
     """Yield images that are not loaded; dbt's is named in the environment, and checked in tests/dags."""
-    loaded = {images.airflow().reference}
+    loaded = {images.airflow().reference, *OTHER_IMAGES}
     yield from in_pods(objects, lambda spec: pod_rules.wrong_images(spec, loaded))
     config = objects[CONFIG]["data"]["airflow.cfg"]  # wins over the pod template
     of_workers = ":".join(re.findall(r"^worker_container_(?:repository|tag) = (.*)$", config, re.MULTILINE))
@@ -149,7 +156,7 @@ def wrong_images(objects: Objects) -> Iterator[str]:
 def clear_secrets(objects: Objects) -> Iterator[str]:
     """Yield what can be read by anyone with the chart's values or its objects, except the harness's secrets."""
     for name, item in objects.items():
-        if item["kind"] == "Secret" and name not in of_harness():
+        if item["kind"] == "Secret" and name not in of_harness(has_metrics=True):
             is_placeholder = name == "Secret/airflow-broker-url" and item.get("data") == PLACEHOLDER
             if not is_placeholder or item.get("stringData") or "helm.sh/hook" not in item["metadata"]["annotations"]:
                 yield f"{name}: the chart creates it"
@@ -257,7 +264,7 @@ def missing_names(objects: Objects) -> Iterator[str]:
             yield f"account {account}"
     for name, spec in pods(objects):
         claims = {v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
-        if name != MIGRATIONS and claims != {"airflow-logs"}:
+        if name in (API, SCHEDULER, PROCESSOR, WORKER) and claims != {"airflow-logs"}:
             yield f"{name}: claim airflow-logs"
     for claim in ("airflow-logs", "dbt-results"):
         if f"PersistentVolumeClaim/{claim}" not in objects:

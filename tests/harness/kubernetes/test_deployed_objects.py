@@ -4,9 +4,11 @@ Each rule is shown to find what it is for: in objects that were changed so that 
 """
 
 import base64
+import configparser
 import copy
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from tests.harness.kubernetes.object_rules import (
     CONFIG,
     KUBERNETES,
     MIGRATIONS,
+    OTHER_IMAGES,
     PLACES,
     PROCESSOR,
     RULES,
@@ -41,12 +44,12 @@ from tests.harness.kubernetes.object_rules import (
     too_many_rights,
 )
 
-TARGETS = sorted({path.name for path in chart.VALUES.glob("*.yaml")} - {"base.yaml", "production.yaml"})
+TARGETS = sorted({path.name for path in chart.VALUES.glob("*.yaml")} - {"base.yaml", "metrics.yaml", "production.yaml"})
 Change = Callable[[Objects], object]
 GONE = object()
 
 
-def files_of(target: str, folder: Path) -> list[Path]:
+def files_of(target: str, folder: Path, *, has_metrics: bool = False) -> list[Path]:
     """Return the values of TARGET; those of a run are written into FOLDER."""
     annotations = {"events-platform/secrets": "0123456789abcdef"}
     values = chart.run_values(
@@ -54,15 +57,17 @@ def files_of(target: str, folder: Path) -> list[Path]:
         {"DBT_IMAGE": images.dbt().reference},
         annotations,
         of_workers=cluster_secrets.feeds_env(),
+        statsd_image=OTHER_IMAGES[0] if has_metrics else None,
     )
     (folder / "values.json").write_text(json.dumps(values))
-    return [chart.VALUES / "base.yaml", chart.VALUES / target, folder / "values.json"]
+    more = [chart.VALUES / "metrics.yaml"] if has_metrics else []
+    return [chart.VALUES / "base.yaml", chart.VALUES / target, *more, folder / "values.json"]
 
 
 @functools.cache
-def rendered(target: str, folder: Path) -> Objects:
-    files = chart.with_merged_lists(files_of(target, folder))
-    return load(chart.render(chart.locate(), deployment.NAMESPACE, files)) | of_harness()
+def rendered(target: str, folder: Path, *, has_metrics: bool = False) -> Objects:
+    files = chart.with_merged_lists(files_of(target, folder, has_metrics=has_metrics))
+    return load(chart.render(chart.locate(), deployment.NAMESPACE, files)) | of_harness(has_metrics=has_metrics)
 
 
 @pytest.fixture(
@@ -87,6 +92,37 @@ def test_every_target_has_values_and_every_kind_of_pod_is_checked(objects: Objec
 @pytest.mark.parametrize("rule", RULES)
 def test_every_target_follows_the_rules(objects: Objects, rule: str) -> None:
     assert list(RULES[rule](objects)) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_metrics_follow_the_rules_and_change_no_pod_that_is_there_without_them(folder: Path, rule: str) -> None:
+    objects = rendered("kind.yaml", folder, has_metrics=True)
+    others = {f"Deployment/{name}" for name in ("airflow-statsd", "feeds-metrics", "prometheus")}
+    assert {name for name, _ in pods(objects)} == {API, SCHEDULER, PROCESSOR, MIGRATIONS, WORKER} | others
+    assert list(RULES[rule](objects)) == []
+    assert not others & rendered("kind.yaml", folder).keys()
+
+
+def test_airflow_sends_its_metrics_to_the_exporter_whose_names_the_alerts_have(folder: Path) -> None:
+    objects = rendered("kind.yaml", folder, has_metrics=True)
+    settings = configparser.RawConfigParser()
+    settings.read_string(objects[CONFIG]["data"]["airflow.cfg"])
+    found = {name: settings["metrics"][f"statsd_{name}"] for name in ("on", "host", "port", "prefix")}
+    assert found == {"on": "True", "host": "airflow-statsd", "port": "9125", "prefix": "airflow"}
+    mappings = yaml.safe_load(objects["ConfigMap/airflow-statsd"]["data"]["mappings.yml"])["mappings"]
+    names = {mapping["match"]: mapping["name"] for mapping in mappings}
+    assert [names[match] for match in ("airflow.dagrun.duration.failed.*", "airflow.dagrun.schedule_delay.*")] == [
+        "airflow_dagrun_failed",
+        "airflow_dagrun_schedule_delay",
+    ]
+    assert names["airflow.scheduler_heartbeat"] == "airflow_scheduler_heartbeat"
+    rules = yaml.safe_load(objects["ConfigMap/prometheus"]["data"]["alerts.yml"])
+    of_airflow = [rule["expr"] for group in rules["groups"] if group["name"] == "airflow" for rule in group["rules"]]
+    used = set(re.findall(r"airflow_[a-z_]+?(?=_count\b|\b)", " ".join(of_airflow)))
+    assert used == {names["airflow.scheduler_heartbeat"], "airflow_dagrun_failed", "airflow_dagrun_schedule_delay"}
+    before = configparser.RawConfigParser()
+    before.read_string(rendered("kind.yaml", folder)[CONFIG]["data"]["airflow.cfg"])
+    assert before["metrics"]["statsd_on"] == "False"
 
 
 def test_every_pod_has_the_pull_secret_and_those_of_the_database_its_tls(folder: Path) -> None:

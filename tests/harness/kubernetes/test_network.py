@@ -84,6 +84,27 @@ def test_the_table_in_the_documentation_is_what_the_policies_say() -> None:
     assert table().keys() == {*PODS, "anybody else"}
 
 
+def test_metrics_are_read_by_anybody_and_sent_by_airflow() -> None:
+    found = [item for item in of_harness(has_metrics=True).values() if item["kind"] == "NetworkPolicy"]
+    made = {
+        name: Peer("10.244.0.9", AIRFLOW, {"component": name}) for name in ("feeds-metrics", "statsd", "prometheus")
+    }
+
+    def reached(source: Peer, port: int, protocol: str = "TCP") -> set[str]:
+        return {name for name, pod in made.items() if pod != source and may_connect(found, source, pod, port, protocol)}
+
+    senders = {name for name, pod in PODS.items() if reached(pod, 9125, "UDP") == {"statsd"}}
+    assert senders == {"API server", "scheduler", "DAG processor", "worker", "triggerer"}
+    assert not any(reached(pod, port) for pod in PODS.values() for port in (9102, 9090))
+    assert [reached(other, 9102) for other in OTHERS] == [{"feeds-metrics", "statsd"}] * len(OTHERS)
+    assert not any(
+        reached(other, port, protocol) for other in OTHERS for port, protocol in ((9125, "UDP"), (9090, "TCP"))
+    )
+    assert reached(made["prometheus"], 9102) == {"feeds-metrics", "statsd"}
+    assert [may_connect(found, pod, DATABASE, 5432) for pod in made.values()] == [True, False, False]
+    assert not any(may_connect(found, pod, ANYWHERE, port) for pod in made.values() for port in (80, 443, 6443))
+
+
 def test_only_the_databases_address_is_reached_at_its_port() -> None:
     for pod in PODS.values():
         assert may_connect(policies(), pod, DATABASE, 5432)

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.needs("helm", "chart")
 SECRET = "postgresql://admin:very-secret@db.internal:5433/postgres"  # noqa: S105
 
 
-def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *values: Path) -> dict[str, list[dict[str, Any]]]:
+def written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *values: Path, has_metrics: bool = False
+) -> dict[str, list[dict[str, Any]]]:
     monkeypatch.setattr(manifests, "FOLDER", folder / "manifests")
     options = RunOptions(
         "context",
@@ -24,6 +26,7 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *values: Path) -> dic
         warehouse_dsn=SECRET,
         uris={"events": "s3://bucket/events.csv?token=very-secret"},
         values=tuple(map(str, values)),
+        metrics=has_metrics,
     )
     manifests.write(options)
     files = sorted((folder / "manifests").glob("*.yaml"))
@@ -47,6 +50,19 @@ def test_everything_but_the_secrets_is_written(tmp_path: Path, monkeypatch: pyte
     objects = {f"{item['kind']}/{item['metadata']['name']}{number}": item for number, item in enumerate(items)}
     for version in KUBERNETES:
         assert list(schema_errors(objects, version)) == []
+
+
+def test_metrics_add_the_exporter_and_its_secret_and_no_prometheus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = written(tmp_path, monkeypatch, has_metrics=True)
+    assert list(files)[-1] == "4-metrics.yaml"
+    [exporter] = [item for item in files["4-metrics.yaml"] if item["kind"] == "Deployment"]
+    assert (exporter["metadata"]["name"], exporter["metadata"]["namespace"]) == ("feeds-metrics", "team")
+    [container] = exporter["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example/team/events-platform/airflow:")
+    assert any(item["metadata"]["name"] == "airflow-statsd" for item in files["3-airflow.yaml"])
+    assert "| team | warehouse-reader | connection |" in (tmp_path / "manifests" / "secrets.md").read_text()
 
 
 def test_production_needs_no_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,77 @@
+"""Metrics of a deployment: the ledger's exporter beside Airflow and, on a cluster of our own, a Prometheus.
+
+Airflow's own metrics come from the chart's statsd exporter: cluster/values/metrics.yaml.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harness.kubernetes import network
+from harness.kubernetes.deployment import manifest
+from harness.kubernetes.kubectl import Kubectl
+from harness.project.paths import ROOT
+
+EXPORTER, STATSD, PROMETHEUS = "feeds-metrics", "statsd", "prometheus"
+PROMETHEUS_PORT = 9090
+RULES = ROOT / "cluster" / "metrics" / "alerts.yml"
+_OURS = "events-platform/part=metrics"
+_KINDS = "deployments,services,configmaps,networkpolicies,serviceaccounts"
+
+
+def images(*, has_prometheus: bool) -> tuple[str, ...]:
+    """Return the names of the pinned images that metrics need beside Airflow's."""
+    return (STATSD, PROMETHEUS) if has_prometheus else (STATSD,)
+
+
+def components(*, has_prometheus: bool) -> tuple[str, ...]:
+    """Return the components of which pods run."""
+    return (EXPORTER, *images(has_prometheus=has_prometheus))
+
+
+def install(
+    kubectl: Kubectl,
+    airflow_image: str,
+    databases: Iterable[tuple[str, int]],
+    annotations: Mapping[str, str] = {},
+    pull_secret: str | None = None,
+) -> None:
+    """Install the exporter, which has Airflow's image, and let it reach DATABASES, hosts and ports as pods use them."""
+    pull_secrets: list[dict[str, Any]] = [{"name": pull_secret.rpartition("/")[2]}] if pull_secret else []
+    kubectl.apply(
+        manifest(
+            "metrics",
+            IMAGE=airflow_image,
+            DATABASE=network.to_databases(databases),
+            ANNOTATIONS=dict(annotations),
+            PULL_SECRETS=pull_secrets,
+        )
+    )
+
+
+def install_prometheus(kubectl: Kubectl, image: str) -> None:
+    """Install a Prometheus of IMAGE that asks both exporters and has the project's rules."""
+    rules = RULES.read_text(encoding="utf-8")
+    values = {"IMAGE": image, "RULES": json.dumps(rules)}
+    digest = hashlib.sha256(manifest("prometheus", DIGEST="", **values).encode()).hexdigest()[:16]
+    kubectl.apply(manifest("prometheus", DIGEST=digest, **values))
+
+
+def is_installed(kubectl: Kubectl) -> bool:
+    """Return whether the exporter is installed."""
+    return kubectl.get("deployment", EXPORTER) is not None
+
+
+def remove(kubectl: Kubectl) -> None:
+    """Remove what the two functions above have installed, if it is there."""
+    if is_installed(kubectl):
+        kubectl.run("delete", _KINDS, "--selector", _OURS, "--ignore-not-found", "--wait=false")
+
+
+def prometheus_lines(kubectl: Kubectl) -> list[str]:
+    """Return the lines that say how Prometheus is reached; none if there is none of ours."""
+    if not kubectl.get("deployment", PROMETHEUS):
+        return []
+    forward = f"{kubectl.command} port-forward service/{PROMETHEUS} {PROMETHEUS_PORT}:{PROMETHEUS_PORT}"
+    return [f"  Prometheus http://127.0.0.1:{PROMETHEUS_PORT}/alerts", f"             after: {forward}"]
