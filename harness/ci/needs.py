@@ -164,7 +164,7 @@ NEEDS = {
         f"{pin}-image": Need(
             f"the image {pin}", f"load it, or name another in {pins.variable(pin)}", partial(no_image, pin), ("engine",)
         )
-        for pin in ("statsd", "prometheus")
+        for pin in pins.FOR_METRICS
     },
     "buildx": Need(
         "buildx",

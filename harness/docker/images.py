@@ -4,12 +4,13 @@ A tag is a digest of the Dockerfile, of every file that goes in, and of the base
 pulled again under the same name changes no tag; `nox -s cluster -- down --images` removes what this clone built.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -71,13 +72,20 @@ class PulledImage:
     reference: str
 
 
-def pulled(supervisor: Supervisor, name: str) -> PulledImage:
-    """Pull the pinned image NAME, unless the engine has it; raise ImageMissingError if that fails."""
+@contextlib.contextmanager
+def pulled(supervisor: Supervisor, name: str) -> Iterator[PulledImage]:
+    """Pull the pinned image NAME, unless the engine has it, and yield it under its other name, which then goes again.
+
+    Raises ImageMissingError if it cannot be pulled.
+    """
     pinned = pins.image(name)
     engine.pull(supervisor, pinned)
     image = PulledImage(name, f"{REPOSITORY}/{name}:{hashlib.sha256(pinned.encode()).hexdigest()[:16]}")
     run("docker", "tag", pinned, image.reference)
-    return image
+    try:
+        yield image
+    finally:
+        run("docker", "image", "rm", image.reference)
 
 
 def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:

@@ -11,9 +11,11 @@ from typing import Any
 from harness.kubernetes import network
 from harness.kubernetes.deployment import manifest
 from harness.kubernetes.kubectl import Kubectl
+from harness.project import pins
 from harness.project.paths import ROOT
 
-EXPORTER, STATSD, PROMETHEUS = "feeds-metrics", "statsd", "prometheus"
+EXPORTER = "feeds-metrics"
+STATSD, PROMETHEUS = pins.FOR_METRICS
 PROMETHEUS_PORT = 9090
 RULES = ROOT / "cluster" / "metrics" / "alerts.yml"
 _OURS = "events-platform/part=metrics"

@@ -70,7 +70,7 @@ def facts_of_clone(*, has_images: bool = False) -> dict[str, str]:
         changed = run_command("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
         facts["commit"] = commit + (f", and {len(changed)} changed files" if changed else "")
     if has_images:
-        facts |= {f"image {name}": pins.image(name) for name in pins.images()}
+        facts |= {f"image {name}": pins.image(name) for name in pins.images() if name not in pins.FOR_METRICS}
     return facts
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.project.paths import ROOT
 
+FOR_METRICS = ("statsd", "prometheus")  # images that only `up --metrics` needs
 VERSIONS = ROOT / "cluster" / "versions.toml"
 
 
@@ -45,7 +46,7 @@ def versions() -> dict[str, Any]:
 
 
 def image(name: str) -> str:
-    """Return the reference of the image NAME (node, postgres, airflow, python): `PLATFORM_<NAME>_IMAGE` or its pin."""
+    """Return the reference of the image NAME (node, postgres, airflow …): `PLATFORM_<NAME>_IMAGE` or its pin."""
     return os.environ.get(variable(name)) or str(versions()["images"][name])
 
 

@@ -193,7 +193,8 @@ class DockerCluster(ClusterProvider):
 
     def provide_image(self, supervisor: Supervisor, name: str) -> str:
         """Pull the pinned image NAME and load it into the cluster; return the name that pods use."""
-        return self.load_image(supervisor, images.pulled(supervisor, name))
+        with images.pulled(supervisor, name) as image:
+            return self.load_image(supervisor, image)
 
     def create_log_volume(self, kubectl: Kubectl) -> None:
         """Create the volumes for the tasks' logs and dbt's results: directories on the node that pods may write to."""

@@ -133,32 +133,28 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
             phase.text = f"{describe(database.server)} up"
         return database
 
-    def load_images() -> list[str]:
+    def provided() -> dict[str, str]:
+        """Return the names of the images there, by ours; those that are missing are loaded."""
+        built = {"airflow": airflow_image, "dbt": dbt_image}
+        others = metrics.images(has_prometheus=provider.gets_prometheus) if provider.options.metrics else ()
+        return {name: provider.load_image(supervisor, image) for name, image in built.items()} | {
+            name: provider.provide_image(supervisor, name) for name in others
+        }
+
+    def load_images() -> None:
         with phases.phase("images built") as phase:
             built = [images.build(supervisor, image) for image in (dbt_image, airflow_image)]
             phase.text = "images built" if any(built) else "images already built"
         with phases.phase("images loaded"):
-            return [provider.load_image(supervisor, image) for image in (airflow_image, dbt_image)]
-
-    def load_others() -> dict[str, str]:
-        if not provider.options.metrics:
-            return {}
-        wait_for(loading)  # an image at a time: the node's disk is one
-        with phases.phase("images for metrics loaded"):
-            names = metrics.images(has_prometheus=provider.gets_prometheus)
-            return {name: provider.provide_image(supervisor, name) for name in names}
+            provided()
 
     creating, starting, loading = (
         in_background(create_cluster),
         in_background(start_database),
         in_background(load_images),
     )
-    others = in_background(load_others)
-    wait_for(creating, starting, loading, others)
-    for image in (airflow_image, dbt_image):
-        provider.load_image(supervisor, image)  # again, in case the cluster was created twice
-    database = starting.result()
-    references = dict(zip(("airflow", "dbt"), loading.result(), strict=True)) | others.result()
+    wait_for(creating, starting, loading)
+    database, references = starting.result(), provided()  # again, in case the cluster was created twice
     api, warehouse = install_airflow(provider, supervisor, phases, database, references)
     code_sync.record_deployed(creating.result(), files)
     return ClusterDeployment(supervisor, api, warehouse, provider, creating.result(), provider.options.reuse)

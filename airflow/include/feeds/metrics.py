@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIServer
 
 import psycopg
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from psycopg import sql
@@ -122,11 +122,11 @@ class Warehouse(Collector):
         self._connection: psycopg.Connection | None = None
         self._lock = threading.Lock()  # a scrape that began before another has ended
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """Return nothing: the registry would otherwise ask the warehouse at its start."""
         return ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield the metrics; of a warehouse that does not answer, only that it does not."""
         up = GaugeMetricFamily("feeds_up", "Whether the warehouse answered this scrape.")
         with self._lock:
@@ -193,7 +193,7 @@ class Warehouse(Collector):
             logger.warning("the state of the models is not known until the next build: %s", error)
             return None
 
-    def _of_contracts(self) -> Iterator[GaugeMetricFamily]:
+    def _of_contracts(self) -> Iterator[Metric]:
         cadence = GaugeMetricFamily(
             "feeds_cadence_seconds", "Time between two scheduled loads, as the contract says.", labels=["feed"]
         )
@@ -207,7 +207,7 @@ class Warehouse(Collector):
         yield cadence
         yield share
 
-    def _of_loads(self, found: Mapping[str, list[Any]]) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    def _of_loads(self, found: Mapping[str, list[Any]]) -> Iterator[Metric]:
         ended = CounterMetricFamily(
             "feeds_loads", "Loads that have ended; a killed one has failed.", labels=["feed", "status"]
         )
@@ -238,7 +238,7 @@ class Warehouse(Collector):
         yield from (ended, running, failed, *last)
 
 
-def _of_models(rows: list[tuple[Any, ...]]) -> Iterator[GaugeMetricFamily]:
+def _of_models(rows: list[tuple[Any, ...]]) -> Iterator[Metric]:
     yield GaugeMetricFamily("feeds_models", "Tables of models that were ever built.", value=len(rows))
     built = GaugeMetricFamily(
         "feeds_model_last_build_timestamp_seconds",

@@ -118,6 +118,15 @@ def test_an_image_that_cannot_be_pulled(refused: Run, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["STATSD", "PROMETHEUS"])
+def test_an_image_for_metrics_that_cannot_be_pulled(refused: Run, name: str) -> None:
+    images = {f"PLATFORM_{other}_IMAGE": "there:1" for other in ("NODE", "POSTGRES", "STATSD", "PROMETHEUS")}
+    images[f"PLATFORM_{name}_IMAGE"] = "none:1"
+    docker = {f"image inspect {image}": "[{}]" for image in ("there:1", "events-platform/")}
+    what = "The image none:1 is not in the engine and cannot be pulled."
+    refused("cluster up --metrics", 56, what, docker=docker, **images)
+
+
 def test_a_port_in_use(refused: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

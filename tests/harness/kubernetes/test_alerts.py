@@ -177,8 +177,8 @@ OF_HOURS: Cases = [
         "a late run",
         FINE
         | {
-            of_dag("dagrun_schedule_delay", quantile="0.99"): "2x10 1801x10 stale",
-            'airflow_dagrun_schedule_delay{quantile="0.99"}': "2x10 1801x10 stale",
+            of_dag("dagrun_schedule_delay", quantile="0.99"): "1800x10 1801x10 stale",
+            'airflow_dagrun_schedule_delay{quantile="0.99"}': "1800x10 1801x10 stale",
             of_dag("dagrun_schedule_delay", quantile="0.5"): "2x200",
         },
         {

@@ -109,6 +109,7 @@ def test_airflow_sends_its_metrics_to_the_exporter_whose_names_the_alerts_have(f
     settings.read_string(objects[CONFIG]["data"]["airflow.cfg"])
     found = {name: settings["metrics"][f"statsd_{name}"] for name in ("on", "host", "port", "prefix")}
     assert found == {"on": "True", "host": "airflow-statsd", "port": "9125", "prefix": "airflow"}
+    assert settings["metrics"]["legacy_names_on"] == "True"
     mappings = yaml.safe_load(objects["ConfigMap/airflow-statsd"]["data"]["mappings.yml"])["mappings"]
     names = {mapping["match"]: mapping["name"] for mapping in mappings}
     assert [names[match] for match in ("airflow.dagrun.duration.failed.*", "airflow.dagrun.schedule_delay.*")] == [

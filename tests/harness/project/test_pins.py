@@ -18,11 +18,7 @@ def wrong_pins(versions: dict[str, Any]) -> Iterator[str]:
         tag = re.fullmatch(r"[\w./-]+:([\w.-]+)(@sha256:[0-9a-f]{64})?", reference)
         if not tag or tag[1] == "latest":
             yield f"{name}: no tag, or a floating one"
-        elif not tag[2] and name not in (
-            "airflow",
-            "statsd",
-            "prometheus",
-        ):  # until a registry is asked: docs/first-run.md
+        elif not tag[2] and name not in ("airflow", *pins.FOR_METRICS):  # until a registry is asked: docs/first-run.md
             yield f"{name}: no digest"
     for name, place in versions["places"].items():
         node = place.get("node", versions["images"]["node"])
