@@ -18,7 +18,9 @@
 {% macro create_model_state() -%}
     {%- set state = model_state() -%}
     {%- set schema = state.without_identifier().include(database=False) -%}
-    {%- set lock = "perform pg_advisory_xact_lock(hashtextextended('" ~ state.schema ~ '.' ~ state.identifier ~ "', 0))" -%}
+    {%- set lock -%}
+        perform pg_advisory_xact_lock(hashtextextended('{{ state.schema }}.{{ state.identifier }}', 0))
+    {%- endset -%}
     {%- set has_feeds -%}
         exists (
             select from pg_attribute
@@ -28,10 +30,10 @@
     {%- set feeds_comment = 'The tables of raw that it is built from, also through other models.' -%}
     {%- set grant -%}
         begin
-                    {{ get_grant_sql(state, 'select', [env_var('WAREHOUSE_READER', 'reader')]) }};
-                exception when undefined_object then
-                    null;
-                end
+            {{ get_grant_sql(state, 'select', [env_var('WAREHOUSE_READER', 'reader')]) }};
+        exception when undefined_object then
+            null;
+        end
     {%- endset -%}
     do $create$ begin
         if to_regclass('{{ state }}') is null then
@@ -74,7 +76,8 @@
         end if;
         if not {{ has_feeds }} then
             {{ lock }};
-            if not {{ has_feeds }} then -- now: the lock on the table would wait for a build that uses it
+            -- Another build may have added it meanwhile, and reads the table: do not wait for that.
+            if not {{ has_feeds }} then
                 alter table {{ state }} add column feeds text[];
                 comment on column {{ state }}.feeds is '{{ feeds_comment }}';
                 {{ grant }};

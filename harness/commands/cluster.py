@@ -169,9 +169,8 @@ def status(provider: ClusterProvider) -> None:
     if files:
         say(f"  synced     {', '.join(files)}, at {at}; the next `up` builds images with them")
     has_dsn = provider.name != "context" or provider.options.warehouse_dsn
-    for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
-        say(line)
-    for line in metrics.prometheus_lines(kubectl):
+    *lines, take_it_down = addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else "")
+    for line in (*lines, *metrics.prometheus_lines(kubectl), take_it_down):
         say(line)
     for name in (*({"kind", "minikube"} & {provider.name}), "kubectl", "helm"):
         path = tools.find(name) if name in tools.PINNED else tools.installed(name)

@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.kubernetes import network
+from harness.kubernetes import chart, network
+from harness.kubernetes.cluster_secrets import from_outside
 from harness.kubernetes.deployment import manifest
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
@@ -17,7 +18,9 @@ from harness.project.paths import ROOT
 EXPORTER = "feeds-metrics"
 STATSD, PROMETHEUS = pins.FOR_METRICS
 PROMETHEUS_PORT = 9090
+VALUES = chart.VALUES / "metrics.yaml"
 RULES = ROOT / "cluster" / "metrics" / "alerts.yml"
+SECRET = "warehouse-reader"  # noqa: S105 - its name
 _OURS = "events-platform/part=metrics"
 _KINDS = "deployments,services,configmaps,networkpolicies,serviceaccounts"
 
@@ -66,9 +69,11 @@ def is_installed(kubectl: Kubectl) -> bool:
 
 
 def remove(kubectl: Kubectl) -> None:
-    """Remove what the two functions above have installed, if it is there."""
+    """Remove what the functions above have installed, and the exporter's secret, if they are there and ours."""
     if is_installed(kubectl):
         kubectl.run("delete", _KINDS, "--selector", _OURS, "--ignore-not-found", "--wait=false")
+        if from_outside(kubectl, SECRET, ()) is None:
+            kubectl.run("delete", "secret", SECRET, "--ignore-not-found")
 
 
 def prometheus_lines(kubectl: Kubectl) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.docker.images import Image, PulledImage
-from harness.kubernetes import chart
+from harness.kubernetes import chart, metrics
 from harness.kubernetes.deployment import Database
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.supervisor import Supervisor
@@ -108,5 +108,5 @@ class ClusterProvider(Protocol):
 
 def values_files(provider: ClusterProvider) -> list[Path]:
     """Return the chart's values files; later ones override earlier ones."""
-    metrics = [chart.VALUES / "metrics.yaml"] if provider.options.metrics else []
-    return [chart.VALUES / "base.yaml", chart.VALUES / provider.values, *metrics, *map(Path, provider.options.values)]
+    own = [chart.VALUES / "base.yaml", chart.VALUES / provider.values]
+    return [*own, *([metrics.VALUES] if provider.options.metrics else []), *map(Path, provider.options.values)]

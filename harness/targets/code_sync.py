@@ -17,6 +17,7 @@ from pathlib import Path
 
 from harness.docker import images
 from harness.errors import NotUpError, UsageError
+from harness.kubernetes import metrics
 from harness.kubernetes.deployment import MANIFESTS
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
@@ -108,7 +109,8 @@ def remove_synced(kubectl: Kubectl) -> None:
 
 def digests(provider: ClusterProvider) -> dict[str, str]:
     """Return the digests of the files that a deployment is made of, by path."""
-    configuration = [*values_files(provider), pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
+    of_metrics = [metrics.VALUES, metrics.RULES]  # also without: whether they are installed, only the cluster knows
+    configuration = [*values_files(provider), *of_metrics, pins.VERSIONS, *MANIFESTS.glob("*.yaml")]
     files = {from_root(path): path for path in configuration}
     files |= all_code()
     return {path: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for path, file in files.items()}

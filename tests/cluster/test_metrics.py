@@ -80,5 +80,6 @@ def test_prometheus_reads_both_and_says_which_run_failed(cluster: Cluster) -> No
         wait_for(address, firing, {WEEKLY: 1})
 
     succeed("cluster", "up")
-    names = {item["metadata"]["name"] for item in cluster.items("deployments", "services", "networkpolicies")}
-    assert not names & {"airflow-statsd", "feeds-metrics", "prometheus", "scrapes", "to-statsd"}
+    kinds = ("deployments", "services", "networkpolicies", "configmaps", "serviceaccounts", "secrets")
+    names = {item["metadata"]["name"] for item in cluster.items(*kinds)}
+    assert not names & {"airflow-statsd", "feeds-metrics", "prometheus", "scrapes", "to-statsd", metrics.SECRET}
