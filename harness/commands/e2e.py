@@ -63,6 +63,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     if parsed.down:
         take_down_kept()
         return
+    lineage.forget()
     options = run_options(parsed, interval=Interval.parse(parsed.start, parsed.end))
     run(replace(options, uris={**samples(read_feeds().values()), **options.uris}), section)
 
@@ -139,6 +140,11 @@ def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_f
     with run_data.part(report, "the results of the failed dbt run"):
         folder = next(reversed(deployment.failed_dbt_runs() if has_failed else []), folder)
     run_data.add_dbt(report, folder, deployment.warehouse.admin_dsn)
+    with run_data.part(report, "the lineage events"):
+        found = results.lineage or lineage_of(deployment, report.phases)  # the run may have failed before
+        report.lineage, damaged = found or ([], [])
+        if damaged:
+            report.notes.append(f"{len(damaged)} files of lineage events cannot be read, of which {damaged[0]}.")
 
 
 def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
@@ -219,27 +225,31 @@ def run_pipelines(
         results.passed(f"the XCom of load_{feed.name} matches raw.loads: {figures_of_load}")
     lines = run_checks.check_task_log(api, dags.first[0], runs[dags.first[0]])
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
-    results.passed(check_lineage(deployment, first_runs, expected.rows))
     for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
+    results.lineage = lineage_of(deployment, phases)  # of the other DAGs, too
+    results.passed(check_lineage(results.lineage, first_runs, expected.rows))
 
 
-def check_lineage(deployment: Deployment, first_runs: Mapping[str, str], rows: Mapping[str, int]) -> str:
-    """Return what the runs' events show, which `build/lineage/events.ndjson` has then; see `lineage.check`."""
+def lineage_of(deployment: Deployment, phases: Phases) -> lineage.Found | None:
+    """Return what `lineage.collect` finds of the run with PHASES; None where its events are not to be had."""
+    folders = [] if lineage.is_given(os.environ) else deployment.lineage_folders()
+    return lineage.collect(folders, phases.started_at) if folders else None
+
+
+def check_lineage(found: lineage.Found | None, first_runs: Mapping[str, str], rows: Mapping[str, int]) -> str:
+    """Return what the runs' events, as FOUND, show; see `lineage.check`."""
     if lineage.is_given(os.environ):
         return f"lineage: events went to {shown(os.environ.get('OPENLINEAGE_URL', 'where OpenLineage is configured'))}"
-    try:
-        folders = deployment.lineage_folders()
-        if not folders:
-            return "lineage: the events are on the volumes of the logs and of dbt's results, and not checked here"
-        events = lineage.read(folders)
-    except (OSError, ValueError) as error:
+    if found is None:
+        return "lineage: the events are on the volumes of the logs and of dbt's results, and not checked here"
+    events, damaged = found
+    if damaged:
         raise ChecksFailedError(
-            f"The lineage events cannot be read: {error}",
-            "A file was damaged or is still written, or the tasks' logs cannot be copied.",
+            f"A lineage event cannot be read: {damaged[0]}.",
+            "Its file was damaged, or a process that was killed has written half of it.",
             "Look at docs/lineage.md for where they are.",
-        ) from error
-    lineage.write(events)
+        )
     return lineage.check(events, first_runs, rows)
 
 

@@ -3,6 +3,7 @@
 Each event is a file of its own, since several processes that append to one file may tear each other's lines.
 """
 
+import contextlib
 import json
 import re
 from collections import defaultdict
@@ -25,6 +26,7 @@ VIEWS = "staging."  # whose rows nobody counts
 SECRET = re.compile("KEY|AUTH|TOKEN|SECRET|PASSWORD|HEADERS", re.IGNORECASE)  # in the name of a variable
 Dataset = tuple[str, str]  # namespace and name
 Event = Mapping[str, Any]
+Found = tuple[list[Event], list[str]]  # events, and a line for each file that has none
 
 
 def is_given(environ: Mapping[str, str]) -> bool:
@@ -45,17 +47,47 @@ def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if not SECRET.search(name) and "@" not in value}
 
 
-def read(folders: Iterable[Path]) -> list[Event]:
-    """Return the events in the files of FOLDERS by their time; raise ValueError or OSError if one cannot be read."""
-    files = [path for folder in folders for path in folder.glob(f"{PREFIX}-*.json")]
-    events: list[Event] = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    return sorted(events, key=event_time)
+def forget(path: Path = EVENTS) -> None:
+    """Remove PATH, the events of an earlier run: they would be taken for those of the one that begins."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
-def write(events: Iterable[Event], path: Path = EVENTS) -> None:
-    """Write EVENTS to PATH, a line each."""
+def collect(folders: Iterable[Path], since: datetime, path: Path = EVENTS) -> Found:
+    """Write those events in FOLDERS to PATH, a line each, whose root run has begun at SINCE or later.
+
+    Return them, and a line for each file that has no event: a process that was killed may have written half of one.
+    Raises OSError.
+    """
+    found, damaged = read(folders)
+    events = of_runs_since(found, since)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in events), encoding="utf-8")
+    return events, damaged
+
+
+def read(folders: Iterable[Path]) -> Found:
+    """Return the events in the files of FOLDERS by their time, and a line for each file that has none."""
+    events: list[Event] = []
+    damaged = []
+    for path in (path for folder in folders for path in sorted(folder.glob(f"{PREFIX}-*.json"))):
+        try:
+            event = json.loads(path.read_bytes())
+            for needed in (event_time, run_id, root_of):
+                needed(event)
+            events.append(event)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damaged.append(f"{path.name}: {type(error).__name__}: {error}")
+    return sorted(events, key=event_time), damaged
+
+
+def of_runs_since(events: Iterable[Event], since: datetime) -> list[Event]:
+    """Return those of EVENTS, which are in the order of time, whose root run has its first one at SINCE or later."""
+    first: dict[str, datetime] = {}
+    of_root = [(root_of(event) or run_id(event), event) for event in events]
+    for root, event in of_root:
+        first.setdefault(root, event_time(event))
+    return [event for root, event in of_root if first[root] >= since]
 
 
 def event_time(event: Event) -> datetime:

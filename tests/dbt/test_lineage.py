@@ -30,7 +30,7 @@ def variables(place: Path) -> dict[str, str]:
 
 def emitted(place: Path, kind: str) -> list[Any]:
     """Return the events of the jobs of KIND."""
-    return [event for event in lineage.read([place]) if event["job"]["facets"]["jobType"]["jobType"] == kind]
+    return [event for event in lineage.read([place])[0] if event["job"]["facets"]["jobType"]["jobType"] == kind]
 
 
 def test_models_are_below_the_run_which_is_below_the_task(dbt: Dbt, warehouse: Warehouse, place: Path) -> None:
@@ -46,7 +46,7 @@ def test_models_are_below_the_run_which_is_below_the_task(dbt: Dbt, warehouse: W
     assert tests
     below = {(lineage.parent_of(event), lineage.root_of(event)) for event in [*models, *tests]}
     assert below == {(start["run"]["runId"], RUN)}
-    assert lineage.invalid(lineage.read([place])) == []
+    assert lineage.invalid(lineage.read([place])[0]) == []
 
     found = lineage.graph(models)
     server = f"postgres://{warehouse.server.host}:{warehouse.server.port}"

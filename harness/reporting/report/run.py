@@ -4,9 +4,10 @@ Needs only the standard library, as `harness.reporting.summary` does, which hold
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 
 from harness.reporting.console import Phases
 
@@ -128,6 +129,7 @@ class Run:
         phases: of the run, which began when this was made.
         lines: checks that have passed, and other results, a sentence each.
         failure: None while nothing has failed.
+        lineage: the OpenLineage events, by their times.
         history: of the last runs of the same kind, the last one last, the figures.
         figures_unit: of the history's figures; empty if each has another.
         notes: what is not known and why, a sentence each.
@@ -147,6 +149,7 @@ class Run:
     rejects_file: str = ""
     tables: Sequence[Table] = ()
     nodes: Sequence[Node] = ()
+    lineage: Sequence[Mapping[str, Any]] = ()
     history: Sequence[dict[str, float]] = ()
     figures_unit: str = "s"
     notes: list[str] = field(default_factory=list)

@@ -148,19 +148,44 @@ def test_what_is_missing_or_wrong_is_said(events: Events, damage: Callable[[Even
     assert line in str(caught.value) + "".join(caught.value.evidence)
 
 
-def test_events_are_read_from_files_by_time_and_written_as_lines(tmp_path: Path, events: Events) -> None:
-    folders = [tmp_path / name for name in ("airflow", "dbt", "none")]
+def written(folder: Path, events: Events) -> Path:
+    folder.mkdir()
     for number, event in enumerate(reversed(events)):
-        folder = folders[number % 2]
-        folder.mkdir(exist_ok=True)
         (folder / f"event-{number}.json").write_text(json.dumps(event))
+    return folder
+
+
+def test_events_are_collected_by_time_as_lines(tmp_path: Path, events: Events) -> None:
+    folders = [written(tmp_path / "airflow", events[::2]), written(tmp_path / "dbt", events[1::2]), tmp_path / "none"]
     (folders[0] / "others.json").write_text("{")
-    read = lineage.read(folders)
-    assert sorted(map(json.dumps, read)) == sorted(map(json.dumps, events))
-    assert [event["eventTime"] for event in read] == sorted(event["eventTime"] for event in events)
     path = tmp_path / "new" / "events.ndjson"
-    lineage.write(read, path)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == read
+    found, damaged = lineage.collect(folders, lineage.event_time(events[0]), path)
+    assert damaged == []
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, events))
+    assert [event["eventTime"] for event in found] == sorted(event["eventTime"] for event in events)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == found
+
+
+def test_events_of_an_earlier_run_are_not_collected(tmp_path: Path, events: Events) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_text("of a run before")
+    lineage.forget(path)
+    assert not path.exists()
+    lineage.forget(path)
+    earlier = dag_run("manual_0")
+    earlier[0]["eventTime"] = "2026-11-27T21:59:59+00:00"  # the others of its run are later
+    since = lineage.event_time(events[0])
+    found, _ = lineage.collect([written(tmp_path / "lineage", [*earlier, *events])], since, path)
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, events))
+
+
+def test_a_file_without_an_event_hides_no_others(tmp_path: Path, events: Events) -> None:
+    folder = written(tmp_path / "lineage", events)
+    (folder / "event-half.json").write_text(json.dumps(events[0])[:100])
+    (folder / "event-none.json").write_text("{}")
+    found, damaged = lineage.read([folder])
+    assert len(found) == len(events)
+    assert [line.partition(":")[0] for line in damaged] == ["event-half.json", "event-none.json"]
 
 
 def test_events_go_to_files_unless_it_is_said_where_to() -> None:
