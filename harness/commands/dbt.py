@@ -105,7 +105,8 @@ def run(
             f"Leave {option} out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
     command = " ".join(map(shown, arguments)) or "build and docs"
-    report = begin(section, f"dbt {command}", **run_data.facts_of_clone())
+    report = begin(section, f"dbt {command}")
+    run_data.add_clone(report)
     is_usual = not (arguments or dsn or is_prod or keep or reuse)
     if is_usual:
         compare_with_last(report, "dbt")

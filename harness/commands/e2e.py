@@ -82,8 +82,8 @@ def run(options: RunOptions, section: Section) -> None:
         confirm_loss({name: size for name, size in existing.items() if name.startswith("warehouse")}, options)
     say(f"target {target.name} ({reason})")
     section.title = f"e2e on {target.name}"
-    facts = run_data.facts_of_clone(has_images=target.name != "embedded")
-    report = begin(section, section.title, target=f"{target.name} ({reason})", **facts)
+    report = begin(section, section.title, target=f"{target.name} ({reason})")
+    run_data.add_clone(report, has_images=target.name != "embedded")
     report.secrets += options.uris.values()
     section.add(f"Target **{target.name}** ({text(reason)}).")
     feeds = list(read_feeds().values())
@@ -134,6 +134,8 @@ def run(options: RunOptions, section: Section) -> None:
 def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_failed: bool = False) -> None:
     """Collect for REPORT what only DEPLOYMENT knows, before it is taken down."""
     run_data.add_airflow(report, deployment.api)
+    with run_data.part(report, "the pods"):
+        report.pods = deployment.pods()
     marts = results.expected.marts if results.expected else None
     run_data.add_warehouse(report, deployment.warehouse, marts, results.rows)
     folder = deployment.last_dbt_run
@@ -142,7 +144,8 @@ def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_f
     run_data.add_dbt(report, folder, deployment.warehouse.admin_dsn)
     with run_data.part(report, "the lineage events"):
         found = results.lineage or lineage_of(deployment, report.phases)  # the run may have failed before
-        report.lineage, damaged = found or ([], [])
+        events, damaged = found or ([], [])
+        run_data.add_lineage(report, events)
         if damaged:
             report.notes.append(f"{len(damaged)} files of lineage events cannot be read, of which {damaged[0]}.")
 

@@ -114,7 +114,9 @@ def begin(script: Script, section: Section) -> Run:
     write_script(SCRIPT, script)
     section.title = f"replay of {script.title()}"
     say(section.title)
-    return begin_report(section, section.title, script=from_root(SCRIPT), **run_data.facts_of_clone())
+    report = begin_report(section, section.title, script=from_root(SCRIPT))
+    run_data.add_clone(report)
+    return report
 
 
 def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section: Section) -> None:

@@ -12,10 +12,12 @@ from harness.errors import ChecksFailedError, NotUpError
 from harness.kubernetes import cluster_secrets
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
+from harness.kubernetes.pods import pods
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import pipelines, tasks_of
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
+from harness.reporting.report.run import Pod
 from harness.targets.cluster_provider import ClusterProvider
 from harness.targets.target import Deployment
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
@@ -87,6 +89,10 @@ class ClusterDeployment(Deployment):
         copied.mkdir(exist_ok=True)
         self.provider.save_task_logs(copied)
         return copied
+
+    def pods(self) -> list[Pod]:
+        """Return the pods of both namespaces so far, with their times; may raise FeedError."""
+        return pods(self.kubectl, self.kubectl.for_dbt)
 
     def check(self) -> list[str]:
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""

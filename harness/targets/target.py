@@ -8,6 +8,7 @@ from typing import Protocol
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.supervisor import Supervisor
 from harness.reporting.console import Phases
+from harness.reporting.report.run import Pod
 from harness.targets.options import RunOptions
 from harness.warehouse.roles import Warehouse
 
@@ -56,6 +57,10 @@ class Deployment:
     def lineage_folders(self) -> list[Path]:
         """Return the folders of the lineage events so far; may raise FeedError or OSError."""
         raise NotImplementedError
+
+    def pods(self) -> list[Pod]:
+        """Return the pods of a cluster so far, with their times; may raise FeedError."""
+        return []
 
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
