@@ -111,7 +111,7 @@ def run(
     if is_usual:
         compare_with_last(report, "dbt")
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
+    with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"), run_data.lineage_kept(report):
         if is_prod:
             run_all(planned(arguments, models_exist=True), {}, prod_dsn(), section)
             return

@@ -11,13 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from feeds.contract import Feed, read_feeds
 from feeds.errors import FeedError
 from feeds.files import find_files
 from feeds.interval import Interval
-from feeds.uri import shown
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
@@ -142,12 +142,8 @@ def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_f
     with run_data.part(report, "the results of the failed dbt run"):
         folder = next(reversed(deployment.failed_dbt_runs() if has_failed else []), folder)
     run_data.add_dbt(report, folder, deployment.warehouse.admin_dsn)
-    with run_data.part(report, "the lineage events"):
-        found = results.lineage or lineage_of(deployment, report.phases)  # the run may have failed before
-        events, damaged = found or ([], [])
-        run_data.add_lineage(report, events)
-        if damaged:
-            report.notes.append(f"{len(damaged)} files of lineage events cannot be read, of which {damaged[0]}.")
+    collected = partial(lineage.of_run, deployment.lineage_folders, report.phases.started_at)
+    run_data.add_lineage(report, lambda: results.lineage or collected())  # the run may have failed before its check
 
 
 def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
@@ -230,20 +226,14 @@ def run_pipelines(
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
     for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
-    results.lineage = lineage_of(deployment, phases)  # of the other DAGs, too
+    results.lineage = lineage.of_run(deployment.lineage_folders, phases.started_at)  # of the other DAGs, too
     results.passed(check_lineage(results.lineage, first_runs, expected.rows))
-
-
-def lineage_of(deployment: Deployment, phases: Phases) -> lineage.Found | None:
-    """Return what `lineage.collect` finds of the run with PHASES; None where its events are not to be had."""
-    folders = [] if lineage.is_given(os.environ) else deployment.lineage_folders()
-    return lineage.collect(folders, phases.started_at) if folders else None
 
 
 def check_lineage(found: lineage.Found | None, first_runs: Mapping[str, str], rows: Mapping[str, int]) -> str:
     """Return what the runs' events, as FOUND, show; see `lineage.check`."""
-    if lineage.is_given(os.environ):
-        return f"lineage: events went to {shown(os.environ.get('OPENLINEAGE_URL', 'where OpenLineage is configured'))}"
+    if place := lineage.elsewhere(os.environ):
+        return f"lineage: events went {place}"
     if found is None:
         return "lineage: the events are on the volumes of the logs and of dbt's results, and not checked here"
     events, damaged = found

@@ -7,6 +7,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import psycopg
 
@@ -16,7 +17,7 @@ from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
 from harness.errors import ChecksFailedError, UsageError
 from harness.oracle.expected_numbers import MARKETPLACE
-from harness.pipeline import run_data
+from harness.pipeline import lineage, run_data
 from harness.project.paths import BUILD, expanded, from_root
 from harness.replay.airflow_player import DAYS, AirflowPlayer, for_airflow
 from harness.replay.comparison import Difference, Settled
@@ -99,7 +100,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         if is_usual:
             compare_with_last(report, f"replay-{feed.name}")
         template = create_warehouse(server, "replay_template", make_passwords())
-        with open_player(template, feed, feeds.values()) as player:
+        with open_player(template, feed, feeds.values()) as player, run_data.lineage_kept(report):
             try:
                 play(player, script, section)
             finally:
@@ -131,12 +132,13 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
     feed = playable(parsed.feed or MARKETPLACE, feeds)
     today = datetime.now(UTC).date()
     script = for_airflow(make_script(feed, parsed.seed or 1, DAYS, last_day=today - timedelta(1)))
-    phases = begin(script, section).phases
+    report = begin(script, section)
+    lineage.forget()
     target, _ = choose(parsed.target)
     uri = str(SCRIPT.with_name(f"{feed.name}.csv")) if parsed.target == "embedded" else f"{ON_NODES}/{feed.name}.csv"
-    with target.up(RunOptions(target=parsed.target, uris={feed.name: uri}), phases) as deployment:
+    with target.up(RunOptions(target=parsed.target, uris={feed.name: uri}), report.phases) as deployment:
         player = AirflowPlayer(deployment, feed, uri, lambda line: say(f"  {line}"))
-        with phases.phase("days played") as phase:
+        with report.phases.phase("days played") as phase:
             try:
                 player.play(script)
             except Difference as difference:
@@ -145,6 +147,8 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
             except BaseException:  # an interrupt too
                 say_day(player.day)
                 raise
+            finally:  # of the last day, as without Airflow
+                run_data.add_lineage(report, partial(lineage.of_run, deployment.lineage_folders, player.begun))
             phase.text = f"{len(player.run_ids)} runs of {DAYS} days: every table right after each delivery"
     say_settled(player.comparison.settled, section)
     section.headline = f"{len(player.run_ids)} runs, every table right after each delivery"
@@ -224,7 +228,7 @@ def say_difference(difference: Difference, script: Script) -> None:
 def shrunk(player: Player, script: Script, difference: Difference) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
     say("… shrinking the script")
-    player.progress = lambda _: None
+    player.progress, player.emits = lambda _: None, False
     until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
     script = script.model_copy(update={"deliveries": until_then})
 

@@ -1,10 +1,13 @@
 """Collect what the report of a run shows, while its deployment is still up."""
 
 import contextlib
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -13,10 +16,11 @@ from feeds.errors import FeedError
 from feeds.uri import first_line
 from harness.oracle.checks import Check
 from harness.oracle.expected_numbers import ExpectedMarts
+from harness.pipeline import lineage
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.datasets import datasets
-from harness.pipeline.lineage import Event
 from harness.pipeline.rejected_rows import RejectedRows
+from harness.processes.environment import environment
 from harness.processes.git import default_branch, git, is_on
 from harness.project import pins
 from harness.project.paths import ROOT
@@ -81,12 +85,6 @@ def add_clone(run: Run, *, has_images: bool = False) -> None:
         run.is_main = not changed and branch is not None and is_on(ROOT, branch)
     if has_images:
         run.facts |= {f"image {name}": pins.image(name) for name in pins.images()}
-
-
-def add_lineage(run: Run, events: Iterable[Event]) -> None:
-    """Add the datasets that lineage EVENTS name."""
-    with part(run, "what is made of what"):
-        run.datasets = datasets(events, {table.name: table.rows for table in run.tables if table.rows is not None})
 
 
 def add_checks(run: Run, checks: Sequence[Check], lines: Sequence[str], rejected: RejectedRows) -> None:
@@ -171,6 +169,28 @@ def add_series(run: Run, expected: ExpectedMarts | None, found: dict[str, dict[d
 def as_float(number: Any) -> float | None:
     """Return NUMBER for a chart."""
     return None if number is None else float(number)
+
+
+@contextlib.contextmanager
+def lineage_kept(run: Run) -> Iterator[None]:
+    """Let what runs in the block, in this process or below it, emit its events; RUN gets them if they go to files."""
+    lineage.forget()
+    are_elsewhere = lineage.elsewhere(os.environ)
+    with TemporaryDirectory(prefix="lineage-") as folder, environment(lineage.variables(os.environ, folder)):
+        try:
+            yield
+        finally:
+            if not are_elsewhere:
+                add_lineage(run, partial(lineage.collect, [Path(folder)], run.phases.started_at))
+
+
+def add_lineage(run: Run, collect: Callable[[], lineage.Found | None]) -> None:
+    """Add what the events that COLLECT returns say to RUN, if there are any."""
+    with part(run, "the lineage events"):
+        events, damaged = collect() or ([], [])
+        run.datasets = datasets(events, {table.name: table.rows for table in run.tables if table.rows is not None})
+        if damaged:
+            run.notes.append(f"{len(damaged)} files of lineage events cannot be read, of which {damaged[0]}.")
 
 
 def add_dbt(run: Run, folder: Path | None, dsn: str) -> None:

@@ -5,6 +5,7 @@ What needs Airflow and does not end it shares one, which a refused events file a
 
 import base64
 import contextlib
+import json
 import os
 import pwd
 import re
@@ -26,6 +27,7 @@ import pytest
 from psycopg import sql
 
 from feeds.contract import read_feeds
+from harness.pipeline import lineage
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import title
 from harness.project.paths import BUILD, ROOT
@@ -181,7 +183,7 @@ class KeptRun:
         output, returncode: of the harness, which has ended.
         arguments: the argument lists of all processes of the machine meanwhile.
         shown_uri: the events file's URI, as messages show it.
-        report: its page.
+        report, events: its page, its lineage events.
         answering: the events file's server waits for it before it answers.
     """
 
@@ -191,6 +193,7 @@ class KeptRun:
     arguments: set[str]
     shown_uri: str
     report: Path
+    events: Path
     answering: threading.Event
 
     @property
@@ -215,9 +218,11 @@ def kept() -> Iterator[KeptRun]:
             harness = start(temporary, "--keep", EVENTS_URI=uri)
             output = harness.communicate(timeout=TIMEOUT_S)[0]
         shown_uri = f"http://{uri.rpartition('@')[2].partition('?')[0]}?X-Amz-Signature=…#…"
-        report = temporary.parent / "report.html"  # a copy: the next run replaces it
+        # Copies: the next run replaces them.
+        report, events = (temporary.parent / name for name in ("report.html", "events.ndjson"))
         shutil.copy(BUILD / "report" / "index.html", report)
-        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, report, answering)
+        shutil.copy(lineage.EVENTS, events)
+        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, report, events, answering)
         yield run
         answering.set()
         shutil.rmtree(run.diagnostics)
@@ -301,7 +306,7 @@ def test_secrets_of_the_uri_are_nowhere(kept: KeptRun) -> None:
     [home] = kept.temporary.glob("events-platform-*")
     logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
     files = [path for folder in (kept.diagnostics, *logs) for path in folder.rglob("*") if path.is_file()]
-    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json", kept.report]
+    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json", kept.report, kept.events]
     assert len(files) > 10
     assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
     assert PLANTED not in kept.output
@@ -329,6 +334,19 @@ def test_the_report_shows_why_it_failed(kept: KeptRun) -> None:
     assert ["load_events", "failed"] in [[row[0], row[2]] for row in tables["Tasks of Airflow"]]
     assert all(row[2].startswith("failed: 3 of 100 rows") for row in tables["Loads"][1:])
     assert "\n  report: build/report/index.html\n" in kept.output
+
+
+@pytest.mark.slow
+def test_its_lineage_events_say_what_failed(kept: KeptRun) -> None:
+    events = [json.loads(line) for line in kept.events.read_text().splitlines()]
+    assert lineage.invalid(events) == []
+    assert lineage.orphans(events) == []
+    failed = [event for event in events if event["eventType"] == "FAIL"]
+    names = ["load.events", "events_pipeline_daily.load_events", "events_pipeline_daily"]
+    assert {event["job"]["name"] for event in failed} <= set(names)
+    [of_load, *_] = failed
+    assert of_load["job"]["name"] == names[0]
+    assert of_load["run"]["facets"]["errorMessage"]["message"].startswith(f"3 of 100 rows of {kept.shown_uri} ")
 
 
 @pytest.mark.slow
