@@ -33,7 +33,7 @@ from harness.pipeline.feed_files import samples
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
-from harness.project.paths import BUILD, ROOT
+from harness.project.paths import BUILD, DBT_DOCS, ROOT, from_root
 from harness.project.posargs import asks_for_help
 from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
@@ -46,7 +46,6 @@ from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server, describe
 
 ARTIFACTS = BUILD / "dbt"
-DOCS = BUILD / "dbt-docs"
 KEPT = ARTIFACTS / "kept-warehouse.json"  # for --reuse; only its owner may read it
 REUSE = "nox -s dbt -- --reuse"
 SHOWN = 3  # names of what failed, in the error
@@ -247,9 +246,9 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
                 run_dbt(command, env, dsn)
         elif command == GENERATE_DOCS:
             run_dbt(command, env, dsn)
-            DOCS.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
-            say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
+            DBT_DOCS.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ARTIFACTS / "target" / "static_index.html", DBT_DOCS)
+            say(f"✓ documentation: {from_root(DBT_DOCS)}")
         else:
             with phases_of(section).phase(f"dbt {' '.join(map(shown, command))}") as phase:
                 phase.went_well = False  # dbt itself says how it went

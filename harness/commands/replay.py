@@ -101,6 +101,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
             compare_with_last(report, f"replay-{feed.name}")
         template = create_warehouse(server, "replay_template", make_passwords())
         with open_player(template, feed, feeds.values()) as player, run_data.lineage_kept(report):
+            player.look = partial(run_data.add_warehouse, report)
             try:
                 play(player, script, section)
             finally:
@@ -147,7 +148,10 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
             except BaseException:  # an interrupt too
                 say_day(player.day)
                 raise
-            finally:  # of the last day, as without Airflow
+            finally:
+                run_data.add_airflow(report, deployment.api)
+                run_data.add_warehouse(report, deployment.warehouse)
+                # Of the last day, as without Airflow.
                 run_data.add_lineage(report, partial(lineage.of_run, deployment.lineage_folders, player.begun))
             phase.text = f"{len(player.run_ids)} runs of {DAYS} days: every table right after each delivery"
     say_settled(player.comparison.settled, section)
@@ -228,7 +232,7 @@ def say_difference(difference: Difference, script: Script) -> None:
 def shrunk(player: Player, script: Script, difference: Difference) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
     say("… shrinking the script")
-    player.progress, player.emits = lambda _: None, False
+    player.progress, player.look, player.emits = lambda _: None, lambda _: None, False
     until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
     script = script.model_copy(update={"deliveries": until_then})
 

@@ -74,6 +74,7 @@ class Player:
         runs: the number of runs of the last play.
         seconds: what each part of it took.
         settled: how its days have settled.
+        look: called with the warehouse of a play before it is dropped.
         emits: whether the runs of a script's last day emit lineage events, if the environment says where to. Those of a
             year would be 15,000, 160 MB, and say the same again and again.
     """
@@ -87,6 +88,7 @@ class Player:
     seconds: dict[str, float] = field(default_factory=dict)
     settled: Settled = field(default_factory=dict)
     emits: bool = True
+    look: Callable[[Warehouse], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.processes = [Process(self.python) for _ in range(2)]  # the second is for builds beside others
@@ -97,6 +99,7 @@ class Player:
         try:
             _Play(self, warehouse).play(script)
         finally:
+            self.look(warehouse)
             drop_warehouse(warehouse)
 
     def build_views(self) -> None:

@@ -72,7 +72,8 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
 
     POINTS are those of `by_grain`: one for each day, or for each of another GRAIN.
     """
-    differences = [(second or 0) - (first or 0) for _, first, second in points]
+    has_both = all(any(point[side] is not None for point in points) for side in (1, 2))
+    differences = [(second or 0) - (first or 0) if has_both else 0.0 for _, first, second in points]
     lines = [
         {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(points, j, i)}
         for j, (day, *numbers) in enumerate(points)

@@ -19,7 +19,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from harness.reporting.report.run import Pod
 from harness.targets.cluster_provider import ClusterProvider
-from harness.targets.target import Deployment
+from harness.targets.target import Deployment, docs_line
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse
 
 DBT_POD = "dbt-build-"
@@ -172,4 +172,4 @@ def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> l
     lines.append(f"  kubectl    {provider.kubectl().command} get pods")
     if warehouse_dsn:
         lines.append(f"  warehouse  {warehouse_dsn}")
-    return [*lines, f"  take it down: {provider.command('down')}"]
+    return [*lines, docs_line(), f"  take it down: {provider.command('down')}"]

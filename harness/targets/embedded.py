@@ -23,7 +23,7 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets.options import RunOptions
 from harness.targets.takedown import down_command, take_down
-from harness.targets.target import Deployment
+from harness.targets.target import Deployment, docs_line
 from harness.warehouse.ports import check_port, free_port
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
 from harness.warehouse.server import describe
@@ -62,6 +62,7 @@ class EmbeddedDeployment(Deployment):
         return [
             f"  Airflow    {self.api.address}  {login}",
             f"  warehouse  {self.warehouse.admin_dsn}",
+            docs_line(),
             f"  take it down: {down_command('e2e')}",
         ]
 

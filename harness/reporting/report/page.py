@@ -127,7 +127,7 @@ def picture(series: Series) -> Picture:
     sides = [{day for day, *both in series.points if both[side] is not None} for side in (0, 1)]
     different = [day for day, expected, found in series.points if expected != found]
     if not sides[0]:
-        text = "It was not computed independently: the run failed before."
+        text = "It was not computed independently."
     elif not sides[1]:
         text = "The warehouse has none."
     elif different:
