@@ -12,7 +12,7 @@ from harness.reporting.report.run import Run, Step, step_names
 from harness.reporting.summary import seconds
 from harness.reporting.wording import value
 
-MOST_BARS = 14  # of each kind of step, the longest and those on the critical path
+MOST_BARS = 14  # of each kind of step
 MOST_NAMED = 10  # steps of a path in a sentence, the longest
 CLOCKS_S = 0.05  # by which the clocks of what ends and of what begins then may differ
 
@@ -35,6 +35,11 @@ class Row:
     def end_s(self) -> float:
         """When it ended."""
         return self.bars[-1].end_s
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Which rows are drawn where there is no room for all: those that failed, the critical path, the longest."""
+        return any(bar.tone == "failed" for bar in self.bars), self.is_critical, self.length_s
 
     @property
     def length_s(self) -> float:
@@ -135,7 +140,7 @@ def chart(run: Run, total_s: float) -> Markup | None:
     """Return the chart of what ran when; None if nothing did."""
     drawn: list[tuple[str, Sequence[TimeBar]]] = []
     for title, found in rows(run, total_s).items():
-        ranked = sorted(range(len(found)), key=lambda i: (found[i].is_critical, found[i].length_s), reverse=True)
+        ranked = sorted(range(len(found)), key=lambda i: found[i].rank, reverse=True)
         more = f", {MOST_BARS} of {len(found):,}" if len(found) > MOST_BARS else ""
         drawn.append((f"{title}{more}", ()))
         for row in (found[i] for i in sorted(ranked[:MOST_BARS])):
@@ -147,7 +152,9 @@ def chart(run: Run, total_s: float) -> Markup | None:
 
 
 def total_sentence(run: Run, total_s: float) -> str:
-    """Return how long RUN took beside the last run of its kind, and beside main's."""
+    """Return how long RUN took, and if it ended well beside the last run of its kind and beside main's."""
+    if run.failure:
+        return f"Until it failed it took {seconds(total_s)}."
     [total] = [each for each in phases(run, total_s) if each.name == "total"]
     sides = {"the last run of its kind": total.last_s}
     if run.main and run.main != run.last:
@@ -156,8 +163,7 @@ def total_sentence(run: Run, total_s: float) -> str:
         f"{difference(total_s, other_s)} {side} ({seconds(other_s)})" for side, other_s in sides.items() if other_s
     ]
     is_main = " That one was of main." if run.main and run.main == run.last and known else ""
-    how = "Until it failed it took" if run.failure else "It took"
-    return f"{how} {seconds(total_s)}{': ' if known else ''}{' and '.join(known)}.{is_main}"
+    return f"It took {seconds(total_s)}{': ' if known else ''}{' and '.join(known)}.{is_main}"
 
 
 def difference(taken_s: float, other_s: float) -> str:
