@@ -35,7 +35,8 @@ COMPONENTS = ("api-server", "scheduler", "dag-processor")
 FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
 LINEAGE = "lineage"
 # Variables that tasks may need: a file in an object store needs credentials, proxies and certificates.
-PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER")
+NOTIFICATIONS = ("AIRFLOW_CONN_NOTIFICATIONS", "NOTIFIER", "NOTIFIER_OPTIONS")
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER", *NOTIFICATIONS)
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 

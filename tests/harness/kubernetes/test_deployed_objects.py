@@ -41,7 +41,9 @@ from tests.harness.kubernetes.object_rules import (
     too_many_rights,
 )
 
-TARGETS = sorted({path.name for path in chart.VALUES.glob("*.yaml")} - {"base.yaml", "production.yaml"})
+TARGETS = sorted(
+    {path.name for path in chart.VALUES.glob("*.yaml")} - {"base.yaml", "notifications.yaml", "production.yaml"}
+)
 Change = Callable[[Objects], object]
 GONE = object()
 
