@@ -22,7 +22,7 @@ from harness.pipeline.datasets import datasets
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.processes.environment import environment
 from harness.processes.git import default_branch, git, is_on
-from harness.project import pins
+from harness.project import locks, pins
 from harness.project.paths import ROOT
 from harness.reporting import dbt_report
 from harness.reporting.report.run import Day, Load, Node, Number, Reject, Run, Series, Step, Table
@@ -76,15 +76,17 @@ def part(run: Run, what: str) -> Iterator[None]:
 
 
 def add_clone(run: Run, *, has_images: bool = False) -> None:
-    """Add the commit of this clone, if it is one, and with HAS_IMAGES the images that it runs."""
+    """Add the commit of this clone, if it is one, its dbt, and with HAS_IMAGES its chart and images."""
     with contextlib.suppress(FeedError, OSError):
         changed = git(ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
         commit = git(ROOT, "rev-parse", "HEAD")
         run.facts["commit"] = commit + (f", and {len(changed)} changed files" if changed else "")
         branch = default_branch(ROOT)
         run.is_main = not changed and branch is not None and is_on(ROOT, branch)
+    with contextlib.suppress(OSError):
+        run.facts["dbt"] = locks.version("dbt", "dbt-core")
     if has_images:
-        run.facts |= {f"image {name}": pins.image(name) for name in pins.images()}
+        run.facts |= {"chart": pins.chart()["version"], **{f"image {name}": pins.image(name) for name in pins.images()}}
 
 
 def add_checks(run: Run, checks: Sequence[Check], lines: Sequence[str], rejected: RejectedRows) -> None:

@@ -11,6 +11,7 @@ Runs before there is any environment: standard library and uv only.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def path(group: str, root: Path = ROOT) -> Path:
             f"requirements/{group}.txt is older than pyproject.toml: run nox -s lock, and commit what it writes."
         )
     return lock
+
+
+def version(group: str, package: str) -> str:
+    """Return the version of PACKAGE that the lock of GROUP has; empty if it has none. May raise OSError."""
+    text = (LOCKS / f"{group}.txt").read_text(encoding="utf-8")
+    found = re.search(rf"^{re.escape(package)}==(\S+)", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def write(*options: str) -> None:
