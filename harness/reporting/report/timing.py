@@ -1,6 +1,7 @@
 """What ran when: steps on one axis of seconds, the critical path through them, and how long each took in other runs."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -172,6 +173,39 @@ def difference(taken_s: float, other_s: float) -> str:
     return "equal to" if share == "0%" else f"{share} {'more' if taken_s > other_s else 'less'} than"
 
 
+def meanwhile(task: Row, kinds: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return what ran in the time of TASK, which says why it took so long: its own parts, and tasks beside it."""
+
+    def overlap_s(row: Row) -> float:
+        return min(task.end_s, row.end_s) - max(task.bars[-1].start_s, row.bars[-1].start_s)
+
+    inside = [
+        (row.bars[-1].start_s, row.end_s)
+        for row in (*kinds.get("Loads", []), *kinds.get("Nodes of dbt", []))
+        if row.length_s and overlap_s(row) == row.length_s
+    ]
+    beside = [
+        f"{value(row.name)} of {value(row.of)}"
+        for row in kinds["Tasks of Airflow"]
+        if row is not task and overlap_s(row) > task.length_s / 2
+    ]
+    found = []
+    if inside:
+        found.append(f"Loads and nodes of dbt ran for {seconds(covered_s(inside))} of it.")
+    if beside:
+        found.append(f"For most of it ran beside it: {', '.join(beside[:MOST_NAMED])}.")
+    return found
+
+
+def covered_s(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how many seconds are in at least one of SPANS."""
+    total_s, until_s = 0.0, -math.inf
+    for start_s, end_s in sorted(spans):
+        total_s += max(0.0, end_s - max(start_s, until_s))
+        until_s = max(until_s, end_s)
+    return total_s
+
+
 def sentences(run: Run, total_s: float) -> list[str]:
     """Return which step of each kind took longest, and what the critical path of its kind is, a sentence each."""
     found = []
@@ -190,6 +224,7 @@ def sentences(run: Run, total_s: float) -> list[str]:
             waited = f", after {seconds(waits[0])} of waiting" if waits and waits[0] >= CLOCKS_S else ""
             of = f" of {value(longest.of)}" if what == "task" else ""
             found.append(f"The longest {what} was {value(longest.name)}{of}: {seconds(longest.length_s)}{waited}.")
+            found += meanwhile(longest, kinds) if what == "task" else []
     for title, what in (("Phases", "phases"), ("Nodes of dbt", "nodes of dbt")):
         path = [row for row in kinds.get(title, []) if row.is_critical]
         named = sorted(path, key=lambda row: row.length_s, reverse=True)[:MOST_NAMED]

@@ -358,6 +358,23 @@ def test_the_critical_path_is_a_chain_without_a_later_end_between_its_steps(span
         assert steps[one][1] == max(end for start, end in steps if end <= begins and start < begins)
 
 
+def test_it_is_said_what_ran_in_the_time_of_the_longest_task() -> None:
+    run = made.ended()
+    run.tasks = [*run.tasks, Step("dbt_build", "orders_pipeline_daily", "success", None, at(25), at(40))]
+    found = timing.sentences(run, 43)
+    i = found.index("The longest task was dbt_build of events_pipeline_daily: 18.5 s, after 3.0 s of waiting.")
+    assert found[i + 1 : i + 3] == [
+        "Loads and nodes of dbt ran for 3.0 s of it.",  # from 30 to 32.5, from 33 to 33.1, from 33.5 to 33.9
+        "For most of it ran beside it: dbt_build of orders_pipeline_daily.",
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=8))
+def test_seconds_in_any_span_are_counted_once(spans: list[tuple[int, int]]) -> None:
+    seconds = {second for start, length in spans for second in range(start, start + length)}
+    assert timing.covered_s([(start, start + length) for start, length in spans]) == len(seconds)
+
+
 def test_layers_of_a_circle_end() -> None:
     circle = [Dataset("a.a", "table", made_of=["a.b"]), Dataset("a.b", "table", made_of=["a.a", "a.c"])]
     assert sorted(lineage.layers(circle)) == ["a.a", "a.b"]
