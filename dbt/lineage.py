@@ -11,6 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+# As in feeds.lineage: by itself the client tries a server that does not answer for 9 s, at each event.
+TRANSPORT = {
+    "type": "composite",
+    "continue_on_failure": False,
+    "transports": {
+        "default_http": {
+            "timeout": 1.0,  # seconds
+            "retry": {"total": 1, "connect": 0, "read": 0, "respect_retry_after_header": False},
+        }
+    },
+}
+MOST_FAILURES = 2  # of a server that has taken an event of the run; one that does not take the first gets no others
 COMMANDS = ("build", "run", "test", "seed", "snapshot")  # of which OpenLineage's integration makes events
 
 
@@ -20,6 +32,12 @@ def is_on() -> bool:
         return False
     configured = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT")
     return any(value and name.startswith(configured) for name, value in os.environ.items())
+
+
+def transport() -> dict[str, Any]:
+    """Return the transport to a server with a limit of time; none if the environment itself describes one."""
+    describes = os.environ.get("OPENLINEAGE_CONFIG") or os.environ.get("OPENLINEAGE__TRANSPORT__TYPE")
+    return TRANSPORT if os.environ.get("OPENLINEAGE_URL") and not describes else {}
 
 
 class DbtRun:
@@ -54,15 +72,25 @@ class DbtRun:
         """Emit the events, which may wait for a server."""
         if not self.events:
             return
+        sent = 0
+        failures: list[BaseException] = []
         try:
             from openlineage.client import OpenLineageClient
 
-            client = OpenLineageClient()
+            client = OpenLineageClient(config={"transport": transport()})
             for event in self.events:
-                client.emit(event)
+                try:
+                    client.emit(event)
+                    sent += 1
+                except Exception as error:  # noqa: BLE001 - lineage is no reason to fail
+                    failures.append(error.__cause__ or error)
+                    if not sent or len(failures) == MOST_FAILURES:
+                        break
             client.close()
         except Exception as error:  # noqa: BLE001 - lineage is no reason to fail
-            _lost(error)
+            failures.append(error)
+        if failures:
+            _lost(failures[0], f", {len(self.events) - sent} of {len(self.events)}")
 
     def _events(self, succeeded: bool) -> list[Any]:
         from openlineage.client import event_v2 as ol
@@ -121,6 +149,6 @@ class DbtRun:
         ]
 
 
-def _lost(error: Exception) -> None:
+def _lost(error: BaseException, which: str = "") -> None:
     # Its text may contain the address of a server, with a login in it.
-    print(f"dbt's lineage events are lost: {type(error).__name__}", file=sys.stderr)
+    print(f"dbt's lineage events are lost{which}: {type(error).__name__}", file=sys.stderr)

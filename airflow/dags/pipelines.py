@@ -36,6 +36,7 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from feeds.contract import CADENCES, CONTRACTS, Feed, contracts, read_feed
 from feeds.dbt_task import dbt_task
 from feeds.errors import ContractInvalid, SettingUnusable
+from feeds.notifications import with_notifications
 from feeds.pipeline_run import built_models
 from feeds.retries import RETRIES
 from feeds.settings import max_rejected, variable
@@ -77,7 +78,7 @@ def pipeline(feed: Feed, cadence: str) -> DAG:
         schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
         doc_md=__doc__,
         tags=[feed.name, cadence],
-        **USUAL,
+        **with_notifications(USUAL, feed),
         params={
             "start": instant("first instant to load (UTC); empty: no bound"),
             "end": instant("first instant after the interval (UTC); empty: no bound"),
@@ -133,8 +134,7 @@ def broken_pipelines(name: str, error: ContractInvalid) -> None:
         @dag(
             dag_id=f"{name}_pipeline_{cadence}",
             schedule=CronDataIntervalTimetable(f"@{cadence}", timezone="UTC"),
-            start_date=USUAL["start_date"],
-            catchup=False,
+            **with_notifications({"start_date": USUAL["start_date"], "catchup": False}),
             doc_md=str(error),
             tags=["invalid contract", cadence],
         )

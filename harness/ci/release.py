@@ -27,11 +27,10 @@ from harness.errors import BuildFailedError, CommandFailedError, ReleaseError
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
-from harness.project.paths import BUILD, ROOT
+from harness.project.paths import BUILD, DBT_DOCS, ROOT
 
 RELEASE = BUILD / "release"
 SBOMS = BUILD / "sboms"
-DOCS = BUILD / "dbt-docs" / "index.html"
 SOURCE_LABEL = "org.opencontainers.image.source"
 PLATFORMS = ("linux/amd64", "linux/arm64")
 GATE = "gate"  # the job of ci.yml that passes if all others have
@@ -118,7 +117,7 @@ def gather(tag: str, references: Sequence[str] = ()) -> list[Path]:
     With REFERENCES of pushed images, their list and their bills of materials are among them.
     """
     text = check(tag)
-    if not DOCS.exists():
+    if not DBT_DOCS.exists():
         raise ReleaseError(
             "The documentation of the models does not exist.",
             "`nox -s dbt` writes it when it builds the models; that has not run here.",
@@ -130,7 +129,7 @@ def gather(tag: str, references: Sequence[str] = ()) -> list[Path]:
     pack(
         RELEASE / f"chart-values-{version()}.tar.gz", [ROOT / "cluster" / "values", ROOT / "cluster" / "versions.toml"]
     )
-    shutil.copy(DOCS, RELEASE / f"dbt-docs-{version()}.html")
+    shutil.copy(DBT_DOCS, RELEASE / f"dbt-docs-{version()}.html")
     (RELEASE / "notes.md").write_text(text, encoding="utf-8")
     if references:
         (RELEASE / f"images-{version()}.txt").write_text("".join(f"{reference}\n" for reference in references))

@@ -12,6 +12,7 @@ from harness.errors import UsageError
 from harness.kubernetes import chart, metrics
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
+from harness.kubernetes.pods import pods
 from harness.pipeline import run_data
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.feed_files import check_files
@@ -97,7 +98,9 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
     """Create or update what is missing or differs; after an error everything stays, and the next `up` goes on."""
     title = provider_of(options.target, options).title
     section.title = f"cluster up: {title}"
-    phases = begin(section, section.title, **run_data.facts_of_clone(has_images=True)).phases
+    report = begin(section, section.title)
+    run_data.add_clone(report, has_images=True)
+    phases = report.phases
     try:
         with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
             *lines, take_it_down = deployment.addresses()
@@ -105,6 +108,9 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
                 [*metrics.prometheus_lines(deployment.kubectl), take_it_down] if options.metrics else [take_it_down]
             )
     finally:
+        with run_data.part(report, "the pods"):
+            kubectl = provider_of(options.target, options).kubectl()
+            report.pods = pods(kubectl, kubectl.for_dbt) if kubectl.answers() else []
         say_phases(phases)
         section.add_phases(phases)
     for line in (f"✓ {title} is up ({phases.total_s:.0f} s)", *lines, PAUSED):

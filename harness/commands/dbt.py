@@ -33,7 +33,7 @@ from harness.pipeline.feed_files import samples
 from harness.processes.command import stream
 from harness.processes.failures import how_ended
 from harness.project.environments import python_of
-from harness.project.paths import BUILD, ROOT
+from harness.project.paths import BUILD, DBT_DOCS, ROOT, from_root
 from harness.project.posargs import asks_for_help
 from harness.project.session_lock import session_lock
 from harness.reporting import dbt_report
@@ -46,7 +46,6 @@ from harness.warehouse.roles import Warehouse, create_warehouse, make_passwords
 from harness.warehouse.server import Server, describe
 
 ARTIFACTS = BUILD / "dbt"
-DOCS = BUILD / "dbt-docs"
 KEPT = ARTIFACTS / "kept-warehouse.json"  # for --reuse; only its owner may read it
 REUSE = "nox -s dbt -- --reuse"
 SHOWN = 3  # names of what failed, in the error
@@ -105,12 +104,13 @@ def run(
             f"Leave {option} out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
     command = " ".join(map(shown, arguments)) or "build and docs"
-    report = begin(section, f"dbt {command}", **run_data.facts_of_clone())
+    report = begin(section, f"dbt {command}")
+    run_data.add_clone(report)
     is_usual = not (arguments or dsn or is_prod or keep or reuse)
     if is_usual:
         compare_with_last(report, "dbt")
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"):
+    with session_lock(ARTIFACTS / ".lock", "runs dbt in this clone"), run_data.lineage_kept(report):
         if is_prod:
             run_all(planned(arguments, models_exist=True), {}, prod_dsn(), section)
             return
@@ -246,9 +246,9 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
                 run_dbt(command, env, dsn)
         elif command == GENERATE_DOCS:
             run_dbt(command, env, dsn)
-            DOCS.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ARTIFACTS / "target" / "static_index.html", DOCS / "index.html")
-            say(f"✓ documentation: {(DOCS / 'index.html').relative_to(ROOT)}")
+            DBT_DOCS.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ARTIFACTS / "target" / "static_index.html", DBT_DOCS)
+            say(f"✓ documentation: {from_root(DBT_DOCS)}")
         else:
             with phases_of(section).phase(f"dbt {' '.join(map(shown, command))}") as phase:
                 phase.went_well = False  # dbt itself says how it went

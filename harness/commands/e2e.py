@@ -11,13 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from feeds.contract import Feed, read_feeds
 from feeds.errors import FeedError
 from feeds.files import find_files
 from feeds.interval import Interval
-from feeds.uri import shown
 from harness.commands.arguments import add_run_options, run_options
 from harness.commands.confirmation import confirm_loss
 from harness.commands.kept_runs import take_down_kept
@@ -63,6 +63,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     if parsed.down:
         take_down_kept()
         return
+    lineage.forget()
     options = run_options(parsed, interval=Interval.parse(parsed.start, parsed.end))
     run(replace(options, uris={**samples(read_feeds().values()), **options.uris}), section)
 
@@ -81,8 +82,8 @@ def run(options: RunOptions, section: Section) -> None:
         confirm_loss({name: size for name, size in existing.items() if name.startswith("warehouse")}, options)
     say(f"target {target.name} ({reason})")
     section.title = f"e2e on {target.name}"
-    facts = run_data.facts_of_clone(has_images=target.name != "embedded")
-    report = begin(section, section.title, target=f"{target.name} ({reason})", **facts)
+    report = begin(section, section.title, target=f"{target.name} ({reason})")
+    run_data.add_clone(report, has_images=target.name != "embedded")
     report.secrets += options.uris.values()
     section.add(f"Target **{target.name}** ({text(reason)}).")
     feeds = list(read_feeds().values())
@@ -133,12 +134,16 @@ def run(options: RunOptions, section: Section) -> None:
 def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_failed: bool = False) -> None:
     """Collect for REPORT what only DEPLOYMENT knows, before it is taken down."""
     run_data.add_airflow(report, deployment.api)
+    with run_data.part(report, "the pods"):
+        report.pods = deployment.pods()
     marts = results.expected.marts if results.expected else None
     run_data.add_warehouse(report, deployment.warehouse, marts, results.rows)
     folder = deployment.last_dbt_run
     with run_data.part(report, "the results of the failed dbt run"):
         folder = next(reversed(deployment.failed_dbt_runs() if has_failed else []), folder)
     run_data.add_dbt(report, folder, deployment.warehouse.admin_dsn)
+    collected = partial(lineage.of_run, deployment.lineage_folders, report.phases.started_at)
+    run_data.add_lineage(report, lambda: results.lineage or collected())  # the run may have failed before its check
 
 
 def keep(deployment: Deployment, options: RunOptions) -> Deployment | None:
@@ -219,27 +224,25 @@ def run_pipelines(
         results.passed(f"the XCom of load_{feed.name} matches raw.loads: {figures_of_load}")
     lines = run_checks.check_task_log(api, dags.first[0], runs[dags.first[0]])
     results.passed(f"the log of dbt_build can be read over the API: {lines} lines, with dbt's output")
-    results.passed(check_lineage(deployment, first_runs, expected.rows))
     for line in (*run_others(api, dags.others, phases), *deployment.check()):
         results.passed(line)
+    results.lineage = lineage.of_run(deployment.lineage_folders, phases.started_at)  # of the other DAGs, too
+    results.passed(check_lineage(results.lineage, first_runs, expected.rows))
 
 
-def check_lineage(deployment: Deployment, first_runs: Mapping[str, str], rows: Mapping[str, int]) -> str:
-    """Return what the runs' events show, which `build/lineage/events.ndjson` has then; see `lineage.check`."""
-    if lineage.is_given(os.environ):
-        return f"lineage: events went to {shown(os.environ.get('OPENLINEAGE_URL', 'where OpenLineage is configured'))}"
-    try:
-        folders = deployment.lineage_folders()
-        if not folders:
-            return "lineage: the events are on the volumes of the logs and of dbt's results, and not checked here"
-        events = lineage.read(folders)
-    except (OSError, ValueError) as error:
+def check_lineage(found: lineage.Found | None, first_runs: Mapping[str, str], rows: Mapping[str, int]) -> str:
+    """Return what the runs' events, as FOUND, show; see `lineage.check`."""
+    if place := lineage.elsewhere(os.environ):
+        return f"lineage: events went {place}"
+    if found is None:
+        return "lineage: the events are on the volumes of the logs and of dbt's results, and not checked here"
+    events, damaged = found
+    if damaged:
         raise ChecksFailedError(
-            f"The lineage events cannot be read: {error}",
-            "A file was damaged or is still written, or the tasks' logs cannot be copied.",
+            f"A lineage event cannot be read: {damaged[0]}.",
+            "Its file was damaged, or a process that was killed has written half of it.",
             "Look at docs/lineage.md for where they are.",
-        ) from error
-    lineage.write(events)
+        )
     return lineage.check(events, first_runs, rows)
 
 

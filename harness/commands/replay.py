@@ -7,6 +7,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import psycopg
 
@@ -16,7 +17,7 @@ from harness.commands.arguments import absolute_uri
 from harness.commands.arguments import dsn as valid_dsn
 from harness.errors import ChecksFailedError, UsageError
 from harness.oracle.expected_numbers import MARKETPLACE
-from harness.pipeline import run_data
+from harness.pipeline import lineage, run_data
 from harness.project.paths import BUILD, expanded, from_root
 from harness.replay.airflow_player import DAYS, AirflowPlayer, for_airflow
 from harness.replay.comparison import Difference, Settled
@@ -99,7 +100,8 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
         if is_usual:
             compare_with_last(report, f"replay-{feed.name}")
         template = create_warehouse(server, "replay_template", make_passwords())
-        with open_player(template, feed, feeds.values()) as player:
+        with open_player(template, feed, feeds.values()) as player, run_data.lineage_kept(report):
+            player.look = partial(run_data.add_warehouse, report)
             try:
                 play(player, script, section)
             finally:
@@ -114,7 +116,9 @@ def begin(script: Script, section: Section) -> Run:
     write_script(SCRIPT, script)
     section.title = f"replay of {script.title()}"
     say(section.title)
-    return begin_report(section, section.title, script=from_root(SCRIPT), **run_data.facts_of_clone())
+    report = begin_report(section, section.title, script=from_root(SCRIPT))
+    run_data.add_clone(report)
+    return report
 
 
 def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section: Section) -> None:
@@ -129,12 +133,13 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
     feed = playable(parsed.feed or MARKETPLACE, feeds)
     today = datetime.now(UTC).date()
     script = for_airflow(make_script(feed, parsed.seed or 1, DAYS, last_day=today - timedelta(1)))
-    phases = begin(script, section).phases
+    report = begin(script, section)
+    lineage.forget()
     target, _ = choose(parsed.target)
     uri = str(SCRIPT.with_name(f"{feed.name}.csv")) if parsed.target == "embedded" else f"{ON_NODES}/{feed.name}.csv"
-    with target.up(RunOptions(target=parsed.target, uris={feed.name: uri}), phases) as deployment:
+    with target.up(RunOptions(target=parsed.target, uris={feed.name: uri}), report.phases) as deployment:
         player = AirflowPlayer(deployment, feed, uri, lambda line: say(f"  {line}"))
-        with phases.phase("days played") as phase:
+        with report.phases.phase("days played") as phase:
             try:
                 player.play(script)
             except Difference as difference:
@@ -143,6 +148,11 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
             except BaseException:  # an interrupt too
                 say_day(player.day)
                 raise
+            finally:
+                run_data.add_airflow(report, deployment.api)
+                run_data.add_warehouse(report, deployment.warehouse)
+                # Of the last day, as without Airflow.
+                run_data.add_lineage(report, partial(lineage.of_run, deployment.lineage_folders, player.begun))
             phase.text = f"{len(player.run_ids)} runs of {DAYS} days: every table right after each delivery"
     say_settled(player.comparison.settled, section)
     section.headline = f"{len(player.run_ids)} runs, every table right after each delivery"
@@ -222,7 +232,7 @@ def say_difference(difference: Difference, script: Script) -> None:
 def shrunk(player: Player, script: Script, difference: Difference) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
     say("… shrinking the script")
-    player.progress = lambda _: None
+    player.progress, player.look, player.emits = lambda _: None, lambda _: None, False
     until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
     script = script.model_copy(update={"deliveries": until_then})
 

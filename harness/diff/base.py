@@ -10,11 +10,10 @@ from pathlib import Path
 from feeds.uri import shown
 from harness.errors import BaseFailedError, BaseUnusableError, CommandFailedError, HistoryMissingError
 from harness.processes.command import run
-from harness.processes.git import base_of_pull_request, git, said_by
+from harness.processes.git import DEFAULT_BRANCHES, base_of_pull_request, default_branch, git, said_by
 from harness.project import environments, locks
 from harness.project.paths import ROOT
 
-DEFAULT_BRANCHES = ("origin/main", "origin/master", "main", "master")
 ALL_BRANCHES = "'+refs/heads/*:refs/remotes/origin/*'"  # a clone of one branch fetches only that one by itself
 CHECKOUT_TIMEOUT_S = 300.0
 PACKAGES = Path("dbt", "dbt_packages")
@@ -61,6 +60,12 @@ def find_base(ref: str | None, root: Path = ROOT) -> Base:
     if ref is not None:
         return Base(shown(ref), commit_of(root, ref))
     branch = base_of_pull_request() or default_branch(root)
+    if branch is None:
+        raise BaseUnusableError(
+            "It is not known which branch this one is compared with.",
+            f"There is no default branch of a remote `origin`, and none of: {', '.join(DEFAULT_BRANCHES)}.",
+            "Name a commit or a branch: nox -s diff -- --base REF",
+        )
     commit = commit_of(root, branch)
     try:
         return Base(f"the merge base with {branch}", git(root, "merge-base", commit, "HEAD"))
@@ -68,20 +73,6 @@ def find_base(ref: str | None, root: Path = ROOT) -> Base:
         why = "Their histories began apart, so this branch did not leave that one."
         next_step = f"Compare with its present state: nox -s diff -- --base {branch}"
         raise unusable(root, f"{branch} and this branch have no commit in common.", why, next_step) from error
-
-
-def default_branch(root: Path) -> str:
-    """Return the remote's default branch, or a local one of a usual name; raise BaseUnusableError if there is none."""
-    for candidate in ("refs/remotes/origin/HEAD", *DEFAULT_BRANCHES):
-        try:
-            return git(root, "rev-parse", "--verify", "--quiet", "--abbrev-ref", candidate)
-        except CommandFailedError:
-            continue
-    raise BaseUnusableError(
-        "It is not known which branch this one is compared with.",
-        f"There is no default branch of a remote `origin`, and none of: {', '.join(DEFAULT_BRANCHES)}.",
-        "Name a commit or a branch: nox -s diff -- --base REF",
-    )
 
 
 def commit_of(root: Path, ref: str) -> str:

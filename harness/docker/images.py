@@ -21,6 +21,7 @@ from harness.errors import BuildFailedError, CommandFailedError
 from harness.processes.command import run
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
+from harness.project.locks import OVER_THE_IMAGE
 from harness.project.paths import CLONE, ROOT
 
 REPOSITORY = "events-platform"
@@ -94,8 +95,8 @@ def airflow(uris: Mapping[str, str] = {}, platform: str = "") -> Image:
     URIS are those of feeds whose files are not the contract's; those of this machine are in the image, too.
     """
     code = ("airflow/dags", "airflow/feeds", "airflow/include")
-    locks = (f"requirements/{group}.txt" for group in ("feeds", "lineage", "metrics"))
-    files = _files("airflow/Dockerfile", "airflow/entrypoint.sh", *code, *locks)
+    packages = (f"requirements/{group}.txt" for group in OVER_THE_IMAGE)
+    files = _files("airflow/Dockerfile", "airflow/entrypoint.sh", *code, *packages)
     files |= {path: file for path, file in _files("airflow/data").items() if file.suffix != ".py"}
     for feed, uri in uris.items():
         if _is_given(uri):

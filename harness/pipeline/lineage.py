@@ -3,10 +3,12 @@
 Each event is a file of its own, since several processes that append to one file may tear each other's lines.
 """
 
+import contextlib
 import json
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from feeds.lineage import is_disabled, transport
+from feeds.uri import shown
 from harness.errors import ChecksFailedError
 from harness.project.paths import BUILD
 
@@ -25,6 +29,7 @@ VIEWS = "staging."  # whose rows nobody counts
 SECRET = re.compile("KEY|AUTH|TOKEN|SECRET|PASSWORD|HEADERS", re.IGNORECASE)  # in the name of a variable
 Dataset = tuple[str, str]  # namespace and name
 Event = Mapping[str, Any]
+Found = tuple[list[Event], list[str]]  # events, and a line for each file that has none
 
 
 def is_given(environ: Mapping[str, str]) -> bool:
@@ -33,11 +38,24 @@ def is_given(environ: Mapping[str, str]) -> bool:
     return any(value and name.startswith(configured) for name, value in environ.items())
 
 
+def elsewhere(environ: Mapping[str, str]) -> str:
+    """Return where the events of a run go, as ENVIRON says; nothing if they go to files of the run."""
+    if is_disabled(environ):
+        return "nowhere, as OPENLINEAGE_DISABLED says"
+    if is_given(environ):
+        return f"to {shown(environ.get('OPENLINEAGE_URL') or 'where OpenLineage is configured')}"
+    return ""
+
+
 def variables(environ: Mapping[str, str], folder: str | Path) -> dict[str, str]:
-    """Return the variables by which all that runs emits its events: as ENVIRON says, by default to files in FOLDER."""
+    """Return the variables by which all that runs emits its events: as ENVIRON says, by default to files in FOLDER.
+
+    Airflow's provider gets the limit of time for a server that loads and dbt have by themselves.
+    """
     given = {name: value for name, value in environ.items() if name.startswith("OPENLINEAGE_")}
     to_files = {"OPENLINEAGE__TRANSPORT__TYPE": "file", "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": f"{folder}/{PREFIX}"}
-    return {"OPENLINEAGE_NAMESPACE": NAMESPACE} | ({} if is_given(environ) else to_files) | given
+    in_time = {"AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(limited)} if (limited := transport(environ)) else {}
+    return {"OPENLINEAGE_NAMESPACE": NAMESPACE} | ({} if is_given(environ) else to_files) | in_time | given
 
 
 def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
@@ -45,17 +63,53 @@ def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if not SECRET.search(name) and "@" not in value}
 
 
-def read(folders: Iterable[Path]) -> list[Event]:
-    """Return the events in the files of FOLDERS by their time; raise ValueError or OSError if one cannot be read."""
-    files = [path for folder in folders for path in folder.glob(f"{PREFIX}-*.json")]
-    events: list[Event] = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    return sorted(events, key=event_time)
+def forget() -> None:
+    """Remove EVENTS, those of an earlier run: they would be taken for those of the one that begins."""
+    with contextlib.suppress(OSError):
+        EVENTS.unlink(missing_ok=True)
 
 
-def write(events: Iterable[Event], path: Path = EVENTS) -> None:
-    """Write EVENTS to PATH, a line each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in events), encoding="utf-8")
+def of_run(folders: Callable[[], Sequence[Path]], since: datetime) -> Found | None:
+    """Return what `collect` finds, which calls FOLDERS; None if the events are elsewhere."""
+    found = [] if elsewhere(os.environ) else folders()
+    return collect(found, since) if found else None
+
+
+def collect(folders: Iterable[Path], since: datetime) -> Found:
+    """Write those events in FOLDERS to EVENTS, a line each, whose root run has begun at SINCE or later.
+
+    Return them, and a line for each file that has no event: a process that was killed may have written half of one.
+    Raises OSError.
+    """
+    found, damaged = read(folders)
+    events = of_runs_since(found, since)
+    EVENTS.parent.mkdir(parents=True, exist_ok=True)
+    EVENTS.write_text("".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in events), encoding="utf-8")
+    return events, damaged
+
+
+def read(folders: Iterable[Path]) -> Found:
+    """Return the events in the files of FOLDERS by their time, and a line for each file that has none."""
+    events: list[Event] = []
+    damaged = []
+    for path in (path for folder in folders for path in sorted(folder.glob(f"{PREFIX}-*.json"))):
+        try:
+            event = json.loads(path.read_bytes())
+            for needed in (event_time, run_id, root_of):
+                needed(event)
+            events.append(event)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damaged.append(f"{path.name}: {type(error).__name__}: {error}")
+    return sorted(events, key=event_time), damaged
+
+
+def of_runs_since(events: Iterable[Event], since: datetime) -> list[Event]:
+    """Return those of EVENTS, which are in the order of time, whose root run has its first one at SINCE or later."""
+    first: dict[str, datetime] = {}
+    of_root = [(root_of(event) or run_id(event), event) for event in events]
+    for root, event in of_root:
+        first.setdefault(root, event_time(event))
+    return [event for root, event in of_root if first[root] >= since]
 
 
 def event_time(event: Event) -> datetime:
@@ -163,8 +217,9 @@ class Graph:
         return {dataset for dataset in sources - self.made_of.keys() if not dataset[0].startswith("postgres://")}
 
     def marts(self) -> list[Dataset]:
-        """Return the tables of the marts."""
-        return sorted(dataset for dataset in self.made_of if dataset[1].split(".")[-2] in MARTS)
+        """Return the tables of the marts, also those that dbt's target `test` builds."""
+        schemas = {*MARTS, *(f"test_{schema}" for schema in MARTS)}
+        return sorted(dataset for dataset in self.made_of if dataset[1].split(".")[-2] in schemas)
 
 
 def graph(events: Iterable[Event]) -> Graph:

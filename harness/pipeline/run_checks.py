@@ -9,6 +9,7 @@ from harness.errors import ChecksFailedError
 from harness.oracle.checks import Check, compare, compare_files, fingerprint
 from harness.oracle.expected_numbers import Expected
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.lineage import Found
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.reporting.console import say
 from harness.reporting.summary import details, table, text
@@ -22,7 +23,8 @@ LOAD_FIGURES = ("load_id", "read", "loaded", "rejected", "outside", "absent")  #
 class CheckResults:
     """The checks of a run so far: rows by table, the compared numbers, a line for each other check that has passed.
 
-    Also what is expected, as far as it is computed, and the rows that its loads have rejected.
+    Also what is expected, as far as it is computed, the rows that its loads have rejected, and the lineage events, once
+    they are collected.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class CheckResults:
     others: list[str] = field(default_factory=list)
     rejected: RejectedRows = field(default_factory=RejectedRows)
     expected: Expected | None = None
+    lineage: Found | None = None
 
     def passed(self, line: str) -> None:
         """Add and print a check that has passed."""

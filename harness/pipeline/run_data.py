@@ -1,10 +1,13 @@
 """Collect what the report of a run shows, while its deployment is still up."""
 
 import contextlib
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -13,17 +16,20 @@ from feeds.errors import FeedError
 from feeds.uri import first_line
 from harness.oracle.checks import Check
 from harness.oracle.expected_numbers import ExpectedMarts
+from harness.pipeline import lineage
 from harness.pipeline.airflow_api import AirflowApi
+from harness.pipeline.datasets import datasets
 from harness.pipeline.rejected_rows import RejectedRows
-from harness.processes.command import run as run_command
-from harness.project import pins
+from harness.processes.environment import environment
+from harness.processes.git import default_branch, git, is_on
+from harness.project import locks, pins
 from harness.project.paths import ROOT
 from harness.reporting import dbt_report
-from harness.reporting.report.run import Load, Node, Number, Reject, Run, Series, Step, Table
+from harness.reporting.report.run import Day, Load, Node, Number, Reject, Run, Series, Step, Table
 from harness.warehouse.roles import Warehouse
 
 TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # a failed program may hold a lock
-MOST_LOADS = 300
+MOST_LOADS, MOST_DAYS = 300, 2_000
 AVAILABILITY, REVENUE = "analysis.availability_snapshot", "analysis.service_revenue_daily"
 SERIES = {
     AVAILABILITY: ("Active professionals", "", "select date, active_professionals from {} where date is not null"),
@@ -33,6 +39,13 @@ SERIES = {
         "select date, sum(lead_fee_revenue) from {} where date is not null group by date",
     ),
 }
+DAYS = """
+    select feed, date, late_rows, corrected_rows, withdrawn_rows
+    from analysis.feed_days
+    where late_rows + corrected_rows + withdrawn_rows > 0
+    order by date desc, feed
+    limit %s
+"""
 LOADS = """
     select
         feed, coalesce(run_id, ''), status, coalesce(failure, ''), started_at, ended_at,
@@ -62,16 +75,19 @@ def part(run: Run, what: str) -> Iterator[None]:
         run.notes.append(f"The report does not have {what}: {first_line(error, *run.secrets)}")
 
 
-def facts_of_clone(*, has_images: bool = False) -> dict[str, str]:
-    """Return the commit of this clone, if it is one, and with HAS_IMAGES the images that it runs."""
-    facts = {}
+def add_clone(run: Run, *, has_images: bool = False) -> None:
+    """Add the commit of this clone, if it is one, its dbt, and with HAS_IMAGES its chart and images."""
     with contextlib.suppress(FeedError, OSError):
-        commit = run_command("git", "-C", ROOT, "rev-parse", "HEAD").strip()
-        changed = run_command("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
-        facts["commit"] = commit + (f", and {len(changed)} changed files" if changed else "")
+        changed = git(ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
+        commit = git(ROOT, "rev-parse", "HEAD")
+        run.facts["commit"] = commit + (f", and {len(changed)} changed files" if changed else "")
+        branch = default_branch(ROOT)
+        run.is_main = not changed and branch is not None and is_on(ROOT, branch)
+    with contextlib.suppress(OSError):
+        run.facts["dbt"] = locks.version("dbt", "dbt-core")
     if has_images:
-        facts |= {f"image {name}": pins.image(name) for name in pins.images() if name not in pins.FOR_METRICS}
-    return facts
+        images = {f"image {name}": pins.image(name) for name in pins.images() if name not in pins.FOR_METRICS}
+        run.facts |= {"chart": pins.chart()["version"], **images}
 
 
 def add_checks(run: Run, checks: Sequence[Check], lines: Sequence[str], rejected: RejectedRows) -> None:
@@ -121,6 +137,15 @@ def add_warehouse(
             if name in tables
         }
         add_series(run, expected, found)
+        with part(run, "late and corrected rows"):
+            run.days = days_of(conn)
+
+
+def days_of(connection: psycopg.Connection[Any]) -> list[Day]:
+    """Return the latest days whose rows a load after the first one has changed; none where the view is not there."""
+    if connection.execute("select to_regclass('analysis.feed_days')").fetchall() == [(None,)]:
+        return []
+    return [Day(*row) for row in connection.execute(DAYS, [MOST_DAYS])][::-1]
 
 
 @contextlib.contextmanager
@@ -147,6 +172,28 @@ def add_series(run: Run, expected: ExpectedMarts | None, found: dict[str, dict[d
 def as_float(number: Any) -> float | None:
     """Return NUMBER for a chart."""
     return None if number is None else float(number)
+
+
+@contextlib.contextmanager
+def lineage_kept(run: Run) -> Iterator[None]:
+    """Let what runs in the block, in this process or below it, emit its events; RUN gets them if they go to files."""
+    lineage.forget()
+    are_elsewhere = lineage.elsewhere(os.environ)
+    with TemporaryDirectory(prefix="lineage-") as folder, environment(lineage.variables(os.environ, folder)):
+        try:
+            yield
+        finally:
+            if not are_elsewhere:
+                add_lineage(run, partial(lineage.collect, [Path(folder)], run.phases.started_at))
+
+
+def add_lineage(run: Run, collect: Callable[[], lineage.Found | None]) -> None:
+    """Add what the events that COLLECT returns say to RUN, if there are any."""
+    with part(run, "the lineage events"):
+        events, damaged = collect() or ([], [])
+        run.datasets = datasets(events, {table.name: table.rows for table in run.tables if table.rows is not None})
+        if damaged:
+            run.notes.append(f"{len(damaged)} files of lineage events cannot be read, of which {damaged[0]}.")
 
 
 def add_dbt(run: Run, folder: Path | None, dsn: str) -> None:

@@ -11,6 +11,7 @@ Runs before there is any environment: standard library and uv only.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from harness.project.paths import ROOT
 LOCKS = ROOT / "requirements"
 CONSTRAINTS = LOCKS / "constraints.txt"
 AIRFLOWS_CONSTRAINTS = "airflow/constraints.txt"  # below a clone's root
-WITH_AIRFLOW = ("airflow", "dags", "feeds", "lineage", "metrics")  # the last three are laid over Airflow's image
+OVER_THE_IMAGE = ("feeds", "lineage", "metrics", "notifications")  # of Airflow
+WITH_AIRFLOW = ("airflow", "dags", *OVER_THE_IMAGE)
 # Of its family each requires the exact version of the others, and some of Airflow's image are in no lock.
 LEFT_AS_IN_THE_IMAGE = ("--no-emit-package", "opentelemetry-api")
 COMPILE = ("pip", "compile", "--universal", "--no-emit-index-url", "--custom-compile-command", "nox -s lock", "--quiet")
@@ -71,6 +73,13 @@ def path(group: str, root: Path = ROOT) -> Path:
     return lock
 
 
+def version(group: str, package: str) -> str:
+    """Return the version of PACKAGE that the lock of GROUP has; empty if it has none. May raise OSError."""
+    text = (LOCKS / f"{group}.txt").read_text(encoding="utf-8")
+    found = re.search(rf"^{re.escape(package)}==(\S+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def write(*options: str) -> None:
     """Write every lock; without --upgrade, versions that fit stay. Raises LockError if uv is missing or fails."""
     project = _project(ROOT)
@@ -80,7 +89,9 @@ def write(*options: str) -> None:
     _compile(CONSTRAINTS, _header(project, groups), *every, *options)
     for group in groups:
         constraints = AIRFLOWS_CONSTRAINTS if group in WITH_AIRFLOW else str(CONSTRAINTS.relative_to(ROOT))
-        options_of_group = {"feeds": LEFT_AS_IN_THE_IMAGE, "lineage": ("--no-deps",)}.get(group, ())
+        alone = ("--no-deps",)  # the image has the rest
+        special = {"feeds": LEFT_AS_IN_THE_IMAGE, "lineage": alone, "notifications": alone}
+        options_of_group = special.get(group, ())
         constraint = ("--constraint", constraints, *options_of_group)
         _compile(LOCKS / f"{group}.txt", _header(project, [group]), "--group", group, *constraint, "--generate-hashes")
     for stale in set(LOCKS.glob("*.txt")) - {CONSTRAINTS} - {LOCKS / f"{group}.txt" for group in groups}:

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]  # without links: one name for the clone
 CLONE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]  # in the names of this clone's clusters
 BUILD = ROOT / "build"  # what sessions write for people: diagnostics, reports, documentation
+DBT_DOCS = BUILD / "dbt-docs" / "index.html"  # `nox -s dbt` makes it
 DATA = ROOT / "airflow" / "data"  # a sample of each feed
 SAMPLE = DATA / "events.csv"
 PACKAGE_FOLDERS = (ROOT, ROOT / "airflow" / "include")  # the folders of `harness` and of `feeds`

@@ -82,6 +82,13 @@ TASKS = [
     Variable("EVENTS_DSN", "only for `python -m feeds`: the warehouse as the role `loader`"),
     Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
     Variable(
+        "AIRFLOW_CONN_NOTIFICATIONS",
+        "Airflow's connection with the addresses for messages about failed and late runs; for these three variables,"
+        " the target embedded reads those of its session",
+    ),
+    Variable("NOTIFIER", "the import path of the notifier of Airflow that sends these", "that of Apprise"),
+    Variable("NOTIFIER_OPTIONS", "its arguments, as JSON", "those for Apprise"),
+    Variable(
         "DBT_IMAGE",
         "dbt's image; if set, dbt runs in a pod, with the secret `warehouse-transformer` as its environment",
     ),

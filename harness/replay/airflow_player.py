@@ -9,7 +9,7 @@ interval's file has come. After the last delivery these runs are cleared, and so
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ class AirflowPlayer:
     run_ids: dict[PlannedRun, str] = field(default_factory=dict)
     last_load_id: int = 0  # of which everything was checked
     day: date | None = None  # of the delivery
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))  # its runs
 
     def __post_init__(self) -> None:
         self.api = self.deployment.api
@@ -70,7 +71,7 @@ class AirflowPlayer:
         first, last = script.deliveries[0].day, script.deliveries[-1].day
         scheduled = [PlannedRun(cadence, latest(cadence, last + DAY)) for cadence in self.feed.properties.cadences]
         for delivery in script.deliveries:
-            self.day = delivery.day
+            self.day, self.begun = delivery.day, datetime.now(UTC)
             lines = self.file.change(delivery)
             content = None if lines is None else self.file.content(delivery, lines)
             self.deployment.put(content, self.uri)

@@ -6,7 +6,7 @@ process is killed at a statement; the next build then has two loads to process.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 
+from feeds import lineage
 from feeds.contract import Feed
 from feeds.errors import FeedError
 from feeds.interval import Interval
@@ -27,6 +28,7 @@ from feeds.tables import create_others, create_tables
 from harness.errors import DbtFailedError
 from harness.oracle.row_values import Row
 from harness.processes.dbt_process import Dbt, Process
+from harness.processes.environment import environment
 from harness.project.environments import python_of
 from harness.replay.comparison import Comparison, Difference, Settled
 from harness.replay.delivered_file import DeliveredFile, Line, as_csv_feed
@@ -36,7 +38,9 @@ from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 
 DATABASE = "replay"  # of each play, so that dbt's parse of the project, which has the name in it, holds
 VIEWS = ("staging", "feed_days")  # they are in the template, and stay as they are
-BUILD = ("run", "--quiet", "--no-write-json", "--log-level-file", "none", "--exclude", *VIEWS, "--select")
+BUILD = ("run", "--quiet", "--log-level-file", "none")
+ONLY_TABLES = ("--no-write-json", "--exclude", *VIEWS)
+DISABLED = "OPENLINEAGE_DISABLED"
 SUCCESS = "exit code 0"
 PARAMS = {"start": None, "end": None, "max_rejected": None, "allow_empty": False}  # of a run that nobody changed
 
@@ -70,6 +74,9 @@ class Player:
         runs: the number of runs of the last play.
         seconds: what each part of it took.
         settled: how its days have settled.
+        look: called with the warehouse of a play before it is dropped.
+        emits: whether the runs of a script's last day emit lineage events, if the environment says where to. Those of a
+            year would be 15,000, 160 MB, and say the same again and again.
     """
 
     template: Warehouse
@@ -80,6 +87,8 @@ class Player:
     runs: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     settled: Settled = field(default_factory=dict)
+    emits: bool = True
+    look: Callable[[Warehouse], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.processes = [Process(self.python) for _ in range(2)]  # the second is for builds beside others
@@ -90,6 +99,7 @@ class Player:
         try:
             _Play(self, warehouse).play(script)
         finally:
+            self.look(warehouse)
             drop_warehouse(warehouse)
 
     def build_views(self) -> None:
@@ -152,27 +162,29 @@ class _Play:
 
     def play(self, script: Script) -> None:
         settings = {variable(self.player.feed, name): "" for name in ("MAX_REJECTED", "NOT_BEFORE", "BEFORE")}
-        with environment_of_tasks({**settings, variable(self.player.feed, "URI"): str(self.path)}):
-            self._play(script)
+        on_last_day = {DISABLED: os.environ.get(DISABLED, "") if self.player.emits else "true"}
+        with environment({**settings, variable(self.player.feed, "URI"): str(self.path), DISABLED: "true"}):
+            for delivery in script.deliveries:
+                with environment(on_last_day if delivery is script.deliveries[-1] else {}):
+                    self._play(delivery)
 
-    def _play(self, script: Script) -> None:
-        for delivery in script.deliveries:
-            self.day = delivery.day
-            self.player.progress(delivery)
-            lines = self.file.change(delivery)
-            self.path.unlink(missing_ok=True)
-            if lines is not None:
-                self.path.write_bytes(self.file.content(delivery, lines))
-            runs = list(delivery.runs)
-            while runs:
-                beside = [runs.pop(0)]
+    def _play(self, delivery: Delivery) -> None:
+        self.day = delivery.day
+        self.player.progress(delivery)
+        lines = self.file.change(delivery)
+        self.path.unlink(missing_ok=True)
+        if lines is not None:
+            self.path.write_bytes(self.file.content(delivery, lines))
+        runs = list(delivery.runs)
+        while runs:
+            beside = [runs.pop(0)]
+            self.player.runs += 1
+            if beside[0].is_beside and runs:
+                beside.append(runs.pop(0))
                 self.player.runs += 1
-                if beside[0].is_beside and runs:
-                    beside.append(runs.pop(0))
-                    self.player.runs += 1
-                    self._run_beside(delivery, beside, lines)
-                else:
-                    self._run(delivery, beside[0], lines)
+                self._run_beside(delivery, beside, lines)
+            else:
+                self._run(delivery, beside[0], lines)
 
     def _run(self, delivery: Delivery, run: Run, lines: list[Line] | None) -> None:
         """Run it as often as the script says, and check everything each time."""
@@ -197,7 +209,7 @@ class _Play:
         if has_loaded:
             with self._timed("builds"):
                 for dbt in self.dbts:
-                    dbt.start(self._arguments)
+                    self._start(dbt)
                 ends = [dbt.wait() for dbt in self.dbts]  # both, before one is reported
                 for dbt, end in zip(self.dbts, ends, strict=True):
                     self._check_build(dbt, end, delivery, runs[-1])
@@ -248,14 +260,17 @@ class _Play:
             when = (self.day, run.dag_id.rpartition("_")[2])
             raise Difference(when, "the load", [f"it raised {type(error).__name__}: {error}"]) from error
 
-    @property
-    def _arguments(self) -> list[str]:
-        return [*BUILD, *built_models(self.player.feed)]
+    def _start(self, dbt: Dbt, pauses: Sequence[object] = ()) -> None:
+        """Start a build; one that emits events needs dbt's files, and builds the views, too: they are in between."""
+        emits = lineage.is_on()
+        variables = {name: value for name, value in os.environ.items() if name.startswith("OPENLINEAGE_")}
+        arguments = [*BUILD, *(() if emits else ONLY_TABLES), "--select", *built_models(self.player.feed)]
+        dbt.start(arguments, variables if emits else None, pauses)
 
     def _build(self, delivery: Delivery, run: Run) -> None:
         with self._timed("builds"):
             dbt = self.dbts[0]
-            dbt.start(self._arguments)
+            self._start(dbt)
             self._check_build(dbt, dbt.wait(), delivery, run)
         self.built = self.table.rows
 
@@ -269,7 +284,7 @@ class _Play:
         """Kill dbt before the statement that RUN names, or let it end if it has fewer; models may be built or not."""
         dbt = self.dbts[0]
         with self._timed("builds"):
-            dbt.start(self._arguments, pauses=[run.kill_at])
+            self._start(dbt, [run.kill_at])
             if (end := dbt.wait()) == "paused":
                 dbt.process.kill()
                 self._wait_for_sessions()
@@ -297,18 +312,3 @@ class _Play:
         started = time.monotonic()
         yield
         self.player.seconds[part] += time.monotonic() - started
-
-
-@contextmanager
-def environment_of_tasks(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set VARIABLES, as a deployment does for its tasks, until the block ends."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

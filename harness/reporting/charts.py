@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 
 Point = tuple[date, float | None, float | None]
-TONES = {"waits": "var(--line)", "runs": "var(--second)", "longest": "var(--first)", "failed": "var(--bad)"}
+TONES = {"waits": "var(--line)", "runs": "var(--second)", "critical": "var(--first)", "failed": "var(--bad)"}
 WIDTH = 420  # of the axes, in pixels; in a narrow page a chart is drawn smaller
 MOST_POINTS = 400  # of a line; a longer time is drawn by week, month or year
 MOST_TICKS = 6  # of the time axis
 GRAINS = ("day", "week", "month", "year")
 FORMATS = dict(zip(GRAINS, ("%b %-d", "%b %Y", "%b %Y", "%Y"), strict=True))
+TIME_UNITS = dict(zip(GRAINS, ("yearmonthdate", "yearweek", "yearmonth", "year"), strict=True))
 LARGE = 10_000  # from here on, labels of an axis are like 12k
 CONFIG = {
     "aria": False,  # a chart has one description, and not one of every mark
@@ -39,6 +40,7 @@ CONFIG = {
 }
 HEAD = re.compile(r'^<svg (.*?)width="(\d+)" height="\d+"')
 OF_PARTS = re.compile(r' (?:role|aria-\w+)="[^"]*"')  # an image has no parts for those who do not see it
+PLACES = re.compile('xlink:href="[^"]*?#')  # vl-convert makes an address of the link to a place
 LONG_FRACTION = re.compile(r"\d+\.\d{2,}")
 
 
@@ -50,16 +52,19 @@ class TimeBar(NamedTuple):
     tone: str = "runs"
 
 
-def svg(specification: dict[str, Any], description: str) -> Markup:
-    """Return the chart of a Vega-Lite SPECIFICATION; DESCRIPTION is for those who do not see it."""
+def svg(specification: dict[str, Any], description: str, *, has_links: bool = False) -> Markup:
+    """Return the chart of a Vega-Lite SPECIFICATION; DESCRIPTION is for those who do not see it.
+
+    One that HAS_LINKS, to places of the page, keeps its size, so that its texts can be read.
+    """
     import vl_convert
 
     drawn = vl_convert.vegalite_to_svg(specification, config=CONFIG, allowed_base_urls=[])
     shorter = LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}", OF_PARTS.sub("", drawn))
-    label = f'role="img" aria-label="{escape(description)}"'
-    return Markup(  # noqa: S704 - Vega escapes the texts of a specification
-        HEAD.sub(lambda found: f'<svg {found[1]}{label} style="max-width:{found[2]}px"', shorter)
-    )
+    role, size = ("group", "width") if has_links else ("img", "max-width")
+    label = f'role="{role}" aria-label="{escape(description)}"'
+    drawn = HEAD.sub(lambda found: f'<svg {found[1]}{label} style="{size}:{found[2]}px"', shorter)
+    return Markup(PLACES.sub('xlink:href="#', drawn))  # noqa: S704 - Vega escapes the texts of a specification
 
 
 def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
@@ -67,7 +72,8 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
 
     POINTS are those of `by_grain`: one for each day, or for each of another GRAIN.
     """
-    differences = [(second or 0) - (first or 0) for _, first, second in points]
+    has_both = all(any(point[side] is not None for point in points) for side in (1, 2))
+    differences = [(second or 0) - (first or 0) if has_both else 0.0 for _, first, second in points]
     lines = [
         {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(points, j, i)}
         for j, (day, *numbers) in enumerate(points)
@@ -190,6 +196,37 @@ def small_lines(figures: Mapping[str, Sequence[float | None]]) -> dict[str, Any]
             for name, numbers in figures.items()
         ],
         "spacing": 14,
+    }
+
+
+def stacked_bars(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
+    """Return the specification of bars over time, the second number on top of the first.
+
+    POINTS are those of `by_grain`: one for each day, or for each of another GRAIN.
+    """
+    tones = {"domain": ["first", "second"], "range": ["var(--first)", "var(--second)"]}
+    return {
+        "width": WIDTH,
+        "height": 110,
+        "data": data(
+            [
+                {"day": day.isoformat(), "kind": kind, "number": number}
+                for day, *numbers in points
+                for kind, number in zip(("first", "second"), numbers, strict=True)
+            ]
+        ),
+        "mark": {"type": "bar", "opacity": 1},
+        "encoding": {
+            "x": {
+                "field": "day",
+                "type": "temporal",
+                "timeUnit": {"unit": TIME_UNITS[grain], "utc": True},
+                "scale": {"type": "utc"},
+                "axis": {"format": FORMATS[grain], "grid": False, "tickCount": MOST_TICKS},
+            },
+            "y": axis([sum(number or 0 for number in numbers) for _, *numbers in points], ticks=3),
+            "color": {"field": "kind", "type": "nominal", "legend": None, "scale": tones},
+        },
     }
 
 

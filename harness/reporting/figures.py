@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,11 +17,20 @@ CHANGE = 0.2  # of a figure, from which on it is one
 LASTING = 3  # runs, after which a change is no accident
 
 
-class KeptRun(NamedTuple):
-    """The figures of a run, and when it ended: an ISO date and time in UTC; empty if an older version kept it."""
+@dataclass(frozen=True)
+class KeptRun:
+    """The figures of a run.
+
+    Attributes:
+        ended_at: an ISO date and time in UTC; empty if an older version kept it.
+        steps: the seconds of its tasks, loads and nodes of dbt, by `harness.reporting.report.run.step_names`.
+        is_main: whether it ran a commit of the default branch, without changes.
+    """
 
     ended_at: str
     figures: dict[str, float]
+    steps: dict[str, float] = field(default_factory=dict)
+    is_main: bool = False
 
 
 class LastingChange(NamedTuple):
@@ -56,7 +66,15 @@ def history(name: str) -> tuple[list[KeptRun], str]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         runs: Any = [{"ended_at": "", "figures": stored}] if isinstance(stored, dict) else stored
-        return [KeptRun(str(run["ended_at"]), _numbers(run["figures"])) for run in runs], ""
+        return [
+            KeptRun(
+                str(run["ended_at"]),
+                _numbers(run["figures"]),
+                _numbers(run.get("steps", {})),
+                is_main=run.get("is_main") is True,
+            )
+            for run in runs
+        ], ""
     except FileNotFoundError:
         return [], ""
     except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
@@ -70,17 +88,32 @@ def _numbers(figures: Mapping[str, object]) -> dict[str, float]:
     return numbers
 
 
-def keep(name: str, figures: Mapping[str, float]) -> None:
-    """Add FIGURES to those of the last runs of NAME; if that fails, say so: this run has succeeded."""
-    runs, _ = history(name)
-    rounded = {figure: round(value, 3) for figure, value in figures.items()}
-    runs = [*runs, KeptRun(datetime.now(UTC).isoformat(timespec="seconds"), rounded)][-KEPT:]
+def keep(
+    name: str, figures: Mapping[str, float], steps: Mapping[str, float] | None = None, *, is_main: bool = False
+) -> None:
+    """Add the FIGURES of a run to those of the last runs of NAME; if that fails, say so: this run has succeeded.
+
+    Beyond `KEPT` runs the oldest ones go, but not the last one of the default branch. See `KeptRun`.
+    """
+    ended_at = datetime.now(UTC).isoformat(timespec="seconds")
+    runs = [*history(name)[0], KeptRun(ended_at, _rounded(figures), _rounded(steps or {}), is_main)]
+    main = [run for run in runs[:-KEPT] if run.is_main][-1:] if not last_of_main(runs[-KEPT:]) else []
+    runs = [*main, *runs[len(main) - KEPT :]]
     try:
         FIGURES.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([run._asdict() for run in runs], indent=1)
+        text = json.dumps([asdict(run) for run in runs], indent=1)
         (FIGURES / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         say(f"  the figures cannot be kept for the next run: {error}")
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {figure: round(value, 3) for figure, value in figures.items()}
+
+
+def last_of_main(runs: Sequence[KeptRun]) -> KeptRun | None:
+    """Return the last of RUNS that ran a commit of the default branch; None if there is none."""
+    return next((run for run in reversed(runs) if run.is_main), None)
 
 
 def lasting_changes(runs: Sequence[Mapping[str, float]]) -> list[LastingChange]:

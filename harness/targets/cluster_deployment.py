@@ -12,12 +12,14 @@ from harness.errors import ChecksFailedError, NotUpError
 from harness.kubernetes import cluster_secrets, metrics
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
+from harness.kubernetes.pods import pods
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import pipelines, tasks_of
 from harness.processes.supervisor import Supervisor
 from harness.project import pins
+from harness.reporting.report.run import Pod
 from harness.targets.cluster_provider import ClusterProvider
-from harness.targets.target import Deployment
+from harness.targets.target import Deployment, docs_line
 from harness.warehouse.roles import ROLES, Warehouse, create_warehouse, drop_warehouse, let_reader_see_ledger
 
 DBT_POD = "dbt-build-"
@@ -89,6 +91,10 @@ class ClusterDeployment(Deployment):
         copied.mkdir(exist_ok=True)
         self.provider.save_task_logs(copied)
         return copied
+
+    def pods(self) -> list[Pod]:
+        """Return the pods of both namespaces so far, with their times; may raise FeedError."""
+        return pods(self.kubectl, self.kubectl.for_dbt)
 
     def check(self) -> list[str]:
         """Check that each task ran in its own pod, dbt in one more, and that only failed ones remain."""
@@ -168,4 +174,4 @@ def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> l
     lines.append(f"  kubectl    {provider.kubectl().command} get pods")
     if warehouse_dsn:
         lines.append(f"  warehouse  {warehouse_dsn}")
-    return [*lines, f"  take it down: {provider.command('down')}"]
+    return [*lines, docs_line(), f"  take it down: {provider.command('down')}"]

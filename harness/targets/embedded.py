@@ -23,7 +23,7 @@ from harness.reporting import diagnostics
 from harness.reporting.console import Phases
 from harness.targets.options import RunOptions
 from harness.targets.takedown import down_command, take_down
-from harness.targets.target import Deployment
+from harness.targets.target import Deployment, docs_line
 from harness.warehouse.ports import check_port, free_port
 from harness.warehouse.roles import Warehouse, create_metadata_database, create_warehouse, make_passwords
 from harness.warehouse.server import describe
@@ -35,7 +35,8 @@ COMPONENTS = ("api-server", "scheduler", "dag-processor")
 FAILURES = "failures"  # where the files of a failed dbt run stay: the next run overwrites the others beside it
 LINEAGE = "lineage"
 # Variables that tasks may need: a file in an object store needs credentials, proxies and certificates.
-PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER")
+NOTIFICATIONS = ("AIRFLOW_CONN_NOTIFICATIONS", "NOTIFIER", "NOTIFIER_OPTIONS")
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LOGNAME", "NETRC", "PATH", "TZ", "USER", *NOTIFICATIONS)
 PASSED_ON_PREFIXES = ("AWS_", "AZURE_", "CURL_", "FSSPEC_", "GCP_", "GOOGLE_", "REQUESTS_", "SSL_")
 
 
@@ -62,6 +63,7 @@ class EmbeddedDeployment(Deployment):
         return [
             f"  Airflow    {self.api.address}  {login}",
             f"  warehouse  {self.warehouse.admin_dsn}",
+            docs_line(),
             f"  take it down: {down_command('e2e')}",
         ]
 

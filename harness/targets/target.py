@@ -7,7 +7,9 @@ from typing import Protocol
 
 from harness.pipeline.airflow_api import AirflowApi
 from harness.processes.supervisor import Supervisor
+from harness.project.paths import DBT_DOCS, from_root
 from harness.reporting.console import Phases
+from harness.reporting.report.run import Pod
 from harness.targets.options import RunOptions
 from harness.warehouse.roles import Warehouse
 
@@ -57,9 +59,18 @@ class Deployment:
         """Return the folders of the lineage events so far; may raise FeedError or OSError."""
         raise NotImplementedError
 
+    def pods(self) -> list[Pod]:
+        """Return the pods of a cluster so far, with their times; may raise FeedError."""
+        return []
+
     def addresses(self) -> list[str]:
         """Return a line for each way to reach the deployment, and the command that takes it down."""
         raise NotImplementedError
+
+
+def docs_line() -> str:
+    """Return the line of a deployment's addresses about dbt's documentation."""
+    return f"  dbt docs   {from_root(DBT_DOCS) if DBT_DOCS.exists() else 'make them: nox -s dbt -- docs'}"
 
 
 class Target(Protocol):

@@ -348,16 +348,30 @@ def test_an_impossible_day_is_explained() -> None:
         interval(context("manual", start="2020-02-30T00:00:00Z"))
 
 
-def test_parsing_imports_little_beyond_airflow() -> None:
+@pytest.mark.parametrize("notifications", ["", "x"])
+def test_parsing_imports_little_beyond_airflow(monkeypatch: pytest.MonkeyPatch, notifications: str) -> None:
     """The cost of parsing, in modules since seconds differ by machine: no driver, no cluster client."""
     program = (
         "import sys; import airflow.sdk, airflow.timetables.interval, pendulum; before = set(sys.modules);"
         " sys.path.insert(0, sys.argv[1]); import pipelines; print(*sorted(set(sys.modules) - before))"
     )
+    monkeypatch.setenv("AIRFLOW_CONN_NOTIFICATIONS", notifications)
     argv = [sys.executable, "-c", program, str(DAGS)]
     modules = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
     assert "feeds.dbt_task" in modules
-    heavy = {"psycopg", "psycopg2", "fsspec", "aiohttp", "pandas", "numpy", "dbt", "kubernetes", "feeds.load"}
+    heavy = {
+        "psycopg",
+        "psycopg2",
+        "fsspec",
+        "aiohttp",
+        "pandas",
+        "numpy",
+        "dbt",
+        "kubernetes",
+        "feeds.load",
+        "apprise",
+        "asgiref",
+    }
     assert heavy.isdisjoint(modules)
 
 

@@ -1,5 +1,6 @@
 """The OpenLineage events of dbt/run.py: models, what they are made of and their rows, below the task that ran dbt."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def variables(place: Path) -> dict[str, str]:
 
 def emitted(place: Path, kind: str) -> list[Any]:
     """Return the events of the jobs of KIND."""
-    return [event for event in lineage.read([place]) if event["job"]["facets"]["jobType"]["jobType"] == kind]
+    return [event for event in lineage.read([place])[0] if event["job"]["facets"]["jobType"]["jobType"] == kind]
 
 
 def test_models_are_below_the_run_which_is_below_the_task(dbt: Dbt, warehouse: Warehouse, place: Path) -> None:
@@ -46,7 +47,7 @@ def test_models_are_below_the_run_which_is_below_the_task(dbt: Dbt, warehouse: W
     assert tests
     below = {(lineage.parent_of(event), lineage.root_of(event)) for event in [*models, *tests]}
     assert below == {(start["run"]["runId"], RUN)}
-    assert lineage.invalid(lineage.read([place])) == []
+    assert lineage.invalid(lineage.read([place])[0]) == []
 
     found = lineage.graph(models)
     server = f"postgres://{warehouse.server.host}:{warehouse.server.port}"
@@ -69,7 +70,18 @@ def test_a_failed_run_has_its_own_events_and_not_those_of_the_run_before(
 def test_events_that_cannot_be_written_fail_no_run(dbt: Dbt, place: Path) -> None:
     place.rmdir()
     output = dbt.run("run --select stg_events", env=variables(place))
-    assert output.endswith("dbt's lineage events are lost: RuntimeError\n")
+    assert output.endswith("\ndbt's lineage events are lost, 4 of 4: FileNotFoundError\n")
+
+
+def test_a_server_that_does_not_answer_costs_a_second(dbt: Dbt) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(1)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        output = dbt.run("run --select stg_events", env=lineage.variables({"OPENLINEAGE_URL": url}, "/none"))
+        assert output.endswith("\ndbt's lineage events are lost, 4 of 4: ConnectionError\n")
+        silent.accept()[0].close()
+        with pytest.raises(TimeoutError):  # it was tried once
+            silent.accept()
 
 
 def test_a_command_that_only_reads_and_a_run_without_a_place_emit_nothing(dbt: Dbt, place: Path) -> None:

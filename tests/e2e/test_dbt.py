@@ -48,7 +48,15 @@ def run(clone: Path, temporary: Path) -> Run:
     return run
 
 
-def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(run: Run, temporary: Path) -> None:
+def emitted(clone: Path) -> list[tuple[str, str]]:
+    """Return the state and the job of the last run's lineage events."""
+    events = map(json.loads, (clone / "build" / "lineage" / "events.ndjson").read_text().splitlines())
+    return [(event["eventType"], event["job"]["name"]) for event in events]
+
+
+def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
+    run: Run, temporary: Path, clone: Path
+) -> None:
     hint = f"  take it down: TMPDIR={temporary} nox -s dbt -- --down"
     command = ("--keep", "run", "--quiet")
     try:
@@ -60,6 +68,11 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
         with psycopg.connect(address.removeprefix("  warehouse  ")) as connection:
             assert connection.execute("select service_id from test_dim.dim_services").fetchall() == [(4,)]
             connection.execute("delete from test_dim.dim_services")
+        job = "dbt-run-marketplace"
+        loaded = [("START", "load.events"), ("COMPLETE", "load.events")]
+        built, dim_services = emitted(clone), ("COMPLETE", "warehouse.test_dim.marketplace.dim_services")
+        assert [*built[:3], built[-1]] == [*loaded, ("START", job), ("COMPLETE", job)]
+        assert dim_services in built
 
         exit_code, output = run("--reuse", "run", "--quiet", "--select", "dim_services")  # without its parents
         assert exit_code == 0, output
@@ -70,6 +83,7 @@ def test_a_kept_warehouse_stays_until_it_is_taken_down_even_if_the_build_failed(
         exit_code, output = run(*command, "--nonsense", DOCKER_HOST="unix:///nothing")
         assert exit_code == 49, output
         assert f"\n{hint}\n{REPORT}\n✗ dbt run --quiet --nonsense ended with exit code 2.\n" in output
+        assert emitted(clone) == [*loaded, ("START", job), ("FAIL", job)]
         assert len(list(temporary.iterdir())) == 2  # the second is beside the first
     finally:
         exit_code, output = run("--down")

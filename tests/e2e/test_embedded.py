@@ -5,6 +5,7 @@ What needs Airflow and does not end it shares one, which a refused events file a
 
 import base64
 import contextlib
+import json
 import os
 import pwd
 import re
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import psycopg
@@ -26,6 +28,7 @@ import pytest
 from psycopg import sql
 
 from feeds.contract import read_feeds
+from harness.pipeline import lineage
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.runs import title
 from harness.project.paths import BUILD, ROOT
@@ -34,7 +37,7 @@ from tests.harness_command import read_until
 from tests.servers import Handler, serving
 
 TIMEOUT_S = 240
-PLANTED = "pl4nt3d-s3cr3t"  # only the server of the events file may see it
+PLANTED = "pl4nt3d-s3cr3t"  # only the servers of the events file and of the notifications may see it
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
 # The phase of the first run of each feed.
 FIRST_RUNS = title([f"{feed.name}_pipeline_{min(feed.properties.cadences)}" for feed in read_feeds().values()])
@@ -181,8 +184,9 @@ class KeptRun:
         output, returncode: of the harness, which has ended.
         arguments: the argument lists of all processes of the machine meanwhile.
         shown_uri: the events file's URI, as messages show it.
-        report: its page.
+        report, events: its page, its lineage events.
         answering: the events file's server waits for it before it answers.
+        notifications: what one of the two addresses of the notifier has received; nothing is at the other.
     """
 
     temporary: Path
@@ -191,7 +195,9 @@ class KeptRun:
     arguments: set[str]
     shown_uri: str
     report: Path
+    events: Path
     answering: threading.Event
+    notifications: list[dict[str, Any]]
 
     @property
     def login(self) -> tuple[str, str, str]:
@@ -210,14 +216,16 @@ def kept() -> Iterator[KeptRun]:
     content = "\n".join([HEADER, *good, "x;created_account;1;2020-01-01 00:00:00;", "1;2", "1;2", ""]).encode()
     answering = threading.Event()
     answering.set()
-    with temporary_directory() as temporary, served(content, answering) as uri:
+    with temporary_directory() as temporary, served(content, answering) as uri, notified() as (connection, received):
         with watched_processes() as arguments:
-            harness = start(temporary, "--keep", EVENTS_URI=uri)
+            harness = start(temporary, "--keep", EVENTS_URI=uri, AIRFLOW_CONN_NOTIFICATIONS=connection)
             output = harness.communicate(timeout=TIMEOUT_S)[0]
         shown_uri = f"http://{uri.rpartition('@')[2].partition('?')[0]}?X-Amz-Signature=…#…"
-        report = temporary.parent / "report.html"  # a copy: the next run replaces it
+        # Copies: the next run replaces them.
+        report, events = (temporary.parent / name for name in ("report.html", "events.ndjson"))
         shutil.copy(BUILD / "report" / "index.html", report)
-        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, report, answering)
+        shutil.copy(lineage.EVENTS, events)
+        run = KeptRun(temporary, output, harness.returncode, arguments, shown_uri, report, events, answering, received)
         yield run
         answering.set()
         shutil.rmtree(run.diagnostics)
@@ -236,6 +244,24 @@ def served(content: bytes, answering: threading.Event) -> Iterator[str]:
 
     with serving(Events) as address:
         yield f"http://{PLANTED}:{PLANTED}@{address}/events.csv?X-Amz-Signature={PLANTED}#{PLANTED}"
+
+
+@contextlib.contextmanager
+def notified() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Give a connection of Airflow with two addresses for Apprise, and what a server at the first has received."""
+    authorization = f"Basic {base64.b64encode(f'{PLANTED}:{PLANTED}'.encode()).decode()}"
+    received = []
+
+    class Notifications(Handler):
+        def respond(self) -> None:
+            assert (self.path, self.headers["Authorization"]) == (f"/{PLANTED}", authorization)
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.answer(200)
+
+    with serving(Notifications) as address:
+        hosts = (address, "127.0.0.1:1")
+        config = [{"path": f"json://{PLANTED}:{PLANTED}@{host}/{PLANTED}"} for host in hosts]
+        yield json.dumps({"conn_type": "apprise", "extra": {"config": config}}), received
 
 
 @contextlib.contextmanager
@@ -296,12 +322,67 @@ def test_a_refused_file_is_explained(kept: KeptRun) -> None:
     assert re.search(rf"^\| {FIRST_RUNS} \(not finished\) \| [\d.]+ \|$", written, re.MULTILINE)
 
 
+def told(kept: KeptRun, number: int) -> list[dict[str, Any]]:
+    """Wait until NUMBER notifications have come, and return them."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(kept.notifications) < number and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return kept.notifications
+
+
+@pytest.mark.slow
+def test_each_failed_run_is_told_once_and_a_late_one_too(kept: KeptRun) -> None:
+    """All deadlines are put into the past; of a run that has failed nobody is told that it is late."""
+    api, dag_id = AirflowApi(*kept.login), "events_pipeline_daily"
+    earlier = [run for run, state in api.runs(dag_id).items() if state == "failed"]
+    assert sorted(run_of(each) for each in told(kept, len(earlier))) == sorted(earlier)
+
+    kept.answering.clear()
+    new = api.trigger(dag_id, {})
+    while api.state(dag_id, new) != "running":
+        time.sleep(0.1)
+    [dsn] = re.findall(r"^  warehouse +(\S+)/warehouse$", kept.output, re.MULTILINE)
+    with psycopg.connect(f"{dsn}/airflow") as connection:
+        connection.execute("update deadline set deadline_time = '2026-01-02 03:04:05+00'")
+    late = told(kept, len(earlier) + 1)[-1]
+    assert late["title"] == f"{dag_id} is late"
+    assert late["message"].splitlines() == [
+        "It was to be done by 2026-01-02 03:04 UTC, and is still running.",
+        "A load or a build waits for a lock, a missing file or a free worker, or has more to do than before.",
+        "Next: Look at its tasks; a load logs what it waits for.",
+        f"Run: {new}",
+        f"{kept.login[0]}/dags/{dag_id}/runs/{quote(new)}",
+    ]
+    kept.answering.set()
+    messages = told(kept, len(earlier) + 2)
+    time.sleep(2)  # for one too many
+    assert sorted(map(run_of, messages)) == sorted([*earlier, new, new])
+    assert api.state(dag_id, new) == "failed"  # one of the two addresses is dead
+
+    failed = [each for each in messages if each is not late]
+    assert {(each["title"], each["type"]) for each in failed} == {(f"{dag_id} failed in load_events", "failure")}
+    what, why, next_step, *_, link = messages[-1]["message"].splitlines()
+    assert what == f"3 of 100 rows of {kept.shown_uri} were rejected; at most 1% are allowed."
+    assert "field_count 2, event_id: type 1" in why
+    assert next_step.startswith("Next: Look at the rows of load ")
+    assert link == f"{kept.login[0]}/dags/{dag_id}/runs/{quote(new)}"
+    [home] = kept.temporary.glob("events-platform-*")
+    logged = "".join(path.read_text() for path in (home / "airflow" / "logs").rglob("*") if path.is_file())
+    assert logged.count("A notification was not taken by every address") == len(messages)
+
+
+def run_of(notification: dict[str, Any]) -> str:
+    """Return the id of the run that NOTIFICATION is about."""
+    [run] = re.findall("^Run: (.+)$", notification["message"], re.MULTILINE)
+    return str(run)
+
+
 @pytest.mark.slow
 def test_secrets_of_the_uri_are_nowhere(kept: KeptRun) -> None:
     [home] = kept.temporary.glob("events-platform-*")
     logs = [home / folder for folder in ("logs", "airflow", "dbt", "tmp") if any((home / folder).glob("*"))]
     files = [path for folder in (kept.diagnostics, *logs) for path in folder.rglob("*") if path.is_file()]
-    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json", kept.report]
+    files += [summary(kept.temporary), BUILD / "e2e" / "phases.json", kept.report, kept.events]
     assert len(files) > 10
     assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
     assert PLANTED not in kept.output
@@ -332,9 +413,24 @@ def test_the_report_shows_why_it_failed(kept: KeptRun) -> None:
 
 
 @pytest.mark.slow
+def test_its_lineage_events_say_what_failed(kept: KeptRun) -> None:
+    events = [json.loads(line) for line in kept.events.read_text().splitlines()]
+    assert lineage.invalid(events) == []
+    assert lineage.orphans(events) == []
+    failed = [event for event in events if event["eventType"] == "FAIL"]
+    names = ["load.events", "events_pipeline_daily.load_events", "events_pipeline_daily"]
+    assert {event["job"]["name"] for event in failed} <= set(names)
+    [of_load, *_] = failed
+    assert of_load["job"]["name"] == names[0]
+    assert of_load["run"]["facets"]["errorMessage"]["message"].startswith(f"3 of 100 rows of {kept.shown_uri} ")
+
+
+@pytest.mark.slow
 def test_a_kept_run_can_be_looked_at(kept: KeptRun) -> None:
     assert list(AirflowApi(*kept.login).runs("events_pipeline_daily").values()).count("failed") >= 1
     [dsn] = re.findall(r"^  warehouse +(\S+)$", kept.output, re.MULTILINE)
+    [docs] = re.findall(r"^  dbt docs +(.+)$", kept.output, re.MULTILINE)
+    assert docs in ("build/dbt-docs/index.html", "make them: nox -s dbt -- docs")
     with psycopg.connect(dsn) as connection:
         assert connection.execute("select count(*) from raw.events").fetchone() == (0,)
     assert tables_with_secrets(dsn) == []  # of the ledger and the quarantine

@@ -1,6 +1,7 @@
 """Contracts: what each says, and that each flaw is refused with its line, its field and what to do."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,33 @@ FLAWS = [  # the text to replace, by what, the line that the message names, what
     ('"not paid or price > 0"', '" "', 56, "rules.paid_has_price.sql is not valid"),
     ("name: paid_has_price", "name: Paid", 56, "rules.Paid.name is not valid"),
     ("property: rules", "property: rule", 54, "rule is unknown"),
+    *(
+        ("status: active", f"status: active\nslaProperties: [{{property: latency, {level}}}]", 7, what)
+        for level, what in (
+            ("value: 2, unit: m", "slaProperties.latency.unit is 'm'"),
+            ("value: 2", "slaProperties.latency.unit is ''"),
+            ("value: 0, unit: h", "slaProperties.latency is 0"),
+            ("value: yes, unit: h", "slaProperties.latency is True"),
+            ("value: .nan, unit: h", "slaProperties.latency is nan"),
+            ("value: 367, unit: d", "slaProperties.latency is 367"),
+            ("value: 1, unit: h}, {property: latency, value: 2, unit: h", "slaProperties.latency is there twice"),
+        )
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("level", "latency"),
+    [
+        ("value: 90, unit: minutes", timedelta(minutes=90)),
+        ("value: 0.5, unit: h", timedelta(minutes=30)),
+        ("value: 366, unit: days", timedelta(days=366)),
+    ],
+)
+def test_the_service_level_latency(contract: Callable[..., Path], level: str, latency: timedelta) -> None:
+    assert read_feed(contract()).latency == timedelta(hours=2)
+    others = f"[{{property: retention, value: 1, unit: y}}, {{property: latency, {level}}}]"
+    assert read_feed(contract("status: active", f"status: active\nslaProperties: {others}")).latency == latency
 
 
 @pytest.mark.parametrize(("old", "new", "line", "what"), FLAWS, ids=[f"{new[:40]}" for _, new, _, _ in FLAWS])

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -32,6 +33,7 @@ def are_times(location: str) -> bool:
 Format = Literal["csv", "jsonl", "parquet"]
 Cadence = Literal["daily", "weekly", "monthly"]
 CADENCES: tuple[Cadence, ...] = get_args(Cadence)
+LATENCY = timedelta(hours=2)  # a load waits for a missing file for one hour; a run is stopped after three
 Type = Literal["integer", "number", "string", "boolean", "date", "timestamp", "uuid", "json"]
 SQL_TYPES: dict[str, str] = {
     "integer": "bigint",
@@ -136,6 +138,7 @@ class Feed:
         rules: over the columns of a row.
         properties: the contract's custom properties.
         version: the contract's.
+        latency: by when a run must have ended after it was queued; later it is late.
     """
 
     name: str
@@ -146,6 +149,7 @@ class Feed:
     format: Format
     rules: tuple[Rule, ...]
     properties: Properties
+    latency: timedelta = LATENCY
 
     @property
     def time_column(self) -> str | None:

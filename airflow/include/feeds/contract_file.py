@@ -5,6 +5,7 @@ The standard has no field for some of what a feed needs: custom properties say i
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast, get_args
 from zoneinfo import ZoneInfo
@@ -12,12 +13,18 @@ from zoneinfo import ZoneInfo
 from open_data_contract_standard.model import SchemaObject, Server
 from pydantic import ValidationError
 
-from feeds.contract import FEED_NAME, OWN_TABLES, Csv, Feed, Format, Properties, Rule, are_times
+from feeds.contract import FEED_NAME, LATENCY, OWN_TABLES, Csv, Feed, Format, Properties, Rule, are_times
 from feeds.contract_column import read_column
 from feeds.contract_document import Document
 
 # Of the repository, where a contract's relative path begins; see airflow/entrypoint.sh.
 ROOT = Path(__file__).parents[3]
+_UNITS = {  # of a time, as the standard writes them
+    **dict.fromkeys(("min", "minute", "minutes"), timedelta(minutes=1)),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), timedelta(hours=1)),
+    **dict.fromkeys(("d", "day", "days"), timedelta(days=1)),
+}
+_LONGEST = timedelta(days=366)
 _MOST_IN_KEY = 32
 _MOST_COLUMNS = 1_590  # PostgreSQL takes 1,600, with those that a load adds
 _PART_OF_VALUES = "\\.\r\n\0-+_ :abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -70,6 +77,7 @@ def read_contract(path: Path) -> Feed:
         format=_format(document, server),
         rules=rules,
         properties=_with_delimiter(document, server),
+        latency=_latency(document),
     )
     _check_csv(document, feed)
     _check_columns(document, feed)
@@ -123,6 +131,22 @@ def _location(document: Document, server: Server) -> str:
             "Write {start:%Y/%m/%d}: first %Y, then %m, %d and %H as far as there is a file for each.",
         )
     return location if "://" in location or "::" in location else str(ROOT / location)
+
+
+def _latency(document: Document) -> timedelta:
+    """Return the contract's service level `latency`."""
+    found = [level for level in document.contract.slaProperties or [] if level.property == "latency"]
+    if not found:
+        return LATENCY
+    at = ("slaProperties", "latency")
+    if len(found) > 1:
+        raise document.invalid(at, "is there twice", "Write one, which holds for every cadence.")
+    value, unit = found[0].value, found[0].unit or ""
+    if unit not in _UNITS:
+        raise document.invalid((*at, "unit"), f"is {unit!r}", f"Use one of: {', '.join(_UNITS)}.")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST / _UNITS[unit]:
+        return value * _UNITS[unit]
+    raise document.invalid((*at, "value"), f"is {value!r}", "Use a number above 0, of at most a year.")
 
 
 def _rules(document: Document, value: Any) -> tuple[Rule, ...]:

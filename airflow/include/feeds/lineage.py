@@ -28,15 +28,39 @@ POSTGRES_PORT = "5432"
 # What each load writes beside the feed's table, and the models read.
 LEDGER = ("loads", "loaded_days", "loaded_files")
 
+# Of OPENLINEAGE_URL the client makes a transport of this name. By itself it tries a server that does not answer for 9 s
+# at each event. One that says that it is busy is tried once more, at once.
+TRANSPORT = {
+    "type": "composite",
+    "continue_on_failure": False,
+    "transports": {
+        "default_http": {
+            "timeout": 1.0,  # seconds
+            "retry": {"total": 1, "connect": 0, "read": 0, "respect_retry_after_header": False},
+        }
+    },
+}
+
 logger = logging.getLogger(__name__)
+
+
+def transport(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the transport to the server of ENVIRON with a limit of time; none if ENVIRON itself describes one."""
+    describes = environ.get("OPENLINEAGE_CONFIG") or environ.get("OPENLINEAGE__TRANSPORT__TYPE")
+    return TRANSPORT if environ.get("OPENLINEAGE_URL") and not describes else {}
 
 
 def is_on(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether ENVIRON says where events go; otherwise the client would print them."""
-    if environ.get("OPENLINEAGE_DISABLED", "").strip().lower() in ("true", "1", "t"):
+    if is_disabled(environ):
         return False
     configured = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT")
     return any(value and name.startswith(configured) for name, value in environ.items())
+
+
+def is_disabled(environ: Mapping[str, str]) -> bool:
+    """Return whether ENVIRON says that nobody emits events."""
+    return environ.get("OPENLINEAGE_DISABLED", "").strip().lower() in ("true", "1", "t")
 
 
 def parents(context: Mapping[str, Any]) -> dict[str, str]:
@@ -95,26 +119,20 @@ class _Emitter:
         self.run = run
         self.client: Any = None
         self.run_id = ""
-        self.is_lost = False
 
     def emit(self, state: str, error: BaseException | None = None) -> None:
-        """Emit the event of STATE, a name of the standard; log what fails, and then emit no more.
-
-        A server that does not answer costs the client several tries.
-        """
-        if self.is_lost:
-            return
+        """Emit the event of STATE, a name of the standard, or log that it is lost."""
         try:
             from openlineage.client import OpenLineageClient
             from openlineage.client.uuid import generate_new_uuid
 
-            self.client = self.client or OpenLineageClient()
+            self.client = self.client or OpenLineageClient(config={"transport": transport()})
             self.run_id = self.run_id or str(generate_new_uuid())
             self.client.emit(event(self.run, self.run_id, state, error))
         except Exception as failure:  # noqa: BLE001 - lineage is no reason to fail
             # Its text may contain the address of the server, with a login in it.
-            logger.warning("the load's lineage events are lost from %s on: %s", state, type(failure).__name__)
-            self.is_lost = True
+            cause = type(failure.__cause__ or failure).__name__
+            logger.warning("the load's lineage event %s is lost: %s", state, cause)
 
 
 def event(run: LoadRun, run_id: str, state: str, error: BaseException | None = None) -> Any:

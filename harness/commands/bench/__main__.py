@@ -11,7 +11,7 @@ from feeds.errors import FeedError
 from harness.commands.bench import dbt, diff, load
 from harness.commands.bench.common import REPORT, Figure, machine, report
 from harness.errors import ChecksFailedError
-from harness.pipeline.run_data import facts_of_clone
+from harness.pipeline.run_data import add_clone
 from harness.processes.supervisor import Supervisor
 from harness.project.paths import ROOT
 from harness.reporting import console
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     large = load.LARGE_FACTOR * options.events if options.large is None else options.large
     try:
         with Section("bench") as section, reported(section):
-            run = begin(section, "bench", hardware=machine(), **facts_of_clone())
+            run = begin(section, "bench", hardware=machine())
+            add_clone(run)
             run.figures_unit = ""
             missed: dict[str, list[Figure]] = {}
             for what in options.what or TITLES:

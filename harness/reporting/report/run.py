@@ -4,11 +4,13 @@ Needs only the standard library, as `harness.reporting.summary` does, which hold
 """
 
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from harness.reporting.console import Phases
+from harness.reporting.figures import KeptRun
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,22 @@ class Load:
     outside: int | None
     absent: int | None
 
+    @property
+    def step(self) -> Step:
+        """The load on the time axis."""
+        return Step(self.feed, self.run_id.partition(" ")[0], self.status, None, self.started_at, self.ended_at)
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day of a feed's rows: what loads after its first one have added (late rows), changed and removed."""
+
+    feed: str
+    day: date
+    late: int
+    corrected: int
+    withdrawn: int
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -117,6 +135,65 @@ class Node:
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
 
+    @property
+    def step(self) -> Step:
+        """The node on the time axis; it did not start if it was skipped."""
+        ended_at = self.started_at + timedelta(seconds=self.seconds) if self.started_at else None
+        state = "failed" if self.has_failed else self.status
+        return Step(self.name, self.kind.replace("_", " "), state, None, self.started_at, ended_at)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """When a pod was scheduled, had pulled its images, was started, and was ready; each None if it is not known."""
+
+    name: str
+    scheduled_at: datetime | None
+    pulled_at: datetime | None
+    started_at: datetime | None
+    ready_at: datetime | None
+
+    @property
+    def step(self) -> Step:
+        """The pod on the time axis: it waits until it is started, and starts until it is ready."""
+        return Step(self.name, "", "", self.scheduled_at, self.started_at, self.ready_at or self.started_at)
+
+
+@dataclass(frozen=True)
+class PytestRun:
+    """A run of pytest by a session of nox: which tests failed, and the slowest with their seconds."""
+
+    session: str
+    began_at: datetime
+    passed: int
+    skipped: int
+    seconds: float
+    failed: Sequence[str]
+    slowest: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A file, a table, a view, or what reads them (an exposure of dbt), as the lineage events have it.
+
+    Attributes:
+        name: `events.csv`, `fact.fct_events`, `supply_dashboard`.
+        kind: `file`, `table`, `exposure`.
+        description: of which the first sentence is the grain, one row per what.
+        columns: name, type, description, and where it comes from, which is empty where that is not known.
+        made_of: the names of its direct sources.
+        changed: the last commit that has changed its SQL or contract; empty if that is not known.
+    """
+
+    name: str
+    kind: str
+    description: str = ""
+    columns: Sequence[tuple[str, str, str, str]] = ()
+    made_of: Sequence[str] = ()
+    rows: int | None = None
+    built_at: datetime | None = None
+    changed: str = ""
+
 
 @dataclass
 class Run:
@@ -128,6 +205,11 @@ class Run:
         phases: of the run, which began when this was made.
         lines: checks that have passed, and other results, a sentence each.
         failure: None while nothing has failed.
+        days: those of which a load after the first one has changed rows.
+        datasets: all that the lineage events name.
+        pytest: the last runs of pytest in this clone, by session.
+        is_main: whether it runs a commit of the default branch, without changes.
+        last, main: the last kept run of the same kind, and the last one of the default branch.
         history: of the last runs of the same kind, the last one last, the figures.
         figures_unit: of the history's figures; empty if each has another.
         notes: what is not known and why, a sentence each.
@@ -146,7 +228,14 @@ class Run:
     rejects: Sequence[Reject] = ()
     rejects_file: str = ""
     tables: Sequence[Table] = ()
+    days: Sequence[Day] = ()
+    pods: Sequence[Pod] = ()
+    datasets: Sequence[Dataset] = ()
     nodes: Sequence[Node] = ()
+    pytest: Sequence[PytestRun] = ()
+    is_main: bool = False
+    last: KeptRun | None = None
+    main: KeptRun | None = None
     history: Sequence[dict[str, float]] = ()
     figures_unit: str = "s"
     notes: list[str] = field(default_factory=list)
@@ -156,3 +245,23 @@ class Run:
         self.facts = {
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
         } | self.facts
+
+
+def step_names(steps: Sequence[Step]) -> list[str]:
+    """Return a name for each of STEPS, by which it is found in another run: the second of a name has a 2."""
+    seen: Counter[str] = Counter()
+    names = []
+    for step in steps:
+        name = f"{step.of} {step.name}".strip()
+        seen[name] += 1
+        names.append(f"{name} {seen[name]}" if seen[name] > 1 else name)
+    return names
+
+
+def step_seconds(run: Run) -> dict[str, float]:
+    """Return how long each task, load and node of dbt of RUN took that has ended, by its name."""
+    found: dict[str, float] = {}
+    for steps in (run.tasks, [load.step for load in run.loads], [node.step for node in run.nodes]):
+        taken = zip(step_names(steps), steps, strict=True)
+        found |= {name: step.seconds for name, step in taken if step.seconds is not None}
+    return found

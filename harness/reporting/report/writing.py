@@ -9,8 +9,9 @@ from feeds.uri import first_line, without_secrets
 from harness.project.paths import BUILD, from_root
 from harness.reporting import figures
 from harness.reporting.console import say
+from harness.reporting.report import pytest_results
 from harness.reporting.report.page import write_page
-from harness.reporting.report.run import Failure, Run
+from harness.reporting.report.run import Failure, Run, step_seconds
 from harness.reporting.summary import Section
 
 PAGE = BUILD / "report" / "index.html"
@@ -21,7 +22,7 @@ def begin(section: Section, title: str, **facts: str) -> Run:
 
     The report of an earlier run is removed: it would be taken for this one's, should this one be killed.
     """
-    section.run = Run(title, facts)
+    section.run = Run(title, facts, pytest=list(pytest_results.read()))
     with contextlib.suppress(OSError):
         PAGE.unlink(missing_ok=True)
     return section.run
@@ -31,7 +32,8 @@ def compare_with_last(run: Run, name: str) -> None:
     """Give RUN the figures of the last runs of NAME, and say in it if their file is damaged."""
     runs, damage = figures.history(name)
     run.history = [each.figures for each in runs]
-    run.phases.last = run.history[-1] if run.history else {}
+    run.last, run.main = (runs[-1] if runs else None), figures.last_of_main(runs)
+    run.phases.last = run.last.figures if run.last else {}
     if damage:
         run.notes.append(damage)
 
@@ -39,7 +41,7 @@ def compare_with_last(run: Run, name: str) -> None:
 def keep_figures(run: Run, name: str, measured: Mapping[str, float]) -> None:
     """Add what RUN has MEASURED to its own history, and to the runs of NAME that are kept."""
     run.history = [*run.history, dict(measured)]
-    figures.keep(name, measured)
+    figures.keep(name, measured, step_seconds(run), is_main=run.is_main)
 
 
 @contextlib.contextmanager

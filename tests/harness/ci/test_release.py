@@ -50,7 +50,7 @@ def test_a_version_without_an_entry_is_refused(wanted: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, path in {"ROOT": "", "RELEASE": "build/release", "DOCS": "build/dbt-docs/index.html"}.items():
+    for name, path in {"ROOT": "", "RELEASE": "build/release", "DBT_DOCS": "build/dbt-docs/index.html"}.items():
         monkeypatch.setattr(release, name, tmp_path / path)
     for path, text in {
         "pyproject.toml": '[project]\nversion = "0.2.0"\n',

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import command_line
+from harness.pipeline import lineage
 from harness.reporting.report import writing
 
 
@@ -45,6 +46,7 @@ def session(summary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setattr(writing, "PAGE", summary.with_name("report") / "index.html")
+    monkeypatch.setattr(lineage, "EVENTS", summary.with_name("events.ndjson"))
 
     def session(*arguments: str) -> Outcome:
         exit_code = command_line.run(list(arguments))

@@ -36,6 +36,7 @@ PLACEHOLDER = {"connection": base64.b64encode(b"%!s(<nil>)").decode()}
 NODES = {pins.versions()["images"]["node"], *(place["node"] for place in places().values() if "node" in place)}
 PLACES = sorted(re.findall(r":v(1\.\d+)\.", " ".join(NODES)))
 KUBERNETES = sorted({"1.30", *PLACES, ".".join(kubernetes_validate.latest_version().split(".")[:2])})
+WITHOUT_LOGS = {MIGRATIONS, *(f"Deployment/{name}" for name in ("airflow-statsd", "feeds-metrics", "prometheus"))}
 OTHER_IMAGES = ("events-platform/statsd:1", "events-platform/prometheus:1")
 API_PORT = 8443  # of minikube's cluster, for example
 READABLE, WRITABLE = {"pods", "pods/log", "events"}, {"pods"}
@@ -264,7 +265,7 @@ def missing_names(objects: Objects) -> Iterator[str]:
             yield f"account {account}"
     for name, spec in pods(objects):
         claims = {v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
-        if name in (API, SCHEDULER, PROCESSOR, WORKER) and claims != {"airflow-logs"}:
+        if name not in WITHOUT_LOGS and claims != {"airflow-logs"}:
             yield f"{name}: claim airflow-logs"
     for claim in ("airflow-logs", "dbt-results"):
         if f"PersistentVolumeClaim/{claim}" not in objects:

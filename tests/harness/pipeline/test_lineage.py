@@ -1,15 +1,19 @@
 """What is checked of the runs' lineage events, on made ones."""
 
 import json
+import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
+from feeds.lineage import TRANSPORT
 from harness.errors import ChecksFailedError
-from harness.pipeline import lineage
+from harness.pipeline import lineage, run_data
+from harness.reporting.report.run import Run
 
 PG = "postgres://host:5432"
 CSV = ("file", "/data/events.csv")
@@ -148,19 +152,50 @@ def test_what_is_missing_or_wrong_is_said(events: Events, damage: Callable[[Even
     assert line in str(caught.value) + "".join(caught.value.evidence)
 
 
-def test_events_are_read_from_files_by_time_and_written_as_lines(tmp_path: Path, events: Events) -> None:
-    folders = [tmp_path / name for name in ("airflow", "dbt", "none")]
+def written(folder: Path, events: Events) -> Path:
+    folder.mkdir()
     for number, event in enumerate(reversed(events)):
-        folder = folders[number % 2]
-        folder.mkdir(exist_ok=True)
         (folder / f"event-{number}.json").write_text(json.dumps(event))
-    (folders[0] / "others.json").write_text("{")
-    read = lineage.read(folders)
-    assert sorted(map(json.dumps, read)) == sorted(map(json.dumps, events))
-    assert [event["eventTime"] for event in read] == sorted(event["eventTime"] for event in events)
+    return folder
+
+
+@pytest.fixture
+def collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "new" / "events.ndjson"
-    lineage.write(read, path)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == read
+    monkeypatch.setattr(lineage, "EVENTS", path)
+    return path
+
+
+def test_events_are_collected_by_time_as_lines(tmp_path: Path, collected: Path, events: Events) -> None:
+    folders = [written(tmp_path / "airflow", events[::2]), written(tmp_path / "dbt", events[1::2]), tmp_path / "none"]
+    (folders[0] / "others.json").write_text("{")
+    found, damaged = lineage.collect(folders, lineage.event_time(events[0]))
+    assert damaged == []
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, events))
+    assert [event["eventTime"] for event in found] == sorted(event["eventTime"] for event in events)
+    assert [json.loads(line) for line in collected.read_text().splitlines()] == found
+
+
+def test_events_of_an_earlier_run_are_not_collected(tmp_path: Path, collected: Path, events: Events) -> None:
+    collected.parent.mkdir()
+    collected.write_text("of a run before")
+    lineage.forget()
+    assert not collected.exists()
+    lineage.forget()
+    earlier = dag_run("manual_0")
+    earlier[0]["eventTime"] = "2026-11-27T21:59:59+00:00"  # the others of its run are later
+    since = lineage.event_time(events[0])
+    found, _ = lineage.collect([written(tmp_path / "lineage", [*earlier, *events])], since)
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, events))
+
+
+def test_a_file_without_an_event_hides_no_others(tmp_path: Path, events: Events) -> None:
+    folder = written(tmp_path / "lineage", events)
+    (folder / "event-half.json").write_text(json.dumps(events[0])[:100])
+    (folder / "event-none.json").write_text("{}")
+    found, damaged = lineage.read([folder])
+    assert len(found) == len(events)
+    assert [line.partition(":")[0] for line in damaged] == ["event-half.json", "event-none.json"]
 
 
 def test_events_go_to_files_unless_it_is_said_where_to() -> None:
@@ -175,8 +210,68 @@ def test_events_go_to_files_unless_it_is_said_where_to() -> None:
     }
     given = {"OPENLINEAGE_URL": "http://server", "OPENLINEAGE_API_KEY": "secret", "OPENLINEAGE_ENDPOINT": "a@b"}
     found = lineage.variables(given, "/run/lineage")
-    assert found == {"OPENLINEAGE_NAMESPACE": "events-platform", **given}
-    assert lineage.without_secrets(found) == {
+    ours = {
         "OPENLINEAGE_NAMESPACE": "events-platform",
-        "OPENLINEAGE_URL": "http://server",
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(TRANSPORT),  # with its limit of time
     }
+    assert found == ours | given
+    assert lineage.without_secrets(found) == ours | {"OPENLINEAGE_URL": "http://server"}
+    described = {"OPENLINEAGE__TRANSPORT__TYPE": "http", "OPENLINEAGE__TRANSPORT__URL": "http://server"}
+    assert lineage.variables(described, "/run/lineage") == {"OPENLINEAGE_NAMESPACE": "events-platform"} | described
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({}, ""),
+        ({"OPENLINEAGE_NAMESPACE": "ours"}, ""),
+        ({"OPENLINEAGE_URL": "http://user:word@server"}, "to http://server"),
+        ({"OPENLINEAGE__TRANSPORT__TYPE": "kafka"}, "to where OpenLineage is configured"),
+        ({"OPENLINEAGE_DISABLED": "true"}, "nowhere, as OPENLINEAGE_DISABLED says"),
+    ],
+)
+def test_it_is_said_where_events_go_if_not_to_files_of_the_run(environ: dict[str, str], place: str) -> None:
+    assert lineage.elsewhere(environ) == place
+
+
+def emit(run_id: str) -> None:
+    """Write an event where the environment says, as the client does."""
+    _, event = run("daily", None, run_id, outputs=(dataset((PG, "warehouse.raw.events")),))
+    event["eventTime"] = datetime.now(UTC).isoformat()
+    Path(f"{os.environ['OPENLINEAGE__TRANSPORT__LOG_FILE_PATH']}-{run_id}.json").write_text(json.dumps(event))
+
+
+def test_the_events_of_a_run_that_fails_are_kept(collected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENLINEAGE_URL", raising=False)
+    report = Run("dbt")
+
+    @run_data.lineage_kept(report)
+    def fail() -> None:
+        emit("first")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [each.name for each in report.datasets] == ["raw.events"]
+    assert [lineage.run_id(json.loads(line)) for line in collected.read_text().splitlines()] == [uuid("first")]
+    assert "OPENLINEAGE__TRANSPORT__TYPE" not in os.environ
+
+    monkeypatch.setenv("OPENLINEAGE_URL", "http://server")
+    report = Run("dbt")
+    with run_data.lineage_kept(report):
+        assert not collected.exists()
+    assert (report.datasets, collected.exists()) == ((), False)
+
+
+def test_events_that_cannot_be_collected_are_a_note(collected: Path) -> None:
+    report = Run("dbt")
+    collected.parent.write_text("no folder")
+    with run_data.lineage_kept(report):
+        emit("first")
+        Path(f"{os.environ['OPENLINEAGE__TRANSPORT__LOG_FILE_PATH']}-half.json").write_text("{")
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("The report does not have the lineage events: ")
+    collected.parent.unlink()
+    with run_data.lineage_kept(report):
+        Path(f"{os.environ['OPENLINEAGE__TRANSPORT__LOG_FILE_PATH']}-half.json").write_text("{")
+    assert report.notes[1].startswith("1 files of lineage events cannot be read, of which event-half.json: ")

@@ -1,11 +1,13 @@
 """What the report of a run gets from its warehouse."""
 
+import subprocess
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 import psycopg
+import pytest
 
 from feeds.load import load
 from feeds.tables import create_tables
@@ -88,3 +90,30 @@ def test_the_checks_and_the_rejected_rows() -> None:
         ("a", 10**6, [(3, "x"), (5, "z")]),
         ("b", 1, [(4, "y")]),
     ]
+
+
+def test_a_commit_of_the_default_branch_without_changes_is_main(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_data, "ROOT", tmp_path)
+
+    def is_main() -> bool:
+        run = Run("e2e")
+        run_data.add_clone(run)
+        return run.is_main
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    assert not is_main()  # there is no clone
+    (tmp_path / "a").write_text("")
+    for command in ("init --quiet --initial-branch=main", "add .", "commit --quiet --message=one"):
+        git(*command.split())
+    assert is_main()
+    (tmp_path / "a").write_text("changed")
+    assert not is_main()
+    git("checkout", "--quiet", "-b", "feature")
+    git("commit", "--quiet", "--all", "--message=two")
+    assert not is_main()
+    git("checkout", "--quiet", "--detach", "main")
+    assert is_main()

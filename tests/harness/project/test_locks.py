@@ -113,3 +113,8 @@ def test_a_command_of_a_session_finds_the_uv_of_nox(tmp_path: Path, monkeypatch:
     assert locks.uv_variable() == {}
     with pytest.raises(locks.LockError, match=r"^uv is not installed; install nox with it: "):
         locks.uv()
+
+
+def test_the_version_of_a_locked_package_is_known() -> None:
+    assert {locks.version("dbt", "dbt-core")} == pins(locks.path("dbt").read_text())["dbt-core"]
+    assert locks.version("dbt", "core") == ""

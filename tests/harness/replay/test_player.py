@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from feeds import pipeline_run
 from feeds.contract import read_feeds
 from feeds.replacement import Replacement
+from harness.pipeline import lineage
+from harness.processes.environment import environment
 from harness.replay.comparison import Difference
 from harness.replay.making import make_script
 from harness.replay.player import Player, open_player
@@ -37,6 +40,23 @@ def test_weeks_are_right_after_every_run(player: Player) -> None:
     assert player.runs == script.runs >= 24
     assert days == [delivery.day for delivery in script.deliveries]
     assert max(map(len, player.settled.values())) > 1  # some day has changed later
+
+
+def test_the_runs_of_the_last_day_emit_events(player: Player, tmp_path: Path) -> None:
+    script = make_script(EVENTS, seed=1, days=2)
+    with environment(lineage.variables({}, tmp_path)):
+        player.play(script)
+        found, _ = lineage.read([tmp_path])
+        player.emits = False
+        player.play(script)
+    player.emits = True
+    assert len(lineage.read([tmp_path])[0]) == len(found)
+    loads = [event for event in found if event["job"]["name"] == "load.events" and event["eventType"] != "START"]
+    assert len(loads) == len(script.deliveries[-1].runs) == 1
+    graph = lineage.graph(found)
+    assert graph.files() == {("file", str(player.folder / "file.csv"))}
+    assert len(graph.marts()) == 9
+    assert all(graph.sources(mart) & graph.files() for mart in graph.marts())
 
 
 def moved_row() -> Script:

@@ -51,6 +51,21 @@ def test_the_file_of_an_older_version_is_one_run(folder: Path) -> None:
     assert ([run.figures for run in runs], damage) == ([{"total": 2.5}, {"total": 3.0}], "")
 
 
+def test_the_last_run_of_the_default_branch_is_kept_however_many_others_there_are() -> None:
+    figures.keep("e2e-kind", {"total": 1}, {"dbt_build": 0.12345}, is_main=True)
+    assert figures.history("e2e-kind")[0][0].steps == {"dbt_build": 0.123}
+    figures.keep("e2e-kind", {"total": 2}, is_main=True)
+    for number in range(KEPT + 2):
+        figures.keep("e2e-kind", {"total": 10 + number})
+    runs, _ = figures.history("e2e-kind")
+    assert [run.figures["total"] for run in runs] == [2, *range(13, KEPT + 12)]
+    main = figures.last_of_main(runs)
+    assert main is runs[0]
+    figures.keep("e2e-kind", {"total": 3}, is_main=True)
+    runs, _ = figures.history("e2e-kind")
+    assert [run.is_main for run in runs] == [*[False] * (KEPT - 1), True]
+
+
 def test_only_the_latest_runs_are_kept() -> None:
     for number in range(KEPT + 2):
         figures.keep("e2e-kind", {"total": number})

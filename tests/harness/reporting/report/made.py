@@ -2,7 +2,22 @@
 
 from datetime import UTC, date, datetime, timedelta
 
-from harness.reporting.report.run import Failure, Load, Node, Number, Reject, Run, Series, Step, Table
+from harness.reporting.figures import KeptRun
+from harness.reporting.report.run import (
+    Dataset,
+    Day,
+    Failure,
+    Load,
+    Node,
+    Number,
+    Pod,
+    PytestRun,
+    Reject,
+    Run,
+    Series,
+    Step,
+    Table,
+)
 
 BEGAN = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
 
@@ -22,7 +37,9 @@ def ended() -> Run:
     run = began()
     run.phases.seconds = {"PostgreSQL up": 2, "Airflow healthy": 10, "events_pipeline_daily": 30, "taken down": 1}
     run.phases.starts = {"PostgreSQL up": 0, "Airflow healthy": 2, "events_pipeline_daily": 12, "taken down": 42}
-    run.phases.last = {"PostgreSQL up": 2, "Airflow healthy": 8, "events_pipeline_daily": 15, "total": 26}
+    last = {"PostgreSQL up": 2.0, "Airflow healthy": 8.0, "events_pipeline_daily": 15.0, "total": 26.0}
+    run.last = KeptRun("", last, {"events_pipeline_daily dbt_build": 10.0, "events_pipeline_daily events": 1.0})
+    run.main = KeptRun("", {"total": 20.0, "Airflow healthy": 7.0}, {"model fct_events": 2.0}, is_main=True)
     run.history = [
         {"total": total, "events_pipeline_daily": daily, "PostgreSQL up": 2}
         for total, daily in ((25, 14), (26, 15), (24, 15), (40, 27), (41, 28), (43, 30))
@@ -43,6 +60,13 @@ def ended() -> Run:
         Series("Active professionals", "", [(date(2020, 3, day), 40.0 + day, 40.0 + day) for day in range(1, 12)]),
         Series("Revenue of lead fees by day", "euro", [(date(2020, 3, day), 12.5, 12.5) for day in range(1, 12)]),
     ]
+    run.days = [Day("events", date(2020, 3, 2), 4, 1, 0), Day("events", date(2020, 3, 5), 0, 0, 2)]
+    run.pods = [
+        Pod("airflow-scheduler-1", at(1), at(3), at(4), at(9)),
+        Pod("dbt-build-1", at(20), at(21), at(22), None),
+    ]
+    run.datasets = datasets()
+    run.pytest = [PytestRun("tests", at(-3600), 3000, 2, 250.5, ["tests.a::test_b"], [("tests.c::test_d", 9.5)])]
     run.tables = [Table("raw.events", 100, 2_900_000), Table("raw.loads", None, 32_768)]
     run.nodes = [
         Node("fct_events", "model", "success", False, "SELECT 90", "dbt/models/fct_events.sql", 2.5, at(30)),
@@ -64,6 +88,30 @@ def ended() -> Run:
     ]
     run.lines = ["a second run changes nothing: every table has the same content as before"]
     return run
+
+
+def datasets() -> list[Dataset]:
+    """Return a file, a raw table, a view, two marts and who reads them."""
+    columns = [("event_id", "bigint", "The event.", "events.csv: event_id"), ("load_id", "bigint", "", "")]
+    return [
+        Dataset("events.csv", "file", rows=110),
+        Dataset("raw.events", "table", columns=columns, made_of=["events.csv"], rows=100, built_at=at(19)),
+        Dataset(
+            "staging.stg_events", "table", "One row per event of the log. Nothing is left out.", [], ["raw.events"]
+        ),
+        Dataset(
+            "fact.fct_events",
+            "table",
+            "One row per `proposed` event.",
+            [("event_id", "bigint", "The event.", "")],
+            ["staging.stg_events"],
+            90,
+            at(32.5),
+            "2026-03-01 0123abc Fees are exact",
+        ),
+        Dataset("dim.dim_date", "table", "One row per day.", [], ["fact.fct_events"], 11),
+        Dataset("lead_fee_report", "exposure", "A dashboard of dbt.", [], ["dim.dim_date", "fact.fct_events"]),
+    ]
 
 
 def with_wrong_numbers() -> Run:

@@ -2,15 +2,33 @@
 
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from harness.reporting.figures import KeptRun
 from harness.reporting.page import LIMIT_BYTES
-from harness.reporting.report import page
+from harness.reporting.report import lineage, timing
 from harness.reporting.report.page import size, write_page
-from harness.reporting.report.run import Failure, Load, Node, Number, Reject, Run, Series, Step, Table
+from harness.reporting.report.run import (
+    Dataset,
+    Day,
+    Failure,
+    Load,
+    Node,
+    Number,
+    Pod,
+    PytestRun,
+    Reject,
+    Run,
+    Series,
+    Step,
+    Table,
+)
 from tests import pages
 from tests.harness.reporting.report import made
 from tests.harness.reporting.report.made import at
@@ -66,7 +84,7 @@ def test_the_verdict_comes_first(ended: Element, tmp_path: Path) -> None:
 
 
 def test_it_says_what_ran_where(ended: Element) -> None:
-    [facts] = pages.with_class(ended, "facts")
+    facts, *_ = pages.with_class(ended, "facts")
     names = [pages.text(each) for each in facts.iter("dt")]
     values = [pages.text(each) for each in facts.iter("dd")]
     assert names == ["Began", "machine", "target", "commit"]
@@ -77,25 +95,50 @@ def test_it_says_what_ran_where(ended: Element) -> None:
 def test_the_slowest_are_named_with_their_wait(ended: Element) -> None:
     text = pages.text(ended)
     assert "The longest phase was events_pipeline_daily: 30.0 s." in text
-    assert "The longest task was dbt_build of events_pipeline_daily: 18.5 s, after 3.0 s in the queue." in text
+    assert "The longest task was dbt_build of events_pipeline_daily: 18.5 s, after 3.0 s of waiting." in text
     assert "The longest load was events: 2.0 s." in text
     assert "The longest node of dbt was fct_events: 2.5 s." in text
     assert table(ended, "Tasks of Airflow")[2:] == [
-        ["load_events", "events_pipeline_daily manual__1", "success", "16.5 s", "2.5 s", "3.5 s"],
-        ["dbt_build", "events_pipeline_daily manual__1", "success", "23.0 s", "3.0 s", "18.5 s"],
+        ["load_events", "events_pipeline_daily manual__1", "success", "16.5 s", "2.5 s", "3.5 s", "", ""],
+        ["dbt_build", "events_pipeline_daily manual__1", "success", "23.0 s", "3.0 s", "18.5 s", "10.0 s", ""],
     ]
+    path = "PostgreSQL up (2.0 s), Airflow healthy (10.0 s), events_pipeline_daily (30.0 s), taken down (1.0 s)"
+    assert f"The critical path of the phases: {path}." in text
 
 
-def test_each_phase_is_beside_that_of_the_last_run(ended: Element) -> None:
+def test_pods_are_shown_from_their_scheduling_to_their_readiness(ended: Element) -> None:
+    assert table(ended, "Pods") == [
+        ["Pod", "Scheduled at", "Images pulled at", "Started at", "Ready at"],
+        ["airflow-scheduler-1", "1.0 s", "3.0 s", "4.0 s", "9.0 s"],
+        ["dbt-build-1", "20.0 s", "21.0 s", "22.0 s", ""],
+    ]
+    assert "The longest pod was airflow-scheduler-1: 5.0 s, after 3.0 s of waiting." in pages.text(ended)
+
+
+def test_each_phase_is_beside_that_of_the_last_run_and_of_main(ended: Element) -> None:
     rows = table(ended, "Phases")
-    assert rows[0] == ["Phase", "Took", "Last run", "Change"]
+    assert rows[0] == ["Phase", "Took", "Last run", "Main", "Change"]
     assert rows[1:5] == [
-        ["PostgreSQL up", "2.0 s", "2.0 s", "+0%"],
-        ["Airflow healthy", "10.0 s", "8.0 s", "+25%"],
-        ["events_pipeline_daily", "30.0 s", "15.0 s", "+100%"],
-        ["taken down", "1.0 s", "", ""],
+        ["PostgreSQL up", "2.0 s", "2.0 s", "", "+0%"],
+        ["Airflow healthy", "10.0 s", "8.0 s", "7.0 s", "+25%"],
+        ["events_pipeline_daily", "30.0 s", "15.0 s", "", "+100%"],
+        ["taken down", "1.0 s", "", "", ""],
     ]
-    assert rows[5][0] == "total"
+    assert [rows[5][0], *rows[5][2:4]] == ["total", "26.0 s", "20.0 s"]
+
+
+def test_a_total_is_compared_with_the_last_run_and_with_main() -> None:
+    run = made.ended()
+    sides = ["23% less than the last run of its kind (26.0 s)", "equal to the last one of main (20.0 s)"]
+    assert timing.total_sentence(run, 20) == f"It took 20.0 s: {' and '.join(sides)}."
+    run.main = run.last
+    assert timing.total_sentence(run, 39) == (
+        "It took 39.0 s: 50% more than the last run of its kind (26.0 s). That one was of main."
+    )
+    run.last = run.main = None
+    assert timing.total_sentence(run, 39) == "It took 39.0 s."
+    run.failure = Failure("a", "b", "c")
+    assert timing.total_sentence(run, 39) == "Until it failed it took 39.0 s."
 
 
 def test_a_change_that_lasts_is_named(ended: Element, tmp_path: Path) -> None:
@@ -125,9 +168,72 @@ def test_what_was_rejected_is_shown_with_examples(ended: Element) -> None:
         ["events: field_count", "5", "line 3 1;2line 9 <b>;\u05e9\u05dc\u05d5\u05dd"],
         ["events: event_id: type", "2", "line 12 x;proposed"],
     ]
-    loaded = ["events", "events_pipeline_daily manual__1", "succeeded", "110", "100", "7", "3", "0", "2.0 s"]
+    loaded = [
+        "events",
+        "events_pipeline_daily manual__1",
+        "succeeded",
+        "110",
+        "100",
+        "7",
+        "3",
+        "0",
+        "2.0 s",
+        "1.0 s",
+        "",
+    ]
     assert table(ended, "Loads")[1:] == [loaded]
     assert table(ended, "Tables")[1:] == [["raw.events", "100", "2.9 MB"], ["raw.loads", "", "32.8 kB"]]
+
+
+def test_late_and_corrected_rows_are_shown_by_day(ended: Element) -> None:
+    assert table(ended, "Late and corrected rows")[1:] == [
+        ["2020-03-02", "events", "4", "1", "0"],
+        ["2020-03-05", "events", "0", "0", "2"],
+    ]
+
+
+def test_the_last_runs_of_pytest_are_shown(ended: Element) -> None:
+    row = ["tests", "2026-03-10 07:00 UTC", "3,000", "1", "2", "4 min 10 s"]
+    assert table(ended, "Tests of pytest")[1:] == [row]
+    items = [pages.text(item) for item in ended.iter("li")]
+    assert items[-2:] == ["tests.a::test_b", "9.5 s tests.c::test_d"]
+
+
+def dataset(found: Element, name: str) -> tuple[str, dict[str, str]]:
+    """Return the heading of the dataset NAME, and what is said of it."""
+    [section] = [each for each in pages.with_class(found, "dataset") if each.get("aria-label") == name]
+    [facts] = pages.with_class(section, "facts")
+    texts = [pages.text(each) for each in facts]
+    [line] = pages.with_class(section, "line")
+    return pages.text(line), dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_each_dataset_says_what_it_is_and_what_depends_on_it(ended: Element) -> None:
+    names = [each.get("aria-label") for each in pages.with_class(ended, "dataset")]
+    assert names == [each.name for each in made.datasets()]  # from the file to the exposure
+    assert dataset(ended, "fact.fct_events") == (
+        "fact.fct_events One row per `proposed` event.",
+        {
+            "Rows": "90",
+            "Built": "2026-03-10 08:00:32 UTC",
+            "Last change": "2026-03-01 0123abc Fees are exact",
+            "Made of": "staging.stg_events",
+            "Read by": "dim.dim_date, lead_fee_report",
+            "A change affects": "2: dim.dim_date, lead_fee_report",
+            "Tests": "not_null_fct_events_id",
+        },
+    )
+    heading, facts = dataset(ended, "staging.stg_events")
+    assert heading == "staging.stg_events One row per event of the log."
+    assert facts["A change affects"] == "3: dim.dim_date, fact.fct_events, lead_fee_report"
+    assert facts["Tests"] == "proposals_are_by_able_professionals: warn"
+    assert table(ended, "Columns of raw.events")[1:] == [
+        ["event_id", "bigint", "The event.", "events.csv: event_id"],
+        ["load_id", "bigint", "", ""],
+    ]
+    links = {each.get("href") for each in ended.iter("a")}
+    ids = {f"#{each.get('id')}" for each in ended.iter() if isinstance(each.tag, str) and each.get("id")}
+    assert links <= ids
 
 
 def test_the_tests_of_each_model_and_the_rows_of_warnings_are_shown(ended: Element) -> None:
@@ -135,7 +241,7 @@ def test_the_tests_of_each_model_and_the_rows_of_warnings_are_shown(ended: Eleme
         ["stg_events", "0", "1", "", "", "0.4 s"],
         ["fct_events", "1", "", "", "", "0.1 s"],
     ]
-    assert table(ended, "The slowest nodes of dbt")[1] == ["fct_events", "model", "2.5 s"]
+    assert table(ended, "The slowest nodes of dbt")[1] == ["fct_events", "model", "2.5 s", "", "2.0 s"]
     rows = table(ended, "Rows of proposals_are_by_able_professionals")
     assert rows == [["event_id", "professional_id"], ["17", "4"], ["18", "null"]]
     assert "test proposals_are_by_able_professionals: warn, 2 rows" in pages.text(ended)
@@ -160,7 +266,7 @@ def test_a_side_without_days_is_said(tmp_path: Path) -> None:
     ]
     [a, b] = map(pages.text, written(run, tmp_path).iter("figcaption"))
     assert a.endswith("The warehouse has none.")
-    assert b.endswith("It was not computed independently: the run failed before.")
+    assert b.endswith("It was not computed independently.")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,6 +292,11 @@ def filled(name: str) -> Run:
     run.tables = [Table(name, 1, 1)]
     run.nodes = [Node(name, "test", name, True, name, name, 1, at(0), name, 1, [name], [[name]])]
     run.history = [{name: 1.0}, {name: 1.0}]
+    run.last = run.main = KeptRun(name, {name: 1.0}, {name: 1.0})
+    run.pods, run.days = [Pod(name, at(0), at(0), at(1), at(2))], [Day(name, date(2020, 1, 1), 1, 2, 3)]
+    run.pytest = [PytestRun(name, at(0), 1, 1, 1, [name], [(name, 1)])]
+    run.datasets = [Dataset(name, "table", name, [(name, name, name, name)], [name, "b"], 1, at(0), name)]
+    run.datasets += [Dataset("b", "file"), Dataset(f"{name}.c", "exposure", name, made_of=[name])]
     run.lines, run.notes = [name], [name]
     return run
 
@@ -224,13 +335,50 @@ def test_sizes(number: int, text: str) -> None:
 
 
 def test_what_has_not_ended_lasts_until_the_end() -> None:
-    run = made.interrupted()
-    rows = dict(page.bars_of(run, step, 60) for step in run.tasks[:2])
-    assert [tuple(bar) for bar in rows["create_tables · events_pipeline_daily"]] == [
-        (12, 13, "waits"),
-        (13, 60, "runs"),
+    tasks = timing.rows(made.interrupted(), 60)["Tasks of Airflow"]
+    assert [(row.name, row.of, list(map(tuple, row.bars))) for row in tasks] == [
+        ("create_tables", "events_pipeline_daily", [(12, 13, "waits"), (13, 60, "critical")]),
+        ("load_events", "events_pipeline_daily", [(14, 60, "waits")]),
     ]
-    assert [tuple(bar) for bar in rows["load_events · events_pipeline_daily"]] == [(14, 60, "waits")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=8))
+def test_the_critical_path_is_a_chain_without_a_later_end_between_its_steps(spans: list[tuple[int, int]]) -> None:
+    steps = [(float(start), float(start + length)) for start, length in spans]
+    path = timing.critical_path(steps)
+    assert len(set(path)) == len(path)
+    assert bool(path) == bool(steps)
+    if path:
+        assert steps[path[-1]][1] == max(end for _, end in steps)
+        assert not [end for start, end in steps if end <= steps[path[0]][0] and start < steps[path[0]][0]]
+    for one, other in pairwise(path):
+        begins = steps[other][0]
+        assert steps[one][0] < begins
+        # Nothing ended later, of what had ended when the next one began.
+        assert steps[one][1] == max(end for start, end in steps if end <= begins and start < begins)
+
+
+def test_it_is_said_what_ran_in_the_time_of_the_longest_task() -> None:
+    run = made.ended()
+    run.tasks = [*run.tasks, Step("dbt_build", "orders_pipeline_daily", "success", None, at(25), at(40))]
+    found = timing.sentences(run, 43)
+    i = found.index("The longest task was dbt_build of events_pipeline_daily: 18.5 s, after 3.0 s of waiting.")
+    assert found[i + 1 : i + 3] == [
+        "Loads and nodes of dbt ran for 3.0 s of it.",  # from 30 to 32.5, from 33 to 33.1, from 33.5 to 33.9
+        "For most of it ran beside it: dbt_build of orders_pipeline_daily.",
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=8))
+def test_seconds_in_any_span_are_counted_once(spans: list[tuple[int, int]]) -> None:
+    seconds = {second for start, length in spans for second in range(start, start + length)}
+    assert timing.covered_s([(start, start + length) for start, length in spans]) == len(seconds)
+
+
+def test_layers_of_a_circle_end() -> None:
+    circle = [Dataset("a.a", "table", made_of=["a.b"]), Dataset("a.b", "table", made_of=["a.a", "a.c"])]
+    assert sorted(lineage.layers(circle)) == ["a.a", "a.b"]
+    assert lineage.graph(circle)
 
 
 def test_a_number_that_misses_its_target_does_not_count(tmp_path: Path) -> None:

@@ -54,26 +54,26 @@ def test_what_ran_when_is_drawn_in_order_on_one_axis(browser: Browser, path: Pat
     with opened(browser, path) as page:
         chart = page.locator("figure.chart svg").first
         names = [text.text_content() or "" for text in chart.locator(NAMES).all()]
-        headings, steps = names[:4], names[4:]
-        assert headings == ["Phases", "Tasks of Airflow", "Loads", "Nodes of dbt"]
+        headings, steps = names[:5], names[5:]
+        assert headings == ["Phases", "Pods", "Tasks of Airflow", "Loads", "Nodes of dbt"]
         assert steps[:5] == [
             "2.0 s PostgreSQL up",
             "10.0 s Airflow healthy",
             "30.0 s events_pipeline_daily",
             "1.0 s taken down",
-            "1.0 s create_tables · events_pipeline_daily",
+            "5.0 s airflow-scheduler-1",
         ]
         bars = chart.locator(".mark-rect path")
         boxes = [(box["x"], box["width"]) for bar in bars.all() if (box := bar.bounding_box())]
-        assert len(boxes) == 4 + 2 * 3 + 1 + 3  # phases, tasks with their waits, a load, nodes
+        assert len(boxes) == 4 + 2 * 2 + 2 * 3 + 1 + 3  # phases, pods and tasks with their waits, a load, nodes
         [first, second, third] = boxes[:3]
         assert second[1] / first[1] == pytest.approx(5, rel=0.05)
         assert third[0] - first[0] == pytest.approx(6 * first[1], rel=0.05)  # it began after 12 s
         colors = [bar.evaluate("e => getComputedStyle(e).fill") for bar in bars.all()[:4]]
-        assert colors == ["rgb(10, 92, 194)", "rgb(10, 92, 194)", "rgb(168, 75, 6)", "rgb(10, 92, 194)"]
+        assert colors == ["rgb(168, 75, 6)"] * 4  # each waited for the one before
         heights = [each.bounding_box()["y"] for each in chart.locator(NAMES).all()]  # type: ignore[index]
-        assert heights[:4] == sorted(heights[:4])
-        assert heights[0] < heights[4] < heights[1]  # a heading, then its steps
+        assert heights[:5] == sorted(heights[:5])
+        assert heights[0] < heights[5] < heights[1]  # a heading, then its steps
 
 
 def test_the_computed_numbers_are_drawn_over_the_warehouses(browser: Browser, path: Path) -> None:
@@ -81,6 +81,37 @@ def test_the_computed_numbers_are_drawn_over_the_warehouses(browser: Browser, pa
         lines = page.locator(".pictures figure").first.locator("svg .mark-line path")
         assert [line.get_attribute("stroke-dasharray") for line in lines.all()] == ["1,0", "5,4"]
         assert [line.get_attribute("d").count("L") for line in lines.all()] == [10, 10]  # type: ignore[union-attr]
+
+
+def test_the_lineage_is_drawn_from_files_to_readers_and_each_name_leads_to_its_details(
+    browser: Browser, path: Path
+) -> None:
+    with opened(browser, path) as page:
+        graph = page.locator(".lineage svg")
+        names = {text.text_content(): text.bounding_box() for text in graph.locator(NAMES).all()}
+        assert list(names) == ["events.csv", "events", "stg_events", "fct_events", "dim_date", "lead_fee_report"]
+        lefts = [box["x"] for box in names.values() if box]
+        assert lefts == sorted(set(lefts))  # each is right of what it is made of
+        assert graph.locator(".mark-line path").count() == 6
+        details = page.locator('[aria-label="staging.stg_events"] .more')
+        expect(details).to_be_hidden()
+        graph.get_by_text("stg_events").click()
+        expect(details).to_be_visible()
+        expect(details).to_be_in_viewport()
+        expect(details).to_contain_text("A change affects")
+        assert browsers.unusable(page) == []
+        details.get_by_text("lead_fee_report").last.press("Enter")
+        expect(details).to_be_hidden()
+        expect(page.locator('[aria-label="lead_fee_report"] .more')).to_contain_text("A dashboard of dbt.")
+
+
+def test_late_and_corrected_rows_are_drawn_on_top_of_one_another(browser: Browser, path: Path) -> None:
+    with opened(browser, path) as page:
+        bars = page.locator("figure.chart svg").nth(1).locator(".mark-rect path")
+        boxes = [box for bar in bars.all() if (box := bar.bounding_box()) and box["height"]]
+        late, corrected = sorted(boxes, key=lambda box: -box["height"])
+        assert late["height"] / corrected["height"] == pytest.approx(4, rel=0.1)
+        assert late["x"] == pytest.approx(corrected["x"])
 
 
 def test_the_history_is_drawn(browser: Browser, tmp_path: Path) -> None:
@@ -95,10 +126,10 @@ def test_the_history_is_drawn(browser: Browser, tmp_path: Path) -> None:
 def test_it_can_be_used_by_keyboard_and_printed(browser: Browser, path: Path) -> None:
     with opened(browser, path, scheme="dark") as page:
         focused = []
-        for _ in range(7):
+        for _ in range(8):
             page.keyboard.press("Tab")
             focused.append(page.evaluate("document.activeElement.innerText.split('\\n')[0]"))
-        assert focused[:6] == ["Skip to the content", "Time", "Numbers", "Data", "Tests", "History"]
+        assert focused[:7] == ["Skip to the content", "Time", "Numbers", "Data", "Lineage", "Tests", "History"]
         page.locator("nav a", has_text="Numbers").press("Enter")
         expect(page.locator("#numbers")).to_be_in_viewport()
         page.emulate_media(media="print")

@@ -1,0 +1,167 @@
+"""Files, tables and exposures of the runs, as the lineage events have them, for the report."""
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from feeds.errors import FeedError
+from harness.pipeline.lineage import Event, event_time
+from harness.processes.git import git
+from harness.project.paths import ROOT
+from harness.reporting.report.run import Dataset
+
+MOST_FILES = 3  # of one table; more are shown as one
+MANY = 200  # columns of a dataset that are kept
+
+
+def datasets(events: Iterable[Event], rows: Mapping[str, int], root: Path = ROOT) -> list[Dataset]:
+    """Return all that the runs of EVENTS which ended well have read or made, by name; ROWS are counted, by table.
+
+    Of a model also the last commit in the clone at ROOT that changed its SQL.
+    """
+    ended = [event for event in events if event["eventType"] == "COMPLETE"]
+    names = _names(ended)
+    found: dict[str, _Found] = defaultdict(_Found)
+    changes = last_changes(root)
+    for event in ended:
+        facets = event["job"].get("facets", {})
+        is_test = facets.get("jobType", {}).get("jobType") == "TEST"
+        sources = {names[_key(part)]: part for part in event.get("inputs", [])}
+        for name, part in sources.items():
+            found[name].add(part)
+        if is_test:
+            continue
+        for part in event.get("outputs", []):
+            made = found[names[_key(part)]]
+            made.add(part)
+            made.sources |= sources.keys()
+            made.built_at = event_time(event)
+            path = facets.get("dbt_node", {}).get("original_file_path", "")
+            made.changed = changes.get(f"dbt/{path}", made.changed)
+    several = {
+        file: f"{len(files)} files of {table}"
+        for table, made in found.items()
+        if len(files := [name for name in made.sources if found[name].is_file]) > MOST_FILES
+        for file in files
+    }
+    exposures = {name: made_of for each in found.items() for name, made_of in _exposures(each, found)}
+    return sorted(
+        [
+            *{
+                several.get(name, name): _dataset(several.get(name, name), each, names, several, rows)
+                for name, each in found.items()
+            }.values(),
+            *exposures.values(),
+        ],
+        key=lambda dataset: dataset.name,
+    )
+
+
+class _Found:
+    """What several events say of one dataset."""
+
+    def __init__(self) -> None:
+        self.is_file = False
+        self.facets: dict[str, Any] = {}
+        self.sources: set[str] = set()
+        self.rows: int | None = None
+        self.built_at: datetime | None = None
+        self.changed = ""
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Add what PART, an input or an output of an event, says."""
+        self.is_file = not _is_table(_key(part))
+        self.facets |= part.get("facets", {})
+        for kind, statistics in (("inputFacets", "inputStatistics"), ("outputFacets", "outputStatistics")):
+            rows = part.get(kind, {}).get(statistics, {}).get("rowCount")
+            self.rows = self.rows if rows is None else rows
+
+
+def _key(part: Mapping[str, Any]) -> tuple[str, str]:
+    return str(part["namespace"]), str(part["name"])
+
+
+def _names(events: Iterable[Event]) -> dict[tuple[str, str], str]:
+    """Return a name for people for each dataset of EVENTS: `fact.fct_events`, `events.csv`.
+
+    Files with the same name in several folders keep these.
+    """
+    keys = {_key(part) for event in events for part in (*event.get("inputs", []), *event.get("outputs", []))}
+    files = {key: key[1].rstrip("/").rpartition("/")[2] or key[1] for key in keys if not _is_table(key)}
+    counts = Counter(files.values())
+    return {
+        key: (files[key] if counts[files[key]] == 1 else key[1]) if key in files else key[1].partition(".")[2] or key[1]
+        for key in keys
+    }
+
+
+def _is_table(key: tuple[str, str]) -> bool:
+    return key[0].startswith("postgres://")
+
+
+def _dataset(
+    name: str,
+    found: _Found,
+    names: Mapping[tuple[str, str], str],
+    several: Mapping[str, str],
+    rows: Mapping[str, int],
+) -> Dataset:
+    lineage = found.facets.get("columnLineage", {}).get("fields", {})
+    return Dataset(
+        name,
+        "file" if found.is_file else "table",
+        description=str(found.facets.get("documentation", {}).get("description", "")).strip(),
+        columns=tuple(
+            (
+                str(column["name"]),
+                str(column.get("type") or ""),
+                str(column.get("description") or "").strip(),
+                _origin(lineage.get(column["name"], {}), names),
+            )
+            for column in found.facets.get("schema", {}).get("fields", [])[:MANY]
+        ),
+        made_of=tuple(sorted({several.get(source, source) for source in found.sources})),
+        rows=rows.get(name, found.rows) if name not in several.values() else None,
+        built_at=found.built_at,
+        changed=found.changed,
+    )
+
+
+def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> str:
+    """Return the columns that a column comes from, by the FIELD of the facet `columnLineage`."""
+    columns = [
+        f"{names.get(_key(source), source['name'])}: {source['field']}" for source in field.get("inputFields", [])
+    ]
+    return ", ".join(columns[:MOST_FILES])
+
+
+def _exposures(each: tuple[str, _Found], found: Mapping[str, _Found]) -> Iterable[tuple[str, Dataset]]:
+    """Yield the exposures of the dataset EACH, with all of FOUND that they are made of."""
+    for exposure in each[1].facets.get("dbt_exposures", {}).get("exposures", []):
+        made_of = tuple(
+            name
+            for name, other in sorted(found.items())
+            if exposure in other.facets.get("dbt_exposures", {}).get("exposures", [])
+        )
+        yield exposure["name"], Dataset(exposure["name"], "exposure", f"A {exposure['type']} of dbt.", made_of=made_of)
+
+
+def last_changes(root: Path) -> dict[str, str]:
+    """Return by file of dbt's models and the feeds' contracts the last commit that changed it: day, hash, subject.
+
+    Empty where that is not known: there is no git, or the clone has only some of the commits.
+    """
+    changes: dict[str, str] = {}
+    with contextlib.suppress(FeedError, OSError):
+        if git(root, "rev-parse", "--is-shallow-repository") == "true":
+            return {}
+        places = ("dbt/models", "airflow/feeds")
+        log = git(root, "log", "--relative", "--name-only", "--format=%x00%cs %h %s", "--", *places)
+        for commit in log.split("\0")[1:]:
+            subject, *files = commit.splitlines()
+            for file in filter(None, files):
+                changes.setdefault(file, subject)
+    return changes

@@ -1,0 +1,97 @@
+"""What the report gets from lineage events: files, tables, who reads them, and the last change of each."""
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.pipeline.datasets import datasets, last_changes
+from harness.reporting.report.run import Dataset
+
+PG = "postgres://host:5432"
+ENDED_AT = datetime(2026, 11, 27, 22, tzinfo=UTC)
+
+
+def part(name: str, rows: int | None = None, kind: str = "output", **facets: Any) -> dict[str, Any]:
+    """Return the table or, with a slash in its NAME, the file as an input or an output of an event."""
+    statistics = {} if rows is None else {f"{kind}Statistics": {"rowCount": rows}}
+    namespace, full = ("file", name) if "/" in name else (PG, f"warehouse.{name}")
+    return {"namespace": namespace, "name": full, "facets": facets, f"{kind}Facets": statistics}
+
+
+def event(
+    inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], state: str = "COMPLETE", **facets: Any
+) -> dict[str, Any]:
+    return {
+        "eventType": state,
+        "eventTime": ENDED_AT.isoformat(),
+        "job": {"namespace": "ours", "name": "job", "facets": facets},
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+EXPOSURES = {"exposures": [{"name": "report", "type": "dashboard", "unique_id": "exposure.m.report"}]}
+LINEAGE = {"fields": {"id": {"inputFields": [{"namespace": "file", "name": "/data/events.csv", "field": "event_id"}]}}}
+SCHEMA = {"fields": [{"name": "id", "type": "bigint", "description": "The event. "}, {"name": "load_id", "type": None}]}
+LOAD = event([part("/data/events.csv", 11, "input")], [part("raw.events", 10, schema=SCHEMA, columnLineage=LINEAGE)])
+MODEL = event(
+    [part("raw.events")],
+    [part("fact.fct", 7, documentation={"description": "One row per id.\n"}, dbt_exposures=EXPOSURES)],
+    dbt_node={"original_file_path": "models/fct.sql"},
+)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone in which the model was changed by the first of two commits."""
+    model = tmp_path / "project" / "dbt" / "models" / "fct.sql"
+    model.parent.mkdir(parents=True)
+    model.write_text("select 1")
+    environment = {"GIT_AUTHOR_DATE": "2026-01-02T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-02T00:00:00Z"}
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message"]
+    for command in (["init", "--quiet"], ["add", "."], [*commit, "Fees are exact"], [*commit, "Nothing"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, env=environment)
+    return tmp_path / "project"
+
+
+def test_what_runs_have_read_and_made(clone: Path) -> None:
+    test = event([part("fact.fct"), part("raw.events")], [], jobType={"jobType": "TEST"})
+    failed = event([part("raw.gone")], [part("fact.gone")], "FAIL")
+    [file, mart, raw, report] = datasets([LOAD, MODEL, test, failed], {"fact.fct": 8}, clone)
+    assert file == Dataset("events.csv", "file", rows=11)
+    assert raw == Dataset(
+        "raw.events",
+        "table",
+        columns=(("id", "bigint", "The event.", "events.csv: event_id"), ("load_id", "", "", "")),
+        made_of=("events.csv",),
+        rows=10,
+        built_at=ENDED_AT,
+    )
+    changed = mart.changed.split()
+    assert (changed[0], changed[2:]) == ("2026-01-02", ["Fees", "are", "exact"])
+    assert mart == Dataset("fact.fct", "table", "One row per id.", (), ("raw.events",), 8, ENDED_AT, mart.changed)
+    assert report == Dataset("report", "exposure", "A dashboard of dbt.", made_of=("fact.fct",))
+
+
+def test_many_files_are_one(clone: Path) -> None:
+    files = [part(f"/data/{number}.csv", 1, "input") for number in range(5)]
+    found = {each.name: each for each in datasets([event(files, [part("raw.events", 5)])], {}, clone)}
+    assert list(found) == ["5 files of raw.events", "raw.events"]
+    assert found["raw.events"].made_of == ("5 files of raw.events",)
+    assert found["5 files of raw.events"] == Dataset("5 files of raw.events", "file")
+
+
+def test_files_of_one_name_keep_their_folders(clone: Path) -> None:
+    load = event([part("/a/x.csv"), part("/b/x.csv"), part("/b/y.csv")], [part("raw.events")])
+    assert [each.name for each in datasets([load], {}, clone)] == ["/a/x.csv", "/b/x.csv", "raw.events", "y.csv"]
+
+
+def test_without_history_nothing_is_said_of_changes(tmp_path: Path, clone: Path) -> None:
+    assert list(last_changes(clone)) == ["dbt/models/fct.sql"]
+    assert last_changes(tmp_path / "none") == {}
+    shallow = tmp_path / "shallow"
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{clone.parent}", shallow], check=True)
+    assert last_changes(shallow / "project") == {}
