@@ -12,6 +12,10 @@ from feeds.tables import create_tables
 from harness.warehouse.server import Server
 
 ROLES = ("loader", "transformer", "reader")
+LEDGER_FIGURES = (  # the columns of raw.loads without what files and failures are called
+    *("load_id", "feed", "status", "started_at", "ended_at", "seconds", "same_as_load_id", "transaction_id"),
+    *("rows_read", "rows_loaded", "rows_rejected", "rows_outside"),
+)
 MARK = "made by events-platform"  # the comment on each database and role that the project made: only these are dropped
 
 
@@ -93,16 +97,17 @@ def create_warehouse(server: Server, database: str, passwords: dict[str, str]) -
 
 
 def let_reader_see_ledger(warehouse: Warehouse) -> None:
-    """Let the reader select from the ledger, which is made if it is missing, and from nothing else of `raw`.
+    """Let the reader select figures from the ledger, which is made if it is missing, and nothing else of `raw`.
 
     Metrics are read so. The state of the models, the other table that they need, is granted by dbt. Raises FeedError
     as `feeds.tables.create_tables` does.
     """
     feed = next(iter(read_feeds().values()))
     create_tables(warehouse.loader_dsn, feed)
-    reader = sql.Identifier(warehouse.role("reader"))
+    statement = sql.SQL("grant usage on schema raw to {role}; grant select ({columns}) on raw.loads to {role}")
+    columns, role = sql.SQL(", ").join(map(sql.Identifier, LEDGER_FIGURES)), sql.Identifier(warehouse.role("reader"))
     with psycopg.connect(warehouse.loader_dsn) as connection:
-        connection.execute(sql.SQL("grant usage on schema raw to {0}; grant select on raw.loads to {0}").format(reader))
+        connection.execute(statement.format(columns=columns, role=role))
 
 
 def grant_database(connection: psycopg.Connection, warehouse: Warehouse) -> None:

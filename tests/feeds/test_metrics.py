@@ -190,12 +190,14 @@ def test_what_is_not_known_of_the_models_is_left_out_until_the_next_build(change
     assert not [name for name in found if "model" in name]
 
 
-def test_the_reader_sees_the_ledger_and_no_rows(read: Warehouse) -> None:
+def test_the_reader_sees_figures_of_the_ledger_and_no_rows(read: Warehouse) -> None:
     with psycopg.connect(read.reader_dsn) as connection:
         tables = connection.execute(
             "select relname::text from pg_class where relnamespace = 'raw'::regnamespace and relkind in ('r', 'p')"
-            " and has_table_privilege(oid, 'select, insert, update, delete, truncate')"
+            " and has_any_column_privilege(oid, 'select, insert, update')"
         ).fetchall()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select source_uri from raw.loads")
     assert tables == [("loads",)]
 
 
