@@ -79,7 +79,9 @@ TASKS = [
     Variable("<FEED>_NOT_BEFORE", "the feed's rows before this time (UTC) are rejected, e.g. `2015-01-01`", "no bound"),
     Variable("<FEED>_BEFORE", "rows of the feed from this time on (UTC) are rejected, e.g. `2031-01-01`", "no bound"),
     Variable("NETRC", "the file with passwords of web servers, for files over HTTP", "`~/.netrc`"),
-    Variable("EVENTS_DSN", "only for `python -m feeds`: the warehouse as the role `loader`"),
+    Variable(
+        "EVENTS_DSN", "only for `python -m feeds`: the warehouse as the role `loader`, for its metrics as `reader`"
+    ),
     Variable("AIRFLOW_CONN_WAREHOUSE_LOADER", "Airflow's connection to the warehouse as the role `loader`"),
     Variable(
         "AIRFLOW_CONN_NOTIFICATIONS",
