@@ -67,7 +67,8 @@ def other_text(given: Any, kind: str) -> Any:
         text = float_text(given, kind)
         return Number(text) if given - given == 0 else text
     if isinstance(given, datetime):
-        return f"{given.astimezone(UTC) if given.tzinfo else given:%Y-%m-%d %H:%M:%S.%f}{'Z' if given.tzinfo else ''}"
+        text = f"{given.astimezone(UTC) if given.tzinfo else given:%Y-%m-%d %H:%M:%S.%f}"
+        return f"{text[:-3] if kind.startswith('timestamp[ms') else text}{'Z' if given.tzinfo else ''}"
     if isinstance(given, bytes):
         return str(UUID(bytes=given)) if kind == "fixed_size_binary[16]" else given.hex()
     return given

@@ -335,3 +335,14 @@ def test_line_ends_in_quotes_are_those_of_the_file(end: str, tmp_path: Path) -> 
     feed = Feed("f", "1.0.0", (COLUMNS[0], COLUMNS[3]), ("i",), "f", "csv", (), Properties())
     text = end.join(["I d,s", '1,"a\r\nb\n\r\n"', '2,"\r\r\n"', '3,"a\nb"', '4,"a', '5,"b\r', '6,"c"\r'])
     check((feed, text.encode()), tmp_path / "file")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_a_new_columns_times_have_the_digits_of_their_unit(unit: str, zone: str | None, tmp_path: Path) -> None:
+    feed = Feed("f", "1.0.0", (COLUMNS[0],), ("i",), "f", "parquet", (), Properties(drift=Drift(new_column="keep")))
+    moment = datetime(2020, 2, 29, 12, tzinfo=UTC if zone else None)
+    table = pa.table({"I d": [1, 2], "new": pa.array([moment, None], pa.timestamp(unit, zone))})
+    written = io.BytesIO()
+    pq.write_table(table, written)
+    check((feed, written.getvalue()), tmp_path / "file")
