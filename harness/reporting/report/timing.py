@@ -40,7 +40,12 @@ class Row:
     @property
     def rank(self) -> tuple[bool, bool, float]:
         """Which rows are drawn where there is no room for all: those that failed, the critical path, the longest."""
-        return any(bar.tone == "failed" for bar in self.bars), self.is_critical, self.length_s
+        return any(bar.tone == "failed" for bar in self.bars), self.is_critical, self.length_s or self.wait_s
+
+    @property
+    def wait_s(self) -> float:
+        """How long it waited; 0 if that is not known."""
+        return sum(bar.end_s - bar.start_s for bar in self.bars if bar.tone == "waits")
 
     @property
     def length_s(self) -> float:
@@ -97,7 +102,7 @@ def rows(run: Run, total_s: float) -> dict[str, list[Row]]:
         "Loads": [_row(run, load.step, total_s) for load in run.loads],
         "Nodes of dbt": [_row(run, node.step, total_s) for node in run.nodes if node.started_at],
     }
-    return {title: _marked(found) for title, found in kinds.items() if found}
+    return {title: _marked(found, has_path=title != "Pods") for title, found in kinds.items() if found}
 
 
 def _row(run: Run, step: Step, total_s: float) -> Row:
@@ -110,8 +115,9 @@ def _row(run: Run, step: Step, total_s: float) -> Row:
     return Row(step.name, step.of, bars)
 
 
-def _marked(found: Sequence[Row]) -> list[Row]:
-    path = set(critical_path([(row.start_s, row.end_s) for row in found])) if len(found) > 1 else set()
+def _marked(found: Sequence[Row], *, has_path: bool) -> list[Row]:
+    spans = [(row.start_s, row.end_s) for row in found]
+    path = set(critical_path(spans)) if has_path and len(found) > 1 else set()
     marked = []
     for i, row in enumerate(found):
         bars = [bar._replace(tone="critical") if bar.tone == "runs" and i in path else bar for bar in row.bars]
@@ -145,7 +151,9 @@ def chart(run: Run, total_s: float) -> Markup | None:
         more = f", {MOST_BARS} of {len(found):,}" if len(found) > MOST_BARS else ""
         drawn.append((f"{title}{more}", ()))
         for row in (found[i] for i in sorted(ranked[:MOST_BARS])):
-            drawn.append((value(f"{seconds(row.length_s)} {row.name} · {row.of}".removesuffix(" · ")), row.bars))
+            drawn.append(
+                (value(f"{seconds(row.length_s or row.wait_s)} {row.name} · {row.of}".removesuffix(" · ")), row.bars)
+            )
     if not drawn:
         return None
     end_s = max([total_s, *(bar.end_s for _, bars in drawn for bar in bars)])
@@ -220,10 +228,11 @@ def sentences(run: Run, total_s: float) -> list[str]:
         ended = [row for row in kinds.get(title, []) if row.length_s]
         if ended:
             longest = max(ended, key=lambda row: row.length_s)
-            waits = [bar.end_s - bar.start_s for bar in longest.bars if bar.tone == "waits"]
-            waited = f", after {seconds(waits[0])} of waiting" if waits and waits[0] >= CLOCKS_S else ""
+            waited = f", after {seconds(longest.wait_s)} of waiting" if longest.wait_s >= CLOCKS_S else ""
             of = f" of {value(longest.of)}" if what == "task" else ""
-            found.append(f"The longest {what} was {value(longest.name)}{of}: {seconds(longest.length_s)}{waited}.")
+            started = "ready in " if what == "pod" else ""
+            length = f"{started}{seconds(longest.length_s)}"
+            found.append(f"The longest {what} was {value(longest.name)}{of}: {length}{waited}.")
             found += meanwhile(longest, kinds) if what == "task" else []
     for title, what in (("Phases", "phases"), ("Nodes of dbt", "nodes of dbt")):
         path = [row for row in kinds.get(title, []) if row.is_critical]

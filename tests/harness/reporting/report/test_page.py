@@ -112,7 +112,7 @@ def test_pods_are_shown_from_their_scheduling_to_their_readiness(ended: Element)
         ["airflow-scheduler-1", "1.0 s", "3.0 s", "4.0 s", "9.0 s"],
         ["dbt-build-1", "20.0 s", "21.0 s", "22.0 s", ""],
     ]
-    assert "The longest pod was airflow-scheduler-1: 5.0 s, after 3.0 s of waiting." in pages.text(ended)
+    assert "The longest pod was airflow-scheduler-1: ready in 5.0 s, after 3.0 s of waiting." in pages.text(ended)
 
 
 def test_each_phase_is_beside_that_of_the_last_run_and_of_main(ended: Element) -> None:
