@@ -89,6 +89,8 @@ def run(
     a given server everything that was created is dropped. Raises UsageError for options that exclude one another,
     NotUpError, PostgresError, ServiceFailedError, or DbtFailedError.
     """
+    command = " ".join(map(shown, arguments)) or "build and docs"
+    report = begin(section, f"dbt {command}")
     is_prod = os.environ.get("DBT_TARGET") == "prod"
     if is_prod and dsn:
         raise UsageError(
@@ -103,8 +105,6 @@ def run(
             "What --postgres creates is dropped at the end; what DBT_TARGET=prod builds stays anyway.",
             f"Leave {option} out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
-    command = " ".join(map(shown, arguments)) or "build and docs"
-    report = begin(section, f"dbt {command}")
     run_data.add_clone(report)
     is_usual = not (arguments or dsn or is_prod or keep or reuse)
     if is_usual:

@@ -73,6 +73,7 @@ def whole_number(text: str) -> int:
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s replay`."""
+    begin_report(section, section.title)  # before anything can fail
     logging.getLogger("feeds").setLevel(logging.ERROR)  # the script provokes what loads warn of
     feeds = read_feeds()
     if parsed.target:
