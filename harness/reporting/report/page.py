@@ -78,7 +78,7 @@ def render(run: Run, total_s: float, limits: Limits) -> str:
         "time": timing.chart(run, total_s),
         "total": timing.total_sentence(run, total_s),
         "sentences": timing.sentences(run, total_s),
-        "days": days_chart(run.days),
+        "days": days_chart(run.days or ()),
         "graph": lineage.graph(run.datasets),
         "entries": lineage.entries(run.datasets, run.nodes),
         "has_main": run.main is not None and run.main != run.last,

@@ -12,7 +12,7 @@ import pytest
 from feeds.load import load
 from feeds.tables import create_tables
 from harness.oracle.checks import Check
-from harness.oracle.expected_numbers import ExpectedMarts
+from harness.oracle.expected_numbers import Rows
 from harness.pipeline import run_data
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.rejected_rows import RejectedRows
@@ -38,6 +38,10 @@ def test_a_warehouse_without_marts(warehouse: Warehouse, tmp_path: Path) -> None
     assert sizes["raw.loads"] == (None, True)
     assert not [name for name in sizes if name.startswith("raw.events_")]
     assert [list(series.points) for series in run.series] == [[], []]
+    assert [(each.reason, each.rows, list(each.examples)) for each in run.rejects] == [
+        ("events: event_id: type", 1, [(3, "x;created_account;1;2020-01-01 00:00:00;")])
+    ]
+    assert (run.has_warehouse, run.older_loads, run.days) == (True, 0, None)
 
 
 def test_the_computed_series_are_beside_the_warehouses(warehouse: Warehouse) -> None:
@@ -54,14 +58,10 @@ def test_the_computed_series_are_beside_the_warehouses(warehouse: Warehouse) -> 
             " (2, %(day)s, 2.25)) as t (service_id, date, lead_fee_revenue)",
             {"day": first},
         )
-    marts = ExpectedMarts(
-        {},
-        Decimal(0),
-        {
-            run_data.AVAILABILITY: {(first, 4), (second, 5)},
-            run_data.REVENUE: {(1, first, 1, Decimal("1.5")), (2, first, 1, Decimal(2))},
-        },
-    )
+    marts: dict[str, Rows] = {
+        run_data.AVAILABILITY: {(first, 4), (second, 5)},
+        run_data.REVENUE: {(1, first, 1, Decimal("1.5")), (2, first, 1, Decimal(2))},
+    }
     run = Run("e2e")
     run_data.add_warehouse(run, warehouse, marts)
     assert [series.points for series in run.series] == [[(first, 4, 4), (second, 5, None)], [(first, 3.5, 3.75)]]
