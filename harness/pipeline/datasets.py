@@ -124,7 +124,7 @@ def _dataset(
                 str(column["name"]),
                 str(column.get("type") or ""),
                 _words(column.get("description")),
-                _origin(lineage.get(column["name"], {}), names),
+                _origin(lineage.get(column["name"], {}), names, several),
             )
             for column in found.facets.get("schema", {}).get("fields", [])[:MANY]
         ),
@@ -140,12 +140,11 @@ def _words(description: object) -> str:
     return " ".join(str(description or "").split())
 
 
-def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> str:
+def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str], several: Mapping[str, str]) -> str:
     """Return the columns that a column comes from, by the FIELD of the facet `columnLineage`."""
-    columns = [
-        f"{names.get(_key(source), source['name'])}: {source['field']}" for source in field.get("inputFields", [])
-    ]
-    return ", ".join(columns[:MOST_FILES])
+    sources = [(names.get(_key(source), source["name"]), source["field"]) for source in field.get("inputFields", [])]
+    columns = dict.fromkeys(f"{several.get(name, name)}: {column}" for name, column in sources)
+    return ", ".join([*columns][:MOST_FILES])
 
 
 def _exposures(each: tuple[str, _Found], found: Mapping[str, _Found]) -> Iterable[tuple[str, Dataset]]:

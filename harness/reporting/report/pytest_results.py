@@ -18,7 +18,13 @@ def read(folder: Path = RESULTS) -> Iterator[PytestRun]:
     for path in sorted(folder.glob("*.xml")):
         try:
             yield read_one(path)
-        except (OSError, ElementTree.ParseError, ValueError, LookupError, OverflowError):  # damaged, or another program's
+        except (
+            OSError,
+            ElementTree.ParseError,
+            ValueError,
+            LookupError,
+            OverflowError,
+        ):  # damaged, or another program's
             continue
 
 

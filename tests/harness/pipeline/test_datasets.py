@@ -82,9 +82,12 @@ def test_what_runs_have_read_and_made(clone: Path) -> None:
 
 def test_many_files_are_one(clone: Path) -> None:
     files = [part(f"/data/{number}.csv", 1, "input") for number in range(5)]
-    found = {each.name: each for each in datasets([event(files, [part("raw.events", 5)])], {}, clone)}
+    fields = {"id": {"inputFields": [{"namespace": "file", "name": each["name"], "field": "ID"} for each in files]}}
+    made = part("raw.events", 5, schema=SCHEMA, columnLineage={"fields": fields})
+    found = {each.name: each for each in datasets([event(files, [made])], {}, clone)}
     assert list(found) == ["5 files of raw.events", "raw.events"]
     assert found["raw.events"].made_of == ("5 files of raw.events",)
+    assert found["raw.events"].columns[0][3] == "5 files of raw.events: ID"
     assert found["5 files of raw.events"] == Dataset("5 files of raw.events", "file")
 
 
