@@ -55,7 +55,7 @@ DAYS = """
 """
 LOADS = """
     select
-        feed, coalesce(run_id, ''), status, coalesce(failure, ''), started_at, ended_at,
+        feed, coalesce(run_id, ''), status, translate(coalesce(failure, ''), e'\\n', ' '), started_at, ended_at,
         rows_read, rows_loaded, rows_rejected, rows_outside, rows_absent
     from (select * from raw.loads order by load_id desc limit %s) as latest order by load_id
 """

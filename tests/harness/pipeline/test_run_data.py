@@ -9,6 +9,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from feeds.errors import TooManyRejected
 from feeds.load import load
 from feeds.tables import create_tables
 from harness.oracle.checks import Check
@@ -27,11 +28,14 @@ def test_a_warehouse_without_marts(warehouse: Warehouse, tmp_path: Path) -> None
     path = tmp_path / "events.csv"
     path.write_text(f"{HEADER}\n1;created_account;1;2020-01-01 00:00:00;\nx;created_account;1;2020-01-01 00:00:00;\n")
     create_tables(warehouse.loader_dsn, EVENTS)
+    with pytest.raises(TooManyRejected):
+        load(EVENTS, warehouse.loader_dsn, source_uri=str(path), max_rejected=0)
     load(EVENTS, warehouse.loader_dsn, source_uri=str(path), max_rejected=1)
     run = Run("e2e")
     run_data.add_warehouse(run, warehouse, None, {"raw.events": 1})
     assert run.notes == []
-    [loaded] = run.loads
+    [refused, loaded] = run.loads
+    assert refused.failure.startswith(f"1 of 2 rows of {path} were rejected; at most 0% are allowed. The file ")
     assert (loaded.feed, loaded.status, loaded.read, loaded.loaded, loaded.rejected) == ("events", "succeeded", 2, 1, 1)
     sizes = {table.name: (table.rows, table.size_bytes > 0) for table in run.tables}
     assert sizes["raw.events"] == (1, True)  # of its partitions, which are not listed themselves

@@ -303,6 +303,12 @@ def filled(name: str) -> Run:
     return run
 
 
+def test_each_day_of_a_year_is_in_the_table_of_a_series(tmp_path: Path) -> None:
+    run = made.began()
+    run.series = [Series("a", "", [(date(2019, 1, 1) + timedelta(day), 1.0, 1.0) for day in range(450)])]
+    assert [row[0] for row in table(written(run, tmp_path), "a by day")[1:3]] == ["2019-01-01", "2019-01-02"]
+
+
 def test_a_huge_run_is_cut(tmp_path: Path) -> None:
     run = filled("&" * 100_000)
     run.tasks = [replace(run.tasks[0], name=f"{number}{'&' * 1000}") for number in range(500)]
