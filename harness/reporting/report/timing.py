@@ -10,7 +10,7 @@ from harness.reporting import charts
 from harness.reporting.charts import TimeBar
 from harness.reporting.report.run import Run, Step, step_names
 from harness.reporting.summary import seconds
-from harness.reporting.wording import value
+from harness.reporting.wording import count, value
 
 MOST_BARS = 14  # of each kind of step
 MOST_NAMED = 10  # steps of a path in a sentence, the longest
@@ -118,6 +118,10 @@ def _marked(found: Sequence[Row]) -> list[Row]:
     return sorted(marked, key=lambda row: (row.start_s, row.end_s))
 
 
+def _overlap(one: Row, other: Row) -> bool:
+    return one.start_s < other.end_s and other.start_s < one.end_s
+
+
 def critical_path(spans: Sequence[tuple[float, float]]) -> list[int]:
     """Return which of SPANS, starts and ends in seconds, made everything end when it did: their indexes, in order.
 
@@ -189,7 +193,10 @@ def sentences(run: Run, total_s: float) -> list[str]:
             waits = [bar.end_s - bar.start_s for bar in longest.bars if bar.tone == "waits"]
             waited = f", after {seconds(waits[0])} of waiting" if waits and waits[0] >= CLOCKS_S else ""
             of = f" of {value(longest.of)}" if what == "task" else ""
-            found.append(f"The longest {what} was {value(longest.name)}{of}: {seconds(longest.length_s)}{waited}.")
+            beside = sum(row.name == longest.name and row is not longest and _overlap(row, longest) for row in ended)
+            others = f", while {count(beside, 'other')} of its name ran" if beside and what == "task" else ""
+            took = f"{seconds(longest.length_s)}{waited}{others}"
+            found.append(f"The longest {what} was {value(longest.name)}{of}: {took}.")
     for title, what in (("Phases", "phases"), ("Nodes of dbt", "nodes of dbt")):
         path = [row for row in kinds.get(title, []) if row.is_critical]
         named = sorted(path, key=lambda row: row.length_s, reverse=True)[:MOST_NAMED]

@@ -106,6 +106,15 @@ def test_the_slowest_are_named_with_their_wait(ended: Element) -> None:
     assert f"The critical path of the phases: {path}." in text
 
 
+def test_a_task_that_took_longest_beside_others_of_its_name_says_so() -> None:
+    run = made.ended()
+    run.tasks = [replace(run.tasks[2], of=f"dag{i}", ended_at=made.at(41.5 - i)) for i in range(3)]
+    run.tasks.append(replace(run.tasks[0], queued_at=made.at(41.5), started_at=made.at(41.5), ended_at=made.at(42)))
+    assert timing.sentences(run, 43)[2] == (
+        "The longest task was dbt_build of dag0: 18.5 s, after 3.0 s of waiting, while 2 others of its name ran."
+    )
+
+
 def test_pods_are_shown_from_their_scheduling_to_their_readiness(ended: Element) -> None:
     assert table(ended, "Pods") == [
         ["Pod", "Scheduled at", "Images pulled at", "Started at", "Ready at"],
