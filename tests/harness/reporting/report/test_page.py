@@ -194,6 +194,14 @@ def test_what_was_rejected_is_shown_with_examples(ended: Element) -> None:
     assert table(ended, "Tables")[1:] == [["raw.events", "100", "2.9 MB"], ["raw.loads", "", "32.8 kB"]]
 
 
+def test_without_a_rejected_row_that_is_kept_the_ledger_is_not_contradicted(tmp_path: Path) -> None:
+    run = made.ended()
+    run.rejects, run.has_warehouse = [], True
+    assert "None is kept: later loads of the same files have rejected none." in pages.text(written(run, tmp_path))
+    run.loads = [replace(run.loads[0], rejected=0)]
+    assert "Rejected rows None." in " ".join(pages.text(written(run, tmp_path)).split())
+
+
 def test_late_and_corrected_rows_are_shown_by_day(ended: Element) -> None:
     assert table(ended, "Late and corrected rows")[1:] == [
         ["2020-03-02", "events", "4", "1", "0"],
