@@ -69,6 +69,8 @@ def run(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s cluster`."""
     if parsed.target not in CLUSTERS:
         raise invalid_arguments(f"{shown(parsed.target)!r} is not a cluster; the clusters are {', '.join(CLUSTERS)}.")
+    if parsed.action == "up":
+        begin(section, section.title)  # before anything can fail
     options = run_options(parsed, reuse=True)
     if parsed.action == "up":
         for feed in read_feeds().values():

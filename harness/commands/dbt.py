@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from itertools import chain
+from itertools import chain, pairwise
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -89,6 +89,8 @@ def run(
     a given server everything that was created is dropped. Raises UsageError for options that exclude one another,
     NotUpError, PostgresError, ServiceFailedError, or DbtFailedError.
     """
+    command = on_one_line(arguments) or "build and docs"
+    report = begin(section, f"dbt {command}")
     is_prod = os.environ.get("DBT_TARGET") == "prod"
     if is_prod and dsn:
         raise UsageError(
@@ -103,8 +105,6 @@ def run(
             "What --postgres creates is dropped at the end; what DBT_TARGET=prod builds stays anyway.",
             f"Leave {option} out, or run dbt on an ephemeral server: nox -s dbt -- --keep",
         )
-    command = " ".join(map(shown, arguments)) or "build and docs"
-    report = begin(section, f"dbt {command}")
     run_data.add_clone(report)
     is_usual = not (arguments or dsn or is_prod or keep or reuse)
     if is_usual:
@@ -250,9 +250,18 @@ def run_all(commands: Sequence[Sequence[str]], env: Mapping[str, str], dsn: str,
             shutil.copy(ARTIFACTS / "target" / "static_index.html", DBT_DOCS)
             say(f"✓ documentation: {from_root(DBT_DOCS)}")
         else:
-            with phases_of(section).phase(f"dbt {' '.join(map(shown, command))}") as phase:
+            with phases_of(section).phase(f"dbt {on_one_line(command)}") as phase:
                 phase.went_well = False  # dbt itself says how it went
                 run_dbt(command, env, dsn, section)
+
+
+def on_one_line(arguments: Sequence[str]) -> str:
+    """Return ARGUMENTS of dbt for people: without secrets, and without the values of variables, which may be some."""
+    pairs = pairwise(["", *arguments])
+    return " ".join(
+        "…" if before == "--vars" else "--vars=…" if each.startswith("--vars=") else shown(each)
+        for before, each in pairs
+    )
 
 
 def phases_of(section: Section) -> Phases:
@@ -274,7 +283,7 @@ def run_dbt(arguments: Sequence[str], env: Mapping[str, str], dsn: str, section:
     exit_code, output = stream([python_of("dbt"), "dbt/run.py", *arguments], cwd=ROOT, env=env)
     results = dbt_report.read(target)
     report = dbt_report.report(results, dsn)
-    command = " ".join(map(shown, arguments))
+    command = on_one_line(arguments)
     if section and section.run:
         section.run.secrets.append(dsn)
         run_data.add_dbt(section.run, target, dsn)

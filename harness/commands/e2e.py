@@ -63,6 +63,7 @@ def run_command(parsed: argparse.Namespace, section: Section) -> None:
     if parsed.down:
         take_down_kept()
         return
+    begin(section, section.title)  # before anything can fail
     lineage.forget()
     options = run_options(parsed, interval=Interval.parse(parsed.start, parsed.end))
     run(replace(options, uris={**samples(read_feeds().values()), **options.uris}), section)
@@ -136,7 +137,7 @@ def collect(report: Run, deployment: Deployment, results: CheckResults, *, has_f
     run_data.add_airflow(report, deployment.api)
     with run_data.part(report, "the pods"):
         report.pods = deployment.pods()
-    marts = results.expected.marts if results.expected else None
+    marts = results.expected.marts.content if results.expected and results.expected.marts else None
     run_data.add_warehouse(report, deployment.warehouse, marts, results.rows)
     folder = deployment.last_dbt_run
     with run_data.part(report, "the results of the failed dbt run"):

@@ -73,6 +73,7 @@ def whole_number(text: str) -> int:
 
 def run_command(parsed: argparse.Namespace, section: Section) -> None:
     """Run `nox -s replay`."""
+    begin_report(section, section.title)  # before anything can fail
     logging.getLogger("feeds").setLevel(logging.ERROR)  # the script provokes what loads warn of
     feeds = read_feeds()
     if parsed.target:
@@ -150,7 +151,7 @@ def play_on_airflow(parsed: argparse.Namespace, feeds: dict[str, Feed], section:
                 raise
             finally:
                 run_data.add_airflow(report, deployment.api)
-                run_data.add_warehouse(report, deployment.warehouse)
+                run_data.add_warehouse(report, deployment.warehouse, player.comparison.marts)
                 # Of the last day, as without Airflow.
                 run_data.add_lineage(report, partial(lineage.of_run, deployment.lineage_folders, player.begun))
             phase.text = f"{len(player.run_ids)} runs of {DAYS} days: every table right after each delivery"
@@ -232,7 +233,7 @@ def say_difference(difference: Difference, script: Script) -> None:
 def shrunk(player: Player, script: Script, difference: Difference) -> str:
     """Write the smallest script that shows DIFFERENCE, print it, and return it as Markdown."""
     say("… shrinking the script")
-    player.progress, player.look, player.emits = lambda _: None, lambda _: None, False
+    player.progress, player.look, player.emits = lambda _: None, lambda *_: None, False
     until_then = tuple(delivery for delivery in script.deliveries if delivery.day <= difference.day)
     script = script.model_copy(update={"deliveries": until_then})
 

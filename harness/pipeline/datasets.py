@@ -20,11 +20,12 @@ MANY = 200  # columns of a dataset that are kept
 def datasets(events: Iterable[Event], rows: Mapping[str, int], root: Path = ROOT) -> list[Dataset]:
     """Return all that the runs of EVENTS which ended well have read or made, by name; ROWS are counted, by table.
 
-    Of a model also the last commit in the clone at ROOT that changed its SQL.
+    Of a model also the last commit in the clone at ROOT that changed its SQL, of a feed's table that of its contract.
     """
     ended = [event for event in events if event["eventType"] == "COMPLETE"]
     names = _names(ended)
     found: dict[str, _Found] = defaultdict(_Found)
+    files_of: dict[str, set[str]] = defaultdict(set)  # by the feed's table, the first of what a load makes
     changes = last_changes(root)
     for event in ended:
         facets = event["job"].get("facets", {})
@@ -32,9 +33,13 @@ def datasets(events: Iterable[Event], rows: Mapping[str, int], root: Path = ROOT
         sources = {names[_key(part)]: part for part in event.get("inputs", [])}
         for name, part in sources.items():
             found[name].add(part)
-        if is_test:
+        if is_test or not (outputs := event.get("outputs")):
             continue
-        for part in event.get("outputs", []):
+        feed_table = names[_key(outputs[0])]
+        if files := {name for name in sources if found[name].is_file}:
+            files_of[feed_table] |= files
+            found[feed_table].changed = changes.get(f"airflow/feeds/{feed_table.rpartition('.')[2]}.yaml", "")
+        for part in outputs:
             made = found[names[_key(part)]]
             made.add(part)
             made.sources |= sources.keys()
@@ -43,8 +48,8 @@ def datasets(events: Iterable[Event], rows: Mapping[str, int], root: Path = ROOT
             made.changed = changes.get(f"dbt/{path}", made.changed)
     several = {
         file: f"{len(files)} files of {table}"
-        for table, made in found.items()
-        if len(files := [name for name in made.sources if found[name].is_file]) > MOST_FILES
+        for table, files in files_of.items()
+        if len(files) > MOST_FILES
         for file in files
     }
     exposures = {name: made_of for each in found.items() for name, made_of in _exposures(each, found)}
@@ -113,13 +118,13 @@ def _dataset(
     return Dataset(
         name,
         "file" if found.is_file else "table",
-        description=str(found.facets.get("documentation", {}).get("description", "")).strip(),
+        description=_words(found.facets.get("documentation", {}).get("description")),
         columns=tuple(
             (
                 str(column["name"]),
                 str(column.get("type") or ""),
-                str(column.get("description") or "").strip(),
-                _origin(lineage.get(column["name"], {}), names),
+                _words(column.get("description")),
+                _origin(lineage.get(column["name"], {}), names, several),
             )
             for column in found.facets.get("schema", {}).get("fields", [])[:MANY]
         ),
@@ -130,12 +135,16 @@ def _dataset(
     )
 
 
-def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> str:
+def _words(description: object) -> str:
+    """Return a DESCRIPTION, whose YAML may have broken it into lines, as one."""
+    return " ".join(str(description or "").split())
+
+
+def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str], several: Mapping[str, str]) -> str:
     """Return the columns that a column comes from, by the FIELD of the facet `columnLineage`."""
-    columns = [
-        f"{names.get(_key(source), source['name'])}: {source['field']}" for source in field.get("inputFields", [])
-    ]
-    return ", ".join(columns[:MOST_FILES])
+    sources = [(names.get(_key(source), source["name"]), source["field"]) for source in field.get("inputFields", [])]
+    columns = dict.fromkeys(f"{several.get(name, name)}: {column}" for name, column in sources)
+    return ", ".join([*columns][:MOST_FILES])
 
 
 def _exposures(each: tuple[str, _Found], found: Mapping[str, _Found]) -> Iterable[tuple[str, Dataset]]:
@@ -146,7 +155,9 @@ def _exposures(each: tuple[str, _Found], found: Mapping[str, _Found]) -> Iterabl
             for name, other in sorted(found.items())
             if exposure in other.facets.get("dbt_exposures", {}).get("exposures", [])
         )
-        yield exposure["name"], Dataset(exposure["name"], "exposure", f"A {exposure['type']} of dbt.", made_of=made_of)
+        kind = exposure["type"]
+        text = f"{'An' if kind[:1] in 'aeiou' else 'A'} {kind} of dbt."
+        yield exposure["name"], Dataset(exposure["name"], "exposure", text, made_of=made_of)
 
 
 def last_changes(root: Path) -> dict[str, str]:
@@ -159,9 +170,12 @@ def last_changes(root: Path) -> dict[str, str]:
         if git(root, "rev-parse", "--is-shallow-repository") == "true":
             return {}
         places = ("dbt/models", "airflow/feeds")
-        log = git(root, "log", "--relative", "--name-only", "--format=%x00%cs %h %s", "--", *places)
+        # Of a merge those files that differ from both sides, as when a conflict was resolved in it.
+        options = ("-c", "--name-only", "--format=%x00%cs %h %s")
+        project = git(root, "rev-parse", "--show-prefix")  # within the clone: `--relative` is not for merges
+        log = git(root, "-c", "core.quotePath=false", "log", *options, "--", *places)
         for commit in log.split("\0")[1:]:
-            subject, *files = commit.splitlines()
+            subject, *files = commit.split("\n")
             for file in filter(None, files):
-                changes.setdefault(file, subject)
+                changes.setdefault(file.removeprefix(project), subject)
     return changes

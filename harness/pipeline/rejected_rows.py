@@ -1,7 +1,8 @@
 """Show the rows that a run's loads have rejected, and keep them in a file: the warehouse is gone after the run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -42,17 +43,17 @@ class RejectedRows:
     Attributes:
         counts: how many the warehouse has, by feed and reason, the most frequent first; of a refused load a few.
         examples: the reason, the line and the beginning of the text of the first of each reason.
-        file: the file that has them, at most `MAX_ROWS`.
+        file: the file that has them, at most `MAX_ROWS`; None if none has.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[str, int, str]] = field(default_factory=list)
-    file: Path = FILE
+    file: Path | None = None
 
     @property
     def place(self) -> str:
-        """The file, from the project's folder."""
-        return from_root(self.file)
+        """The file, from the project's folder; otherwise the table."""
+        return from_root(self.file) if self.file else TABLE
 
     def lines(self) -> list[str]:
         """Return the lines for the terminal; none if no row was rejected."""
@@ -74,6 +75,15 @@ class RejectedRows:
         return [details(title, table(("reason", "line", "row"), rows, numbers=("line",)))]
 
 
+def examples(connection: psycopg.Connection[Any]) -> RejectedRows:
+    """Return the rejected rows of the warehouse behind CONNECTION: how many of each reason, and the first of them."""
+    if connection.execute("select to_regclass(%s)", [TABLE]).fetchone() == (None,):
+        return RejectedRows()
+    found = connection.execute(EXAMPLES, [SHOWN]).fetchall()
+    counts = {reason: count for reason, count, _, _ in found}
+    return RejectedRows(counts, [(reason, line, printable(text)) for reason, _, line, text in found])
+
+
 def collect(warehouse: Warehouse, file: Path = FILE) -> RejectedRows:
     """Write the rejected rows of WAREHOUSE to FILE, print and return them; if that fails, say so: it is not the result.
 
@@ -82,18 +92,15 @@ def collect(warehouse: Warehouse, file: Path = FILE) -> RejectedRows:
     try:
         file.unlink(missing_ok=True)
         with psycopg.connect(warehouse.admin_dsn, connect_timeout=10) as connection:
-            if connection.execute("select to_regclass(%s)", [TABLE]).fetchone() == (None,):
-                return RejectedRows()
-            found = connection.execute(EXAMPLES, [SHOWN]).fetchall()
-            if found:
+            rejected = examples(connection)
+            if rejected.counts:
+                rejected = replace(rejected, file=file)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with connection.cursor().copy(ROWS.format(MAX_ROWS)) as rows, open(file, "wb") as written:
                     written.writelines(map(bytes, rows))
     except (psycopg.Error, OSError) as error:
         say(f"  the rejected rows cannot be kept: {first_line(error, warehouse.admin_dsn)}")
         return RejectedRows()
-    counts = {reason: count for reason, count, _, _ in found}
-    rejected = RejectedRows(counts, [(reason, line, printable(text)) for reason, _, line, text in found], file)
     for line in rejected.lines():
         say(line)
     return rejected

@@ -8,15 +8,16 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg import sql
 
 from feeds.errors import FeedError
 from feeds.uri import first_line
 from harness.oracle.checks import Check
-from harness.oracle.expected_numbers import ExpectedMarts
-from harness.pipeline import lineage
+from harness.oracle.expected_numbers import Rows
+from harness.pipeline import lineage, rejected_rows
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.datasets import datasets
 from harness.pipeline.rejected_rows import RejectedRows
@@ -31,7 +32,7 @@ from harness.warehouse.roles import Warehouse
 TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # a failed program may hold a lock
 MOST_LOADS, MOST_DAYS = 300, 2_000
 AVAILABILITY, REVENUE = "analysis.availability_snapshot", "analysis.service_revenue_daily"
-SERIES = {
+SERIES: dict[str, tuple[str, str, LiteralString]] = {
     AVAILABILITY: ("Active professionals", "", "select date, active_professionals from {} where date is not null"),
     REVENUE: (
         "Revenue of lead fees by day",
@@ -39,16 +40,22 @@ SERIES = {
         "select date, sum(lead_fee_revenue) from {} where date is not null group by date",
     ),
 }
+# With the schema that a model has, which begins otherwise where dbt's target is not `prod`.
+SCHEMA = """
+    select nspname from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+    where relname = %(model)s and (nspname = %(schema)s or right(nspname, length(%(schema)s) + 1) = '_' || %(schema)s)
+    order by nspname <> %(schema)s, nspname
+"""
 DAYS = """
     select feed, date, late_rows, corrected_rows, withdrawn_rows
-    from analysis.feed_days
+    from {}
     where late_rows + corrected_rows + withdrawn_rows > 0
     order by date desc, feed
     limit %s
 """
 LOADS = """
     select
-        feed, coalesce(run_id, ''), status, coalesce(failure, ''), started_at, ended_at,
+        feed, coalesce(run_id, ''), status, translate(coalesce(failure, ''), e'\\n', ' '), started_at, ended_at,
         rows_read, rows_loaded, rows_rejected, rows_outside, rows_absent
     from (select * from raw.loads order by load_id desc limit %s) as latest order by load_id
 """
@@ -94,11 +101,17 @@ def add_checks(run: Run, checks: Sequence[Check], lines: Sequence[str], rejected
     """Add CHECKS, LINES about others, and the rows that were REJECTED to RUN."""
     run.numbers = [Number(each.name, str(each.expected), str(each.actual), each.passed) for each in checks]
     run.lines = list(lines)
+    if rejected.counts:  # otherwise nobody may have asked
+        add_rejected(run, rejected)
+
+
+def add_rejected(run: Run, rejected: RejectedRows) -> None:
+    """Add the rows that were REJECTED to RUN, and the file that has them, if there is one."""
     run.rejects = [
         Reject(reason, rows, [(line, text) for of, line, text in rejected.examples if of == reason])
         for reason, rows in rejected.counts.items()
     ]
-    run.rejects_file = rejected.place if rejected.counts else ""
+    run.rejects_file = rejected.place if rejected.file else ""
 
 
 def add_airflow(run: Run, api: AirflowApi) -> None:
@@ -120,32 +133,46 @@ def add_airflow(run: Run, api: AirflowApi) -> None:
 
 
 def add_warehouse(
-    run: Run, warehouse: Warehouse, expected: ExpectedMarts | None = None, rows: Mapping[str, int] | None = None
+    run: Run,
+    warehouse: Warehouse,
+    expected: Mapping[str, Rows] | None = None,
+    rows: Mapping[str, int] | None = None,
 ) -> None:
-    """Add the loads, the tables and the series of WAREHOUSE, beside the EXPECTED ones; ROWS are known, by table."""
+    """Add the loads, the tables and the series of WAREHOUSE, beside what marts are EXPECTED to have; ROWS are known."""
     run.secrets += [warehouse.admin_dsn, warehouse.loader_dsn, warehouse.transformer_dsn, warehouse.reader_dsn]
     add_series(run, expected, {})
+    run.has_warehouse = False
     with part(run, "the warehouse's numbers"), connection(warehouse) as conn:
         run.facts["PostgreSQL"] = conn.execute("show server_version").fetchall()[0][0]
         run.tables = [Table(name, (rows or {}).get(name), int(size)) for name, size in conn.execute(TABLES)]
         tables = {table.name for table in run.tables}
         if "raw.loads" in tables:
             run.loads = [Load(*row) for row in conn.execute(LOADS, [MOST_LOADS])]
+            run.older_loads = conn.execute("select count(*) from raw.loads").fetchall()[0][0] - len(run.loads)
+        add_rejected(run, rejected_rows.examples(conn))
+        run.has_warehouse = True
+        places = {name: place_of(conn, name) for name in SERIES}
         found = {
-            name: dict(conn.execute(query.format(name).encode()).fetchall())
+            name: dict(conn.execute(sql.SQL(query).format(places[name])).fetchall())
             for name, (_, _, query) in SERIES.items()
-            if name in tables
+            if places[name]
         }
         add_series(run, expected, found)
         with part(run, "late and corrected rows"):
             run.days = days_of(conn)
 
 
-def days_of(connection: psycopg.Connection[Any]) -> list[Day]:
-    """Return the latest days whose rows a load after the first one has changed; none where the view is not there."""
-    if connection.execute("select to_regclass('analysis.feed_days')").fetchall() == [(None,)]:
-        return []
-    return [Day(*row) for row in connection.execute(DAYS, [MOST_DAYS])][::-1]
+def place_of(connection: psycopg.Connection[Any], model: str) -> sql.Identifier | None:
+    """Return the table or view of MODEL, as `schema.name`; None if there is none."""
+    schema, _, name = model.partition(".")
+    found = connection.execute(SCHEMA, {"schema": schema, "model": name}).fetchone()
+    return sql.Identifier(found[0], name) if found else None
+
+
+def days_of(connection: psycopg.Connection[Any]) -> list[Day] | None:
+    """Return the latest days whose rows a load after the first one has changed; None where the view is not there."""
+    view = place_of(connection, "analysis.feed_days")
+    return [Day(*row) for row in connection.execute(sql.SQL(DAYS).format(view), [MOST_DAYS])][::-1] if view else None
 
 
 @contextlib.contextmanager
@@ -156,12 +183,12 @@ def connection(warehouse: Warehouse) -> Iterator[psycopg.Connection[Any]]:
         yield conn
 
 
-def add_series(run: Run, expected: ExpectedMarts | None, found: dict[str, dict[date, Any]]) -> None:
+def add_series(run: Run, expected: Mapping[str, Rows] | None, found: dict[str, dict[date, Any]]) -> None:
     """Set the series of RUN: those EXPECTED beside those FOUND, both by day."""
     run.series = []
     for name, (title, unit, _) in SERIES.items():
         computed: dict[date, Any] = defaultdict(int)
-        for row in expected.content[name] if expected else ():
+        for row in (expected or {}).get(name, ()):
             day, number = row if name == AVAILABILITY else (row[1], row[3])
             computed[day] += number
         days = sorted({*computed, *found.get(name, {})})

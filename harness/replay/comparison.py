@@ -51,11 +51,13 @@ class Comparison:
 
     Attributes:
         settled: what the numbers of each day were after the runs that have changed them.
+        marts: what each mart had to have after the last run; empty if only some of them were built.
     """
 
     feed: Feed
     warehouse: Warehouse
     settled: Settled = field(default_factory=dict)
+    marts: Mapping[str, Rows] = field(default_factory=dict)
 
     def check_ledger(self, when: When, run_id: str, expected: ExpectedLoad | None) -> None:
         """Check what the ledger says of the latest load of RUN_ID.
@@ -79,6 +81,8 @@ class Comparison:
         BUILT are the rows of the raw table when the models were built; None if only some of them were.
         """
         rows = table.rows
+        has_marts = self.feed.name == MARKETPLACE
+        self.marts = marts_of(built.values()) if has_marts and built else {}
         with psycopg.connect(self.warehouse.admin_dsn) as connection:
             connection.execute("set time zone 'UTC'")
             names = [column.name for column in self.feed.columns]
@@ -88,16 +92,14 @@ class Comparison:
             compare(when, f"raw.{self.feed.name}", expected, map(comparable, connection.execute(query)))
             days = {(day, *settled.counts) for day, settled in table.settled.items() if any(settled.counts)}
             compare(when, "analysis.feed_days", days, connection.execute(FEED_DAYS, (self.feed.name,)))
-            has_marts = self.feed.name == MARKETPLACE
-            marts = marts_of(built.values()) if has_marts and built else {}
-            for mart, content in marts.items():
+            for mart, content in self.marts.items():
                 compare(when, mart, content, select(connection, mart))
-        if marts or not has_marts:
-            self._note_numbers(when, table, marts)
+        if self.marts or not has_marts:
+            self._note_numbers(when, table)
 
-    def _note_numbers(self, when: When, table: ExpectedTable, marts: Mapping[str, Rows]) -> None:
+    def _note_numbers(self, when: When, table: ExpectedTable) -> None:
         """Note the numbers of each day that were others before the run."""
-        daily = {row[0]: row for row in marts.get("analysis.professional_productivity_daily", ())}
+        daily = {row[0]: row for row in self.marts.get("analysis.professional_productivity_daily", ())}
         for day, count in Counter(map(table.day, table.rows.values())).items():
             numbers = [f"{count:,}"]
             if day in daily:

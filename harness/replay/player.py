@@ -6,7 +6,7 @@ process is killed at a statement; the next build then has two loads to process.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from feeds.pipeline_run import built_models, load_run
 from feeds.settings import variable
 from feeds.tables import create_others, create_tables
 from harness.errors import DbtFailedError
+from harness.oracle.expected_numbers import Rows
 from harness.oracle.row_values import Row
 from harness.processes.dbt_process import Dbt, Process
 from harness.processes.environment import environment
@@ -74,7 +75,7 @@ class Player:
         runs: the number of runs of the last play.
         seconds: what each part of it took.
         settled: how its days have settled.
-        look: called with the warehouse of a play before it is dropped.
+        look: called with the warehouse of a play before it is dropped, and with what its marts must have.
         emits: whether the runs of a script's last day emit lineage events, if the environment says where to. Those of a
             year would be 15,000, 160 MB, and say the same again and again.
     """
@@ -88,7 +89,7 @@ class Player:
     seconds: dict[str, float] = field(default_factory=dict)
     settled: Settled = field(default_factory=dict)
     emits: bool = True
-    look: Callable[[Warehouse], None] = lambda _: None
+    look: Callable[[Warehouse, Mapping[str, Rows]], None] = lambda *_: None
 
     def __post_init__(self) -> None:
         self.processes = [Process(self.python) for _ in range(2)]  # the second is for builds beside others
@@ -96,10 +97,11 @@ class Player:
     def play(self, script: Script) -> None:
         """Play SCRIPT on an empty warehouse; raise Difference at the first run after which a table is wrong."""
         warehouse = copy_warehouse(self.template, DATABASE)
+        play = _Play(self, warehouse)
         try:
-            _Play(self, warehouse).play(script)
+            play.play(script)
         finally:
-            self.look(warehouse)
+            self.look(warehouse, play.comparison.marts)
             drop_warehouse(warehouse)
 
     def build_views(self) -> None:

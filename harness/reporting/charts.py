@@ -79,10 +79,8 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
         for j, (day, *numbers) in enumerate(points)
         for i, name in enumerate(("first", "second"))
     ]
-    ticks = [day for day, *_ in points[:: -(-len(points) // MOST_TICKS) or 1]]
-    midnights = [1000 * calendar.timegm(day.timetuple()) for day in ticks]
-    time_axis = {"values": midnights, "format": FORMATS[grain]}
-    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": time_axis}
+    axis_x = time_axis(points, grain)
+    x: dict[str, Any] = {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": axis_x}
     color = {"domain": ["first", "second"], "range": ["var(--first)", "var(--second)"]}
     dashes = {"domain": ["second", "first"], "range": [[1, 0], [5, 4]]}
     side = {"field": "line", "type": "nominal", "legend": None}
@@ -91,7 +89,7 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
         "height": 130,
         "data": data(lines),
         "encoding": {
-            "x": {**x, "axis": {**time_axis, "labels": False, "ticks": False}},
+            "x": {**x, "axis": {**axis_x, "labels": False, "ticks": False}},
             "y": axis([number for _, *numbers in points for number in numbers]),
             "color": {**side, "scale": color},
         },
@@ -119,7 +117,7 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
             "opacity": 1,
         },
         "encoding": {
-            "x": {**x, "axis": {**time_axis, "grid": False}},
+            "x": {**x, "axis": {**axis_x, "grid": False}},
             "y": axis(differences, ticks=3),
         },
     }
@@ -222,12 +220,19 @@ def stacked_bars(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
                 "type": "temporal",
                 "timeUnit": {"unit": TIME_UNITS[grain], "utc": True},
                 "scale": {"type": "utc"},
-                "axis": {"format": FORMATS[grain], "grid": False, "tickCount": MOST_TICKS},
+                "axis": {**time_axis(points, grain), "grid": False},
             },
             "y": axis([sum(number or 0 for number in numbers) for _, *numbers in points], ticks=3),
             "color": {"field": "kind", "type": "nominal", "legend": None, "scale": tones},
         },
     }
+
+
+def time_axis(points: Sequence[Point], grain: str) -> dict[str, Any]:
+    """Return the axis of time of POINTS, whose ticks are at the beginnings of some of them."""
+    ticks = [day for day, *_ in points[:: -(-len(points) // MOST_TICKS) or 1]]
+    midnights = [1000 * calendar.timegm(day.timetuple()) for day in ticks]
+    return {"values": midnights, "format": FORMATS[grain]}
 
 
 def data(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def keep(
     try:
         FIGURES.mkdir(parents=True, exist_ok=True)
         text = json.dumps([asdict(run) for run in runs], indent=1)
-        (FIGURES / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+        unfinished = FIGURES / f"{name}.json.part"  # a disk that is full must not cost the runs before
+        unfinished.write_text(f"{text}\n", encoding="utf-8")
+        unfinished.replace(FIGURES / f"{name}.json")
     except OSError as error:
         say(f"  the figures cannot be kept for the next run: {error}")
 

@@ -356,6 +356,26 @@ def test_a_user_can_try_it(monkeypatch: pytest.MonkeyPatch, server: list[dict[st
     assert [each["title"] for each in server] == ["A test of the notifications"]
 
 
+@pytest.mark.parametrize(
+    ("options", "why"), [("{", "NOTIFIER_OPTIONS is no JSON"), ('{"url": "s3cr3t-t0ken"}', "TypeError")]
+)
+def test_a_user_who_tries_wrong_settings_gets_three_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, why: str
+) -> None:
+    monkeypatch.setenv("NOTIFIER_OPTIONS", options)
+    assert notifications.main() == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert (len(lines), lines[0]) == (3, f"✗ The notification could not be sent: {why}.")
+
+
+def test_a_user_who_tries_a_dead_address_gets_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, server: list[dict[str, Any]]
+) -> None:
+    connect(monkeypatch, os.environ["DEAD"])
+    assert notifications.main() == 1
+    assert server == []
+
+
 def test_a_triggerer_sends_it_too(monkeypatch: pytest.MonkeyPatch, server: list[dict[str, Any]]) -> None:
     from airflow.triggers.callback import CallbackTrigger
 

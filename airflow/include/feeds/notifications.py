@@ -17,6 +17,7 @@ No failure here changes a run. Messages of a notifier's libraries often quote it
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,8 +181,11 @@ def late(context: Mapping[str, Any]) -> Message | None:
     return Message(f"{dag_id} is late", _text(lines, dag_id, run_id))
 
 
-def send(message: Message, context: Any) -> None:
-    """Send MESSAGE by the notifier that the environment names; CONTEXT is the run's. Raises what it raises."""
+def send(message: Message, context: Any) -> bool:
+    """Send MESSAGE by the notifier that the environment names; CONTEXT is the run's. Raises what it raises.
+
+    Return whether every address has taken it.
+    """
     from airflow.sdk._shared.module_loading import import_string
 
     path = os.environ.get("NOTIFIER") or APPRISE
@@ -196,6 +200,7 @@ def send(message: Message, context: Any) -> None:
         log.warning("A notification was not taken by every address. docs/operations.md says how to try it.")
     else:
         log.info("notification sent: %s", message.title)
+    return not lines
 
 
 @contextmanager
@@ -234,6 +239,20 @@ def _named(error: Exception) -> str:
     return type(error).__name__
 
 
+def main() -> int:
+    """Send a message for a user who tries the settings; return the exit code."""
+    try:
+        return 0 if send(Message("A test of the notifications", "They arrive."), {}) else 1
+    except Exception as error:  # noqa: BLE001 - whatever the notifier of a user raises
+        print(
+            f"✗ The notification could not be sent: {_named(error)}.\n"
+            "  The connection `notifications`, or an argument in NOTIFIER_OPTIONS, is missing or wrong.\n"
+            "  Compare AIRFLOW_CONN_NOTIFICATIONS, NOTIFIER and NOTIFIER_OPTIONS with docs/operations.md, Being told.",
+            file=sys.stderr,
+        )
+        return 1
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    send(Message("A test of the notifications", "They arrive."), {})
+    sys.exit(main())

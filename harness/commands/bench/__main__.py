@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from feeds.errors import FeedError
 from harness.commands.bench import dbt, diff, load
 from harness.commands.bench.common import REPORT, Figure, machine, report
+from harness.commands.interrupts import interrupts_as_errors, raise_interrupts
 from harness.errors import ChecksFailedError
 from harness.pipeline.run_data import add_clone
 from harness.processes.supervisor import Supervisor
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"{' and '.join(sorted(unknown))}: it measures load, dbt and diff")
     large = load.LARGE_FACTOR * options.events if options.large is None else options.large
     try:
-        with Section("bench") as section, reported(section):
+        interrupts = [interrupts_as_errors(["bench", *arguments]) for _ in range(2)]  # as in command_line
+        with Section("bench") as section, interrupts[0], reported(section), interrupts[1]:
             run = begin(section, "bench", hardware=machine())
             add_clone(run)
             run.figures_unit = ""
@@ -88,4 +90,5 @@ def check(missed: dict[str, list[Figure]]) -> None:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     sys.exit(main(sys.argv[1:]))

@@ -25,13 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a page shows: rows of a table, characters of a value."""
+    """How much a page shows: rows of a table, days of a series, characters of a value."""
 
     rows: int
+    days: int
     chars: int
 
 
-ROOMY, TIGHT = Limits(rows=300, chars=400), Limits(rows=20, chars=60)
+ROOMY, TIGHT = Limits(rows=300, days=2_000, chars=400), Limits(rows=20, days=20, chars=60)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def render(run: Run, total_s: float, limits: Limits) -> str:
     """Return the page of RUN, which took TOTAL_S seconds."""
     environment = page.environment(FOLDER)
     environment.filters.update(seconds=seconds, value=lambda text: value(text, limits.chars), size=size)
-    environment.globals.update(count=count, listed=listed, most=limits.rows, since=lambda at: timing.since(run, at))
+    environment.globals.update(count=count, listed=listed, most=limits.rows, most_days=limits.days)
+    environment.globals.update(since=lambda at: timing.since(run, at))
     environment.globals.update(earlier=lambda steps: timing.earlier(run, steps), anchor=lineage.anchor)
     context = {
         "run": run,
@@ -78,7 +80,7 @@ def render(run: Run, total_s: float, limits: Limits) -> str:
         "time": timing.chart(run, total_s),
         "total": timing.total_sentence(run, total_s),
         "sentences": timing.sentences(run, total_s),
-        "days": days_chart(run.days),
+        "days": days_chart(run.days or ()),
         "graph": lineage.graph(run.datasets),
         "entries": lineage.entries(run.datasets, run.nodes),
         "has_main": run.main is not None and run.main != run.last,

@@ -1,5 +1,6 @@
 """The results of the last pytest runs of this clone, which `nox -s tests` and its like leave in `build/reports`."""
 
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,13 @@ def read(folder: Path = RESULTS) -> Iterator[PytestRun]:
     for path in sorted(folder.glob("*.xml")):
         try:
             yield read_one(path)
-        except (OSError, ElementTree.ParseError, ValueError, LookupError):  # damaged, or another program's
+        except (
+            OSError,
+            ElementTree.ParseError,
+            ValueError,
+            LookupError,
+            OverflowError,
+        ):  # damaged, or another program's
             continue
 
 
@@ -28,7 +35,7 @@ def read_one(path: Path) -> PytestRun:
     failed, timed = [], []
     for case in suite.iter("testcase"):
         name = f"{case.get('classname', '')}::{case.get('name', '')}"
-        timed.append((name, float(case.get("time", "0"))))
+        timed.append((name, _seconds(case.get("time", "0"))))
         for kind in ended.keys() & {each.tag for each in case}:
             ended[kind] += 1
             if kind != "skipped":
@@ -39,7 +46,14 @@ def read_one(path: Path) -> PytestRun:
         began_at.astimezone(UTC) if began_at.tzinfo else began_at.replace(tzinfo=UTC),
         passed=len(timed) - len(set(failed)) - ended["skipped"],
         skipped=ended["skipped"],
-        seconds=float(suite.attrib["time"]),
+        seconds=_seconds(suite.attrib["time"]),
         failed=list(dict.fromkeys(failed)),
         slowest=sorted(timed, key=lambda each: each[1], reverse=True)[:SLOWEST],
     )
+
+
+def _seconds(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(text)
+    return found

@@ -205,7 +205,9 @@ class Run:
         phases: of the run, which began when this was made.
         lines: checks that have passed, and other results, a sentence each.
         failure: None while nothing has failed.
-        days: those of which a load after the first one has changed rows.
+        has_warehouse: whether its loads, rejected rows and tables were collected.
+        older_loads: how many came before `loads`.
+        days: those of which a load after the first one has changed rows; None if that is not known.
         datasets: all that the lineage events name.
         pytest: the last runs of pytest in this clone, by session.
         is_main: whether it runs a commit of the default branch, without changes.
@@ -224,11 +226,13 @@ class Run:
     numbers: Sequence[Number] = ()
     series: list[Series] = field(default_factory=list)
     tasks: Sequence[Step] = ()
+    has_warehouse: bool = False
     loads: Sequence[Load] = ()
+    older_loads: int = 0
     rejects: Sequence[Reject] = ()
     rejects_file: str = ""
     tables: Sequence[Table] = ()
-    days: Sequence[Day] = ()
+    days: Sequence[Day] | None = None
     pods: Sequence[Pod] = ()
     datasets: Sequence[Dataset] = ()
     nodes: Sequence[Node] = ()

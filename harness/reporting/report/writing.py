@@ -20,6 +20,8 @@ PAGE = BUILD / "report" / "index.html"
 def begin(section: Section, title: str, **facts: str) -> Run:
     """Begin the report of the command that SECTION is about, and return what it will show: its caller adds to it.
 
+    A command that knows its TITLE only later begins twice.
+
     The report of an earlier run is removed: it would be taken for this one's, should this one be killed.
     """
     section.run = Run(title, facts, pytest=list(pytest_results.read()))

@@ -1,5 +1,6 @@
 """A benchmark whose figures miss their targets fails, except on GitHub's shared machines, where it says so."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from harness.commands.bench import __main__ as bench
 from harness.commands.bench import diff
 from harness.commands.bench.common import at_least
+from harness.commands.interrupts import Interrupted
 from harness.errors import ChecksFailedError
+from harness.reporting.report import writing
 from harness.warehouse.server import Server
 
 MISSED = {"load": [at_least("the load beside pandas", 3.14, 10)], "dbt": []}
@@ -45,3 +48,21 @@ def test_a_comparison_is_measured_and_its_result_checked(
     monkeypatch.setattr("harness.diff.rows.bucket_sums", lambda *_: {})
     with pytest.raises(ChecksFailedError, match=r"^A comparison finds 0 changed rows, .* where 1 have changed\."):
         diff.measure(diff.DiffBench(server, tmp_path, tmp_path), events=2000, rounds=1)
+
+
+def test_an_interrupt_is_three_lines_and_has_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report" / "index.html"
+    monkeypatch.setattr(writing, "PAGE", page)
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM, True)
+
+    monkeypatch.setattr(bench, "add_clone", interrupted)
+    assert bench.main(["load"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.splitlines()[::2] == [
+        "✗ Interrupted by SIGTERM.",
+        "  Run it again: nox -s bench -- load",
+    ]
+    assert "Interrupted by SIGTERM." in page.read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.commands.dbt import planned
+from harness.commands.dbt import on_one_line, planned
 from tests.harness.commands.conftest import Session
 
 
@@ -37,3 +37,9 @@ def test_options_that_exclude_one_another(
 )
 def test_models_are_built_before_what_reads_them(arguments: str, models_exist: bool, commands: list[str]) -> None:
     assert [" ".join(command) for command in planned(arguments.split(), models_exist=models_exist)] == commands
+
+
+def test_values_of_variables_are_not_shown() -> None:
+    given = ["build", "--vars", "password: s3cr3t", "--vars=token: s3cr3t", "--select", "a"]
+    assert on_one_line(given) == "build --vars … --vars=… --select a"
+    assert on_one_line([]) == ""

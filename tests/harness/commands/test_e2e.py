@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import socket
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,23 @@ def test_the_summary_has_each_result(session: Session, summary: Path) -> None:
         "- **What to do:** Name one of them, or leave --target out: nox -s e2e\n\n"
         "## ✓ e2e: TIME\n\n"
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "e2e --target mainframe",
+        "replay --feed nothing",
+        "dbt --keep --postgres host=x",
+        "cluster up --events nothing.csv",
+    ],
+)
+def test_a_command_that_fails_at_once_replaces_the_report_of_an_earlier_run(
+    session: Session, tmp_path: Path, arguments: str
+) -> None:
+    report = tmp_path / "report" / "index.html"
+    report.parent.mkdir()
+    report.write_text("earlier")
+    outcome = session(*arguments.split())
+    assert outcome.exit_code
+    assert outcome.errors[0].removeprefix("✗ ").rstrip(".") in unescape(report.read_text(encoding="utf-8"))

@@ -76,7 +76,7 @@ def test_the_file_is_bounded(
 def test_without_rejected_rows_nothing_is_shown_and_no_file_is_left(
     warehouse: Warehouse, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert collect(warehouse, file) == RejectedRows(file=file)
+    assert collect(warehouse, file) == RejectedRows()
     assert capsys.readouterr().out == ""
     assert not file.exists()
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from feeds.errors import TooManyRejected
 from feeds.load import load
 from feeds.tables import create_tables
 from harness.oracle.checks import Check
-from harness.oracle.expected_numbers import ExpectedMarts
+from harness.oracle.expected_numbers import Rows
 from harness.pipeline import run_data
 from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.rejected_rows import RejectedRows
@@ -27,17 +28,24 @@ def test_a_warehouse_without_marts(warehouse: Warehouse, tmp_path: Path) -> None
     path = tmp_path / "events.csv"
     path.write_text(f"{HEADER}\n1;created_account;1;2020-01-01 00:00:00;\nx;created_account;1;2020-01-01 00:00:00;\n")
     create_tables(warehouse.loader_dsn, EVENTS)
+    with pytest.raises(TooManyRejected):
+        load(EVENTS, warehouse.loader_dsn, source_uri=str(path), max_rejected=0)
     load(EVENTS, warehouse.loader_dsn, source_uri=str(path), max_rejected=1)
     run = Run("e2e")
     run_data.add_warehouse(run, warehouse, None, {"raw.events": 1})
     assert run.notes == []
-    [loaded] = run.loads
+    [refused, loaded] = run.loads
+    assert refused.failure.startswith(f"1 of 2 rows of {path} were rejected; at most 0% are allowed. The file ")
     assert (loaded.feed, loaded.status, loaded.read, loaded.loaded, loaded.rejected) == ("events", "succeeded", 2, 1, 1)
     sizes = {table.name: (table.rows, table.size_bytes > 0) for table in run.tables}
     assert sizes["raw.events"] == (1, True)  # of its partitions, which are not listed themselves
     assert sizes["raw.loads"] == (None, True)
     assert not [name for name in sizes if name.startswith("raw.events_")]
     assert [list(series.points) for series in run.series] == [[], []]
+    assert [(each.reason, each.rows, list(each.examples)) for each in run.rejects] == [
+        ("events: event_id: type", 1, [(3, "x;created_account;1;2020-01-01 00:00:00;")])
+    ]
+    assert (run.has_warehouse, run.older_loads, run.days) == (True, 0, None)
 
 
 def test_the_computed_series_are_beside_the_warehouses(warehouse: Warehouse) -> None:
@@ -54,14 +62,10 @@ def test_the_computed_series_are_beside_the_warehouses(warehouse: Warehouse) -> 
             " (2, %(day)s, 2.25)) as t (service_id, date, lead_fee_revenue)",
             {"day": first},
         )
-    marts = ExpectedMarts(
-        {},
-        Decimal(0),
-        {
-            run_data.AVAILABILITY: {(first, 4), (second, 5)},
-            run_data.REVENUE: {(1, first, 1, Decimal("1.5")), (2, first, 1, Decimal(2))},
-        },
-    )
+    marts: dict[str, Rows] = {
+        run_data.AVAILABILITY: {(first, 4), (second, 5)},
+        run_data.REVENUE: {(1, first, 1, Decimal("1.5")), (2, first, 1, Decimal(2))},
+    }
     run = Run("e2e")
     run_data.add_warehouse(run, warehouse, marts)
     assert [series.points for series in run.series] == [[(first, 4, 4), (second, 5, None)], [(first, 3.5, 3.75)]]

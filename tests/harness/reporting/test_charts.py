@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.reporting.charts import MOST_POINTS, Point, by_grain, svg, two_lines
+from harness.reporting.charts import MOST_POINTS, Point, by_grain, stacked_bars, svg, two_lines
 
 FIRST = date(2020, 1, 1)
 
@@ -106,6 +106,10 @@ def test_the_time_axis_has_few_labels(number: int, first: str) -> None:
     found = [label for label in labels(chart_of(days(*[(1, 1)] * number))) if re.search(r"[A-Z]|20\d\d", label)]
     assert found[0] == first
     assert 4 <= len(found) <= 6
+
+
+def test_a_single_bar_has_one_label() -> None:
+    assert [label for label in labels(svg(stacked_bars(days((3, 1))), "")) if "Jan" in label] == ["Jan 1"]
 
 
 @pytest.mark.parametrize(

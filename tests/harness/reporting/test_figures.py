@@ -107,3 +107,11 @@ def test_phases_are_shown_beside_those_of_the_last_run() -> None:
     alone.seconds = {"new": 2}
     assert alone.header == ("phase", "seconds")
     assert alone.rows()[0] == ("new", "2.0")
+
+
+def test_a_full_disk_does_not_cost_the_runs_before(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures.keep("e2e-kind", {"total": 1})
+    (folder / "e2e-kind.json.part").symlink_to("/dev/full")
+    figures.keep("e2e-kind", {"total": 2})
+    assert "the figures cannot be kept for the next run: [Errno 28] No space left" in capsys.readouterr().out
+    assert figures.last("e2e-kind") == {"total": 1.0}

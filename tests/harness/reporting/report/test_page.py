@@ -185,6 +185,14 @@ def test_what_was_rejected_is_shown_with_examples(ended: Element) -> None:
     assert table(ended, "Tables")[1:] == [["raw.events", "100", "2.9 MB"], ["raw.loads", "", "32.8 kB"]]
 
 
+def test_without_a_rejected_row_that_is_kept_the_ledger_is_not_contradicted(tmp_path: Path) -> None:
+    run = made.ended()
+    run.rejects, run.has_warehouse = [], True
+    assert "None is kept: later loads of the same files have rejected none." in pages.text(written(run, tmp_path))
+    run.loads = [replace(run.loads[0], rejected=0)]
+    assert "Rejected rows None." in " ".join(pages.text(written(run, tmp_path)).split())
+
+
 def test_late_and_corrected_rows_are_shown_by_day(ended: Element) -> None:
     assert table(ended, "Late and corrected rows")[1:] == [
         ["2020-03-02", "events", "4", "1", "0"],
@@ -253,7 +261,9 @@ def test_a_run_of_which_little_is_known(make: object, tmp_path: Path) -> None:
     text = pages.text(written(make(), tmp_path))
     assert "There are not two runs of this kind to compare." in text
     assert ("No phase had begun." in text) == (make is not made.interrupted)
-    assert "There are no results of dbt." in text
+    assert "No results of dbt were collected." in text
+    assert "The warehouse was not asked." in text or make is made.interrupted
+    assert "There was no load." not in text
 
 
 def test_a_side_without_days_is_said(tmp_path: Path) -> None:
@@ -299,6 +309,12 @@ def filled(name: str) -> Run:
     run.datasets += [Dataset("b", "file"), Dataset(f"{name}.c", "exposure", name, made_of=[name])]
     run.lines, run.notes = [name], [name]
     return run
+
+
+def test_each_day_of_a_year_is_in_the_table_of_a_series(tmp_path: Path) -> None:
+    run = made.began()
+    run.series = [Series("a", "", [(date(2019, 1, 1) + timedelta(day), 1.0, 1.0) for day in range(450)])]
+    assert [row[0] for row in table(written(run, tmp_path), "a by day")[1:3]] == ["2019-01-01", "2019-01-02"]
 
 
 def test_a_huge_run_is_cut(tmp_path: Path) -> None:

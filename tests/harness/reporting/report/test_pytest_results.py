@@ -26,6 +26,8 @@ def test_what_pytest_has_written_is_read(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     (tmp_path / "damaged.xml").write_text("<testsuites>")
     (tmp_path / "other.xml").write_text("<html/>")
+    for i, (began_at, seconds) in enumerate((("2026-01-01", "nan"), ("0001-01-01T00:00:00+14:00", "1"))):
+        (tmp_path / f"other{i}.xml").write_text(f'<testsuite timestamp="{began_at}" time="{seconds}"/>')
     [run] = pytest_results.read(tmp_path)
     assert (run.session, run.passed, run.skipped) == ("tests", 1, 1)
     assert run.failed == ["test_a::test_fails", "test_a::test_breaks", "test_a::test_broken"]
