@@ -13,27 +13,11 @@ from psycopg import sql
 from feeds.contract import read_feeds
 from feeds.tables import create_others
 from harness.processes.dbt_process import Dbt, Process
-from harness.project.environments import install
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
 from tests.dbt.common import MARTS, five_days, write_file
 from tests.events_feed import load
 
 DATABASE = "warehouse_dbt"  # of each test, so that dbt's parse of the project, which has the name in it, holds
-
-
-@pytest.fixture(scope="session")
-def dbt_python() -> str:
-    """Give the Python of dbt's own environment."""
-    return str(install("dbt"))
-
-
-@pytest.fixture(scope="session")
-def processes(dbt_python: str) -> Iterator[list[Process]]:
-    """Give two processes for dbt."""
-    processes = [Process(dbt_python) for _ in range(2)]
-    yield processes
-    for process in processes:
-        process.end()
 
 
 @pytest.fixture(scope="session")

@@ -135,9 +135,7 @@ def test_builds_that_create_the_table_at_the_same_time_both_end_well(
 
 
 @pytest.mark.usefixtures("has_five_days")
-def test_a_copy_of_the_database_keeps_the_state(
-    warehouse: Warehouse, processes: list[Process], tmp_path: Path
-) -> None:
+def test_a_copy_of_the_database_keeps_the_state(warehouse: Warehouse, processes: list[Process], tmp_path: Path) -> None:
     copy = copy_warehouse(warehouse, "warehouse_copy")
     try:
         with psycopg.connect(copy.transformer_dsn) as connection:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ HEADER = "order_id,line_number,started_at,reason,paid"
 def orders(tmp_path: Path) -> Callable[..., Feed]:
     """Give a function that returns the feed with other rules."""
 
+    @cache
     def make(pattern: str = "[a-z]*", rule: str = "paid < 100", kind: str = "csv") -> Feed:
         path = tmp_path / "orders.yaml"
         path.write_text(CONTRACT.format(pattern=pattern, rule=rule, format=kind))
