@@ -282,7 +282,7 @@ lines = st.lists(
 steps = st.builds(Step, st.integers(0, 1), lines, st.sampled_from([(1, 2), (2, 3), (3, 4), (1, 3), (1, 4)]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(steps, min_size=2, max_size=5))
 def test_after_any_loads_the_rows_that_their_day_was_loaded_without_come_back(
     tmp_path: Path, orders: Callable[..., Feed], empty: str, history: list[Step]

@@ -11,6 +11,7 @@ from feeds import pipeline_run
 from feeds.contract import read_feeds
 from feeds.replacement import Replacement
 from harness.pipeline import lineage
+from harness.processes.dbt_process import Process
 from harness.processes.environment import environment
 from harness.replay.comparison import Difference
 from harness.replay.making import make_script
@@ -24,9 +25,10 @@ DAILY = (Run(cadence="daily"),)
 
 
 @pytest.fixture(scope="module")
-def player(template: Warehouse) -> Iterator[Player]:
+def player(template: Warehouse, processes: list[Process]) -> Iterator[Player]:
     """Give a player of the feed `events`."""
-    with open_player(copy_warehouse(template, "replay_template"), EVENTS, read_feeds().values()) as player:
+    warehouse = copy_warehouse(template, "replay_template")
+    with open_player(warehouse, EVENTS, read_feeds().values(), processes) as player:
         yield player
 
 
