@@ -89,6 +89,9 @@ def dbt(warehouse: Warehouse, processes: list[Process], folder: Path) -> Dbt:
 @pytest.fixture
 def other_dbt(dbt: Dbt, processes: list[Process], tmp_path: Path) -> Dbt:
     """Give dbt in another process, which begins with the parse of the first."""
-    parsed = dbt.folder / "run-test" / "partial_parse.msgpack"
-    env = dbt.env | {"DBT_PARTIAL_PARSE_FILE_PATH": str(parsed)}
-    return replace(dbt, process=processes[1], env=env, folder=tmp_path)
+    return replace(dbt, process=processes[1], env=with_parse_of(dbt), folder=tmp_path)
+
+
+def with_parse_of(dbt: Dbt) -> dict[str, str]:
+    """Return the environment of DBT for one that begins with its parse."""
+    return dbt.env | {"DBT_PARTIAL_PARSE_FILE_PATH": str(dbt.artifacts / "partial_parse.msgpack")}

@@ -26,6 +26,7 @@ from tests.dbt.common import (
     read_by,
     write_file,
 )
+from tests.dbt.conftest import with_parse_of
 from tests.events_feed import load
 from tests.poolers import pgbouncer
 
@@ -114,7 +115,7 @@ def test_a_build_beside_another_one_without_the_lock(
     log = corrected(five_days())
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
     waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory'"
-    other = replace(other_dbt, bare=True)
+    other = replace(other_dbt, bare=True, env=with_parse_of(bare))
 
     bare.start(f"{MARTS} --select fct_events", pauses=["__new"])
     assert bare.wait() == "paused"
