@@ -16,7 +16,9 @@ from psycopg.conninfo import make_conninfo
 from feeds import partitions
 from feeds.errors import SettingUnusable
 from harness.docker import engine
+from harness.processes.dbt_process import Process
 from harness.project import pythons
+from harness.project.environments import install
 from harness.project.paths import ROOT
 from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
@@ -100,6 +102,15 @@ def template(server: Server, passwords: dict[str, str]) -> Warehouse:
     warehouse = create_warehouse(server, f"template_{secrets.token_hex(4)}", passwords)
     create_tables(warehouse.loader_dsn)
     return warehouse
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[list[Process]]:
+    """Give two processes for dbt, which take seconds to start."""
+    processes = [Process(str(install("dbt"))) for _ in range(2)]
+    yield processes
+    for process in processes:
+        process.end()
 
 
 @pytest.fixture

@@ -14,13 +14,16 @@ PROJECT = Path(__file__).parents[2] / "dbt"
 # The collector of garbage would look at all that dbt imports again and again: a fifth of the time.
 # With `counts` it prints how many rows the statements of each model have read, before it commits them.
 # For each of an adapter's flags dbt searches all modules for the caller, 0.2 s a run, to name it in an event.
+# An event's message, which few are asked for, and what finds the types of rows are made each time: a third of the time.
 LOOP = """
-import gc, importlib.util, json, os, sys, threading, traceback
+import functools, gc, importlib.util, json, os, sys, threading, traceback
 
 from dbt.adapters.postgres.connections import PostgresConnectionManager as Manager, PostgresCredentials
 from dbt.cli.main import dbtRunner
+from dbt.plugins.manager import PluginManager
 from dbt_common.behavior_flags import BehaviorFlagRendered
-from dbt_common.events.base_types import EventLevel
+from dbt_common.clients import agate_helper
+from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
 
 gc.freeze()
@@ -29,6 +32,8 @@ add_query, statements, pauses, counting = Manager.add_query, 0, set(), threading
 commit, counts = Manager.commit, False
 ROWS_READ = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) from pg_stat_xact_user_tables"
 fire_event = EventManager.fire_event
+make_message, attribute_of_message = BaseEvent.__init__, BaseEvent.__getattr__
+type_tester = functools.cache(agate_helper.build_type_tester)
 patched_by_run = ((PostgresCredentials, "connection_info"), (Manager, "add_commit_query"))
 
 def add_query_or_pause(manager, sql, *arguments, **options):
@@ -55,6 +60,18 @@ def fire_event_if_shown(manager, event, level=None, *others, **options):
     if (level or event.level_tag()) != EventLevel.DEBUG or os.environ.get("DBT_LOG_LEVEL") == "debug":
         fire_event(manager, event, level, *others, **options)
 
+def keep_fields(event, *arguments, **fields):
+    vars(event)["fields"] = (arguments, fields)
+
+def attribute(event, name):
+    if "pb_msg" not in vars(event):
+        arguments, fields = vars(event)["fields"]
+        make_message(event, *arguments, **fields)
+    return attribute_of_message(event, name)
+
+def same_type_tester(text_columns, string_null_values=("null", "")):
+    return type_tester(frozenset(text_columns), string_null_values)
+
 def run(arguments, project):
     sys.path[0] = project
     spec = importlib.util.spec_from_file_location("run", project + "/run.py")
@@ -69,6 +86,9 @@ def run_bare(arguments, project):
 Manager.add_query = add_query_or_pause
 Manager.commit = commit_and_count
 EventManager.fire_event = fire_event_if_shown
+BaseEvent.__init__, BaseEvent.__getattr__ = keep_fields, attribute
+PluginManager.get_prefixed_modules = functools.cache(PluginManager.get_prefixed_modules)
+agate_helper.build_type_tester, agate_helper.empty_table = same_type_tester, functools.cache(agate_helper.empty_table)
 BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")
 for line in sys.stdin:
     call = json.loads(line)

@@ -71,6 +71,7 @@ class Player:
     """Plays scripts on copies of TEMPLATE, a warehouse with the raw tables and VIEWS.
 
     Attributes:
+        processes: two that run dbt; the second is for builds beside others.
         progress: called before each delivery.
         runs: the number of runs of the last play.
         seconds: what each part of it took.
@@ -82,17 +83,14 @@ class Player:
 
     template: Warehouse
     feed: Feed
-    python: str
     folder: Path
+    processes: Sequence[Process]
     progress: Callable[[Delivery], None] = lambda _: None
     runs: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     settled: Settled = field(default_factory=dict)
     emits: bool = True
     look: Callable[[Warehouse, Mapping[str, Rows]], None] = lambda *_: None
-
-    def __post_init__(self) -> None:
-        self.processes = [Process(self.python) for _ in range(2)]  # the second is for builds beside others
 
     def play(self, script: Script) -> None:
         """Play SCRIPT on an empty warehouse; raise Difference at the first run after which a table is wrong."""
@@ -122,24 +120,26 @@ class Player:
         env = {"PATH": os.environ["PATH"], "DBT_TARGET": "prod", **warehouse.dbt_env()}
         return [Dbt(process, env, self.folder / f"dbt{number}") for number, process in enumerate(self.processes)]
 
-    def end(self) -> None:
-        """End the processes that run dbt."""
-        for process in self.processes:
-            process.end()
-
 
 @contextmanager
-def open_player(template: Warehouse, feed: Feed, feeds: Iterable[Feed]) -> Iterator[Player]:
-    """Yield a player of FEED, one of FEEDS, that plays on copies of TEMPLATE, a new warehouse."""
+def open_player(
+    template: Warehouse, feed: Feed, feeds: Iterable[Feed], processes: Sequence[Process] = ()
+) -> Iterator[Player]:
+    """Yield a player of FEED, one of FEEDS, that plays on copies of TEMPLATE, a new warehouse.
+
+    dbt runs in PROCESSES, the second for builds beside others; by default in new ones, which are then ended.
+    """
+    own = [] if processes else [Process(str(python_of("dbt"))) for _ in range(2)]
     create_tables(template.loader_dsn, as_csv_feed(feed))
     create_others(template.loader_dsn, (other for other in feeds if other.name != feed.name))
     with TemporaryDirectory(prefix="replay-") as folder:
-        player = Player(template, as_csv_feed(feed), str(python_of("dbt")), Path(folder))
+        player = Player(template, as_csv_feed(feed), Path(folder), processes or own)
         try:
             player.build_views()
             yield player
         finally:
-            player.end()
+            for process in own:
+                process.end()
 
 
 @dataclass

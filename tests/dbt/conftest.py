@@ -1,6 +1,7 @@
 """What the tests of the dbt project share: a warehouse, and ways to run dbt on it."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +13,11 @@ from psycopg import sql
 from feeds.contract import read_feeds
 from feeds.tables import create_others
 from harness.processes.dbt_process import Dbt, Process
-from harness.project.environments import install
 from harness.warehouse.roles import Warehouse, copy_warehouse, drop_warehouse
+from tests.dbt.common import MARTS, five_days, write_file
+from tests.events_feed import load
 
 DATABASE = "warehouse_dbt"  # of each test, so that dbt's parse of the project, which has the name in it, holds
-
-
-@pytest.fixture(scope="session")
-def dbt_python() -> str:
-    """Give the Python of dbt's own environment."""
-    return str(install("dbt"))
-
-
-@pytest.fixture(scope="session")
-def processes(dbt_python: str) -> Iterator[list[Process]]:
-    """Give two processes for dbt."""
-    processes = [Process(dbt_python) for _ in range(2)]
-    yield processes
-    for process in processes:
-        process.end()
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +37,27 @@ def built_template(template: Warehouse, processes: list[Process], folder: Path) 
     warehouse = copy_warehouse(template, DATABASE)
     create_others(warehouse.loader_dsn, read_feeds().values())
     dbt_on(warehouse, processes[0], folder).run("run --quiet --select staging")
-    built = replace(warehouse, database=f"dbt_{template.database}")
+    return as_template(warehouse, "dbt")
+
+
+def as_template(warehouse: Warehouse, name: str) -> Warehouse:
+    """Rename the database of WAREHOUSE, so that it can be copied for tests."""
+    template = replace(warehouse, database=f"{name}_{secrets.token_hex(4)}")
     rename = sql.SQL("alter database {} rename to {}")
-    with psycopg.connect(template.server.dsn, autocommit=True) as connection:
-        connection.execute(rename.format(sql.Identifier(warehouse.database), sql.Identifier(built.database)))
-    return built
+    with psycopg.connect(warehouse.server.dsn, autocommit=True) as connection:
+        connection.execute(rename.format(sql.Identifier(warehouse.database), sql.Identifier(template.database)))
+    return template
+
+
+@pytest.fixture(scope="session")
+def five_days_template(
+    built_template: Warehouse, processes: list[Process], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Warehouse:
+    """Give a warehouse with the events of five days, and the marts of them, to be copied."""
+    warehouse = copy_warehouse(built_template, DATABASE)
+    load(str(write_file(tmp_path_factory.mktemp("events") / "events.csv", five_days())), warehouse.loader_dsn)
+    dbt_on(warehouse, processes[0], folder).run(MARTS)
+    return as_template(warehouse, "five_days")
 
 
 @pytest.fixture
@@ -66,6 +69,18 @@ def warehouse(built_template: Warehouse) -> Iterator[Warehouse]:
 
 
 @pytest.fixture
+def has_five_days(warehouse: Warehouse, five_days_template: Warehouse) -> None:
+    """Let the warehouse begin with the events of five days, and the marts of them."""
+    begin_with(warehouse, five_days_template)
+
+
+def begin_with(warehouse: Warehouse, template: Warehouse) -> None:
+    """Make WAREHOUSE anew, as a copy of TEMPLATE."""
+    drop_warehouse(warehouse)
+    copy_warehouse(template, DATABASE)
+
+
+@pytest.fixture
 def dbt(warehouse: Warehouse, processes: list[Process], folder: Path) -> Dbt:
     """Give dbt, as run.py runs it, on the warehouse."""
     return dbt_on(warehouse, processes[0], folder)
@@ -74,6 +89,9 @@ def dbt(warehouse: Warehouse, processes: list[Process], folder: Path) -> Dbt:
 @pytest.fixture
 def other_dbt(dbt: Dbt, processes: list[Process], tmp_path: Path) -> Dbt:
     """Give dbt in another process, which begins with the parse of the first."""
-    parsed = dbt.folder / "run-test" / "partial_parse.msgpack"
-    env = dbt.env | {"DBT_PARTIAL_PARSE_FILE_PATH": str(parsed)}
-    return replace(dbt, process=processes[1], env=env, folder=tmp_path)
+    return replace(dbt, process=processes[1], env=with_parse_of(dbt), folder=tmp_path)
+
+
+def with_parse_of(dbt: Dbt) -> dict[str, str]:
+    """Return the environment of DBT for one that begins with its parse."""
+    return dbt.env | {"DBT_PARTIAL_PARSE_FILE_PATH": str(dbt.artifacts / "partial_parse.msgpack")}

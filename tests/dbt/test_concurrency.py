@@ -26,6 +26,7 @@ from tests.dbt.common import (
     read_by,
     write_file,
 )
+from tests.dbt.conftest import with_parse_of
 from tests.events_feed import load
 from tests.poolers import pgbouncer
 
@@ -106,16 +107,15 @@ def events_of_day(number: int) -> list[Event]:
 # --- other builds ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_a_build_beside_another_one_without_the_lock(
     bare: Dbt, other_dbt: Dbt, warehouse: Warehouse, tmp_path: Path
 ) -> None:
     """The second waits for the table, and then finds nothing to do; neither duplicates or loses a row."""
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    bare.run(MARTS)
     log = corrected(five_days())
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
     waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory'"
-    other = replace(other_dbt, bare=True)
+    other = replace(other_dbt, bare=True, env=with_parse_of(bare))
 
     bare.start(f"{MARTS} --select fct_events", pauses=["__new"])
     assert bare.wait() == "paused"
@@ -155,10 +155,9 @@ def test_two_builds_at_the_same_time_wait_for_one_another(dbt: Dbt, other_dbt: D
 # --- readers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_readers_with_an_older_snapshot_see_the_old_rows(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
     logs = [five_days(), corrected(five_days()), five_days()[2:]]
-    load(str(write_file(tmp_path / "events.csv", logs[0])), warehouse.loader_dsn)
-    dbt.run(MARTS)
     for old, new, how in zip(logs, logs[1:], ("", "--full-refresh"), strict=False):
         load(str(write_file(tmp_path / "events.csv", new)), warehouse.loader_dsn)
         with (
@@ -180,9 +179,8 @@ def test_readers_with_an_older_snapshot_see_the_old_rows(dbt: Dbt, warehouse: Wa
 # --- the lock --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_a_build_that_loses_the_lock_commits_nothing_more(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    dbt.run(MARTS)
     load(str(write_file(tmp_path / "events.csv", corrected(five_days()))), warehouse.loader_dsn)
     dbt.start(f"{MARTS} {ONE_THREAD}", pauses=["dim_professionals__new"])
     assert dbt.wait() == "paused"

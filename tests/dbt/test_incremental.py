@@ -9,8 +9,8 @@ import pytest
 from psycopg import sql
 
 from harness.oracle.expected_numbers import Event
-from harness.processes.dbt_process import Dbt
-from harness.warehouse.roles import Warehouse
+from harness.processes.dbt_process import Dbt, Process
+from harness.warehouse.roles import Warehouse, copy_warehouse
 from tests.dbt.common import (
     MARTS,
     day,
@@ -21,6 +21,7 @@ from tests.dbt.common import (
     read,
     write_file,
 )
+from tests.dbt.conftest import DATABASE, as_template, begin_with, dbt_on
 from tests.events_feed import load
 
 
@@ -43,14 +44,13 @@ def all_versions(warehouse: Warehouse) -> dict[str, set[tuple[Any, ...]]]:
         }
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_only_the_corrected_day_is_rewritten_and_the_counts_from_there_on(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    log = five_days()
-    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
-    dbt.run(MARTS)
     before = versions(warehouse)
 
+    log = five_days()
     log[4] = log[4]._replace(event_type="became_unable_to_propose")  # of day 3
     file = str(write_file(tmp_path / "events.csv", log))
     load(file, warehouse.loader_dsn, start=midnight(3), end=midnight(4))
@@ -141,18 +141,31 @@ def test_a_load_that_commits_after_a_later_one_is_seen(dbt: Dbt, warehouse: Ware
     assert read(warehouse) == expected(log[:4])
 
 
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.fixture(scope="module", params=[1, 3])
+def three_days_template(
+    request: pytest.FixtureRequest,
+    built_template: Warehouse,
+    processes: list[Process],
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Warehouse:
+    """Give a warehouse with three of the five days, from the first or the third, and the marts of them."""
+    warehouse = copy_warehouse(built_template, DATABASE)
+    file = str(write_file(tmp_path_factory.mktemp("events") / "events.csv", five_days()))
+    load(file, warehouse.loader_dsn, start=midnight(request.param), end=midnight(request.param + 3))
+    dbt_on(warehouse, processes[0], folder).run(MARTS)
+    return as_template(warehouse, "three_days")
+
+
 @pytest.mark.parametrize(
     "alone", ["availability_snapshot", "professional_funnel", "dim_date", "int_status_events", "fct_events"]
 )
 def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_next_build(
-    dbt: Dbt, warehouse: Warehouse, tmp_path: Path, first: int, alone: str
+    dbt: Dbt, warehouse: Warehouse, three_days_template: Warehouse, tmp_path: Path, alone: str
 ) -> None:
+    begin_with(warehouse, three_days_template)
     log = five_days()
-    file = str(write_file(tmp_path / "events.csv", log))
-    load(file, warehouse.loader_dsn, start=midnight(first), end=midnight(first + 3))
-    dbt.run(MARTS)
-    load(file, warehouse.loader_dsn)
+    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
 
     dbt.run(f"{MARTS} --select {alone}")
     dbt.run(MARTS)
@@ -160,10 +173,8 @@ def test_a_model_that_was_built_without_the_others_agrees_with_them_after_the_ne
     assert read(warehouse) == expected(log)
 
 
-def test_a_table_whose_state_is_unknown_is_built_anew(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
-    log = five_days()
-    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
-    dbt.run(MARTS)
+@pytest.mark.usefixtures("has_five_days")
+def test_a_table_whose_state_is_unknown_is_built_anew(dbt: Dbt, warehouse: Warehouse) -> None:
     changes = {
         "test_intermediate.int_status_events": "update test_intermediate.model_state set server = '1' where model = %s",
         "test_fact.fct_events": "delete from test_intermediate.model_state where model = %s",
@@ -179,20 +190,18 @@ def test_a_table_whose_state_is_unknown_is_built_anew(dbt: Dbt, warehouse: Wareh
 
     dbt.run(MARTS)
 
-    assert read(warehouse) == expected(log)
+    assert read(warehouse) == expected(five_days())
 
 
-def test_a_day_that_was_deleted_comes_back_with_the_next_build(dbt: Dbt, warehouse: Warehouse, tmp_path: Path) -> None:
-    log = five_days()
-    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
-    dbt.run(MARTS)
+@pytest.mark.usefixtures("has_five_days")
+def test_a_day_that_was_deleted_comes_back_with_the_next_build(dbt: Dbt, warehouse: Warehouse) -> None:
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         connection.execute("delete from test_analysis.availability_snapshot where date = '2020-01-03'")
     before = versions(warehouse)
 
     dbt.run(MARTS)  # without news from a load
 
-    assert read(warehouse) == expected(log)
+    assert read(warehouse) == expected(five_days())
     assert versions(warehouse).items() >= before.items()
 
 

@@ -122,11 +122,10 @@ def others(warehouse: Warehouse) -> Iterator[Callable[[], list[Any]]]:
 KEPT = "run --quiet --no-write-json --select dim_date+1 intermediate dim_services fct_events staging"
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_builds_keep_what_others_have_put_on_the_marts(
     dbt: Dbt, others: Callable[[], list[Any]], warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    dbt.run(KEPT)
     before = others()
     assert before[2] == [(7, "the garden"), (99, None)]
     assert before[6] == [("stg_events", ["security_barrier=true"]), ("stg_loads", ["security_invoker=true"])]
@@ -158,11 +157,10 @@ def test_builds_keep_what_others_have_put_on_the_marts(
         assert others() == after
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss(
     dbt: Dbt, others: Callable[[], list[Any]], warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    dbt.run(MARTS)
     before = others()
     project = copy_of_the_project(tmp_path)
     for file, old in (
@@ -233,8 +231,8 @@ def test_a_table_or_view_whose_structure_changes_is_replaced_only_without_a_loss
         ).fetchone() == (["security_barrier=true"],)
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_a_relation_of_another_kind_is_replaced_only_by_a_full_refresh(dbt: Dbt, warehouse: Warehouse) -> None:
-    dbt.run(MARTS)
     with psycopg.connect(warehouse.admin_dsn) as connection:
         connection.execute(OF_ANOTHER_KIND)
     models = "run --quiet --select professional_productivity_daily dim_professionals"

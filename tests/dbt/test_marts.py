@@ -68,7 +68,7 @@ def test_the_statement_of_every_mart_gives_the_expected_rows(views: psycopg.Conn
 
 
 @settings(
-    max_examples=7,
+    max_examples=5,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a seed cannot be shrunk
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from harness.oracle.expected_numbers import COLUMNS
 from harness.processes.dbt_process import Dbt, Process
@@ -57,12 +58,11 @@ def test_every_table_has_its_state_and_tables_that_are_gone_have_none(
     }
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_the_state_names_the_feeds_of_each_model_and_readers_see_it_also_where_it_was_older(
-    dbt: Dbt, warehouse: Warehouse, tmp_path: Path
+    dbt: Dbt, warehouse: Warehouse
 ) -> None:
     select = f"select distinct feeds from {STATE}"  # noqa: S608
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    dbt.run(MARTS)
     with psycopg.connect(warehouse.reader_dsn) as connection:
         assert connection.execute(select).fetchall() == [(["loaded_days", "loads", "events"],)]
 
@@ -77,12 +77,10 @@ def test_the_state_names_the_feeds_of_each_model_and_readers_see_it_also_where_i
         ]
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_a_table_of_an_earlier_version_is_built_anew_and_keeps_what_others_wrote_in_its_comment(
-    dbt: Dbt, warehouse: Warehouse, tmp_path: Path
+    dbt: Dbt, warehouse: Warehouse
 ) -> None:
-    log = five_days()
-    load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
-    dbt.run(MARTS)
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         for table, comment in {
             "test_fact.fct_events": "Ask Ada.\n7630276371126845478 783:783:",
@@ -95,7 +93,7 @@ def test_a_table_of_an_earlier_version_is_built_anew_and_keeps_what_others_wrote
 
     dbt.run(MARTS)
 
-    assert read(warehouse) == expected(log)
+    assert read(warehouse) == expected(five_days())
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         comments = connection.execute(
             "select obj_description('test_fact.fct_events'::regclass, 'pg_class'),"
@@ -155,11 +153,8 @@ def test_builds_that_create_the_table_at_the_same_time_both_end_well(
         assert connection.execute(f"select count(*) from {STATE}".encode()).fetchone() == (4,)  # noqa: S608
 
 
-def test_a_copy_of_the_database_keeps_the_state(
-    dbt: Dbt, warehouse: Warehouse, processes: list[Process], tmp_path: Path
-) -> None:
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    dbt.run(MARTS)
+@pytest.mark.usefixtures("has_five_days")
+def test_a_copy_of_the_database_keeps_the_state(warehouse: Warehouse, processes: list[Process], tmp_path: Path) -> None:
     copy = copy_warehouse(warehouse, "warehouse_copy")
     try:
         with psycopg.connect(copy.transformer_dsn) as connection:
@@ -170,11 +165,10 @@ def test_a_copy_of_the_database_keeps_the_state(
         drop_warehouse(copy)
 
 
+@pytest.mark.usefixtures("has_five_days")
 def test_a_build_waits_neither_for_vacuum_nor_loses_what_a_user_writes_meanwhile(
     dbt: Dbt, warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    load(str(write_file(tmp_path / "events.csv", five_days())), warehouse.loader_dsn)
-    dbt.run(MARTS)
     log = corrected(five_days())
     load(str(write_file(tmp_path / "events.csv", log)), warehouse.loader_dsn)
     waiting = "select count(*) from pg_locks where not granted and locktype = 'transactionid'"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ HEADER = "order_id,line_number,started_at,reason,paid"
 def orders(tmp_path: Path) -> Callable[..., Feed]:
     """Give a function that returns the feed with other rules."""
 
+    @cache
     def make(pattern: str = "[a-z]*", rule: str = "paid < 100", kind: str = "csv") -> Feed:
         path = tmp_path / "orders.yaml"
         path.write_text(CONTRACT.format(pattern=pattern, rule=rule, format=kind))
@@ -280,7 +282,7 @@ lines = st.lists(
 steps = st.builds(Step, st.integers(0, 1), lines, st.sampled_from([(1, 2), (2, 3), (3, 4), (1, 3), (1, 4)]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(steps, min_size=2, max_size=5))
 def test_after_any_loads_the_rows_that_their_day_was_loaded_without_come_back(
     tmp_path: Path, orders: Callable[..., Feed], empty: str, history: list[Step]

@@ -12,8 +12,6 @@ from harness.diff.pairing import Comparison, Table, prepare
 from harness.diff.results import Rows
 from harness.diff.rows import compare_rows
 from harness.diff.values import columns_of
-from harness.processes.dbt_process import Process
-from harness.project.environments import install
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server
 
@@ -59,14 +57,6 @@ class Databases:
             connection.execute("drop table if exists compared.t")
             connection.execute(f"create table compared.t {definition}".encode())
         return self.compare("t", *keys)
-
-
-@pytest.fixture(scope="session")
-def dbt_process() -> Iterator[Process]:
-    """Give a process of dbt, which takes seconds to start."""
-    process = Process(str(install("dbt")))
-    yield process
-    process.end()
 
 
 @pytest.fixture(scope="session")

@@ -92,11 +92,11 @@ def write(root: Path, name: str, text: str | None) -> None:
 
 
 @pytest.fixture(scope="module")
-def dbt(dbt_process: Process, tmp_path_factory: pytest.TempPathFactory) -> Dbt:
+def dbt(processes: list[Process], tmp_path_factory: pytest.TempPathFactory) -> Dbt:
     names = ("HOST", "DATABASE", "USER")
     env = {f"WAREHOUSE_{name}": "none" for name in names} | {"WAREHOUSE_PORT": "1", "DBT_TARGET": "prod"}
     env |= {"PATH": os.environ["PATH"], "DBT_ENV_SECRET_WAREHOUSE_PASSWORD": "none"}
-    return Dbt(dbt_process, env, tmp_path_factory.mktemp("artifacts"), bare=True)
+    return Dbt(processes[0], env, tmp_path_factory.mktemp("artifacts"), bare=True)
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,7 @@ def test_the_load_is_one_of_all_days_whatever_the_last_load_was(filled: Warehous
 
 
 def test_an_incremental_run_then_gives_what_a_full_refresh_gives(
-    filled: Warehouse, feeds: dict[str, Feed], dbt_process: Process, tmp_path: Path
+    filled: Warehouse, feeds: dict[str, Feed], processes: list[Process], tmp_path: Path
 ) -> None:
     project = copy_of_the_project(tmp_path)
     sources = project / "models" / "staging" / "sources.yml"
@@ -189,7 +189,7 @@ def test_an_incremental_run_then_gives_what_a_full_refresh_gives(
     (project / "models" / "staging" / "stg_visits.sql").write_text(STAGING)
     (project / "models" / "marts" / "fact" / "visits_daily.sql").write_text(MODEL)
     (project / "models" / "marts" / "fact" / "visits_daily.yml").write_text(CONTRACT)
-    dbt = Dbt(dbt_process, {"PATH": "", "DBT_TARGET": "prod", **filled.dbt_env()}, tmp_path / "run", project)
+    dbt = Dbt(processes[0], {"PATH": "", "DBT_TARGET": "prod", **filled.dbt_env()}, tmp_path / "run", project)
     marts = [*COLUMNS, "fact.visits_daily"]
 
     def built(options: str = "") -> dict[str, Table]:

@@ -1,7 +1,6 @@
 """The checks of the end-to-end run can fail: each tampering with a warehouse that was right is noticed."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,7 @@ from harness.errors import ChecksFailedError
 from harness.oracle.checks import Check, compare, compare_file, compare_history, fingerprint
 from harness.oracle.expected_numbers import Expected, compute
 from harness.pipeline.run_checks import check_numbers
-from harness.project.environments import install
-from harness.project.paths import ROOT
+from harness.processes.dbt_process import Dbt, Process
 from harness.warehouse.roles import Warehouse, create_warehouse, drop_warehouse
 from harness.warehouse.server import Server
 from tests.events_feed import EVENTS, create_tables, load
@@ -65,15 +63,14 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(server: Server, passwords: dict[str, str], events: Path) -> Iterator[Warehouse]:
+def built(server: Server, passwords: dict[str, str], events: Path, processes: list[Process]) -> Iterator[Warehouse]:
     """Give a warehouse where the file was loaded and every model built; tests roll back what they change."""
     warehouse = create_warehouse(server, "checks", passwords)
     create_tables(warehouse.loader_dsn)
     create_others(warehouse.loader_dsn, read_feeds().values())
     load(str(events), warehouse.loader_dsn, max_rejected=0.5)
-    build = [str(install("dbt")), str(ROOT / "dbt" / "run.py"), "--quiet", "run"]
-    written = {"DBT_TARGET_PATH": str(events.parent / "target"), "DBT_LOG_PATH": str(events.parent / "logs")}
-    subprocess.run(build, env=os.environ | warehouse.dbt_env() | written | {"DBT_TARGET": "prod"}, check=True)
+    env = {"PATH": os.environ["PATH"], "DBT_TARGET": "prod", **warehouse.dbt_env()}
+    Dbt(processes[0], env, events.parent).run("run --quiet")
     yield warehouse
     drop_warehouse(warehouse)
 
