@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feeds.contract import Feed, read_feeds
+from feeds.lineage import without_secrets
 from harness.docker import images
 from harness.errors import RollOutFailedError
 from harness.kubernetes import chart, cluster_secrets, metrics, network, rollout
@@ -174,7 +175,7 @@ def deployment_values(
         "DBT_IMAGE": dbt_image,
         "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
         **provider.options.shares(),
-        **lineage.without_secrets(lineage.variables(os.environ, LINEAGE)),
+        **without_secrets(lineage.variables(os.environ, LINEAGE)),
     }
     # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
     pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")

@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
-from feeds.lineage import TRANSPORT
+from feeds.lineage import TRANSPORT, without_secrets
 from harness.errors import ChecksFailedError
 from harness.pipeline import lineage, run_data
 from harness.reporting.report.run import Run
@@ -215,7 +215,7 @@ def test_events_go_to_files_unless_it_is_said_where_to() -> None:
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(TRANSPORT),  # with its limit of time
     }
     assert found == ours | given
-    assert lineage.without_secrets(found) == ours | {"OPENLINEAGE_URL": "http://server"}
+    assert without_secrets(found) == ours | {"OPENLINEAGE_URL": "http://server"}
     described = {"OPENLINEAGE__TRANSPORT__TYPE": "http", "OPENLINEAGE__TRANSPORT__URL": "http://server"}
     assert lineage.variables(described, "/run/lineage") == {"OPENLINEAGE_NAMESPACE": "events-platform"} | described
 
