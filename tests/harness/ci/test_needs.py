@@ -32,7 +32,7 @@ def test_git():
 def test_both():
     raise AssertionError("it does not run")
 
-@pytest.mark.needs("image")
+@pytest.mark.needs("postgres-image")
 def test_image():
     raise AssertionError("it does not run")
 
@@ -171,7 +171,7 @@ def nothing(unknown_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "line"),
     [
         ("docker", "the docker command: it is not installed"),
-        ("image", "the docker command: it is not installed"),  # nothing else is looked for without it
+        ("postgres-image", "the docker command: it is not installed"),  # nothing else is looked for without it
         ("helm", "helm: it is not installed, and http://127.0.0.1:1/HELM?sig=… does not answer"),
         ("kubectl", "kubectl: it is not installed, and http://127.0.0.1:1/KUBECTL?sig=… does not answer"),
         ("chart", "Airflow's chart: it cannot be downloaded from http://127.0.0.1:1/chart.tgz?sig=…"),
