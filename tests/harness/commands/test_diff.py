@@ -11,6 +11,7 @@ import pytest
 from harness.project.session_lock import session_lock
 from harness.warehouse.server import Server
 from tests import comparisons, harness_command
+from tests.clones import git
 from tests.comparisons import (
     ANALYSIS,
     DIMENSIONS,
@@ -20,7 +21,6 @@ from tests.comparisons import (
     Run,
     command,
     edit,
-    git,
     interrupt,
     interrupted_after,
     made,
