@@ -66,12 +66,12 @@ def table(name: str, rows: int | None = None) -> dict[str, Any]:
     return dataset((PG, f"warehouse.{name}"), rows)
 
 
-def dag_run(run_id: str, loaded: int = 20, built: int = 15) -> Events:
+def dag_run(run_id: str, built: int = 15) -> Events:
     """Return the events of a run of the DAG `daily`, of its load and of dbt."""
     root = f"daily {run_id}"
     return [
         *run("daily", None, root, airflowDagRun=facet(dagRun={"dag_id": "daily", "run_id": run_id})),
-        *run("load.events", root, root, (dataset(CSV),), (table("raw.events", loaded),)),
+        *run("load.events", root, root, (dataset(CSV),), (table("raw.events", 20),)),
         *run("stg_events", root, root, (table("raw.events"),), (table("staging.stg_events"),)),
         *run("fct_events", root, root, (table("staging.stg_events"),), (table("fact.fct_events", built),)),
     ]
