@@ -30,7 +30,7 @@ EVENTS = {"events": metrics.Expected(86_400, 0.01)}
 def scrape(dsn: str, feeds: Mapping[str, metrics.Expected | None] = EVENTS) -> dict[str, float]:
     """Return the value of each series, by its name and labels."""
     registry = CollectorRegistry()
-    registry.register(metrics.Warehouse(dsn, feeds))
+    registry.register(metrics.WarehouseCollector(dsn, feeds))
     return series(generate_latest(registry).decode())
 
 
@@ -224,7 +224,7 @@ def test_a_server_that_was_restarted_is_asked_again_over_a_new_connection(
 ) -> None:
     let_reader_see_ledger(own)
     registry = CollectorRegistry()
-    registry.register(metrics.Warehouse(own.reader_dsn, EVENTS))
+    registry.register(metrics.WarehouseCollector(own.reader_dsn, EVENTS))
 
     def up() -> float:
         return series(generate_latest(registry).decode())["feeds_up"]

@@ -32,7 +32,6 @@ _SETTINGS = f"""
     set local row_security = off
 """
 _MODEL_STATE = "intermediate.model_state"  # of dbt's target prod
-_EXISTS = "select to_regclass(%s) is not null"
 _LOADS = f"""
     with counts as (
         select
@@ -108,7 +107,7 @@ def expected_feeds() -> dict[str, Expected | None]:
     return found
 
 
-class Warehouse(Collector):
+class WarehouseCollector(Collector):
     """Asks the warehouse at DSN, a libpq URL, at each scrape.
 
     FEEDS are those that have a contract: others of the ledger are left out, since nobody loads them any more.
@@ -259,7 +258,7 @@ def _of_models(rows: list[tuple[Any, ...]]) -> Iterator[Metric]:
 
 
 def _exists(connection: psycopg.Connection, table: str) -> bool:
-    [(exists,)] = connection.execute(_EXISTS, (table,))
+    [(exists,)] = connection.execute("select to_regclass(%s) is not null", (table,))
     return bool(exists)
 
 
@@ -280,5 +279,5 @@ def serve(dsn: str, address: str, port: int) -> tuple[WSGIServer, threading.Thre
     Raises OSError if the port is taken.
     """
     registry = CollectorRegistry()
-    registry.register(Warehouse(dsn, expected_feeds()))
+    registry.register(WarehouseCollector(dsn, expected_feeds()))
     return start_http_server(port, address, registry)

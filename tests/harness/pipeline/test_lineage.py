@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from feeds.lineage import TRANSPORT, without_secrets
 from harness.errors import ChecksFailedError
 from harness.pipeline import lineage, run_data
+from harness.project.paths import ROOT
 from harness.reporting.report.run import Run
 
 PG = "postgres://host:5432"
@@ -218,6 +220,10 @@ def test_events_go_to_files_unless_it_is_said_where_to() -> None:
     assert without_secrets(found) == ours | {"OPENLINEAGE_URL": "http://server"}
     described = {"OPENLINEAGE__TRANSPORT__TYPE": "http", "OPENLINEAGE__TRANSPORT__URL": "http://server"}
     assert lineage.variables(described, "/run/lineage") == {"OPENLINEAGE_NAMESPACE": "events-platform"} | described
+
+
+def test_dbt_has_the_same_limit_of_time_in_its_own_environment() -> None:
+    assert runpy.run_path(str(ROOT / "dbt" / "lineage.py"))["TRANSPORT"] == TRANSPORT
 
 
 @pytest.mark.parametrize(
