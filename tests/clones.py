@@ -1,10 +1,17 @@
-"""Run a clone's own harness."""
+"""Clones of this and other repositories, and a clone's own harness."""
 
 import os
+import subprocess
 from pathlib import Path
 
 from harness.project import environments
 from harness.project.paths import ROOT
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in FOLDER, as an author who need not be configured, and return its output."""
+    argv = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder), *arguments]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def python_of(clone: Path) -> str:

@@ -63,11 +63,6 @@ WITH_AN_ACCOUNT = """    from events
 """
 
 
-def git(clone: Path, *arguments: str) -> str:
-    argv = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(clone), *arguments]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def edit(clone: Path, name: str, *changes: tuple[str, str]) -> None:
     """Replace texts of the file NAME, each of which it has."""
     text = (clone / name).read_text()

@@ -24,7 +24,8 @@ from harness.warehouse.ephemeral import describe_choice, ephemeral_server
 from harness.warehouse.given import DSN_PARTS, dsn_parts, unsupported_parts
 from harness.warehouse.roles import Warehouse, copy_warehouse, create_warehouse, drop_warehouse, make_passwords
 from harness.warehouse.server import Server
-from tests.comparisons import EVENTS, git
+from tests.clones import git
+from tests.comparisons import EVENTS
 from tests.events_feed import create_tables
 
 # A shell that starts pytest in the background has it ignore SIGINT, and what it starts would inherit that.

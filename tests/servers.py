@@ -13,6 +13,10 @@ from pathlib import Path
 class Handler(BaseHTTPRequestHandler):
     """Answers GET, HEAD and POST by `respond`, which calls `answer` or `send_error`, and logs nothing."""
 
+    def posted(self) -> bytes:
+        """Read what a POST has sent."""
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
     def respond(self) -> None:
         raise NotImplementedError
 
@@ -25,9 +29,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.respond()
 
-    def answer(self, status: int, content: bytes = b"", *, missing_bytes: int = 0) -> None:
+    def answer(self, status: int, content: bytes = b"", *, missing_bytes: int = 0, **headers: str) -> None:
         """Answer with STATUS and CONTENT, and break off before the last MISSING_BYTES that were promised."""
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(content) + missing_bytes))
         self.end_headers()
         if self.command != "HEAD":

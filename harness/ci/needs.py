@@ -154,17 +154,11 @@ NEEDS = {
     ),
     "engine": Need("a Docker engine", "start it, or name another in DOCKER_HOST", no_engine, ("docker",)),
     "room": Need("room for a cluster", "give the engine more memory or disk space", no_room, ("engine",)),
-    "image": Need(
-        "PostgreSQL's image",
-        "load it, or name another in PLATFORM_POSTGRES_IMAGE",
-        partial(no_image, "postgres"),
-        ("engine",),
-    ),
     **{
         f"{pin}-image": Need(
             f"the image {pin}", f"load it, or name another in {pins.variable(pin)}", partial(no_image, pin), ("engine",)
         )
-        for pin in pins.FOR_METRICS
+        for pin in ("postgres", *pins.FOR_METRICS)
     },
     "buildx": Need(
         "buildx",

@@ -9,7 +9,7 @@ from harness.commands.arguments import add_run_options, invalid_arguments, run_o
 from harness.commands.confirmation import confirm_loss
 from harness.docker import images
 from harness.errors import UsageError
-from harness.kubernetes import chart, metrics
+from harness.kubernetes import chart
 from harness.kubernetes.causes.objects import labels
 from harness.kubernetes.kubectl import Kubectl
 from harness.kubernetes.pods import pods
@@ -105,10 +105,7 @@ def up(options: RunOptions, section: Section, *, recreate: bool) -> None:
     phases = report.phases
     try:
         with KubernetesTarget(options.target).up(options, phases, recreate=recreate) as deployment:
-            *lines, take_it_down = deployment.addresses()
-            lines += (
-                [*metrics.prometheus_lines(deployment.kubectl), take_it_down] if options.metrics else [take_it_down]
-            )
+            lines = deployment.addresses()
     finally:
         with run_data.part(report, "the pods"):
             kubectl = provider_of(options.target, options).kubectl()
@@ -177,8 +174,7 @@ def status(provider: ClusterProvider) -> None:
     if files:
         say(f"  synced     {', '.join(files)}, at {at}; the next `up` builds images with them")
     has_dsn = provider.name != "context" or provider.options.warehouse_dsn
-    *lines, take_it_down = addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else "")
-    for line in (*lines, *metrics.prometheus_lines(kubectl), take_it_down):
+    for line in addresses(provider, api.password, warehouse_of(provider).reader_dsn if has_dsn else ""):
         say(line)
     for name in (*({"kind", "minikube"} & {provider.name}), "kubectl", "helm"):
         path = tools.find(name) if name in tools.PINNED else tools.installed(name)

@@ -36,6 +36,7 @@ USER = "admin"  # of Airflow's UI
 POSTGRES_PORT = 5432
 FEEDS_SECRET = "feeds"  # noqa: S105 - its name
 DBT_SECRET = "warehouse-transformer"  # noqa: S105 - its name
+READER_SECRET = "warehouse-reader"  # noqa: S105 - its name
 
 
 Contents = dict[str, dict[str, str]]  # of the secrets, by their names
@@ -116,7 +117,7 @@ def create_secrets(
         "warehouse-loader": {"connection": for_pods.loader_dsn},
         FEEDS_SECRET: dict(uris),
         DBT_SECRET: for_pods.dbt_env() | {"DBT_TARGET": "prod"},
-        **({"warehouse-reader": {"connection": for_pods.reader_dsn}} if has_metrics else {}),
+        **({READER_SECRET: {"connection": for_pods.reader_dsn}} if has_metrics else {}),
     }
     for name, content in contents.items():
         where = kubectl.for_dbt if name == DBT_SECRET else kubectl

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.kubernetes import chart, network
-from harness.kubernetes.cluster_secrets import from_outside
+from harness.kubernetes.cluster_secrets import READER_SECRET, from_outside
 from harness.kubernetes.deployment import manifest
 from harness.kubernetes.kubectl import Kubectl
 from harness.project import pins
@@ -20,19 +20,8 @@ STATSD, PROMETHEUS = pins.FOR_METRICS
 PROMETHEUS_PORT = 9090
 VALUES = chart.VALUES / "metrics.yaml"
 RULES = ROOT / "cluster" / "metrics" / "alerts.yml"
-SECRET = "warehouse-reader"  # noqa: S105 - its name
 _OURS = "events-platform/part=metrics"
 _KINDS = "deployments,services,configmaps,networkpolicies,serviceaccounts"
-
-
-def images(*, has_prometheus: bool) -> tuple[str, ...]:
-    """Return the names of the pinned images that metrics need beside Airflow's."""
-    return (STATSD, PROMETHEUS) if has_prometheus else (STATSD,)
-
-
-def components(*, has_prometheus: bool) -> tuple[str, ...]:
-    """Return the components of which pods run."""
-    return (EXPORTER, *images(has_prometheus=has_prometheus))
 
 
 def install(
@@ -72,8 +61,8 @@ def remove(kubectl: Kubectl) -> None:
     """Remove what the functions above have installed, and the exporter's secret, if they are there and ours."""
     if is_installed(kubectl):
         kubectl.run("delete", _KINDS, "--selector", _OURS, "--ignore-not-found", "--wait=false")
-        if from_outside(kubectl, SECRET, ()) is None:
-            kubectl.run("delete", "secret", SECRET, "--ignore-not-found")
+        if from_outside(kubectl, READER_SECRET, ()) is None:
+            kubectl.run("delete", "secret", READER_SECRET, "--ignore-not-found")
 
 
 def prometheus_lines(kubectl: Kubectl) -> list[str]:

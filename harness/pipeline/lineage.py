@@ -6,7 +6,6 @@ Each event is a file of its own, since several processes that append to one file
 import contextlib
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from feeds.lineage import is_disabled, transport
+from feeds.lineage import client_variables, is_configured, is_disabled, transport
 from feeds.uri import shown
 from harness.errors import ChecksFailedError
 from harness.project.paths import BUILD
@@ -26,23 +25,16 @@ NAMESPACE = "events-platform"
 PREFIX = "event"
 MARTS = ("dim", "fact", "analysis")  # schemas
 VIEWS = "staging."  # whose rows nobody counts
-SECRET = re.compile("KEY|AUTH|TOKEN|SECRET|PASSWORD|HEADERS", re.IGNORECASE)  # in the name of a variable
 Dataset = tuple[str, str]  # namespace and name
 Event = Mapping[str, Any]
 Found = tuple[list[Event], list[str]]  # events, and a line for each file that has none
-
-
-def is_given(environ: Mapping[str, str]) -> bool:
-    """Return whether ENVIRON says where events go, so that there are no files."""
-    configured = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT")
-    return any(value and name.startswith(configured) for name, value in environ.items())
 
 
 def elsewhere(environ: Mapping[str, str]) -> str:
     """Return where the events of a run go, as ENVIRON says; nothing if they go to files of the run."""
     if is_disabled(environ):
         return "nowhere, as OPENLINEAGE_DISABLED says"
-    if is_given(environ):
+    if is_configured(environ):
         return f"to {shown(environ.get('OPENLINEAGE_URL') or 'where OpenLineage is configured')}"
     return ""
 
@@ -52,15 +44,10 @@ def variables(environ: Mapping[str, str], folder: str | Path) -> dict[str, str]:
 
     Airflow's provider gets the limit of time for a server that loads and dbt have by themselves.
     """
-    given = {name: value for name, value in environ.items() if name.startswith("OPENLINEAGE_")}
     to_files = {"OPENLINEAGE__TRANSPORT__TYPE": "file", "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH": f"{folder}/{PREFIX}"}
     in_time = {"AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(limited)} if (limited := transport(environ)) else {}
-    return {"OPENLINEAGE_NAMESPACE": NAMESPACE} | ({} if is_given(environ) else to_files) | in_time | given
-
-
-def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return VARIABLES without those that may have a key or a login, which no pod's specification has."""
-    return {name: value for name, value in variables.items() if not SECRET.search(name) and "@" not in value}
+    namespace = {"OPENLINEAGE_NAMESPACE": NAMESPACE}
+    return namespace | ({} if is_configured(environ) else to_files) | in_time | client_variables(environ)
 
 
 def forget() -> None:

@@ -265,9 +265,8 @@ class _Play:
     def _start(self, dbt: Dbt, pauses: Sequence[object] = ()) -> None:
         """Start a build; one that emits events needs dbt's files, and builds the views, too: they are in between."""
         emits = lineage.is_on()
-        variables = {name: value for name, value in os.environ.items() if name.startswith("OPENLINEAGE_")}
         arguments = [*BUILD, *(() if emits else ONLY_TABLES), "--select", *built_models(self.player.feed)]
-        dbt.start(arguments, variables if emits else None, pauses)
+        dbt.start(arguments, lineage.client_variables(os.environ) if emits else None, pauses)
 
     def _build(self, delivery: Delivery, run: Run) -> None:
         with self._timed("builds"):

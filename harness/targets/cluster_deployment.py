@@ -168,10 +168,11 @@ def warehouse_of(provider: ClusterProvider) -> Warehouse:
 
 def addresses(provider: ClusterProvider, password: str, warehouse_dsn: str) -> list[str]:
     """Return a line for each way to reach a deployment, and the command that takes it down."""
+    kubectl = provider.kubectl()
     lines = [f"  Airflow    {provider.airflow_address()}  user {cluster_secrets.USER}, password {password}"]
     if provider.forward_command:
         lines.append(f"             after: {provider.forward_command}")
-    lines.append(f"  kubectl    {provider.kubectl().command} get pods")
+    lines.append(f"  kubectl    {kubectl.command} get pods")
     if warehouse_dsn:
         lines.append(f"  warehouse  {warehouse_dsn}")
-    return [*lines, docs_line(), f"  take it down: {provider.command('down')}"]
+    return [*lines, *metrics.prometheus_lines(kubectl), docs_line(), f"  take it down: {provider.command('down')}"]

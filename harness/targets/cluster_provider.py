@@ -32,6 +32,13 @@ class ClusterProvider(Protocol):
     def title(self) -> str:
         """The cluster's name for people, `kind cluster events-platform-1a2b3c`."""
 
+    @property
+    def metrics_images(self) -> tuple[str, ...]:
+        """The names of the pinned images that metrics need, which are also those of components; none without them."""
+        if not self.options.metrics:
+            return ()
+        return (metrics.STATSD, metrics.PROMETHEUS) if self.gets_prometheus else (metrics.STATSD,)
+
     def command(self, action: str) -> str:
         """Return the `nox -s cluster` command that does ACTION here."""
 

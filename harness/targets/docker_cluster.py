@@ -15,7 +15,6 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.docker import engine, images
 from harness.errors import AlreadyUpError, CommandFailedError, PortTakenError, PostgresError, UsageError
-from harness.kubernetes import metrics
 from harness.kubernetes.deployment import NAMESPACE, Database, manifest
 from harness.kubernetes.kubectl import Kubectl
 from harness.processes.command import run
@@ -74,7 +73,7 @@ class DockerCluster(ClusterProvider):
         if images_by_tag := pins.without_digest():
             say(f"… {', '.join(images_by_tag)}: by tag, not by the pinned digest")
         engine.pull(supervisor, pins.image("postgres"))
-        for name in metrics.images(has_prometheus=True) if self.options.metrics else ():
+        for name in self.metrics_images:
             engine.pull(supervisor, pins.image(name))
         for base in images.needed_bases():  # pulled while the cluster is created
             engine.check_image(supervisor, pins.image(base))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feeds.contract import Feed, read_feeds
+from feeds.lineage import without_secrets
 from harness.docker import images
 from harness.errors import RollOutFailedError
 from harness.kubernetes import chart, cluster_secrets, metrics, network, rollout
@@ -135,11 +136,8 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
 
     def provided() -> dict[str, str]:
         """Return the names of the images there, by ours; those that are missing are loaded."""
-        built = {"airflow": airflow_image, "dbt": dbt_image}
-        others = metrics.images(has_prometheus=provider.gets_prometheus) if provider.options.metrics else ()
-        return {name: provider.load_image(supervisor, image) for name, image in built.items()} | {
-            name: provider.provide_image(supervisor, name) for name in others
-        }
+        built = {image.name: provider.load_image(supervisor, image) for image in (airflow_image, dbt_image)}
+        return built | {name: provider.provide_image(supervisor, name) for name in provider.metrics_images}
 
     def load_images() -> None:
         with phases.phase("images built") as phase:
@@ -161,27 +159,27 @@ def bring_up(provider: ClusterProvider, supervisor: Supervisor, phases: Phases) 
 
 
 def deployment_values(
-    provider: ClusterProvider,
-    airflow_image: str,
-    dbt_image: str,
-    annotations: dict[str, str],
-    database: Server,
-    *,
-    statsd_image: str | None = None,
+    provider: ClusterProvider, references: Mapping[str, str], annotations: dict[str, str], database: Server
 ) -> dict[str, Any]:
-    """Return the values of the chart that only a run knows; the images' names and DATABASE are as pods use them."""
+    """Return the values of the chart that only a run knows; REFERENCES of images and DATABASE are as pods use them."""
     env = {
-        "DBT_IMAGE": dbt_image,
+        "DBT_IMAGE": references["dbt"],
         "DBT_NAMESPACE": provider.kubectl().for_dbt.namespace,
         **provider.options.shares(),
-        **lineage.without_secrets(lineage.variables(os.environ, LINEAGE)),
+        **without_secrets(lineage.variables(os.environ, LINEAGE)),
     }
     # Between Airflow and PgBouncer there is no TLS; its own configuration has what is beyond it.
     pooled = chart.merged_values(values_files(provider)).get("pgbouncer", {}).get("enabled")
     tls_env = {} if pooled else database.tls_env
     pull_secret, of_workers = provider.options.pull_secret, cluster_secrets.feeds_env()
     return chart.run_values(
-        airflow_image, env, annotations, tls_env, pull_secret, of_workers=of_workers, statsd_image=statsd_image
+        references["airflow"],
+        env,
+        annotations,
+        tls_env,
+        pull_secret,
+        of_workers=of_workers,
+        statsd_image=references.get(metrics.STATSD),
     )
 
 
@@ -227,32 +225,19 @@ def install_airflow(
         if options.metrics:
             let_reader_see_ledger(warehouse)
             metrics.install(kubectl, references["airflow"], databases, annotations, options.pull_secret)
-            if provider.gets_prometheus:
-                metrics.install_prometheus(kubectl, references["prometheus"])
+            if prometheus := references.get(metrics.PROMETHEUS):
+                metrics.install_prometheus(kubectl, prometheus)
         else:
             metrics.remove(kubectl)
     code_sync.remove_synced(kubectl)
     run_values = supervisor.directory / "values.json"
-    run_values.write_text(
-        json.dumps(
-            deployment_values(
-                provider,
-                references["airflow"],
-                references["dbt"],
-                annotations,
-                database.for_pods,
-                statsd_image=references.get("statsd"),
-            )
-        )
-    )
+    run_values.write_text(json.dumps(deployment_values(provider, references, annotations, database.for_pods)))
     watch = Watch(kubectl, provider.check_dependencies)
     with phases.phase("chart ready"):
         files = chart.with_merged_lists([*values_files(provider), run_values])
         install(supervisor, kubectl, chart.locate(), files, phases=phases, watch=watch)
         if options.metrics:
-            rollout.wait_for_components(
-                kubectl, phases, watch, metrics.components(has_prometheus=provider.gets_prometheus)
-            )
+            rollout.wait_for_components(kubectl, phases, watch, (metrics.EXPORTER, *provider.metrics_images))
 
     api = AirflowApi(provider.airflow_address(supervisor), cluster_secrets.USER, passwords[cluster_secrets.USER])
     with phases.phase("Airflow healthy") as phase:

@@ -6,7 +6,7 @@ Secrets are not among it: `secrets.md` says which must exist, with which keys.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ def write(options: RunOptions) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     provider = NoCluster(options)
+    references = {image.name: provider.reference(image) for image in (images.airflow(options.uris), images.dbt())}
+    references |= {name: pins.image(name) for name in provider.metrics_images}
     kubectl = provider.recorder
     create_namespaces(kubectl)
     _keep(kubectl, "0-namespaces")
@@ -87,10 +89,9 @@ def write(options: RunOptions) -> None:
     network.restrict(kubectl, [database], [options.uri(feed) for feed in read_feeds().values()])
     _keep(kubectl, "2-network")
     if options.metrics:
-        airflow = provider.reference(images.airflow(provider.options.uris))
-        metrics.install(kubectl, airflow, [database], pull_secret=options.pull_secret)
+        metrics.install(kubectl, references["airflow"], [database], pull_secret=options.pull_secret)
         _keep(kubectl, "4-metrics")
-    kubectl.apply(_rendered(provider, archive))
+    kubectl.apply(_rendered(provider, archive, references))
     _keep(kubectl, "3-airflow")
     _create_secrets(kubectl, options)
     lines = [f"| {where} | {name} | {keys} |" for where, name, keys in _secrets(kubectl)]
@@ -106,24 +107,11 @@ def _keep(kubectl: Recorder, name: str) -> None:
         kubectl.applied.clear()
 
 
-def _rendered(provider: NoCluster, archive: Path) -> str:
-    """Return what helm renders."""
-    airflow, dbt = images.airflow(provider.options.uris), images.dbt()
-    statsd_image = pins.image("statsd") if provider.options.metrics else None
+def _rendered(provider: NoCluster, archive: Path, references: Mapping[str, str]) -> str:
+    """Return what helm renders; REFERENCES are those of the images."""
     with tempfile.TemporaryDirectory() as folder:
         run_values = Path(folder) / "values.json"
-        run_values.write_text(
-            json.dumps(
-                deployment_values(
-                    provider,
-                    provider.reference(airflow),
-                    provider.reference(dbt),
-                    {},
-                    TEMPLATE,
-                    statsd_image=statsd_image,
-                )
-            )
-        )
+        run_values.write_text(json.dumps(deployment_values(provider, references, {}, TEMPLATE)))
         files = [*values_files(provider), run_values]
         chart.check_values(archive, provider.namespace, files)
         return chart.render(archive, provider.namespace, chart.with_merged_lists(files))

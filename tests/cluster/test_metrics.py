@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from harness.kubernetes import metrics
+from harness.kubernetes.cluster_secrets import READER_SECRET
 from harness.processes.supervisor import Supervisor
 from harness.targets.cluster_deployment import connect
 from harness.warehouse.ports import free_port
@@ -82,4 +83,4 @@ def test_prometheus_reads_both_and_says_which_run_failed(cluster: Cluster) -> No
     succeed("cluster", "up")
     kinds = ("deployments", "services", "networkpolicies", "configmaps", "serviceaccounts", "secrets")
     names = {item["metadata"]["name"] for item in cluster.items(*kinds)}
-    assert not names & {"airflow-statsd", "feeds-metrics", "prometheus", "scrapes", "to-statsd", metrics.SECRET}
+    assert not names & {"airflow-statsd", "feeds-metrics", "prometheus", "scrapes", "to-statsd", READER_SECRET}

@@ -6,10 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +22,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from feeds import errors, notifications
 from feeds.dbt_task import DbtEndedError, DbtFailedError
 from feeds.notifications import Notifier, failed, late, leave_reason
+from tests.servers import Handler, serving
 
 DAGS = Path(__file__).parents[2] / "airflow" / "dags"
 SECRET = "s3cr3t-t0ken"  # noqa: S105 - of no server
@@ -301,23 +300,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Give what Apprise has sent to a server, whose address the connection has, beside one where nothing is."""
     received: list[dict[str, Any]] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
+    class Receiver(Handler):
+        def respond(self) -> None:
+            received.append(json.loads(self.posted()))
+            self.answer(200)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as http:
-        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with serving(Receiver) as address:
         monkeypatch.setenv("no_proxy", "*")
-        live, dead = (f"json://{SECRET}:{SECRET}@127.0.0.1:{port}/{SECRET}" for port in (http.server_port, 1))
-        monkeypatch.setenv("LIVE", live)
-        monkeypatch.setenv("DEAD", dead)
+        for name, place in (("LIVE", address), ("DEAD", "127.0.0.1:1")):
+            monkeypatch.setenv(name, f"json://{SECRET}:{SECRET}@{place}/{SECRET}")
         yield received
-        http.shutdown()
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

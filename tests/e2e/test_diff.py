@@ -15,6 +15,7 @@ import pytest
 from harness.project.paths import SAMPLE
 from harness.warehouse.server import Server
 from tests import clones, comparisons, harness_command
+from tests.clones import git
 from tests.comparisons import (
     ANALYSIS,
     DIMENSIONS,
@@ -25,7 +26,6 @@ from tests.comparisons import (
     Run,
     command,
     edit,
-    git,
     interrupted_after,
     rename_column,
 )

@@ -8,7 +8,8 @@ import pytest
 
 from harness.warehouse.server import Server
 from tests import comparisons, harness_command
-from tests.comparisons import DIMENSIONS, Run, edit, git
+from tests.clones import git
+from tests.comparisons import DIMENSIONS, Run, edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("git")]
 

@@ -255,7 +255,7 @@ def notified() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     class Notifications(Handler):
         def respond(self) -> None:
             assert (self.path, self.headers["Authorization"]) == (f"/{PLANTED}", authorization)
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            received.append(json.loads(self.posted()))
             self.answer(200)
 
     with serving(Notifications) as address:

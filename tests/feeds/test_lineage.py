@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psycopg
@@ -21,6 +19,7 @@ from feeds import lineage
 from feeds.errors import TooManyRejected
 from tests.events_feed import load
 from tests.feeds.common import HEADER, account, ids, write
+from tests.servers import Handler, serving
 
 TASK, RUN = "01a21526-e400-76c3-8b48-2e706fad5a5a", "01a21526-e400-7ba8-9501-09b1b1f71b1d"
 PARENT = {lineage.PARENT: f"ours/daily.load_events/{TASK}", lineage.ROOT: f"ours/daily/{RUN}"}
@@ -160,23 +159,15 @@ def test_a_server_that_is_busy_is_tried_once_more_at_once(
 ) -> None:
     answers = iter([503, 201, 503, 503])
 
-    class Busy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(next(answers))
-            self.send_header("Retry-After", "60")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    class Busy(Handler):
+        def respond(self) -> None:
+            self.posted()
+            self.answer(next(answers), Retry_After="60")
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
-        Thread(target=busy.serve_forever, daemon=True).start()
-        emit_to(f"http://127.0.0.1:{busy.server_port}")
+    with serving(Busy) as busy:
+        emit_to(f"http://{busy}")
         started = time.monotonic()
         load(uri, dsn)
-        busy.shutdown()
     assert time.monotonic() - started < 30
     assert next(answers, None) is None
     assert lost(caplog) == ["COMPLETE"]
@@ -197,25 +188,18 @@ def test_events_go_to_a_server_with_its_key(
 ) -> None:
     received: list[tuple[str, str | None, dict[str, Any]]] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            content = self.rfile.read(int(self.headers["Content-Length"]))
+    class Receiver(Handler):
+        def respond(self) -> None:
+            content = self.posted()
             if self.headers.get("Content-Encoding") == "gzip":
                 content = gzip.decompress(content)
             received.append((self.path, self.headers["Authorization"], json.loads(content)))
-            self.send_response(201)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(201)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
-        Thread(target=receiver.serve_forever, daemon=True).start()
-        emit_to(f"http://127.0.0.1:{receiver.server_port}")
+    with serving(Receiver) as receiver:
+        emit_to(f"http://{receiver}")
         monkeypatch.setenv("OPENLINEAGE_API_KEY", "a-key")
         load(uri, dsn)
-        receiver.shutdown()
     assert [(path, key) for path, key, _ in received] == [("/api/v1/lineage", "Bearer a-key")] * 2
     assert [event["eventType"] for *_, event in received] == ["START", "COMPLETE"]
 

@@ -30,7 +30,7 @@ EVENTS = {"events": metrics.Expected(86_400, 0.01)}
 def scrape(dsn: str, feeds: Mapping[str, metrics.Expected | None] = EVENTS) -> dict[str, float]:
     """Return the value of each series, by its name and labels."""
     registry = CollectorRegistry()
-    registry.register(metrics.Warehouse(dsn, feeds, STATE))
+    registry.register(metrics.WarehouseCollector(dsn, feeds))
     return series(generate_latest(registry).decode())
 
 
@@ -224,7 +224,7 @@ def test_a_server_that_was_restarted_is_asked_again_over_a_new_connection(
 ) -> None:
     let_reader_see_ledger(own)
     registry = CollectorRegistry()
-    registry.register(metrics.Warehouse(own.reader_dsn, EVENTS, STATE))
+    registry.register(metrics.WarehouseCollector(own.reader_dsn, EVENTS))
 
     def up() -> float:
         return series(generate_latest(registry).decode())["feeds_up"]
@@ -264,11 +264,7 @@ def test_the_command_serves_them_to_several_at_a_time(served: str) -> None:
     assert found[0].keys() >= {f"feeds_loads_total {path.stem} failed" for path in CONTRACTS.glob("*.yaml")}
 
 
-def test_a_port_that_is_taken_and_a_table_that_is_none_are_named(
-    served: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_port_that_is_taken_is_named(served: str, capsys: pytest.CaptureFixture[str]) -> None:
     port = re.findall(r":(\d+)/", served)[0]
     assert main(["metrics", "--port", port]) == 29
     assert capsys.readouterr().err.startswith(f"✗ Nothing can listen at 127.0.0.1:{port}: Address already in use.\n")
-    assert main(["metrics", "--model-state", "model_state"]) == 29
-    assert "is not a table with its schema" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from feeds.arguments import Parser, share, table, whole_number
+from feeds.arguments import Parser, share, whole_number
 from feeds.connection import connect, foreseen
 from feeds.contract import Feed
 from feeds.days import valid_times
@@ -37,7 +37,6 @@ from feeds.tables import create_tables
 _ERASE = "\r\x1b[K"  # the present line of the terminal
 _TERMINAL_EVERY_S = 0.2
 _LINES_EVERY_S = 5.0
-_MODEL_STATE = "intermediate.model_state"  # of dbt's target prod
 _LOADS = f"""
     select
         load_id, feed, case when {IS_KILLED} then 'killed' else status end as status,
@@ -110,13 +109,6 @@ def main(arguments: Sequence[str]) -> int:
     serving = commands.add_parser("metrics", help="serve metrics for Prometheus", allow_abbrev=False)
     serving.add_argument("--address", default="127.0.0.1", help="the address to listen at; 127.0.0.1 by default")
     serving.add_argument("--port", type=whole_number, default=9102, help="the port to listen at; 9102 by default")
-    serving.add_argument(
-        "--model-state",
-        type=table,
-        default=_MODEL_STATE,
-        metavar="TABLE",
-        help=f"dbt's table of what each model has seen; {_MODEL_STATE} by default, that of the target prod",
-    )
     serving.set_defaults(run=_serve_metrics, feed=None)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows other characters escaped
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -198,7 +190,7 @@ def _serve_metrics(options: argparse.Namespace, _feed: Feed | None, dsn: str) ->
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        _, thread = serve(dsn, options.address, options.port, options.model_state)
+        _, thread = serve(dsn, options.address, options.port)
     except OSError as error:
         raise SettingUnusable(
             f"Nothing can listen at {options.address}:{options.port}: {error.strerror}.",

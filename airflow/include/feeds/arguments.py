@@ -63,10 +63,3 @@ def share(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
-
-
-def table(text: str) -> str:
-    """Return TEXT, the name of a table with its schema."""
-    if not re.fullmatch(r"\w+\.\w+", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a table with its schema, like intermediate.model_state")
-    return text

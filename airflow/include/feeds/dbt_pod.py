@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -16,7 +15,6 @@ from feeds.dbt_task import RUN_VARIABLES, failure
 
 RESULTS = "/var/log/dbt"  # where the pod mounts the volume for the results of failed runs
 FILES = "OPENLINEAGE__TRANSPORT__LOG_FILE_PATH"
-SECRET = re.compile("KEY|AUTH|TOKEN|SECRET|PASSWORD|HEADERS", re.IGNORECASE)
 
 
 class DbtPodOperator(KubernetesPodOperator):
@@ -51,11 +49,9 @@ def lineage_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
     A key is a secret, which no pod's specification has: the pod has it of the secret `warehouse-transformer`.
     """
-    found = {
-        name: value
-        for name, value in environ.items()
-        if name.startswith("OPENLINEAGE_") and not SECRET.search(name) and "@" not in value
-    }
+    from feeds.lineage import client_variables, without_secrets
+
+    found = without_secrets(client_variables(environ))
     if FILES in found:
         found[FILES] = f"{RESULTS}/lineage/event"
     return found

@@ -6,6 +6,7 @@ them nothing is emitted. No failure here fails a load or a task: it is logged as
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ NAMESPACE = "OPENLINEAGE_NAMESPACE"
 # What dbt reads, and OpenLineage's other integrations: `namespace/job/run` of the run that starts them.
 PARENT, ROOT = "OPENLINEAGE_PARENT_ID", "OPENLINEAGE_ROOT_PARENT_ID"
 POSTGRES_PORT = "5432"
+SECRET = re.compile("KEY|AUTH|TOKEN|SECRET|PASSWORD|HEADERS", re.IGNORECASE)  # in the name of a variable
 # What each load writes beside the feed's table, and the models read.
 LEDGER = ("loads", "loaded_days", "loaded_files")
 
@@ -52,8 +54,11 @@ def transport(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 def is_on(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether ENVIRON says where events go; otherwise the client would print them."""
-    if is_disabled(environ):
-        return False
+    return is_configured(environ) and not is_disabled(environ)
+
+
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Return whether ENVIRON describes where events go, whether any are emitted or not."""
     configured = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT")
     return any(value and name.startswith(configured) for name, value in environ.items())
 
@@ -61,6 +66,16 @@ def is_on(environ: Mapping[str, str] = os.environ) -> bool:
 def is_disabled(environ: Mapping[str, str]) -> bool:
     """Return whether ENVIRON says that nobody emits events."""
     return environ.get("OPENLINEAGE_DISABLED", "").strip().lower() in ("true", "1", "t")
+
+
+def client_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of ENVIRON that the client reads."""
+    return {name: value for name, value in environ.items() if name.startswith("OPENLINEAGE_")}
+
+
+def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return VARIABLES without those that may have a key or a login, which no pod's specification has."""
+    return {name: value for name, value in variables.items() if not SECRET.search(name) and "@" not in value}
 
 
 def parents(context: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,6 @@ import psycopg
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from psycopg import sql
 
 from feeds.connection import connect
 from feeds.contract import Cadence, contracts, read_feed
@@ -32,7 +31,7 @@ _SETTINGS = f"""
     set local lock_timeout = '{TIMEOUT_S:.0f}s';
     set local row_security = off
 """
-_EXISTS = "select to_regclass(%s) is not null"
+_MODEL_STATE = "intermediate.model_state"  # of dbt's target prod
 _LOADS = f"""
     with counts as (
         select
@@ -57,12 +56,12 @@ _LOADS = f"""
     order by counts.feed, last.load_id desc
 """  # noqa: S608 - constants
 # Loads that no model can be behind of are left out first: there are many of these, and few others.
-_MODELS = """
+_MODELS = f"""
     with states as (
         select
             model, built_at, feeds,
             case when server = %(server)s then snapshot end as snapshot
-        from {state}
+        from {_MODEL_STATE}
     ),
     loads as materialized (
         select feed, transaction_id, ended_at
@@ -78,7 +77,7 @@ _MODELS = """
     left join loads on loads.feed = any(feeds) and not pg_visible_in_snapshot(transaction_id, snapshot)
     group by model, built_at
     order by model
-"""
+"""  # noqa: S608 - constants
 
 logger = logging.getLogger(__name__)
 
@@ -108,17 +107,15 @@ def expected_feeds() -> dict[str, Expected | None]:
     return found
 
 
-class Warehouse(Collector):
+class WarehouseCollector(Collector):
     """Asks the warehouse at DSN, a libpq URL, at each scrape.
 
-    MODEL_STATE is the schema and the name of dbt's table, FEEDS those that have a contract: others of the ledger are
-    left out, since nobody loads them any more.
+    FEEDS are those that have a contract: others of the ledger are left out, since nobody loads them any more.
     """
 
-    def __init__(self, dsn: str, feeds: Mapping[str, Expected | None], model_state: str) -> None:
+    def __init__(self, dsn: str, feeds: Mapping[str, Expected | None]) -> None:
         self._dsn = dsn
         self._feeds = feeds
-        self._model_state = model_state
         self._connection: psycopg.Connection | None = None
         self._lock = threading.Lock()  # a scrape that began before another has ended
 
@@ -184,11 +181,10 @@ class Warehouse(Collector):
         return loads, models
 
     def _select_models(self, connection: psycopg.Connection, server: str) -> list[tuple[Any, ...]] | None:
-        if not _exists(connection, self._model_state):
+        if not _exists(connection, _MODEL_STATE):
             return []
-        query = sql.SQL(_MODELS).format(state=sql.Identifier(*self._model_state.split(".")))
         try:
-            return connection.execute(query, {"server": server}).fetchall()
+            return connection.execute(_MODELS, {"server": server}).fetchall()
         except (psycopg.errors.UndefinedColumn, psycopg.errors.InsufficientPrivilege) as error:
             logger.warning("the state of the models is not known until the next build: %s", error)
             return None
@@ -262,7 +258,7 @@ def _of_models(rows: list[tuple[Any, ...]]) -> Iterator[Metric]:
 
 
 def _exists(connection: psycopg.Connection, table: str) -> bool:
-    [(exists,)] = connection.execute(_EXISTS, (table,))
+    [(exists,)] = connection.execute("select to_regclass(%s) is not null", (table,))
     return bool(exists)
 
 
@@ -277,11 +273,11 @@ def _server_of(connection: psycopg.Connection) -> str:
     return str(server)
 
 
-def serve(dsn: str, address: str, port: int, model_state: str) -> tuple[WSGIServer, threading.Thread]:
+def serve(dsn: str, address: str, port: int) -> tuple[WSGIServer, threading.Thread]:
     """Serve the metrics of the warehouse at DSN on ADDRESS and PORT, and return the server and its thread.
 
     Raises OSError if the port is taken.
     """
     registry = CollectorRegistry()
-    registry.register(Warehouse(dsn, expected_feeds(), model_state))
+    registry.register(WarehouseCollector(dsn, expected_feeds()))
     return start_http_server(port, address, registry)

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.reporting import charts
-from harness.reporting.report.run import Dataset, Node
+from harness.reporting.report.run import Dataset, Node, tests_by_model
 from harness.reporting.wording import count, value
 
 CHAR, ROW, GAP, PAD = 6.8, 30, 36, 8  # pixels: of a character, between rows, between columns, around a name
@@ -46,10 +46,7 @@ def entries(datasets: Sequence[Dataset], nodes: Iterable[Node]) -> list[Entry]:
     for dataset in datasets:
         for source in dataset.made_of:
             read_by.setdefault(source, []).append(dataset.name)
-    tests: dict[str, list[Node]] = {}
-    for node in nodes:
-        if node.kind in ("test", "unit_test"):
-            tests.setdefault(node.tested, []).append(node)
+    tests = tests_by_model(nodes)
     depths = layers(datasets)
     found = []
     for dataset in sorted(datasets, key=lambda dataset: (depths[dataset.name], dataset.name)):

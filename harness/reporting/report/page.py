@@ -12,7 +12,7 @@ from markupsafe import Markup
 from feeds.uri import without_secrets
 from harness.reporting import charts, figures, page
 from harness.reporting.report import lineage, timing
-from harness.reporting.report.run import Day, Node, Run, Series, Step
+from harness.reporting.report.run import Day, Node, Run, Series, Step, tests_by_model
 from harness.reporting.summary import seconds
 from harness.reporting.wording import count, listed, value
 
@@ -155,24 +155,20 @@ def days_chart(days: Sequence[Day]) -> Markup | None:
 
 def tested_models(nodes: Sequence[Node]) -> list[TestedModel]:
     """Return how the tests of each model ended, those with failures and warnings first."""
-    of_model: dict[str, list[Node]] = {}
-    for node in nodes:
-        if node.kind in ("test", "unit_test"):
-            of_model.setdefault(node.tested or "(several)", []).append(node)
 
     def number(tests: Sequence[Node], is_one: Callable[[Node], bool]) -> int:
         return sum(map(is_one, tests))
 
     found = [
         TestedModel(
-            name,
+            name or "(several)",
             passed=number(tests, lambda test: not test.has_failed and test.status not in ("warn", "skipped")),
             warned=number(tests, lambda test: test.status == "warn"),
             failed=number(tests, lambda test: test.has_failed),
             skipped=number(tests, lambda test: test.status == "skipped"),
             seconds=sum(test.seconds for test in tests),
         )
-        for name, tests in of_model.items()
+        for name, tests in tests_by_model(nodes).items()
     ]
     return sorted(found, key=lambda model: (-model.failed, -model.warned, model.name))
 

@@ -5,7 +5,7 @@ Needs only the standard library, as `harness.reporting.summary` does, which hold
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
@@ -249,6 +249,15 @@ class Run:
         self.facts = {
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
         } | self.facts
+
+
+def tests_by_model(nodes: Iterable[Node]) -> dict[str, list[Node]]:
+    """Return the tests among NODES by the name of what they test, which is empty where that is not known."""
+    found: dict[str, list[Node]] = {}
+    for node in nodes:
+        if node.kind in ("test", "unit_test"):
+            found.setdefault(node.tested, []).append(node)
+    return found
 
 
 def step_names(steps: Sequence[Step]) -> list[str]:

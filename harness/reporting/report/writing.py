@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from feeds.errors import FeedError
 from feeds.uri import first_line, without_secrets
@@ -47,25 +46,25 @@ def keep_figures(run: Run, name: str, measured: Mapping[str, float]) -> None:
 
 
 @contextlib.contextmanager
-def reported(section: Section, path: Path | None = None) -> Iterator[None]:
+def reported(section: Section) -> Iterator[None]:
     """Write the report at the end of the block, if one was begun in it."""
     try:
         yield
     except BaseException as error:
-        write(section.run, path or PAGE, error)
+        write(section.run, error)
         raise
-    write(section.run, path or PAGE)
+    write(section.run)
 
 
-def write(run: Run | None, path: Path, error: BaseException | None = None) -> None:
+def write(run: Run | None, error: BaseException | None = None) -> None:
     """Write the report of RUN, which ended with ERROR if given; a report that fails is a line and not an error."""
     if run is None:
         return
     try:
         if error is not None:
             run.failure = failure_of(error)
-        write_page(run, path)
-        say(f"  report: {from_root(path)}")
+        write_page(run, PAGE)
+        say(f"  report: {from_root(PAGE)}")
     except Exception as second:  # noqa: BLE001 - whatever is wrong with it, the run's own result matters more
         say(f"  the report cannot be written: {first_line(second, *run.secrets)}")
 

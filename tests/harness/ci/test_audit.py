@@ -39,7 +39,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     class Database(Handler):
         def respond(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked = json.loads(self.posted())
             answer: dict[str, Any] = {"vulns": [KNOWN]} if asked["package"]["name"] == "demo" else {}
             self.answer(200, json.dumps(answer).encode())
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.ci import needs
+from tests.clones import git
 from tests.programs import write_answers, write_docker_without_engine
 
 pytest_plugins = ["pytester"]
@@ -32,7 +32,7 @@ def test_git():
 def test_both():
     raise AssertionError("it does not run")
 
-@pytest.mark.needs("image")
+@pytest.mark.needs("postgres-image")
 def test_image():
     raise AssertionError("it does not run")
 
@@ -171,7 +171,7 @@ def nothing(unknown_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "line"),
     [
         ("docker", "the docker command: it is not installed"),
-        ("image", "the docker command: it is not installed"),  # nothing else is looked for without it
+        ("postgres-image", "the docker command: it is not installed"),  # nothing else is looked for without it
         ("helm", "helm: it is not installed, and http://127.0.0.1:1/HELM?sig=… does not answer"),
         ("kubectl", "kubectl: it is not installed, and http://127.0.0.1:1/KUBECTL?sig=… does not answer"),
         ("chart", "Airflow's chart: it cannot be downloaded from http://127.0.0.1:1/chart.tgz?sig=…"),
@@ -191,10 +191,9 @@ def test_a_missing_need_has_one_line(name: str, line: str) -> None:
 def test_a_folder_without_git_has_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "ROOT", tmp_path)
     assert needs.no_history().startswith("git does not read this folder (not a git repository")
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    git(tmp_path, "init", "--quiet")
     assert needs.no_history() == "git does not read this folder (Needed a single revision)"
-    git = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com")
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "one"], check=True)
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "one")
     assert needs.no_history() == ""
     (tmp_path / "below").mkdir()
     monkeypatch.setattr(needs, "ROOT", tmp_path / "below")

@@ -1,7 +1,6 @@
 """The plan of a workflow follows from the tags of the sessions, the event and the changed files."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from harness.ci import plan
 from harness.ci.plan import Job, PlanError
 from harness.project.settings import places, settings
 from harness.targets.options import TARGETS
+from tests.clones import git
 
 
 def session(name: str, *tags: str) -> dict[str, Any]:
@@ -124,27 +124,22 @@ def test_documentation_is_recognised() -> None:
 
 @pytest.mark.needs("git")
 def test_the_files_of_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-        argv = ["git", *identity, *arguments]
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
-
     monkeypatch.setattr(plan, "ROOT", tmp_path)
 
     def commit(file: str) -> None:
         (tmp_path / file).write_text("text")
-        git("add", ".")
-        git("commit", "--quiet", "--message", file)
+        git(tmp_path, "add", ".")
+        git(tmp_path, "commit", "--quiet", "--message", file)
 
-    git("init", "--quiet", "--initial-branch", "main")
+    git(tmp_path, "init", "--quiet", "--initial-branch", "main")
     commit("moved.py")
-    git("switch", "--quiet", "--create", "change")
-    git("mv", "moved.py", "elsewhere.md")
+    git(tmp_path, "switch", "--quiet", "--create", "change")
+    git(tmp_path, "mv", "moved.py", "elsewhere.md")
     commit("ä b.md")
-    git("switch", "--quiet", "main")
+    git(tmp_path, "switch", "--quiet", "main")
     commit("of-another.py")  # merged by others meanwhile
-    base = git("rev-parse", "HEAD")
-    git("switch", "--quiet", "change")
+    base = git(tmp_path, "rev-parse", "HEAD")
+    git(tmp_path, "switch", "--quiet", "change")
     assert sorted(plan.changed_since(base)) == ["elsewhere.md", "moved.py", "ä b.md"]
     assert [plan.changed_since(base) for base in ("0" * 40, "", "1" * 40)] == [[], [], []]  # the last was rewritten
 

@@ -13,6 +13,7 @@ import yaml
 
 from harness.ci import workflow
 from harness.project.paths import ROOT
+from tests.clones import git
 
 CI = ROOT / ".github" / "workflows" / "ci.yml"
 PLAN = {
@@ -36,9 +37,8 @@ def act(repository: Path, *arguments: str) -> tuple[int, str]:
 def repository_with(path: Path, definition: dict[Any, Any]) -> Path:
     (path / ".github" / "workflows").mkdir(parents=True)
     (path / ".github" / "workflows" / "ci.yml").write_text(yaml.safe_dump(definition))
-    git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.com")
     for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "--message", "one")):
-        subprocess.run([*git, *command], cwd=path, check=True)
+        git(path, *command)
     return path
 
 

@@ -20,6 +20,7 @@ from harness.project import pins, pythons
 from harness.project.paths import ROOT
 from harness.project.settings import places, settings
 from tests import programs
+from tests.clones import git
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
@@ -213,16 +214,12 @@ def test_new_locks_become_a_pull_request_or_three_lines(
     (tools / "failure").write_text(failure)
     (tools / "calls").touch()
 
-    def git(*arguments: str, at: Path = clone) -> str:
-        argv = ("git", "-C", str(at), "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments)
-        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
-
-    git("init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin"), at=tmp_path)
-    git("clone", "--quiet", str(tmp_path / "origin"), str(clone), at=tmp_path)
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin"))
+    git(tmp_path, "clone", "--quiet", str(tmp_path / "origin"), str(clone))
     (clone / "build").mkdir()
     (clone / "lock.txt").write_text("a==1")
-    git("add", "lock.txt")
-    git("commit", "--quiet", "--message", "one")
+    git(clone, "add", "lock.txt")
+    git(clone, "commit", "--quiet", "--message", "one")
     (clone / "lock.txt").write_text("a==2" if changed else "a==1")
     env = {name: value for name, value in step["env"].items() if "${{" not in value}
     env |= {"PATH": f"{tools}:{os.environ['PATH']}", "URL": "https://github.com/o/n", "GH_TOKEN": "none"}
@@ -231,7 +228,7 @@ def test_new_locks_become_a_pull_request_or_three_lines(
     done = subprocess.run(argv, cwd=clone, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr
     assert (tools / "calls").read_text().splitlines() == calls
-    pushed = git("log", "--format=%s", "refresh-locks", at=tmp_path / "origin") if changed else ""
+    pushed = git(tmp_path / "origin", "log", "--format=%s", "refresh-locks") if changed else ""
     assert pushed == ("Refresh the locks\none" if changed else "")
     if exit_code:
         lines = (tmp_path / "summary").read_text().splitlines()

@@ -1,7 +1,6 @@
 """`nox -s feed`: new feeds, checks of contracts, and rejected rows that are loaded again."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 from feeds.contract import CONTRACTS, read_feed
 from harness.commands import feed
 from harness.warehouse.roles import Warehouse
+from tests.clones import git
 from tests.harness.commands.conftest import Outcome, Session
 
 ORDERS = "order_id,created_at,amount\n" + "".join(f"{i},2024-01-{i % 28 + 1:02} 12:00:00,{i}.50\n" for i in range(60))
@@ -156,9 +156,8 @@ def test_all_errors_of_all_contracts_are_shown(session: Session, project: Path) 
 @pytest.fixture
 def edited(session: Session, project: Path) -> Callable[[str, str], Outcome]:
     """Give a function that replaces text of the contract of events and checks it against the commit before."""
-    commit = ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x")
-    for argv in (("init", "-q"), ("add", "."), commit):
-        subprocess.run(["git", *argv], cwd=project, check=True)
+    for argv in (("init", "-q"), ("add", "."), ("commit", "-qm", "x")):
+        git(project, *argv)
     contract = project / "feeds" / "events.yaml"
 
     def edit(old: str, new: str) -> Outcome:
@@ -197,7 +196,7 @@ def test_a_contract_of_the_base_that_is_not_valid_now_is_not_compared(
     project: Path, edited: Callable[[str, str], Outcome]
 ) -> None:
     edited("cadences", "cadence")
-    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "x"], cwd=project, check=True)
+    git(project, "commit", "-qam", "x")
     outcome = edited("cadence", "cadences")
     assert outcome.exit_code == 0
     assert outcome.output[1].startswith("… events: its contract in HEAD is not valid now, so it is not compared: ")

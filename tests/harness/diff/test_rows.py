@@ -303,7 +303,7 @@ def is_built_with(databases: Databases, feature: str) -> bool:
     return True
 
 
-@pytest.mark.needs("image")  # that of the wheel has no ICU
+@pytest.mark.needs("postgres-image")  # that of the wheel has no ICU
 def test_text_is_compared_byte_for_byte_whatever_its_collation(databases: Databases) -> None:
     if not is_built_with(databases, "create collation compared.any_icu (provider = icu, locale = 'und')"):
         return
@@ -325,7 +325,7 @@ def test_text_is_compared_byte_for_byte_whatever_its_collation(databases: Databa
     assert counts(databases.compare("c")) == (2, 2, 0)
 
 
-@pytest.mark.needs("image")  # nor extensions
+@pytest.mark.needs("postgres-image")  # nor extensions
 def test_citext_is_text_of_which_the_case_counts(databases: Databases) -> None:
     databases.both("create extension citext schema compared")
     databases.both("create table compared.c (id integer, value compared.citext, list compared.citext[])")
@@ -342,7 +342,7 @@ def test_citext_is_text_of_which_the_case_counts(databases: Databases) -> None:
     assert (counts(rows), rows.duplicates) == ((1, 1, 1), {})
 
 
-@pytest.mark.needs("image")  # nor XML
+@pytest.mark.needs("postgres-image")  # nor XML
 def test_xml_is_compared_as_text(databases: Databases) -> None:
     if not is_built_with(databases, "select '<a/>'::xml"):
         return

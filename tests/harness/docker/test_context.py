@@ -19,7 +19,7 @@ from harness.processes.supervisor import Supervisor
 from harness.warehouse import container
 from tests.servers import copy
 
-pytestmark = pytest.mark.needs("image")
+pytestmark = pytest.mark.needs("postgres-image")
 
 VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 

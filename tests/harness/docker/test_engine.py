@@ -15,7 +15,7 @@ from harness.processes.supervisor import Supervisor
 from harness.project import pins
 from tests.servers import serving
 
-pytestmark = pytest.mark.needs("image")
+pytestmark = pytest.mark.needs("postgres-image")
 
 FOREIGN = "linux/riscv64"
 

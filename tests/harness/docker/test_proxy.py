@@ -28,7 +28,7 @@ from harness.project import pins
 from harness.project.paths import ROOT
 from tests.servers import Handler, copy, serving
 
-pytestmark = pytest.mark.needs("image")
+pytestmark = pytest.mark.needs("postgres-image")
 
 HOST = "index.example.test"
 PASSWORD = secrets.token_hex(8)

@@ -12,15 +12,15 @@ from tests.harness.kubernetes.network_rules import may_connect
 from tests.harness.kubernetes.object_rules import PROCESSOR, RULES, Objects, load, of_harness, pods
 from tests.harness.kubernetes.test_network import ANYWHERE, PODS, policies
 
+pytestmark = pytest.mark.needs("helm", "chart")
+
 TRIGGERER = "Deployment/airflow-triggerer"
 SECRET = "Secret/notifications"  # noqa: S105 - its name
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("values", marks=pytest.mark.needs("helm", "chart"), id=pytest.HIDDEN_PARAM)]
-)
-def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    folder = tmp_path_factory.mktemp("values")
     env = {"DBT_IMAGE": images.dbt().reference}
     values = chart.run_values(images.airflow().reference, env, {}, of_workers=cluster_secrets.feeds_env())
     (folder / "values.json").write_text(json.dumps(values))

@@ -38,7 +38,7 @@ class Airflow(Handler):
         path, _, query = self.path.removeprefix("/api/v2/").partition("?")
         given: Any
         if self.command == "POST":
-            cls.backfill = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            cls.backfill = json.loads(self.posted())
             if self.refused:
                 return self.answer(409, b'{"detail": "There is already a running backfill"}')
             given = {"id": 5}

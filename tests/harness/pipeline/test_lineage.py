@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
-from feeds.lineage import TRANSPORT
+from feeds.lineage import TRANSPORT, without_secrets
 from harness.errors import ChecksFailedError
 from harness.pipeline import lineage, run_data
+from harness.project.paths import ROOT
 from harness.reporting.report.run import Run
 
 PG = "postgres://host:5432"
@@ -66,12 +68,12 @@ def table(name: str, rows: int | None = None) -> dict[str, Any]:
     return dataset((PG, f"warehouse.{name}"), rows)
 
 
-def dag_run(run_id: str, loaded: int = 20, built: int = 15) -> Events:
+def dag_run(run_id: str, built: int = 15) -> Events:
     """Return the events of a run of the DAG `daily`, of its load and of dbt."""
     root = f"daily {run_id}"
     return [
         *run("daily", None, root, airflowDagRun=facet(dagRun={"dag_id": "daily", "run_id": run_id})),
-        *run("load.events", root, root, (dataset(CSV),), (table("raw.events", loaded),)),
+        *run("load.events", root, root, (dataset(CSV),), (table("raw.events", 20),)),
         *run("stg_events", root, root, (table("raw.events"),), (table("staging.stg_events"),)),
         *run("fct_events", root, root, (table("staging.stg_events"),), (table("fact.fct_events", built),)),
     ]
@@ -215,9 +217,13 @@ def test_events_go_to_files_unless_it_is_said_where_to() -> None:
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(TRANSPORT),  # with its limit of time
     }
     assert found == ours | given
-    assert lineage.without_secrets(found) == ours | {"OPENLINEAGE_URL": "http://server"}
+    assert without_secrets(found) == ours | {"OPENLINEAGE_URL": "http://server"}
     described = {"OPENLINEAGE__TRANSPORT__TYPE": "http", "OPENLINEAGE__TRANSPORT__URL": "http://server"}
     assert lineage.variables(described, "/run/lineage") == {"OPENLINEAGE_NAMESPACE": "events-platform"} | described
+
+
+def test_dbt_has_the_same_limit_of_time_in_its_own_environment() -> None:
+    assert runpy.run_path(str(ROOT / "dbt" / "lineage.py"))["TRANSPORT"] == TRANSPORT
 
 
 @pytest.mark.parametrize(

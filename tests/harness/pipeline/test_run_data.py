@@ -1,6 +1,5 @@
 """What the report of a run gets from its warehouse."""
 
-import subprocess
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +18,7 @@ from harness.pipeline.airflow_api import AirflowApi
 from harness.pipeline.rejected_rows import RejectedRows
 from harness.reporting.report.run import Run
 from harness.warehouse.roles import Warehouse
+from tests.clones import git
 from tests.events_feed import EVENTS
 
 HEADER = "event_id;event_type;professional_id_anonymized;created_at;meta_data"
@@ -106,18 +106,15 @@ def test_a_commit_of_the_default_branch_without_changes_is_main(
         run_data.add_clone(run)
         return run.is_main
 
-    def git(*arguments: str) -> None:
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
-
     assert not is_main()  # there is no clone
     (tmp_path / "a").write_text("")
     for command in ("init --quiet --initial-branch=main", "add .", "commit --quiet --message=one"):
-        git(*command.split())
+        git(tmp_path, *command.split())
     assert is_main()
     (tmp_path / "a").write_text("changed")
     assert not is_main()
-    git("checkout", "--quiet", "-b", "feature")
-    git("commit", "--quiet", "--all", "--message=two")
+    git(tmp_path, "checkout", "--quiet", "-b", "feature")
+    git(tmp_path, "commit", "--quiet", "--all", "--message=two")
     assert not is_main()
-    git("checkout", "--quiet", "--detach", "main")
+    git(tmp_path, "checkout", "--quiet", "--detach", "main")
     assert is_main()

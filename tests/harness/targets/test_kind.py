@@ -77,7 +77,7 @@ def test_a_postgresql_whose_port_is_taken_is_kept(tmp_path: Path, monkeypatch: p
         KindCluster(RunOptions())._restart_database()
 
 
-@pytest.mark.needs("image")
+@pytest.mark.needs("postgres-image")
 def test_a_postgresql_that_was_disconnected_is_connected_again_with_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,7 @@ def test_without_an_engine_it_is_another_server_from_the_wheel(
         check_version_time_zone_and_locale(server)
 
 
-@pytest.mark.needs("image")
+@pytest.mark.needs("postgres-image")
 def test_a_container_is_like_any_server_and_is_removed() -> None:
     import docker
 
@@ -101,7 +101,7 @@ def test_a_container_is_like_any_server_and_is_removed() -> None:
     assert found.id not in {c.id for c in client.containers.list(all=True)}
 
 
-@pytest.mark.needs("image")
+@pytest.mark.needs("postgres-image")
 def test_a_container_on_loopback_is_reachable_from_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "secret")
     made = container.make()
