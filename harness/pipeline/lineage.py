@@ -19,6 +19,7 @@ from feeds.lineage import client_variables, is_configured, is_disabled, transpor
 from feeds.uri import shown
 from harness.errors import ChecksFailedError
 from harness.project.paths import BUILD
+from harness.reporting.console import say
 
 EVENTS = BUILD / "lineage" / "events.ndjson"
 NAMESPACE = "events-platform"
@@ -66,12 +67,16 @@ def collect(folders: Iterable[Path], since: datetime) -> Found:
     """Write those events in FOLDERS to EVENTS, a line each, whose root run has begun at SINCE or later.
 
     Return them, and a line for each file that has no event: a process that was killed may have written half of one.
-    Raises OSError.
+    If EVENTS cannot be written, say so: the run's own result, and what the events say, matter more.
     """
     found, damaged = read(folders)
     events = of_runs_since(found, since)
-    EVENTS.parent.mkdir(parents=True, exist_ok=True)
-    EVENTS.write_text("".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in events), encoding="utf-8")
+    try:
+        EVENTS.parent.mkdir(parents=True, exist_ok=True)
+        EVENTS.write_text("".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in events), encoding="utf-8")
+    except OSError as error:
+        forget()  # it may have some
+        say(f"  the lineage events cannot be kept: {error}")
     return events, damaged
 
 

@@ -27,6 +27,7 @@ from harness.project import locks, pins
 from harness.project.paths import ROOT
 from harness.reporting import dbt_report
 from harness.reporting.report.run import Day, Load, Node, Number, Reject, Run, Series, Step, Table
+from harness.reporting.wording import count
 from harness.warehouse.roles import Warehouse
 
 TIMEOUTS = "-c statement_timeout=30s -c lock_timeout=5s"  # a failed program may hold a lock
@@ -220,7 +221,9 @@ def add_lineage(run: Run, collect: Callable[[], lineage.Found | None]) -> None:
         events, damaged = collect() or ([], [])
         run.datasets = datasets(events, {table.name: table.rows for table in run.tables if table.rows is not None})
         if damaged:
-            run.notes.append(f"{len(damaged)} files of lineage events cannot be read, of which {damaged[0]}.")
+            run.notes.append(
+                f"{count(len(damaged), 'file')} of lineage events cannot be read, the first: {damaged[0]}."
+            )
 
 
 def add_dbt(run: Run, folder: Path | None, dsn: str) -> None:

@@ -269,15 +269,15 @@ def test_the_events_of_a_run_that_fails_are_kept(collected: Path, monkeypatch: p
     assert (report.datasets, collected.exists()) == ((), False)
 
 
-def test_events_that_cannot_be_collected_are_a_note(collected: Path) -> None:
+def test_events_that_cannot_be_kept_are_a_line_and_those_that_cannot_be_read_a_note(
+    collected: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = Run("dbt")
     collected.parent.write_text("no folder")
     with run_data.lineage_kept(report):
         emit("first")
         Path(f"{os.environ['OPENLINEAGE__TRANSPORT__LOG_FILE_PATH']}-half.json").write_text("{")
-    assert len(report.notes) == 1
-    assert report.notes[0].startswith("The report does not have the lineage events: ")
-    collected.parent.unlink()
-    with run_data.lineage_kept(report):
-        Path(f"{os.environ['OPENLINEAGE__TRANSPORT__LOG_FILE_PATH']}-half.json").write_text("{")
-    assert report.notes[1].startswith("1 files of lineage events cannot be read, of which event-half.json: ")
+    assert capsys.readouterr().out.startswith("  the lineage events cannot be kept: [Errno 17] File exists")
+    assert [each.name for each in report.datasets] == ["raw.events"]
+    [note] = report.notes
+    assert note.startswith("1 file of lineage events cannot be read, the first: event-half.json: ")
