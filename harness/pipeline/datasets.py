@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feeds.errors import FeedError
-from harness.pipeline.lineage import Event, event_time
+from harness.pipeline.lineage import Event, dataset_of, event_time, is_table
 from harness.processes.git import git
 from harness.project.paths import ROOT
 from harness.reporting.report.run import Dataset
@@ -30,17 +30,17 @@ def datasets(events: Iterable[Event], rows: Mapping[str, int], root: Path = ROOT
     for event in ended:
         facets = event["job"].get("facets", {})
         is_test = facets.get("jobType", {}).get("jobType") == "TEST"
-        sources = {names[_key(part)]: part for part in event.get("inputs", [])}
+        sources = {names[dataset_of(part)]: part for part in event.get("inputs", [])}
         for name, part in sources.items():
             found[name].add(part)
         if is_test or not (outputs := event.get("outputs")):
             continue
-        feed_table = names[_key(outputs[0])]
+        feed_table = names[dataset_of(outputs[0])]
         if files := {name for name in sources if found[name].is_file}:
             files_of[feed_table] |= files
             found[feed_table].changed = changes.get(f"airflow/feeds/{feed_table.rpartition('.')[2]}.yaml", "")
         for part in outputs:
-            made = found[names[_key(part)]]
+            made = found[names[dataset_of(part)]]
             made.add(part)
             made.sources |= sources.keys()
             made.built_at = event_time(event)
@@ -78,15 +78,11 @@ class _Found:
 
     def add(self, part: Mapping[str, Any]) -> None:
         """Add what PART, an input or an output of an event, says."""
-        self.is_file = not _is_table(_key(part))
+        self.is_file = not is_table(dataset_of(part))
         self.facets |= part.get("facets", {})
         for kind, statistics in (("inputFacets", "inputStatistics"), ("outputFacets", "outputStatistics")):
             rows = part.get(kind, {}).get(statistics, {}).get("rowCount")
             self.rows = self.rows if rows is None else rows
-
-
-def _key(part: Mapping[str, Any]) -> tuple[str, str]:
-    return str(part["namespace"]), str(part["name"])
 
 
 def _names(events: Iterable[Event]) -> dict[tuple[str, str], str]:
@@ -94,17 +90,13 @@ def _names(events: Iterable[Event]) -> dict[tuple[str, str], str]:
 
     Files with the same name in several folders keep these.
     """
-    keys = {_key(part) for event in events for part in (*event.get("inputs", []), *event.get("outputs", []))}
-    files = {key: key[1].rstrip("/").rpartition("/")[2] or key[1] for key in keys if not _is_table(key)}
+    keys = {dataset_of(part) for event in events for part in (*event.get("inputs", []), *event.get("outputs", []))}
+    files = {key: key[1].rstrip("/").rpartition("/")[2] or key[1] for key in keys if not is_table(key)}
     counts = Counter(files.values())
     return {
         key: (files[key] if counts[files[key]] == 1 else key[1]) if key in files else key[1].partition(".")[2] or key[1]
         for key in keys
     }
-
-
-def _is_table(key: tuple[str, str]) -> bool:
-    return key[0].startswith("postgres://")
 
 
 def _dataset(
@@ -142,7 +134,9 @@ def _words(description: object) -> str:
 
 def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str], several: Mapping[str, str]) -> str:
     """Return the columns that a column comes from, by the FIELD of the facet `columnLineage`."""
-    sources = [(names.get(_key(source), source["name"]), source["field"]) for source in field.get("inputFields", [])]
+    sources = [
+        (names.get(dataset_of(source), source["name"]), source["field"]) for source in field.get("inputFields", [])
+    ]
     columns = dict.fromkeys(f"{several.get(name, name)}: {column}" for name, column in sources)
     return ", ".join([*columns][:MOST_FILES])
 

@@ -206,7 +206,7 @@ class Graph:
     def files(self) -> set[Dataset]:
         """Return what is no table, and nothing is made into."""
         sources = {source for several in self.made_of.values() for source in several}
-        return {dataset for dataset in sources - self.made_of.keys() if not dataset[0].startswith("postgres://")}
+        return {dataset for dataset in sources - self.made_of.keys() if not is_table(dataset)}
 
     def marts(self) -> list[Dataset]:
         """Return the tables of the marts, also those that dbt's target `test` builds."""
@@ -219,13 +219,19 @@ def graph(events: Iterable[Event]) -> Graph:
     made_of: dict[Dataset, set[Dataset]] = defaultdict(set)
     for event in events:
         if event["eventType"] == "COMPLETE":
-            sources = {_dataset(source) for source in event.get("inputs", [])}
+            sources = {dataset_of(source) for source in event.get("inputs", [])}
             for output in event.get("outputs", []):
-                made_of[_dataset(output)] |= sources
+                made_of[dataset_of(output)] |= sources
     return Graph(made_of)
 
 
-def _dataset(part: Mapping[str, Any]) -> Dataset:
+def is_table(dataset: Dataset) -> bool:
+    """Return whether DATASET is a table or a view, and not a file."""
+    return dataset[0].startswith("postgres://")
+
+
+def dataset_of(part: Mapping[str, Any]) -> Dataset:
+    """Return the namespace and the name of PART, an input or an output of an event."""
     return part["namespace"], part["name"]
 
 

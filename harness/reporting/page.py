@@ -4,6 +4,7 @@
 are given, and the page's policy forbids the browser any script and any address.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def write(path: Path, text: str) -> None:
     A page that is already there is replaced as a whole, also under the eyes of a browser.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8", errors="replace")
-    unfinished.replace(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")  # another run may write it, too
+    try:
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
