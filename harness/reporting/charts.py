@@ -70,10 +70,11 @@ def svg(specification: dict[str, Any], description: str, *, has_links: bool = Fa
 def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
     """Return the specification of two lines over time, and under them of the second's difference from the first.
 
+    Where one has no numbers, there is no difference.
+
     POINTS are those of `by_grain`: one for each day, or for each of another GRAIN.
     """
-    has_both = all(any(point[side] is not None for point in points) for side in (1, 2))
-    differences = [(second or 0) - (first or 0) if has_both else 0.0 for _, first, second in points]
+    differences = [(second or 0) - (first or 0) for _, first, second in points]
     lines = [
         {"day": day.isoformat(), "line": name, "number": numbers[i], "is_alone": is_alone(points, j, i)}
         for j, (day, *numbers) in enumerate(points)
@@ -84,7 +85,7 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
     color = {"domain": ["first", "second"], "range": ["var(--first)", "var(--second)"]}
     dashes = {"domain": ["second", "first"], "range": [[1, 0], [5, 4]]}
     side = {"field": "line", "type": "nominal", "legend": None}
-    above = {
+    above: dict[str, Any] = {
         "width": WIDTH,
         "height": 130,
         "data": data(lines),
@@ -121,6 +122,9 @@ def two_lines(points: Sequence[Point], grain: str = "day") -> dict[str, Any]:
             "y": axis(differences, ticks=3),
         },
     }
+    if not all(any(point[side] is not None for point in points) for side in (1, 2)):
+        above["encoding"]["x"] = x
+        return above
     return {"vconcat": [above, below], "spacing": 22, "bounds": "flush", "resolve": {"scale": {"x": "shared"}}}
 
 

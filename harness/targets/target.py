@@ -70,7 +70,8 @@ class Deployment:
 
 def docs_line() -> str:
     """Return the line of a deployment's addresses about dbt's documentation."""
-    return f"  dbt docs   {from_root(DBT_DOCS) if DBT_DOCS.exists() else 'make them: nox -s dbt -- docs'}"
+    there = from_root(DBT_DOCS) if DBT_DOCS.exists() else "nox -s dbt -- docs makes them, and a report of its own"
+    return f"  dbt docs   {there}"
 
 
 class Target(Protocol):

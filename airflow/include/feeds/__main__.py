@@ -12,6 +12,7 @@ the role `loader`, for metrics as `reader`; without it, libpq's variables do (PG
 """
 
 import argparse
+import contextlib
 import io
 import logging
 import os
@@ -186,7 +187,14 @@ def _replay_rejects(_options: argparse.Namespace, feed: Feed, dsn: str) -> None:
 
 
 def _serve_metrics(options: argparse.Namespace, _feed: Feed | None, dsn: str) -> None:
-    from feeds.metrics import serve  # its library is not in every environment
+    try:
+        from feeds.metrics import serve
+    except ModuleNotFoundError as error:
+        raise SettingUnusable(
+            f"This Python has no package {error.name}, which serves the metrics.",
+            "It has the packages of a load, and not those of requirements/metrics.txt.",
+            "Install these, too, or use that of Airflow: docs/metrics.md",
+        ) from None
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
@@ -198,7 +206,8 @@ def _serve_metrics(options: argparse.Namespace, _feed: Feed | None, dsn: str) ->
             "Name another: --port PORT, --address ADDRESS",
         ) from None
     logger.info("metrics at http://%s:%d/metrics", options.address, options.port)
-    thread.join()
+    with contextlib.suppress(KeyboardInterrupt):
+        thread.join()
 
 
 def _reasons(result: LoadResult) -> str:

@@ -130,7 +130,9 @@ class WarehouseCollector(Collector):
             try:
                 loads, models = self._ask()
             except (psycopg.Error, FeedError) as error:
-                logger.warning("the warehouse does not answer: %s", without_secrets(str(error), self._dsn))
+                is_refused = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                what = "refuses; docs/metrics.md says what a role must see" if is_refused else "does not answer"
+                logger.warning("the warehouse %s: %s", what, without_secrets(str(error), self._dsn))
                 up.add_metric((), 0)
                 yield up
                 return

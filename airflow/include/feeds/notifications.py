@@ -124,8 +124,10 @@ class Notifier(BaseNotifier):
         """Send it, or log that it could not be sent."""
         try:
             message = late(context) if "deadline" in context else failed(context)
-            if message:
-                send(message, context)
+            if message and send(message, context):
+                log.info("notification sent: %s", message.title)
+            elif message:
+                log.warning("A notification was not taken by every address. docs/operations.md says how to try it.")
         except Exception as error:  # noqa: BLE001 - whatever the notifier of a user raises
             log.warning("A notification could not be sent: %s. docs/operations.md says how to try it.", _named(error))
 
@@ -195,12 +197,7 @@ def send(message: Message, context: Any) -> bool:
         notifier = import_string(path)(**options)
         notifier.render_template_fields({**context, "title": message.title, "message": message.text})
         notifier.notify(context)
-    if lines:
-        # Apprise returns nothing if an address does not take it.
-        log.warning("A notification was not taken by every address. docs/operations.md says how to try it.")
-    else:
-        log.info("notification sent: %s", message.title)
-    return not lines
+    return not lines  # Apprise returns nothing if an address does not take it
 
 
 @contextmanager
@@ -241,8 +238,9 @@ def _named(error: Exception) -> str:
 
 def main() -> int:
     """Send a message for a user who tries the settings; return the exit code."""
+    message = Message("A test of the notifications", "They arrive.")
     try:
-        return 0 if send(Message("A test of the notifications", "They arrive."), {}) else 1
+        is_taken = send(message, {})
     except Exception as error:  # noqa: BLE001 - whatever the notifier of a user raises
         print(
             f"✗ The notification could not be sent: {_named(error)}.\n"
@@ -251,6 +249,16 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    if not is_taken:
+        print(
+            "✗ Not every address has taken the message.\n"
+            "  One is misspelt, is not reached from here, or its token is no longer valid.\n"
+            "  Compare the addresses in AIRFLOW_CONN_NOTIFICATIONS with docs/operations.md, Being told.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"✓ notification sent: {message.title}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Picture:
     """A drawn series: the sentence about it, its SVG, and its days as a table has them."""
 
     series: Series
+    has_both: bool
     text: str
     svg: Markup
 
@@ -89,6 +90,7 @@ def render(run: Run, total_s: float, limits: Limits) -> str:
         "tested": tested_models(run.nodes),
         "slowest": slowest(run),
         "notable": [node for node in run.nodes if node.has_failed or node.status == "warn"],
+        "warned": sum(node.status == "warn" for node in run.nodes),
         "changes": change_sentences(run),
         "lines": history_chart(run),
     }
@@ -137,7 +139,7 @@ def picture(series: Series) -> Picture:
     else:
         text = f"Both are equal on each of {count(len(series.points), 'day')}."
     svg = charts.svg(charts.two_lines(points, grain), f"{value(series.title)}: {text}")
-    return Picture(series, text, svg)
+    return Picture(series, all(sides), text, svg)
 
 
 def days_chart(days: Sequence[Day]) -> Markup | None:

@@ -15,6 +15,7 @@ from harness.reporting.wording import value
 
 MOST_BARS = 14  # of each kind of step
 MOST_NAMED = 10  # steps of a path in a sentence, the longest
+NEVER_RAN = ("upstream_failed", "skipped")  # though Airflow says when it decided that
 CLOCKS_S = 0.05  # by which the clocks of what ends and of what begins then may differ
 
 
@@ -98,7 +99,11 @@ def rows(run: Run, total_s: float) -> dict[str, list[Row]]:
     kinds = {
         "Phases": [phase(name, taken) for name, taken in run.phases.seconds.items() if name in run.phases.starts],
         "Pods": [_row(run, pod.step, total_s) for pod in run.pods if pod.scheduled_at or pod.started_at],
-        "Tasks of Airflow": [_row(run, step, total_s) for step in run.tasks if step.started_at or step.queued_at],
+        "Tasks of Airflow": [
+            _row(run, step, total_s)
+            for step in run.tasks
+            if (step.started_at or step.queued_at) and step.state not in NEVER_RAN
+        ],
         "Loads": [_row(run, load.step, total_s) for load in run.loads],
         "Nodes of dbt": [_row(run, node.step, total_s) for node in run.nodes if node.started_at],
     }
@@ -182,24 +187,24 @@ def difference(taken_s: float, other_s: float) -> str:
 
 
 def meanwhile(task: Row, kinds: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return what ran in the time of TASK, which says why it took so long: its own parts, and tasks beside it."""
+    """Return what ran in the time of TASK, which says why it took so long: tasks beside it, and dbt's nodes if its own.
+
+    Only the nodes of the last build are known: they are its own if all are in its time, and no other build was.
+    """
 
     def overlap_s(row: Row) -> float:
         return min(task.end_s, row.end_s) - max(task.bars[-1].start_s, row.bars[-1].start_s)
 
-    inside = [
-        (row.bars[-1].start_s, row.end_s)
-        for row in (*kinds.get("Loads", []), *kinds.get("Nodes of dbt", []))
-        if row.length_s and overlap_s(row) == row.length_s
-    ]
-    beside = [
-        f"{value(row.name)} of {value(row.of)}"
-        for row in kinds["Tasks of Airflow"]
-        if row is not task and overlap_s(row) > task.length_s / 2
-    ]
+    others = [row for row in kinds["Tasks of Airflow"] if row is not task]
+    nodes = kinds.get("Nodes of dbt", [])
     found = []
-    if inside:
-        found.append(f"Loads and nodes of dbt ran for {seconds(covered_s(inside))} of it.")
+    if (
+        nodes
+        and all(overlap_s(row) == row.length_s for row in nodes)
+        and not any(row.name == task.name and overlap_s(row) > 0 for row in others)
+    ):
+        found.append(f"Its nodes ran for {seconds(covered_s((row.start_s, row.end_s) for row in nodes))} of it.")
+    beside = [f"{value(row.name)} of {value(row.of)}" for row in others if overlap_s(row) > task.length_s / 2]
     if beside:
         found.append(f"For most of it ran beside it: {', '.join(beside[:MOST_NAMED])}.")
     return found

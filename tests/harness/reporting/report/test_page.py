@@ -73,13 +73,17 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Element:
 
 def test_the_verdict_comes_first(ended: Element, tmp_path: Path) -> None:
     assert next(ended.iter("main"))[0].get("class") == "verdict good"
-    assert verdict(ended)[0] == "✓ It ended well: 2 numbers as expected."
+    assert verdict(ended)[:2] == [
+        "✓ It ended well: 2 numbers as expected.",
+        "1 test of dbt warns: see the rows.",
+    ]
     found = written(made.with_wrong_numbers(), tmp_path)
     assert next(found.iter("main"))[0].get("class") == "verdict bad"
     assert verdict(found) == [
         "✗ 1 of 2 numbers do not match the feeds' files: content of analysis.availability_snapshot.",
         "A change to the load or to a model most likely changed these numbers.",
         "Next: Compare the expected and the found numbers above; the models' own tests: nox -s dbt",
+        "1 test of dbt warns: see the rows.",
     ]
 
 
@@ -146,7 +150,7 @@ def test_a_change_that_lasts_is_named(ended: Element, tmp_path: Path) -> None:
         "total has changed and stayed so for 3 runs: 41 s in place of 25 s, 64% more.",
         "events_pipeline_daily has changed and stayed so for 3 runs: 28 s in place of 15 s, 87% more.",
     ]
-    assert verdict(ended)[1:] == changes
+    assert verdict(ended)[2:] == changes
     found = written(made.with_wrong_numbers(), tmp_path)
     assert "No figure has changed by more than 20% for three runs." in pages.text(found)
 
@@ -379,13 +383,19 @@ def test_the_critical_path_is_a_chain_without_a_later_end_between_its_steps(span
 
 def test_it_is_said_what_ran_in_the_time_of_the_longest_task() -> None:
     run = made.ended()
-    run.tasks = [*run.tasks, Step("dbt_build", "orders_pipeline_daily", "success", None, at(25), at(40))]
+    beside = Step("load_orders", "orders_pipeline_daily", "success", None, at(25), at(40))
+    failed = Step("dbt_build", "orders_pipeline_daily", "upstream_failed", None, at(40), at(40))
+    run.tasks = [*run.tasks, beside, failed]
     found = timing.sentences(run, 43)
     i = found.index("The longest task was dbt_build of events_pipeline_daily: 18.5 s, after 3.0 s of waiting.")
     assert found[i + 1 : i + 3] == [
-        "Loads and nodes of dbt ran for 3.0 s of it.",  # from 30 to 32.5, from 33 to 33.1, from 33.5 to 33.9
-        "For most of it ran beside it: dbt_build of orders_pipeline_daily.",
+        "Its nodes ran for 3.0 s of it.",  # from 30 to 32.5, from 33 to 33.1, from 33.5 to 33.9
+        "For most of it ran beside it: load_orders of orders_pipeline_daily.",
     ]
+    assert len(timing.rows(run, 43)["Tasks of Airflow"]) == 4  # what never ran is not drawn
+
+    run.tasks = [*run.tasks[:3], replace(beside, name="dbt_build")]  # whose the nodes are is not known
+    assert timing.sentences(run, 43)[i + 1] == "For most of it ran beside it: dbt_build of orders_pipeline_daily."
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=8))

@@ -126,10 +126,11 @@ def test_the_history_is_drawn(browser: Browser, tmp_path: Path) -> None:
 def test_it_can_be_used_by_keyboard_and_printed(browser: Browser, path: Path) -> None:
     with opened(browser, path, scheme="dark") as page:
         focused = []
-        for _ in range(8):
+        for _ in range(9):
             page.keyboard.press("Tab")
             focused.append(page.evaluate("document.activeElement.innerText.split('\\n')[0]"))
-        assert focused[:7] == ["Skip to the content", "Time", "Numbers", "Data", "Lineage", "Tests", "History"]
+        parts = ["Time", "Numbers", "Data", "Lineage", "Tests", "History"]
+        assert focused[:8] == ["Skip to the content", "1 test of dbt warns", *parts]
         page.locator("nav a", has_text="Numbers").press("Enter")
         expect(page.locator("#numbers")).to_be_in_viewport()
         page.emulate_media(media="print")
