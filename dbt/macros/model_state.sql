@@ -116,7 +116,7 @@
             now(),
             '{{ invocation_id }}',
             nullif(trim('{{ run | replace("'", "''") }}'), ''),
-            string_to_array('{{ feeds_of(model) | join(' ') }}', ' ')
+            string_to_array('{{ feeds_of(model) | sort | join(' ') }}', ' ')
         on conflict (model) do update set
             table_oid = excluded.table_oid,
             server = excluded.server,

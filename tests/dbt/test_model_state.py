@@ -64,7 +64,7 @@ def test_the_state_names_the_feeds_of_each_model_and_readers_see_it_also_where_i
 ) -> None:
     select = f"select distinct feeds from {STATE}"  # noqa: S608
     with psycopg.connect(warehouse.reader_dsn) as connection:
-        assert connection.execute(select).fetchall() == [(["loaded_days", "loads", "events"],)]
+        assert connection.execute(select).fetchall() == [(["events", "loaded_days", "loads"],)]
 
     with psycopg.connect(warehouse.transformer_dsn) as connection:
         connection.execute(f"alter table {STATE} drop column feeds".encode())
@@ -73,7 +73,7 @@ def test_the_state_names_the_feeds_of_each_model_and_readers_see_it_also_where_i
     with psycopg.connect(warehouse.reader_dsn) as connection:
         assert sorted(connection.execute(select).fetchall(), key=str) == [
             (None,),
-            (["loaded_days", "loads", "events"],),
+            (["events", "loaded_days", "loads"],),
         ]
 
 
