@@ -176,7 +176,8 @@ def build(supervisor: Supervisor, image: Image) -> bool:
     except CommandFailedError as error:
         why, steps = error.why, re.findall(r"^#\d+ \d+\.\d+ (.*\S)", error.output, re.MULTILINE)  # after the time
         if steps and "did not complete successfully" in error.output:
-            why = f"Its last step says: {steps[-1]}"
+            # A step's output and its errors come in no order.
+            why = f"Its last step says: {([step for step in steps if step.startswith('ERROR')] or steps)[-1]}"
         next_step = " ".join(["See more: docker build", *options, "--file", image.dockerfile, *arguments, "."])
         if "exec format error" in error.output:
             why = f"The engine does not run programs of {image.platform or 'the base image'}: it lacks an emulator."
