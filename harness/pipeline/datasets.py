@@ -52,14 +52,13 @@ def datasets(events: Iterable[Event], rows: Mapping[str, int], root: Path = ROOT
         if len(files) > MOST_FILES
         for file in files
     }
-    exposures = {name: made_of for each in found.items() for name, made_of in _exposures(each, found)}
     return sorted(
         [
             *{
                 several.get(name, name): _dataset(several.get(name, name), each, names, several, rows)
                 for name, each in found.items()
             }.values(),
-            *exposures.values(),
+            *_exposures(found),
         ],
         key=lambda dataset: dataset.name,
     )
@@ -141,17 +140,16 @@ def _origin(field: Mapping[str, Any], names: Mapping[tuple[str, str], str], seve
     return ", ".join([*columns][:MOST_FILES])
 
 
-def _exposures(each: tuple[str, _Found], found: Mapping[str, _Found]) -> Iterable[tuple[str, Dataset]]:
-    """Yield the exposures of the dataset EACH, with all of FOUND that they are made of."""
-    for exposure in each[1].facets.get("dbt_exposures", {}).get("exposures", []):
-        made_of = tuple(
-            name
-            for name, other in sorted(found.items())
-            if exposure in other.facets.get("dbt_exposures", {}).get("exposures", [])
-        )
-        kind = exposure["type"]
-        text = f"{'An' if kind[:1] in 'aeiou' else 'A'} {kind} of dbt."
-        yield exposure["name"], Dataset(exposure["name"], "exposure", text, made_of=made_of)
+def _exposures(found: Mapping[str, _Found]) -> list[Dataset]:
+    """Return the exposures that read those FOUND."""
+    made_of: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, each in sorted(found.items()):
+        for exposure in each.facets.get("dbt_exposures", {}).get("exposures", []):
+            made_of[exposure["name"], exposure["type"]].append(name)
+    return [
+        Dataset(name, "exposure", f"{'An' if kind[:1] in 'aeiou' else 'A'} {kind} of dbt.", made_of=tuple(sources))
+        for (name, kind), sources in made_of.items()
+    ]
 
 
 def last_changes(root: Path) -> dict[str, str]:

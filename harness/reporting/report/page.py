@@ -71,20 +71,26 @@ def render(run: Run, total_s: float, limits: Limits) -> str:
     """Return the page of RUN, which took TOTAL_S seconds."""
     environment = page.environment(FOLDER)
     environment.filters.update(seconds=seconds, value=lambda text: value(text, limits.chars), size=size)
-    environment.globals.update(count=count, listed=listed, most=limits.rows, most_days=limits.days)
-    environment.globals.update(since=lambda at: timing.since(run, at))
-    environment.globals.update(earlier=lambda steps: timing.earlier(run, steps), anchor=lineage.anchor)
+    environment.globals.update(
+        count=count,
+        listed=listed,
+        most=limits.rows,
+        most_days=limits.days,
+        since=lambda at: timing.since(run, at),
+        earlier=lambda steps: timing.earlier(run, steps),
+        anchor=lineage.anchor,
+    )
+    kinds = timing.rows(run, total_s)
     context = {
         "run": run,
         "total_s": total_s,
         "phases": timing.phases(run, total_s),
-        "time": timing.chart(run, total_s),
+        "time": timing.chart(kinds, total_s),
         "total": timing.total_sentence(run, total_s),
-        "sentences": timing.sentences(run, total_s),
+        "sentences": timing.sentences(kinds),
         "days": days_chart(run.days or ()),
         "graph": lineage.graph(run.datasets),
         "entries": lineage.entries(run.datasets, run.nodes),
-        "has_main": run.main is not None and run.main != run.last,
         "wrong": [number for number in run.numbers if not number.is_right],
         "pictures": [picture(series) for series in run.series if series.points],
         "tested": tested_models(run.nodes),

@@ -245,6 +245,11 @@ class Run:
     notes: list[str] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list, repr=False)
 
+    @property
+    def has_other_main(self) -> bool:
+        """Whether a run of the default branch is known that is not the last one."""
+        return self.main is not None and self.main != self.last
+
     def __post_init__(self) -> None:
         self.facts = {
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"

@@ -15,6 +15,9 @@ from harness.reporting.wording import value
 
 MOST_BARS = 14  # of each kind of step
 MOST_NAMED = 10  # steps of a path in a sentence, the longest
+PHASES, PODS, TASKS, LOADS, NODES = "Phases", "Pods", "Tasks of Airflow", "Loads", "Nodes of dbt"
+ONE_OF = {PHASES: "phase", PODS: "pod", TASKS: "task", LOADS: "load", NODES: "node of dbt"}
+Kinds = Mapping[str, Sequence["Row"]]  # as `rows` returns them
 NEVER_RAN = ("upstream_failed", "skipped")  # though Airflow says when it decided that
 CLOCKS_S = 0.05  # by which the clocks of what ends and of what begins then may differ
 
@@ -97,17 +100,17 @@ def rows(run: Run, total_s: float) -> dict[str, list[Row]]:
         return Row(name, "", [TimeBar(start_s, start_s + taken, "failed" if is_failed else "runs")])
 
     kinds = {
-        "Phases": [phase(name, taken) for name, taken in run.phases.seconds.items() if name in run.phases.starts],
-        "Pods": [_row(run, pod.step, total_s) for pod in run.pods if pod.scheduled_at or pod.started_at],
-        "Tasks of Airflow": [
+        PHASES: [phase(name, taken) for name, taken in run.phases.seconds.items() if name in run.phases.starts],
+        PODS: [_row(run, pod.step, total_s) for pod in run.pods if pod.scheduled_at or pod.started_at],
+        TASKS: [
             _row(run, step, total_s)
             for step in run.tasks
             if (step.started_at or step.queued_at) and step.state not in NEVER_RAN
         ],
-        "Loads": [_row(run, load.step, total_s) for load in run.loads],
-        "Nodes of dbt": [_row(run, node.step, total_s) for node in run.nodes if node.started_at],
+        LOADS: [_row(run, load.step, total_s) for load in run.loads],
+        NODES: [_row(run, node.step, total_s) for node in run.nodes if node.started_at],
     }
-    return {title: _marked(found, has_path=title != "Pods") for title, found in kinds.items() if found}
+    return {title: _marked(found, has_path=title != PODS) for title, found in kinds.items() if found}
 
 
 def _row(run: Run, step: Step, total_s: float) -> Row:
@@ -148,10 +151,10 @@ def critical_path(spans: Sequence[tuple[float, float]]) -> list[int]:
     return path
 
 
-def chart(run: Run, total_s: float) -> Markup | None:
-    """Return the chart of what ran when; None if nothing did."""
+def chart(kinds: Kinds, total_s: float) -> Markup | None:
+    """Return the chart of what ran when, KINDS in the TOTAL_S seconds of a run; None if nothing did."""
     drawn: list[tuple[str, Sequence[TimeBar]]] = []
-    for title, found in rows(run, total_s).items():
+    for title, found in kinds.items():
         ranked = sorted(range(len(found)), key=lambda i: found[i].rank, reverse=True)
         more = f", {MOST_BARS} of {len(found):,}" if len(found) > MOST_BARS else ""
         drawn.append((f"{title}{more}", ()))
@@ -171,12 +174,12 @@ def total_sentence(run: Run, total_s: float) -> str:
         return f"Until it failed it took {seconds(total_s)}."
     [total] = [each for each in phases(run, total_s) if each.name == "total"]
     sides = {"the last run of its kind": total.last_s}
-    if run.main and run.main != run.last:
+    if run.has_other_main:
         sides["the last one of main"] = total.main_s
     known = [
         f"{difference(total_s, other_s)} {side} ({seconds(other_s)})" for side, other_s in sides.items() if other_s
     ]
-    is_main = " That one was of main." if run.main and run.main == run.last and known else ""
+    is_main = " That one was of main." if known and run.main and not run.has_other_main else ""
     return f"It took {seconds(total_s)}{': ' if known else ''}{' and '.join(known)}.{is_main}"
 
 
@@ -186,7 +189,7 @@ def difference(taken_s: float, other_s: float) -> str:
     return "equal to" if share == "0%" else f"{share} {'more' if taken_s > other_s else 'less'} than"
 
 
-def meanwhile(task: Row, kinds: Mapping[str, Sequence[Row]]) -> list[str]:
+def meanwhile(task: Row, kinds: Kinds) -> list[str]:
     """Return what ran in the time of TASK, which says why it took so long: tasks beside it, and dbt's nodes if its own.
 
     Only the nodes of the last build are known: they are its own if all are in its time, and no other build was.
@@ -195,8 +198,8 @@ def meanwhile(task: Row, kinds: Mapping[str, Sequence[Row]]) -> list[str]:
     def overlap_s(row: Row) -> float:
         return min(task.end_s, row.end_s) - max(task.bars[-1].start_s, row.bars[-1].start_s)
 
-    others = [row for row in kinds["Tasks of Airflow"] if row is not task]
-    nodes = kinds.get("Nodes of dbt", [])
+    others = [row for row in kinds[TASKS] if row is not task]
+    nodes = kinds.get(NODES, [])
     found = []
     if (
         nodes
@@ -219,31 +222,24 @@ def covered_s(spans: Iterable[tuple[float, float]]) -> float:
     return total_s
 
 
-def sentences(run: Run, total_s: float) -> list[str]:
-    """Return which step of each kind took longest, and what the critical path of its kind is, a sentence each."""
+def sentences(kinds: Kinds) -> list[str]:
+    """Return which step of each of KINDS took longest, and what the critical path of its kind is, a sentence each."""
     found = []
-    kinds = rows(run, total_s)
-    for title, what in (
-        ("Phases", "phase"),
-        ("Pods", "pod"),
-        ("Tasks of Airflow", "task"),
-        ("Loads", "load"),
-        ("Nodes of dbt", "node of dbt"),
-    ):
-        ended = [row for row in kinds.get(title, []) if row.length_s]
+    for title, steps in kinds.items():
+        ended = [row for row in steps if row.length_s]
         if ended:
             longest = max(ended, key=lambda row: row.length_s)
             waited = f", after {seconds(longest.wait_s)} of waiting" if longest.wait_s >= CLOCKS_S else ""
-            of = f" of {value(longest.of)}" if what == "task" else ""
-            started = "ready in " if what == "pod" else ""
+            of = f" of {value(longest.of)}" if title == TASKS else ""
+            started = "ready in " if title == PODS else ""
             length = f"{started}{seconds(longest.length_s)}"
-            found.append(f"The longest {what} was {value(longest.name)}{of}: {length}{waited}.")
-            found += meanwhile(longest, kinds) if what == "task" else []
-    for title, what in (("Phases", "phases"), ("Nodes of dbt", "nodes of dbt")):
+            found.append(f"The longest {ONE_OF[title]} was {value(longest.name)}{of}: {length}{waited}.")
+            found += meanwhile(longest, kinds) if title == TASKS else []
+    for title in (PHASES, NODES):
         path = [row for row in kinds.get(title, []) if row.is_critical]
         named = sorted(path, key=lambda row: row.length_s, reverse=True)[:MOST_NAMED]
         if len(path) > 1:
             texts = [f"{value(row.name)} ({seconds(row.length_s)})" for row in path if row in named]
             more = f", the longest {len(named)} of {len(path)}" if len(path) > len(named) else ""
-            found.append(f"The critical path of the {what}{more}: {', '.join(texts)}.")
+            found.append(f"The critical path of the {title.lower()}{more}: {', '.join(texts)}.")
     return found

@@ -386,7 +386,7 @@ def test_it_is_said_what_ran_in_the_time_of_the_longest_task() -> None:
     beside = Step("load_orders", "orders_pipeline_daily", "success", None, at(25), at(40))
     failed = Step("dbt_build", "orders_pipeline_daily", "upstream_failed", None, at(40), at(40))
     run.tasks = [*run.tasks, beside, failed]
-    found = timing.sentences(run, 43)
+    found = timing.sentences(timing.rows(run, 43))
     i = found.index("The longest task was dbt_build of events_pipeline_daily: 18.5 s, after 3.0 s of waiting.")
     assert found[i + 1 : i + 3] == [
         "Its nodes ran for 3.0 s of it.",  # from 30 to 32.5, from 33 to 33.1, from 33.5 to 33.9
@@ -395,7 +395,10 @@ def test_it_is_said_what_ran_in_the_time_of_the_longest_task() -> None:
     assert len(timing.rows(run, 43)["Tasks of Airflow"]) == 4  # what never ran is not drawn
 
     run.tasks = [*run.tasks[:3], replace(beside, name="dbt_build")]  # whose the nodes are is not known
-    assert timing.sentences(run, 43)[i + 1] == "For most of it ran beside it: dbt_build of orders_pipeline_daily."
+    assert (
+        timing.sentences(timing.rows(run, 43))[i + 1]
+        == "For most of it ran beside it: dbt_build of orders_pipeline_daily."
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=8))
